@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+import asyncpg
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
@@ -16,7 +19,7 @@ from domain.kinds import Kind
 from domain.stages import Stage, Step
 from tests.integration.conftest import Store, acknowledgement, failure
 from tests.integration.inquiries import askable_ids, in_doubt
-from tests.stack.databases import alembic
+from tests.stack.databases import alembic, connection
 
 # Each with one of its columns.
 INSERT_ONLY = {
@@ -62,9 +65,25 @@ OLDER_KINDS = (Kind.DEPOSIT, Kind.WITHDRAWAL, Kind.BILL_PAYMENT)
 STEPS = "SELECT id, next_step FROM mkwanja.payments ORDER BY id"
 
 
-async def migrated(store: Store, direction: str, revision: str) -> None:
-    status, said = await alembic(direction, revision, url=store.url)
-    assert status == 0, said
+async def migrate(url: str, direction: str = "upgrade", revision: str = "head") -> None:
+    """Run alembic, as the release line does."""
+    status, output = await alembic(direction, revision, url=url)
+    assert status == 0, output
+
+
+async def create_platform_roles(admin_url: str, roles: Sequence[str]) -> None:
+    """The roles that Supabase has. Skips the test if the given database does not permit it."""
+    create = (
+        "DO $$ BEGIN CREATE ROLE {0} NOLOGIN {1}; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
+    )
+    try:
+        async with connection(admin_url) as admin:
+            for role in roles:
+                await admin.execute(
+                    create.format(role, "BYPASSRLS" if role == "service_role" else "")
+                )
+    except asyncpg.InsufficientPrivilegeError:
+        pytest.skip("the given database does not let us create roles")
 
 
 async def a_record_in_use(store: Store) -> dict[UUID, Step | None]:

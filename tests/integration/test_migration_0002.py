@@ -17,7 +17,7 @@ from tests.integration.inquiries import an_answer, answered, asked, count_due, i
 from tests.integration.migrating import (
     a_record_in_use,
     differences,
-    migrated,
+    migrate,
     steps_on_record,
 )
 
@@ -29,11 +29,11 @@ async def test_what_was_due_before_is_due_after_and_events_keep_their_order(fres
         event.body for event in await Feed(fresh.database).page(after=0, limit=100, owner=None)
     ]
     assert len(events) >= 6
-    await migrated(fresh, "downgrade", "0001")
+    await migrate(fresh.url, "downgrade", "0001")
     columns = "SELECT column_name FROM information_schema.columns WHERE table_schema = 'mkwanja' AND table_name = $1"
     assert "next_step" not in {row["column_name"] for row in await fresh.rows(columns, "payments")}
     assert await fresh.one("SELECT count(*) FROM mkwanja.payments") == len(expected)
-    await migrated(fresh, "upgrade", "head")
+    await migrate(fresh.url, "upgrade", "head")
     assert await steps_on_record(fresh) == expected
     async with Store(fresh.url) as after:
         again = [
@@ -53,8 +53,8 @@ async def test_a_release_that_was_taken_back_after_questions_were_answered_can_b
     payment_id = await in_doubt(fresh, Kind.DEPOSIT)
     await asked(fresh, payment_id)
     await answered(fresh, payment_id, 1, an_answer(InquiryOutcome.NO_RESULT))
-    await migrated(fresh, "downgrade", "0001")
-    await migrated(fresh, "upgrade", "head")
+    await migrate(fresh.url, "downgrade", "0001")
+    await migrate(fresh.url, "upgrade", "head")
     assert await fresh.one("SELECT count(*) FROM mkwanja.inquiries") == 1
 
 
@@ -67,8 +67,8 @@ async def test_an_id_that_belongs_to_no_attempt_is_asked_by_once_its_row_was_loo
         "INSERT INTO mkwanja.provider_ids (kind, value, payment_id, attempt_id, recorded_at)"
         " VALUES ('checkout_request_id', 'ws_CO_1', $1, NULL, now())", payment_id,
     )  # fmt: skip
-    await migrated(fresh, "downgrade", "0001")
-    await migrated(fresh, "upgrade", "head")
+    await migrate(fresh.url, "downgrade", "0001")
+    await migrate(fresh.url, "upgrade", "head")
     assert await steps_on_record(fresh) == {payment_id: Step.WATCH}
     await fresh.execute(
         "UPDATE mkwanja.payments SET next_step_at = now() WHERE id = $1", payment_id

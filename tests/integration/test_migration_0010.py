@@ -22,7 +22,7 @@ from tests.integration.migrating import (
     OLDER_KINDS,
     a_record_in_use,
     differences,
-    migrated,
+    migrate,
     steps_on_record,
 )
 from tests.stack.databases import alembic
@@ -56,9 +56,9 @@ async def test_open_payments_of_every_kind_and_stage_learn_what_their_kind_means
     What was over before is not rewritten.
     """
     expected = await a_record_in_use(fresh)
-    await migrated(fresh, "downgrade", "0009")
+    await migrate(fresh.url, "downgrade", "0009")
     assert await steps_on_record(fresh) == expected
-    await migrated(fresh, "upgrade", "head")
+    await migrate(fresh.url, "upgrade", "head")
     assert await steps_on_record(fresh) == expected
     rows = await fresh.rows(_MEANING)
     is_open = [row["next_step_at"] is not None for row in rows]
@@ -79,8 +79,8 @@ async def test_a_release_that_holds_pochi_payments_is_not_taken_back(fresh: Stor
 
 async def test_a_payment_that_was_over_before_can_still_be_read(fresh: Store) -> None:
     payment_id = await fresh.finalized()
-    await migrated(fresh, "downgrade", "0009")
-    await migrated(fresh, "upgrade", "head")
+    await migrate(fresh.url, "downgrade", "0009")
+    await migrate(fresh.url, "upgrade", "head")
     async with Store(fresh.url) as after:
         assert (await after.payment(payment_id)).stage is Stage.SUCCEEDED
 
@@ -94,8 +94,8 @@ async def test_a_payment_that_failed_before_can_still_be_asked_about_and_correct
     """It has neither of the new columns, and needs none: it is never sent."""
     payment_id, _ = await fresh.claimed(Kind.WITHDRAWAL)
     await fresh.changing.change(failure(payment_id, Kind.WITHDRAWAL))
-    await migrated(fresh, "downgrade", "0009")
-    await migrated(fresh, "upgrade", "head")
+    await migrate(fresh.url, "downgrade", "0009")
+    await migrate(fresh.url, "upgrade", "head")
     assert await fresh.one("SELECT moves_money_out IS NULL FROM mkwanja.payments")
     async with Store(fresh.url) as after:
         await after.changing.change(_later_word(payment_id, what))

@@ -20,7 +20,7 @@ from domain.adapters.postgres import engine
 from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.tables import REVISION, SCHEMA
 from tests.integration.conftest import Store
-from tests.integration.migrating import INSERT_ONLY, differences
+from tests.integration.migrating import INSERT_ONLY, create_platform_roles, differences, migrate
 from tests.paths import ROOT
 from tests.stack.databases import alembic, connection, database_name, with_database
 from tests.stack.servers import PostgresServer
@@ -44,17 +44,7 @@ async def hosted(postgres: PostgresServer) -> AsyncIterator[str]:
     superuser's URL.
     """
     url = await postgres.create_database()
-    roles = (
-        "DO $$ BEGIN CREATE ROLE {0} NOLOGIN {1}; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
-    )
-    try:
-        async with connection(postgres.admin_url) as admin:
-            for role in ROLES:
-                await admin.execute(
-                    roles.format(role, "BYPASSRLS" if role == "service_role" else "")
-                )
-    except asyncpg.InsufficientPrivilegeError:
-        pytest.skip("the given database does not let us make roles")
+    await create_platform_roles(postgres.admin_url, ROLES)
     async with connection(url) as owner:
         await owner.execute("CREATE SCHEMA mkwanja")
         for where in ("", "IN SCHEMA mkwanja"):
@@ -63,7 +53,7 @@ async def hosted(postgres: PostgresServer) -> AsyncIterator[str]:
                     f"ALTER DEFAULT PRIVILEGES {where} GRANT ALL ON {what} TO {', '.join(ROLES)}"
                 )
         await owner.execute(f"GRANT ALL ON SCHEMA mkwanja TO PUBLIC, {', '.join(ROLES)}")
-    await upgraded(url)
+    await migrate(url)
     async with connection(url) as owner:
         await owner.execute(
             "CREATE TABLE mkwanja.made_later (secret text); CREATE SEQUENCE mkwanja.counted_later"
@@ -73,11 +63,6 @@ async def hosted(postgres: PostgresServer) -> AsyncIterator[str]:
         )
     yield with_database(postgres.admin_url, database_name(url))
     await postgres.drop_database(url)
-
-
-async def upgraded(url: str) -> None:
-    status, said = await alembic("upgrade", "head", url=url)
-    assert status == 0, said
 
 
 async def first_column(url: str, sql: str, *arguments: Any) -> list[Any]:
@@ -113,18 +98,18 @@ class TestUpgrade:
         self, empty: str
     ) -> None:
         """A failed release can be taken back, and tried again."""
-        await upgraded(empty)
+        await migrate(empty)
         status, said = await alembic("downgrade", "base", url=empty)
         assert status == 0, said
         assert await first_column(empty, RELATIONS) == ["alembic_version"]
         routines = f"SELECT proname FROM pg_proc WHERE pronamespace = '{SCHEMA}'::regnamespace"
         assert await first_column(empty, routines) == []
-        await upgraded(empty)
+        await migrate(empty)
         assert await differences(empty) == []
 
     async def test_releases_at_once_migrate_once_and_all_succeed(self, empty: str) -> None:
         """One waits for the other, then finds nothing to do."""
-        await asyncio.gather(*(upgraded(empty) for _ in range(3)))
+        await asyncio.gather(*(migrate(empty) for _ in range(3)))
         assert await first_column(empty, "SELECT version_num FROM mkwanja.alembic_version") == [
             REVISION
         ]
@@ -171,7 +156,7 @@ class TestUpgrade:
 
         Nothing is changed.
         """
-        await upgraded(empty)
+        await migrate(empty)
         status, said = await alembic("downgrade", "0001", url=empty)
         assert status == 0, said
         async with Store(empty) as store:
@@ -259,7 +244,7 @@ class TestOnSupabase:
         self, hosted: str, postgres: PostgresServer
     ) -> None:
         """The lock-down runs after every migration, whether there was anything to do or not."""
-        await upgraded(with_database(postgres.url, database_name(hosted)))
+        await migrate(with_database(postgres.url, database_name(hosted)))
         assert await first_column(hosted, f"{RELATIONS} AND NOT relrowsecurity") == []
         for role in ROLES:
             held = "SELECT 1 WHERE has_table_privilege($1, 'mkwanja.made_later', 'SELECT, INSERT, UPDATE, DELETE')"

@@ -18,7 +18,8 @@ import pytest
 
 from domain.kinds import Kind
 from tests.integration.conftest import Store
-from tests.stack.databases import alembic, connection, database_name, with_database
+from tests.integration.migrating import create_platform_roles, migrate
+from tests.stack.databases import connection, database_name, with_database
 from tests.stack.servers import PostgresServer
 
 ROLES = ("anon", "authenticated", "service_role", "authenticator")
@@ -69,23 +70,13 @@ class Hosted:
 async def hosted(postgres: PostgresServer) -> AsyncIterator[Hosted]:
     url = await postgres.create_database()
     admin_url = with_database(postgres.admin_url, database_name(url))
-    roles = (
-        "DO $$ BEGIN CREATE ROLE {0} NOLOGIN {1}; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
-    )
-    try:
-        async with connection(postgres.admin_url) as admin:
-            for role in ROLES:
-                await admin.execute(
-                    roles.format(role, "BYPASSRLS" if role == "service_role" else "")
-                )
-    except asyncpg.InsufficientPrivilegeError:
-        pytest.skip("the given database does not let us make roles")
+    await create_platform_roles(postgres.admin_url, ROLES)
     async with connection(url) as owner:
         for what in ("TABLES", "SEQUENCES", "FUNCTIONS", "SCHEMAS"):
             await owner.execute(
                 f"ALTER DEFAULT PRIVILEGES GRANT ALL ON {what} TO anon, authenticated, service_role"
             )
-    await migrated(url, "upgrade", "head")
+    await migrate(url, "upgrade", "head")
     async with Store(url) as store:
         of_anne = [await store.accepted(owner=ANNE), await store.finalized(Kind.DEPOSIT)]
         await store.execute(
@@ -95,11 +86,6 @@ async def hosted(postgres: PostgresServer) -> AsyncIterator[Hosted]:
         await store.accepted(Kind.WITHDRAWAL)
     yield Hosted(url, admin_url, tuple(of_anne), tuple(of_bob))
     await postgres.drop_database(url)
-
-
-async def migrated(url: str, direction: str, revision: str) -> None:
-    status, said = await alembic(direction, revision, url=url)
-    assert status == 0, said
 
 
 def claims(**changes: Any) -> str:
@@ -248,7 +234,7 @@ async def test_a_grant_by_mistake_on_the_view_is_taken_back_by_the_next_release(
         await owner.execute(
             f"GRANT ALL ON {VIEW} TO anon, authenticated, PUBLIC; GRANT USAGE ON SCHEMA mkwanja_api TO anon"
         )
-    await migrated(hosted.url, "upgrade", "head")
+    await migrate(hosted.url, "upgrade", "head")
     held = """
         SELECT grantee::regrole::text || ' ' || privilege_type FROM pg_class, aclexplode(relacl)
         WHERE oid = $1::regclass AND grantee <> relowner
@@ -261,9 +247,9 @@ async def test_a_grant_by_mistake_on_the_view_is_taken_back_by_the_next_release(
 
 @pytest.mark.whole
 async def test_the_view_goes_with_its_migration_and_comes_back_with_it(hosted: Hosted) -> None:
-    await migrated(hosted.url, "downgrade", "0003")
+    await migrate(hosted.url, "downgrade", "0003")
     async with connection(hosted.url) as owner:
         assert await owner.fetchval("SELECT to_regnamespace('mkwanja_api')") is None
     for revision in ("0004", "head"):
-        await migrated(hosted.url, "upgrade", revision)
+        await migrate(hosted.url, "upgrade", revision)
         assert len(await hosted.seen_as(claims())) == 2

@@ -20,9 +20,9 @@ from domain.adapters.postgres.sweeping import Sweeping
 from domain.adapters.postgres.tables import REVISION, metadata
 from domain.kinds import Kind
 from tests.integration.conftest import Store, acknowledgement, failure
-from tests.integration.migrating import INSERT_ONLY
+from tests.integration.migrating import INSERT_ONLY, migrate
 from tests.integration.service_role import as_service, made_service_role
-from tests.stack.databases import alembic, connection, database_name, with_database
+from tests.stack.databases import connection, database_name, with_database
 from tests.stack.servers import PostgresServer
 
 TABLES = sorted(table.name for table in metadata.tables.values())
@@ -67,16 +67,11 @@ class Roles:
 async def roles(postgres: PostgresServer) -> AsyncIterator[Roles]:
     password = await made_service_role(postgres)
     url = await postgres.create_database()
-    await migrated(url, "upgrade", "head")
+    await migrate(url, "upgrade", "head")
     yield Roles(
         url, as_service(url, password), with_database(postgres.admin_url, database_name(url))
     )
     await postgres.drop_database(url)
-
-
-async def migrated(url: str, direction: str, revision: str) -> None:
-    status, said = await alembic(direction, revision, url=url)
-    assert status == 0, said
 
 
 def expected_rights() -> set[str]:
@@ -190,7 +185,7 @@ async def test_a_role_that_is_made_later_gets_its_rights_from_the_next_release(
     async with connection(roles.url) as owner:
         await owner.execute(f"GRANT DELETE, UPDATE ON mkwanja.payment_history TO {SERVICE_ROLE}")
     for _ in range(2):
-        await migrated(roles.url, "upgrade", "head")
+        await migrate(roles.url, "upgrade", "head")
         assert await roles.rights() == expected_rights()
     async with connection(roles.service_url) as raw:
         assert await raw.fetchval("SELECT version_num FROM mkwanja.alembic_version") == REVISION
@@ -202,12 +197,12 @@ async def test_an_older_release_leaves_the_role_what_exists(
     """Down to the first revision and up again: rights name no column that is not there."""
     url = await postgres.create_database()
     try:
-        await migrated(url, "upgrade", "head")
-        await migrated(url, "downgrade", "0001")
+        await migrate(url, "upgrade", "head")
+        await migrate(url, "downgrade", "0001")
         sql = "SELECT has_column_privilege($1, 'mkwanja.payments', 'stage', 'UPDATE')"
         assert await value(url, sql, SERVICE_ROLE)
-        await migrated(url, "downgrade", "base")
-        await migrated(url, "upgrade", "head")
+        await migrate(url, "downgrade", "base")
+        await migrate(url, "upgrade", "head")
         assert await Roles(url, url, url).rights() == expected_rights()
     finally:
         await postgres.drop_database(url)

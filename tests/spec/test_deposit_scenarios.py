@@ -16,6 +16,7 @@ from tests.spec.playing import (
     PAID,
     PAID_BY_INQUIRY,
     PAID_LATER,
+    SUCCESSES,
     Api,
     Play,
     begin,
@@ -27,26 +28,7 @@ from tests.spec.playing import (
 )
 from tests.spec.system import System
 
-_PAID = [
-    Play("approve", PAID),
-    Play("slow", PAID, {"seconds": 1}),
-    Play("slow_result", PAID, {"seconds": 1}),
-    Play("duplicate_callbacks", PAID),
-    Play("callback_before_answer", PAID),
-    Play("answer_lost_after_acting", PAID),
-    Play("internal_error_after_acting", PAID),
-    Play("redirect_after_acting", PAID),
-    Play("html_200", PAID),
-    Play("garbage_200", PAID),
-    Play("empty_200", PAID),
-    Play("string_date", PAID),
-    Play("string_codes", PAID),
-    Play("balance_without_value", PAID),
-    Play("masked_phone", PAID),
-    Play("shuffled_items", PAID),
-    Play("failure_then_success", CORRECTED),
-    Play("late_success_after_failure", CORRECTED),
-]
+_PAID = [*SUCCESSES, Play("balance_without_value", PAID), Play("masked_phone", PAID)]
 
 _FAILED = [
     Play("cancel", failed("cancelled_by_customer", "1032")),

@@ -4,15 +4,17 @@ asked about.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from tests.spec.playing import (
-    AWAITED,
-    CORRECTED,
     IN_DOUBT,
     PAID,
-    PAID_BY_INQUIRY,
+    PAYOUT_FAILURES,
+    PAYOUTS_AWAITED,
+    PAYOUTS_IN_DOUBT,
+    PAYOUTS_INQUIRED,
+    REPORTED_FAILED,
+    SUCCESSES,
     Play,
     begin,
     count_sends,
@@ -24,37 +26,10 @@ from tests.spec.playing import (
 from tests.spec.system import System
 
 _PAID = [
-    Play("approve", PAID),
-    Play("slow", PAID, {"seconds": 1}),
-    Play("slow_result", PAID, {"seconds": 1}),
-    Play("duplicate_callbacks", PAID),
-    Play("callback_before_answer", PAID),
-    Play("answer_lost_after_acting", PAID),
-    Play("internal_error_after_acting", PAID),
-    Play("redirect_after_acting", PAID),
-    Play("html_200", PAID),
-    Play("garbage_200", PAID),
-    Play("empty_200", PAID),
-    Play("string_date", PAID),
-    Play("string_codes", PAID),
+    *SUCCESSES,
     Play("missing_value", PAID),
-    Play("shuffled_items", PAID),
     Play("single_object_parameter", PAID, {"code": 0}),
     Play("timeout_message", PAID, {"seconds": 0.5}),
-    Play("failure_then_success", CORRECTED),
-    Play("late_success_after_failure", CORRECTED),
-]
-
-_FAILED = [
-    Play("insufficient_funds", failed("insufficient_funds", "1")),
-    Play("unregistered_recipient", failed("invalid_recipient", "2040")),
-    Play("invalid_recipient", failed("invalid_recipient", "SFC_IC0003")),
-    Play("single_object_parameter", failed("invalid_recipient", "2040")),
-    Play("string_codes", failed("insufficient_funds", "1"), {"code": 1}),
-    Play("duplicate_callbacks", failed("insufficient_funds", "1"), {"code": 1}),
-    Play("callback_before_answer", failed("insufficient_funds", "1"), {"code": 1}),
-    Play("answer_lost_after_acting", failed("insufficient_funds", "1"), {"code": 1}),
-    Play("timeout_message", failed("insufficient_funds", "1"), {"code": 1, "seconds": 0.5}),
 ]
 
 _CODES = {
@@ -85,37 +60,13 @@ _REFUSED = [
     *refusals_in_other_envelopes(),
 ]
 
-_IN_DOUBT = [
-    Play("answer_and_callback_lost", replace(IN_DOUBT, moved=1)),
-    Play("cut_before_acting", IN_DOUBT),
-    Play("internal_error_without_acting", IN_DOUBT),
-    Play("system_internal_error", IN_DOUBT),
-    Play("duplicate_ocid", IN_DOUBT),
-    Play("redirect_without_acting", IN_DOUBT),
-    Play("html_200", IN_DOUBT, {"act": False}),
-    Play("html_503", IN_DOUBT),
-    Play("garbage_200", IN_DOUBT, {"act": False}),
-    Play("empty_200", IN_DOUBT, {"act": False}),
-    Play("error_envelope_200", IN_DOUBT),
-]
+_IN_DOUBT = [*PAYOUTS_IN_DOUBT, Play("duplicate_ocid", IN_DOUBT)]
 
-_SAID_FAILED = failed("rejected_by_provider", "Failed")
-
-_AWAITED = [
-    Play("lost_callback", replace(AWAITED, moved=1)),
-    Play("wrong_amount", replace(AWAITED, moved=1, needs_review=True)),
-]
-
-# What the result does not decide, Daraja is asked at once.
-_ASKED = [
-    Play("missing_metadata", PAID_BY_INQUIRY),
-    Play("missing_metadata", PAID_BY_INQUIRY, {"absent": True}),
-    Play("missing_receipt", PAID_BY_INQUIRY),
-    Play("timeout_message_only", failed("expired", "Expired", safe=False)),
+_INQUIRED = [
+    *PAYOUTS_INQUIRED,
     Play("timeout_message_only", PAID, {"moves_money": True}),
-    Play("unknown_code", _SAID_FAILED),
     *(
-        Play("result_code", _SAID_FAILED, {"code": code})
+        Play("result_code", REPORTED_FAILED, {"code": code})
         for code in (17, 19, 26, 100000000, "R000002", "0.0", "00")
     ),
 ]
@@ -131,7 +82,7 @@ async def test_a_withdrawal_that_was_paid_succeeds_however_it_is_told(system: Sy
 
 async def test_a_withdrawal_that_was_not_paid_fails_with_a_reason(system: System) -> None:
     """A withdrawal that Daraja could not pay fails, and says why."""
-    await play(system, "b2c", _FAILED)
+    await play(system, "b2c", PAYOUT_FAILURES)
 
 
 async def test_each_result_code_of_a_withdrawal_has_its_reason(system: System) -> None:
@@ -181,14 +132,14 @@ async def test_a_busy_daraja_proves_nothing(system: System) -> None:
 
 async def test_a_withdrawal_without_a_definite_result_stays_open(system: System) -> None:
     """A lost result, or one that names another amount, finalizes nothing."""
-    await play(system, "b2c", _AWAITED)
+    await play(system, "b2c", PAYOUTS_AWAITED)
 
 
 async def test_what_a_result_does_not_decide_transaction_status_does(system: System) -> None:
     """An incomplete or unknown result, a timeout message, or a code to be verified: Daraja is
     asked, and its word ends it.
     """
-    await play(system, "b2c", _ASKED, results_after_answers=True)
+    await play(system, "b2c", _INQUIRED, results_after_answers=True)
 
 
 async def test_a_duplicate_told_by_result_is_no_failure(system: System) -> None:

@@ -28,6 +28,7 @@ from domain.operations import OperationHealth
 from domain.payment import Payment
 from domain.stages import Stage, Step
 from tests.builders import PAYMENT_ID, a_due, a_payment, an_attempt
+from tests.unit.client_parts import Tokens
 from workers.daraja_access import DarajaAccess, Slots, Turns
 from workers.daraja_inquirer import DarajaInquirer
 
@@ -91,25 +92,6 @@ def test_each_kind_of_inquiry_has_its_own_api() -> None:
 
 
 # --- the client -----------------------------------------------------------------------------------
-
-
-class Tokens:
-    """Gives these tokens in turn, or raises."""
-
-    def __init__(self, *given: str | Exception) -> None:
-        self._given = list(given)
-
-    async def get_current(self) -> Token:
-        given = self._given.pop(0)
-        if isinstance(given, Exception):
-            raise given
-        return Token(given, 0, 3600)
-
-    async def replace_refused(self, _refused: Token) -> Token:
-        return await self.get_current()
-
-    async def find_newer(self, _used: Token) -> Token | None:
-        return await self.get_current() if self._given else None
 
 
 class Client(DarajaClient):

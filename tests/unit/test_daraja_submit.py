@@ -31,6 +31,7 @@ from domain.fence import Fence, OpenAttempt
 from domain.kinds import Kind
 from domain.lifecycle.record_answer import fact_of_answer
 from tests.builders import a_payment, an_attempt_id, an_open_attempt
+from tests.unit.client_parts import Tokens
 
 ACCOUNT = RequestSettings(
     shortcode="174379", passkey="p", till=None, payout_shortcode="600988", initiator_name="i",
@@ -42,25 +43,6 @@ INVALID_TOKEN = (
     json.dumps({"errorCode": "401.002.01", "errorMessage": "Invalid Access Token"}).encode(),
 )
 BILL = a_payment(kind=Kind.BILL_PAYMENT)
-
-
-class Tokens:
-    """Gives these tokens in turn, or raises."""
-
-    def __init__(self, *given: str | Exception) -> None:
-        self._given = list(given)
-
-    async def get_current(self) -> Token:
-        given = self._given.pop(0)
-        if isinstance(given, Exception):
-            raise given
-        return Token(given, 0, 3600)
-
-    async def replace_refused(self, _refused: Token) -> Token:
-        return await self.get_current()
-
-    async def find_newer(self, _used: Token) -> Token | None:
-        return await self.get_current() if self._given else None
 
 
 class Client(DarajaClient):
