@@ -1,8 +1,7 @@
-"""`python -m tests.stack run`: the system, kept running, with a token to try it; and `demo`, told
-in `demo.py`.
+"""`python -m tests.stack run` runs the system until Ctrl-C; `demo` plays three payments.
 
-Expected failures end with one message and status 1, Ctrl-C with 130; `run` was meant to be stopped
-and ends with 0.
+An expected failure ends with one message and status 1. Ctrl-C ends `demo` with status 130, and
+`run`, which is meant to be stopped, with status 0.
 """
 
 import argparse
@@ -44,17 +43,17 @@ _COLOURS = {
 
 
 def main() -> int:
-    """Do what the command line says; return the exit status."""
+    """Runs the command of the command line. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.stack", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("demo", help="one payment of each kind, from the request to the event")
+    commands.add_parser("demo", help="play a deposit, a withdrawal and a bill payment")
     run = commands.add_parser("run", help="keep everything running until Ctrl-C")
     run.add_argument("--workers", type=int, default=1, help="how many workers (default: 1)")
     run.add_argument(
         "--time-scale", type=float, default=0.2, help="factor for Daraja's delays (default: 0.2)"
     )
     run.add_argument(
-        "--keep", action="store_true", help="leave the folder with logs and data when it ends"
+        "--keep", action="store_true", help="do not delete the folder with logs and data at the end"
     )
     arguments = parser.parse_args()
     console = Console()
@@ -89,16 +88,16 @@ async def _run(stack: Stack, console: Console) -> None:
         _introduce(stack, console)
         logs = asyncio.create_task(_show_logs(stack, console))
         try:
-            await _until_told_to_stop(stack)
+            await _wait_for_stop(stack)
         finally:
             logs.cancel()
             await asyncio.gather(logs, return_exceptions=True)
-        with suppress(OSError):  # the terminal may be what went away
+        with suppress(OSError):  # the terminal may be closed
             console.print("Stopping ...")
 
 
-async def _until_told_to_stop(stack: Stack) -> None:
-    """Return at Ctrl-C or SIGTERM; raise if one of the processes ends before."""
+async def _wait_for_stop(stack: Stack) -> None:
+    """Returns at Ctrl-C or SIGTERM. Raises ProcessError if a process ends before that."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     signals = (signal.SIGINT, signal.SIGTERM)
@@ -113,37 +112,39 @@ async def _until_told_to_stop(stack: Stack) -> None:
             with suppress(TimeoutError):
                 await asyncio.wait_for(stopped.wait(), _LOOK_SECONDS)
     finally:
-        for number in signals:  # from here on a second Ctrl-C does not wait for anybody
+        # From now on a second Ctrl-C ends this program at once.
+        for number in signals:
             loop.remove_signal_handler(number)
         cleanup.treat_termination_as_interrupt()
 
 
 def _introduce(stack: Stack, console: Console) -> None:
-    """What one needs to try it; every line can be pasted as it is, however narrow the terminal."""
+    """Prints addresses, tokens and commands. Each can be pasted, also from a narrow terminal."""
     user = stack.issuer.mint(expires_in_seconds=_TOKEN_SECONDS)
     backend = stack.issuer.mint(role="service_role", expires_in_seconds=_TOKEN_SECONDS)
     body = json.dumps(
         {"amount": 250, "phone_number": "0711000111", "account_reference": "INV00042"}
     )
     texts = {
-        "ingress": stack.web_url,
-        "callbacks": stack.callbacks_url,
-        "simulator": f"{stack.simulator_url} (control: {stack.control_url}/scenarios)",
+        "ingress (the API)": stack.web_url,
+        "callback receiver": stack.callbacks_url,
+        "simulator of Daraja": f"{stack.simulator_url} (control: {stack.control_url}/scenarios)",
         "PostgreSQL": stack.database_url,
         "Redis": stack.redis_url,
-        "folder": str(stack.folder),
-        "an app user's token": user,
-        "a backend's token": backend,
-        "a deposit": f"curl -sS {stack.web_url}/v1/deposits -H 'Authorization: Bearer {user}'"
+        "folder with logs": str(stack.folder),
+        "token of an app user": user,
+        "token of a backend": backend,
+        "send a deposit": f"curl -sS {stack.web_url}/v1/deposits -H 'Authorization: Bearer {user}'"
         f" -H 'Content-Type: application/json' -H 'X-Idempotency-Key: first-deposit' -d '{body}'",
-        "its status": f"curl -sS '{stack.web_url}/v1/payments?limit=1' -H 'Authorization: Bearer {user}'",
+        "read its status": f"curl -sS '{stack.web_url}/v1/payments?limit=1'"
+        f" -H 'Authorization: Bearer {user}'",
     }
     for note in filter(None, (stack.postgres.note, stack.redis.note)):
         console.print(Text(note, style="yellow"), soft_wrap=True)
     for name, text in texts.items():
         console.print(Text(f"\n{name}", style="bold"))
         console.print(Text(text), soft_wrap=True)
-    console.print(Text("\nCtrl-C stops it all.\n", style="bold"))
+    console.print(Text("\nCtrl-C stops everything.\n", style="bold"))
 
 
 async def _show_logs(stack: Stack, console: Console) -> None:

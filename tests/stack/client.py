@@ -1,6 +1,4 @@
-"""A client of the service as a caller would write one: HTTP, a signed token, an idempotency key.
-Knows no shortcuts.
-"""
+"""A client of the service, as a caller would write it: HTTP, a signed token, an idempotency key."""
 
 import asyncio
 import json
@@ -16,12 +14,12 @@ _POLL_SECONDS = 0.02
 
 
 class UnexpectedAnswerError(Exception):
-    """The service answered something else than it should; the message has all of it."""
+    """The service did not answer with the expected status. The message has the whole answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back, byte for byte."""
+    """An HTTP answer, byte for byte."""
 
     request: str  # "POST /v1/deposits", for messages
     status: int
@@ -29,25 +27,26 @@ class Answer:
     body: bytes
 
     def json(self) -> Any:
-        """The body, parsed."""
+        """Returns the parsed body."""
         return json.loads(self.body)
 
     def expect(self, status: int) -> Self:
-        """The same answer, if it has this status."""
+        """Returns this answer if it has the status. Raises UnexpectedAnswerError."""
         if self.status != status:
             raise UnexpectedAnswerError(
-                f"{self.request}: {self.status} {self.body.decode(errors='replace')}"
+                f"{self.request}: expected {status}, got {self.status} "
+                f"{self.body.decode(errors='replace')}"
             )
         return self
 
     @property
     def was_replayed(self) -> bool:
-        """Whether this is the first answer to an earlier request, given again."""
+        """Whether this repeats the answer to an earlier request with the same key."""
         return self.headers.get("Idempotency-Replayed") == "true"
 
 
 class Client:
-    """Talks to one ingress with one token: `async with Client(stack.web_url, token) as shop:`."""
+    """Calls one ingress with one token: `async with Client(stack.web_url, token) as shop:`."""
 
     def __init__(self, base_url: str, token: str) -> None:
         self._base_url = base_url
@@ -62,8 +61,8 @@ class Client:
         await self._session.close()
 
     async def pay(self, path: str, body: Mapping[str, object], *, key: str | None = None) -> Answer:
-        """POST a payment (`/v1/deposits`, …); without a key of its own it gets a new one."""
-        return await self._ask(
+        """Sends POST for a payment (`/v1/deposits`, …), with a new key if `key` is None."""
+        return await self._send(
             "POST",
             path,
             data=json.dumps(body).encode(),
@@ -71,15 +70,15 @@ class Client:
         )
 
     async def get(self, path: str, **query: str) -> Answer:
-        """GET anything under the ingress."""
-        return await self._ask("GET", path, params=query)
+        """Sends GET to a path of the ingress."""
+        return await self._send("GET", path, params=query)
 
     async def payment(self, payment_id: str) -> Any:
-        """A payment as it is now."""
+        """Returns a payment as it is now."""
         return (await self.get(f"/v1/payments/{payment_id}")).expect(200).json()
 
     async def final(self, payment_id: str, *, within_seconds: float = 20.0) -> Any:
-        """A payment once it is final, or as it is when the time is over."""
+        """Waits until a payment is final, or until the time is over. Returns the payment."""
         deadline = time.monotonic() + within_seconds
         while True:
             payment = await self.payment(payment_id)
@@ -88,7 +87,7 @@ class Client:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def history(self, payment_id: str) -> Any:
-        """All that happened to a payment, oldest first."""
+        """Returns the whole history of a payment, oldest first."""
         items: list[Any] = []
         query: dict[str, str] = {}
         while True:
@@ -100,7 +99,7 @@ class Client:
                 return items
             query = {"cursor": page["next_cursor"]}
 
-    async def _ask(self, method: str, path: str, **options: Any) -> Answer:
+    async def _send(self, method: str, path: str, **options: Any) -> Answer:
         headers = {**self._headers, **options.pop("headers", {})}
         async with self._session.request(
             method, self._base_url + path, headers=headers, **options

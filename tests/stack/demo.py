@@ -1,8 +1,8 @@
-"""`make demo`: three payments through the whole system, seen from outside.
+"""`make demo`: three payments through the whole system, as a client sees them.
 
 A client sends a deposit, a withdrawal and a bill payment over HTTP with signed tokens, watches
-them, hears of their ends on Redis, sends the first request again, and compares everything with the
-simulator's own ledger. Any difference is a failure: the demo never ends well by chance.
+them, receives their events from Redis, sends the first request again, and compares everything with
+the simulator's own ledger. Any difference fails the demo.
 """
 
 import asyncio
@@ -23,32 +23,32 @@ from rich.text import Text
 from tests.stack.client import Answer, Client
 from tests.stack.stack import Stack
 
-# Daraja's customer takes some 17 s to enter a PIN, its payouts some 4: a fifth of that can be
-# watched.
+# A customer needs about 17 s to enter a PIN, and a payout about 4 s. A fifth of that is short, and
+# slow enough to follow.
 _TIME_SCALE = 0.2
-_END_SECONDS = 40.0  # from the last request to the last end; a good run needs four
+_END_SECONDS = 40.0  # from the last request until all are final; a good run needs 4 s
 _EVENT_SECONDS = 10.0
 _POLL_SECONDS = 0.1
 _CHANNEL = "payment-events"
 
-_MEANING = {
-    "accepted": "on record; Daraja was not asked yet",
-    "submitting": "a worker is asking Daraja",
-    "awaiting_result": "Daraja took it; its result comes by callback",
-    "in_doubt": "Daraja may have acted; we ask it and do not send again",
-    "succeeded": "money moved",
-    "failed": "it did not happen",
+_STAGE_TEXTS = {
+    "accepted": "stored in PostgreSQL; nothing was sent to Daraja yet",
+    "submitting": "a worker sends the request to Daraja",
+    "awaiting_result": "Daraja acknowledged the request; the result will arrive by callback",
+    "in_doubt": "Daraja may have paid; the worker inquires and does not send again",
+    "succeeded": "Daraja reported success: the money moved",
+    "failed": "the payment failed",
 }
 _COLOURS = {"succeeded": "green", "failed": "red", "in_doubt": "yellow"}
 
 
 class DemoFailedError(Exception):
-    """Something did not end as it should; the message says what."""
+    """The demo found a difference. The message says which."""
 
 
 @dataclass(slots=True)
 class Story:
-    """One payment from the client's side."""
+    """One payment, as the client sees it."""
 
     title: str
     path: str
@@ -57,18 +57,17 @@ class Story:
     key: str = field(default_factory=lambda: str(uuid4()))
     first_answer: Answer | None = None
     payment: dict[str, Any] = field(default_factory=dict)
-    events: dict[str, dict[str, Any]] = field(
-        default_factory=dict
-    )  # by event id: one may be heard twice
+    # By event id, because an event may arrive twice.
+    events: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
-        """The payment's id, once it was accepted."""
+        """The payment's id, or "" before it is accepted."""
         return str(self.payment.get("id", ""))
 
     @property
     def is_final(self) -> bool:
-        """Whether its end is known."""
+        """Whether the payment has succeeded or failed."""
         return self.payment.get("status") in {"success", "failed"}
 
 
@@ -96,7 +95,7 @@ def _stories() -> list[Story]:
 
 
 class Demo:
-    """What happens between the start of the stack and its end."""
+    """Plays the demo on a running stack."""
 
     def __init__(self, stack: Stack, console: Console) -> None:
         self._stack = stack
@@ -105,7 +104,7 @@ class Demo:
         self._started = time.monotonic()
 
     async def play(self) -> None:
-        """Everything, in the order in which a reader wants to see it."""
+        """Sends the payments, watches them, and compares them. Raises DemoFailedError."""
         async with AsyncExitStack() as resources:
             issuer = self._stack.issuer
             self._clients = {
@@ -120,8 +119,9 @@ class Demo:
             for story in self._stories:
                 await self._send(story)
             await self._watch_all()
-            await self._hear_all()
-            self._summarize()
+            await self._wait_for_events()
+            self._print_summary()
+            self._check_ends()
             await self._repeat(self._stories[0])
             await self._compare_with_ledger()
 
@@ -131,10 +131,10 @@ class Demo:
         ).expect(202)
         story.first_answer = answer
         story.payment = answer.json()
-        self._say(
-            "client", "cyan", f"{story.sender} asks: POST {story.path} {json.dumps(story.body)}"
+        self._print(
+            "client", "cyan", f"{story.sender} sends POST {story.path} {json.dumps(story.body)}"
         )
-        self._say(story.title, "bold", f"202, payment {story.id}")
+        self._print(story.title, "bold", f"202 Accepted, payment {story.id}")
 
     async def _watch_all(self) -> None:
         try:
@@ -144,21 +144,23 @@ class Demo:
             stages = ", ".join(
                 f"{story.title} is {story.payment.get('stage')}" for story in self._stories
             )
-            raise DemoFailedError(f"not all ended within {_END_SECONDS:g} s: {stages}") from None
+            raise DemoFailedError(
+                f"not all payments were final within {_END_SECONDS:g} s: {stages}"
+            ) from None
 
     async def _watch(self, story: Story) -> None:
         client = self._clients[story.sender]
         seen = 0
         while True:
-            # The payment first: if it is final, the history read after it is complete.
+            # Read the payment first: if it is final, the history that we read next is complete.
             story.payment = await client.payment(story.id)
             history = await client.history(story.id)
             for entry in history[seen:]:
                 stage = str(entry["stage"])
-                self._say(
+                self._print(
                     story.title,
                     _COLOURS.get(stage, "bold"),
-                    f"{stage:<16}{_MEANING.get(stage, '')}",
+                    f"{stage:<16}{_STAGE_TEXTS.get(stage, '')}",
                 )
             seen = len(history)
             if story.is_final:
@@ -167,7 +169,7 @@ class Demo:
 
     @asynccontextmanager
     async def _listening(self) -> AsyncIterator[None]:
-        """Subscribed before anything is sent: what nobody hears is not repeated for latecomers."""
+        """Subscribes before the first request, because Redis does not repeat an event."""
         async with Redis.from_url(self._stack.redis_url) as redis, redis.pubsub() as channel:
             await channel.subscribe(_CHANNEL)
             await channel.get_message(timeout=5)  # the confirmation
@@ -186,22 +188,24 @@ class Demo:
             for story in self._stories:
                 if story.id == event["subject"] and event["id"] not in story.events:
                     story.events[event["id"]] = event
-                    self._say(
+                    self._print(
                         "event",
                         "magenta",
                         f"{event['type']} {event['id']}, sequence {event['sequence']}",
                     )
 
-    async def _hear_all(self) -> None:
+    async def _wait_for_events(self) -> None:
         deadline = time.monotonic() + _EVENT_SECONDS
         while not all(story.events for story in self._stories):
             if time.monotonic() > deadline:
-                silent = ", ".join(story.title for story in self._stories if not story.events)
-                raise DemoFailedError(f"no event on {_CHANNEL} for: {silent}")
+                missing = ", ".join(story.title for story in self._stories if not story.events)
+                raise DemoFailedError(
+                    f"no event arrived on {_CHANNEL} within {_EVENT_SECONDS:g} s for: {missing}"
+                )
             await asyncio.sleep(_POLL_SECONDS)
 
-    def _summarize(self) -> None:
-        table = Table(title="How they ended", title_justify="left")
+    def _print_summary(self) -> None:
+        table = Table(title="Results", title_justify="left")
         for heading in ("payment", "KES", "status", "receipt", "event", "sequence"):
             table.add_column(heading, justify="right" if heading in {"KES", "sequence"} else "left")
         for story in self._stories:
@@ -216,6 +220,8 @@ class Demo:
             )
         self._console.print()
         self._console.print(table)
+
+    def _check_ends(self) -> None:
         for story in self._stories:
             event = next(iter(story.events.values()))
             if story.payment["status"] != "success":
@@ -232,17 +238,18 @@ class Demo:
         first = story.first_answer
         if first is None or not again.was_replayed:
             raise DemoFailedError(
-                f"the repeated request was not replayed: {again.status} {again.headers}"
+                f"the repeated request did not get the first answer: {again.status} {again.headers}"
             )
         if (again.status, again.body) != (first.status, first.body):
             raise DemoFailedError(
-                f"the replay differs: {first.body!r} was {again.body!r} the second time"
+                f"the second answer differs: first {first.body!r}, then {again.body!r}"
             )
-        self._say("client", "cyan", f"the {story.title} once more, with the same key")
-        self._say(
+        self._print("client", "cyan", f"sends the {story.title} again, with the same key")
+        self._print(
             story.title,
             "green",
-            f"{again.status}, Idempotency-Replayed: true, the same {len(again.body)} bytes",
+            f"{again.status}, Idempotency-Replayed: true, the same {len(again.body)} bytes; "
+            "no second payment",
         )
 
     async def _compare_with_ledger(self) -> None:
@@ -252,33 +259,34 @@ class Demo:
         ):
             movements = (await answer.json())["items"]
         for story in self._stories:
-            # Where the result is sent is the one thing that every kind of movement carries and that
-            # names the payment.
+            # The result URL is the only member that every movement has and that names the payment.
             own = [movement for movement in movements if story.id in movement["result_url"]]
-            told = (story.payment["amount"], story.payment["receipt"])
-            if [(movement["amount"], movement["receipt"]) for movement in own] != [told]:
+            expected = (story.payment["amount"], story.payment["receipt"])
+            if [(movement["amount"], movement["receipt"]) for movement in own] != [expected]:
                 raise DemoFailedError(
-                    f"for the {story.title} we say {told}, Daraja's ledger says {own}"
+                    f"the {story.title} has amount and receipt {expected}, "
+                    f"but Daraja's ledger has {own}"
                 )
         if len(movements) != len(self._stories):
             raise DemoFailedError(
                 f"money moved {len(movements)} times for {len(self._stories)} payments"
             )
-        self._say(
+        self._print(
             "ledger",
             "green",
-            f"money moved {len(movements)} times, once per payment, amounts and receipts agree",
+            f"Daraja moved money {len(movements)} times, once for each payment; "
+            "amounts and receipts agree",
         )
 
-    def _say(self, who: str, style: str, what: str) -> None:
+    def _print(self, subject: str, style: str, text: str) -> None:
         line = Text()
         line.append(f"{time.monotonic() - self._started:6.1f} s  ", style="dim")
-        line.append(f"{who:<14}", style=style).append(what)
+        line.append(f"{subject:<14}", style=style).append(text)
         self._console.print(line, soft_wrap=True)
 
 
 async def run_demo(console: Console) -> None:
-    """Start everything, play, stop everything. Raises where anything is not as it should be."""
+    """Starts the stack, plays the demo, and stops the stack. Raises DemoFailedError."""
     started = time.monotonic()
     async with AsyncExitStack() as running:
         console.print(
@@ -290,4 +298,4 @@ async def run_demo(console: Console) -> None:
         for note in filter(None, (stack.postgres.note, stack.redis.note)):
             console.print(note, style="yellow")
         await Demo(stack, console).play()
-    console.print("All three ended as they should.", style="bold green")
+    console.print("All three payments succeeded, each paid once.", style="bold green")
