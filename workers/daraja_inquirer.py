@@ -10,7 +10,7 @@ from domain.adapters.daraja.status import ACKNOWLEDGED
 from domain.changes import Exchange
 from domain.errors import ProductRefused, Throttled, Unreachable
 from domain.evidence import InquiryOutcome
-from domain.lifecycle.inquire import InquiryAnswer
+from domain.lifecycle.inquiry_changes import InquiryAnswer
 from domain.operations import OperationHealth
 from domain.payment import Payment
 from domain.report import Report

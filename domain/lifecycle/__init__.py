@@ -6,7 +6,7 @@
 * `record_callback`: stores a callback.
 * `judge_report`: decides what a callback, or the answer to an inquiry, proves. `agreement` compares
   it with the payment.
-* `inquire`: inquires about the payment, or sends it again.
+* `inquire`: inquires about the payment, or sends it again. `inquiry_changes` has the decisions.
 * `reconcile`: gives overdue payments their next step.
 * `resolve`: settles a payment by an operator's decision.
 * `announce`: publishes events to subscribers.

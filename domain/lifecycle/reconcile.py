@@ -23,7 +23,8 @@ from domain.errors import PaymentServiceError, QueueUnavailable
 from domain.inquiry import last_sent_at
 from domain.kinds import RULES, Kind, kinds_that
 from domain.lifecycle.announce import Announcer
-from domain.lifecycle.inquire import Inquirer, watch_change
+from domain.lifecycle.inquire import Inquirer
+from domain.lifecycle.inquiry_changes import watch_change
 from domain.lifecycle.submit import Due, expiry_change
 from domain.operations import Operation
 from domain.payment import Fact, Payment

@@ -13,7 +13,7 @@ from domain.changes import Change, ChangeResult, Context, Decided, Reads
 from domain.errors import OutcomeUnknown
 from domain.evidence import Evidence, Inquiry, InquiryOutcome
 from domain.kinds import Kind
-from domain.lifecycle.inquire import inquiry_answer_change, inquiry_change
+from domain.lifecycle.inquiry_changes import inquiry_answer_change, inquiry_change
 from domain.lifecycle.record_callback import callback_change
 from domain.payment import Payment
 from domain.report import Report, ReportedOutcome

@@ -12,7 +12,7 @@ from domain.adapters.postgres.brakes import Brakes
 from domain.attempts import IdKind
 from domain.evidence import Inquiry
 from domain.kinds import RULES, Kind
-from domain.lifecycle.inquire import InquiryAnswer, inquiry_answer_change, inquiry_change
+from domain.lifecycle.inquiry_changes import InquiryAnswer, inquiry_answer_change, inquiry_change
 from domain.lifecycle.submit import resend_claim_change
 from domain.operations import Operation, OperationHealth
 from domain.report import Report, ReportedOutcome

@@ -9,7 +9,7 @@ import pytest
 from domain.adapters.postgres.feed import Feed
 from domain.evidence import InquiryOutcome
 from domain.kinds import Kind
-from domain.lifecycle.inquire import watch_change
+from domain.lifecycle.inquiry_changes import watch_change
 from domain.stages import Step
 from tests.builders import TIMES
 from tests.integration.conftest import Store

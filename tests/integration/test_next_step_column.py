@@ -22,7 +22,7 @@ from domain.errors import (
 from domain.evidence import InquiryOutcome
 from domain.kinds import RULES, Kind
 from domain.lifecycle.accept import cancel
-from domain.lifecycle.inquire import postponement_change, watch_change
+from domain.lifecycle.inquiry_changes import postponement_change, watch_change
 from domain.lifecycle.reconcile import lease_expiry_change
 from domain.lifecycle.resolve import OperatorDecision, Resolution, resolution_change
 from domain.lifecycle.submit import expiry_change, resend_claim_change

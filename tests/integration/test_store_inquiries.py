@@ -15,7 +15,7 @@ from domain.changes import Exchange
 from domain.events import EventType
 from domain.evidence import Inquiry, InquiryOutcome
 from domain.kinds import Kind
-from domain.lifecycle.inquire import inquiry_answer_change, inquiry_change
+from domain.lifecycle.inquiry_changes import inquiry_answer_change, inquiry_change
 from domain.report import Report, ReportedOutcome
 from domain.stages import Stage, Step
 from tests.builders import A_FAILURE, ACCOUNTS, TIMES

@@ -14,7 +14,7 @@ from domain.events import EventType
 from domain.evidence import InquiryOutcome
 from domain.inquiry import no_result_is_confirmed
 from domain.kinds import Kind
-from domain.lifecycle.inquire import inquiry_answer_change
+from domain.lifecycle.inquiry_changes import inquiry_answer_change
 from domain.lifecycle.judge_report import judge_report
 from domain.lifecycle.record_callback import callback_change
 from domain.payment import Payment

@@ -17,7 +17,7 @@ from domain.errors import Unreachable
 from domain.events import EventType
 from domain.evidence import Inquiry, InquiryOutcome
 from domain.kinds import Kind
-from domain.lifecycle.inquire import inquiry_answer_change, inquiry_change
+from domain.lifecycle.inquiry_changes import inquiry_answer_change, inquiry_change
 from domain.lifecycle.judge_report import judge_report
 from domain.lifecycle.record_answer import answer_change
 from domain.lifecycle.record_callback import callback_change

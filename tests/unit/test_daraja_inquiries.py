@@ -23,7 +23,7 @@ from domain.changes import Exchange
 from domain.errors import OutcomeUnknown, ProductRefused, QueueUnavailable, Throttled, Unreachable
 from domain.evidence import InquiryOutcome
 from domain.kinds import Kind
-from domain.lifecycle.inquire import InquiryAnswer
+from domain.lifecycle.inquiry_changes import InquiryAnswer
 from domain.operations import OperationHealth
 from domain.payment import Payment
 from domain.stages import Stage, Step

@@ -15,7 +15,7 @@ from domain.evidence import Evidence, InquiryOutcome
 from domain.failures import Failure, FailureReason
 from domain.inquiry import may_be_resent, no_result_is_confirmed
 from domain.kinds import Kind
-from domain.lifecycle.inquire import inquiry_change
+from domain.lifecycle.inquiry_changes import inquiry_change
 from domain.lifecycle.record_callback import callback_change
 from domain.lifecycle.submit import resend_claim_change
 from domain.payment import Payment

@@ -16,7 +16,7 @@ from domain.events import EventType
 from domain.evidence import Inquiry, InquiryOutcome
 from domain.failures import Failure, FailureReason
 from domain.kinds import Kind
-from domain.lifecycle.inquire import inquiry_change, postponement_change, watch_change
+from domain.lifecycle.inquiry_changes import inquiry_change, postponement_change, watch_change
 from domain.payment import Payment
 from domain.stages import Stage
 from tests.builders import (

@@ -17,7 +17,8 @@ from domain.changes import Change, ChangeResult, Exchange
 from domain.errors import OutcomeUnknown, QueueUnavailable, StoreUnavailable, Throttled, Unreachable
 from domain.evidence import Evidence, Inquiry, InquiryOutcome
 from domain.kinds import Kind
-from domain.lifecycle.inquire import Inquirer, InquiryAnswer
+from domain.lifecycle.inquire import Inquirer
+from domain.lifecycle.inquiry_changes import InquiryAnswer
 from domain.lifecycle.submit import Due
 from domain.payment import Payment
 from domain.report import Report, ReportedOutcome

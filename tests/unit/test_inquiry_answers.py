@@ -16,7 +16,7 @@ from domain.events import EventType
 from domain.evidence import Inquiry, InquiryOutcome
 from domain.failures import Failure, FailureReason
 from domain.kinds import Kind
-from domain.lifecycle.inquire import inquiry_answer_change
+from domain.lifecycle.inquiry_changes import inquiry_answer_change
 from domain.payment import Payment
 from domain.report import Report, ReportedOutcome
 from domain.stages import Stage

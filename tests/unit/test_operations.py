@@ -25,7 +25,7 @@ from domain.errors import (
 from domain.evidence import Evidence
 from domain.failures import Failure, FailureReason
 from domain.kinds import RULES, Kind
-from domain.lifecycle.inquire import inquiry_change
+from domain.lifecycle.inquiry_changes import inquiry_change
 from domain.operations import (
     OPERATION_OF_INQUIRY_STEP,
     Operation,

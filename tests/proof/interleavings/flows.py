@@ -22,8 +22,8 @@ from domain.errors import DeadlinePassed, Draining, ProductRefused, TokenRefused
 from domain.evidence import InquiryOutcome
 from domain.fence import Fence, OpenAttempt
 from domain.kinds import Kind
-from domain.lifecycle import inquire, reconcile, record_answer, submit
-from domain.lifecycle.inquire import InquiryAnswer
+from domain.lifecycle import inquiry_changes, reconcile, record_answer, submit
+from domain.lifecycle.inquiry_changes import InquiryAnswer
 from domain.lifecycle.submit import Due
 from domain.operations import OperationHealth
 from domain.payment import Payment
@@ -256,12 +256,14 @@ def ask(world: World, *, is_probe: bool) -> Flow:
     yield 0
     if world.happens(world.chances.is_not_ready):
         yield from world.write(
-            "postponement", inquire.postponement_change(PAYMENT_ID, timedelta(seconds=2))
+            "postponement", inquiry_changes.postponement_change(PAYMENT_ID, timedelta(seconds=2))
         )
         return
     decided = yield from world.write(
         "asking",
-        inquire.inquiry_change(PAYMENT_ID, times.worker, times.accounts, is_breaker_probe=is_probe),
+        inquiry_changes.inquiry_change(
+            PAYMENT_ID, times.worker, times.accounts, is_breaker_probe=is_probe
+        ),
     )
     payment, asked = decided.payment, asked_by(decided)
     if payment is None or asked is None:
@@ -279,7 +281,7 @@ def ask(world: World, *, is_probe: bool) -> Flow:
         )
         yield from world.write(
             "answering",
-            inquire.inquiry_answer_change(
+            inquiry_changes.inquiry_answer_change(
                 PAYMENT_ID, number, refused.report, (), times.worker, answer=refused
             ),
         )
@@ -300,7 +302,9 @@ def ask(world: World, *, is_probe: bool) -> Flow:
         taken = InquiryAnswer(None, (), OperationHealth.WORKS)
         yield from world.write(
             "answering",
-            inquire.inquiry_answer_change(PAYMENT_ID, number, None, (), times.worker, answer=taken),
+            inquiry_changes.inquiry_answer_change(
+                PAYMENT_ID, number, None, (), times.worker, answer=taken
+            ),
         )
         return
     checkout_id = ids[IdKind.CHECKOUT_REQUEST]
@@ -316,7 +320,7 @@ def ask(world: World, *, is_probe: bool) -> Flow:
         message = message._replace(outcome="no_answer")
     report = query_report(message, checkout_id)
     health = None if report.inquiry_outcome is InquiryOutcome.NO_ANSWER else OperationHealth.WORKS
-    change = inquire.inquiry_answer_change(
+    change = inquiry_changes.inquiry_answer_change(
         PAYMENT_ID, number, report, (), times.worker, answer=InquiryAnswer(report, (), health)
     )
     yield from world.write("answering", change, inquiry_answer=(number, message))
@@ -338,6 +342,8 @@ def sweep(world: World, step: Step) -> Flow:
             )
         case Step.WATCH:
             yield 0
-            yield from world.write("watching", inquire.watch_change(PAYMENT_ID, world.times.worker))
+            yield from world.write(
+                "watching", inquiry_changes.watch_change(PAYMENT_ID, world.times.worker)
+            )
         case Step.QUERY | Step.STATUS:
             world.wake()

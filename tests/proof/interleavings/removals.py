@@ -21,7 +21,14 @@ from domain.errors import DuplicateSubmission, OutcomeUnknown, ProviderError
 from domain.evidence import Evidence, Inquiry
 from domain.fence import Fence
 from domain.kinds import RULES, Kind, KindRules
-from domain.lifecycle import inquire, judge_report, reconcile, record_answer, submit
+from domain.lifecycle import (
+    inquire,
+    inquiry_changes,
+    judge_report,
+    reconcile,
+    record_answer,
+    submit,
+)
 from domain.payment import Fact, Payment
 from domain.report import Report
 from domain.stages import TRANSITIONS, FactName, Guard, Stage, Transition
@@ -38,7 +45,7 @@ Judge = Callable[..., bool]
 
 
 def _judged(patch: Patch, name: str, judge: Judge) -> None:
-    for module in (asking, inquire, submit):
+    for module in (asking, inquire, inquiry_changes, submit):
         if hasattr(module, name):
             patch.setattr(module, name, judge)
 
@@ -262,7 +269,7 @@ def _other_amount_ignored(patch: Patch) -> None:
 
 def _correction_confirmed_once_or_never(patch: Patch) -> None:
     patch.setattr(
-        inquire,
+        inquiry_changes,
         "next_inquiry_after_end_at",
         lambda payment, _evidence, now, _times: asking.next_inquiry_after_silence_at(payment, now),
     )

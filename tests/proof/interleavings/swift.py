@@ -12,13 +12,20 @@ from contextlib import contextmanager
 from typing import Any
 
 from domain import attempts, payment, stamp
-from domain.lifecycle import inquire, judge_report, reconcile, record_answer, resolve, submit
+from domain.lifecycle import (
+    inquiry_changes,
+    judge_report,
+    reconcile,
+    record_answer,
+    resolve,
+    submit,
+)
 
 _USERS = (
     attempts,
     payment,
     stamp,
-    inquire,
+    inquiry_changes,
     judge_report,
     reconcile,
     record_answer,

@@ -6,7 +6,7 @@ from collections import Counter
 
 from domain.fence import Fence, OpenAttempt
 from domain.kinds import Kind
-from domain.lifecycle.inquire import watch_change
+from domain.lifecycle.inquiry_changes import watch_change
 from domain.lifecycle.reconcile import lease_expiry_change
 from domain.lifecycle.record_answer import answer_change
 from domain.lifecycle.record_callback import callback_change
