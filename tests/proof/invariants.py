@@ -1,13 +1,13 @@
-"""The judge of a finished run: do I1 to I7 of the design hold, payment by payment?
+"""The judge of a finished run: do I1 to I7 (rules.md §24) hold, payment by payment?
 
     evidence = await gather(stack, witness)     # or made by hand
     verdict = judge(evidence)
     assert verdict.is_good, verdict.text()
 
-A finding says which invariant, which payment and why. One that the design foresees carries its
-explanation, which was checked against facts of both sides (`tests/proof/soak/explanations.py`); a run is
-good if no other is left. The judge knows the product by its record and its messages only, and
-imports nothing of it.
+A finding names the invariant, the payment and the reason. If the rules foresee the finding, it has
+an explanation, which was checked against facts of both sides (`tests/proof/soak/explanations.py`). A
+run is good if no other finding is left. The judge knows the product only by its record and its
+messages, and imports nothing of it.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ _LABEL = {
 
 
 def text() -> str:
-    """The whole document. `python -m tests.proof.crash --table` prints it and writes it to `PATH`."""
+    """The whole document, which `python -m tests.proof.crash --table` writes to `PATH`."""
     return (
         "\n".join([*_introduction(), *_sites(), *_ends(), *_combinations(), *_protections()]) + "\n"
     )
@@ -49,11 +49,13 @@ def _introduction() -> Iterator[str]:
     yield "How it is played: [tests/proof/crash](../../tests/proof/crash/README.md)."
     yield ""
     yield (
-        f"Each crash point of the design, in every process that it can hit ({len(SITES)} sites), crossed with three kinds of"
-        f" payment, Daraja's answer to the call kept or lost, its result delivered 0, 1 or 3 times, and Redis kept or flushed"
-        f" while the process is down: {len(rows)} combinations. {exist} exist and are played, by {len(all_batches())} kills and"
-        f" freezes of real processes; {len(rows) - exist} do not exist, and the table says why. After each: the end below, and"
-        " I1 to I7 by the simulator's ledger. No deposit and no bill payment ever reached Daraja twice."
+        f"Each crash point (rules.md §23), in every process that it can hit ({len(SITES)} sites),"
+        " crossed with three kinds of payment, Daraja's answer to the call kept or lost, its result"
+        " delivered 0, 1 or 3 times, and Redis kept or flushed while the process is down:"
+        f" {len(rows)} combinations. {exist} exist and are played, by {len(all_batches())} kills"
+        f" and freezes of real processes; {len(rows) - exist} do not exist, and the table says why."
+        " After each: the end below, and I1 to I7 by the simulator's ledger. No deposit and no bill"
+        " payment ever reached Daraja twice."
     )
     yield ""
 
@@ -61,12 +63,13 @@ def _introduction() -> Iterator[str]:
 def _sites() -> Iterator[str]:
     yield "## Sites"
     yield ""
-    yield "| site | process | what is done to it | where exactly |"
+    yield "| site | process | what happens to it | where exactly |"
     yield "|---|---|---|---|"
     for site in SITES:
         point = POINTS[site.point]
         done = "frozen, continued" if site.is_frozen else "killed"
-        yield f"| {site.name} | {site.target} | {site.sentence}: {done} | {point.side} `{point.target}`: {point.sentence} |"
+        where = f"{point.side} `{point.target}`: {point.sentence}"
+        yield f"| {site.name} | {site.target} | {site.sentence}: {done} | {where} |"
     yield ""
 
 
@@ -83,7 +86,10 @@ def _ends() -> Iterator[str]:
 def _combinations() -> Iterator[str]:
     yield "## Combinations"
     yield ""
-    yield "Each end is the same with Redis kept and with Redis flushed; both are played. A number stands for a reason below."
+    yield (
+        "Each end is the same with Redis kept and with Redis flushed, and both are played. A number"
+        " refers to a reason below."
+    )
     yield ""
     yield (
         "| site | kind | "
@@ -114,11 +120,16 @@ def _row(site: Site, kind: Kind, rows: Sequence[Combination], reasons: dict[str,
 def _protections() -> Iterator[str]:
     yield "## Protections"
     yield ""
-    yield "Each is taken away from the real process, once a run of `make crash`, and the scenario must then fail."
+    yield (
+        "Each run of `make crash` takes each of these away from the real process. The scenario must"
+        " then fail."
+    )
     yield ""
     yield "| | protection | taken away | without it | caught by |"
     yield "|---|---|---|---|---|"
     for one in PROTECTIONS:
         check = CHECKS[one.check]
         scenario = one.scenario.__name__.replace("_", " ")
-        yield f"| {one.letter} | {check.sentence} | `{check.target}` (`{one.check}`) | {one.sentence} | {scenario} |"
+        taken_away = f"`{check.target}` (`{one.check}`)"
+        cells = [one.letter, check.sentence, taken_away, one.sentence, scenario]
+        yield f"| {' | '.join(cells)} |"

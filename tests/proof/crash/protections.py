@@ -310,7 +310,10 @@ async def one_result_many_times_at_once(crash_system: CrashSystem, without: str)
 
 PROTECTIONS = (
     Protection(
-        "claim_stage", "a", "a payment is sent that another worker has sent", between_look_and_claim
+        "claim_stage",
+        "a",
+        "a payment that another worker has sent is sent again",
+        between_look_and_claim,
     ),
     Protection(
         "claim_brakes", "a", "a payout is sent while payouts are stopped", between_look_and_claim
@@ -321,9 +324,7 @@ PROTECTIONS = (
         "a payment is sent to an operation that Daraja refuses",
         operation_refused_meanwhile,
     ),
-    Protection(
-        "claim_age", "a", "a payment is sent that has waited too long", between_look_and_claim
-    ),
+    Protection("claim_age", "a", "a payment past its age is sent", between_look_and_claim),
     Protection(
         "attempt_fencing",
         "b",
@@ -333,14 +334,14 @@ PROTECTIONS = (
     Protection(
         "intent_commit",
         "c",
-        "nobody knows that a payment was sent, and it is sent again",
+        "no record shows that a payment was sent, and it is sent again",
         killed_before_the_answer,
     ),
     Protection(
         "lease", "d", "a payment whose worker died waits for ever", killed_before_the_answer
     ),
-    Protection("fence_check", "e", "a worker that was given up sends", woken_past_the_deadline),
-    Protection("events_swept", "f", "an end is never announced", killed_before_publishing),
+    Protection("fence_check", "e", "a worker sends after its lease", woken_past_the_deadline),
+    Protection("events_swept", "f", "an event is never published", killed_before_publishing),
     Protection(
         "in_doubt", "g", "a payment that Daraja has is sent again", killed_before_the_answer
     ),

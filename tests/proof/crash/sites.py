@@ -1,4 +1,4 @@
-"""Where a process is killed or frozen: each crash point of the design, once for every process
+"""Where a process is killed or frozen: each crash point (rules.md §23), once for every process
 that it can hit.
 """
 

@@ -46,9 +46,9 @@ class Ending(StrEnum):
     """How a payment must end (rules.md §15)."""
 
     PAID = "succeeded, and its money moved once"
-    NO_RESULT = "failed as no_result_confirmed, not safe to retry: nobody could tell us"
+    NO_RESULT = "failed as no_result_confirmed, not safe to retry, because no answer came"
     NO_RESULT_AND_NONE = "failed as no_result_confirmed, and no money moved"
-    REVIEW = "in doubt and flagged for a person: nobody could tell us"
+    REVIEW = "in doubt and flagged for a person, because no answer came"
     REVIEW_AND_NONE = "in doubt and flagged for a person; no money moved"
 
 
@@ -82,14 +82,19 @@ def _ending_or_reason(site: Site, kind: Kind, answer: AnswerFate, callbacks: int
     """How the combination ends, or why it does not exist."""
     is_kept, is_withdrawal = answer is AnswerFate.KEPT, kind is Kind.WITHDRAWAL
     if site.name == "1" and not (is_kept and callbacks == 1):
-        return "nothing exists yet: the retry is a first request, and what Daraja does later is no matter of this crash"
+        return (
+            "nothing exists yet, so the retry is a first request, and Daraja's later answers "
+            "do not concern this crash"
+        )
     if site.name == "5" and not is_withdrawal:
         if is_kept or callbacks:
-            return "the call never left and is not made again: Daraja has nothing to answer and nothing to tell"
+            return (
+                "the call never left and is not repeated, so Daraja sends no answer and no result"
+            )
         return Ending.NO_RESULT_AND_NONE if kind is Kind.DEPOSIT else Ending.REVIEW_AND_NONE
     if site.point == "sent_before_answer" and is_kept:
-        gone = "wakes long after its call's limit" if site.is_frozen else "is dead"
-        return f"whoever waits for the answer {gone}: it is always lost"
+        gone = "continues long after the time limit of its call" if site.is_frozen else "is dead"
+        return f"the worker that waits for the answer {gone}, so the answer is always lost"
     if site.name == "7":
         return _as_sent(kind, AnswerFate.LOST, callbacks)  # what it said died with the process
     if site.name in ("8", "12 finalizing") and not callbacks:
@@ -101,7 +106,7 @@ def _ending_or_reason(site: Site, kind: Kind, answer: AnswerFate, callbacks: int
     if site.name == "11 callbacks" and kind is Kind.DEPOSIT:
         return "STK query answers at once: see 11 worker"
     if site.crash_point == 11 and not is_kept and not is_withdrawal:
-        return "without an id from the answer nobody can ask"
+        return "without an id from the answer there is no inquiry"
     if site.crash_point in (9, 10) or site.name == "12 announcing":
         return _finalized(site, kind, answer, callbacks)
     return _as_sent(kind, answer, callbacks)

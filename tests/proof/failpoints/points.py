@@ -31,7 +31,7 @@ class Side(StrEnum):
 class Point:
     """A boundary of the function that `target` names as `module:Class.method`.
 
-    `crash_point`: its number in the design.
+    `crash_point`: its number (rules.md §23).
     """
 
     crash_point: int
@@ -58,55 +58,57 @@ POINTS: Mapping[str, Point] = {
         crash_point=1,
         side=Side.BEFORE,
         target="domain.adapters.postgres.accepting:Accepting.accept",
-        sentence="The request was read and found valid; nothing of it was sent to Postgres.",
+        sentence="The request was read and is valid; nothing of it was sent to Postgres.",
     ),
     "committed_before_wakeup": Point(
         crash_point=2,
         side=Side.AFTER,
         target="domain.adapters.postgres.accepting:Accepting.accept",
-        sentence="The payment, its key and its answer are committed; Redis was not told.",
+        sentence="The payment, its key and its answer are committed; Redis has no wake-up yet.",
     ),
     "woken_before_answer": Point(
         crash_point=3,
         side=Side.AFTER,
         target="gateway.ingress_handlers:IngressHandlers._wake_and_copy",
-        sentence="A worker was woken; the 202 is not made yet.",
+        sentence="A worker was woken; the 202 does not exist yet.",
     ),
     "taken_before_claim": Point(
         crash_point=4,
         side=Side.BEFORE,
         target="domain.lifecycle.submit:Submitter.submit",
-        sentence="The job was taken from Redis; its payment was not looked at.",
+        sentence="The worker took the job from Redis and has not read its payment.",
     ),
     "readied_before_claim": Point(
         crash_point=4,
         side=Side.AFTER,
         target="workers.daraja_access:Turns.acquire",
-        sentence="The payment was looked at and may be sent, the worker has a token, a slot and a turn; it is not claimed.",
+        sentence="The payment may be sent, and the worker has a token, a slot and a turn; "
+        "it is not claimed.",
     ),
     "claimed_before_call": Point(
         crash_point=5,
         side=Side.AFTER,
         target="domain.adapters.postgres.claiming:Claiming.claim",
-        sentence="The claim is committed; no connection to Daraja was asked for.",
+        sentence="The claim is committed; the worker has not asked for a connection to Daraja.",
     ),
     "claimed_before_first_byte": Point(
         crash_point=5,
         side=Side.BEFORE,
         target="domain.fence:Fence.pass_first_byte",
-        sentence="The claim is committed and a connection open; nothing of the request is written, and the fence not asked.",
+        sentence="The claim is committed and a connection is open; nothing of the request is written, "
+        "and the fence is not checked.",
     ),
     "sent_before_answer": Point(
         crash_point=6,
         side=Side.WITHIN,
         target="domain.adapters.daraja.client:DarajaClient._send",
-        sentence="The request is being sent, and no answer came as long as Daraja holds it back.",
+        sentence="The request was sent, and Daraja holds its answer back.",
     ),
     "answered_before_commit": Point(
         crash_point=7,
         side=Side.BEFORE,
         target="domain.lifecycle.submit:Submitter._record",
-        sentence="Daraja's answer, or that there is none, is known to this process only.",
+        sentence="Only this process knows Daraja's answer, or that there is none.",
     ),
     "callback_read_before_commit": Point(
         crash_point=8,
@@ -118,19 +120,19 @@ POINTS: Mapping[str, Point] = {
         crash_point=9,
         side=Side.BEFORE,
         target="domain.adapters.redis.bell:RedisBell.ring",
-        sentence="The payment is final and its event fixed; Redis was not told.",
+        sentence="The payment is final and its event is fixed; the event is not published.",
     ),
     "published_before_recorded": Point(
         crash_point=10,
         side=Side.AFTER,
         target="domain.adapters.redis.bell:RedisBell.ring",
-        sentence="Redis has published the event; that is not on record.",
+        sentence="Redis has published the event; this is not recorded.",
     ),
     "inquiry_answered_before_commit": Point(
         crash_point=11,
         side=Side.AFTER,
         target="workers.daraja_inquirer:DarajaInquirer.send_inquiry",
-        sentence="An inquiry was answered; the answer is known to this process only.",
+        sentence="An inquiry was answered; only this process knows the answer.",
     ),
     "accepting_in_transaction": Point(
         crash_point=12,
@@ -155,7 +157,7 @@ POINTS: Mapping[str, Point] = {
 CHECKS: Mapping[str, Check] = {
     "fence_check": Check(
         target="domain.fence:Fence.check",
-        sentence="Nothing leaves past an attempt's deadline, or while the worker drains.",
+        sentence="Nothing is sent past an attempt's deadline, or while the worker drains.",
     ),
     "claim_stage": Check(
         target="domain.adapters.postgres.claiming:_CLAIM",
@@ -165,46 +167,46 @@ CHECKS: Mapping[str, Check] = {
     "claim_brakes": Check(
         target="domain.adapters.postgres.claiming:_CLAIM",
         by="tests.proof.failpoints.without:the_brakes",
-        sentence="While payouts are stopped none is claimed.",
+        sentence="No payout is claimed while payouts are stopped.",
     ),
     "claim_operation": Check(
         target="domain.adapters.postgres.claiming:_CLAIM",
         by="tests.proof.failpoints.without:the_operation",
-        sentence="While Daraja refuses an operation, nothing of it is claimed but one probe after each cool-down.",
+        sentence="While Daraja refuses an operation, only one probe is claimed after each cool-down.",
     ),
     "claim_age": Check(
         target="domain.adapters.postgres.claiming:_CLAIM",
         by="tests.proof.failpoints.without:the_age",
-        sentence="A payment that has waited too long is not claimed.",
+        sentence="A payment that is past its age is not claimed.",
     ),
     "attempt_fencing": Check(
         target="domain.lifecycle.submit:answer_change",
         by="tests.proof.failpoints.without:fencing_by_attempt",
-        sentence="What came of an earlier attempt does not move a payment that a newer one is sending.",
+        sentence="The outcome of an earlier attempt does not move a payment that a newer one sends.",
     ),
     "intent_commit": Check(
         target="domain.adapters.postgres.claiming:Claiming.claim",
         by="tests.proof.failpoints.without:a_committed_claim",
-        sentence="That a payment is being sent is on disk before it is.",
+        sentence="The claim is on disk before the payment is sent.",
     ),
     "lease": Check(
         target="domain.lifecycle.reconcile:Sweeper._end_leases",
         by="tests.proof.failpoints.without:a_step_of_the_sweep",
-        sentence="A submission whose worker says nothing ends.",
+        sentence="A submission ends even if its worker is dead.",
     ),
     "events_swept": Check(
         target="domain.lifecycle.reconcile:Sweeper._announce_owed",
         by="tests.proof.failpoints.without:a_step_of_the_sweep",
-        sentence="An event that nobody recorded as published is published again.",
+        sentence="An event without a recorded publication is published again.",
     ),
     "in_doubt": Check(
         target="domain.payment:TRANSITIONS",
         by="tests.proof.failpoints.without:doubt",
-        sentence="A payment that may have been sent is asked about, and not sent again.",
+        sentence="A payment that may have been sent is inquired about, and not sent again.",
     ),
     "one_change_per_batch": Check(
         target="domain.adapters.batching:Lane.__init__",
         by="tests.proof.failpoints.without:keys_of_a_lane",
-        sentence="A batch holds one change of each payment.",
+        sentence="A batch holds one change for each payment.",
     ),
 }

@@ -66,7 +66,7 @@ def test_every_crash_point_of_the_design_has_a_point() -> None:
 
 @pytest.mark.parametrize("name", POINTS)
 def test_every_point_stands_for_one_of_the_design(name: str) -> None:
-    """Points are numbered as the design numbers its crash points."""
+    """Points have the numbers of the crash points (rules.md §23)."""
     assert POINTS[name].crash_point in _CRASH_POINTS
 
 

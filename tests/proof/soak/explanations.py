@@ -1,9 +1,7 @@
-"""What may be found at the end of a run and is nobody's fault: each is checked against facts of
-both sides.
+"""Explanations of findings that the rules foresee, each checked against facts of both sides.
 
-An explanation is a sentence that the report prints; None means that there is none, and then the
-finding counts. The cases are those of the design ("In doubt, by kind"); what it does not name is
-not explained.
+An explanation is a sentence that the report prints. If there is none (None), the finding counts.
+The cases are those of rules.md §15. Other findings have no explanation.
 """
 
 from __future__ import annotations
