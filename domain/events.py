@@ -9,7 +9,7 @@ from domain.stages import Stage
 
 
 class EventType(StrEnum):
-    """The types that subscribers may rely on; /openapi.json lists them."""
+    """The event types that subscribers may rely on (/openapi.json lists them)."""
 
     SUCCEEDED = "mkwanja.payment.succeeded"
     FAILED = "mkwanja.payment.failed"

@@ -13,7 +13,7 @@ from typing import assert_never
 
 
 class Stage(StrEnum):
-    """Where a payment is.
+    """Where a payment is on its way from acceptance to its end.
 
     The sentence above each is its contract (rules.md §12; docs/architecture/stages.md).
     """

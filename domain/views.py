@@ -160,14 +160,14 @@ FAILURE = View(
 _AT_LEAST_ONE = {"minimum": 1}
 _SHORTCODE = {"pattern": "^[0-9]{5,7}$"}
 
-_FIRST = (
+_FIRST_MEMBERS = (
     _member("id", UUID),
     _member("kind", Kind, path="request.kind"),
     _member(
-        "status", Literal["pending", "success", "failed"], "What an app needs to know.",
+        "status", Literal["pending", "success", "failed"], "The status. Most apps need only this.",
         path="stage.public_status",
     ),
-    _member("stage", Stage, "Where the payment is, in detail."),
+    _member("stage", Stage, "The stage, which has more detail than `status`."),
     _member(
         "amount", int, "Whole Kenyan shillings.",
         path="request.amount_kes", schema_keywords=_AT_LEAST_ONE,
@@ -183,7 +183,7 @@ _FIRST = (
 
 # The members that only some kinds have. A kind's page in `domain/kinds` lists its own, as `parties`
 # and `texts`.
-_OF_KINDS = {
+_KIND_MEMBERS = {
     member.name: member
     for member in (
         _member(
@@ -205,10 +205,10 @@ _OF_KINDS = {
     )
 }
 
-_LAST = (
+_LAST_MEMBERS = (
     _member(
         "owner",
-        description="Whose payment it is; null if it is a backend's own.",
+        description="The user that the payment belongs to; null if it is a backend's own.",
         may_be_null=True,
         path="request.owner",
     ),
@@ -223,7 +223,11 @@ _LAST = (
 
 # A backend sees all of these members, and a user sees none.
 BACKEND_MEMBERS = (
-    _member("idempotency_key", description="Backends only.", may_be_absent=True),
+    _member(
+        "idempotency_key",
+        description="Backends only: the key of the request that created the payment.",
+        may_be_absent=True,
+    ),
     _member(
         "recipient_name",
         description="Backends only: the recipient's name at M-PESA.",
@@ -244,14 +248,20 @@ def payment_members(
 
     `party` is the field that names its other party. None: all fields that can name it are included.
     """
-    parties = [_OF_KINDS[name] for name in rules.parties if party in (None, name)]
+    parties = [_KIND_MEMBERS[name] for name in rules.parties if party in (None, name)]
     if len(parties) > 1:
         parties = [replace(member, may_be_absent=True) for member in parties]
-    texts = [_OF_KINDS[name] for name, _ in rules.texts]
-    return (*_FIRST, *parties, *texts, *_LAST, *(BACKEND_MEMBERS if for_backend else ()))
+    texts = [_KIND_MEMBERS[name] for name, _ in rules.texts]
+    return (
+        *_FIRST_MEMBERS,
+        *parties,
+        *texts,
+        *_LAST_MEMBERS,
+        *(BACKEND_MEMBERS if for_backend else ()),
+    )
 
 
-_PAYMENTS = {
+_PAYMENT_VIEWS = {
     (kind, party, for_backend): View(
         kind, "", payment_members(rules, party=party, for_backend=for_backend)
     )
@@ -259,7 +269,7 @@ _PAYMENTS = {
     for party in rules.parties
     for for_backend in (False, True)
 }
-_PARTIES = {kind: rules.parties for kind, rules in RULES.items()}
+_PARTIES_OF_KIND = {kind: rules.parties for kind, rules in RULES.items()}
 
 
 def public_payment(payment: Payment, *, for_backend: bool = False) -> dict[str, Any]:
@@ -267,10 +277,10 @@ def public_payment(payment: Payment, *, for_backend: bool = False) -> dict[str, 
 
     A backend also sees the key, the recipient's name and the provider's ids.
     """
-    for party in _PARTIES[payment.kind]:
+    for party in _PARTIES_OF_KIND[payment.kind]:
         if getattr(payment.request, party) is not None:
             break
-    return _PAYMENTS[payment.kind, party, for_backend].write(payment)
+    return _PAYMENT_VIEWS[payment.kind, party, for_backend].write(payment)
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +289,7 @@ class Entry:
 
     sequence: int
     recorded_at: datetime
-    what: str
+    name: str
     previous_stage: str | None
     stage: str
     detail: Mapping[str, str]
@@ -294,6 +304,7 @@ def _entry(details: Callable[[Mapping[str, str]], dict[str, str]]) -> View:
             _member("at", datetime, path="recorded_at"),
             _member(
                 "what",
+                path="name",
                 description="What the service learned or did. New values may be added.",
                 schema_keywords={"pattern": "^[a-z_]+$"},
             ),

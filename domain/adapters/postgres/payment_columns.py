@@ -4,7 +4,7 @@ A new column needs a migration, a field of `Payment`, and a line here. The SQLAl
 INSERT of an acceptance, the UPDATE of a change, their arrays, the rights of the service's role and
 the readers below follow from the list. They are built once, at import. If the request carries the
 value, it is a field of `PaymentRequest` instead. It then also needs an entry in the pages of its
-kind (`parties` or `texts`, and the body that callers send) and in `_OF_KINDS` in `views.py`.
+kind (`parties` or `texts`, and the body that callers send) and in `_KIND_MEMBERS` in `views.py`.
 """
 
 from __future__ import annotations
