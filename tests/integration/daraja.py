@@ -1,6 +1,4 @@
-"""What the Daraja client's tests stand on: a client, a token at hand, and a raw server that
-counts what reaches it.
-"""
+"""Helpers of the Daraja client's tests: a client, a token, a raw server that counts bytes."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ ACKNOWLEDGED = {"MerchantRequestID": "4c1e-1", "CheckoutRequestID": "ws_CO_1", "
 
 
 class TokenStore:
-    """A store of this process's own, with a good token on it unless `text` says otherwise.
+    """A token store in memory, with a valid token unless `text` is given.
 
     Satisfies `token.TokenStore`.
     """
@@ -62,7 +60,7 @@ def client_of(
     credential: str = "cr3dential",
     call_seconds: float = 10,
 ) -> DarajaClient:
-    """A client of whoever is at `base_url`."""
+    """A client of the server at `base_url`."""
     settings = settings or {}
     return DarajaClient(
         session=session,
@@ -73,7 +71,7 @@ def client_of(
             till=None,
             payout_shortcode=settings.get("DARAJA_PAYOUT_SHORTCODE", "600998"),
             initiator_name=settings.get("DARAJA_INITIATOR_NAME", "simulated"),
-            # nobody listens: these tests are about the synchronous answer
+            # No server listens here: these tests are about the synchronous answer.
             callback_base_url="http://127.0.0.1:9",
             callback_secret=CALLBACK_SECRET,
         ),
@@ -98,27 +96,25 @@ def to_submit(kind: Kind = Kind.DEPOSIT) -> Payment:
 def an_attempt(
     *, clock: Callable[[], float] = lambda: 0.0, is_draining: Callable[[], bool] = lambda: False
 ) -> OpenAttempt:
-    """An attempt with half a minute left, by a clock that stands unless another is given."""
+    """An attempt with half a minute left, by default with a clock that stands still."""
     fence = Fence(clock=clock, deadline_seconds=30, is_draining=is_draining)
     return OpenAttempt(attempt_id=new_id(), fence=fence)
 
 
 def frozen_after(looks: int) -> Callable[[], float]:
-    """The clock of a worker that is frozen after it looked so often, and continues long past its
-    deadline.
-    """
+    """The clock of a worker that is frozen after `looks` readings until long past its deadline."""
     left = iter([0.0] * looks)
     return lambda: next(left, 1000.0)
 
 
 def told_to_stop_after(looks: int) -> Callable[[], bool]:
-    """The flag of a worker that is told to stop after it looked so often."""
+    """The flag of a worker that is asked to stop after `looks` readings."""
     left = iter([False] * looks)
     return lambda: next(left, True)
 
 
 def http(body: bytes | dict[str, Any], *, status: str = "200 OK", headers: str = "") -> bytes:
-    """An answer as it goes over the wire."""
+    """Return the bytes of an HTTP answer."""
     content = json.dumps(body).encode() if isinstance(body, dict) else body
     return (
         f"HTTP/1.1 {status}\r\nContent-Length: {len(content)}\r\n{headers}\r\n".encode() + content
@@ -126,9 +122,7 @@ def http(body: bytes | dict[str, Any], *, status: str = "200 OK", headers: str =
 
 
 class Wire:
-    """A raw server on a socket: it counts connections and bytes, and answers every request with
-    the same bytes.
-    """
+    """A raw server that counts connections and bytes, and answers every request with `answer`."""
 
     def __init__(self, answer: bytes = http(ACKNOWLEDGED)) -> None:
         self.answer = answer
@@ -148,9 +142,7 @@ class Wire:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def all_closed(self) -> None:
-        """Waits until every connection ended at the other end: from then on the count is
-        complete.
-        """
+        """Wait until the client has closed every connection. The counts are complete then."""
         async with asyncio.timeout(30):
             await asyncio.gather(*self._tasks)
 
@@ -170,7 +162,7 @@ class Wire:
                     request = b""
                     writer.write(self.answer)
         except (OSError, asyncio.CancelledError):
-            # also at the end of the test: asyncio would log a cancelled connection as an error
+            # asyncio would log a cancelled connection as an error, also at the end of the test.
             pass
         finally:
             writer.close()

@@ -1,6 +1,4 @@
-"""Answers as bytes on a wire, from somebody in Daraja's place who hates us; and the server that
-says them.
-"""
+"""Hostile answers as bytes on the wire, and a server that sends them in Daraja's place."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ GOOD = {
 }  # fmt: skip
 BODY = json.dumps(
     GOOD
-).encode()  # an acknowledgement, a paid query and a token in one: taken in part it would do harm
+).encode()  # an acknowledgement, a paid query and a token in one, harmful if a part is accepted
 
 _PIECE = 65536
 
@@ -28,7 +26,7 @@ Then = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 def head(*headers: str | bytes, status: str = "200 OK", length: int | None = None) -> bytes:
-    """The head of an answer, with a length where one is given."""
+    """Return the head of an answer, with Content-Length if `length` is given."""
     lines = [
         f"HTTP/1.1 {status}",
         *headers,
@@ -55,7 +53,7 @@ GZIP, DEFLATE = "Content-Encoding: gzip", "Content-Encoding: deflate"
 CHUNKED = "Transfer-Encoding: chunked"
 _CHUNK = f"{len(BODY):x}\r\n".encode() + BODY + b"\r\n"
 
-# Closed after it, where it does not say otherwise.
+# By default the server closes the connection after the answer.
 UNUSABLE: dict[str, bytes] = {
     "nothing": b"",
     "a line": b"\r\n",
@@ -136,7 +134,7 @@ UNUSABLE: dict[str, bytes] = {
     ),
 }
 
-# Strange, and whole all the same: the answer is taken, or nothing above would show anything.
+# Strange but complete answers, which the client accepts. Otherwise the cases above prove nothing.
 USABLE: dict[str, bytes] = {
     "plain": whole(),
     "chunks": head(CHUNKED) + _CHUNK + b"0\r\n\r\n",
@@ -154,8 +152,9 @@ USABLE: dict[str, bytes] = {
 
 
 class Hostile:
-    """A server that reads one whole request and then says these bytes; `then` goes on with the
-    connection, else it closes.
+    """A server that reads one whole request and then sends bytes.
+
+    `then` continues with the connection. Without it, the server closes the connection.
     """
 
     def __init__(self, said: bytes, then: Then | None = None) -> None:
@@ -187,12 +186,12 @@ class Hostile:
             if self._then is not None:
                 await self._then(reader, writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # the other end had enough, or the test is over
+            pass  # the client closed the connection, or the test is over
         finally:
             writer.close()
 
     async def read_request(self, reader: asyncio.StreamReader) -> bytes:
-        """One whole request, kept; nothing where the other end closed."""
+        """Read and store one whole request, or nothing if the client closed the connection."""
         try:
             request = await reader.readuntil(b"\r\n\r\n")
         except asyncio.IncompleteReadError:
@@ -208,13 +207,13 @@ class Hostile:
 
 
 async def reset(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """The connection is torn rather than closed."""
+    """Reset the connection instead of closing it."""
     writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 
 
 async def drip(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A byte now and then, for ever."""
+    """Send a byte from time to time, for ever."""
     while True:
         writer.write(b" ")
         await writer.drain()
@@ -222,5 +221,5 @@ async def drip(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def be_silent(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-    """The connection stays open, and nothing more comes."""
+    """Leave the connection open and send nothing more."""
     await asyncio.sleep(3600)

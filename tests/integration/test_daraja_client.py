@@ -1,6 +1,4 @@
-"""The Daraja client against every fault of the simulator: what an answer means, what is tried
-again, what is kept.
-"""
+"""The Daraja client against every fault of the simulator: error classes, retries and records."""
 
 from __future__ import annotations
 
@@ -104,8 +102,8 @@ def sender(client: DarajaClient, redis: RedisClient) -> DarajaSender:
     )
 
 
-# What an answer means, and what it means for a withdrawal, the one kind with an id whose second use
-# is refused.
+# The class of each answer, and its class for a withdrawal. Only of a withdrawal does Daraja refuse
+# the id's second use.
 UNKNOWN = OutcomeUnknown
 FAULTS: dict[str, tuple[type[ProviderError], type[ProviderError]]] = {
     "spike_arrest_apigee": (Throttled, Throttled),
@@ -155,7 +153,7 @@ EVERY_FAULT = [
 
 
 class TestAnswers:
-    """What the simulator does, in our words."""
+    """Each behaviour of the simulator, and the error class that it leads to."""
 
     @pytest.mark.parametrize(
         ("kind", "names"),
@@ -165,10 +163,10 @@ class TestAnswers:
             (BILL, {"conversation_id", "originator_conversation_id"}),
         ],
     )
-    async def test_an_acknowledgement_brings_the_provider_s_ids(
+    async def test_an_acknowledgement_returns_the_provider_s_ids(
         self, sender: DarajaSender, simulator: Simulator, kind: Kind, names: set[str]
     ) -> None:
-        """And is on record as one exchange."""
+        """It is recorded as one exchange."""
         payment, open_attempt = to_submit(kind), an_attempt()
         ids = await sender.submit(payment, open_attempt)
         assert {name for name, _ in ids} == names
@@ -186,7 +184,7 @@ class TestAnswers:
 
     @pytest.mark.parametrize(("scenario", "kind", "means"), EVERY_FAULT)
     @pytest.mark.sampled(30)
-    async def test_every_fault_is_the_error_that_says_what_the_money_may_have_done(
+    async def test_every_fault_raises_its_error_class(
         self,
         sender: DarajaSender,
         simulator: Simulator,
@@ -194,7 +192,7 @@ class TestAnswers:
         kind: Kind,
         means: type[ProviderError],
     ) -> None:
-        """It was written, so it is asked once and never again, and is on record."""
+        """The request was written, so it is sent once, and is recorded."""
         simulator.scenario(scenario, api=APIS[kind])
         open_attempt = an_attempt()
         with pytest.raises(ProviderError) as caught:
@@ -215,16 +213,16 @@ class TestAnswers:
     async def test_each_refusal_has_its_failure_reason(
         self, sender: DarajaSender, simulator: Simulator, scenario: str, reason: FailureReason
     ) -> None:
-        """With Daraja's own code."""
+        """The failure has Daraja's own code."""
         simulator.scenario(scenario)
         with pytest.raises(Refused) as caught:
             await sender.submit(to_submit(), an_attempt())
         assert (caught.value.failure.reason, caught.value.code) == (reason, "500.001.1001")
 
-    async def test_an_answer_that_does_not_come_in_time_says_nothing(
+    async def test_a_late_answer_is_an_unknown_outcome(
         self, simulator: Simulator, session: aiohttp.ClientSession
     ) -> None:
-        """The call had its effect all the same."""
+        """The call had its effect although its answer was late."""
         simulator.scenario("slow", api="stk", params={"seconds": 30})
         client = client_of(
             session,
@@ -240,13 +238,13 @@ class TestAnswers:
 
 
 class TestTokens:
-    """A refused token is proof that nothing happened, whatever comes of getting another."""
+    """A refused token proves that nothing happened, also if no other token can be obtained."""
 
     @pytest.mark.parametrize("kind", list(Kind))
-    async def test_a_refused_token_is_renewed_and_the_payment_sent_once_more(
+    async def test_a_refused_token_is_renewed_and_the_payment_is_sent_again(
         self, sender: DarajaSender, simulator: Simulator, kind: Kind
     ) -> None:
-        """Both exchanges are on record; money moves once."""
+        """Both exchanges are recorded. Money moves once."""
         simulator.scenario("token_expired", times=1)
         open_attempt = an_attempt()
         await sender.submit(to_submit(kind), open_attempt)
@@ -257,10 +255,10 @@ class TestTokens:
         await simulator.idle()
         assert len(simulator.ledger.movements) == 1
 
-    async def test_a_token_that_is_refused_again_is_not_tried_a_third_time(
+    async def test_after_a_second_refused_token_nothing_is_sent_again(
         self, sender: DarajaSender, simulator: Simulator
     ) -> None:
-        """The payment goes back, and its operation is held."""
+        """The payment becomes accepted again, and its operation is held."""
         simulator.scenario("token_expired", times=5)
         open_attempt = an_attempt()
         with pytest.raises(ProductRefused):
@@ -278,12 +276,10 @@ class TestTokens:
             "redis",
         ],
     )
-    async def test_when_no_other_token_can_be_had_the_payment_is_known_to_be_unsent(
+    async def test_if_no_other_token_can_be_obtained_the_payment_is_unsent(
         self, sender: DarajaSender, simulator: Simulator, store: TokenStore, fault: str
     ) -> None:
-        """Daraja refused the token before it acted: a doubt here would cost a person's afternoon
-        for nothing.
-        """
+        """Daraja refused the token before it acted. A doubt would only cost an operator time."""
         await sender.submit(to_submit(), an_attempt())
         simulator.scenario("token_expired", api="b2b", times=10)
         if fault == "redis":
@@ -298,7 +294,7 @@ class TestTokens:
 
 
 class TestTheRecord:
-    """Every exchange is kept, and nothing in it opens a door or calls a customer."""
+    """Every exchange is recorded, without secrets and phone numbers."""
 
     @pytest.mark.parametrize("kind", list(Kind))
     @pytest.mark.parametrize("scenario", [None, "token_expired"])
@@ -310,7 +306,7 @@ class TestTheRecord:
         kind: Kind,
         scenario: str | None,
     ) -> None:
-        """Though all of them were sent, and Daraja echoes some."""
+        """All of them were sent, and Daraja echoes some."""
         if scenario:
             simulator.scenario(scenario, times=1)
         payment, open_attempt = to_submit(kind), an_attempt()
@@ -334,21 +330,19 @@ class TestTheRecord:
 
 
 async def stop_listening(simulator: Simulator) -> None:
-    """Nobody answers any more, and our end has noticed that its connections are gone."""
+    """Close the listener, and wait until our side has noticed that its connections are gone."""
     simulator.close_listener()
     await asyncio.sleep(0.1)
 
 
 class TestNobodyListens:
-    """A connection that was never made moved no money: it is tried again, for as long as the
-    attempt may.
-    """
+    """If no connection was made, no money moved. The send is tried again until the deadline."""
 
-    async def test_nobody_listening_is_tried_again_until_somebody_does(
+    async def test_a_refused_connection_is_tried_again_until_it_is_accepted(
         self, sender: DarajaSender, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Nothing was written, so nothing can have happened; each try is on record."""
-        await sender.submit(to_submit(), an_attempt())  # a token is at hand
+        """Nothing was written, so nothing can have happened. Each try is recorded."""
+        await sender.submit(to_submit(), an_attempt())  # fetches a token
         await stop_listening(simulator)
         waits: list[float] = []
 
@@ -363,7 +357,7 @@ class TestNobodyListens:
         assert meanings == [(False, "Unreachable"), (True, "acknowledged")]
         assert len(waits) == 1
 
-    async def test_when_nobody_ever_listens_the_payment_is_known_to_be_unsent(
+    async def test_if_no_connection_is_ever_accepted_the_payment_is_unsent(
         self, sender: DarajaSender, simulator: Simulator
     ) -> None:
         """After a few tries."""

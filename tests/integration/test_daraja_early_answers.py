@@ -1,6 +1,4 @@
-"""An answer that was there before our request is no answer to it, whatever it says and however
-it comes.
-"""
+"""Bytes that arrived before our request are never its answer, with any content and timing."""
 
 from __future__ import annotations
 
@@ -58,10 +56,9 @@ EARLY: dict[str, bytes] = {
 
 
 class EarlySpeaker:
-    """A server in a thread that says these bytes as soon as it is connected to, and reads only
-    then.
+    """A server in a thread that sends bytes as soon as a client connects, and reads only then.
 
-    What follows the request it says too, if `answer` is given. `has_spoken` is set once the bytes
+    If `answer` is given, it sends that after the request. `has_spoken` is set when the first bytes
     are in the kernel.
     """
 
@@ -105,7 +102,7 @@ class EarlySpeaker:
         raw.settimeout(10)
         raw.setsockopt(
             socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
-        )  # what was said is under way, also behind TLS's own words
+        )  # the bytes are under way, after TLS's own messages
         if self._context is None:
             self._talk(raw)
             return
@@ -126,9 +123,7 @@ class EarlySpeaker:
 
 
 def look_that_waits(server: EarlySpeaker, *, number: int) -> Callable[[], float]:
-    """The fence's clock, which stops the whole worker at its look `number` until the server has
-    spoken.
-    """
+    """The fence's clock. Its reading `number` stops the worker until the server has sent bytes."""
     looks = iter(range(1, 1000))
 
     def look() -> float:
@@ -153,9 +148,7 @@ def asked_about() -> Payment:
 async def problem_of(
     session: aiohttp.ClientSession, server: EarlySpeaker, kind: Kind = Kind.DEPOSIT
 ) -> ProviderError:
-    """What a send comes to whose worker stands still at its last look at the clock until the
-    server has spoken.
-    """
+    """Send while the worker stands still at its last reading of the clock until bytes were sent."""
     open_attempt = an_attempt(clock=look_that_waits(server, number=3))
     with pytest.raises(ProviderError) as caught:
         await client_of(session, server.url, call_seconds=5).submit(to_submit(kind), open_attempt)
@@ -167,20 +160,20 @@ async def problem_of(
 @pytest.mark.parametrize("closes", [False, True])
 @pytest.mark.parametrize("what", EARLY)
 @pytest.mark.sampled(8)
-async def test_what_was_there_before_the_first_byte_answers_nothing_and_nothing_is_sent(
+async def test_bytes_before_the_first_byte_are_no_answer_and_nothing_is_sent(
     session: aiohttp.ClientSession, what: str, *, closes: bool
 ) -> None:
-    """Nothing was written, so the payment goes back to where it was."""
+    """Nothing was written, so the payment returns to its former stage."""
     async with EarlySpeaker(EARLY[what], closes=closes) as server:
         assert type(await problem_of(session, server)) is Unreachable
     assert server.received in ([], [b""])
 
 
 @pytest.mark.parametrize("what", EARLY)
-async def test_what_the_loop_had_read_before_the_first_byte_answers_nothing(
+async def test_bytes_that_the_loop_read_before_the_first_byte_are_no_answer(
     session: aiohttp.ClientSession, what: str
 ) -> None:
-    """Also bytes that make no whole message yet."""
+    """Also if the bytes are not a whole message yet."""
     async with EarlySpeaker(EARLY[what], closes=False) as server:
         open_attempt = an_attempt()
         with standing_still(server), pytest.raises(Unreachable):
@@ -197,19 +190,19 @@ async def test_an_early_acknowledgement_acknowledges_no_kind_of_payment(
         assert type(await problem_of(session, server, kind)) is Unreachable
 
 
-async def test_a_connection_that_is_closed_before_the_first_byte_leaves_no_doubt(
+async def test_a_connection_that_closes_before_the_first_byte_puts_no_payment_in_doubt(
     session: aiohttp.ClientSession,
 ) -> None:
-    """A bill payment in doubt would be a person's afternoon."""
+    """A bill payment in doubt would cost an operator much time."""
     async with EarlySpeaker(b"", closes=True) as server:
         assert type(await problem_of(session, server, Kind.BILL_PAYMENT)) is Unreachable
 
 
 @pytest.mark.parametrize("what", EARLY)
-async def test_a_question_has_no_answer_that_was_there_before_it(
+async def test_bytes_before_an_inquiry_are_not_its_answer(
     session: aiohttp.ClientSession, what: str
 ) -> None:
-    """Neither paid nor failed, and no token is fetched for it."""
+    """The payment is neither paid nor failed, and no token is fetched."""
     async with EarlySpeaker(EARLY[what], closes=True) as server:
         with standing_still(server):
             report = await client_of(session, server.url, call_seconds=5).inquire(
@@ -225,7 +218,7 @@ async def test_a_question_has_no_answer_that_was_there_before_it(
 
 
 @pytest.mark.parametrize("what", EARLY)
-async def test_a_token_that_was_there_before_the_request_is_none(
+async def test_a_token_that_arrived_before_the_request_is_not_used(
     session: aiohttp.ClientSession, what: str
 ) -> None:
     async with EarlySpeaker(EARLY[what], closes=True) as server:
@@ -240,7 +233,7 @@ async def test_a_token_that_was_there_before_the_request_is_none(
 
 @contextlib.contextmanager
 def standing_still(server: EarlySpeaker) -> Iterator[None]:
-    """The worker stands still when its connection is made, until the server has spoken."""
+    """Stop the worker when its connection is made, until the server has sent bytes."""
     made = wire._Connection.connection_made
 
     def wait(line: wire._Connection, transport: asyncio.BaseTransport) -> None:
@@ -260,10 +253,10 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("is_secure", [False, True])
-def test_each_loop_sees_an_early_answer_also_through_tls(
+def test_each_event_loop_notices_an_early_answer_also_through_tls(
     loop: str, tls: ssl.SSLContext, *, is_secure: bool
 ) -> None:
-    """It waits in the kernel when the first byte is due."""
+    """The early answer is in the kernel when the first byte is due."""
 
     async def play() -> None:
         async with EarlySpeaker(
@@ -280,13 +273,13 @@ def test_each_loop_sees_an_early_answer_also_through_tls(
 
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("is_secure", [False, True])
-def test_each_loop_takes_an_answer_that_follows_the_request(
+def test_each_event_loop_accepts_an_answer_after_the_request(
     loop: str, tls: ssl.SSLContext, *, is_secure: bool
 ) -> None:
-    """Also through TLS, whose messages come before it. Or the tests above would promise nothing.
+    """Also through TLS, whose messages come first. Otherwise the tests above would prove nothing.
 
-    On a busy machine a message of TLS may arrive at the moment of the last look. Then the client
-    sends nothing, and it tries again.
+    On a busy machine a message of TLS may arrive at the moment of the last check. Then the client
+    sends nothing, and the test tries again.
     """
 
     async def play() -> None:
@@ -309,16 +302,16 @@ def test_each_loop_takes_an_answer_that_follows_the_request(
 
 
 class TestUnderWay:
-    """It was under way when our first byte left, and arrived before that did."""
+    """The answer was under way when our first byte left, and arrived before that byte arrived."""
 
     @pytest.fixture(autouse=True)
     def nothing_acknowledged(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """As far as our kernel knows, nothing of the request has arrived when the answer does."""
+        """Our kernel has no acknowledgement of the request when the answer arrives."""
         monkeypatch.setattr(wire, "_count_unacknowledged_bytes", lambda _file: 900)
 
     @pytest.mark.parametrize("kind", Kind)
     async def test_a_payment_is_in_doubt(self, session: aiohttp.ClientSession, kind: Kind) -> None:
-        """Something was written, so it is asked about and not sent again."""
+        """The request was written, so inquiries follow and no other send."""
         async with Wire(whole()) as server:
             open_attempt = an_attempt()
             with pytest.raises(OutcomeUnknown):
@@ -345,7 +338,7 @@ class TestUnderWay:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")
-def test_the_kernel_tells_how_much_of_what_we_wrote_has_not_arrived() -> None:
+def test_the_kernel_counts_our_bytes_that_are_not_acknowledged() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         socket.create_connection(listener.getsockname()) as ours,
@@ -358,12 +351,12 @@ def test_the_kernel_tells_how_much_of_what_we_wrote_has_not_arrived() -> None:
             ours.setblocking(False)
             with contextlib.suppress(BlockingIOError):
                 while True:
-                    ours.send(b"x" * 65536)  # nobody reads it, until no more fits
+                    ours.send(b"x" * 65536)  # until the buffer is full, because no process reads
             assert _count_unacknowledged_bytes(ours.fileno()) > 0
 
 
-async def test_an_aiohttp_that_makes_connections_in_another_way_is_noticed() -> None:
-    """What we replace is its own attribute: if it is renamed, nothing is sent at all."""
+async def test_an_aiohttp_that_creates_connections_differently_is_rejected() -> None:
+    """We replace an attribute of aiohttp. If aiohttp renames it, nothing is sent."""
 
     class Renamed:
         pass
@@ -373,7 +366,7 @@ async def test_an_aiohttp_that_makes_connections_in_another_way_is_noticed() -> 
 
 
 async def test_a_connection_that_is_not_watched_sends_nothing() -> None:
-    """An aiohttp that no longer uses the attribute would lead here."""
+    """This would happen with an aiohttp that has the attribute but does not use it."""
     async with (
         Wire() as server,
         aiohttp.ClientSession(trace_configs=[wire._build_trace_config()]) as session,
@@ -385,7 +378,7 @@ async def test_a_connection_that_is_not_watched_sends_nothing() -> None:
 
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
-    """A server's own certificate, which nobody signed."""
+    """A self-signed certificate of the server."""
     key = rsa.generate_private_key(65537, 2048)
     folder = tmp_path_factory.mktemp("tls")
     (folder / "key.pem").write_bytes(

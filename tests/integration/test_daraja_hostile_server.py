@@ -1,6 +1,4 @@
-"""The Daraja client against a hostile server: doubt, never a success by accident, nothing
-unbounded, nothing escapes.
-"""
+"""The Daraja client against a hostile server: in doubt, never a false success, always bounded."""
 
 from __future__ import annotations
 
@@ -60,7 +58,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 def asked_about() -> Payment:
-    """A deposit that Daraja acknowledged, and is asked about by STK query."""
+    """A deposit that Daraja acknowledged. Inquiries about it are STK queries."""
     attempt = an_attempt(Outcome.ACKNOWLEDGED, checkout_request_id="ws_CO_1")
     return a_payment(kind=Kind.DEPOSIT, stage=Stage.AWAITING_RESULT, attempts=(attempt,))
 
@@ -73,11 +71,11 @@ def assert_storable(exchanges: list[Exchange]) -> None:
 
 
 class TestWholeAnswers:
-    """What is odd about the wire is no reason to doubt an answer that came whole."""
+    """An odd form on the wire is no reason to doubt a complete answer."""
 
     @pytest.mark.sampled(12)
     @pytest.mark.parametrize("what", USABLE)
-    async def test_an_odd_but_whole_answer_is_taken(
+    async def test_an_odd_but_complete_answer_is_accepted(
         self, session: aiohttp.ClientSession, what: str
     ) -> None:
         async with Hostile(USABLE[what]) as server:
@@ -92,7 +90,7 @@ class TestWholeAnswers:
 
 
 class TestGarbage:
-    """Bytes of every kind, then the connection closes."""
+    """The server sends bytes of every kind, then closes the connection."""
 
     @pytest.mark.sampled(12)
     @pytest.mark.parametrize("what", UNUSABLE)
@@ -100,7 +98,7 @@ class TestGarbage:
     async def test_a_payment_is_in_doubt(
         self, session: aiohttp.ClientSession, kind: Kind, what: str
     ) -> None:
-        """It was sent once, and may have been taken."""
+        """It was sent once, and Daraja may have acted."""
         async with Hostile(UNUSABLE[what]) as server:
             open_attempt = an_open_attempt()
             with pytest.raises(OutcomeUnknown):
@@ -114,7 +112,7 @@ class TestGarbage:
     async def test_a_question_has_no_answer(
         self, session: aiohttp.ClientSession, what: str
     ) -> None:
-        """Neither paid nor failed, and the next question comes in its time."""
+        """The payment is neither paid nor failed, and the next inquiry follows on schedule."""
         exchanges: list[Exchange] = []
         async with Hostile(UNUSABLE[what]) as server:
             report = await client_of(session, server.url).inquire(asked_about(), 1, exchanges)
@@ -131,7 +129,7 @@ class TestGarbage:
     async def test_there_is_no_token_and_nothing_is_sent(
         self, session: aiohttp.ClientSession, what: str
     ) -> None:
-        """Without a token the payment was not sent: that is known, and no doubt."""
+        """Without a token the payment was not sent, so it is not in doubt."""
         async with Hostile(UNUSABLE[what]) as server:
             open_attempt = an_open_attempt()
             with pytest.raises(Unreachable):
@@ -143,7 +141,7 @@ class TestGarbage:
 
 
 class TestBrokenOff:
-    """The answer begins, or does not, and never ends."""
+    """The answer never ends, or never begins."""
 
     @pytest.mark.sampled(12)
     @pytest.mark.parametrize("what", BROKEN_OFF)
@@ -172,7 +170,7 @@ class TestBrokenOff:
 
 
 class TestMemory:
-    """However much comes, little of it is held."""
+    """Only a small part of a huge answer is in memory."""
 
     @pytest.mark.sampled(12)
     @pytest.mark.parametrize(
@@ -184,7 +182,7 @@ class TestMemory:
         ],
     )
     @pytest.mark.parametrize("has_token", [True, False])
-    async def test_an_answer_takes_little_memory(
+    async def test_an_answer_uses_little_memory(
         self, session: aiohttp.ClientSession, what: str, *, has_token: bool
     ) -> None:
         """Sixty-four megabytes of spaces are sixty-four kilobytes of gzip."""
@@ -215,7 +213,7 @@ _BEHIND = {
 
 
 class TestConnections:
-    """An answer belongs to the request it follows."""
+    """An answer belongs to the request before it."""
 
     @pytest.mark.sampled(12)
     @pytest.mark.parametrize("what", _BEHIND)
@@ -223,9 +221,9 @@ class TestConnections:
     async def test_bytes_behind_an_answer_are_no_answer_to_the_next_request(
         self, session: aiohttp.ClientSession, what: str, *, is_late: bool
     ) -> None:
-        """Kept for the next payment, they would acknowledge it before it was sent.
+        """Otherwise they would acknowledge the next payment before it was sent.
 
-        At worst that one is in doubt.
+        At worst, that payment is in doubt.
         """
 
         async def answer_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,6 +1,4 @@
-"""The Daraja client on raw sockets: what is written, when nothing is, and what of an answer is
-read.
-"""
+"""The Daraja client on raw sockets: the bytes that it writes, and those that it reads."""
 
 from __future__ import annotations
 
@@ -31,13 +29,13 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 class TestFence:
-    """Bytes are counted, because all of this rests on aiohttp's order of writing."""
+    """These tests count bytes, because the fence depends on aiohttp's order of writing."""
 
     @pytest.mark.parametrize("why", [DeadlinePassed, Draining])
     async def test_past_the_deadline_or_while_draining_no_byte_is_written(
         self, why: type[Unreachable]
     ) -> None:
-        """The worker looked, connected, was frozen or told to stop, and came to the first byte."""
+        """After it connected, the worker was frozen or asked to stop, before the first byte."""
         async with Wire() as wire, daraja_session(connections_max=10) as session:
             client = client_of(session, wire.url)
             late = (
@@ -54,10 +52,10 @@ class TestFence:
             assert len(wire.bytes_by_connection) == 1, "it did not come as far as the first byte"
             assert sum(wire.bytes_by_connection) == 0
 
-    async def test_without_the_fence_the_count_would_see_bytes(
+    async def test_without_the_fence_bytes_are_counted(
         self, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Or the test above would promise nothing."""
+        """Otherwise the test above would prove nothing."""
         async with Wire() as wire:
             client = client_of(session, wire.url)
             monkeypatch.setattr(Fence, "pass_first_byte", lambda _fence: None)
@@ -68,7 +66,7 @@ class TestFence:
     async def test_the_whole_request_leaves_after_the_fence_and_at_once(
         self, session: aiohttp.ClientSession
     ) -> None:
-        """Headers and body are one write: there is no first byte before the body's."""
+        """Headers and body are one write, so no byte leaves before the body's first byte."""
         async with Wire() as wire:
             open_attempt = an_attempt(
                 clock=frozen_after(3)
@@ -79,12 +77,13 @@ class TestFence:
 
 
 class TestConnections:
-    """A connection that may be dead is not written to: a call without a key would be lost in
-    doubt.
+    """The client never writes to a connection that may be dead.
+
+    A call without a key would put its payment in doubt.
     """
 
-    async def test_none_is_used_again(self, session: aiohttp.ClientSession) -> None:
-        """Nor could anything come on it in the meantime and be taken for the next answer."""
+    async def test_no_connection_is_used_again(self, session: aiohttp.ClientSession) -> None:
+        """So bytes that arrive in the meantime are never read as the next answer."""
         async with Wire() as wire:
             client = client_of(session, wire.url)
             for used in (1, 2, 3):
@@ -93,7 +92,7 @@ class TestConnections:
 
 
 class TestStrangeAnswers:
-    """Whatever comes back, it is bounded, it leads nowhere else, and it can be recorded."""
+    """Every answer is bounded, leads to no other server, and can be recorded."""
 
     @pytest.mark.parametrize(
         "answer", [http(b"{" * 70_000), b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 70_000]
@@ -101,13 +100,13 @@ class TestStrangeAnswers:
     async def test_an_answer_without_an_end_is_not_read_to_its_end(
         self, session: aiohttp.ClientSession, answer: bytes
     ) -> None:
-        """64 KiB are more than Daraja ever says."""
+        """Every answer of Daraja is shorter than 64 KiB."""
         async with Wire(answer) as wire:
             with pytest.raises(OutcomeUnknown):
                 await client_of(session, wire.url).submit(to_submit(), an_attempt())
 
     async def test_no_redirect_is_followed(self, session: aiohttp.ClientSession) -> None:
-        """Where it points to nobody hears of the payment, and it is in doubt."""
+        """The target of the redirect gets no request, and the payment is in doubt."""
         for status in ("301 Moved", "302 Found", "307 Temporary", "308 Permanent"):
             async with Wire() as elsewhere:
                 redirect = http(b"", status=status, headers=f"Location: {elsewhere.url}/moved\r\n")
@@ -120,9 +119,7 @@ class TestStrangeAnswers:
     async def test_a_code_of_any_kind_can_be_stored(
         self, session: aiohttp.ClientSession, code: str
     ) -> None:
-        """Postgres holds neither NUL nor half a character; an answer that cannot be recorded is
-        an answer lost.
-        """
+        """Postgres rejects NUL and lone surrogates. A rejected answer would be lost."""
         answer = http({"errorCode": code, "errorMessage": "x"}, status="400 Bad Request")
         async with Wire(answer) as wire:
             open_attempt = an_attempt()

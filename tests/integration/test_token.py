@@ -1,6 +1,4 @@
-"""One access token for all workers: fetched by one at a time, early, and never waited for while
-the old one is good.
-"""
+"""One access token for all workers, fetched early and by one worker at a time."""
 
 from __future__ import annotations
 
@@ -24,18 +22,18 @@ from domain.adapters.redis.sharing import SharedText
 from domain.errors import OutcomeUnknown, ProviderError, QueueUnavailable, Refused, Unreachable
 from tests.stack.servers import RedisServer
 
-EARLY_SECONDS = 3599 - 200  # within the margin in which a token is renewed although it is good
+EARLY_SECONDS = 3599 - 200  # within the margin in which a valid token is already renewed
 
 
 class OAuth:
-    """Daraja's token endpoint, which counts, and answers when the test lets it."""
+    """Daraja's token endpoint. It counts requests, and answers while `is_open` is set."""
 
     def __init__(self) -> None:
         self.fetches = 0
-        self.is_open = asyncio.Event()  # while clear, no answer leaves
+        self.is_open = asyncio.Event()  # while it is clear, no answer is sent
         self.is_open.set()
         self.was_asked = asyncio.Event()
-        self.answer: dict[str, Any] | None = None  # status and body in place of a token
+        self.answer: dict[str, Any] | None = None  # status and body instead of a token
         self.expires_in: Any = 3599
         self.now = 1_000_000.0  # the workers' clock
         self.url = ""
@@ -69,7 +67,7 @@ async def oauth() -> AsyncIterator[OAuth]:
 
 @pytest.fixture
 async def workers(oauth: OAuth, redis: RedisClient) -> AsyncIterator[list[TokenSource]]:
-    """What three worker processes have: one source each, one Redis for all."""
+    """The token sources of three worker processes with one Redis."""
     async with daraja_session(connections_max=10) as session:
         yield [a_source(oauth, session, redis) for _ in range(3)]
 
@@ -86,9 +84,9 @@ def a_source(oauth: OAuth, session: aiohttp.ClientSession, redis: RedisClient) -
 
 
 class TestSingleFlight:
-    """Each new token ends the one before, so there is one fetch for all."""
+    """Each new token ends the one before, so all workers share one fetch."""
 
-    async def test_whoever_asks_at_once_shares_one_fetch(
+    async def test_concurrent_sends_share_one_fetch(
         self, oauth: OAuth, workers: list[TokenSource]
     ) -> None:
         """Fifty payments in each of three workers."""
@@ -96,20 +94,20 @@ class TestSingleFlight:
         assert {token.text for token in tokens} == {"t0ken1"}
         assert oauth.fetches == 1
 
-    async def test_a_token_that_is_fresh_is_asked_of_nobody(
+    async def test_a_fresh_token_is_returned_without_a_request(
         self, oauth: OAuth, workers: list[TokenSource]
     ) -> None:
-        """Not even of Redis."""
+        """Not even Redis is asked."""
         first = await workers[0].get_current()
         workers[0]._store = None  # type: ignore[assignment]
         assert await workers[0].get_current() == first
         assert oauth.fetches == 1
 
     @pytest.mark.parametrize("worker", [0, 1], ids=["the same worker", "another worker"])
-    async def test_a_token_is_renewed_early_while_others_go_on_with_the_old_one(
+    async def test_a_token_is_renewed_early_while_others_use_the_old_one(
         self, oauth: OAuth, workers: list[TokenSource], worker: int
     ) -> None:
-        """Early enough that nobody has to wait for it."""
+        """It is renewed so early that no send has to wait."""
         old = await workers[0].get_current()
         await workers[1].get_current()
         oauth.now += EARLY_SECONDS
@@ -117,7 +115,7 @@ class TestSingleFlight:
         oauth.was_asked.clear()
         renewal = asyncio.create_task(workers[0].get_current())
         await oauth.was_asked.wait()
-        async with asyncio.timeout(2):  # far less than the fetch may take
+        async with asyncio.timeout(2):  # much shorter than the limit of a fetch
             assert await workers[worker].get_current() == old
         oauth.is_open.set()
         await renewal
@@ -128,12 +126,10 @@ class TestSingleFlight:
         )
         assert oauth.fetches == 2
 
-    async def test_while_none_can_be_fetched_the_old_one_is_used_for_as_long_as_it_is_good(
+    async def test_while_no_token_can_be_fetched_the_old_one_is_used_until_it_expires(
         self, oauth: OAuth, workers: list[TokenSource]
     ) -> None:
-        """An outage of the token endpoint alone is no reason to stop paying; past the token's
-        end it is.
-        """
+        """While only the token endpoint is down, payments go on until the token expires."""
         old = await workers[0].get_current()
         oauth.now += EARLY_SECONDS
         oauth.answer = {"status": 503}
@@ -145,12 +141,12 @@ class TestSingleFlight:
 
 
 class TestRefused:
-    """Daraja refused the token that was used."""
+    """Daraja refused the used token."""
 
-    async def test_where_the_others_have_a_newer_one_it_is_used_without_a_fetch(
+    async def test_a_newer_shared_token_is_used_without_a_fetch(
         self, oauth: OAuth, workers: list[TokenSource]
     ) -> None:
-        """Another worker noticed first."""
+        """Another worker has renewed the token already."""
         old = await workers[0].get_current()
         await workers[1].get_current()
         new = await workers[1].replace_refused(old)
@@ -158,7 +154,7 @@ class TestRefused:
         assert new.text == "t0ken2"
         assert oauth.fetches == 2
 
-    async def test_else_there_is_one_refresh_for_all_whom_it_was_refused(
+    async def test_all_workers_with_the_refused_token_share_one_refresh(
         self, oauth: OAuth, workers: list[TokenSource]
     ) -> None:
         """Twenty payments in each of three workers."""
@@ -173,10 +169,10 @@ class TestWhatItSays:
     """The endpoint's answers."""
 
     @pytest.mark.parametrize("expires_in", [3599, "3599", 3599.0])
-    async def test_its_lifetime_may_be_a_number_or_a_string(
+    async def test_the_lifetime_may_be_a_number_or_a_string(
         self, oauth: OAuth, workers: list[TokenSource], expires_in: object
     ) -> None:
-        """Both were seen."""
+        """Both were seen (daraja.md §1)."""
         oauth.expires_in = expires_in
         assert (await workers[0].get_current()).expires_at == oauth.now + 3599
 
@@ -184,15 +180,15 @@ class TestWhatItSays:
     async def test_an_answer_with_an_invalid_lifetime_is_no_token(
         self, oauth: OAuth, workers: list[TokenSource], expires_in: object
     ) -> None:
-        """It would be used for ever, or never."""
+        """Such a token would be used for ever, or never."""
         oauth.expires_in = expires_in
         with pytest.raises(ProviderError):
             await workers[0].get_current()
 
-    async def test_a_token_of_a_short_life_is_used_for_most_of_it(
+    async def test_a_short_lived_token_is_used_for_most_of_its_life(
         self, oauth: OAuth, workers: list[TokenSource]
     ) -> None:
-        """The margin is a tenth of its life, where that is shorter than five minutes."""
+        """The margin is a tenth of its life if that is shorter than five minutes."""
         oauth.expires_in = 100
         first = await workers[0].get_current()
         oauth.now += 80
@@ -221,7 +217,7 @@ class TestWhatItSays:
         answer: dict[str, Any],
         means: type[ProviderError],
     ) -> None:
-        """And is asked for again by the next who needs one."""
+        """The next send that needs a token fetches again."""
         oauth.answer = answer
         with pytest.raises(means):
             await workers[0].get_current()
@@ -231,12 +227,12 @@ class TestWhatItSays:
 
 
 class TestRedis:
-    """What is shared may be lost at any moment."""
+    """Redis may lose the shared token at any moment."""
 
-    async def test_flushed_it_costs_one_fetch_at_most(
+    async def test_a_flush_of_redis_costs_one_fetch_at_most(
         self, oauth: OAuth, workers: list[TokenSource], redis: RedisClient
     ) -> None:
-        """Who has a token goes on with it; who has none fetches one."""
+        """Workers with a token continue to use it. A worker without one fetches one."""
         first = await workers[0].get_current()
         await redis.flushdb()
         assert await workers[0].get_current() == first
@@ -251,25 +247,25 @@ class TestRedis:
     @pytest.mark.parametrize(
         "text", ["", "{", "[]", '{"text": "x"}', '{"text": 1, "issued_at": "a", "expires_at": "b"}']
     )
-    async def test_garbage_in_its_place_is_ignored(
+    async def test_garbage_instead_of_the_shared_token_is_ignored(
         self, workers: list[TokenSource], redis: RedisClient, text: str
     ) -> None:
-        """And replaced."""
+        """The garbage is replaced."""
         await redis.set(f"{PREFIX}token:key", text)
         assert (await workers[0].get_current()).text == "t0ken1"
         assert (await workers[1].get_current()).text == "t0ken1"
 
-    async def test_a_token_that_has_ended_is_not_taken_from_it(
+    async def test_an_expired_shared_token_is_not_used(
         self, oauth: OAuth, workers: list[TokenSource], redis: RedisClient
     ) -> None:
-        """Even if Redis kept it too long."""
+        """Even if Redis still has it."""
         await redis.set(
             f"{PREFIX}token:key", json.dumps(asdict(Token("old", oauth.now - 100, oauth.now)))
         )
         assert (await workers[0].get_current()).text == "t0ken1"
 
-    async def test_while_it_is_away_there_is_none_to_be_had(self, oauth: OAuth) -> None:
-        """Fetching one's own would end everybody else's."""
+    async def test_without_redis_no_token_is_fetched(self, oauth: OAuth) -> None:
+        """A token of its own would end the token of all other workers."""
         away = connect("redis://127.0.0.1:9/0", client_name="mkwanja-test")
         async with daraja_session(connections_max=1) as session:
             with pytest.raises(QueueUnavailable):
@@ -277,12 +273,10 @@ class TestRedis:
         assert oauth.fetches == 0
         await away.aclose(close_connection_pool=True)
 
-    async def test_a_token_that_was_fetched_is_used_although_redis_cannot_keep_it(
+    async def test_a_fetched_token_is_used_even_if_redis_cannot_store_it(
         self, oauth: OAuth
     ) -> None:
-        """Daraja ended the one before when it gave this one; a second fetch would end it in
-        turn.
-        """
+        """When Daraja issued it, the old token ended. A second fetch would end this one too."""
         async with RedisServer() as server, daraja_session(connections_max=1) as session:
             client = connect(server.url, client_name="mkwanja-test")
             source = a_source(oauth, session, client)
@@ -296,15 +290,15 @@ class TestRedis:
             assert oauth.fetches == 1
             await client.aclose(close_connection_pool=True)
 
-    async def test_a_worker_that_died_while_it_fetched_is_taken_over_from(
+    async def test_another_worker_continues_after_a_worker_that_died_while_it_fetched(
         self, oauth: OAuth, workers: list[TokenSource], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Its lock ends by itself; until then the others wait."""
+        """Its lock expires. Until then the others wait."""
         monkeypatch.setattr(sharing, "_LOCK_SECONDS", 1)
         oauth.is_open.clear()
         dying = asyncio.create_task(workers[0].get_current())
         await oauth.was_asked.wait()
-        monkeypatch.setattr(workers[0]._store, "_release", _nothing)  # killed: it releases nothing
+        monkeypatch.setattr(workers[0]._store, "_release", _nothing)  # a killed worker keeps it
         dying.cancel()
         await asyncio.gather(dying, return_exceptions=True)
         oauth.is_open.set()
@@ -312,7 +306,7 @@ class TestRedis:
         assert {token.text for token in tokens} == {"t0ken2"}
 
     async def test_a_lock_that_another_took_over_is_not_released(self, redis: RedisClient) -> None:
-        """Who was too slow must not open the door to a third."""
+        """A worker that was too slow must not release another worker's lock."""
         store = SharedText(redis, "token:key")
         async with store.lock() as is_ours:
             assert is_ours
