@@ -1,6 +1,6 @@
 """The values of a payment, and the rules by which they are valid.
 
-Pure. Every rule comes from the provider (`daraja.md`) or from the interface. A value that breaks a
+Pure. Every rule comes from the provider (`daraja.md`) or from the API (/openapi.json). A value that breaks a
 rule raises a `ValueError`. The caller sees its text, which says what to send instead.
 """
 

@@ -260,7 +260,7 @@ class Sweeper:
         try:
             granted = await self._budgets[step].charge(min(waiting, await self._wakeups.room()))
         except QueueUnavailable:
-            return 0  # without the shared count no worker inquires (.env.example)
+            return 0  # without the shared count no worker inquires (rules.md §10)
         due = (
             await self._due.fetch_due(step, limit=granted, next_step_in=HANDOVER_RETRY_AFTER)
             if granted
