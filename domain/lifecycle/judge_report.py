@@ -127,12 +127,12 @@ def _judge_unconfirmed_success(payment: Payment, context: Context, report: Repor
     Anybody who knows the callback URL can send such a message, and the amount is large. The next
     inquiry is therefore brought forward.
     """
-    is_unconfirmed = (
+    is_confirmation_needed = (
         is_complete_success(report)
         and not context.is_receipt_of_other
         and payment.stage is not Stage.SUCCEEDED
     )
-    if not is_unconfirmed:
+    if not is_confirmation_needed:
         # In these cases `_judge_success` does not finalize the payment either.
         return _judge_success(payment, context, report)
     if payment.stage is Stage.ACCEPTED:
@@ -276,7 +276,7 @@ def _record_fact(
 def _judge_undecided(payment: Payment, context: Context, report: Report) -> Decided:
     """Judges a message that is not final.
 
-    A callback brings the next inquiry forward. The answer to an inquiry changes no schedule.
+    A callback brings the next inquiry forward. An answer to an inquiry changes no due time.
     """
     if (
         payment.stage is Stage.ACCEPTED
@@ -321,7 +321,7 @@ def _make_entry(disposition: EntryDisposition, report: Report) -> NewEntry:
 def _entry_detail(report: Report) -> dict[str, str]:
     detail = {"provider_code": report.code} if report.code else {}
     if report.has_ignored_amount:
-        detail["note"] = "a value under an amount's name was no number"
+        detail["note"] = "a field with the name of an amount holds no number"
     return {**detail, "by": "inquiry"} if report.inquiry_outcome is not None else detail
 
 

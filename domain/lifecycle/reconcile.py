@@ -36,7 +36,7 @@ log = structlog.get_logger()
 # The process that made an event publishes it at once. The sweeper publishes an event this late.
 ANNOUNCEMENT_OVERDUE_BY = timedelta(seconds=2)
 
-# The most steps of each kind in one sweep, so that a backlog of one kind does not delay the others.
+# The maximum of each kind of step in one sweep, so that a backlog of one does not delay the others.
 STEPS_MAX = 200
 
 # A sweep fetches fewer of the payments that a brake holds: it can only expire the too old ones.
@@ -51,7 +51,7 @@ class SweepPlan:
     """What a sweep has to do."""
 
     due: Mapping[Step, int]
-    owes_events: bool
+    has_overdue_events: bool
     has_unlisted: bool
     engaged_brakes: frozenset[str]  # also held operations, by name
     breaker_is_open: bool
@@ -75,11 +75,14 @@ class SweepingStore(Protocol):
         next_step_in: timedelta,
         kinds: Collection[Kind] = tuple(Kind),
     ) -> list[Due]:
-        """Fetches payments whose `step` is due, oldest first, and moves their due times at once."""
+        """Fetches payments whose `step` is due, oldest first.
+
+        The same statement moves their due times.
+        """
         ...
 
     async def end_stuck_sessions(self) -> int:
-        """Ends our transactions whose process stopped inside a message; returns how many."""
+        """Ends our transactions whose process stopped in mid-message; returns how many."""
         ...
 
     async def start_probe(
@@ -88,13 +91,13 @@ class SweepingStore(Protocol):
         """Returns the payment whose inquiry tests if the breaker may close.
 
         None if the breaker is closed, or its cool-down is not over. Starts the next cool-down,
-        twice as long. Only `account` has sent the payment, because an inquiry as another account
-        would say nothing about the credential in use.
+        twice as long. Chooses a payment that only `account` has sent, because an inquiry as another
+        account would say nothing about the credential in use.
         """
         ...
 
     async def fetch_unannounced(self, *, limit: int, overdue_by: timedelta) -> list[Announcement]:
-        """Fetches events that are not recorded as published after `overdue_by`."""
+        """Fetches events that are due for `overdue_by` and not recorded as published."""
         ...
 
     async def list_events(self) -> int:
@@ -171,8 +174,8 @@ class Sweeper:
             steps["stuck"] = self._due.end_stuck_sessions
         self._rounds += 1
         if plan.breaker_is_open:
-            steps["probe"] = self._probe
-        if plan.owes_events:
+            steps["probe"] = self._probe_breaker
+        if plan.has_overdue_events:
             steps["announce"] = self._announce_owed
         if plan.has_unlisted:
             steps["list"] = self._due.list_events
@@ -209,32 +212,36 @@ class Sweeper:
         A payment that a brake holds is only expired if it is too old. For a held operation whose
         cool-down is over, one payment is woken. The first claim then probes the operation.
         """
-        stopped = kinds_that(lambda rules: rules.moves_money_out and plan.payouts_are_stopped)
-        held = kinds_that(
-            lambda rules: rules.operation in plan.held_operations and rules.kind not in stopped
-        )
-        free = [kind for kind in Kind if kind not in stopped and kind not in held]
-        count = 0
-        for kind in held:
-            if RULES[kind].operation in plan.probes_due:
-                count += await self._submit_or_expire([kind], limit=1, is_woken=True)
-        if stopped or held:
-            count += await self._submit_or_expire(
-                [*stopped, *held], limit=_HELD_STEPS_MAX, is_woken=False
+        stopped_kinds = kinds_that(lambda rules: rules.moves_money_out and plan.payouts_are_stopped)
+        held_kinds = kinds_that(
+            lambda rules: (
+                rules.operation in plan.held_operations and rules.kind not in stopped_kinds
             )
-        if free:
-            count += await self._submit_or_expire(free, limit=await self._room(), is_woken=True)
+        )
+        free_kinds = [kind for kind in Kind if kind not in stopped_kinds and kind not in held_kinds]
+        count = 0
+        for kind in held_kinds:
+            if RULES[kind].operation in plan.probes_due:
+                count += await self._submit_or_expire([kind], limit=1, is_queued=True)
+        if stopped_kinds or held_kinds:
+            count += await self._submit_or_expire(
+                [*stopped_kinds, *held_kinds], limit=_HELD_STEPS_MAX, is_queued=False
+            )
+        if free_kinds:
+            count += await self._submit_or_expire(
+                free_kinds, limit=await self._room(), is_queued=True
+            )
         return count
 
     async def _submit_or_expire(
-        self, kinds: Collection[Kind], *, limit: int, is_woken: bool
+        self, kinds: Collection[Kind], *, limit: int, is_queued: bool
     ) -> int:
         due = await self._due.fetch_due(
             Step.SUBMIT, limit=limit, next_step_in=HANDOVER_RETRY_AFTER, kinds=kinds
         )
         too_old = [item for item in due if item.is_expired]
         await self._change_all([expiry_change(item.payment_id) for item in too_old])
-        if is_woken:
+        if is_queued:
             await self._wake([item.payment_id for item in due if item not in too_old])
         return len(due)
 
@@ -266,10 +273,10 @@ class Sweeper:
             if granted
             else []
         )
-        await self._wake([item.payment_id for item in due], hand_over=True)
+        await self._wake([item.payment_id for item in due], is_hand_over=True)
         return len(due)
 
-    async def _probe(self) -> int:
+    async def _probe_breaker(self) -> int:
         # One account sends all kinds that carry the credential.
         [kind, *_] = kinds_that(lambda rules: rules.uses_credential)
         account = self._accounts.get(kind)
@@ -299,11 +306,11 @@ class Sweeper:
         for result in await asyncio.gather(*(self._changes.change(change) for change in changes)):
             self._announcer.announce_soon(result)
 
-    async def _wake(self, payment_ids: list[UUID], *, hand_over: bool = False) -> None:
+    async def _wake(self, payment_ids: list[UUID], *, is_hand_over: bool = False) -> None:
         if not payment_ids:
             return
         try:
-            await (self._wakeups.hand_over if hand_over else self._wakeups.wake)(payment_ids)
+            await (self._wakeups.hand_over if is_hand_over else self._wakeups.wake)(payment_ids)
         except QueueUnavailable:
             # Each payment is due again in a few seconds.
             log.warning("wakeups_postponed", payments=len(payment_ids))

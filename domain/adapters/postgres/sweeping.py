@@ -65,7 +65,7 @@ SELECT step.name AS step, CASE WHEN step.name = 'status' AND brakes.breaker_is_o
     ) END AS due,
     brakes.engaged, brakes.breaker_is_open, brakes.probes_due,
     EXISTS (SELECT FROM mkwanja.payments
-        WHERE event_due <= now() - CAST(:overdue_by AS interval)) AS owes_events,
+        WHERE event_due <= now() - CAST(:overdue_by AS interval)) AS has_overdue_events,
     EXISTS (SELECT FROM mkwanja.unlisted_events) AS has_unlisted
 FROM unnest(CAST(:steps AS text[])) AS step(name)
 {HELD_STEP_JOIN},
@@ -146,7 +146,7 @@ class Sweeping:
         engaged = frozenset(rows[0].engaged or ())
         return SweepPlan(
             due={Step(row.step): row.due for row in rows},
-            owes_events=rows[0].owes_events,
+            has_overdue_events=rows[0].has_overdue_events,
             has_unlisted=rows[0].has_unlisted,
             engaged_brakes=engaged,
             breaker_is_open=rows[0].breaker_is_open,
