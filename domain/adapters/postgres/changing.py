@@ -60,7 +60,7 @@ _RECEIPTS = text(
 
 
 class Changing:
-    """Satisfies `domain.changes.ChangingStore`."""
+    """Changes payments in batches. Satisfies `domain.changes.ChangingStore`."""
 
     def __init__(self, database: Database, *, gate: asyncio.Semaphore | None = None) -> None:
         self._database = database

@@ -129,15 +129,15 @@ class _Claim:
 
 
 class Claiming:
-    """Satisfies `domain.lifecycle.submit.ClaimingStore`."""
+    """Claims payments for workers. Satisfies `domain.lifecycle.submit.ClaimingStore`."""
 
     def __init__(self, database: Database, *, gate: asyncio.Semaphore | None = None) -> None:
         self._database = database
         self._lookups: Lane[UUID, Due | None] = Lane(
             self._find_due_batch, key=lambda item: item, gate=gate
         )
-        self._waits: Lane[tuple[UUID, timedelta], None] = Lane(
-            self._wait_batch, key=lambda item: item[0], gate=gate
+        self._postponements: Lane[tuple[UUID, timedelta], None] = Lane(
+            self._postpone_batch, key=lambda item: item[0], gate=gate
         )
         self._claims: Lane[_Claim, Payment | None] = Lane(
             self._claim_batch, key=lambda claim: claim.payment_id, gate=gate
@@ -155,7 +155,7 @@ class Claiming:
 
     async def postpone(self, payment_id: UUID, wait: timedelta) -> None:
         """See `domain.lifecycle.submit.ClaimingStore.postpone`."""
-        await self._waits.submit((payment_id, wait))
+        await self._postponements.submit((payment_id, wait))
 
     async def _find_due_batch(self, ids: Sequence[UUID]) -> list[Due | None]:
         async with self._database.transaction() as transaction:
@@ -171,7 +171,7 @@ class Claiming:
         }
         return [due_by_id.get(payment_id) for payment_id in ids]
 
-    async def _wait_batch(self, batch: Sequence[tuple[UUID, timedelta]]) -> list[None]:
+    async def _postpone_batch(self, batch: Sequence[tuple[UUID, timedelta]]) -> list[None]:
         rows = [{"id": payment_id, "wait": wait} for payment_id, wait in batch]
         async with self._database.transaction() as transaction:
             await transaction.run(_POSTPONE, columns(rows, _WAIT_COLUMNS))

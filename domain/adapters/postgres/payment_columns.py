@@ -63,8 +63,8 @@ def _column(
     accepted: str | None = None,
     sent_as: tuple[str, str] | None = None,
     inserted: str | None = None,
-    changed: bool = False,
-    nullable: bool = True,
+    is_changed: bool = False,
+    is_nullable: bool = True,
     path: str = "",
     is_read: bool = True,
     read: Callable[[Any], Any] | None = None,
@@ -74,11 +74,11 @@ def _column(
         name=name,
         type=type_,
         path=path or _path_of(name, accepted),
-        is_nullable=nullable,
+        is_nullable=is_nullable,
         accepted=accepted,
         sent_as=sent_as or (name, type_),
         inserted=inserted or (name if accepted else None),
-        is_changed=changed,
+        is_changed=is_changed,
         is_read=is_read,
         read=read,
         write=write,
@@ -108,15 +108,15 @@ def _value_if_any(member: Any) -> Any:
 _FIRST_STEP_AT = f"now() + interval '{FIRST_STEP_WITHIN.total_seconds()} seconds'"
 
 PAYMENT_COLUMNS = (
-    _column("id", "uuid", accepted="id", nullable=False, read=as_uuid),
-    _column("kind", accepted="request.kind", nullable=False, read=Kind, write=_value),
+    _column("id", "uuid", accepted="id", is_nullable=False, read=as_uuid),
+    _column("kind", accepted="request.kind", is_nullable=False, read=Kind, write=_value),
     _column(
-        "stage", inserted=f"'{Stage.ACCEPTED}'", changed=True, nullable=False,
+        "stage", inserted=f"'{Stage.ACCEPTED}'", is_changed=True, is_nullable=False,
         read=Stage, write=_value,
     ),
-    _column("caller_key", accepted="caller.key", nullable=False),
+    _column("caller_key", accepted="caller.key", is_nullable=False),
     _column("owner", accepted="request.owner"),
-    _column("amount_kes", "int", accepted="request.amount_kes", nullable=False),
+    _column("amount_kes", "int", accepted="request.amount_kes", is_nullable=False),
     _column("phone_number", accepted="request.phone_number"),
     _column("paybill", accepted="request.paybill"),
     _column("till", accepted="request.till"),
@@ -129,48 +129,49 @@ PAYMENT_COLUMNS = (
     ),
     _column(
         "metadata", "json", accepted="request.metadata", sent_as=("metadata", "text"),
-        inserted="CAST(metadata AS json)", nullable=False,
+        inserted="CAST(metadata AS json)", is_nullable=False,
         read=lambda value: json.loads(value) if isinstance(value, str) else value,
         write=json.dumps,
     ),
-    _column("idempotency_key", accepted="idempotency_key", nullable=False),
+    _column("idempotency_key", accepted="idempotency_key", is_nullable=False),
     _column(
         "moves_money_out", "boolean", accepted="request.kind",
         write=lambda kind: RULES[kind].moves_money_out, is_read=False,
     ),
-    _column("created_at", "timestamptz", inserted="now()", nullable=False),
+    _column("created_at", "timestamptz", inserted="now()", is_nullable=False),
     _column(
         "expires_at", "timestamptz", accepted="expires_after",
         sent_as=("expires_after", "interval"), inserted="now() + expires_after", is_read=False,
     ),
-    _column("updated_at", "timestamptz", inserted="now()", changed=True, nullable=False),
-    _column("finalized_at", "timestamptz", changed=True),
-    _column("receipt", changed=True),
-    _column("recipient_name", changed=True),
+    _column("updated_at", "timestamptz", inserted="now()", is_changed=True, is_nullable=False),
+    _column("finalized_at", "timestamptz", is_changed=True),
+    _column("receipt", is_changed=True),
+    _column("recipient_name", is_changed=True),
     _column(
-        "failure_reason", changed=True, path="failure", is_read=False,
+        "failure_reason", is_changed=True, path="failure", is_read=False,
         write=lambda failure: failure.reason.value if failure else None,
     ),
     _column(
-        "failure_code", changed=True, path="failure", is_read=False,
+        "failure_code", is_changed=True, path="failure", is_read=False,
         write=lambda failure: failure.provider_code if failure else None,
     ),
     _column(
-        "failure_safe_to_retry", "boolean", changed=True, path="failure", is_read=False,
+        "failure_safe_to_retry", "boolean", is_changed=True, path="failure", is_read=False,
         write=lambda failure: failure.safe_to_retry if failure else None,
     ),
-    _column("needs_review", "boolean", changed=True, nullable=False),
-    _column("sequence", "int", inserted="1", changed=True, nullable=False),
+    _column("needs_review", "boolean", is_changed=True, is_nullable=False),
+    _column("sequence", "int", inserted="1", is_changed=True, is_nullable=False),
     _column(
-        "attempt_id", "uuid", changed=True, read=lambda value: as_uuid(value) if value else None
+        "attempt_id", "uuid", is_changed=True, read=lambda value: as_uuid(value) if value else None
     ),
-    _column("lease_until", "timestamptz", changed=True),
-    _column("next_step_at", "timestamptz", inserted=_FIRST_STEP_AT, changed=True),
-    _column("event_due", "timestamptz", changed=True),
+    _column("lease_until", "timestamptz", is_changed=True),
+    _column("next_step_at", "timestamptz", inserted=_FIRST_STEP_AT, is_changed=True),
+    _column("event_due", "timestamptz", is_changed=True),
     _column(
-        "next_step", inserted=f"'{Step.SUBMIT}'", changed=True, is_read=False, write=_value_if_any
+        "next_step", inserted=f"'{Step.SUBMIT}'", is_changed=True, is_read=False,
+        write=_value_if_any,
     ),
-    _column("amount_settled_kes", "int", changed=True, is_read=False),
+    _column("amount_settled_kes", "int", is_changed=True, is_read=False),
 )  # fmt: skip
 
 _ACCEPTED = [column for column in PAYMENT_COLUMNS if column.accepted]

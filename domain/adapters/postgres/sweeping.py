@@ -121,7 +121,7 @@ WHERE id = ANY(CAST(:payment_ids AS uuid[])) AND event_due IS NOT NULL AND NOT E
 
 
 class Sweeping:
-    """Satisfies `domain.lifecycle.reconcile.SweepingStore`."""
+    """Reads and writes for the sweeper. Satisfies `domain.lifecycle.reconcile.SweepingStore`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

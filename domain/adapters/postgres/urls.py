@@ -236,7 +236,8 @@ def _parse_port(text: str) -> int:
 def _choose_target(wanted: str | None, *, has_several_hosts: bool) -> str | None:
     if wanted is not None and wanted in _TARGETS_REFUSED:
         raise ValueError(
-            "has a target_session_attrs that names a standby; use read-write, as this service writes"
+            "has a target_session_attrs that names a standby;"
+            " use read-write, because this service writes"
         )
     if wanted is not None:
         _check_value("target_session_attrs", wanted, _TARGETS)
