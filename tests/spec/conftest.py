@@ -84,7 +84,7 @@ async def _let_sleep(system: System, request: pytest.FixtureRequest) -> None:
 
 # A minute of life is about a second: first question after half a second, then each second, windows
 # of a few.
-ASKED_SOON: dict[str, str | None] = {
+INQUIRE_SOON: dict[str, str | None] = {
     "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
     "INQUIRY_INTERVAL_MAX_SECONDS": "1",
     "NOT_FOUND_TRUSTED_AFTER_SECONDS": "1",
@@ -96,12 +96,14 @@ ASKED_SOON: dict[str, str | None] = {
 
 
 @pytest.fixture
-async def asking_system(lending: Lending, request: pytest.FixtureRequest) -> AsyncIterator[System]:
+async def inquiring_system(
+    lending: Lending, request: pytest.FixtureRequest
+) -> AsyncIterator[System]:
     """A system that soon asks Daraja about what is open.
 
     Other tests have used it, and it is not reset: Daraja does not forget what was sent to it.
     """
-    shape = Shape(env={**BRISK, **ASKED_SOON}, time_scale=TIME_SCALE)
+    shape = Shape(env={**BRISK, **INQUIRE_SOON}, time_scale=TIME_SCALE)
     async with lending.used_stack(shape) as stack, System(stack) as system:
         await system.forget_open_payments()
         yield system

@@ -116,7 +116,7 @@ async def wait_for_inquiries(
     return found
 
 
-async def awaiting_test_result(system: System, payment_id: str, api: Api) -> AwaitedPayment:
+async def load_awaited(system: System, payment_id: str, api: Api) -> AwaitedPayment:
     """The payment as one whose result the test delivers, without ids, to the payment's address."""
     payment = await system.payment(payment_id)
     url = await system.callback_url(payment_id, OPERATIONS[api])
@@ -129,14 +129,14 @@ async def receipt_of(system: System, payment_id: str) -> str:
     return str(movement["receipt"])
 
 
-async def events(system: System, payment_id: str) -> list[str]:
+async def event_types(system: System, payment_id: str) -> list[str]:
     """The types of the payment's events, in order, without their common prefix."""
     sql = "SELECT event_type FROM mkwanja.payment_history WHERE payment_id = $1::uuid AND event_type IS NOT NULL"
     rows = await system.rows(f"{sql} ORDER BY sequence", payment_id)
     return [row["event_type"].removeprefix("mkwanja.payment.") for row in rows]
 
 
-async def stored_as(system: System, disposition: str) -> float:
+async def count_stored(system: System, disposition: str) -> float:
     """How many callbacks with `disposition` the receiver counts in its /metrics."""
     wanted = f'mkwanja_callbacks_stored_total{{disposition="{disposition}"}} '
     async with system.http.get(f"{system.stack.callbacks_url}/metrics") as answer:

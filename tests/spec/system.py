@@ -224,7 +224,7 @@ class System:
         self,
         look: Callable[[], Awaitable[Any]],
         is_so: Callable[[Any], object] = bool,
-        what: str = "",
+        awaited: str = "",
         *,
         patience_seconds: float = PATIENCE_SECONDS,
         look_again_seconds: float = 0.02,
@@ -245,7 +245,7 @@ class System:
                     longer = min(wait_seconds * 1.5, _LOOK_AGAIN_SECONDS_MAX)
                     wait_seconds = max(look_again_seconds, longer)
         except TimeoutError:
-            raise AssertionError(f"did not come about {what}; last seen: {seen}") from None
+            raise AssertionError(f"did not come about: {awaited}; last seen: {seen}") from None
 
     async def stage_counts(self, payment_ids: list[str]) -> Counter[str]:
         """How many of the payments are in which stage."""

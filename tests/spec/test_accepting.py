@@ -10,15 +10,15 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tests.spec.asking import (
+from tests.spec.requesting import (
     BILL_PAYMENT,
     DEPOSIT,
     POCHI_PAYMENT,
     WITHDRAWAL,
     caller,
+    expect_problem,
+    new_subject,
     post,
-    problem,
-    someone,
 )
 from tests.spec.system import System
 from tests.stack.client import Client
@@ -62,7 +62,7 @@ async def test_a_users_deposit_has_the_pinned_shape(system: System) -> None:
         "description": "Invoice 42",
         "metadata": {"order": "42"},
     }
-    async with caller(system, sub=(sub := someone())) as user:
+    async with caller(system, sub=(sub := new_subject())) as user:
         payment = await _accepted(user, "/v1/deposits", body)
         assert set(payment) == {
             *_BEFORE,
@@ -224,14 +224,16 @@ async def test_an_owner_is_the_callers_or_a_backends_choice(system: System) -> N
     """A user owns what it pays and cannot say otherwise; a backend may name an owner, who then
     sees the payment.
     """
-    sub = someone()
-    async with caller(system, sub=sub) as user, caller(system, sub=someone()) as other:
+    sub = new_subject()
+    async with caller(system, sub=sub) as user, caller(system, sub=new_subject()) as other:
         assert (await _accepted(user, "/v1/deposits", DEPOSIT))["owner"] == sub
-        problem(await user.pay("/v1/deposits", {**DEPOSIT, "owner": sub}), 422, "invalid_request")
+        expect_problem(
+            await user.pay("/v1/deposits", {**DEPOSIT, "owner": sub}), 422, "invalid_request"
+        )
         payment = await _accepted(system.backend, "/v1/withdrawals", {**WITHDRAWAL, "owner": sub})
         assert payment["owner"] == sub
         assert set(await user.payment(payment["id"])) == set(payment) - set(_FOR_BACKENDS)
-        problem(await other.get(f"/v1/payments/{payment['id']}"), 404, "payment_not_found")
+        expect_problem(await other.get(f"/v1/payments/{payment['id']}"), 404, "payment_not_found")
         assert (await _accepted(system.backend, "/v1/deposits", DEPOSIT))["owner"] is None
 
 

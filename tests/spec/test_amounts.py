@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from tests.spec.asking import ask
 from tests.spec.delivering import deliver
 from tests.spec.in_doubt import (
     InquiryRule,
-    awaiting_test_result,
     begin_in_doubt,
-    events,
+    event_types,
     inquiries,
+    load_awaited,
     receipt_of,
     wait_for_inquiries,
 )
 from tests.spec.operating import operate
 from tests.spec.playing import begin
+from tests.spec.requesting import send_request
 from tests.spec.system import System
 
 _REASON = "statement of 1 March, page 2"
@@ -28,9 +28,9 @@ _WITHOUT_AMOUNT = InquiryRule("status_missing_parameters", {"without": ["Amount"
 
 
 @pytest.fixture
-async def system(asking_system: System) -> System:
+async def system(inquiring_system: System) -> System:
     """A system that asks soon."""
-    return asking_system
+    return inquiring_system
 
 
 async def _resolve(system: System, payment_id: str, decision: str, *more: str, **env: str) -> Any:
@@ -59,7 +59,7 @@ async def test_a_payment_whose_amounts_disagree_is_for_a_person(
         True,
         None,
     )
-    assert await events(system, payment_id) == []
+    assert await event_types(system, payment_id) == []
     [row] = await system.rows(
         "SELECT next_step_at FROM mkwanja.payments WHERE id = $1::uuid", payment_id
     )
@@ -79,7 +79,7 @@ async def test_a_payment_whose_amounts_disagree_is_for_a_person(
         False,
     )
     assert (payment["amount"], payment["amount_settled"]) == (statement - 1, statement)
-    assert await events(system, payment_id) == ["succeeded"]
+    assert await event_types(system, payment_id) == ["succeeded"]
     sql = "SELECT event_body FROM mkwanja.payment_history WHERE payment_id = $1::uuid AND event_body IS NOT NULL"
     [told] = await system.rows(sql, payment_id)
     assert f'"amount_settled":{statement},' in told["event_body"]
@@ -93,7 +93,7 @@ async def test_a_callback_that_names_the_payment_s_own_amount_decides(system: Sy
         system, "stk", "slow_result", InquiryRule("in_flight_a"), seconds=600
     )
     await system.in_stage(payment_id, "awaiting_result")
-    one = await awaiting_test_result(system, payment_id, "stk")
+    one = await load_awaited(system, payment_id, "stk")
     for amount, receipt in ((one.amount - 2, "UKN7AMNT11"), (one.amount, "UKN7AMNT12")):
         assert (
             await deliver(system, one.url, one.result(amount=amount, receipt=receipt))
@@ -130,7 +130,7 @@ async def test_what_its_caller_cancelled_unsent_is_not_said_to_be_refused_by_dar
     try:
         payment_id = await system.withdrawal()
         (
-            await ask(
+            await send_request(
                 system,
                 "POST",
                 f"/v1/payments/{payment_id}/cancel",

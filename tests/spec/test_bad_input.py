@@ -12,15 +12,15 @@ from uuid import uuid4
 
 import pytest
 
-from tests.spec.asking import (
+from tests.spec.requesting import (
     BILL_PAYMENT,
     DEPOSIT,
     UNKNOWN_PAYMENT_ID,
     WITHDRAWAL,
-    ask,
+    expect_problem,
     pointers,
     post,
-    problem,
+    send_request,
 )
 from tests.spec.system import System
 
@@ -189,7 +189,7 @@ async def test_every_wrong_field_is_named(quiet: System) -> None:
             if route == "deposits"
             else quiet.stack.issuer.backend_token()
         )
-        problem_details = problem(
+        problem_details = expect_problem(
             await post(quiet, f"/v1/{route}", body, token=token), 422, "invalid_request"
         )
         assert pointers(problem_details) == fields, body
@@ -200,7 +200,9 @@ async def test_an_amount_is_a_whole_number_of_shillings(quiet: System) -> None:
     """An amount that is no JSON integer within its limits is refused, by that name."""
     for text in _AMOUNTS:
         body = b'{"phone_number":"0711000111","amount":' + text.encode() + b"}"
-        problem_details = problem(await post(quiet, "/v1/deposits", body), 422, "invalid_request")
+        problem_details = expect_problem(
+            await post(quiet, "/v1/deposits", body), 422, "invalid_request"
+        )
         assert pointers(problem_details) == {"/amount"}, text
 
 
@@ -235,7 +237,7 @@ async def test_what_is_not_json_is_refused(quiet: System, what: str) -> None:
     """A body that RFC 8259 does not call JSON, or that two readers could read differently, is
     400 invalid_json.
     """
-    problem(await post(quiet, "/v1/deposits", _NOT_JSON[what]), 400, "invalid_json")
+    expect_problem(await post(quiet, "/v1/deposits", _NOT_JSON[what]), 400, "invalid_json")
 
 
 _KEYS: dict[str, tuple[list[tuple[str, str]], str]] = {
@@ -259,10 +261,10 @@ async def test_a_payment_needs_one_key(quiet: System, what: str) -> None:
     accepted.
     """
     headers, fault = _KEYS[what]
-    answer = await ask(
+    answer = await send_request(
         quiet, "POST", "/v1/deposits", headers=[*headers, _JSON], data=json.dumps(DEPOSIT).encode()
     )
-    problem(answer, 400, f"idempotency_key_{fault}")
+    expect_problem(answer, 400, f"idempotency_key_{fault}")
 
 
 @pytest.mark.parametrize(
@@ -276,7 +278,7 @@ async def test_a_key_has_two_names(system: System, names: list[str], length: int
     key = (uuid4().hex * 8)[:length] if length > 1 else "!"
     token = system.stack.issuer.user_token(str(uuid4()))
     headers = [*((name, key) for name in names), _JSON]
-    answer = await ask(
+    answer = await send_request(
         system,
         "POST",
         "/v1/deposits",
@@ -305,10 +307,10 @@ _MEDIA: list[list[tuple[str, str]]] = [
 async def test_a_body_is_json_in_utf8(quiet: System, headers: list[tuple[str, str]]) -> None:
     """A body of another type, charset or encoding is 415."""
     headers = [("X-Idempotency-Key", str(uuid4())), *headers]
-    answer = await ask(
+    answer = await send_request(
         quiet, "POST", "/v1/deposits", headers=headers, data=json.dumps(DEPOSIT).encode()
     )
-    problem(answer, 415, "unsupported_media_type")
+    expect_problem(answer, 415, "unsupported_media_type")
 
 
 async def _in_chunks(size: int) -> AsyncIterator[bytes]:
@@ -318,10 +320,12 @@ async def _in_chunks(size: int) -> AsyncIterator[bytes]:
 
 async def test_a_body_that_is_too_large_is_refused(quiet: System) -> None:
     """More than 16 KiB is 413, whether the length was said before or came out in chunks."""
-    problem(await post(quiet, "/v1/deposits", b" " * 17 * _MANY), 413, "body_too_large")
+    expect_problem(await post(quiet, "/v1/deposits", b" " * 17 * _MANY), 413, "body_too_large")
     headers = [("X-Idempotency-Key", str(uuid4())), _JSON]
-    answer = await ask(quiet, "POST", "/v1/deposits", headers=headers, data=_in_chunks(17 * _MANY))
-    problem(answer, 413, "body_too_large")
+    answer = await send_request(
+        quiet, "POST", "/v1/deposits", headers=headers, data=_in_chunks(17 * _MANY)
+    )
+    expect_problem(answer, 413, "body_too_large")
 
 
 async def test_a_body_of_sixteen_kib_is_read(system: System) -> None:
@@ -358,8 +362,8 @@ async def test_what_is_not_there_is_a_problem_too(
     """An unknown route or payment is 404 and a wrong method 405 with Allow, told as problems
     like everything else.
     """
-    answer = await ask(quiet, method, path)
-    problem(answer, status, answer.json()["code"])
+    answer = await send_request(quiet, method, path)
+    expect_problem(answer, status, answer.json()["code"])
     assert ("Allow" in answer.headers) == (status == 405)
 
 
@@ -367,7 +371,7 @@ async def test_a_post_takes_no_query(quiet: System) -> None:
     """A query on a request that makes a payment is refused: nobody may believe that it meant
     something.
     """
-    problem_details = problem(
+    problem_details = expect_problem(
         await post(quiet, "/v1/deposits?amount=5", DEPOSIT), 422, "invalid_request"
     )
     assert pointers(problem_details) == {"?amount"}
@@ -378,4 +382,4 @@ async def test_many_refusals_at_once_are_each_their_own(quiet: System) -> None:
     bodies: list[dict[str, Any]] = [{**DEPOSIT, f"field{number}": number} for number in range(30)]
     answers = await asyncio.gather(*(post(quiet, "/v1/deposits", body) for body in bodies))
     for number, answer in enumerate(answers):
-        assert pointers(problem(answer, 422, "invalid_request")) == {f"/field{number}"}
+        assert pointers(expect_problem(answer, 422, "invalid_request")) == {f"/field{number}"}

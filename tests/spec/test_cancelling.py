@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.spec.asking import DEPOSIT, ask, caller, problem, someone
 from tests.spec.playing import begin, count_sends, stopped_payouts, sweep
+from tests.spec.requesting import DEPOSIT, caller, expect_problem, new_subject, send_request
 from tests.spec.system import System
 
 _CANCELLED = {"reason": "cancelled_by_caller", "provider_code": None, "safe_to_retry": True}
@@ -19,7 +19,7 @@ async def test_a_payment_that_waits_can_be_cancelled(system: System) -> None:
         withdrawal, bill = await system.withdrawal(), await system.bill_payment()
         for payment_id in (withdrawal, bill):
             first = (
-                await ask(
+                await send_request(
                     system, "POST", f"/v1/payments/{payment_id}/cancel", token=_backend(system)
                 )
             ).expect(200)
@@ -34,7 +34,7 @@ async def test_a_payment_that_waits_can_be_cancelled(system: System) -> None:
             )
             assert payment["finalized_at"] is not None
             again = (
-                await ask(
+                await send_request(
                     system, "POST", f"/v1/payments/{payment_id}/cancel", token=_backend(system)
                 )
             ).expect(200)
@@ -76,10 +76,10 @@ async def test_what_was_sent_cannot_be_cancelled(system: System) -> None:
     stages = {awaited: "awaiting_result", doubtful: "in_doubt", paid: "succeeded", failed: "failed"}
     for payment_id, stage in stages.items():
         before = await system.in_stage(payment_id, stage)
-        answer = await ask(
+        answer = await send_request(
             system, "POST", f"/v1/payments/{payment_id}/cancel", token=_backend(system)
         )
-        assert problem(answer, 409, "too_late_to_cancel")["retryable"] is False
+        assert expect_problem(answer, 409, "too_late_to_cancel")["retryable"] is False
         after = await system.payment(payment_id)
         assert (after["stage"], after["failure"]) == (stage, before["failure"])
 
@@ -100,7 +100,9 @@ async def test_a_cancellation_and_a_claim_exclude_each_other(system: System) -> 
             number * 0.02
         )  # spread over the time in which a sweep and a worker take them
         return (
-            await ask(system, "POST", f"/v1/payments/{payment_id}/cancel", token=_backend(system))
+            await send_request(
+                system, "POST", f"/v1/payments/{payment_id}/cancel", token=_backend(system)
+            )
         ).status
 
     statuses = await asyncio.gather(
@@ -118,11 +120,16 @@ async def test_users_cancel_only_their_own(system: System) -> None:
     """A user cancels its own waiting payment; somebody else's is not there for it, and stays."""
     await system.control("POST", "/listener", {"open": False, "seconds": None})
     try:
-        async with caller(system, sub=someone()) as one, caller(system, sub=(other := someone())):
+        async with (
+            caller(system, sub=new_subject()) as one,
+            caller(system, sub=(other := new_subject())),
+        ):
             payment_id = (await one.pay("/v1/deposits", DEPOSIT)).expect(202).json()["id"]
             path = f"/v1/payments/{payment_id}/cancel"
             token = system.stack.issuer.user_token(other)
-            problem(await ask(system, "POST", path, token=token), 404, "payment_not_found")
+            expect_problem(
+                await send_request(system, "POST", path, token=token), 404, "payment_not_found"
+            )
             assert (await one.payment(payment_id))["status"] == "pending"
     finally:
         await system.control("POST", "/listener", {"open": True})
@@ -135,7 +142,7 @@ async def test_a_cancellation_has_no_body(system: System) -> None:
         payment_id = await system.withdrawal()
         headers = [("Content-Type", "text/rubbish; charset=none")]
         path = f"/v1/payments/{payment_id}/cancel"
-        answer = await ask(
+        answer = await send_request(
             system, "POST", path, headers=headers, data=b"{nothing", token=_backend(system)
         )
         assert answer.expect(200).json()["failure"]["reason"] == "cancelled_by_caller"

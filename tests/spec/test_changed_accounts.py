@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.simulator.app import Simulator
-from tests.spec.conftest import ASKED_SOON, a_system
+from tests.spec.conftest import INQUIRE_SOON, a_system
 from tests.spec.delivering import OPERATIONS, deliver
 from tests.spec.in_doubt import (
     InquiryRule,
@@ -47,7 +47,7 @@ _NO_ANSWER: dict[Api, InquiryRule] = {
 
 @pytest.fixture(scope="module")
 async def running_system() -> AsyncIterator[System]:
-    async with a_system(env=ASKED_SOON, process_env={"simulator": _SIMULATOR}) as system:
+    async with a_system(env=INQUIRE_SOON, process_env={"simulator": _SIMULATOR}) as system:
         yield system
 
 

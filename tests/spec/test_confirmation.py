@@ -14,10 +14,10 @@ from tests.spec.conftest import TIME_SCALE, a_system
 from tests.spec.delivering import ACCEPTED, OPERATIONS, AwaitedPayment, deliver
 from tests.spec.in_doubt import (
     InquiryRule,
-    awaiting_test_result,
     begin_in_doubt,
-    events,
+    event_types,
     inquiries,
+    load_awaited,
     receipt_of,
 )
 from tests.spec.playing import Api, begin, wait_for_callbacks
@@ -111,7 +111,7 @@ async def test_a_large_payment_ends_once_daraja_has_confirmed_it(system: System,
     assert (callback["disposition"], callback["is_flagged"]) == ("awaits_confirmation", False)
     assert callback["receipt"] == payment["receipt"]
     assert await _counted(system) == before + 1
-    assert await events(system, payment_id) == ["succeeded"]
+    assert await event_types(system, payment_id) == ["succeeded"]
     await system.assert_money_agrees([payment_id])
 
 
@@ -145,7 +145,7 @@ async def test_a_callback_that_comes_several_times_is_asked_about_and_noted_once
     await wait_for_callbacks(system)
     assert len(await _questions(system, payment_id)) == 1
     assert (await _whats(system, payment_id)).count("awaits_confirmation") == 1
-    assert await events(system, payment_id) == ["succeeded"]
+    assert await event_types(system, payment_id) == ["succeeded"]
 
 
 @pytest.mark.parametrize("api", _APIS)
@@ -183,7 +183,7 @@ async def test_a_forged_success_of_a_payment_that_failed_is_never_believed(
     await system.eventually(
         lambda: system.control("GET", "/callbacks"), lambda found: found["held"]
     )
-    forged = await awaiting_test_result(system, payment_id, api)
+    forged = await load_awaited(system, payment_id, api)
     await _deliver_result(system, forged, receipt="UKN7FORGED")
     await system.eventually(
         lambda: inquiries(system, payment_id), lambda found: found and found[0]["verdict"]
@@ -199,7 +199,7 @@ async def test_a_forged_success_of_a_payment_that_failed_is_never_believed(
         True,
     )
     assert await system.movements(payment_id) == []
-    assert await events(system, payment_id) == []
+    assert await event_types(system, payment_id) == []
     assert (await _whats(system, payment_id)).count("awaits_confirmation") == 1
     assert len(await _questions(system, payment_id)) == 1  # each more makes the next wait longer
 
@@ -212,7 +212,7 @@ async def test_a_forged_correction_is_for_a_person(system: System, api: Api) -> 
     """
     payment_id = await begin_in_doubt(system, api, "result_code", code=_FAILURE[api])
     assert (await system.settled(payment_id))["status"] == "failed"
-    forged = await awaiting_test_result(system, payment_id, api)
+    forged = await load_awaited(system, payment_id, api)
     await _deliver_result(system, forged, receipt="UKN7FORGED")
     await system.eventually(
         lambda: inquiries(system, payment_id), lambda found: found and found[0]["verdict"]
@@ -223,7 +223,7 @@ async def test_a_forged_correction_is_for_a_person(system: System, api: Api) -> 
         None,
         True,
     )
-    assert await events(system, payment_id) == ["failed"]
+    assert await event_types(system, payment_id) == ["failed"]
 
 
 @pytest.mark.parametrize("api", _APIS)
@@ -240,7 +240,7 @@ async def test_a_true_correction_is_confirmed_and_announced(system: System, api:
         await receipt_of(system, payment_id),
         True,
     )
-    assert await events(system, payment_id) == ["failed", "corrected"]
+    assert await event_types(system, payment_id) == ["failed", "corrected"]
     await system.assert_money_agrees([payment_id])
 
 
@@ -256,7 +256,7 @@ async def test_a_receipt_that_somebody_else_named_first_is_not_taken(system: Sys
         lambda: system.control("GET", "/callbacks"), lambda found: found["held"]
     )
     await _deliver_result(
-        system, await awaiting_test_result(system, payment_id, "stk"), receipt="UKN7FORGED"
+        system, await load_awaited(system, payment_id, "stk"), receipt="UKN7FORGED"
     )
     await system.eventually(
         lambda: inquiries(system, payment_id), lambda found: found and found[0]["verdict"]

@@ -13,12 +13,12 @@ import pytest
 from tests.spec.delivering import OPERATIONS, AwaitedPayment, deliver
 from tests.spec.in_doubt import (
     InquiryRule,
-    awaiting_test_result,
     begin_in_doubt,
-    events,
+    count_stored,
+    event_types,
     inquiries,
+    load_awaited,
     receipt_of,
-    stored_as,
     wait_for_inquiries,
 )
 from tests.spec.listening import listening
@@ -30,17 +30,17 @@ _FAILED = {"stk": 1032, "b2c": 1, "b2b": 1}
 
 
 @pytest.fixture
-async def system(asking_system: System) -> System:
+async def system(inquiring_system: System) -> System:
     """A system that asks soon."""
-    return asking_system
+    return inquiring_system
 
 
 @asynccontextmanager
 async def _counted(system: System, disposition: str, times: int = 1) -> AsyncIterator[None]:
     """Meanwhile the receiver counts so many callbacks with that disposition."""
-    before = await stored_as(system, disposition)
+    before = await count_stored(system, disposition)
     yield
-    assert await stored_as(system, disposition) == before + times, disposition
+    assert await count_stored(system, disposition) == before + times, disposition
 
 
 async def _begin_ours(
@@ -53,7 +53,7 @@ async def _begin_ours(
         answers = (InquiryRule("cut_before_acting"),)
     payment_id = await begin_in_doubt(system, api, "slow_result", *answers, seconds=600, **params)
     await system.in_stage(payment_id, "awaiting_result")
-    return await awaiting_test_result(system, payment_id, api)
+    return await load_awaited(system, payment_id, api)
 
 
 async def _deliver_result(system: System, one: AwaitedPayment, **result: Any) -> None:
@@ -89,7 +89,7 @@ async def test_a_late_success_corrects_a_failure(system: System, api: Api) -> No
     )
     assert payment["receipt"] is not None
     assert [event["type"] for event in received] == ["mkwanja.payment.corrected"]
-    assert await events(system, one.id) == ["failed", "corrected"]
+    assert await event_types(system, one.id) == ["failed", "corrected"]
     assert await _whats(system, one.id) == ["failure_reported", "success_reported"]
     assert await _dispositions(system, one) == ["finalized", "corrected"]
 
@@ -115,7 +115,7 @@ async def test_a_failure_after_a_success_takes_nothing_back(system: System, api:
         receipt,
         True,
     )
-    assert await events(system, one.id) == ["succeeded"]
+    assert await event_types(system, one.id) == ["succeeded"]
     assert await _whats(system, one.id) == ["success_reported", "contradiction"]
     assert await _dispositions(system, one) == ["finalized", "contradiction", "contradiction"]
 
@@ -134,7 +134,7 @@ async def test_a_second_receipt_is_for_a_person(system: System, api: Api) -> Non
         await _deliver_result(system, one, receipt=second)
     payment = await system.payment(one.id)
     assert (payment["receipt"], payment["needs_review"]) == (first, True)
-    assert await events(system, one.id) == ["succeeded"]
+    assert await event_types(system, one.id) == ["succeeded"]
     assert (await _whats(system, one.id))[-1] == "contradiction"
 
 
@@ -153,7 +153,7 @@ async def test_another_amount_is_for_a_person(system: System, api: Api) -> None:
         True,
     )
     assert await _whats(system, one.id) == ["amount_differs"]
-    assert await events(system, one.id) == []
+    assert await event_types(system, one.id) == []
     await _deliver_result(
         system, one, receipt={"stk": "UKN7AMNT01", "b2c": "UKN7AMNT02", "b2b": "UKN7AMNT03"}[api]
     )
@@ -178,7 +178,7 @@ async def test_a_success_without_receipt_gets_its_receipt_later(system: System) 
         "UKN7ADDED1",
     )
     assert (await system.payment(one.id))["receipt"] == "UKN7ADDED1"
-    assert await events(system, one.id) == ["succeeded", "receipt_added"]
+    assert await event_types(system, one.id) == ["succeeded", "receipt_added"]
     async with _counted(system, "contradiction"):
         await _deliver_result(system, one, receipt="UKN7ADDED2")
     assert (await system.payment(one.id))["receipt"] == "UKN7ADDED1"
@@ -195,7 +195,7 @@ async def test_a_payout_found_without_receipt_gets_its_receipt_later(system: Sys
     assert (payment["status"], payment["receipt"]) == ("success", None)
     await system.control("POST", "/callbacks/release", {"url_contains": payment_id})
     assert (await system.payment(payment_id))["receipt"] == await receipt_of(system, payment_id)
-    assert await events(system, payment_id) == ["succeeded", "receipt_added"]
+    assert await event_types(system, payment_id) == ["succeeded", "receipt_added"]
     await system.assert_money_agrees([payment_id])
 
 
@@ -213,7 +213,7 @@ async def test_a_query_that_says_failed_yields_to_a_callback_that_says_paid(syst
     await _deliver_result(system, once, receipt="UKN7QRYA01")
     payment = await system.payment(once.id)
     assert (payment["status"], payment["receipt"]) == ("success", "UKN7QRYA01")
-    assert await events(system, once.id) == ["succeeded"]
+    assert await event_types(system, once.id) == ["succeeded"]
     twice = await _begin_ours(system, "stk", InquiryRule("query_contradicts", {"code": 1037}))
     payment = await system.settled(twice.id)
     assert (payment["failure"]["reason"], payment["failure"]["safe_to_retry"]) == (
@@ -223,7 +223,7 @@ async def test_a_query_that_says_failed_yields_to_a_callback_that_says_paid(syst
     await _deliver_result(system, twice, receipt="UKN7QRYA02")
     payment = await system.payment(twice.id)
     assert (payment["status"], payment["needs_review"]) == ("success", True)
-    assert await events(system, twice.id) == ["failed", "corrected"]
+    assert await event_types(system, twice.id) == ["failed", "corrected"]
 
 
 async def test_a_status_that_says_failed_takes_no_success_back(system: System) -> None:
@@ -268,7 +268,7 @@ async def test_a_status_that_says_paid_corrects_a_failure(system: System) -> Non
         await _release(system, one.id)
     payment = await system.payment(one.id)
     assert (payment["status"], payment["needs_review"]) == ("success", True)
-    assert await events(system, one.id) == ["failed", "corrected"]
+    assert await event_types(system, one.id) == ["failed", "corrected"]
 
 
 async def test_a_reversal_after_a_success_is_for_a_person(system: System) -> None:

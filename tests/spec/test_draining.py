@@ -105,7 +105,7 @@ async def test_a_callback_under_way_is_answered_before_its_receiver_ends(system:
             await holder.execute(_LOCK, payment_id)
             callback = asyncio.create_task(_post(url, b'{"held": "up"}'))
             await system.eventually(
-                lambda: holder.fetchval(_WAITING_FOR_US), what="a callback that waits"
+                lambda: holder.fetchval(_WAITING_FOR_US), awaited="a callback that waits"
             )
             end = asyncio.create_task(receiver.terminate(within_seconds=_DRAIN_SECONDS))
             await receiver.wait_logged(r'"event":\s*"draining"')

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from tests.builders import a_backlog_of
 from tests.spec.conftest import a_system
-from tests.spec.feeding import Reader
+from tests.spec.feed_reader import Reader
 from tests.spec.playing import begin
 
 _WAITING = 3_000

@@ -14,11 +14,11 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from tests.spec.asking import ask, caller, pointers, problem, someone
 from tests.spec.conftest import a_system
 from tests.spec.delivering import begin_awaited, deliver
-from tests.spec.feeding import Reader, holding, somebody_waits
+from tests.spec.feed_reader import Reader, open_transaction, wait_for_blocked
 from tests.spec.playing import begin, stopped_payouts
+from tests.spec.requesting import caller, expect_problem, new_subject, pointers, send_request
 from tests.spec.system import System
 from tests.stack.client import Client
 from tests.stack.databases import connection
@@ -49,7 +49,7 @@ async def _cancelled(system: System, count: int) -> list[str]:
         token = system.stack.issuer.backend_token()
         paths = [f"/v1/payments/{payment_id}/cancel" for payment_id in payment_ids]
         for answer in await asyncio.gather(
-            *(ask(system, "POST", path, token=token) for path in paths)
+            *(send_request(system, "POST", path, token=token) for path in paths)
         ):
             answer.expect(200)
     return payment_ids
@@ -89,14 +89,16 @@ async def test_a_wrong_parameter_is_named(system: System, parameters: str, wrong
     """
     if wrong.endswith(" twice"):
         parameters, wrong = f"{parameters}&{parameters}", "?after"
-    problem_details = problem(
-        await ask(system, "GET", f"/v1/events?{parameters}"), 422, "invalid_request"
+    problem_details = expect_problem(
+        await send_request(system, "GET", f"/v1/events?{parameters}"), 422, "invalid_request"
     )
     assert pointers(problem_details) == {wrong}
 
 
 async def test_nobody_reads_events_without_a_token(system: System) -> None:
-    problem(await ask(system, "GET", "/v1/events", token=""), 401, "unauthenticated")
+    expect_problem(
+        await send_request(system, "GET", "/v1/events", token=""), 401, "unauthenticated"
+    )
 
 
 async def test_pages_are_as_long_as_asked_and_always_say_where_to_go_on(system: System) -> None:
@@ -145,7 +147,7 @@ async def test_a_backend_reads_all_events_and_a_user_its_own(system: System) -> 
     """Those of payments that it made and of those that a backend made for it; nobody else's, by
     any cursor.
     """
-    mine, other = someone(), someone()
+    mine, other = new_subject(), new_subject()
     async with caller(system, sub=mine) as me, caller(system, sub=other) as another:
         everything = await Reader(system.backend, limit=2).skip()
         my_feed, their_feed = Reader(me, limit=2), Reader(another)
@@ -229,11 +231,11 @@ async def test_a_receiver_frozen_inside_its_commit_is_not_passed_over(system: Sy
     frozen = system.stack.process("callbacks.2")
     path = one.url.removeprefix(system.stack.callbacks_url)
     takes_the_receipt = f"UPDATE mkwanja.payments SET receipt = 'UKN7LATE01' WHERE id = '{other}'"  # noqa: S608
-    async with holding(system, takes_the_receipt) as raw:
+    async with open_transaction(system, takes_the_receipt) as raw:
         answer = asyncio.create_task(
             deliver(system, frozen.url + path, one.result(receipt="UKN7LATE01"))
         )
-        await somebody_waits(system, raw)
+        await wait_for_blocked(system, raw)
         frozen.freeze()
     # Postgres goes on with the statement, and nobody is there to commit it.
     passed = await _cancelled(system, 3)
@@ -303,7 +305,7 @@ async def test_while_nothing_can_be_listed_payments_go_on_to_their_end(system: S
     read when it is gone.
     """
     reader = await Reader(system.backend).skip()
-    async with holding(system, "LOCK TABLE mkwanja.events IN SHARE MODE"):
+    async with open_transaction(system, "LOCK TABLE mkwanja.events IN SHARE MODE"):
         payment_ids = [await begin(system, api, "approve") for api in ("stk", "b2c", "b2b")]
         for payment_id in payment_ids:
             assert (await system.settled(payment_id))["status"] == "success"
@@ -331,9 +333,9 @@ async def _frozen_lister(system: System, statement: str) -> AsyncIterator[list[s
             for payment_id, history_id in zip(payment_ids, ids, strict=True):
                 await _announce_by_hand(raw, payment_id, history_id)
         async with Client(frozen.url, system.stack.issuer.backend_token()) as elsewhere:
-            async with holding(system, statement.format(ids[0])) as raw:
+            async with open_transaction(system, statement.format(ids[0])) as raw:
                 page = asyncio.create_task(elsewhere.get("/v1/events"))
-                await somebody_waits(system, raw)
+                await wait_for_blocked(system, raw)
                 frozen.freeze()
             try:
                 for worker in workers:

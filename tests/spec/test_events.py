@@ -10,10 +10,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.spec.asking import ask
 from tests.spec.delivering import begin_awaited, deliver
 from tests.spec.listening import CHANNEL_OF_ALL, Listener, listening
 from tests.spec.playing import Api, begin, stopped_payouts, wait_for_callbacks
+from tests.spec.requesting import send_request
 from tests.spec.system import System
 
 _FIELDS = {
@@ -97,7 +97,7 @@ async def test_a_cancellation_is_announced(system: System) -> None:
         payment_id = await system.withdrawal()
         for _ in range(3):
             path, token = f"/v1/payments/{payment_id}/cancel", system.stack.issuer.backend_token()
-            (await ask(system, "POST", path, token=token)).expect(200)
+            (await send_request(system, "POST", path, token=token)).expect(200)
         await _wait_for_both_channels(system, listener, payment_id)
     [event] = listener.events(payment_id)
     assert (event["type"], event["data"]["failure"]["reason"]) == (

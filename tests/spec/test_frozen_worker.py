@@ -116,7 +116,7 @@ async def test_without_the_fence_it_would_send(system: System) -> None:
     for worker in workers:
         worker.thaw()
     for payment_id in payment_ids:
-        await system.eventually(partial(system.provider_requests, payment_id), what="a request")
+        await system.eventually(partial(system.provider_requests, payment_id), awaited="a request")
 
 
 async def test_a_worker_killed_before_its_first_byte_leaves_a_doubt(system: System) -> None:

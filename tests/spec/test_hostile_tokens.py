@@ -10,8 +10,8 @@ from uuid import uuid4
 import pytest
 from multidict import CIMultiDict
 
-from tests.spec.asking import problem
 from tests.spec.hostile_tokens import GOOD, HEADER_VALUES, HOSTILE, SUBJECT, Forge
+from tests.spec.requesting import expect_problem
 from tests.spec.system import System
 from tests.stack.client import Answer
 from tests.stack.external import GivenPostgres
@@ -36,7 +36,7 @@ class Target:
         self.forge = Forge(system.stack.issuer, SECRET)
         self.tokens: list[str] = []  # every one that was sent
 
-    async def ask(self, values: list[str], method: str, path: str) -> Answer:
+    async def send_request(self, values: list[str], method: str, path: str) -> Answer:
         headers = CIMultiDict([("Authorization", value) for value in values])
         headers.add("X-Idempotency-Key", str(uuid4()))
         self.tokens += values
@@ -48,8 +48,8 @@ class Target:
     async def refuses(self, values: list[str], status: int) -> None:
         """The read and the payment with it are refused, and the refusals repeat nothing of it."""
         for method, path in (("GET", "/v1/payments"), ("POST", "/v1/withdrawals")):
-            answer = await self.ask(values, method, path)
-            problem(answer, status, CODES[status])
+            answer = await self.send_request(values, method, path)
+            expect_problem(answer, status, CODES[status])
             assert (status == 401) == answer.headers.get("WWW-Authenticate", "").startswith(
                 "Bearer"
             )
@@ -108,7 +108,7 @@ async def test_its_good_twin_is_accepted(
     """What the corpus changes in one way is accepted unchanged, so nothing there is refused for
     another reason.
     """
-    answer = await target.ask([f"{scheme} {make(target.forge)}"], "GET", "/v1/payments")
+    answer = await target.send_request([f"{scheme} {make(target.forge)}"], "GET", "/v1/payments")
     answer.expect(200)
 
 

@@ -13,18 +13,18 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from tests.spec.asking import (
+from tests.spec.playing import count_sends, sweep
+from tests.spec.requesting import (
     BILL_PAYMENT,
     DEPOSIT,
     POCHI_PAYMENT,
     WITHDRAWAL,
-    ask,
     caller,
+    expect_problem,
+    new_subject,
     post,
-    problem,
-    someone,
+    send_request,
 )
-from tests.spec.playing import count_sends, sweep
 from tests.spec.system import System
 
 _ROUTES = {
@@ -133,7 +133,7 @@ async def test_a_key_is_for_one_request(system: System, other: Any) -> None:
     """Another body under a used key is refused, even one that would have meant the same."""
     key = str(uuid4())
     (await post(system, "/v1/deposits", DEPOSIT, key=key)).expect(202)
-    result = problem(
+    result = expect_problem(
         await post(system, "/v1/deposits", other, key=key), 422, "idempotency_key_reused"
     )
     assert result["retryable"] is False
@@ -144,7 +144,7 @@ async def test_a_key_is_for_one_route(system: System) -> None:
     """The same body under the same key on another route is another request."""
     key = str(uuid4())
     (await system.backend.pay("/v1/deposits", WITHDRAWAL, key=key)).expect(202)
-    problem(
+    expect_problem(
         await system.backend.pay("/v1/withdrawals", WITHDRAWAL, key=key),
         422,
         "idempotency_key_reused",
@@ -155,7 +155,7 @@ async def test_a_key_is_for_one_route(system: System) -> None:
 async def test_a_key_belongs_to_its_caller(system: System) -> None:
     """Two callers may use the same key; each gets a payment of its own."""
     key = str(uuid4())
-    async with caller(system, sub=someone()) as one, caller(system, sub=someone()) as other:
+    async with caller(system, sub=new_subject()) as one, caller(system, sub=new_subject()) as other:
         first = (await one.pay("/v1/deposits", DEPOSIT, key=key)).expect(202)
         second = (
             await other.pay("/v1/deposits", {**DEPOSIT, "phone_number": "0711000112"}, key=key)
@@ -172,7 +172,7 @@ async def test_both_names_of_the_header_are_one_key(system: System) -> None:
     first = (await post(system, "/v1/deposits", DEPOSIT, key=key)).expect(202)
     for value in (key, f'"{key}"'):
         headers = [("Idempotency-Key", value), ("Content-Type", "application/json")]
-        again = await ask(
+        again = await send_request(
             system, "POST", "/v1/deposits", headers=headers, data=json.dumps(DEPOSIT).encode()
         )
         assert (again.expect(202).body, again.was_replayed) == (first.body, True)
@@ -181,12 +181,12 @@ async def test_both_names_of_the_header_are_one_key(system: System) -> None:
 async def test_a_refused_request_uses_no_key(system: System) -> None:
     """A key whose request was refused before acceptance is as good as new."""
     key = str(uuid4())
-    problem(
+    expect_problem(
         await post(system, "/v1/deposits", {**DEPOSIT, "amount": 0}, key=key),
         422,
         "invalid_request",
     )
-    problem(await post(system, "/v1/withdrawals", WITHDRAWAL, key=key), 403, "not_permitted")
+    expect_problem(await post(system, "/v1/withdrawals", WITHDRAWAL, key=key), 403, "not_permitted")
     answer = (await post(system, "/v1/deposits", DEPOSIT, key=key)).expect(202)
     assert not answer.was_replayed
 
@@ -198,7 +198,7 @@ async def test_a_retry_is_answered_before_it_is_judged_anew(
     """A request that its caller may no longer make, or whose body is no longer valid, is
     replayed, not refused.
     """
-    sub, withdrawal_key, deposit_key = someone(), str(uuid4()), str(uuid4())
+    sub, withdrawal_key, deposit_key = new_subject(), str(uuid4()), str(uuid4())
     owned = {**DEPOSIT, "owner": "somebody"}  # a user may not name an owner
     async with (
         caller(system, sub=sub, role="service_role") as backend,
@@ -216,8 +216,8 @@ async def test_a_retry_is_answered_before_it_is_judged_anew(
         ):
             again = (await user.pay(path, body, key=key)).expect(202)
             assert (again.body, again.was_replayed) == (first.body, True)
-        problem(await user.pay("/v1/withdrawals", WITHDRAWAL), 403, "not_permitted")
-        problem(await user.pay("/v1/deposits", owned), 422, "invalid_request")
+        expect_problem(await user.pay("/v1/withdrawals", WITHDRAWAL), 403, "not_permitted")
+        expect_problem(await user.pay("/v1/deposits", owned), 422, "invalid_request")
 
 
 async def test_an_expired_key_of_a_finished_payment_is_free(system: System) -> None:
@@ -267,7 +267,7 @@ async def test_a_key_is_not_free_while_its_payment_can_change(system: System, re
     await flush_redis(system)
     again = (await post(system, "/v1/deposits", DEPOSIT, key=key)).expect(202)
     assert (again.body, again.was_replayed) == (first.body, True)
-    problem(
+    expect_problem(
         await post(system, "/v1/deposits", {**DEPOSIT, "amount": 3}, key=key),
         422,
         "idempotency_key_reused",
@@ -304,7 +304,7 @@ async def test_a_retry_waits_for_the_first_and_is_told_to_come_back(system: Syst
         waiting = asyncio.create_task(post(system, "/v1/deposits", DEPOSIT, key=key))
         (await post(system, "/v1/deposits", {**DEPOSIT, "phone_number": "0711000119"})).expect(202)
         answer = await waiting
-    assert problem(answer, 409, "idempotency_key_in_flight")["retryable"] is True
+    assert expect_problem(answer, 409, "idempotency_key_in_flight")["retryable"] is True
     assert int(answer.headers["Retry-After"]) > 0
     assert not (await post(system, "/v1/deposits", DEPOSIT, key=key)).expect(202).was_replayed
 

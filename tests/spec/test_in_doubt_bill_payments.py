@@ -12,9 +12,9 @@ import pytest
 from tests.spec.delivering import deliver
 from tests.spec.in_doubt import (
     InquiryRule,
-    awaiting_test_result,
     begin_in_doubt,
     inquiries,
+    load_awaited,
     receipt_of,
     wait_for_inquiries,
     wait_until_observed,
@@ -24,9 +24,9 @@ from tests.spec.system import System
 
 
 @pytest.fixture
-async def system(asking_system: System) -> System:
+async def system(inquiring_system: System) -> System:
     """A system that asks soon."""
-    return asking_system
+    return inquiring_system
 
 
 async def test_a_bill_with_an_id_is_found_by_asking(system: System) -> None:
@@ -95,7 +95,7 @@ async def test_a_bill_without_an_id_waits_and_is_then_a_persons(system: System) 
         due = "SELECT FROM mkwanja.payments WHERE id = $1::uuid AND next_step = 'watch' AND next_step_at IS NOT NULL"
         assert await system.rows(due, payment_id)
         assert await inquiries(system, payment_id) == []
-    one = await awaiting_test_result(system, ids["answer_and_callback_lost"], "b2b")
+    one = await load_awaited(system, ids["answer_and_callback_lost"], "b2b")
     receipt = await receipt_of(system, one.id)
     await deliver(system, one.url, one.result(receipt=receipt))
     assert (await system.payment(one.id))["receipt"] == receipt

@@ -12,10 +12,10 @@ import pytest
 from tests.spec.delivering import deliver
 from tests.spec.in_doubt import (
     InquiryRule,
-    awaiting_test_result,
     begin_in_doubt,
-    events,
+    event_types,
     inquiries,
+    load_awaited,
     receipt_of,
     wait_for_inquiries,
     wait_until_observed,
@@ -28,9 +28,9 @@ _TEN_MINUTES = {"seconds": 600}
 
 
 @pytest.fixture
-async def system(asking_system: System) -> System:
+async def system(inquiring_system: System) -> System:
     """A system that asks soon."""
-    return asking_system
+    return inquiring_system
 
 
 async def test_a_deposit_whose_callback_was_lost_is_found_by_asking(system: System) -> None:
@@ -48,7 +48,7 @@ async def test_a_deposit_whose_callback_was_lost_is_found_by_asking(system: Syst
     await system.control("POST", "/callbacks/release", {"url_contains": payment_id})
     payment = await system.payment(payment_id)
     assert payment["receipt"] == await receipt_of(system, payment_id)
-    assert await events(system, payment_id) == ["succeeded", "receipt_added"]
+    assert await event_types(system, payment_id) == ["succeeded", "receipt_added"]
     last = (await system.backend.history(payment_id))[-1]
     assert (last["stage"], last["what"]) == ("succeeded", "success_reported")
 
@@ -85,13 +85,13 @@ async def test_silence_ends_a_deposit_that_cannot_be_asked_about_only_after_its_
     [row] = await system.rows("SELECT * FROM mkwanja.payments WHERE id = $1::uuid", payment_id)
     assert (row["finalized_at"] - attempt["ended_at"]).total_seconds() >= 3
     assert await inquiries(system, payment_id) == []
-    one = await awaiting_test_result(system, payment_id, "stk")
+    one = await load_awaited(system, payment_id, "stk")
     receipt = await receipt_of(system, payment_id)
     assert (await deliver(system, one.url, one.result(receipt=receipt))).status == 200
     payment = await system.payment(payment_id)
     assert (payment["status"], payment["receipt"], payment["failure"]) == ("success", receipt, None)
     assert payment["needs_review"]
-    assert await events(system, payment_id) == ["failed", "corrected"]
+    assert await event_types(system, payment_id) == ["failed", "corrected"]
 
 
 _SILENT = {
@@ -122,10 +122,10 @@ async def test_silence_ends_a_deposit_only_when_asked_after_its_window(system: S
             payment_id,
         )
         assert 500 < row["wait"].total_seconds() <= 600, "it is asked about again after ten minutes"
-    one = await awaiting_test_result(system, ids["query_too_early"], "stk")
+    one = await load_awaited(system, ids["query_too_early"], "stk")
     await deliver(system, one.url, one.result(receipt="UKN7SLNT01"))
     assert (await system.payment(one.id))["status"] == "success"
-    assert await events(system, one.id) == ["failed", "corrected"]
+    assert await event_types(system, one.id) == ["failed", "corrected"]
 
 
 async def test_still_under_processing_is_an_answer_and_no_silence(system: System) -> None:
@@ -160,7 +160,7 @@ async def test_a_second_look_corrects_what_failed_for_silence(system: System) ->
         "UPDATE mkwanja.payments SET next_step_at = now() WHERE id = $1::uuid", payment_id
     )
     await system.in_stage(payment_id, "succeeded")
-    assert await events(system, payment_id) == ["failed", "corrected"]
+    assert await event_types(system, payment_id) == ["failed", "corrected"]
     await system.assert_money_agrees([payment_id])
 
 
@@ -239,7 +239,7 @@ async def test_a_claim_of_success_keeps_a_deposit_open(system: System) -> None:
         system, "stk", "slow_result", InquiryRule("query_too_early"), **_TEN_MINUTES
     )
     await system.in_stage(payment_id, "awaiting_result")
-    one = await awaiting_test_result(system, payment_id, "stk")
+    one = await load_awaited(system, payment_id, "stk")
     await deliver(system, one.url, one.result(receipt=...))
     await wait_for_inquiries(system, payment_id, 6, after_window=True)
     assert await observe(system, {"it": payment_id}) == {"it": replace(AWAITED, needs_review=True)}
@@ -278,7 +278,7 @@ async def test_a_query_that_is_wrong_once_ends_nothing(system: System) -> None:
         "failed",
         "paid",
     ]
-    assert await events(system, payment_id) == ["succeeded"]
+    assert await event_types(system, payment_id) == ["succeeded"]
 
 
 _IN_FLIGHT = (
@@ -304,7 +304,7 @@ async def test_a_payment_under_way_is_never_read_as_failed(system: System) -> No
     await wait_until_observed(system, dict.fromkeys(ids, PAID), ids)
     await system.assert_money_agrees(list(ids.values()))
     for payment_id in ids.values():
-        assert await events(system, payment_id) == ["succeeded"]
+        assert await event_types(system, payment_id) == ["succeeded"]
 
 
 async def test_a_deposit_in_doubt_is_never_sent_again(system: System) -> None:

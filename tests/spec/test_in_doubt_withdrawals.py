@@ -38,9 +38,9 @@ _NOT_TRUSTED_YET = InquiryRule(
 
 
 @pytest.fixture
-async def system(asking_system: System) -> System:
+async def system(inquiring_system: System) -> System:
     """A system that asks soon."""
-    return asking_system
+    return inquiring_system
 
 
 async def test_a_payout_whose_answer_was_lost_is_found_by_asking(system: System) -> None:

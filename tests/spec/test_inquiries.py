@@ -24,9 +24,9 @@ from tests.spec.system import System
 
 
 @pytest.fixture
-async def system(asking_system: System) -> System:
+async def system(inquiring_system: System) -> System:
     """A system that asks soon."""
-    return asking_system
+    return inquiring_system
 
 
 @pytest.mark.parametrize("api", ["stk", "b2c", "b2b"])

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from tests.spec.asking import ask, problem, someone
 from tests.spec.conftest import a_system
+from tests.spec.requesting import expect_problem, new_subject, send_request
 from tests.spec.system import System
 from tests.stack.client import Answer
 from tests.stack.identity import Algorithm, Issuer
@@ -44,7 +44,7 @@ async def ingress(servers: System) -> System:
 
 
 async def page(system: System, token: str) -> Answer:
-    return await ask(system, "GET", "/v1/payments", token=token)
+    return await send_request(system, "GET", "/v1/payments", token=token)
 
 
 async def statuses(system: System, tokens: list[str]) -> Counter[int]:
@@ -84,7 +84,7 @@ class Stream:
             turn = next(self._turns)
             kid = self.kids[turn % len(self.kids)]
             if kid not in self._kept or turn % 8 == 0:
-                self._kept[kid] = self._system.stack.issuer.mint(sub=someone(), kid=kid)
+                self._kept[kid] = self._system.stack.issuer.mint(sub=new_subject(), kid=kid)
             token = self._kept[kid]
             self.answers[kid, (await page(self._system, token)).status] += 1
 
@@ -133,9 +133,9 @@ async def test_keys_rotate_under_load_without_a_refusal(ingress: System) -> None
             assert await statuses(ingress, revoked) == Counter(
                 {401: len(revoked)} if revoked else {}
             )
-            revoked = [issuer.mint(sub=someone(), kid=previous) for _ in range(5)]
+            revoked = [issuer.mint(sub=new_subject(), kid=previous) for _ in range(5)]
             assert await statuses(ingress, revoked) == {200: 5}
-            revoked += [issuer.mint(sub=someone(), kid=previous)]  # nobody saw this one yet
+            revoked += [issuer.mint(sub=new_subject(), kid=previous)]  # nobody saw this one yet
             await stream.phase([current])  # no token of the previous one lives any more …
             issuer.remove_key(previous)  # … and it is revoked
             await stream.phase([current])
@@ -156,9 +156,11 @@ async def test_two_hundred_made_up_keys_cause_five_fetches(ingress: System) -> N
     bucket = Bucket(issuer)
     kids = [f"made-up-{number}" for number in range(200)]
     for kid in kids[:100]:
-        problem(await page(ingress, issuer.mint(kid=kid)), 401, "unauthenticated")
+        expect_problem(await page(ingress, issuer.mint(kid=kid)), 401, "unauthenticated")
     assert await statuses(ingress, [issuer.mint(kid=kid) for kid in kids]) == {401: 200}
-    assert await statuses(ingress, [issuer.user_token(someone()) for _ in range(10)]) == {200: 10}
+    assert await statuses(ingress, [issuer.user_token(new_subject()) for _ in range(10)]) == {
+        200: 10
+    }
     assert issuer.fetches > 1
     assert bucket.is_kept()
 
@@ -168,9 +170,9 @@ async def test_all_who_wait_for_a_new_key_share_one_fetch(ingress: System) -> No
     issuer = ingress.stack.issuer
     kid, before = issuer.add_key(), issuer.fetches
     issuer.delay_seconds = 1  # all are waiting before it answers
-    assert await statuses(ingress, [issuer.mint(sub=someone(), kid=kid) for _ in range(100)]) == {
-        200: 100
-    }
+    assert await statuses(
+        ingress, [issuer.mint(sub=new_subject(), kid=kid) for _ in range(100)]
+    ) == {200: 100}
     assert issuer.fetches == before + 1
 
 
@@ -209,7 +211,12 @@ async def recovers(issuer: Issuer) -> None:
 
 async def measured(system: System, name: str, labels: str = "") -> float:
     """One of the key set's metrics, as /metrics tells it now."""
-    lines = (await ask(system, "GET", "/metrics", token="")).expect(200).body.decode().splitlines()
+    lines = (
+        (await send_request(system, "GET", "/metrics", token=""))
+        .expect(200)
+        .body.decode()
+        .splitlines()
+    )
     values = [
         line.rpartition(" ")[2]
         for line in lines
@@ -232,22 +239,24 @@ async def test_without_keys_callers_are_told_to_come_back(
     await web.wait_ready(f"{ingress.stack.web_url}/healthz")
     for token in (issuer.user_token(), issuer.mint(kid="made-up")):
         answer = await page(ingress, token)
-        assert problem(answer, 503, "unavailable")["retryable"] is True
+        assert expect_problem(answer, 503, "unavailable")["retryable"] is True
         assert int(answer.headers["Retry-After"]) >= 1
     for token in (
         issuer.mint(drop=["aud"]),
         issuer.mint(expires_in_seconds=-60),
         issuer.mint_with_secret("x" * 40),
     ):
-        problem(await page(ingress, token), 401, "unauthenticated")
-    readiness = (await ask(ingress, "GET", "/readyz", token="")).expect(503).json()
+        expect_problem(await page(ingress, token), 401, "unauthenticated")
+    readiness = (await send_request(ingress, "GET", "/readyz", token="")).expect(503).json()
     assert readiness["checks"] | {"redis": True} == READY | {"keys": False}
     assert await measured(ingress, "age_seconds") == -1
     await recovers(issuer)
     await ingress.eventually(
         lambda: page(ingress, issuer.user_token()), lambda answer: answer.status == 200
     )
-    assert (await ask(ingress, "GET", "/readyz", token="")).expect(200).json()["checks"] == READY
+    assert (await send_request(ingress, "GET", "/readyz", token="")).expect(200).json()[
+        "checks"
+    ] == READY
     assert await measured(ingress, "age_seconds") >= 0
 
 
@@ -259,13 +268,15 @@ async def test_an_issuer_that_goes_away_is_not_missed(
     metrics show the set's age.
     """
     issuer = ingress.stack.issuer
-    tokens = [issuer.user_token(someone()) for _ in range(20)]
+    tokens = [issuer.user_token(new_subject()) for _ in range(20)]
     assert await statuses(ingress, tokens[:10]) == {200: 10}
     age = await measured(ingress, "age_seconds")
     await fault(issuer)
-    problem(await page(ingress, issuer.mint(kid="made-up")), 401, "unauthenticated")
+    expect_problem(await page(ingress, issuer.mint(kid="made-up")), 401, "unauthenticated")
     assert await statuses(ingress, tokens) == {200: 20}
-    assert (await ask(ingress, "GET", "/readyz", token="")).expect(200).json()["checks"] == READY
+    assert (await send_request(ingress, "GET", "/readyz", token="")).expect(200).json()[
+        "checks"
+    ] == READY
     assert await measured(ingress, "age_seconds") > age
     result = "bad_answer" if fault is fails else "no_answer"
     assert await measured(ingress, "fetches_total", f'{{result="{result}"}}') == 1

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.spec.conftest import ASKED_SOON, a_system
+from tests.spec.conftest import INQUIRE_SOON, a_system
 from tests.spec.leaking import NAME, Run, play
 from tests.spec.relay import Relay
 from tests.stack.ports import release_port, reserve_port
@@ -24,7 +24,7 @@ async def run() -> AsyncIterator[Run]:
     async with Relay(name=NAME) as relay:
         worker = {"DARAJA_BASE_URL": relay.url, "WORKER_METRICS_PORT": str(port)}
         env = {
-            **ASKED_SOON,
+            **INQUIRE_SOON,
             "LOG_LEVEL": "DEBUG",
             "JWT_SECRET": "legacy-shared-secret-of-32-characters",
         }

@@ -11,17 +11,17 @@ from uuid import uuid4
 import pytest
 
 from tests.described import Described, Operation
-from tests.spec.asking import (
+from tests.spec.conftest import a_system
+from tests.spec.requesting import (
     BILL_PAYMENT,
     DEPOSIT,
     POCHI_PAYMENT,
     UNKNOWN_PAYMENT_ID,
     WITHDRAWAL,
-    ask,
     caller,
     post,
+    send_request,
 )
-from tests.spec.conftest import a_system
 from tests.spec.system import System
 from tests.stack.client import Answer
 
@@ -58,7 +58,7 @@ amount_max = 240000
 
 
 async def _described(system: System) -> Described:
-    answer = (await ask(system, "GET", "/openapi.json", token="")).expect(200)
+    answer = (await send_request(system, "GET", "/openapi.json", token="")).expect(200)
     return Described(answer.json())
 
 
@@ -71,7 +71,7 @@ class Witness:
         self.met: set[tuple[Operation, int]] = set()
         self.codes: set[str] = set()
 
-    async def ask(
+    async def send_request(
         self,
         operation: Operation,
         *,
@@ -84,7 +84,7 @@ class Witness:
         bearer = self.system.stack.issuer.backend_token() if token is None else token
         path = operation[1].replace("{payment_id}", payment_id) + query
         return self.seen(
-            operation, await ask(self.system, operation[0], path, token=bearer, **options)
+            operation, await send_request(self.system, operation[0], path, token=bearer, **options)
         )
 
     async def post(
@@ -121,7 +121,7 @@ async def tight_system(tight_policy: Path) -> AsyncIterator[System]:
 
 async def test_the_document_needs_no_token(system: System) -> None:
     """Whoever wants to call the service can read how."""
-    document = (await ask(system, "GET", "/openapi.json", token="")).expect(200).json()
+    document = (await send_request(system, "GET", "/openapi.json", token="")).expect(200).json()
     assert document["openapi"].startswith("3.1")
 
 
@@ -149,7 +149,7 @@ async def test_a_route_takes_the_parameters_that_are_described_and_no_other(syst
     """
     described = await _described(system)
     payment_id = await system.deposit()
-    position = (await ask(system, "GET", "/v1/events?limit=1")).json()["next_cursor"]
+    position = (await send_request(system, "GET", "/v1/events?limit=1")).json()["next_cursor"]
     for name, value in {
         "kind": "deposit", "status": "failed", "phone_number": "0711000111", "account_reference": "A", "receipt": "R",
         "idempotency_key": "k", "needs_review": "true", "created_after": "2026-03-01T07:15:00Z",
@@ -157,7 +157,7 @@ async def test_a_route_takes_the_parameters_that_are_described_and_no_other(syst
     }.items():  # fmt: skip
         for operation in (_LIST, _EVENTS, _READ, _HISTORY):
             known = {each["name"] for each in described.operations[operation].get("parameters", [])}
-            answer = await Witness(system, described).ask(
+            answer = await Witness(system, described).send_request(
                 operation, payment_id=payment_id, query=f"?{name}={value}"
             )
             assert answer.status == (200 if name in known else 422), (operation, name)
@@ -176,10 +176,10 @@ async def _refusals_of_payments(witness: Witness, path: str) -> None:
     await witness.post(path, body, token="no token")
     await witness.post(path, body, token=witness.system.stack.issuer.mint(role="postgres"))
     for headers in ([], [("X-Idempotency-Key", "two words"), ("Content-Type", "application/json")]):
-        await witness.ask(("POST", path), headers=headers, data=json.dumps(body).encode())
+        await witness.send_request(("POST", path), headers=headers, data=json.dumps(body).encode())
     headers = [("X-Idempotency-Key", key), ("Content-Type", "text/plain")]
-    await witness.ask(("POST", path), headers=headers, data=b"{}")
-    await witness.ask(
+    await witness.send_request(("POST", path), headers=headers, data=b"{}")
+    await witness.send_request(
         ("POST", path), query="?colour=red", headers=[("X-Idempotency-Key", key)], data=b"{}"
     )
     await witness.post(path, {**body, "amount": 250_000})  # more than is allowed at once
@@ -189,11 +189,11 @@ async def _readings(witness: Witness, payment_id: str) -> None:
     """Every way to read, and every refusal of reading."""
     for operation in (_READ, _HISTORY, _CANCEL):
         for other in (payment_id, UNKNOWN_PAYMENT_ID, "no-id", "a/b", ""):
-            await witness.ask(operation, payment_id=other)
-        await witness.ask(operation, payment_id=payment_id, query="?colour=red")
+            await witness.send_request(operation, payment_id=other)
+        await witness.send_request(operation, payment_id=payment_id, query="?colour=red")
     for operation in (_LIST, _EVENTS, _READ, _HISTORY, _CANCEL):
-        await witness.ask(operation, payment_id=payment_id, token="")
-        await witness.ask(
+        await witness.send_request(operation, payment_id=payment_id, token="")
+        await witness.send_request(
             operation,
             payment_id=payment_id,
             token=witness.system.stack.issuer.mint(role="postgres"),
@@ -206,13 +206,13 @@ async def _readings(witness: Witness, payment_id: str) -> None:
         "?cursor=rubbish",
         "?status=success",
     ):
-        await witness.ask(_LIST, query=query)
+        await witness.send_request(_LIST, query=query)
     for query in ("", "?limit=1", "?limit=0", "?after=rubbish"):
-        await witness.ask(_EVENTS, query=query)
+        await witness.send_request(_EVENTS, query=query)
     for query in ("?limit=1", "?limit=0", "?cursor=rubbish"):
-        await witness.ask(_HISTORY, payment_id=payment_id, query=query)
+        await witness.send_request(_HISTORY, payment_id=payment_id, query=query)
     for path in ("/healthz", "/readyz", "/metrics", "/openapi.json"):
-        await witness.ask(("GET", path), token="")
+        await witness.send_request(("GET", path), token="")
 
 
 async def test_every_answer_is_as_described(tight_system: System) -> None:
@@ -264,10 +264,10 @@ async def test_what_cannot_be_served_is_as_described(tight_system: System) -> No
         for path, body in _PAYING.items():
             (await witness.post(path, body)).expect(503)
         for operation in (_LIST, _EVENTS, _READ, _HISTORY, _CANCEL):
-            (await witness.ask(operation, payment_id=UNKNOWN_PAYMENT_ID)).expect(503)
+            (await witness.send_request(operation, payment_id=UNKNOWN_PAYMENT_ID)).expect(503)
 
         async def readiness() -> int:
-            return (await witness.ask(("GET", "/readyz"), token="")).status
+            return (await witness.send_request(("GET", "/readyz"), token="")).status
 
         await system.eventually(
             readiness, lambda status: status == 503
@@ -285,7 +285,8 @@ async def test_a_cancelled_payment_is_as_described(tight_system: System) -> None
         payment_id = await system.deposit()
         user = system.stack.issuer.user_token()
         answers = [
-            await witness.ask(_CANCEL, payment_id=payment_id, token=token) for token in (user, None)
+            await witness.send_request(_CANCEL, payment_id=payment_id, token=token)
+            for token in (user, None)
         ]
         assert [answer.expect(200).json()["failure"]["reason"] for answer in answers] == [
             "cancelled_by_caller"

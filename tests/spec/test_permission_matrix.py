@@ -13,8 +13,15 @@ from uuid import uuid4
 
 import pytest
 
-from tests.spec.asking import BILL_PAYMENT, DEPOSIT, POCHI_PAYMENT, WITHDRAWAL, ask, post
 from tests.spec.conftest import a_used_system
+from tests.spec.requesting import (
+    BILL_PAYMENT,
+    DEPOSIT,
+    POCHI_PAYMENT,
+    WITHDRAWAL,
+    post,
+    send_request,
+)
 from tests.spec.system import System
 from tests.stack.lending import Lending
 
@@ -130,7 +137,7 @@ async def _status(system: System, cast: Cast, row: str, caller: str) -> int:
     token = cast.tokens[caller]
     body = _BODIES.get(path.rpartition("/")[2])
     if body is None:
-        answer = await ask(system, method, path, token=token)
+        answer = await send_request(system, method, path, token=token)
     else:
         answer = await post(system, path, {**body, **({"owner": BOB} if rest else {})}, token=token)
     return answer.status
@@ -148,7 +155,9 @@ async def test_each_caller_may_do_what_the_table_says(
 
 async def test_the_table_has_every_route_for_every_owner(shared_system: System) -> None:
     """Whoever adds a route must say who may use it."""
-    document = (await ask(shared_system, "GET", "/openapi.json", token="")).expect(200).json()
+    document = (
+        (await send_request(shared_system, "GET", "/openapi.json", token="")).expect(200).json()
+    )
     served = {
         f"{method.upper()} {path.replace('{payment_id}', name)}"
         for path, item in document["paths"].items()
@@ -166,7 +175,7 @@ async def test_the_table_has_every_route_for_every_owner(shared_system: System) 
 async def test_what_needs_no_token_looks_at_none(
     shared_system: System, cast: Cast, path: str, caller: str
 ) -> None:
-    (await ask(shared_system, "GET", path, token=cast.tokens[caller])).expect(200)
+    (await send_request(shared_system, "GET", path, token=cast.tokens[caller])).expect(200)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +202,7 @@ async def test_a_filter_opens_nothing(shared_system: System, cast: Cast, caller:
             if payment.get(field):
                 path = f"/v1/payments?{field}={payment[field]}"
                 found = (
-                    (await ask(shared_system, "GET", path, token=cast.tokens[caller]))
+                    (await send_request(shared_system, "GET", path, token=cast.tokens[caller]))
                     .expect(200)
                     .json()
                 )
@@ -205,7 +214,7 @@ async def test_an_apps_user_is_not_told_what_is_for_backends(
 ) -> None:
     """Idempotency key, recipient's name and the provider's ids are a backend's to see."""
     mine = (
-        await ask(
+        await send_request(
             shared_system,
             "GET",
             f"/v1/payments/{cast.payments['alices']}",
@@ -213,7 +222,7 @@ async def test_an_apps_user_is_not_told_what_is_for_backends(
         )
     ).json()
     theirs = (
-        await ask(
+        await send_request(
             shared_system,
             "GET",
             f"/v1/payments/{cast.payments['alices']}",
@@ -241,7 +250,7 @@ async def _everything(system: System, path: str, token: str) -> str:
     while True:
         name = "after" if path.endswith("events") else "cursor"
         query = "?limit=100" + (f"&{name}={cursor}" if cursor else "")
-        answer = (await ask(system, "GET", path + query, token=token)).expect(200)
+        answer = (await send_request(system, "GET", path + query, token=token)).expect(200)
         pages += answer.body.decode()
         cursor = answer.json()["next_cursor"]
         if not cursor or not answer.json()["items"]:

@@ -13,8 +13,17 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from tests.spec.asking import BILL_PAYMENT, DEPOSIT, WITHDRAWAL, ask, caller, post, problem, someone
 from tests.spec.operating import operate
+from tests.spec.requesting import (
+    BILL_PAYMENT,
+    DEPOSIT,
+    WITHDRAWAL,
+    caller,
+    expect_problem,
+    new_subject,
+    post,
+    send_request,
+)
 from tests.spec.system import System
 
 _POSTS = {"/v1/deposits": DEPOSIT, "/v1/withdrawals": WITHDRAWAL, "/v1/bill-payments": BILL_PAYMENT}
@@ -26,10 +35,10 @@ async def _each_route(system: System, token: str) -> list[Any]:
     payment_id = await system.deposit()
     answers = [await post(system, path, body, token=token) for path, body in _POSTS.items()]
     answers += [
-        await ask(system, how, f"/v1/payments/{payment_id}{what}", token=token)
+        await send_request(system, how, f"/v1/payments/{payment_id}{what}", token=token)
         for how, what in _OF_A_PAYMENT
     ]
-    return [*answers, await ask(system, "GET", "/v1/payments", token=token)]
+    return [*answers, await send_request(system, "GET", "/v1/payments", token=token)]
 
 
 @pytest.mark.parametrize(
@@ -46,8 +55,8 @@ async def _each_route(system: System, token: str) -> list[Any]:
 )
 async def test_other_roles_may_do_nothing(system: System, claims: Any) -> None:
     """A token of any other role, or of an anonymous user, gets 403 on every route."""
-    for answer in await _each_route(system, system.stack.issuer.mint(sub=someone(), **claims)):
-        assert problem(answer, 403, "not_permitted")["retryable"] is False
+    for answer in await _each_route(system, system.stack.issuer.mint(sub=new_subject(), **claims)):
+        assert expect_problem(answer, 403, "not_permitted")["retryable"] is False
 
 
 @pytest.mark.parametrize("path", ["/v1/withdrawals", "/v1/bill-payments"])
@@ -55,7 +64,7 @@ async def test_users_move_no_money_out(system: System, path: str) -> None:
     """A user who asks for money out gets 403, whatever the body, and nothing is recorded."""
     key = str(uuid4())
     for body in (_POSTS[path], {"amount": "rubbish"}):
-        problem(await post(system, path, body, key=key), 403, "not_permitted")
+        expect_problem(await post(system, path, body, key=key), 403, "not_permitted")
     assert not await system.rows("SELECT id FROM mkwanja.payments WHERE idempotency_key = $1", key)
 
 
@@ -64,11 +73,11 @@ async def test_somebody_elses_payment_is_not_there(system: System) -> None:
     for no payment at all.
     """
     of_another, of_a_backend = await system.deposit(), await system.withdrawal()
-    token = system.stack.issuer.user_token(someone())
+    token = system.stack.issuer.user_token(new_subject())
     for how, what in _OF_A_PAYMENT:
         answers = [
-            problem(
-                await ask(system, how, f"/v1/payments/{one}{what}", token=token),
+            expect_problem(
+                await send_request(system, how, f"/v1/payments/{one}{what}", token=token),
                 404,
                 "payment_not_found",
             )
@@ -81,7 +90,7 @@ async def test_somebody_elses_payment_is_not_there(system: System) -> None:
 
 async def test_users_read_their_own(system: System) -> None:
     """A user reads its own payment and its history; a backend reads everybody's."""
-    async with caller(system, sub=someone()) as user:
+    async with caller(system, sub=new_subject()) as user:
         payment_id = (await user.pay("/v1/deposits", DEPOSIT)).expect(202).json()["id"]
         settled = await system.settled(payment_id)
         assert (await user.payment(payment_id))["receipt"] == settled["receipt"]
@@ -90,7 +99,7 @@ async def test_users_read_their_own(system: System) -> None:
 
 async def test_users_do_not_see_which_operator_decided_and_why(system: System) -> None:
     """They see that it happened. A backend sees who and why."""
-    owner = someone()
+    owner = new_subject()
     payment_id = await system.withdrawal(owner=owner)
     await system.settled(payment_id)
     reason = "line 14 of the statement"
@@ -123,8 +132,8 @@ async def test_a_backend_does_not_cancel_by_accident_of_its_role(system: System)
     payment_id = await system.deposit()
     await system.settled(payment_id)
     token = system.stack.issuer.backend_token("another-backend")
-    problem(
-        await ask(system, "POST", f"/v1/payments/{payment_id}/cancel", token=token),
+    expect_problem(
+        await send_request(system, "POST", f"/v1/payments/{payment_id}/cancel", token=token),
         409,
         "too_late_to_cancel",
     )
@@ -203,9 +212,9 @@ async def test_what_is_no_valid_token_is_401(system: System) -> None:
     """
     for what, token in _bad_tokens(system).items():
         for how, path in (("GET", "/v1/payments"), ("POST", "/v1/deposits")):
-            answer = await ask(system, how, path, token=token)
+            answer = await send_request(system, how, path, token=token)
             assert answer.status == 401, (what, answer.body)
-            problem(answer, 401, "unauthenticated")
+            expect_problem(answer, 401, "unauthenticated")
             assert answer.headers["WWW-Authenticate"].startswith("Bearer"), what
             assert not token or token.encode() not in answer.body
 
@@ -213,7 +222,9 @@ async def test_what_is_no_valid_token_is_401(system: System) -> None:
 async def test_a_token_of_another_issuer_is_told_which_one_is_expected(system: System) -> None:
     """An operator who set JWT_ISSUER wrongly sees it at the first request."""
     token = system.stack.issuer.mint(iss="https://elsewhere.example/auth/v1")
-    result = problem(await ask(system, "GET", "/v1/payments", token=token), 401, "unauthenticated")
+    result = expect_problem(
+        await send_request(system, "GET", "/v1/payments", token=token), 401, "unauthenticated"
+    )
     assert system.stack.issuer.url in result["detail"]
     assert "elsewhere" not in result["detail"]
 
@@ -235,8 +246,10 @@ async def test_a_token_comes_in_one_header(system: System, authorization: list[s
     """Any other scheme, an empty header, or two of them is 401."""
     token = system.stack.issuer.user_token()
     headers = [("Authorization", value.format(token=token)) for value in authorization]
-    problem(
-        await ask(system, "GET", "/v1/payments", headers=headers, token=""), 401, "unauthenticated"
+    expect_problem(
+        await send_request(system, "GET", "/v1/payments", headers=headers, token=""),
+        401,
+        "unauthenticated",
     )
 
 
@@ -245,7 +258,9 @@ async def test_a_token_comes_in_one_header(system: System, authorization: list[s
 )
 async def test_a_supabase_api_key_is_named_as_such(system: System, key: str) -> None:
     """A Supabase API key is refused with a 401 that says what it is and what to send instead."""
-    result = problem(await ask(system, "GET", "/v1/payments", token=key), 401, "unauthenticated")
+    result = expect_problem(
+        await send_request(system, "GET", "/v1/payments", token=key), 401, "unauthenticated"
+    )
     assert "API key" in result["detail"]
 
 
@@ -258,13 +273,15 @@ async def test_a_legacy_supabase_api_key_is_named_as_such(system: System) -> Non
     token = (
         f"{_encoded(header)}.{_encoded({**claims, 'exp': 32_503_680_000})}.{_encoded(b'x' * 32)}"
     )
-    result = problem(await ask(system, "GET", "/v1/payments", token=token), 401, "unauthenticated")
+    result = expect_problem(
+        await send_request(system, "GET", "/v1/payments", token=token), 401, "unauthenticated"
+    )
     assert "API key" in result["detail"]
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
 async def test_health_needs_no_token(system: System, path: str) -> None:
     """Whether the service works may be asked without a token, of ingress and receiver."""
-    (await ask(system, "GET", path, token="")).expect(200)
+    (await send_request(system, "GET", path, token="")).expect(200)
     async with system.http.get(system.stack.callbacks_url + path) as answer:
         assert answer.status == 200

@@ -4,7 +4,6 @@ shape and its key.
 
 from __future__ import annotations
 
-from tests.spec.asking import POCHI_PAYMENT, caller, problem
 from tests.spec.playing import (
     IN_DOUBT,
     PAID,
@@ -16,6 +15,7 @@ from tests.spec.playing import (
     play,
     stopped_payouts,
 )
+from tests.spec.requesting import POCHI_PAYMENT, caller, expect_problem
 from tests.spec.system import System
 
 _ENDED = [
@@ -114,7 +114,7 @@ async def test_a_wrong_field_is_named(system: System) -> None:
         ({**POCHI_PAYMENT, "remarks": "x"}, "/remarks"),
     ]
     for body, pointer in wrong:
-        found = problem(
+        found = expect_problem(
             await system.backend.pay("/v1/pochi-payments", body), 422, "invalid_request"
         )
         assert [fault["pointer"] for fault in found["errors"]] == [pointer]
@@ -122,14 +122,14 @@ async def test_a_wrong_field_is_named(system: System) -> None:
 
 async def test_only_a_backend_may_pay_a_till(system: System) -> None:
     async with caller(system, sub="amina") as user:
-        problem(await user.pay("/v1/pochi-payments", POCHI_PAYMENT), 403, "not_permitted")
+        expect_problem(await user.pay("/v1/pochi-payments", POCHI_PAYMENT), 403, "not_permitted")
 
 
 async def test_a_pochi_payment_that_daraja_does_not_know_is_asked_about_and_never_sent_again(
-    asking_system: System,
+    inquiring_system: System,
 ) -> None:
     """Nothing says that Daraja refuses its id's second use: here it would pay once more."""
-    system = asking_system
+    system = inquiring_system
     payment_id = await begin(system, "b2pochi", "cut_before_acting", times=1)
     await system.in_stage(payment_id, "in_doubt")
     not_found = (
@@ -139,8 +139,8 @@ async def test_a_pochi_payment_that_daraja_does_not_know_is_asked_about_and_neve
     assert await count_sends(system, payment_id) == 1
 
 
-async def test_a_busy_daraja_is_not_sent_a_pochi_payment_again(asking_system: System) -> None:
-    system = asking_system
+async def test_a_busy_daraja_is_not_sent_a_pochi_payment_again(inquiring_system: System) -> None:
+    system = inquiring_system
     payment_id = await begin(system, "b2pochi", "system_busy", times=1)
     await system.in_stage(payment_id, "in_doubt")
     asked = (

@@ -15,19 +15,19 @@ from uuid import uuid4
 import pytest
 
 from tests.paths import ROOT
-from tests.spec.asking import (
+from tests.spec.conftest import a_system
+from tests.spec.requesting import (
     BILL_PAYMENT,
     DEPOSIT,
     WITHDRAWAL,
-    a_deposit,
-    a_phone,
-    ask,
     caller,
+    deposit_body,
+    expect_problem,
+    new_phone_number,
+    new_subject,
     post,
-    problem,
-    someone,
+    send_request,
 )
-from tests.spec.conftest import a_system
 from tests.spec.system import System
 from tests.stack.client import Answer, Client
 from tests.stack.environment import bare
@@ -78,16 +78,16 @@ async def both_doors(system: System, **claims: Any) -> AsyncIterator[list[Client
 
 async def test_two_hundred_at_once_against_a_day_that_fits_seven(limited: System) -> None:
     """Exactly seven are accepted, whichever process they reach, and each of them is on record."""
-    user = someone()
+    user = new_subject()
     async with both_doors(limited, sub=user) as doors:
         answers = await asyncio.gather(
-            *(doors[n % 2].pay("/v1/deposits", a_deposit()) for n in range(200))
+            *(doors[n % 2].pay("/v1/deposits", deposit_body()) for n in range(200))
         )
     accepted = [answer.json()["id"] for answer in answers if answer.status == 202]
     assert len(accepted) == 7
     for answer in answers:
         if answer.status != 202:
-            result = problem(answer, 422, "limit_exceeded")
+            result = expect_problem(answer, 422, "limit_exceeded")
             assert (result["limit"], result["maximum"], result["retryable"]) == (
                 "caller.amount_per_day",
                 700,
@@ -103,13 +103,13 @@ async def test_a_failure_gives_its_allowance_back(
     limited: System, scenario: str, *, is_given_back: bool
 ) -> None:
     """If nothing moved and nothing may; a failure of which that is not certain keeps it."""
-    async with caller(limited, sub=someone()) as user:
-        body = a_deposit(600)
+    async with caller(limited, sub=new_subject()) as user:
+        body = deposit_body(600)
         await limited.scenario(scenario, phone_number="254" + body["phone_number"][1:])
         payment_id = (await user.pay("/v1/deposits", body)).expect(202).json()["id"]
-        problem(await user.pay("/v1/deposits", a_deposit(600)), 422, "limit_exceeded")
+        expect_problem(await user.pay("/v1/deposits", deposit_body(600)), 422, "limit_exceeded")
         assert (await limited.settled(payment_id))["failure"]["safe_to_retry"] is is_given_back
-        assert (await user.pay("/v1/deposits", a_deposit(600))).status == (
+        assert (await user.pay("/v1/deposits", deposit_body(600))).status == (
             202 if is_given_back else 422
         )
 
@@ -118,10 +118,10 @@ async def test_a_retry_is_answered_as_its_first_time_was_whatever_is_left(limite
     """Nothing is left for the day, and the retry of what was accepted gets its first answer,
     byte for byte.
     """
-    async with caller(limited, sub=someone()) as user:
-        body, key = a_deposit(600), str(uuid4())
+    async with caller(limited, sub=new_subject()) as user:
+        body, key = deposit_body(600), str(uuid4())
         first = (await user.pay("/v1/deposits", body, key=key)).expect(202)
-        problem(await user.pay("/v1/deposits", a_deposit(600)), 422, "limit_exceeded")
+        expect_problem(await user.pay("/v1/deposits", deposit_body(600)), 422, "limit_exceeded")
         await limited.stack.redis.flush()
         for _ in range(3):
             again = (await user.pay("/v1/deposits", body, key=key)).expect(202)
@@ -130,11 +130,11 @@ async def test_a_retry_is_answered_as_its_first_time_was_whatever_is_left(limite
 
 async def test_who_was_refused_may_use_the_key_again(limited: System) -> None:
     """A refused request was never begun: the same key pays once there is room."""
-    user = someone()
+    user = new_subject()
     async with caller(limited, sub=user) as client:
-        first = (await client.pay("/v1/deposits", a_deposit(600))).expect(202).json()["id"]
-        body, key = a_deposit(200), str(uuid4())
-        problem(await client.pay("/v1/deposits", body, key=key), 422, "limit_exceeded")
+        first = (await client.pay("/v1/deposits", deposit_body(600))).expect(202).json()["id"]
+        body, key = deposit_body(200), str(uuid4())
+        expect_problem(await client.pay("/v1/deposits", body, key=key), 422, "limit_exceeded")
         await limited.settled(first)
         await limited.execute(
             "UPDATE mkwanja.payments SET created_at = created_at - interval '1 day' WHERE owner = $1",
@@ -145,27 +145,27 @@ async def test_who_was_refused_may_use_the_key_again(limited: System) -> None:
 
 async def test_a_phone_is_prompted_so_often_a_minute(limited: System) -> None:
     """By however many callers; the fourth is told when to come back."""
-    phone = a_phone()
+    phone = new_phone_number()
     answers = [
         await post(
             limited,
             "/v1/deposits",
             {"amount": 10, "phone_number": phone},
-            token=limited.stack.issuer.user_token(someone()),
+            token=limited.stack.issuer.user_token(new_subject()),
         )
         for _ in range(4)
     ]
     assert [answer.status for answer in answers] == [202, 202, 202, 429]
     answer = answers[-1]
-    result = problem(answer, 429, "rate_limited")
+    result = expect_problem(answer, 429, "rate_limited")
     assert (result["limit"], result["retryable"]) == ("phone.deposits_per_minute", True)
     assert 1 <= int(answer.headers["Retry-After"]) <= 60
 
 
 async def test_a_phone_pays_and_is_paid_so_much_a_day(limited: System) -> None:
     """Deposits and withdrawals together, and the refusal does not tell how much it was."""
-    phone = a_phone()
-    token = limited.stack.issuer.backend_token(someone())
+    phone = new_phone_number()
+    token = limited.stack.issuer.backend_token(new_subject())
     async with Client(limited.stack.web_url, token) as backend:
         for path, amount in (
             ("/v1/withdrawals", 600),
@@ -174,7 +174,7 @@ async def test_a_phone_pays_and_is_paid_so_much_a_day(limited: System) -> None:
         ):
             (await backend.pay(path, {"amount": amount, "phone_number": phone})).expect(202)
         answer = await backend.pay("/v1/withdrawals", {"amount": 201, "phone_number": phone})
-        result = problem(answer, 422, "limit_exceeded")
+        result = expect_problem(answer, 422, "limit_exceeded")
         assert (result["limit"], result["maximum"]) == ("phone.amount_per_day", 2000)
         assert "1,800" not in result["detail"]
         assert "200 " not in result["detail"]
@@ -193,8 +193,8 @@ async def test_one_payment_has_its_own_limit(
     limited: System, path: str, body: dict[str, Any]
 ) -> None:
     """Of any kind; no day has room for more."""
-    token = limited.stack.issuer.backend_token(someone())
-    result = problem(
+    token = limited.stack.issuer.backend_token(new_subject())
+    result = expect_problem(
         await post(limited, path, {**body, "amount": 601}, token=token), 422, "limit_exceeded"
     )
     assert (result["limit"], result["maximum"], result["resets_at"]) == (
@@ -246,10 +246,10 @@ async def test_what_never_fits_is_not_told_to_come_back(
     shut: System, role: str, path: str, body: dict[str, Any], limit: str, maximum: int
 ) -> None:
     """By no time, no Retry-After and no word, however empty the day is."""
-    phone = {} if "till" in body else {"phone_number": a_phone()}
-    token = shut.stack.issuer.mint(sub=someone(), role=role)
+    phone = {} if "till" in body else {"phone_number": new_phone_number()}
+    token = shut.stack.issuer.mint(sub=new_subject(), role=role)
     answer = await post(shut, path, {**body, **phone}, token=token)
-    result = problem(answer, 422, "limit_exceeded")
+    result = expect_problem(answer, 422, "limit_exceeded")
     assert (result["limit"], result["maximum"], result["resets_at"], result["retryable"]) == (
         limit,
         maximum,
@@ -265,11 +265,11 @@ async def test_what_never_fits_is_not_told_to_come_back(
 async def test_a_role_may_have_a_limit_of_its_own(limited: System) -> None:
     """A backend's day is larger than a user's here."""
     async with Client(
-        limited.stack.web_url, limited.stack.issuer.backend_token(someone())
+        limited.stack.web_url, limited.stack.issuer.backend_token(new_subject())
     ) as backend:
         for _ in range(8):
             (await backend.pay("/v1/bill-payments", {**BILL_PAYMENT, "amount": 600})).expect(202)
-        result = problem(
+        result = expect_problem(
             await backend.pay("/v1/bill-payments", {**BILL_PAYMENT, "amount": 201}),
             422,
             "limit_exceeded",
@@ -286,7 +286,7 @@ async def _looks(system: System, token: str, times: int) -> list[Answer]:
 
     async def look() -> Answer:
         async with turns:
-            return await ask(system, "GET", "/v1/payments?limit=1", token=token)
+            return await send_request(system, "GET", "/v1/payments?limit=1", token=token)
 
     return await asyncio.gather(*(look() for _ in range(times)))
 
@@ -296,16 +296,18 @@ class TestHowOften:
 
     async def test_who_asks_too_often_is_told_when_to_come_back(self, limited: System) -> None:
         """And another caller is served meanwhile."""
-        token = limited.stack.issuer.user_token(someone())
+        token = limited.stack.issuer.user_token(new_subject())
         answers = await _looks(limited, token, 450)
         assert sum(answer.status == 200 for answer in answers) in range(
             400, 402
         )  # one may come back meanwhile
-        result = problem(await ask(limited, "GET", "/v1/events", token=token), 429, "rate_limited")
+        result = expect_problem(
+            await send_request(limited, "GET", "/v1/events", token=token), 429, "rate_limited"
+        )
         assert (result["limit"], result["retryable"]) == ("caller.requests_per_second", True)
         (
-            await ask(
-                limited, "GET", "/v1/payments", token=limited.stack.issuer.user_token(someone())
+            await send_request(
+                limited, "GET", "/v1/payments", token=limited.stack.issuer.user_token(new_subject())
             )
         ).expect(200)
 
@@ -315,13 +317,13 @@ class TestHowOften:
         """A new payment is refused; what was accepted is told again, from Redis' copy or without
         it.
         """
-        token = limited.stack.issuer.user_token(someone())
+        token = limited.stack.issuer.user_token(new_subject())
         async with Client(limited.stack.web_url, token) as user:
-            body, key = a_deposit(), str(uuid4())
+            body, key = deposit_body(), str(uuid4())
             first = (await user.pay("/v1/deposits", body, key=key)).expect(202)
             await _looks(limited, token, 400)
-            refused = await user.pay("/v1/deposits", a_deposit())
-            problem(refused, 429, "rate_limited")
+            refused = await user.pay("/v1/deposits", deposit_body())
+            expect_problem(refused, 429, "rate_limited")
             assert int(refused.headers["Retry-After"]) >= 1
             again = (await user.pay("/v1/deposits", body, key=key)).expect(202)
             assert (again.body, again.was_replayed) == (first.body, True)
@@ -329,7 +331,7 @@ class TestHowOften:
     async def test_our_own_services_are_not_limited_unless_somebody_says_so(
         self, limited: System
     ) -> None:
-        token = limited.stack.issuer.backend_token(someone())
+        token = limited.stack.issuer.backend_token(new_subject())
         answers = await _looks(limited, token, 450)
         assert {answer.status for answer in answers} == {200}
 
@@ -348,14 +350,14 @@ async def test_without_redis_requests_go_or_stay_as_the_policy_chose(
     async with a_system(processes=("web",), env={"POLICY_FILE": str(policy)}) as system:
         if isinstance(system.stack.redis, GivenRedis):
             pytest.skip("the server was given; it is not ours to stop")
-        body, key = a_deposit(), str(uuid4())
+        body, key = deposit_body(), str(uuid4())
         first = (await system.user.pay("/v1/deposits", body, key=key)).expect(202)
         await system.stack.redis.stop()
-        answer = await system.user.pay("/v1/deposits", a_deposit())
+        answer = await system.user.pay("/v1/deposits", deposit_body())
         assert answer.status == status
         if code is not None:
             assert int(answer.headers["Retry-After"]) >= 1
-            assert problem(answer, status, code)["retryable"] is True
+            assert expect_problem(answer, status, code)["retryable"] is True
         again = (await system.user.pay("/v1/deposits", body, key=key)).expect(202)
         assert (again.body, again.was_replayed) == (first.body, True)
 
@@ -404,8 +406,8 @@ async def test_an_anonymous_user_is_let_in_by_policy_alone(tmp_path: Path) -> No
     policy.write_text("[users]\nallow_anonymous = true")
     async with (
         a_system(processes=("web",), env={"POLICY_FILE": str(policy)}) as system,
-        caller(system, sub=someone(), claims={"is_anonymous": True}) as visitor,
+        caller(system, sub=new_subject(), claims={"is_anonymous": True}) as visitor,
     ):
         payment_id = (await visitor.pay("/v1/deposits", DEPOSIT)).expect(202).json()["id"]
         assert (await visitor.payment(payment_id))["status"] == "pending"
-        problem(await visitor.pay("/v1/withdrawals", WITHDRAWAL), 403, "not_permitted")
+        expect_problem(await visitor.pay("/v1/withdrawals", WITHDRAWAL), 403, "not_permitted")

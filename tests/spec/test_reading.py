@@ -10,8 +10,15 @@ from uuid import uuid4
 
 import pytest
 
-from tests.spec.asking import DEPOSIT, ask, caller, pointers, problem, someone
 from tests.spec.playing import begin
+from tests.spec.requesting import (
+    DEPOSIT,
+    caller,
+    expect_problem,
+    new_subject,
+    pointers,
+    send_request,
+)
 from tests.spec.system import System
 from tests.stack.client import Client
 
@@ -35,7 +42,7 @@ async def test_a_page_is_newest_first_and_ones_own(system: System) -> None:
     """A user's list holds all of its payments and no other's, newest first, each as it is when
     read alone.
     """
-    async with caller(system, sub=someone()) as one, caller(system, sub=someone()) as other:
+    async with caller(system, sub=new_subject()) as one, caller(system, sub=new_subject()) as other:
         mine, foreign = (
             await _deposits(one, 4),
             await _deposits(other, 1, phone_number="0713000199"),
@@ -50,7 +57,7 @@ async def test_a_page_is_newest_first_and_ones_own(system: System) -> None:
 
 async def test_pages_follow_each_other_while_new_payments_arrive(system: System) -> None:
     """Following the cursor gives every payment once, in order, whatever is created meanwhile."""
-    async with caller(system, sub=someone()) as one:
+    async with caller(system, sub=new_subject()) as one:
         mine = await _deposits(one, 7)
         seen: list[str] = []
         cursor, late = None, 0
@@ -66,13 +73,13 @@ async def test_pages_follow_each_other_while_new_payments_arrive(system: System)
 
 async def test_a_cursor_is_good_for_its_filters_only(system: System) -> None:
     """A cursor with other filters is refused; another page size is not another filter."""
-    async with caller(system, sub=someone()) as one:
+    async with caller(system, sub=new_subject()) as one:
         mine = await _deposits(one, 3)
         cursor = (await _page(one, limit="1", kind="deposit"))["next_cursor"]
         page = await _page(one, limit="2", kind="deposit", cursor=cursor)
         assert [item["id"] for item in page["items"]] == mine[:2][::-1]
         assert pointers(
-            problem(await one.get("/v1/payments", cursor=cursor), 422, "invalid_request")
+            expect_problem(await one.get("/v1/payments", cursor=cursor), 422, "invalid_request")
         ) == {"?cursor"}
 
 
@@ -94,7 +101,7 @@ async def test_a_forged_cursor_does_no_harm(system: System, part: int, forged: s
     """A cursor that was taken apart and put together otherwise is answered or refused by name;
     never an internal error.
     """
-    async with caller(system, sub=someone()) as one:
+    async with caller(system, sub=new_subject()) as one:
         mine = await _deposits(one, 2)
         parts = (await _page(one, limit="1"))["next_cursor"].split("-")
         parts[part] = forged
@@ -102,7 +109,7 @@ async def test_a_forged_cursor_does_no_harm(system: System, part: int, forged: s
         if answer.status == 200:
             assert {item["id"] for item in answer.json()["items"]} <= set(mine)
         else:
-            assert pointers(problem(answer, 422, "invalid_request")) == {"?cursor"}
+            assert pointers(expect_problem(answer, 422, "invalid_request")) == {"?cursor"}
 
 
 async def test_each_filter_finds_what_it_says(system: System) -> None:
@@ -111,7 +118,7 @@ async def test_each_filter_finds_what_it_says(system: System) -> None:
     """
     await system.scenario("cancel", phone_number="254713000301")
     await system.scenario("wrong_amount", phone_number="254713000302")
-    owner, key = someone(), str(uuid4())
+    owner, key = new_subject(), str(uuid4())
     paid = await system.deposit(
         owner=None, phone_number="0713000300", account_reference=f"R{key[:8]}"
     )
@@ -165,7 +172,7 @@ async def test_each_filter_finds_what_it_says(system: System) -> None:
 
 async def test_a_backend_lists_everybodys_payments(system: System) -> None:
     """A backend sees all payments, with what only backends see; a user never does."""
-    async with caller(system, sub=someone()) as one:
+    async with caller(system, sub=new_subject()) as one:
         [payment_id] = await _deposits(one, 1, phone_number="0713000400")
         await system.settled(payment_id)
         item = next(
@@ -258,10 +265,10 @@ async def test_a_cursor_of_one_history_is_good_for_no_other_list(system: System)
         ("/v1/events", "after"),
     ):
         answer = await system.backend.get(path, **{name: cursor})
-        assert pointers(problem(answer, 422, "invalid_request")) == {f"?{name}"}, path
-    async with caller(system, sub=someone()) as stranger:
+        assert pointers(expect_problem(answer, 422, "invalid_request")) == {f"?{name}"}, path
+    async with caller(system, sub=new_subject()) as stranger:
         answer = await stranger.get(f"/v1/payments/{one}/history", cursor=cursor)
-        problem(answer, 404, "payment_not_found")
+        expect_problem(answer, 404, "payment_not_found")
 
 
 @pytest.mark.parametrize("wait", ["0", "1", "60"])
@@ -323,8 +330,8 @@ async def test_a_wrong_query_is_named(system: System) -> None:
     """
     payment_id = await system.deposit()
     for path, query, name in _QUERIES:
-        answer = await ask(system, "GET", f"{path.replace('ID', payment_id)}?{query}")
-        assert pointers(problem(answer, 422, "invalid_request")) == {name}, query
+        answer = await send_request(system, "GET", f"{path.replace('ID', payment_id)}?{query}")
+        assert pointers(expect_problem(answer, 422, "invalid_request")) == {name}, query
 
 
 @pytest.mark.parametrize("name", ["created_after", "created_before"])
@@ -337,6 +344,6 @@ async def test_the_ends_of_time_are_no_fault_of_ours(
     """A time at the edge of the calendar is answered, or refused by name; never an internal
     error.
     """
-    answer = await ask(system, "GET", f"/v1/payments?{name}={moment}")
+    answer = await send_request(system, "GET", f"/v1/payments?{name}={moment}")
     if answer.status != 200:
-        assert pointers(problem(answer, 422, "invalid_request")) == {f"?{name}"}
+        assert pointers(expect_problem(answer, 422, "invalid_request")) == {f"?{name}"}

@@ -10,8 +10,8 @@ from uuid import uuid4
 import pytest
 from redis.asyncio import Redis
 
-from tests.spec.asking import a_deposit, caller, problem, someone
 from tests.spec.conftest import a_system
+from tests.spec.requesting import caller, deposit_body, expect_problem, new_subject
 from tests.spec.system import System
 from tests.stack.client import Answer, Client
 
@@ -37,38 +37,40 @@ class TestReplays:
         """Twenty replays between the first request and the second, then between the third and
         what is too much.
         """
-        async with caller(sparing, sub=someone()) as user:
-            body, key = a_deposit(), str(uuid4())
+        async with caller(sparing, sub=new_subject()) as user:
+            body, key = deposit_body(), str(uuid4())
             first = (await user.pay("/v1/deposits", body, key=key)).expect(202)
             for _ in range(2):
                 await self._replay_20_times(sparing, user, body, key, first, has_copy=has_copy)
-                (await user.pay("/v1/deposits", a_deposit())).expect(202)
-            problem(await user.pay("/v1/deposits", a_deposit()), 429, "rate_limited")
+                (await user.pay("/v1/deposits", deposit_body())).expect(202)
+            expect_problem(await user.pay("/v1/deposits", deposit_body()), 429, "rate_limited")
             await self._replay_20_times(sparing, user, body, key, first, has_copy=has_copy)
-            problem(await user.get("/v1/payments"), 429, "rate_limited")
+            expect_problem(await user.get("/v1/payments"), 429, "rate_limited")
 
     async def test_replays_at_once_keep_no_new_request_out(self, sparing: System) -> None:
-        async with caller(sparing, sub=someone()) as user:
-            body, key = a_deposit(), str(uuid4())
+        async with caller(sparing, sub=new_subject()) as user:
+            body, key = deposit_body(), str(uuid4())
             first = (await user.pay("/v1/deposits", body, key=key)).expect(202)
             replays = [user.pay("/v1/deposits", body, key=key) for _ in range(50)]
-            news = [user.pay("/v1/deposits", a_deposit()) for _ in range(2)]
+            news = [user.pay("/v1/deposits", deposit_body()) for _ in range(2)]
             answers = await asyncio.gather(*replays, *news)
             assert {answer.status for answer in answers} == {202}
             assert {answer.body for answer in answers[:50]} == {first.body}
 
     async def test_a_request_that_only_shares_the_key_takes_one(self, sparing: System) -> None:
         """It is refused, so it was a request of its own."""
-        async with caller(sparing, sub=someone()) as user:
+        async with caller(sparing, sub=new_subject()) as user:
             key = str(uuid4())
-            (await user.pay("/v1/deposits", a_deposit(), key=key)).expect(202)
+            (await user.pay("/v1/deposits", deposit_body(), key=key)).expect(202)
             for _ in range(2):
-                problem(
-                    await user.pay("/v1/deposits", a_deposit(), key=key),
+                expect_problem(
+                    await user.pay("/v1/deposits", deposit_body(), key=key),
                     422,
                     "idempotency_key_reused",
                 )
-            problem(await user.pay("/v1/deposits", a_deposit(), key=key), 429, "rate_limited")
+            expect_problem(
+                await user.pay("/v1/deposits", deposit_body(), key=key), 429, "rate_limited"
+            )
 
     async def _replay_20_times(
         self, system: System, user: Client, body: Any, key: str, first: Answer, *, has_copy: bool

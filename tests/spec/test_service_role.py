@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.integration.service_role import as_service, made_service_role
-from tests.spec.conftest import ASKED_SOON, a_system
+from tests.spec.conftest import INQUIRE_SOON, a_system
 from tests.spec.in_doubt import begin_in_doubt, inquiries
 from tests.spec.operating import operate
 from tests.spec.system import System
@@ -26,7 +26,7 @@ async def system() -> AsyncIterator[System]:
         where = {"DATABASE_URL": as_service(url, password)}
         roles = dict.fromkeys(("web", "callbacks", "worker"), where)
         async with a_system(
-            env=ASKED_SOON, process_env=roles, postgres=server, database_url=url
+            env=INQUIRE_SOON, process_env=roles, postgres=server, database_url=url
         ) as system:
             yield system
         await server.drop_database(url)

@@ -64,7 +64,7 @@ class Reader:
 
 
 @asynccontextmanager
-async def holding(
+async def open_transaction(
     system: System, statement: str
 ) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
     """Somebody else's open transaction, in which `statement` was run, for the block; then it is
@@ -80,7 +80,7 @@ async def holding(
             await transaction.rollback()
 
 
-async def somebody_waits(system: System, raw: asyncpg.Connection[asyncpg.Record]) -> None:
+async def wait_for_blocked(system: System, raw: asyncpg.Connection[asyncpg.Record]) -> None:
     await system.eventually(
-        lambda: raw.fetchval(_WAITING_FOR_US), what="somebody who waits for our lock"
+        lambda: raw.fetchval(_WAITING_FOR_US), awaited="somebody who waits for our lock"
     )

@@ -31,12 +31,12 @@ async def caller(system: System, **claims: Any) -> AsyncIterator[Client]:
         yield client
 
 
-def someone() -> str:
+def new_subject() -> str:
     """A `sub` that nobody had before."""
     return str(uuid4())
 
 
-async def ask(
+async def send_request(
     system: System,
     method: str,
     path: str,
@@ -81,10 +81,10 @@ async def post(
         ("Content-Type", "application/json"),
         *headers,
     ]
-    return await ask(system, "POST", path, headers=named, data=data, token=token)
+    return await send_request(system, "POST", path, headers=named, data=data, token=token)
 
 
-def problem(answer: Answer, status: int, code: str) -> Any:
+def expect_problem(answer: Answer, status: int, code: str) -> Any:
     """The answer's problem, once it has the shape that every refusal has."""
     answer.expect(status)
     assert answer.headers["Content-Type"].partition(";")[0] == "application/problem+json", (
@@ -125,10 +125,10 @@ UNKNOWN_PAYMENT_ID = "0199a0b1-c2d3-7e4f-8a5b-123456789012"
 _PHONES = iter(range(733_000_000, 734_000_000))
 
 
-def a_phone() -> str:
+def new_phone_number() -> str:
     """A phone number that no other test uses."""
     return f"0{next(_PHONES)}"
 
 
-def a_deposit(amount: int = 100, **more: Any) -> dict[str, Any]:
-    return {"amount": amount, "phone_number": a_phone(), **more}
+def deposit_body(amount: int = 100, **more: Any) -> dict[str, Any]:
+    return {"amount": amount, "phone_number": new_phone_number(), **more}
