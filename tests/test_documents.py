@@ -20,6 +20,7 @@ from tests.paths import ROOT
 from tests.sampling import COLLECTED
 
 USING = ROOT / "docs" / "using.md"
+ARCHITECTURE = sorted((ROOT / "docs" / "architecture").glob("*.md"))
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/*.md")])
 
 
@@ -93,6 +94,22 @@ def test_every_test_that_a_document_names_exists(document: Path) -> None:
         if (ROOT / file).exists() and re.search(rf"def {name}\(", (ROOT / file).read_text())
     }
     assert set(named) - defined == set()
+
+
+@pytest.mark.parametrize(
+    "document", [ROOT / "CONTRIBUTING.md", *ARCHITECTURE], ids=lambda path: path.name
+)
+def test_every_name_of_code_that_a_document_uses_is_in_the_code(document: Path) -> None:
+    """A function, class or constant in backticks was not renamed without its document."""
+    names = set(re.findall(r"`(?:\w+\.)*([A-Za-z_]\w{3,})`", document.read_text()))
+    commits = {name for name in names if re.fullmatch(r"[0-9a-f]{7}", name)}
+    assert (names - commits) - _words_of_the_code() == set()
+
+
+def _words_of_the_code() -> set[str]:
+    folders = ("domain", "gateway", "workers", "tests", "alembic")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    return {word for path in files for word in re.findall(r"\w+", path.read_text())}
 
 
 def test_every_promise_has_a_test_in_what_is_played(request: pytest.FixtureRequest) -> None:
