@@ -145,7 +145,7 @@ class Store:
 @pytest.fixture(scope="module")
 async def database_url(databases_to_borrow: DatabasesToBorrow) -> AsyncIterator[str]:
     """A migrated database for this module."""
-    async with databases_to_borrow.one() as url:
+    async with databases_to_borrow.borrow() as url:
         yield url
 
 
@@ -166,7 +166,7 @@ async def other(database_url: str) -> AsyncIterator[Store]:
 @pytest.fixture
 async def fresh(databases_to_borrow: DatabasesToBorrow) -> AsyncIterator[Store]:
     """A database with nothing in it, for a test that looks at all of it."""
-    async with databases_to_borrow.one() as url, Store(url) as own:
+    async with databases_to_borrow.borrow() as url, Store(url) as own:
         yield own
 
 

@@ -18,12 +18,12 @@ def lent(postgres: PostgresServer, template: str) -> DatabasesToBorrow:
 
 
 async def test_the_next_borrower_finds_no_row_and_every_brake(lent: DatabasesToBorrow) -> None:
-    async with lent.one() as url, Store(url) as store:
+    async with lent.borrow() as url, Store(url) as store:
         await store.finalized()
         await store.execute(
             "UPDATE mkwanja.brakes SET is_engaged = true, reason = 'a test' WHERE name = 'kill_switch'"
         )
-    async with lent.one() as again, Store(again) as store:
+    async with lent.borrow() as again, Store(again) as store:
         assert again == url
         tables = await store.rows(
             "SELECT format('%I.%I', schemaname, tablename) AS name FROM pg_tables WHERE schemaname = 'mkwanja'"
@@ -42,26 +42,26 @@ async def test_the_next_borrower_finds_no_row_and_every_brake(lent: DatabasesToB
 
 async def test_the_planner_knows_nothing_of_rows_that_are_gone(lent: DatabasesToBorrow) -> None:
     known = "SELECT count(*) FROM pg_stats WHERE schemaname = 'mkwanja'"
-    async with lent.one() as url, Store(url) as store:
+    async with lent.borrow() as url, Store(url) as store:
         await store.finalized()
         await store.execute("ANALYZE mkwanja.payments")
         assert await store.one(known) > 0
-    async with lent.one() as again, Store(again) as store:
+    async with lent.borrow() as again, Store(again) as store:
         assert await store.one(known) == 0
 
 
 async def test_two_borrowers_at_once_have_two_databases(lent: DatabasesToBorrow) -> None:
-    async with lent.one() as one, lent.one() as other:
+    async with lent.borrow() as one, lent.borrow() as other:
         assert one != other
 
 
 async def test_a_connection_that_was_left_open_ends(lent: DatabasesToBorrow) -> None:
-    async with lent.one() as url:
+    async with lent.borrow() as url:
         left = connection(url)
         raw = await left.__aenter__()
         await raw.execute("BEGIN")
         await raw.execute("LOCK TABLE mkwanja.payments")
-    async with lent.one() as again:
+    async with lent.borrow() as again:
         assert again == url
     with pytest.raises(Exception, match=r"terminat|closed"):
         await raw.execute("SELECT 1")
@@ -82,7 +82,7 @@ _CHANGES = {
 async def test_a_database_whose_shape_has_changed_is_not_lent_again(
     lent: DatabasesToBorrow, change: str
 ) -> None:
-    async with lent.one() as url, connection(url) as raw:
+    async with lent.borrow() as url, connection(url) as raw:
         await raw.execute(_CHANGES[change].format(name=database_name(url)))
-    async with lent.one() as next_one:
+    async with lent.borrow() as next_one:
         assert next_one != url

@@ -102,7 +102,7 @@ class TestGivenServers:
         url = f"postgresql://guest:guest@127.0.0.1:{postgres.port}/postgres"
         async with GivenPostgres(url) as given:
             assert await given.create_database() == url
-            assert "may not create databases" in given.note
+            assert "does not let this role create databases" in given.note
             await given.drop_database(url)
         assert await one(url, "SELECT 1") == 1
 
@@ -130,7 +130,7 @@ class TestGivenServers:
                 await somebody.set("theirs", "1")
         async with GivenRedis(redis.url) as given:
             assert given.url == redis.url
-            assert "will not be flushed" in given.note
+            assert "does not flush it" in given.note
             with pytest.raises(NotOursError):
                 await given.flush()
         await redis.flush()

@@ -1,4 +1,4 @@
-"""Everything a payment needs, on one machine, with nothing installed but Python.
+"""The local stack: everything that a payment needs, on one machine that has only Python.
 
-Start at `stack.Stack`.
+Start reading at `stack.Stack`.
 """

@@ -1,10 +1,9 @@
-"""What must not outlive this program: processes, folders, databases on a server that is not ours.
+"""Removes at exit what must not outlive this program: processes, folders, databases.
 
-The context managers clear up after themselves. This is for the ways out that run no `finally`:
-whoever starts something registers how to remove it, and what is still registered at exit is removed
-then. SIGTERM and SIGHUP would end Python without even that, so from the first registration on they
-mean what Ctrl-C means. After SIGKILL nothing of ours runs: processes still die with their parent
-(`guard`), folders stay.
+The context managers clean up after themselves. This module is for exits that run no `finally`: code
+that starts something registers its removal, and at exit the registered removals run. SIGTERM and
+SIGHUP would end Python without that, so from the first registration on they act like Ctrl-C. After
+SIGKILL no code of ours runs: processes still die with their parent (`guard`), but folders stay.
 """
 
 import atexit
@@ -25,9 +24,7 @@ _last_number = 0
 
 
 def register(remove: Removal) -> int:
-    """Have `remove` called at exit, unless `unregister` is called with the returned number
-    first.
-    """
+    """Calls `remove` at exit, unless `unregister` is called before with the returned number."""
     global _last_number  # noqa: PLW0603 - one list for the program, like atexit's own
     treat_termination_as_interrupt()
     _last_number += 1
@@ -36,29 +33,28 @@ def register(remove: Removal) -> int:
 
 
 def unregister(number: int) -> None:
-    """Forget a removal that was done in the ordinary way."""
+    """Cancels a removal, because the caller has already removed the thing."""
     _pending.pop(number, None)
 
 
 class TemporaryFolder:
-    """A temporary folder of our own, removed by `remove` or, at the latest, at exit."""
+    """A temporary folder. `remove` deletes it, or at the latest the exit of the program."""
 
     def __init__(self, prefix: str, *, parent: Path | None = None) -> None:
         self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
         self._registration = register(self._remove_now)
 
     def remove(self) -> None:
-        """Delete the folder and everything in it."""
+        """Deletes the folder and everything in it."""
         unregister(self._registration)
         self._remove_now()
 
     def leave(self) -> None:
-        """Let the folder stay: somebody wants to read it."""
+        """Does not delete the folder, so that a person can read it."""
         unregister(self._registration)
 
     def _remove_now(self) -> None:
-        # A file may vanish while we walk (a server that is just ending); a second walk finds the
-        # rest.
+        # A server that is ending may delete a file while we walk. A second walk deletes the rest.
         shutil.rmtree(self.path, ignore_errors=True)
         if self.path.exists():
             shutil.rmtree(self.path, ignore_errors=True)
@@ -70,12 +66,12 @@ def _remove_everything() -> None:
         owner, remove = _pending.pop(number)
         if owner != os.getpid():
             continue  # a forked child must not stop its parent's servers
-        with suppress(Exception):  # one that fails must not keep the others from being removed
+        with suppress(Exception):  # a removal that fails must not prevent the others
             remove()
 
 
 def treat_termination_as_interrupt() -> None:
-    """Give SIGTERM and SIGHUP, where nobody else handles them, the meaning of Ctrl-C."""
+    """Makes SIGTERM and SIGHUP act like Ctrl-C, if no other code handles them."""
     if threading.current_thread() is not threading.main_thread():
         return
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -84,9 +80,9 @@ def treat_termination_as_interrupt() -> None:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    # Sent and not called: whoever took over Ctrl-C (asyncio cancels its main task, a loop wakes up,
-    # pytest ends its run) did so in a way of its own. A program that a shell started in the
-    # background ignores Ctrl-C; it must still be possible to terminate it.
+    # Raise the signal and do not call its handler: asyncio, pytest and others each handle Ctrl-C in
+    # their own way (cancel the main task, wake a loop, end the run). A program that a shell started
+    # in the background ignores Ctrl-C, but SIGTERM must still end it.
     if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, signal.SIG_DFL, None):
         raise KeyboardInterrupt
     signal.raise_signal(signal.SIGINT)

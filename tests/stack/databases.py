@@ -1,7 +1,7 @@
-"""Databases on a PostgreSQL server, made and dropped through its URL: one for each stack, so that
-stacks never meet.
+"""Creates and drops databases on a PostgreSQL server: one for each stack, so stacks never meet.
 
-Works through a pooler in transaction mode too: no prepared statement outlives its transaction.
+This also works through a pooler in transaction mode, because no prepared statement outlives its
+transaction.
 """
 
 import secrets
@@ -24,7 +24,7 @@ _ALEMBIC_SECONDS = 60.0
 
 @asynccontextmanager
 async def connection(url: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    """A connection for a few statements."""
+    """Opens a connection for a few statements."""
     connected = await asyncpg.connect(url, statement_cache_size=0, timeout=_CONNECT_SECONDS)
     try:
         yield connected
@@ -33,7 +33,7 @@ async def connection(url: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Reco
 
 
 async def create_database(server_url: str, *, template: str | None = None) -> str:
-    """Create an empty database, or a copy of the one at the URL `template`, and return its URL."""
+    """Creates an empty database, or a copy of the one at the URL `template`. Returns its URL."""
     name = f"mkwanja_{secrets.token_hex(6)}"
     copied = f' TEMPLATE "{database_name(template)}"' if template else ""
     async with connection(server_url) as server:
@@ -42,7 +42,7 @@ async def create_database(server_url: str, *, template: str | None = None) -> st
 
 
 async def drop_database(server_url: str, url: str) -> None:
-    """Drop a database that `create_database` made, whoever is still connected to it."""
+    """Drops a database of `create_database`, also if sessions are connected to it."""
     name = database_name(url)
     assert name.startswith("mkwanja_"), f"{name} is not ours to drop"
     async with connection(server_url) as server:
@@ -50,16 +50,16 @@ async def drop_database(server_url: str, url: str) -> None:
 
 
 async def empty(url: str) -> None:
-    """Deletes every row of the record and gives the brakes back as the migrations leave them.
+    """Deletes every row of the record, and resets the brakes to their state after the migrations.
 
-    `url` must be a superuser's: insert-only tables refuse everybody else.
+    `url` must be that of a superuser, because insert-only tables refuse all other roles.
     """
     async with connection(url) as server:
         await empty_by(server)
 
 
 async def empty_by(server: "asyncpg.Connection[asyncpg.Record]") -> None:
-    """`empty`, by a superuser's connection to the database."""
+    """Does the same as `empty`, on a superuser's connection to the database."""
     async with server.transaction():
         await server.execute("SET LOCAL session_replication_role = replica")
         tables = await server.fetch(
@@ -74,17 +74,17 @@ async def empty_by(server: "asyncpg.Connection[asyncpg.Record]") -> None:
 
 
 def database_name(url: str) -> str:
-    """The database that a URL names."""
+    """Returns the name of the database in a URL."""
     return urlsplit(url).path.removeprefix("/")
 
 
 def with_database(url: str, name: str) -> str:
-    """The same URL, host, user and options, with another database."""
+    """Returns the same URL, host, user and options, with another database."""
     return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
 
 
 async def alembic(*arguments: str, url: str | None) -> tuple[int, str]:
-    """Runs alembic as the Procfile's release line does; its exit status and what it said."""
+    """Runs alembic as the Procfile's release line does. Returns its exit status and its output."""
     env = bare() | ({"DATABASE_URL": url} if url is not None else {})
     with tempfile.TemporaryDirectory() as folder:
         process = Process(

@@ -1,6 +1,6 @@
-"""Migrated databases that tests borrow one after the other; each finds its own without a row.
+"""Migrated databases that tests borrow one after the other. Each test gets one without a row.
 
-To copy a template costs the server five times the work of emptying the last borrower's database.
+To copy a template costs the server five times as much as to empty the last borrower's database.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ _END_OTHERS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
-# What ANALYZE knew of the rows that are gone would mislead the planner about the next borrower's.
+# The statistics of ANALYZE about deleted rows would mislead the planner for the next borrower.
 _FORGET_STATISTICS = """
-DELETE FROM pg_statistic WHERE starelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'mkwanja'::regnamespace)
+DELETE FROM pg_statistic WHERE starelid IN
+  (SELECT oid FROM pg_class WHERE relnamespace = 'mkwanja'::regnamespace)
 """
-# Everything of a database that is no row: what of it differs, a borrower changed.
+# Everything in a database except rows. If this text differs, a borrower changed the database.
 _SHAPE = """
 WITH ours AS (SELECT oid, nspname, nspacl FROM pg_namespace
               WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema'),
@@ -30,7 +31,8 @@ WITH ours AS (SELECT oid, nspname, nspacl FROM pg_namespace
      lines AS (
   SELECT concat_ws(' ', 'schema', nspname, nspacl) AS line FROM ours
   UNION ALL
-  SELECT concat_ws(' ', 'relation', nspname, relname, relkind, relacl, reloptions, relrowsecurity) FROM tables
+  SELECT concat_ws(' ', 'relation', nspname, relname, relkind, relacl, reloptions, relrowsecurity)
+  FROM tables
   UNION ALL
   SELECT concat_ws(' ', 'column', nspname, relname, attname, atttypid, attnotnull, attacl)
   FROM pg_attribute JOIN tables ON tables.oid = attrelid WHERE attnum > 0
@@ -41,9 +43,11 @@ WITH ours AS (SELECT oid, nspname, nspacl FROM pg_namespace
   SELECT concat_ws(' ', 'constraint', nspname, conname, pg_get_constraintdef(pg_constraint.oid))
   FROM pg_constraint JOIN ours ON ours.oid = connamespace
   UNION ALL
-  SELECT concat_ws(' ', 'function', nspname, proname, md5(prosrc), proacl) FROM pg_proc JOIN ours ON ours.oid = pronamespace
+  SELECT concat_ws(' ', 'function', nspname, proname, md5(prosrc), proacl)
+  FROM pg_proc JOIN ours ON ours.oid = pronamespace
   UNION ALL
-  SELECT concat_ws(' ', 'database', datconnlimit, datacl) FROM pg_database WHERE datname = current_database()
+  SELECT concat_ws(' ', 'database', datconnlimit, datacl)
+  FROM pg_database WHERE datname = current_database()
   UNION ALL
   SELECT concat_ws(' ', 'setting', setrole, setconfig) FROM pg_db_role_setting
   JOIN pg_database ON pg_database.oid = setdatabase WHERE datname = current_database()
@@ -53,7 +57,7 @@ SELECT string_agg(line, E'\\n' ORDER BY line) FROM lines
 
 
 class DatabasesToBorrow:
-    """A database is lent to one borrower at a time, and never again once its shape has changed."""
+    """Lends each database to one borrower at a time, and never again if its shape changed."""
 
     def __init__(self, postgres: PostgresServer | GivenPostgres, template: str) -> None:
         self._postgres = postgres
@@ -62,30 +66,29 @@ class DatabasesToBorrow:
         self._shape = ""
 
     @asynccontextmanager
-    async def one(self) -> AsyncIterator[str]:
-        """The URL of a database as `alembic upgrade head` leaves it."""
-        url = self._free.pop() if self._free else await self._made()
+    async def borrow(self) -> AsyncIterator[str]:
+        """Yields the URL of a database in its state after `alembic upgrade head`."""
+        url = self._free.pop() if self._free else await self._create()
         yield url
-        if isinstance(self._postgres, PostgresServer) and await self._is_emptied(
+        if isinstance(self._postgres, PostgresServer) and await self._try_to_empty(
             self._postgres, url
         ):
             self._free.append(url)
         else:
             await self._postgres.drop_database(url)
 
-    async def _made(self) -> str:
+    async def _create(self) -> str:
         url = await self._postgres.create_database(template=self._template)
         if isinstance(self._postgres, PostgresServer) and not self._shape:
             async with connection(_admin_url(self._postgres, url)) as raw:
                 self._shape = str(await raw.fetchval(_SHAPE))
         return url
 
-    async def _is_emptied(self, server: PostgresServer, url: str) -> bool:
-        """Empties the database if its shape is as it was made; says whether it is."""
+    async def _try_to_empty(self, server: PostgresServer, url: str) -> bool:
+        """Empties the database if its shape did not change. Returns whether it is empty."""
         async with connection(_admin_url(server, url)) as raw:
-            await raw.execute(
-                _END_OTHERS
-            )  # first: one may hold a lock that the next question waits for
+            # First, because another session may hold a lock that the next query waits for.
+            await raw.execute(_END_OTHERS)
             if await raw.fetchval(_SHAPE) != self._shape:
                 return False
             await databases.empty_by(raw)

@@ -1,6 +1,4 @@
-"""The environment of each process, and nothing beyond it: what docs promise to be enough is all
-they get.
-"""
+"""The environment of each process: only what the documents promise to be enough."""
 
 import os
 import sys
@@ -11,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """Where everything is, and the secrets it shares."""
+    """The addresses of all parts of a stack, and the secrets that they share."""
 
     database_url: str
     redis_url: str
@@ -19,10 +17,10 @@ class Wiring:
     issuer_url: str
     callback_base_url: str
     callback_secrets: str
-    daraja: Mapping[str, str]  # DARAJA_… variables, as the simulator says them
+    daraja: Mapping[str, str]  # DARAJA_… variables, as the simulator gives them
 
     def environment(self, kind: str, *, port: int | None = None) -> dict[str, str]:
-        """What a process of this kind reads; `port` for those that listen."""
+        """Returns the environment for a process of this kind. `port` is for those that listen."""
         own = {} if port is None else {"PORT": str(port)}
         match kind:
             case "release":
@@ -41,22 +39,19 @@ class Wiring:
                 }
                 own |= self.daraja
             case _:
-                pass  # a line of the Procfile that we know nothing about gets what all get
+                pass  # an unknown line of the Procfile gets the variables for all processes
         return bare() | {"DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url} | own
 
 
 def bare() -> dict[str, str]:
-    """What even a program without settings needs: to find Python and the commands installed
-    beside it.
-    """
-    beside = Path(
-        sys.executable
-    ).parent  # not resolved: in a virtual environment Python itself is only linked
+    """Returns a PATH to find Python and the commands installed beside it."""
+    # Do not resolve the path: in a virtual environment Python itself is only a link.
+    beside = Path(sys.executable).parent
     return {"PATH": f"{beside}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
 
 
 def overridden(environment: Mapping[str, str], *layers: Mapping[str, str | None]) -> dict[str, str]:
-    """The same with each layer's values in place; None takes a variable away."""
+    """Returns `environment` with the values of each layer. None removes a variable."""
     merged: dict[str, str | None] = {**environment}
     for layer in layers:
         merged |= layer

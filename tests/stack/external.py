@@ -1,10 +1,9 @@
-"""A PostgreSQL and a Redis that are already there: what DATABASE_URL and REDIS_URL name, used with
-care.
+"""A PostgreSQL and a Redis that run already: the servers in DATABASE_URL and REDIS_URL.
 
-Each stack gets a database of its own on the one and an empty database number on the other, and
-removes what it made. Where the given rights do not allow that, it says so in `note` and uses what
-it was given. Stopping, killing and freezing are not ours to do here; `can_be_stopped` lets a test
-skip with a reason.
+Each stack creates its own database on the first and uses an empty database number on the second,
+and removes both at its end. If the given rights do not allow that, the stack explains it in `note`
+and uses the given database. We may not stop, kill or freeze these servers. A test reads
+`can_be_stopped` to skip with a reason.
 """
 
 import asyncio
@@ -23,22 +22,22 @@ from tests.stack import cleanup, databases
 from tests.stack.servers import PostgresServer, RedisServer
 
 _DATABASE_NUMBERS = range(16)  # Redis's own default
-_MARK = "mkwanja:stack:in-use"  # makes an empty database number ours, for other stacks to see
-_MARK_SECONDS = 86_400  # a stack that was killed does not keep its number for ever
+_MARK = "mkwanja:stack:in-use"  # shows other stacks that this database number is in use
+_MARK_SECONDS = 86_400  # then the number of a killed stack is free again
 
 
 class NotOursError(Exception):
-    """The server belongs to somebody else: it is not stopped, frozen or emptied by us."""
+    """The server belongs to another person, so we do not stop, freeze or empty it."""
 
 
 class _GivenServer:
-    """What both have in common: they cannot be stopped."""
+    """The common part of both: they cannot be stopped."""
 
     can_be_stopped = False
     note = ""
 
     async def start(self) -> None:
-        """Refused, like all of these."""
+        """Raises NotOursError, like all of these methods."""
         self._refuse()
 
     async def stop(self) -> None:
@@ -63,12 +62,12 @@ class _GivenServer:
 
     def _refuse(self) -> NoReturn:
         raise NotOursError(
-            "the server was given by DATABASE_URL or REDIS_URL; it is not ours to stop"
+            "DATABASE_URL or REDIS_URL names this server, so the stack may not stop or freeze it"
         )
 
 
 class GivenPostgres(_GivenServer):
-    """The server that DATABASE_URL names; perhaps a pooler in transaction mode before it."""
+    """The server in DATABASE_URL, perhaps behind a pooler in transaction mode."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -77,7 +76,7 @@ class GivenPostgres(_GivenServer):
 
     @property
     def admin_url(self) -> str:
-        """Whatever rights the given role has."""
+        """The given URL, with the rights of its role."""
         return self.url
 
     async def __aenter__(self) -> Self:
@@ -91,30 +90,29 @@ class GivenPostgres(_GivenServer):
             cleanup.unregister(self._registration)
 
     async def create_database(self, *, template: str | None = None) -> str:
-        """Create a database and return its URL; where that is not allowed, the given one."""
+        """Creates a database and returns its URL, or the given URL if that is not allowed."""
         try:
             url = await databases.create_database(self.url, template=template)
         except asyncpg.InsufficientPrivilegeError as error:
-            return self._fall_back(f"may not create databases ({error})")
+            return self._fall_back(f"does not let this role create databases ({error})")
         self._created.append(url)
         try:
             async with databases.connection(url):
                 return url
-        except (
-            asyncpg.PostgresError,
-            OSError,
-        ) as error:  # a pooler that knows only the databases in its list
+        except (asyncpg.PostgresError, OSError) as error:
+            # For example a pooler that knows only the databases in its list.
             await self.drop_database(url)
             return self._fall_back(f"did not let us use the database that we created ({error})")
 
     async def drop_database(self, url: str) -> None:
-        """Drop a database of `create_database`; the given one stays."""
+        """Drops a database of `create_database`, but not the given one."""
         if url in self._created:
             await databases.drop_database(self.url, url)
             self._created.remove(url)
 
-    def _fall_back(self, why: str) -> str:
-        self.note = f"PostgreSQL {why}; using the given database {databases.database_name(self.url)!r} itself"
+    def _fall_back(self, reason: str) -> str:
+        name = databases.database_name(self.url)
+        self.note = f"PostgreSQL {reason}; the stack uses the given database {name!r}"
         return self.url
 
     async def _drop_all(self) -> None:
@@ -122,15 +120,17 @@ class GivenPostgres(_GivenServer):
             await self.drop_database(url)
 
     def _drop_all_now(self) -> None:
-        with suppress(Exception):  # the caller is ending; what is left is named below
+        with suppress(Exception):  # the program ends; the remaining databases are printed below
             asyncio.run(self._drop_all())
         for url in self._created:
-            print(f"left on the server: database {databases.database_name(url)}", file=sys.stderr)  # noqa: T201
+            name = databases.database_name(url)
+            print(f"left on the server: database {name}", file=sys.stderr)  # noqa: T201
 
 
 class GivenRedis(_GivenServer):
-    """The server that REDIS_URL names. Channels know no database numbers: all stacks on it hear
-    each other's events.
+    """The server in REDIS_URL.
+
+    Channels have no database number, so all stacks on it receive each other's events.
     """
 
     def __init__(self, url: str) -> None:
@@ -140,24 +140,25 @@ class GivenRedis(_GivenServer):
     async def __aenter__(self) -> Self:
         given = _number_of(self.url)
         for number in (given, *(other for other in _DATABASE_NUMBERS if other != given)):
-            if await self._take(number):
+            if await self._try_to_reserve(number):
                 self.url = _with_number(self.url, number)
                 self._is_ours = True
                 return self
-        self.note = f"Redis has no empty database for us; using {given}, which will not be flushed"
+        self.note = f"Redis has no empty database; the stack uses {given} and does not flush it"
         return self
 
     async def __aexit__(self, *_: object) -> None:
         if self._is_ours:
-            with suppress(RedisError):  # gone already, and what we put there with it
+            with suppress(RedisError):  # if Redis is gone, so are our keys
                 async with Redis.from_url(self.url) as client:
                     await client.flushdb()
 
     async def flush(self) -> None:
-        """Forget everything in our own database number."""
+        """Deletes every key in our own database number."""
         if not self._is_ours:
             raise NotOursError(
-                "this Redis database was not empty when we came; it is not ours to flush"
+                "this Redis database was not empty when the stack started, so the stack "
+                "does not flush it"
             )
         async with (
             Redis.from_url(self.url) as client,
@@ -167,19 +168,19 @@ class GivenRedis(_GivenServer):
             together.set(_MARK, "", ex=_MARK_SECONDS)
             await together.execute()
 
-    async def _take(self, number: int) -> bool:
+    async def _try_to_reserve(self, number: int) -> bool:
         try:
             async with Redis.from_url(_with_number(self.url, number)) as client:
                 if await client.dbsize() > 0:
                     return False
-                # Marked first and counted again: of two stacks that come at once, at most one gets
-                # it.
+                # Set the mark, then count again: if two stacks start at once, at most one gets the
+                # number.
                 if not await client.set(_MARK, "", ex=_MARK_SECONDS, nx=True):
                     return False
                 if await client.dbsize() == 1:
                     return True
                 await client.delete(_MARK)
-        except ResponseError:  # fewer numbers than we thought, or no right to this one
+        except ResponseError:  # this Redis has fewer numbers, or we have no right to this one
             pass
         return False
 
@@ -187,14 +188,14 @@ class GivenRedis(_GivenServer):
 def postgres_server(
     folder: Path, *, fast: bool, connections_max: int
 ) -> PostgresServer | GivenPostgres:
-    """The server that DATABASE_URL names, else one of our own in `folder`."""
+    """Returns the server in DATABASE_URL, else an embedded one in `folder`."""
     if url := os.environ.get("DATABASE_URL"):
         return GivenPostgres(url)
     return PostgresServer(folder, fast=fast, connections_max=connections_max)
 
 
 def redis_server(folder: Path) -> RedisServer | GivenRedis:
-    """The server that REDIS_URL names, else one of our own in `folder`."""
+    """Returns the server in REDIS_URL, else an embedded one in `folder`."""
     if url := os.environ.get("REDIS_URL"):
         return GivenRedis(url)
     return RedisServer(folder)

@@ -1,4 +1,4 @@
-"""Processes that are not ours to wait for: the children of a server we started."""
+"""Finds and collects the children of a server that we started."""
 
 import ctypes
 import os
@@ -13,19 +13,19 @@ _PROC = Path("/proc")
 
 
 def children_of(pid: int) -> list[int]:
-    """The children of a process, frozen and finished ones included."""
+    """Returns the children of a process, including frozen and finished ones."""
     return [child for child, parent, _ in _processes() if parent == pid]
 
 
 def members_of(pid: int) -> list[int]:
-    """A server's main process, first, and its children."""
+    """Returns a server's main process, first, and its children."""
     return [pid, *children_of(pid)]
 
 
 def alive(pids: list[int]) -> list[int]:
-    """Those that still run.
+    """Returns those that still run.
 
-    One that ended and was not collected does not: it holds nothing any more.
+    A process that ended and was not collected does not run, because it holds no resource.
     """
     for pid in pids:
         with suppress(ChildProcessError):
@@ -36,7 +36,7 @@ def alive(pids: list[int]) -> list[int]:
 
 @contextmanager
 def adopting_orphans() -> Iterator[None]:
-    """Collect the children of a server that we kill: in many containers nobody else would."""
+    """Collects the children of a server that we kill, because many containers do not."""
     if sys.platform != "linux":
         yield
         return
@@ -49,7 +49,7 @@ def adopting_orphans() -> Iterator[None]:
 
 
 def _processes() -> list[tuple[int, int, str]]:
-    """Process id, parent's id and state of everything that runs here."""
+    """Returns the id, the parent's id and the state of every process on this machine."""
     if _PROC.joinpath("self", "stat").exists():
         return [
             entry
@@ -69,8 +69,8 @@ def _processes() -> list[tuple[int, int, str]]:
 def _read_stat(folder: Path) -> list[tuple[int, int, str]]:
     try:
         stat = folder.joinpath("stat").read_text()
-    except OSError:  # it ended between the listing and the look
+    except OSError:  # it ended after we listed it
         return []
-    # The name is in brackets and may hold anything; what follows the last bracket is plain.
+    # The name is in brackets and may hold any character. The fields follow the last bracket.
     state, parent = stat.rpartition(")")[2].split()[:2]
     return [(int(folder.name), int(parent), state)]

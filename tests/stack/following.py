@@ -1,13 +1,11 @@
-"""The logs of all processes as they grow: `make run` shows them, each line with the name of who
-wrote it.
-"""
+"""Follows the logs of all processes. `make run` shows each line with the name of its process."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 
 class Follower:
-    """Reads what was added to a folder's logs since the last look, whole lines only."""
+    """Reads the whole lines that were added to a folder's logs since the last call."""
 
     def __init__(self, folder: Path, *, without: frozenset[str] = frozenset()) -> None:
         self._folder = folder
@@ -15,7 +13,7 @@ class Follower:
         self._read: dict[Path, int] = {}
 
     def new_lines(self) -> Iterator[tuple[str, str]]:
-        """Each new line with the name of its process; the first look begins at the beginning."""
+        """Yields each new line with the name of its process; the first call yields all lines."""
         for log in sorted(self._folder.glob("*.log")):
             if log.stem in self._without:
                 continue

@@ -1,9 +1,8 @@
-"""Run a command that cannot outlive who started it: `python guard.py '{"parent": 123, …}' command
-…`.
+"""Runs a command that cannot outlive its parent: `python guard.py '{"parent": 1, …}' command`.
 
-It becomes the command (exec), so the process id and the signals are the command's own. Doing this
-in a fresh interpreter rather than in `preexec_fn` is safe whatever threads the parent has. It also
-drops root for programs that refuse to run as root, in the one order that works: Linux forgets the
+The guard becomes the command (exec), so the process id and the signals are those of the command.
+A fresh interpreter is safe with any threads in the parent; `preexec_fn` is not. The guard also
+drops root for programs that refuse to run as root. It does so first, because Linux clears the
 parent-death signal when the user changes.
 """
 
@@ -18,19 +17,19 @@ _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
 def main() -> None:
-    """Prepare this process as the first argument says, then become the command in the others."""
+    """Prepares this process by the first argument, then becomes the command in the others."""
     prepare(json.loads(sys.argv[1]))
     command = sys.argv[2:]
     try:
-        os.execvp(command[0], command)  # noqa: S606 - starting the command is what this is for
+        os.execvp(command[0], command)  # noqa: S606 - the purpose of this program
     except FileNotFoundError:
         sys.exit(f"{command[0]}: not found")
     except PermissionError:
-        sys.exit(f"{command[0]}: not allowed to run it")
+        sys.exit(f"{command[0]}: no permission to run it")
 
 
 def prepare(options: dict[str, Any]) -> None:
-    """Bind this process to its parent, and undo what it inherited."""
+    """Binds this process to its parent, and undoes inherited settings."""
     if options["user"] is not None:
         uid, gid = options["user"]
         os.setgroups([])
@@ -38,14 +37,14 @@ def prepare(options: dict[str, Any]) -> None:
         os.setuid(uid)
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, options["death_signal"])
-        if os.getppid() != options["parent"]:  # it died before we asked to be told
+        if os.getppid() != options["parent"]:  # the parent died before the call
             sys.exit(1)
-    # What is ignored here stays ignored through exec: the first two by Python itself, the others
-    # perhaps by the shell that started us in the background.
+    # An ignored signal stays ignored through exec. Python itself ignores the first two. A shell
+    # that started us in the background may ignore the others.
     for number in ("SIGPIPE", "SIGXFSZ", "SIGINT", "SIGQUIT", "SIGTERM", "SIGHUP"):
         signal.signal(getattr(signal, number), signal.SIG_DFL)
-    # In the C locale Python sets this for itself, and the command is promised exactly the
-    # environment it was given.
+    # In the C locale Python sets these variables itself. The command must get exactly the
+    # environment that its caller gave.
     for name in options["unset"]:
         os.environ.pop(name, None)
 

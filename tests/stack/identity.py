@@ -1,8 +1,8 @@
-"""Who signs tokens: a stand-in for the project's Supabase Auth, with real keys made at run time.
+"""An issuer of tokens in place of the project's Supabase Auth, with real keys made at run time.
 
-Publishes its public keys where Supabase does and mints tokens of every kind, wrong ones included.
-It can rotate keys, withdraw them, answer with errors, hang, or be down, and counts how often it was
-asked.
+It publishes its public keys at the same path as Supabase and mints tokens of every kind, including
+wrong ones. It can rotate keys, withdraw them, answer with errors, hang, or be down, and counts the
+requests for its key set.
 """
 
 import asyncio
@@ -25,13 +25,13 @@ Algorithm = Literal["ES256", "RS256"]
 _PATH = "/auth/v1"
 _KEYS_PATH = f"{_PATH}/.well-known/jwks.json"
 
-USER = "7f6a1c7e-52cb-4b0e-9f53-0c2b8f1d4a10"  # an app user's `sub`, where it does not matter which
-BACKEND = "shop-backend"  # a backend's `sub`: its stable name
+USER = "7f6a1c7e-52cb-4b0e-9f53-0c2b8f1d4a10"  # the `sub` of an app user
+BACKEND = "shop-backend"  # the `sub` of a backend: its stable name
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """One key pair: what signs, and what is published."""
+    """One key pair: the private key that signs, and the public key that is published."""
 
     kid: str
     algorithm: Algorithm
@@ -43,14 +43,13 @@ class Issuer:
     """`async with Issuer() as issuer: token = issuer.mint(role="service_role")`."""
 
     def __init__(self) -> None:
-        """Starts with one ES256 key, like a new Supabase project."""
-        self.fetches = 0  # how often the key set was asked for, refusals included
+        """Creates an issuer with one ES256 key, like a new Supabase project."""
+        self.fetches = 0  # requests for the key set, including those answered by an error
         self.failing_with: int | None = None  # answer the next requests with this status
         self.delay_seconds = 0.0  # answer late
         self.port = 0
-        self._known: dict[
-            str, SigningKey
-        ] = {}  # also those no longer published: they can still sign
+        # Also withdrawn keys, because these can still sign.
+        self._known: dict[str, SigningKey] = {}
         self._published: list[str] = []
         self._runner: web.AppRunner | None = None
         self.add_key()
@@ -66,16 +65,16 @@ class Issuer:
 
     @property
     def url(self) -> str:
-        """The issuer: what `iss` says and JWT_ISSUER names."""
+        """The name of the issuer: the value of `iss` and of JWT_ISSUER."""
         return f"http://127.0.0.1:{self.port}{_PATH}"
 
     @property
     def jwks_url(self) -> str:
-        """Where the public keys are: JWT_JWKS_URL."""
+        """The address of the public keys: JWT_JWKS_URL."""
         return f"http://127.0.0.1:{self.port}{_KEYS_PATH}"
 
     async def start(self) -> None:
-        """Be reachable, on the port it always had."""
+        """Listens again, on the same port."""
         app = web.Application()
         app.router.add_get(_KEYS_PATH, self._answer)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -83,26 +82,26 @@ class Issuer:
         await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
 
     async def stop(self) -> None:
-        """Be down: connections are refused until `start`."""
+        """Refuses connections until `start`."""
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
 
     async def reset(self) -> None:
-        """Answer as at the start; the keys stay."""
+        """Answers as at the start. The keys stay."""
         self.fetches, self.failing_with, self.delay_seconds = 0, None, 0.0
         if self._runner is None:
             await self.start()
 
     def add_key(self, algorithm: Algorithm = "ES256") -> str:
-        """Publish one more key; it signs from now on. Returns its `kid`."""
+        """Publishes one more key, which signs from now on. Returns its `kid`."""
         key = _new_key(algorithm)
         self._known[key.kid] = key
         self._published.append(key.kid)
         return key.kid
 
     def rotate(self, algorithm: Algorithm = "ES256") -> str:
-        """Publish a new key and withdraw all others. Returns the new `kid`."""
+        """Publishes a new key and withdraws all others. Returns the new `kid`."""
         withdrawn = list(self._published)
         kid = self.add_key(algorithm)
         for old in withdrawn:
@@ -110,20 +109,20 @@ class Issuer:
         return kid
 
     def remove_key(self, kid: str) -> None:
-        """Publish it no longer; it can still sign, as a stolen key could."""
+        """Withdraws a key. It can still sign, as a stolen key could."""
         self._published.remove(kid)
 
     @property
     def kids(self) -> list[str]:
-        """The published keys, oldest first; the last one signs."""
+        """The published keys, oldest first. The last one signs."""
         return list(self._published)
 
     def key(self, kid: str) -> SigningKey:
-        """The pair itself, for tokens that no library would sign."""
+        """Returns the key pair, for tokens that no library would sign."""
         return self._known[kid]
 
     def jwks(self) -> dict[str, list[dict[str, str]]]:
-        """The key set as published."""
+        """Returns the published key set."""
         return {"keys": [dict(self._known[kid].public_jwk) for kid in self._published]}
 
     def mint(
@@ -139,11 +138,9 @@ class Issuer:
         drop: Collection[str] = (),
         headers: Mapping[str, object] | None = None,
     ) -> str:
-        """Sign a token: an app user's unless told otherwise, with any part replaced, added or left
-        out.
+        """Signs a token, by default for an app user. Any part can be replaced, added or dropped.
 
-        `kid` chooses the key; one that was never made only goes into the header, over the current
-        key's signature.
+        `kid` chooses the key. An unknown `kid` goes only into the header, and the newest key signs.
         """
         payload = self._payload(sub, role, aud, iss, expires_in_seconds) | dict(claims or {})
         for name in drop:
@@ -160,18 +157,18 @@ class Issuer:
         sub: str | None = None,
         kid: str | None = None,
     ) -> str:
-        """Sign with a shared secret (HS256), as Supabase projects did before they had keys."""
+        """Signs with a shared secret (HS256), as Supabase projects did before they had keys."""
         payload = self._payload(sub, role, "authenticated", None, 3600)
         return str(
             jwt.encode(payload, secret, algorithm="HS256", headers={"kid": kid} if kid else None)
         )
 
     def user_token(self, sub: str = USER) -> str:
-        """An app user's, good for an hour."""
+        """Returns an app user's token, valid for an hour."""
         return self.mint(sub=sub)
 
     def backend_token(self, sub: str = BACKEND) -> str:
-        """A backend's, good for an hour."""
+        """Returns a backend's token, valid for an hour."""
         return self.mint(sub=sub, role="service_role")
 
     @property

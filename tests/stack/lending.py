@@ -18,8 +18,8 @@ from tests.stack.shape import Shape
 from tests.stack.stack import Stack
 from tests.stack.starter import Starter
 
-# For each test process: one as shipped, one that asks soon, and one to break.
-_KEPT_MAX = 3
+# For each test process: one with the default settings, one that inquires early, and one to break.
+_STACKS_MAX = 3
 
 
 @dataclass(slots=True, eq=False)
@@ -54,45 +54,46 @@ class Lending:
 
     @asynccontextmanager
     async def stack(self, shape: Shape) -> AsyncIterator[Stack]:
-        """A stack of this shape, as if it had just been started. The borrower may break it."""
+        """Lends a stack that is as if just started with this shape. The borrower may break it."""
         async with self._borrowed(shape, others_used_it=False) as stack:
             yield stack
 
     @asynccontextmanager
     async def used_stack(self, shape: Shape) -> AsyncIterator[Stack]:
-        """A stack of this shape that other borrowers may have used. Borrowers break nothing."""
+        """Lends a stack of this shape that others may have used. The borrower must not break it."""
         async with self._borrowed(shape, others_used_it=True) as stack:
             yield stack
 
     @asynccontextmanager
     async def _borrowed(self, shape: Shape, *, others_used_it: bool) -> AsyncIterator[Stack]:
-        if not isinstance(self._postgres, PostgresServer):  # a given server is not ours to empty
+        if not isinstance(self._postgres, PostgresServer):  # we may not empty a given server
             async with Stack(shape) as stack:
                 yield stack
             return
-        owned = await self._taken(shape, others_used_it=others_used_it)
+        owned = await self._find_or_start(shape, others_used_it=others_used_it)
         owned.shape = shape if others_used_it else None
         try:
             yield owned.stack
         finally:
             if not others_used_it:
-                await owned.stack.kill_workers()  # what the borrower left open costs no more time
+                # Workers would go on with the payments that the borrower left open.
+                await owned.stack.kill_workers()
             owned.is_lent = False
 
-    async def _taken(self, shape: Shape, *, others_used_it: bool) -> _Owned:
+    async def _find_or_start(self, shape: Shape, *, others_used_it: bool) -> _Owned:
         free = [owned for owned in self._owned if not owned.is_lent]
         for owned in free:
             if others_used_it and owned.shape == shape:
                 owned.is_lent = True
-                await self._let_others_sleep()
+                await self._stop_idle_workers()
                 await owned.stack.start_workers()
                 return owned
         broken = [owned for owned in free if owned.shape is None]
-        if not broken and (not free or len(self._owned) < _KEPT_MAX):
-            return await self._started(shape)
+        if not broken and (not free or len(self._owned) < _STACKS_MAX):
+            return await self._start(shape)
         owned = (broken or free)[0]
         owned.is_lent, owned.shape = True, None
-        await self._let_others_sleep()
+        await self._stop_idle_workers()
         try:
             await owned.stack.reshape(shape)
         except BaseException:
@@ -100,20 +101,20 @@ class Lending:
             raise
         return owned
 
-    async def _let_others_sleep(self) -> None:
-        """An idle stack's worker would sweep all the same."""
+    async def _stop_idle_workers(self) -> None:
+        """Stops the workers of all idle stacks, because an idle worker also sweeps."""
         for owned in self._owned:
             if not owned.is_lent:
                 await owned.stack.stop_workers()
 
-    async def _started(self, shape: Shape) -> _Owned:
+    async def _start(self, shape: Shape) -> _Owned:
         stack = ReshapedStack(
             shape,
             postgres=self._postgres,
             template=self._template,
             starter=self._starter,
         )
-        await self._let_others_sleep()
+        await self._stop_idle_workers()
         owned = _Owned(await self._closing.enter_async_context(stack), is_lent=True)
         self._owned.append(owned)
         return owned

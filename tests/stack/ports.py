@@ -1,10 +1,10 @@
-"""Ports of 127.0.0.1 that nobody else is given.
+"""Reserves ports of 127.0.0.1, so that no other program gets them.
 
-Finding a free port and using it a moment later is a race, and a port whose server is stopped for a
-failure test is free again: another program may take it, or the kernel may lend it to an outgoing
-connection, which then connects to itself. So a port is held by a bound socket that never listens.
-Linux lets a server with SO_REUSEADDR (all of ours) listen beside it, and gives the port to nobody
-else. Other systems refuse that, so there the port is only remembered.
+To find a free port and use it a moment later is a race. And if a test stops a server, its port is
+free again: another program may bind it, or the kernel may use it for an outgoing connection, which
+then connects to itself. So a bound socket that never listens holds the port. Linux lets a server
+with SO_REUSEADDR (all of ours) listen beside it, and gives the port to no other program. Other
+systems refuse that, so there this module only remembers the port.
 """
 
 import atexit
@@ -12,16 +12,16 @@ import socket
 import sys
 
 _HELD_WHILE_IN_USE = sys.platform == "linux"
-_ATTEMPTS_MAX = 100  # asking again only ever happens where a port is not held; then a few times
+_ATTEMPTS_MAX = 100  # a second attempt is needed only if ports are not held, and then rarely
 
 _held: dict[int, socket.socket | None] = {}
 
 
 def reserve_port() -> int:
-    """Return a port that this machine will give to nobody else until `release_port`."""
+    """Returns a port that this machine gives to no other program until `release_port`."""
     for _ in range(_ATTEMPTS_MAX):
         holder = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        # Bound first and made reusable afterwards: the other way round the kernel may pick a port
+        # Bind first and set SO_REUSEADDR afterwards. In the other order the kernel may pick a port
         # that another reusable socket already holds.
         holder.bind(("127.0.0.1", 0))
         port: int = holder.getsockname()[1]
@@ -39,7 +39,7 @@ def reserve_port() -> int:
 
 
 def release_port(port: int) -> None:
-    """Give a port back; one that is not held is no mistake."""
+    """Releases a port. A port that is not reserved is no error."""
     holder = _held.pop(port, None)
     if holder is not None:
         holder.close()

@@ -1,9 +1,8 @@
-"""A command that runs beside us: its own environment and log file, signalled, waited for, never
-left over.
+"""A command that runs beside us, with its own environment and log file.
 
-It is the leader of its own session, so Ctrl-C in a terminal reaches us alone and we decide who
-stops when. It ends when we end, whatever ended us. Waiting is polling: that works on any event
-loop, and needs no child watcher.
+It is the leader of its own session, so Ctrl-C in a terminal reaches only us, and we decide the
+order in which processes stop. It ends at the latest when we end, for whatever reason. We wait by
+polling: that works on any event loop, and needs no child watcher.
 """
 
 import asyncio
@@ -27,19 +26,18 @@ from tests.stack.starter import StartedChild, Starter
 
 _GUARD = Path(__file__).with_name("guard.py")
 _POLL_SECONDS = 0.01
-_LAST_WORDS_SECONDS = 6.0  # PostgreSQL gives its own children 5 s before it kills them
+_END_SECONDS = 6.0  # PostgreSQL gives its own children 5 s before it kills them
 
 
 class ProcessError(Exception):
-    """A process did not do what it was started for; the message ends with the last lines of its
-    log.
-    """
+    """A process failed. The message ends with the last lines of its log."""
 
 
 class Process:
     """One command.
 
-    `start` may be called again after it ended: same log file, perhaps another environment.
+    `start` may be called again after it ended, with the same log file and perhaps another
+    environment.
     """
 
     def __init__(
@@ -54,12 +52,12 @@ class Process:
         death_signal: signal.Signals = signal.SIGKILL,
         starter: Starter | None = None,
     ) -> None:
-        """With a `starter`, a command as `python -m …` starts in a moment."""
+        """With a `starter`, a command like `python -m …` starts fast."""
         self.name = name
         self.command = shlex.split(command) if isinstance(command, str) else list(command)
         self.env = dict(env)
         self.log = log
-        self.url = ""  # where it listens, if whoever started it knows
+        self.url = ""  # its address, if the caller sets it
         self._cwd = cwd
         self._user = user
         self._death_signal = death_signal
@@ -70,14 +68,14 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """The process id; that of the last run, if it ended."""
+        """The process id, or that of the last run if it ended."""
         if self._popen is None:
             raise ProcessError(f"{self.name} was never started")
         return self._popen.pid
 
     @property
     def returncode(self) -> int | None:
-        """How it ended (negative: by that signal); None while it runs or before it was started."""
+        """The exit status (negative: the signal), or None while it runs or before its start."""
         if self._popen is None:
             return None
         code = self._popen.poll()
@@ -87,11 +85,11 @@ class Process:
 
     @property
     def is_running(self) -> bool:
-        """Whether there is a process, frozen ones included."""
+        """Whether the process exists, also if it is frozen."""
         return self._popen is not None and self.returncode is None
 
     async def start(self) -> None:
-        """Start it and return at once; `wait_ready` or `wait_logged` tell when it can be used."""
+        """Starts it and returns at once. Then call `wait_ready` or `wait_logged`."""
         if self.is_running:
             raise ProcessError(f"{self.name} is already running")
         self._log_start = self.log.stat().st_size if self.log.exists() else 0
@@ -127,15 +125,15 @@ class Process:
             )
 
     async def wait(self, *, within_seconds: float) -> int:
-        """Wait until it ended by itself and return how."""
+        """Waits until it ended by itself. Returns the exit status."""
         if not await until(lambda: not self.is_running, within_seconds=within_seconds):
             raise self._failure(f"did not end within {within_seconds:g} s")
         return self._ended()
 
     async def wait_ready(self, url: str, *, within_seconds: float = 30.0) -> None:
-        """Wait until `url` answers 200."""
+        """Waits until `url` answers 200."""
         deadline = time.monotonic() + within_seconds
-        last = "nothing listens there"
+        last = "no server listens there"
         async with aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=5), trust_env=False
         ) as client:
@@ -152,10 +150,10 @@ class Process:
         raise self._failure(f"was not ready within {within_seconds:g} s: {url}: {last}")
 
     async def wait_logged(self, pattern: str, *, within_seconds: float = 30.0) -> re.Match[str]:
-        """Wait until what it logged since its last start matches `pattern`."""
+        """Waits until its log since the last start matches `pattern`."""
         found: list[re.Match[str]] = []
 
-        def look() -> bool:
+        def search_log() -> bool:
             match = re.search(pattern, self.log_text(since_start=True))
             if match is None:
                 self._fail_if_ended()
@@ -163,19 +161,19 @@ class Process:
             found.append(match)
             return True
 
-        if not await until(look, within_seconds=within_seconds):
+        if not await until(search_log, within_seconds=within_seconds):
             raise self._failure(f"did not log {pattern!r} within {within_seconds:g} s")
         return found[0]
 
     async def terminate(self, *, within_seconds: float = 25.0) -> int:
-        """Ask it to stop (SIGTERM) and wait; past the time it is killed and that is an error."""
+        """Sends SIGTERM and waits. Kills it and raises ProcessError if it does not end in time."""
         return await self.stop_by(signal.SIGTERM, within_seconds=within_seconds)
 
     async def stop_by(self, number: signal.Signals, *, within_seconds: float) -> int:
-        """`terminate` for a program that has another signal for it."""
+        """Does the same as `terminate`, with another signal."""
         if self.is_running:
             self.send(number)
-            self.thaw()  # a frozen process would never see it
+            self.thaw()  # a frozen process would not receive the signal
             try:
                 return await self.wait(within_seconds=within_seconds)
             except ProcessError:
@@ -184,29 +182,27 @@ class Process:
         return self._ended()
 
     async def kill(self) -> int:
-        """End it as a power cut would (SIGKILL), and whatever it started in its session with it."""
+        """Kills it and its whole session (SIGKILL), like a power cut."""
         if self.is_running:
             self._signal_group(signal.SIGKILL)
             return await self.wait(within_seconds=10)
         return self._ended()
 
     def freeze(self) -> None:
-        """Stop it in the middle of what it is doing (SIGSTOP): connections stay open and nobody
-        answers.
-        """
+        """Freezes it (SIGSTOP): connections stay open, and it does not answer."""
         self._signal_group(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it continue (SIGCONT)."""
+        """Lets it continue (SIGCONT)."""
         self._signal_group(signal.SIGCONT)
 
     def send(self, number: signal.Signals) -> None:
-        """Send the process, and only it, a signal."""
+        """Sends a signal to the process, but not to its children."""
         if self.is_running:
             os.kill(self.pid, number)
 
     def log_text(self, *, since_start: bool = False) -> str:
-        """Everything it printed, or what it printed since it was last started."""
+        """Returns its whole output, or the output since its last start."""
         if not self.log.exists():
             return ""
         with self.log.open("rb") as file:
@@ -214,13 +210,13 @@ class Process:
             return file.read().decode(errors="replace")
 
     def forget_log(self) -> None:
-        """Begin its log anew; a running process appends to it."""
+        """Empties its log. A running process appends to it."""
         if self.log.exists():
             os.truncate(self.log, 0)
         self._log_start = 0
 
     def log_tail(self, lines: int = 20) -> str:
-        """Its last lines, indented: the end of an error message."""
+        """Returns its last lines, indented, for the end of an error message."""
         tail = self.log_text(since_start=True).splitlines()[-lines:]
         return "\n".join(f"    {line}" for line in tail) or "    (it printed nothing)"
 
@@ -234,9 +230,10 @@ class Process:
         if not self.is_running:
             raise self._failure(f"ended with {describe_end(self._ended())}")
 
-    def _failure(self, what: str) -> ProcessError:
+    def _failure(self, problem: str) -> ProcessError:
         return ProcessError(
-            f"{self.name} ({shlex.join(self.command)}) {what}; its last lines:\n{self.log_tail()}"
+            f"{self.name} ({shlex.join(self.command)}) {problem}; its last lines:\n"
+            f"{self.log_tail()}"
         )
 
     def _signal_group(self, number: signal.Signals) -> None:
@@ -245,21 +242,19 @@ class Process:
                 os.killpg(self.pid, number)
 
     def _end_now(self) -> None:
-        """The way out without an event loop: the signal its parent's death would send, then
-        SIGKILL.
-        """
+        """Ends it without an event loop: by the signal of its parent's death, then by SIGKILL."""
         if self._popen is None or not self.is_running:
             return
         self.send(self._death_signal)
         self.thaw()
         with suppress(subprocess.TimeoutExpired):
-            self._popen.wait(_LAST_WORDS_SECONDS)
+            self._popen.wait(_END_SECONDS)
         self._signal_group(signal.SIGKILL)
         self._popen.wait()
 
 
 async def until(condition: Callable[[], bool], *, within_seconds: float) -> bool:
-    """Look until it is so, or the time is over; say whether it is."""
+    """Polls until the condition is true or the time is over. Returns the condition."""
     deadline = time.monotonic() + within_seconds
     while time.monotonic() < deadline:
         if condition():
@@ -269,10 +264,10 @@ async def until(condition: Callable[[], bool], *, within_seconds: float) -> bool
 
 
 def describe_end(code: int) -> str:
-    """Name an exit status: `exit status 2`, `SIGKILL`."""
+    """Formats an exit status: `exit status 2`, `SIGKILL`."""
     return signal.Signals(-code).name if code < 0 else f"exit status {code}"
 
 
 def procfile_commands(path: Path) -> dict[str, str]:
-    """The command of each line of a Procfile."""
+    """Returns the command of each line of a Procfile."""
     return dict(parse_procfile(path.read_text()).processes)

@@ -1,4 +1,4 @@
-"""A running stack that gets another shape, as if it had just been started with it."""
+"""Changes a running stack to another shape, as if it had just been started with it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.stack.stack import Stack, together
 
 
 class ReshapedStack(Stack):
-    """A stack that one borrower after the other gets in the shape that it needs."""
+    """A stack that changes its shape for each borrower."""
 
     async def reshape(self, shape: Shape) -> None:
-        """Makes the stack as if it had just been started with `shape`.
+        """Changes the stack as if it had just been started with `shape`.
 
-        Starts the workers, and the other processes whose settings differ. The record, Redis and the
-        simulator are empty afterwards. The servers must be the stack's to stop.
+        Starts the workers, and the other processes whose settings differ. The database, Redis and
+        the simulator are empty afterwards. The stack must be allowed to stop its servers.
         """
         self._shape = shape
         if self._simulator_differs():
@@ -45,7 +45,10 @@ class ReshapedStack(Stack):
         return not simulator.is_running or simulator.env != self._simulator_env()
 
     def _may_keep(self, name: str) -> bool:
-        """A worker may be in the middle of a payment that is about to be forgotten."""
+        """Returns whether a process may go on running with the new shape.
+
+        A worker may not, because it may be in the middle of a payment that is deleted now.
+        """
         process = self._processes.get(name)
         if process is None or not process.is_running or name.startswith("worker"):
             return False

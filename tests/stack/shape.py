@@ -1,4 +1,4 @@
-"""What distinguishes one running stack from another."""
+"""The shape of a stack: its processes and their settings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Which processes of the Procfile run, how often, and with which settings.
+    """Which processes of the Procfile run, how many of each, and with which settings.
 
     `env` is for all processes, `process_env` for a kind (`worker`, `simulator`) or one of them
-    (`worker.2`). A value of None takes a variable away. `time_scale` shortens Daraja's delays.
+    (`worker.2`). A value of None removes a variable. `time_scale` shortens Daraja's delays.
     """
 
     processes: tuple[str, ...] = ("web", "callbacks", "worker")
@@ -22,10 +22,10 @@ class Shape:
 
     @property
     def names(self) -> list[str]:
-        """The processes, as `worker.1`."""
+        """The names of the processes, for example `worker.1`."""
         counts = {"web": self.webs, "callbacks": self.callbacks, "worker": self.workers}
         return [f"{kind}.{n}" for kind in self.processes for n in range(1, counts[kind] + 1)]
 
     def layers(self, kind: str, name: str) -> tuple[Mapping[str, str | None], ...]:
-        """What is set for a process besides what it needs, the more special later."""
+        """Returns the extra variables of a process. A later, more specific layer overrides."""
         return (self.env, self.process_env.get(kind, {}), self.process_env.get(name, {}))

@@ -1,9 +1,9 @@
 """The whole system on one machine: servers, simulator, issuer, and the Procfile's own lines.
 
-`async with Stack(workers=2) as stack:` starts it, waits until it can take payments, and takes it
-down again. Each process gets exactly the environment that is documented for it, so a variable that
-the documentation forgot is missed here. All its files are in `stack.folder`; after a failure the
-logs stay there.
+`async with Stack(workers=2) as stack:` starts it, waits until it accepts payments, and stops it at
+the end. Each process gets exactly the environment that is documented for it, so a variable that the
+documentation forgot is missing here. All files are in `stack.folder`. After a failure the logs stay
+there.
 """
 
 import asyncio
@@ -33,10 +33,7 @@ _RELEASE_SECONDS = 60.0
 
 
 class Stack:
-    """Everything a payment needs.
-
-    Arguments say how it differs from one complete, ordinary system.
-    """
+    """Everything a payment needs. The arguments change the default system."""
 
     def __init__(
         self,
@@ -55,11 +52,11 @@ class Stack:
     ) -> None:
         """`settings` are those of `Shape`, if no shape is given.
 
-        `fast=False`: PostgreSQL survives a power cut, as benchmarks must let it. Servers that run
-        already may be handed in: the stack has a database of its own there, unless `database_url`
-        names one, but Redis as it is, so only one stack at a time. `template` is the URL of a
-        migrated database on that PostgreSQL: a copy of it needs no release. `keep` leaves the
-        folder with everything in it. `starter` starts the processes in a moment.
+        With `fast=False` PostgreSQL survives a power cut, which benchmarks need. `postgres` and
+        `redis` are servers that run already. The stack creates its own database there, unless
+        `database_url` is set, but it uses the whole Redis, so only one stack at a time may use it.
+        `template` is the URL of a migrated database on that PostgreSQL: a copy of it needs no
+        release. With `keep` the folder stays at the end. `starter` starts the processes fast.
         """
         self.keep = keep
         self.starter = starter
@@ -100,37 +97,35 @@ class Stack:
 
     @property
     def web_url(self) -> str:
-        """Where the first ingress listens; `process("web.2").url` is the next one's."""
+        """The address of the first ingress. That of the next one is `process("web.2").url`."""
         return self._url("web.1")
 
     @property
     def callbacks_url(self) -> str:
-        """Where the first callback receiver listens, and where Daraja is told to send results."""
+        """The address of the first callback receiver, to which Daraja sends results."""
         return self._url("callbacks.1")
 
     @property
     def simulator_url(self) -> str:
-        """Daraja, as far as this stack knows: DARAJA_BASE_URL."""
+        """The address of the simulator of Daraja: DARAJA_BASE_URL."""
         return self._url("simulator")
 
     @property
     def control_url(self) -> str:
-        """The simulator's control API: `{control_url}/ledger`, `/scenarios`, `/requests`,
-        `/settings`.
-        """
+        """The simulator's control API: `/ledger`, `/scenarios`, `/requests`, `/settings`."""
         return f"{self._url('control')}/_control"
 
     @property
     def names(self) -> list[str]:
-        """The processes of the Procfile that were started, as `worker.1`."""
+        """The started processes of the Procfile, for example `worker.1`."""
         return [name for name in self._processes if name != "simulator"]
 
     def process(self, name: str) -> Process:
-        """A process by its name; `worker` is the first worker, `simulator` the simulator."""
+        """Returns a process by its name; `worker` is the first worker."""
         return self._processes[name if name in self._processes else f"{name}.1"]
 
     def env(self, name: str) -> dict[str, str]:
-        """The environment in which that process is started: `worker`, `worker.2`, `release`."""
+        """Returns the environment of a process: `worker`, `worker.2`, `release`."""
         kind = name.partition(".")[0]
         full = name if "." in name else f"{name}.1"
         port = self._ports.get(full) if kind in _LISTENING else None
@@ -138,7 +133,7 @@ class Stack:
         return overridden(needed, *self._shape.layers(kind, full))
 
     def logs(self) -> dict[str, str]:
-        """What each process printed since the stack got its shape; `release` and servers too."""
+        """Returns each log since the stack got its shape, also of `release` and of servers."""
         return {
             file.stem: file.read_text(errors="replace")
             for file in sorted(self.folder.glob("*.log"))
@@ -152,10 +147,10 @@ class Stack:
         command: str = "",
         wait: bool = True,
     ) -> Process:
-        """Start a process that does not run: one that was stopped, or one more, as `worker.3`.
+        """Starts a process that does not run: a stopped one, or one more, for example `worker.3`.
 
-        `env`, and a `command` in place of the Procfile's, are for this run only. With `wait=False`
-        it returns at once, ready or not.
+        `env`, and a `command` in place of the Procfile's, apply only to this run. With `wait=False`
+        it returns before the process is ready.
         """
         kind = name.partition(".")[0]
         name = name if "." in name else f"{name}.1"
@@ -172,7 +167,7 @@ class Stack:
         return process
 
     async def stop_process(self, name: str) -> int:
-        """Let a process drain and end (SIGTERM); return its exit status."""
+        """Lets a process drain and end (SIGTERM). Returns its exit status."""
         return await self.process(name).terminate()
 
     async def restart_process(
@@ -183,23 +178,23 @@ class Stack:
         kill: bool = False,
         wait: bool = True,
     ) -> Process:
-        """End a process, by SIGTERM or by SIGKILL, and start it again on the same port."""
+        """Ends a process, by SIGTERM or SIGKILL, and starts it again on the same port."""
         process = self.process(name)
         await (process.kill() if kill else process.terminate())
         return await self.start_process(process.name, env=env, wait=wait)
 
     async def stop_workers(self) -> None:
-        """Let all workers drain and end, so that no payment is left half sent."""
+        """Lets all workers drain and end, so that no send is interrupted."""
         running = [worker for worker in self._workers() if worker.is_running]
         await asyncio.gather(*(worker.terminate() for worker in running))
 
     async def kill_workers(self) -> None:
-        """End all workers at once, in whatever they are doing."""
+        """Kills all workers at once."""
         running = [worker for worker in self._workers() if worker.is_running]
         await asyncio.gather(*(worker.kill() for worker in running))
 
     async def start_workers(self) -> None:
-        """Start the workers that `stop_workers` ended."""
+        """Starts the workers that `stop_workers` ended."""
         wanted = [worker.name for worker in self._workers() if worker.name in self._shape.names]
         idle = [name for name in wanted if not self.process(name).is_running]
         await together(*(self.start_process(name) for name in idle))
@@ -208,9 +203,7 @@ class Stack:
         return [self.process(name) for name in self.names if name.startswith("worker")]
 
     async def wait_ready(self, name: str) -> None:
-        """Wait until a process can work: its `/readyz` answers 200, or the worker logs that it
-        is ready.
-        """
+        """Waits until a process is ready: `/readyz` answers 200, or the worker logs it."""
         process = self.process(name)
         if process.url:
             await process.wait_ready(f"{process.url}/readyz")
@@ -223,10 +216,8 @@ class Stack:
         listening = [name for name in names if name.partition(".")[0] in _LISTENING]
         for name in ("simulator", "control", *listening):
             self._reserve(name)
-        for name in (
-            "callbacks.1",
-            "web.1",
-        ):  # named in the environment of others even if nobody listens there
+        # Other processes have these addresses in their environment, even if no process listens.
+        for name in ("callbacks.1", "web.1"):
             if name not in self._ports:
                 self._reserve(name)
         self._closing.push_async_callback(self._end_processes)
@@ -246,7 +237,7 @@ class Stack:
         await together(*(self.start_process(name) for name in names))
 
     async def run_release(self) -> None:
-        """Run the Procfile's `release` line: bring the database's schema up to date."""
+        """Runs the Procfile's `release` line, which migrates the database."""
         release = self._new_process("release", self._commands["release"])
         release.env = self.env("release")
         await release.start()
@@ -261,8 +252,8 @@ class Stack:
         else:
             own = postgres_server(self.folder, **self._postgres_options)
             self.postgres = await self._closing.enter_async_context(own)
-        made = self.postgres.create_database
-        self.database_url = given_url or await made(template=self._template)
+        create = self.postgres.create_database
+        self.database_url = given_url or await create(template=self._template)
         if shared and not given_url:
             self._closing.push_async_callback(self._drop_database)
 
@@ -298,22 +289,24 @@ class Stack:
             aiohttp.ClientSession() as client,
             client.get(f"{self.control_url}/settings") as answer,
         ):
-            said = await answer.json()
-        settings = {name: str(value) for name, value in said.items() if name.startswith("DARAJA_")}
-        where = {
+            members = await answer.json()
+        settings = {
+            name: str(value) for name, value in members.items() if name.startswith("DARAJA_")
+        }
+        own = {
             "DARAJA_BASE_URL": self.simulator_url,
             "DARAJA_CERTIFICATE_FILE": str(self._certificate),
         }
-        return settings | where
+        return settings | own
 
     async def _drop_database(self) -> None:
-        # A test may have left the server stopped; then the database goes with the server.
+        # If a test left the server stopped, the database is removed with the server.
         with suppress(Exception):
             await self.postgres.drop_database(self.database_url)
 
     async def _end_processes(self) -> None:
-        # The simulator last: a worker that drains waits for what it asked, and retries where nobody
-        # listens.
+        # End the simulator last: a worker that drains waits for the answers to its requests, and
+        # would retry without a simulator.
         failures: list[BaseException] = []
         ours = [self.process(name) for name in self.names]
         for group in (
@@ -354,7 +347,7 @@ class Stack:
 
 
 async def together(*works: Coroutine[Any, Any, object]) -> None:
-    """Do all at once; the first failure ends the others and is raised as it is, not in a group."""
+    """Runs all concurrently. The first failure cancels the others, and is raised by itself."""
     tasks = [asyncio.create_task(work) for work in works]
     try:
         await asyncio.gather(*tasks)

@@ -1,4 +1,4 @@
-"""A second PostgreSQL that follows the first one, and can take its place."""
+"""A second PostgreSQL that replicates the first one, and can replace it."""
 
 import asyncio
 
@@ -16,10 +16,10 @@ class StandbyServer(PostgresServer):
         super().__init__()
         self._primary = primary
         self._password = primary._password
-        self._has_role = True  # copied
+        self._has_role = True  # copied from the primary
 
     async def wait_synchronous(self) -> None:
-        """From now on a COMMIT on the primary returns only once this standby has it on disk."""
+        """Makes replication synchronous: a COMMIT returns only after this standby wrote it."""
         async with databases.connection(self._primary.admin_url) as server:
             await server.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
             await server.execute("SELECT pg_reload_conf()")
@@ -30,7 +30,7 @@ class StandbyServer(PostgresServer):
                     await asyncio.sleep(0.05)
 
     async def promote(self) -> None:
-        """Make it a primary, which takes writes."""
+        """Makes it a primary, which accepts writes."""
         async with databases.connection(self.admin_url) as server:
             assert await server.fetchval("SELECT pg_promote(wait => true)")
 
@@ -39,7 +39,7 @@ class StandbyServer(PostgresServer):
 
 
 def url_of_both(one: PostgresServer, other: PostgresServer, database_url: str) -> str:
-    """`database_url` of one of them, with both as hosts."""
+    """Returns the `database_url` of one of them, with both as hosts."""
     both = f"127.0.0.1:{one.port},127.0.0.1:{other.port}"
     return (
         database_url.replace(f"127.0.0.1:{one.port}", both, 1) + "?target_session_attrs=read-write"

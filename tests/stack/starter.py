@@ -1,8 +1,8 @@
-"""Starts Python commands in a moment: one process has imported what they import, and forks.
+"""Starts Python commands fast: one process has imported their modules, and forks for each.
 
-A command has its own process, environment, arguments and log, as if `python -m` had started it.
-Only the second that its imports cost is saved. The stacks of `make run`, `make demo`, `make bench`
-and `make soak` start their commands in the ordinary way (docs/adr/0014).
+A command has its own process, environment, arguments and log, as if `python -m` had started it. It
+only saves the second that its imports cost. The stacks of `make run`, `make demo`, `make bench` and
+`make soak` start their commands in the ordinary way (docs/adr/0014).
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ _PATIENCE_SECONDS = 30.0
 
 
 class StartedChild:
-    """A process that the starter forked, with what of `subprocess.Popen` a `Process` needs."""
+    """A process that the starter forked, with the part of `subprocess.Popen` that we need."""
 
     def __init__(self, starter: Starter, pid: int) -> None:
         self.pid = pid
         self._starter = starter
 
     def poll(self) -> int | None:
-        """How it ended (negative: by that signal), or None while it runs."""
+        """Returns the exit status (negative: the signal), or None while it runs."""
         return self._starter.end_of(self.pid)
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait until it ended. Raises subprocess.TimeoutExpired."""
+        """Waits until it has ended. Raises subprocess.TimeoutExpired."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while (code := self.poll()) is None:
             if deadline is not None and time.monotonic() >= deadline:
                 raise subprocess.TimeoutExpired(["python"], timeout or 0)
-            self._starter.listen(0.05)
+            self._starter.receive(0.05)
         return code
 
 
 class Starter:
-    """`with Starter() as starter:`, one for each test process. What it started ends with it."""
+    """`with Starter() as starter:`, one for each test process. Its children end with it."""
 
     of_this_process: ClassVar[Starter | None] = None
 
@@ -86,7 +86,7 @@ class Starter:
 
     @staticmethod
     def can_start(command: Sequence[str]) -> bool:
-        """Whether `command` is of a form that it can start: `python -m module …` or `alembic …`."""
+        """Whether it can start `command`: the form is `python -m module …` or `alembic …`."""
         return Starter._module_and_arguments(command) is not None
 
     @staticmethod
@@ -94,7 +94,7 @@ class Starter:
         match command:
             case ["python", "-m", module, *arguments]:
                 return module, arguments
-            case ["alembic", *arguments]:  # its script does what its module does
+            case ["alembic", *arguments]:  # the script does the same as the module
                 return "alembic", arguments
             case _:
                 return None
@@ -109,7 +109,7 @@ class Starter:
         err: Path,
         death_signal: int,
     ) -> StartedChild:
-        """Starts a command that it `can_start`, which appends to the files `out` and `err`."""
+        """Starts a command that it `can_start`. Output is appended to `out` and `err`."""
         parts = self._module_and_arguments(command)
         assert parts is not None, f"the starter cannot start {list(command)}"
         module, arguments = parts
@@ -125,30 +125,30 @@ class Starter:
         while not self._answers:
             if time.monotonic() > deadline or self._program.poll() is not None:
                 raise RuntimeError("the starter does not answer")
-            self.listen(0.1)
+            self.receive(0.1)
         return StartedChild(self, self._answers.pop(0)["started"])
 
     def end_of(self, pid: int) -> int | None:
-        """How the process ended, or None. All processes end with the starter."""
-        self.listen(0)
+        """Returns the exit status of a process, or None. All processes end with the starter."""
+        self.receive(0)
         has_ended = self._program.poll() is not None
         return self._ends.get(pid, -signal.SIGKILL if has_ended else None)
 
-    def listen(self, seconds: float) -> None:
-        """Take in what the starter says, waiting for it so long at most."""
-        with suppress(OSError, ValueError):  # it is closed: nothing more comes
+    def receive(self, seconds: float) -> None:
+        """Receives the starter's messages, and waits at most so long for the first one."""
+        with suppress(OSError, ValueError):  # the socket is closed: no more messages
             while select.select([self._socket], [], [], seconds)[0]:
-                said = self._socket.recv(65536)
-                if not said:
+                chunk = self._socket.recv(65536)
+                if not chunk:
                     return
-                *lines, self._received = (self._received + said).split(b"\n")
+                *lines, self._received = (self._received + chunk).split(b"\n")
                 for line in lines:
-                    self._take_in(json.loads(line))
+                    self._store(json.loads(line))
                 seconds = 0
 
-    def _take_in(self, message: dict[str, Any]) -> None:
+    def _store(self, message: dict[str, Any]) -> None:
         if "ended" in message:
             self._ends[message["ended"]] = message["code"]
         else:
-            self._ends.pop(message["started"], None)  # the kernel may use a number again
+            self._ends.pop(message["started"], None)  # the kernel may reuse a process id
             self._answers.append(message)

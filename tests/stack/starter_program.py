@@ -1,4 +1,4 @@
-"""The process behind `Starter`: imports once, forks for each order, tells how each child ended.
+"""The process behind `Starter`: imports once, forks for each order, reports the end of each child.
 
 Orders and answers are lines of JSON on the socket whose number is the first argument. The second
 argument is the project's folder.
@@ -23,8 +23,8 @@ sys.path.insert(0, sys.argv[2])
 
 from tests.stack.guard import prepare
 
-# What the commands of the Procfile, their failpoints and the simulator import.
-_IMPORTED = (
+# The modules of the Procfile's commands, of their failpoints and of the simulator.
+_MODULES = (
     "alembic.config",
     "alembic.command",
     "domain.adapters.postgres.rights",
@@ -44,19 +44,19 @@ _PR_SET_NAME = 15
 
 
 def main() -> None:
-    """Serves until the other end of the socket is closed. A child becomes the ordered command."""
+    """Serves until the other side closes the socket. A child becomes the ordered command."""
     connection = socket.socket(fileno=int(sys.argv[1]))
-    for name in _IMPORTED:
+    for name in _MODULES:
         importlib.import_module(name)
     gc.collect()
-    gc.freeze()  # children share these pages with us as long as nothing writes to them
+    gc.freeze()  # children share these pages with us until a process writes to them
     order = _serve(connection)
     if order is not None:
         _become(order)
 
 
 def _serve(connection: socket.socket) -> dict[str, Any] | None:
-    """None at the end, or, in a child, its order."""
+    """Returns None at the end, or, in a child, its order."""
     ended_end, ended_begin = socket.socketpair()
     for end in (ended_end, ended_begin):
         end.setblocking(False)
@@ -68,13 +68,13 @@ def _serve(connection: socket.socket) -> dict[str, Any] | None:
         ready, _, _ = select.select([connection, ended_end], [], [])
         if ended_end in ready:
             ended_end.recv(4096)
-        _tell_ends(connection, children)
+        _report_ends(connection, children)
         if connection not in ready:
             continue
-        said = connection.recv(1 << 20)
-        if not said:
+        chunk = connection.recv(1 << 20)
+        if not chunk:
             return None
-        *lines, received = (received + said).split(b"\n")
+        *lines, received = (received + chunk).split(b"\n")
         for line in lines:
             order: dict[str, Any] = json.loads(line)
             parent, pid = os.getpid(), os.fork()
@@ -83,26 +83,28 @@ def _serve(connection: socket.socket) -> dict[str, Any] | None:
                 for one in (connection, ended_end, ended_begin):
                     one.close()
                 return order | {"parent": parent}
-            with contextlib.suppress(OSError):  # it has done so, or has ended
-                os.setpgid(pid, pid)  # before we answer: from then on its group may be signalled
+            # Before the answer, because a test may then signal the group of the child. It fails if
+            # the child has done it already, or has ended.
+            with contextlib.suppress(OSError):
+                os.setpgid(pid, pid)
             children.add(pid)
-            _tell(connection, {"started": pid})
+            _send(connection, {"started": pid})
 
 
-def _tell_ends(connection: socket.socket, children: set[int]) -> None:
+def _report_ends(connection: socket.socket, children: set[int]) -> None:
     for pid in list(children):
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
+        ended_pid, status = os.waitpid(pid, os.WNOHANG)
+        if ended_pid:
             children.discard(pid)
-            _tell(connection, {"ended": pid, "code": os.waitstatus_to_exitcode(status)})
+            _send(connection, {"ended": pid, "code": os.waitstatus_to_exitcode(status)})
 
 
-def _tell(connection: socket.socket, message: dict[str, Any]) -> None:
+def _send(connection: socket.socket, message: dict[str, Any]) -> None:
     connection.sendall(json.dumps(message).encode() + b"\n")
 
 
 def _become(order: dict[str, Any]) -> None:
-    """Does what the guard does for a command, then what the interpreter does for `python -m`."""
+    """Prepares the child as the guard does, then runs the module as `python -m` does."""
     os.setpgid(0, 0)
     prepare(order | {"user": None, "unset": []})
     if sys.platform == "linux":
