@@ -8,18 +8,18 @@ from enum import StrEnum
 
 
 class FindingKind(StrEnum):
-    """What is wrong, in the words of the promise."""
+    """Which promise a finding breaks."""
 
-    LOST = "lost"  # promised and not on record, or the final word disagrees with the money
+    LOST = "lost"  # promised and not on record, or the final stage disagrees with the money
     DOUBLED = "doubled"  # money moved twice, or one key made two payments
-    STUCK = "stuck"  # not final although Daraja would tell
+    STUCK = "stuck"  # not final although Daraja would report the outcome
     CORRECTED = "corrected"  # announced as failed, then as succeeded
     BROKEN = "broken"  # the record, the events or the stored callbacks contradict themselves
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing about one payment. `explanation` None: there is none, and the run failed."""
+    """One finding about one payment. If `explanation` is None, the run failed."""
 
     invariant: str
     kind: FindingKind
@@ -48,7 +48,7 @@ class Verdict:
         return not self.unexplained
 
     def of(self, kind: FindingKind) -> Sequence[Finding]:
-        """The findings of one sort."""
+        """The findings of one kind."""
         return [finding for finding in self.findings if finding.kind is kind]
 
     def text(self) -> str:

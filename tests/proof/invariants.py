@@ -28,7 +28,7 @@ FINAL = frozenset({"succeeded", "failed"})
 
 
 def judge(evidence: Evidence) -> Verdict:
-    """Everything that is wrong with a finished run, and what is unusual about it but foreseen."""
+    """All findings of a finished run, with and without an explanation."""
     facts = Facts(evidence)
     histories: dict[str, list[Entry]] = defaultdict(list)
     for entry in evidence.history:
@@ -59,7 +59,7 @@ def judge(evidence: Evidence) -> Verdict:
 
 
 def _promised(evidence: Evidence) -> Iterator[Finding]:
-    """I2: every 202 is on record as it was asked for. I1: one key, one payment, one answer."""
+    """I2: every 202 is on record as requested. I1: one key, one payment, one answer."""
     first: dict[str, Any] = {}
     for acceptance in evidence.witness.acceptances:
         before = first.setdefault(acceptance.key, acceptance)
@@ -166,7 +166,7 @@ def _kept_its_end(payment: RecordedPayment, history: Sequence[Entry]) -> Iterato
 
 
 def _seen(evidence: Evidence) -> Iterator[Finding]:
-    """I4 as clients saw it: what was once read as final did not become something else."""
+    """I4 as clients saw it: a final stage that a client read did not change later."""
     for payment_id, stages in evidence.witness.read_stages.items():
         payment = evidence.payments.get(payment_id)
         read = [*stages, payment.stage] if payment else [*stages, "gone"]
@@ -216,26 +216,26 @@ def _announced(payment: RecordedPayment, history: Sequence[Entry]) -> Iterator[F
 
 
 def _received(evidence: Evidence) -> Iterator[Finding]:
-    """What subscribers heard is what the record holds, byte for byte."""
+    """I5: subscribers received the events of the record, byte for byte."""
     fixed = {entry.id: entry for entry in evidence.history if entry.event_body is not None}
     for event in evidence.witness.received_events:
         entry = fixed.get(event.event_id)
         if entry is None or entry.event_body != event.body:
             payment_id = entry.payment_id if entry else str(json.loads(event.body).get("subject"))
-            reason = f"event {event.event_id} was heard in words that are not on record"
+            reason = f"event {event.event_id} was received with a body that is not on record"
             yield Finding("I5", FindingKind.BROKEN, payment_id, reason)
     if evidence.witness.listened_throughout:
         known = {event.event_id for event in evidence.witness.received_events}
         for entry in fixed.values():
             if entry.id not in known:
-                reason = f"the event of entry {entry.sequence} ({entry.event_type}) was never heard"
+                reason = (
+                    f"the event of entry {entry.sequence} ({entry.event_type}) was never received"
+                )
                 yield Finding("I5", FindingKind.BROKEN, entry.payment_id, reason)
 
 
 def _followed(evidence: Evidence) -> Iterator[Finding]:
-    """The feed holds every event once, in an order that never changes: no reader skips one or
-    gets one twice.
-    """
+    """I5: the feed has every event once, in an order that never changes."""
     fixed = {entry.id: entry for entry in evidence.history if entry.event_body is not None}
     for who, feed in (
         ("followed", evidence.witness.followed),
@@ -252,7 +252,7 @@ def _followed(evidence: Evidence) -> Iterator[Finding]:
             known = fixed.get(str(event["id"]))
             if known is None or json.loads(known.event_body or "null") != event:
                 reason = (
-                    f"the feed as {who} has event {event['id']} in words that are not on record"
+                    f"the feed as {who} has event {event['id']} with a body that is not on record"
                 )
                 yield Finding("I5", FindingKind.BROKEN, str(event.get("subject")), reason)
     followed, again = evidence.witness.followed, evidence.witness.read_again
@@ -268,9 +268,9 @@ def _followed(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _callbacks_kept(evidence: Evidence) -> Iterator[Finding]:
-    """Whatever was answered 200 is there, as often as it was.
+    """I6: every message that was answered 200 is stored, as often as it was answered.
 
-    Bodies with a secret in them are only counted.
+    Bodies with a secret are only counted, because the simulator does not show the secret.
     """
     kept = Counter((item.payment_id, item.operation, item.sha256) for item in evidence.callbacks)
     count = Counter((item.payment_id, item.operation) for item in evidence.callbacks)
@@ -290,9 +290,9 @@ def _callbacks_kept(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _amounts(facts: Facts, payment: RecordedPayment, history: Sequence[Entry]) -> Iterator[Finding]:
-    """I7: what moved and what was announced is what is on record.
+    """I7: the amounts that moved, were announced and were sent are the amount on record.
 
-    What clients asked is compared with I2.
+    `_on_record` compares it with the client's request.
     """
     moved = {movement.amount for movement in facts.movements(payment.id)}
     announced = {

@@ -1,3 +1,1 @@
-"""Many lives of one payment: the pure core against a model of Daraja, in virtual time, in every
-order (see README.md).
-"""
+"""Many lives of one payment: the core against a model of Daraja, in virtual time (README.md)."""

@@ -1,7 +1,6 @@
-"""`python -m tests.proof.interleavings --runs 1000000 --seed 1`: lives as many lives; exits 1 if a law
-was broken.
+"""`python -m tests.proof.interleavings --runs 1000000 --seed 1`: exits 1 if a law was broken.
 
-`--replay SEED` tells one of them step by step.
+`--replay SEED` shows one life step by step.
 """
 
 from __future__ import annotations
@@ -41,9 +40,9 @@ def _arguments() -> argparse.Namespace:
         prog="python -m tests.proof.interleavings", description=__doc__
     )
     parser.add_argument("--runs", type=int, default=1_000_000)
-    parser.add_argument("--seed", type=int, default=1, help="the first; each run has the next")
+    parser.add_argument("--seed", type=int, default=1, help="the first seed; each run has the next")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
-    parser.add_argument("--replay", type=int, metavar="SEED", help="tell one run step by step")
+    parser.add_argument("--replay", type=int, metavar="SEED", help="show one run step by step")
     return parser.parse_args()
 
 
@@ -64,7 +63,8 @@ def _total(first: int, runs: int, processes: int) -> Tally:
 
 
 def _lines(total: Tally, seconds: float, processes: int) -> Iterator[str]:
-    yield f"{total.runs:,} runs, {total.events:,} steps, {len(set(total.paths)):,} distinct interleavings"
+    distinct = len(set(total.paths))
+    yield f"{total.runs:,} runs, {total.events:,} steps, {distinct:,} distinct interleavings"
     yield f"{seconds:.0f} s on {processes} processes: {total.runs / seconds:,.0f} runs a second"
     yield "endings:"
     yield from (

@@ -1,6 +1,4 @@
-"""The brakes of one life in memory: rows like any other, changed as `adapters/postgres` changes
-them.
-"""
+"""The rows of the brakes in memory, changed as `adapters/postgres` changes them."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ START = datetime(2026, 3, 1, 7, 15, tzinfo=UTC)
 
 
 class Brakes:
-    """The kill switch and the breaker: rows like any other."""
+    """The kill switch and the breaker."""
 
     __slots__ = ("breaker_is_ours", "breaker_since", "kill_switch", "probed_at", "probes")
 
@@ -21,7 +19,7 @@ class Brakes:
         self.kill_switch = False
         self.breaker_since: datetime | None = None
         self.breaker_is_ours = (
-            False  # opened by this payment: then it is the one that is asked about
+            False  # this payment opened it, so the probe inquires about this payment
         )
         self.probes = 0
         self.probed_at: datetime | None = None
@@ -71,7 +69,7 @@ class Hold:
         self.probe_at = now + self.cool_down
 
     def apply(self, answer: OperationAnswer, now: datetime) -> None:
-        """In the commit of an answer."""
+        """What the commit of an answer changes."""
         if answer.health is OperationHealth.WORKS:
             self.refusals = 0
             if self.is_engaged and self.changed_at < answer.since:

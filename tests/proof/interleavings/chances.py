@@ -1,6 +1,6 @@
-"""How likely each fault is in one run. A run has only some of them: many at once hide each other.
+"""The probability of each fault in one run.
 
-Pure; knows neither our code nor Daraja's.
+A run has only some of the faults, because many faults at once hide each other.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ _NEVER, _SELDOM, _OFTEN = 0.0, 0.06, 0.35
 # One draw for each fault of a run.
 _LEVELS = (_NEVER, _NEVER, _NEVER, _SELDOM, _SELDOM, _OFTEN)
 
-# Between the worker's steps: it is killed, or stopped for long; its COMMIT's answer is lost; its
-# turn has not come.
+# Between the worker's steps: it is killed or frozen, the answer to its COMMIT is lost, or it gets
+# no slot.
 WORKER = (
     "crashes",
     "freezes",
@@ -42,10 +42,10 @@ NETWORK = (
     "receiver_is_down",
 )
 
-# At Daraja's door: none of these acts.
+# Daraja rejects the call before it acts.
 DOOR = ("refuses_token", "throttles", "refuses", "is_busy", "breaks_before_acting")
 
-# Behind it.
+# What Daraja does after it accepted the call.
 INSIDE = (
     "breaks_after_acting",
     "busy_yet_acts",
@@ -55,17 +55,17 @@ INSIDE = (
     "pays_late",
 )
 
-# Its results, and its answers to questions.
+# Its messages: results, and answers to inquiries.
 MESSAGES = (
-    "callback_is_lost", "callback_is_repeated", "callback_is_late", "comes_from_elsewhere", "omits_receipt",
-    "reports_another_amount", "sends_timeout", "does_not_find_yet", "does_not_find_once", "is_vague", "gives_no_answer",
-    "reports_failed_once", "is_still_under_way", "refuses_credential",
+    "callback_is_lost", "callback_is_repeated", "callback_is_late", "comes_from_elsewhere",
+    "omits_receipt", "reports_another_amount", "sends_timeout", "does_not_find_yet",
+    "does_not_find_once", "is_vague", "gives_no_answer", "reports_failed_once", "is_still_under_way", "refuses_credential",
 )  # fmt: skip
 
 # People.
 PEOPLE = ("caller_cancels", "operator_decides", "payouts_are_stopped", "breaker_opens_for_another")
 
-# For a while our app lacks the product that sends, or the one that answers questions.
+# For a while our app lacks the product that sends, or the product that answers inquiries.
 PRODUCTS = ("lacks_send_product", "lacks_inquiry_product", "token_is_replaced")
 
 NAMES = (*WORKER, *WAKING, *NETWORK, *DOOR, *INSIDE, *MESSAGES, *PEOPLE, *PRODUCTS)
@@ -127,7 +127,7 @@ class Chances:
     token_is_replaced: float
 
     def __init__(self, rng: Random | None = None) -> None:
-        """Those of a calm run, or, with `rng`, of a run with faults."""
+        """With `rng` the faults of a run, else none."""
         if rng is None:
             for name in NAMES:
                 setattr(self, name, _NEVER)
@@ -135,6 +135,6 @@ class Chances:
         for name, level in zip(NAMES, rng.choices(_LEVELS, k=len(NAMES)), strict=True):
             setattr(self, name, level)
         if self.crashes > _SELDOM:
-            self.crashes = 0.15  # of every step: else no flow would ever reach its end
+            self.crashes = 0.15  # of every step; with more, no flow would reach its end
         if self.freezes > _SELDOM:
             self.freezes = 0.2

@@ -1,6 +1,4 @@
-"""Virtual time: one heap of events, flows that take one step at a time, and the path that tells
-interleavings apart.
-"""
+"""Virtual time: one heap of events, flows of single steps, and a hash of the order of steps."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from tests.proof.interleavings.times import TIMES
 Flow = Generator[int, None, None]  # each `yield`: the milliseconds that pass at least
 Event = tuple[
     int, int, Callable[..., None], tuple[Any, ...]
-]  # when, in which order, what, with what
+]  # time, order among equal times, action, arguments
 
 _KINDS = tuple(Kind)
 _HASH_MASK = (1 << 61) - 1
@@ -26,10 +24,7 @@ _codes: dict[str, int] = {}
 
 
 class Clockwork:
-    """What makes a life go on.
-
-    Knows nothing of payments but the kind and the settings of this run's.
-    """
+    """Runs the events of one life. It knows only the kind and the settings of the payment."""
 
     def __init__(self, seed: int, kind: Kind | None, story: list[str] | None) -> None:
         self.rng = rng = Random(seed)
@@ -45,7 +40,7 @@ class Clockwork:
 
     @property
     def stage(self) -> Stage:
-        """The payment's, for the story."""
+        """The stage of the payment, for the story."""
         raise NotImplementedError
 
     def later(self, delay_ms: int, action: Callable[..., None], *arguments: Any) -> None:
@@ -63,16 +58,18 @@ class Clockwork:
 
     @property
     def flows_pending(self) -> list[Event]:
-        """The next steps of workers and sweepers."""
+        """The pending steps of workers and sweepers."""
         return [event for event in self.pending if event[2] == self.resume]
 
     def resume(self, flow: Flow) -> None:
-        """One step of `flow`, and when its next is; or its end."""
+        """Take one step of `flow`, and schedule the next if there is one."""
         try:
             least = next(flow)
         except StopIteration:
             return
-        if least < 0:  # inside a transaction that waits for a row: no longer than Postgres lets it
+        if (
+            least < 0
+        ):  # inside a transaction that waits for a row: never longer than Postgres allows
             self.later(-least, self.resume, flow)
             return
         c = self.chances
@@ -86,7 +83,7 @@ class Clockwork:
         self.later(delay, self.resume, flow)
 
     def note(self, words: str) -> None:
-        """One step, for the path that tells interleavings apart and for a replay."""
+        """Note one step: for the hash of the order of steps, and for a replay."""
         code = _codes.get(words)
         if code is None:
             code = _codes[words] = crc32(words.encode())

@@ -1,8 +1,7 @@
-"""What workers do with the payment, step by step: at each `yield` anything else may happen, and the
-worker may crash or freeze.
+"""The steps of the workers. At each `yield` anything else may happen, and the worker may crash.
 
 The order of steps is that of `Submitter`, `Inquirer`, `Sweeper` and `take_next_step`, whose
-coroutines stand on asyncio; all that they decide is the core's own: `Fence`, `answer_change`,
+coroutines need asyncio. Every decision is the core's own: `Fence`, `answer_change`,
 `resend_claim_change`, `expiry_change`, `inquiry_change`, `inquiry_answer_change`, `watch_change`,
 `lease_expiry_change`, `postponement_change`. A `yield` gives the milliseconds that pass at least.
 """
@@ -55,7 +54,7 @@ def job(world: World) -> Flow:
         if found.step in (Step.QUERY, Step.STATUS):
             yield from _inquire(world, found)
         return
-    times = world.times  # this worker's settings: another may have others by now
+    times = world.times  # this worker's settings; another worker may have other settings by now
     if found.is_expired:
         yield from world.write("expiry", submit.expiry_change(PAYMENT_ID))
         return
@@ -109,8 +108,8 @@ def _claim_and_send(world: World, claim: Callable[[UUID], bool], times: LifeTime
 
         def lose_claim() -> None:
             # Just before the answer is recorded. A send between the loss and the answer cannot be
-            # prevented (docs/deployment.md). A refused payment may be sent again: Daraja said no to
-            # it, and says so again.
+            # prevented (docs/deployment.md). A refused payment may be sent again, because Daraja
+            # refuses it again.
             may_lose = world.loses_claims and answer.outcome != "refused"
             if may_lose and world.record.lose(claimed, before, instant(world.now)):
                 world.note("claim lost by the database")
@@ -119,7 +118,7 @@ def _claim_and_send(world: World, claim: Callable[[UUID], bool], times: LifeTime
 
 
 def _account(times: LifeTimes) -> str:
-    """The account that this worker sends by."""
+    """The account that this worker is configured for."""
     [account] = times.accounts.values()
     return account.as_text()
 
@@ -127,8 +126,9 @@ def _account(times: LifeTimes) -> str:
 def _send(
     world: World, open_attempt: OpenAttempt, account: str, *, is_probe: bool
 ) -> Generator[int, None, tuple[ReadAnswer, Answer]]:
-    """`DarajaSender.submit` around `AuthorizedCalls.call`: tries again only what was not written, and
-    once a new token.
+    """`DarajaSender.submit` around `AuthorizedCalls.call`.
+
+    It retries only what was not written, and replaces a refused token once.
     """
     tries, tokens_refused = 1, 0
     fence, unsent = open_attempt.fence, Answer("unsent")
@@ -160,14 +160,14 @@ def _send(
         if tokens_refused:
             return ReadAnswer(
                 frozenset(), Unreachable()
-            ), answer  # another worker has the newest token
+            ), answer  # another worker fetched a newer token
         tokens_refused = 1
 
 
 def _on_the_wire(
     world: World, open_attempt: OpenAttempt, account: str
 ) -> Generator[int, None, tuple[ReadAnswer, Answer]]:
-    """From the first byte on: what is written arrives whatever becomes of us."""
+    """From the first byte on. A written request arrives, whatever happens to the worker."""
     world.witness.note_first_byte(open_attempt.attempt_id, world.now)
     answers: list[Answer] = []
     if world.happens(world.chances.request_is_lost):
@@ -184,8 +184,8 @@ def _on_the_wire(
     is_lost = there + back >= world.times.call or world.happens(world.chances.answer_is_lost)
     left_at = world.now
     yield world.times.call if is_lost else there + back
-    # Stopped for longer than a call may take: what waits in the socket is read, or the time is
-    # over, whichever comes first.
+    # The worker was frozen for longer than a call may take. Either it reads the answer that waits
+    # in the socket, or its timeout fires first.
     if world.now - left_at > world.times.call + 1000 and world.random() < 0.5:
         is_lost = True
     if is_lost or not answers or answers[0].outcome == "no_answer":
@@ -288,7 +288,7 @@ def ask(world: World, *, is_probe: bool) -> Flow:
         return
     sent, [own] = payment.inquiry_attempt, times.accounts.values()
     ids = dict(sent.provider_ids) if sent is not None else {}
-    # As `DarajaClient`: by its own token, with the short code of the send.
+    # As `DarajaClient` does it: with its own token, and the short code of the send.
     asked_as = (
         replace(own, shortcode=sent.account.shortcode) if sent is not None and sent.account else own
     )
@@ -313,7 +313,7 @@ def ask(world: World, *, is_probe: bool) -> Flow:
     if asked_as != own:
         message = Message(
             "query", "vague"
-        )  # our passkey is not that short code's: "wrong credentials"
+        )  # Daraja answers "wrong credentials": the passkey belongs to another short code
     world.note(f"query: {message.outcome}")
     yield 50
     if world.happens(world.chances.answer_is_lost):
@@ -327,7 +327,7 @@ def ask(world: World, *, is_probe: bool) -> Flow:
 
 
 def sweep(world: World, step: Step) -> Flow:
-    """What a sweeper does with one due row, which it has taken and moved."""
+    """What a sweeper does with one due row, after it postponed the row."""
     match step:
         case Step.SUBMIT:
             if world.record.find_due(instant(world.now)).is_expired:

@@ -1,8 +1,7 @@
-"""What must be so, judged from outside: by what was really sent, said and paid, never by what the
-core concluded.
+"""The laws, judged by what was sent, answered and paid, never by the core's conclusions.
 
-`Witness` sees every claim, first byte, answer and message of a run as it happens. `judge` looks at
-the end, when everything has been played out, at the provider's ledger. The sentences are those of
+`Witness` sees every claim, first byte, answer and message of a run as it happens. At the end, when
+nothing more is due, `judge` compares the payment with the provider's ledger. The sentences are those of
 rules.md: §12 (stages), §15 (in doubt), §24 (invariants).
 """
 
@@ -27,7 +26,7 @@ _AGREEING_NEEDED = 2
 _COOL_DOWN, _DOUBLINGS_MAX = (
     30_000,
     5,
-)  # the n-th probe comes so much doubled after the hold at the earliest
+)  # the earliest time of the n-th probe doubles so often
 _SILENT_NEEDED, _SILENT_NEEDED_IF_VAGUE = 3, 5
 
 # Answers after which a call is proved to have had no effect.
@@ -43,7 +42,7 @@ _SILENT = ("under_way", "too_early", "vague")
 
 
 class Send:
-    """One claim, and what is known of it."""
+    """One claim, and what is known about its send."""
 
     __slots__ = ("account", "claimed_at", "left_at", "outcome")
 
@@ -55,7 +54,7 @@ class Send:
 
 
 class Witness:
-    """What happened, as anybody could see it."""
+    """What happened, as seen from outside."""
 
     def __init__(self, kind: Kind, times: LifeTimes) -> None:
         self.kind = kind
@@ -65,28 +64,28 @@ class Witness:
         self.answers: dict[int, Message] = {}
         self.has_message = False
         self.good_success = (
-            False  # success with receipt and the right amount, from Daraja's own address
+            False  # a success with receipt and the right amount, from Daraja's own address
         )
-        self.confirms = False  # whether policy wants a success confirmed that a callback tells of
-        self.amount_is_right = False  # a word that decides has named the payment's own amount
-        self.amount_is_disputed = False  # and a callback has named another
+        self.confirms = False  # whether policy wants the success of a callback confirmed
+        self.amount_is_right = False  # a message that decides named the payment's own amount
+        self.amount_is_disputed = False  # a callback named another amount
         self.claims_success = False
         self.failure_reported = False
         self.first_id = ""
         self.id_came_after_failure = False
-        self.own_account = AN_ACCOUNT.as_text()  # of workers that start now
+        self.own_account = AN_ACCOUNT.as_text()  # of workers that start from now on
         self._has_failed = False
         self.conversation_ids: set[str] = set()
-        self.uses: dict[Operation, list[int]] = defaultdict(list)  # when an operation was sent to
+        self.uses: dict[Operation, list[int]] = defaultdict(
+            list
+        )  # the times of requests to each operation
         self.held_since: dict[Operation, tuple[int, int]] = {}
         self.free_since: dict[Operation, int] = {}
 
-    # What is seen
+    # What the witness sees
 
     def note_operation_answer(self, answer: OperationAnswer, begun: int, now: int) -> None:
-        """An answer that says something about an operation is on record, since now; its
-        transaction began earlier.
-        """
+        """An answer about an operation is on record since `now`; its transaction began before."""
         since = milliseconds(answer.since)
         held = self.held_since.get(answer.operation)
         if answer.health is OperationHealth.WORKS and held is not None and held[0] < since:
@@ -98,9 +97,7 @@ class Witness:
             self.held_since.setdefault(answer.operation, (begun, now))
 
     def _must_not_be_held(self, operation: Operation, now: int) -> None:
-        """ADR 11: after a refusal nothing is sent to the operation but one probe after each
-        cool-down.
-        """
+        """ADR 11: after a refusal the operation gets only one probe after each cool-down."""
         if operation not in self.held_since:
             return
         held_at, recorded_at = self.held_since[operation]
@@ -149,7 +146,7 @@ class Witness:
         self.asked[number] = now
 
     def note_inquiry_answer(self, number: int, message: Message) -> None:
-        """The answer to a question is on record."""
+        """The answer to an inquiry is on record."""
         if (
             message.address != "status-timeout"
             and not message.from_elsewhere
@@ -163,7 +160,7 @@ class Witness:
                 self.amount_is_right = self.amount_is_right or message.address == "status"
 
     def note_message(self, message: Message) -> None:
-        """A message to one of the payment's own addresses is on record."""
+        """A message to one of the payment's addresses is on record."""
         self.has_message = True
         if message.from_elsewhere:
             return
@@ -184,11 +181,11 @@ class Witness:
         self.first_id = first_id
         self.conversation_ids.add(second_id)
 
-    # What may follow
+    # What is allowed next
 
     @property
     def is_of_another_account(self) -> bool:
-        """Whether a send that may have acted left by another account than workers have now."""
+        """Whether a send that may have acted used another account than the workers have now."""
         return any(
             send.account != self.own_account
             for send in self.sends.values()
@@ -227,7 +224,7 @@ class Witness:
             )
 
     def note_stage(self, after: Payment, now: int) -> None:
-        """A stage was entered."""
+        """The payment entered a stage."""
         self._has_failed = after.stage is Stage.FAILED
         if (
             after.stage is not Stage.FAILED
@@ -251,20 +248,20 @@ class Witness:
         return any(send.outcome == "refused" for send in self.sends.values())
 
     def must_be_confirmed(self) -> None:
-        """A success was believed, and policy wants Daraja's own word for it."""
+        """Policy wants a success confirmed by an inquiry: there must be such an answer."""
         if all(answer.outcome != "paid" for answer in self.answers.values()):
-            raise LawBroken("succeeded by a callback's word alone, and policy wants it confirmed")
+            raise LawBroken("succeeded by a callback alone, and policy wants it confirmed")
 
     def must_be_certain_of_the_amount(self) -> None:
-        """A success was believed of Daraja's word."""
+        """If a message names another amount, some other message must name the right one."""
         if self.amount_is_disputed and not self.amount_is_right:
             raise LawBroken(
-                "succeeded by a word that names no amount, and a message on record names another"
+                "succeeded by a message without an amount, and a message on record names another"
             )
 
     @property
     def is_for_a_person(self) -> bool:
-        """That it was paid is certain, and not how much."""
+        """Whether the payment succeeded, and its amount is not certain."""
         return self.amount_is_disputed and not self.amount_is_right
 
     def _must_be_silent(self, now: int) -> None:
@@ -276,8 +273,8 @@ class Witness:
             raise LawBroken("failed for silence, and a callback on record says that it was paid")
         if not self.first_id:
             return
-        # The core counts from when a send's outcome was learned, at most a lease after it left: any
-        # of these may be meant.
+        # The core counts from the time of a send's outcome, at most a lease after the send. Any of
+        # these times may be the one.
         latest = self._window_ends(last_left + self.times.lease)
         starts = [
             opens,
@@ -288,7 +285,7 @@ class Witness:
             raise LawBroken("failed for silence without enough silent answers")
 
     def _window_ends(self, left_at: int) -> int:
-        """What Daraja says is still under processing is no silence, for a quarter of an hour."""
+        """For 15 minutes the answer "still under processing" is no silence."""
         under_way = [
             self.asked[number]
             for number, answer in self.answers.items()
@@ -313,7 +310,7 @@ class Witness:
 
 
 def judge_money(record: Record, daraja: Daraja) -> None:
-    """I1, and that nobody is told to try again what has been paid. Holds at every moment."""
+    """I1, and that no paid payment is called safe to retry. This holds at every moment."""
     payment = record.payment
     for finding in money_findings(
         "", stage=payment.stage, receipt=payment.receipt, receipts=daraja.ledger
@@ -327,14 +324,14 @@ def judge_money(record: Record, daraja: Daraja) -> None:
         and payment.failure.safe_to_retry
         and daraja.ledger
         and not daraja.has_lied
-        # of a payout: contradicts the contract (§2.4 has it of two codes of deposits)
+        # for a payout this contradicts the contract (§2.4 has it for two codes of deposits)
         and not daraja.paid_after_failure
     ):
         raise LawBroken("a payment that was paid is called safe to retry")
 
 
 def judge(record: Record, witness: Witness, daraja: Daraja, delivered: int) -> str:
-    """I1, I3, I5, I6 once everything has been played out; in a word how it ended."""
+    """I1, I3, I5 and I6 when nothing more is due. Returns the ending."""
     judge_money(record, daraja)
     payment = record.payment
     if record.callbacks != delivered:
@@ -344,10 +341,13 @@ def judge(record: Record, witness: Witness, daraja: Daraja, delivered: int) -> s
     has_moved = bool(daraja.ledger)
     is_held = (
         payment.stage is Stage.ACCEPTED and payment.needs_review and daraja.has_lied
-    )  # said that it had not taken it
+    )  # Daraja answered that it had not accepted the call
     is_held = is_held or (witness.is_for_a_person and payment.needs_review)
     if witness.is_of_another_account and record.unconfirmed_receipts and payment.needs_review:
-        return "open, for review: a success waits to be confirmed, and the account that sent it is no longer configured"
+        return (
+            "open, for review: a success waits to be confirmed, and the account that sent it is no"
+            " longer configured"
+        )
     if (
         witness.good_success
         and payment.stage is not Stage.SUCCEEDED
@@ -365,29 +365,28 @@ def judge(record: Record, witness: Witness, daraja: Daraja, delivered: int) -> s
 
 
 def _explain_failure(payment: Payment, witness: Witness, daraja: Daraja) -> str:
-    """Money moved, and we say failed: only where nothing that reached us, or could have been
-    asked for, says otherwise.
-    """
+    """Explain a failed payment whose money moved: no message and no inquiry could have shown it."""
     if witness.is_for_a_person and payment.needs_review:
         return "failed, paid, for review: a message names another amount"
     if witness.kind is Kind.DEPOSIT and not witness.first_id:
         return "failed, paid: a deposit without id whose callback was lost"
     if daraja.paid_after_failure:
-        return "failed, paid: Daraja said failed, paid later, and its callback was lost"
+        return "failed, paid: Daraja reported a failure, paid later, and its callback was lost"
     if daraja.has_lied:
-        return "failed, paid: Daraja said that it had not taken it"
+        return "failed, paid: Daraja answered that it had not accepted it"
     if witness.is_of_another_account:
         return "failed, paid: the account that sent it is no longer configured"
     if witness.id_came_after_failure:
         raise LawBroken(f"I3: {ASKED_NO_MORE}")
     raise LawBroken(
-        f"I3: money moved, and the payment is {payment.stage} ({payment.failure and payment.failure.reason})"
+        f"I3: money moved, and the payment is {payment.stage}"
+        f" ({payment.failure and payment.failure.reason})"
     )
 
 
 def _explain_doubt(payment: Payment, witness: Witness, daraja: Daraja) -> str:
     if not payment.needs_review:
-        raise LawBroken(f"I3: nothing more happens, and it is {payment.stage} with nobody told")
+        raise LawBroken(f"I3: nothing more happens, and it is {payment.stage} without a flag")
     if witness.is_for_a_person:
         return "open, for review: paid, and a message names another amount"
     if not daraja.transactions:
@@ -397,7 +396,7 @@ def _explain_doubt(payment: Payment, witness: Witness, daraja: Daraja) -> str:
     if witness.is_of_another_account:
         return "open, for review: the account that sent it is no longer configured"
     if payment.stage is Stage.ACCEPTED and daraja.has_lied:
-        return "open, for review: Daraja speaks of what it said it had not taken"
+        return "open, for review: Daraja reports on a call that it answered it had not accepted"
     if _ids_contradict(witness):
         raise LawBroken(f"I3: {TWO_CONVERSATIONS}")
     raise LawBroken(f"I3: Daraja would tell how it ended, and it is {payment.stage}")

@@ -1,6 +1,4 @@
-"""What people do meanwhile: the caller, who stops payouts, who has M-PESA's own statement in
-hand.
-"""
+"""What people do meanwhile: callers cancel, operators stop payouts and resolve payments."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ _CALLER = a_caller()
 
 
 class _Store:
-    """The record as `cancel_payment` wants it, a coroutine that never waits here."""
+    """The record behind the port of `cancel_payment`: a coroutine that never waits."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -31,7 +29,7 @@ class _Store:
 
 
 def cancel(world: World) -> None:
-    """The caller takes it back, if it can be proved unsent."""
+    """The caller cancels the payment, if it is proved unsent."""
     world.note("cancel")
     with suppress(StopIteration, PaymentServiceError):
         cancel_payment(_Store(world), PAYMENT_ID, caller=_CALLER).send(None)
@@ -45,21 +43,19 @@ def stop_payouts(world: World, is_engaged: bool) -> None:
 
 
 def switch_send_product(world: World, is_missing: bool) -> None:
-    """Safaricom takes the product that sends away from our app, or gives it back."""
+    """Safaricom removes the product that sends from our app, or restores it."""
     world.note("product missing" if is_missing else "product there")
     world.daraja.lacks_send_product = is_missing
 
 
 def switch_inquiry_product(world: World, is_missing: bool) -> None:
-    """The same of the product that answers questions."""
-    world.note("question missing" if is_missing else "question there")
+    """The same for the product that answers inquiries."""
+    world.note("inquiry product missing" if is_missing else "inquiry product there")
     world.daraja.lacks_inquiry_product = is_missing
 
 
 def move_breaker_of_another_payment(world: World, is_open: bool) -> None:
-    """Some other payment's result opens the breaker, or shows that our credential is taken
-    again.
-    """
+    """The result of another payment opens the breaker, or shows that our credential works again."""
     brakes = world.record.brakes
     if is_open:
         brakes.open(instant(world.now), is_ours=False)
@@ -69,7 +65,7 @@ def move_breaker_of_another_payment(world: World, is_open: bool) -> None:
 
 
 def operate(world: World) -> None:
-    """An operator decides by the statement, which shows what moved and what no longer can."""
+    """An operator decides by the statement: it shows all movements, and that no more can follow."""
     payment = world.record.payment
     if not payment.needs_review and world.random() < 0.5:
         return
@@ -85,7 +81,7 @@ def operate(world: World) -> None:
 
 
 def settle(world: World) -> None:
-    """What nothing else can end, a person ends: the statement's word is taken."""
+    """A person ends by the statement what nothing else can end."""
     ledger = world.daraja.ledger
     if not _resolve(world, _paid(ledger[0]) if ledger else _UNPAID) and ledger:
         raise LawBroken(

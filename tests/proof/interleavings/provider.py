@@ -1,14 +1,13 @@
-"""Daraja in memory, written from daraja.md and from nothing of ours: what it takes, does, tells,
-and loses.
+"""Daraja in memory, written from daraja.md alone: which calls it accepts, what it does and sends.
 
-One organisation, one payment, virtual milliseconds. It moves money at most as Daraja would: a call
-that it takes has its effect once; a withdrawal's OriginatorConversationID is taken once and for
-ever (§4.2); a push or a bill payment has no key, so that each call taken moves money by itself
-(§2.2, §5). The ledger counts.
+One organisation, one payment, virtual milliseconds. It moves money at most as Daraja does: an
+accepted call has its effect once. It accepts a withdrawal's OriginatorConversationID once and for
+ever (§4.2). A push or a bill payment has no key, so each accepted call moves money by itself (§2.2,
+§5). The ledger counts.
 
-A Daraja that `forgets_ids` is stricter with us than the contract (the horizon of its memory is
-documented nowhere, §4.2): it would pay an id twice. To it nothing may ever be sent that can already
-have acted, so there its "busy" is true.
+A Daraja that `forgets_ids` is stricter with us than the contract: it would pay an id twice, because
+no document says for how long Daraja remembers an id (§4.2). Nothing that may already have acted may
+be sent to it again, so its "busy" is always true.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from tests.proof.interleavings.chances import Chances
 
 DEPOSIT, BILL_PAYMENT = "deposit", "bill_payment"
 KEYED = ("withdrawal",)  # Daraja refuses the second use of its id (daraja.md §4.2)
-OWN_ID = (*KEYED, "pochi_payment")  # they are sent, and asked about, under their own
+OWN_ID = (*KEYED, "pochi_payment")  # sends and inquiries use the payment's own id
 
 _SECOND = 1000
 _HALF = 0.5
@@ -36,7 +35,7 @@ _LATE = (20 * _SECOND, 61 * _SECOND, 200 * _SECOND, 400 * _SECOND, 1000 * _SECON
 
 
 class Answer(NamedTuple):
-    """A synchronous answer to a call that asks for a payment, or what is left of it."""
+    """Daraja's synchronous answer to a send."""
 
     outcome: str  # acknowledged, duplicate, busy, throttled, token_refused, refused, no_answer
     first_id: str = ""  # CheckoutRequestID; OriginatorConversationID
@@ -44,8 +43,9 @@ class Answer(NamedTuple):
 
 
 class Message(NamedTuple):
-    """A message to one of our addresses, or an answer to STK query: `number` is that of the
-    question, 0 where none was.
+    """A message to one of our addresses, or an answer to STK query.
+
+    `number` is that of the inquiry, or 0 if the message answers none.
     """
 
     address: str  # result, timeout, status, status-timeout, query
@@ -56,8 +56,8 @@ class Message(NamedTuple):
     first_id: str = ""
     second_id: str = ""
     receipt: str = ""
-    extra_kes: int = 0  # how much more than the payment's the told amount is
-    from_elsewhere: bool = False  # from an address that Safaricom has not published
+    extra_kes: int = 0  # by how much the reported amount exceeds the payment's
+    from_elsewhere: bool = False  # from an address that Safaricom did not publish
 
 
 class Timeline(Protocol):
@@ -66,12 +66,12 @@ class Timeline(Protocol):
     now: int
 
     def later(self, delay_ms: int, action: Callable[..., None], *arguments: object) -> None:
-        """Calls `action` then."""
+        """Call `action` after `delay_ms`."""
         ...
 
 
 class Transaction:
-    """One call that Daraja took."""
+    """One call that Daraja accepted."""
 
     __slots__ = (
         "account",
@@ -96,7 +96,7 @@ class Transaction:
 
 
 class Daraja:
-    """Everything that happens behind Daraja's door, for one payment of `kind`."""
+    """Everything that Daraja does for one payment of `kind`."""
 
     def __init__(
         self,
@@ -114,12 +114,12 @@ class Daraja:
         self.forgets_ids = forgets_ids
         self.ledger: list[str] = []  # receipts: money that moved
         self.transactions: list[Transaction] = []
-        self.lacks_send_product = False  # every send is refused as if its token were not valid (§1)
-        self.lacks_inquiry_product = False  # and every question
-        # Where an id may come by two accounts its one use protects nothing, and a lost claim leaves
-        # no trace of a "throttled".
+        self.lacks_send_product = False  # every send is refused with "invalid token" (§1)
+        self.lacks_inquiry_product = False  # and every inquiry
+        # "Throttled" is then always true. If two accounts may use one id, its single use protects
+        # nothing, and a lost claim leaves no trace of a "throttled" answer.
         self.is_truthful = False
-        self.has_lied = False  # said "not accepted" of a call that it took
+        self.has_lied = False  # it answered "not accepted" to a call that it had accepted
         self.paid_after_failure = False
         self._rng = rng
         self._random = rng.random
@@ -132,11 +132,10 @@ class Daraja:
     # Calls
 
     def receive(self, own_id: str, account: str = "") -> Answer:
-        """A call that asks for a payment; `own_id` is a withdrawal's OriginatorConversationID, else
-        empty.
+        """A send. `own_id` is a withdrawal's OriginatorConversationID, else empty.
 
-        `account`: by whose short code. Another one's use of the id is not refused, and is another
-        transaction.
+        `account` has the short code of the sender. Daraja does not refuse an id that another
+        account used: that is another transaction.
         """
         c, chance = self.chances, self._random
         if self.lacks_send_product or chance() < c.refuses_token:
@@ -163,9 +162,7 @@ class Daraja:
 
     @property
     def _may_lie(self) -> bool:
-        """Only where the id's one use protects what is sent again (§4.2): else no client could
-        survive it.
-        """
+        """Only if the single use of the id protects a resend (§4.2)."""
         return self.kind in KEYED and not self.forgets_ids
 
     def _refuse_second_use(self, own_id: str) -> Answer:
@@ -231,10 +228,10 @@ class Daraja:
             Message("result", "paid", 0, "0", taken.first_id, taken.second_id, taken.receipt)
         )
 
-    # Telling
+    # Messages
 
     def _send_result(self, message: Message) -> None:
-        """None to three times, each at its own time (§8.3)."""
+        """Send it zero to three times, each at its own time (§8.3)."""
         if self._random() < self.chances.callback_is_lost:
             return
         for _ in range(
@@ -259,7 +256,7 @@ class Daraja:
             delay = self._rng.choice(_LATE)
         self._timeline.later(delay, self._deliver, message)
 
-    # Questions
+    # Inquiries
 
     def query(self, checkout_id: str, account: str = "") -> Message:
         """STK query (§3)."""
@@ -290,9 +287,7 @@ class Daraja:
         return Message("query", asked.state, 0, asked.code or "0", asked.first_id, asked.second_id)
 
     def ask_status(self, number: int, first_id: str, account: str = "") -> None:
-        """Transaction Status (§6.1): acknowledged, and answered by a message to the question's
-        own address, or not at all.
-        """
+        """Transaction Status (§6.1): a message to the inquiry's address answers it, or nothing."""
         self._timeline.later(
             self._rng.randrange(1, 4 * _SECOND), self._answer_status, number, first_id, account
         )
@@ -326,10 +321,7 @@ class Daraja:
         )
 
     def _found(self, first_id: str, account: str) -> Transaction | None:
-        """What Daraja's own records show by now.
-
-        Of two under one id the one that paid: both are its.
-        """
+        """What Daraja's own records show by now: of two under one id, the one that paid."""
         found = [
             t
             for t in self._of(account)
@@ -341,5 +333,5 @@ class Daraja:
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing that it took can still move money."""
+        """Whether no accepted call can still move money."""
         return all(t.state != "under_way" and not t.will_pay_late for t in self.transactions)

@@ -1,6 +1,6 @@
-"""What the model of Daraja says, as the bytes of daraja.md, read by the product's own readers.
+"""Answers and messages of the model as the bytes of daraja.md, read by the product's own readers.
 
-The bytes are few, so each is read once for all runs.
+There are few different ones, so each is read once for all runs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CALLBACK_ID_BYTES = bytes(32)
 
 
 class ReadAnswer(NamedTuple):
-    """A synchronous answer as the client hands it on: ids, or the error that it means."""
+    """A synchronous answer as `DarajaClient` reads it: ids, or an error."""
 
     ids: ProviderIds
     error: ProviderError | None
@@ -37,7 +37,7 @@ class ReadAnswer(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def read_submit_answer(kind: Kind, answer: Answer) -> ReadAnswer:
-    """What `DarajaClient.submit` makes of `answer`."""
+    """`answer` as `DarajaClient.submit` reads it."""
     status, body = _answer_bytes(answer)
     try:
         return ReadAnswer(read_answer(PAGES[kind].api, kind, status, body), None)
@@ -47,7 +47,7 @@ def read_submit_answer(kind: Kind, answer: Answer) -> ReadAnswer:
 
 @lru_cache(maxsize=4096)
 def report_of(kind: Kind, message: Message) -> Report:
-    """What the receiver makes of a message to one of our addresses."""
+    """The report that the receiver reads from a message to one of our addresses."""
     return read_report(
         operation_of(kind, message), json.dumps(_message_body(kind, message)).encode()
     )
@@ -55,7 +55,7 @@ def report_of(kind: Kind, message: Message) -> Report:
 
 @lru_cache(maxsize=4096)
 def query_report(message: Message, checkout_id: str) -> Report:
-    """What `DarajaClient.ask` and its caller make of an answer to STK query."""
+    """An answer to STK query as `DarajaClient.ask` and its caller read it."""
     if message.outcome == "no_answer":
         return NO_ANSWER
     status, body = _query_bytes(message)
@@ -67,7 +67,7 @@ def query_report(message: Message, checkout_id: str) -> Report:
 
 @lru_cache(maxsize=4096)
 def operation_of(kind: Kind, message: Message) -> str:
-    """The operation in the address that `message` comes to."""
+    """The operation in the address to which `message` is sent."""
     if message.address == "result":
         return RULES[kind].result_operation
     if message.address == "timeout":
@@ -81,10 +81,7 @@ def operation_of(kind: Kind, message: Message) -> str:
 def callback_of(
     kind: Kind, message: Message, outcome: str, receipt: str | None = None
 ) -> StoredCallback:
-    """The message as the receiver stores it.
-
-    Rows need ids of their own, decisions do not: one serves all runs.
-    """
+    """The message as the receiver stores it. All have one id, because no decision depends on it."""
     from tests.builders import an_attempt_id  # noqa: PLC0415 - only a value
 
     return StoredCallback(
@@ -122,14 +119,14 @@ def _answer_bytes(answer: Answer) -> tuple[int, bytes]:
     match answer.outcome:
         case "acknowledged" if answer.first_id.startswith("ws_CO_"):
             body = {
-                "MerchantRequestID": answer.second_id, "CheckoutRequestID": answer.first_id, "ResponseCode": "0",
-                "ResponseDescription": "Success. Request accepted for processing",
+                "MerchantRequestID": answer.second_id, "CheckoutRequestID": answer.first_id,
+                "ResponseCode": "0", "ResponseDescription": "Success. Request accepted for processing",
                 "CustomerMessage": "Success. Request accepted for processing",
             }  # fmt: skip
         case "acknowledged":
             body = {
-                "ConversationID": answer.second_id, "OriginatorConversationID": answer.first_id, "ResponseCode": "0",
-                "ResponseDescription": "Accept the service request successfully.",
+                "ConversationID": answer.second_id, "OriginatorConversationID": answer.first_id,
+                "ResponseCode": "0", "ResponseDescription": "Accept the service request successfully.",
             }  # fmt: skip
         case "token_refused":
             return _error(404, "404.001.03", "Invalid Access Token")
@@ -200,10 +197,11 @@ _STATES = {"paid": "Completed", "failed": "Failed", "under_way": "Pending"}
 
 
 def _status_result(message: Message) -> dict[str, Any]:
-    """§6.1: the envelope is about the question, the parameters are about the payment."""
+    """§6.1: the envelope is about the inquiry, the parameters are about the payment."""
     result: dict[str, Any] = {
         "ResultType": 0, "ResultCode": 0, "ResultDesc": "as the code says",
-        "OriginatorConversationID": f"question-{message.number}", "ConversationID": f"AG_Q_{message.number}",
+        "OriginatorConversationID": f"question-{message.number}",
+        "ConversationID": f"AG_Q_{message.number}",
         "TransactionID": "UC10000000",
     }  # fmt: skip
     match message.outcome:
@@ -226,5 +224,5 @@ def _status_result(message: Message) -> dict[str, Any]:
 
 
 def lost_answer() -> ReadAnswer:
-    """A call whose answer never came."""
+    """The reading of a call without an answer."""
     return ReadAnswer(frozenset(), OutcomeUnknown("no answer: TimeoutError"))

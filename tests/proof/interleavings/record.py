@@ -1,10 +1,9 @@
-"""One payment's rows in memory, changed as Postgres would change them: every step atomic, under the
-payment's one lock.
+"""One payment's rows in memory, changed as Postgres changes them: atomically, under one lock.
 
-`change` stamps and writes what was decided as `adapters/postgres/changing.py` and `writing.py` do,
-`claim`, `find_due`, `postpone` and `fetch_due` say in Python what their SQL says; tests/integration pins
-that SQL against a real Postgres. There is no other payment here, so no id and no receipt is
-another's. After every step the rules of rows are checked (`LawBroken`).
+`change` stamps and writes a decision as `adapters/postgres/changing.py` and `writing.py` do,
+`claim`, `find_due`, `postpone` and `fetch_due` do in Python what their SQL does; tests/integration
+pins that SQL against a real Postgres. There is no other payment here, so no id and no receipt
+belongs to another payment. After every step the rules of rows are checked (`LawBroken`).
 """
 
 from __future__ import annotations
@@ -48,26 +47,26 @@ from tests.proof.interleavings.brakes import START, Brakes, Hold
 from tests.proof.interleavings.swift import swift_replace as replace
 from tests.proof.interleavings.times import LifeTimes
 
-# When an accepted payment is looked for.
+# When a sweeper looks for an accepted payment.
 _FIRST_STEP_WITHIN = timedelta(seconds=3)
 
 
 class LawBroken(AssertionError):
-    """Something that must always hold does not."""
+    """A rule that must always hold is broken."""
 
 
 def instant(ms: int) -> datetime:
-    """Virtual time as the database tells it."""
+    """Virtual time as the database reports it."""
     return START + timedelta(milliseconds=ms)
 
 
 def milliseconds(at: datetime) -> int:
-    """The virtual time that `instant` made `at` of."""
+    """The reverse of `instant`."""
     return round((at - START).total_seconds() * 1000)
 
 
 def new_payment(kind: Kind) -> Payment:
-    """Accepted at `START`, nothing sent."""
+    """A payment that was accepted at `START` and not sent."""
     return a_payment(
         kind=kind,
         attempts=(),
@@ -100,16 +99,16 @@ class Record:
         self.unconfirmed_since: datetime | None = None
         self.brakes = Brakes()
         self.holds = {operation: Hold() for operation in Operation}
-        self.claim_is_probe = False  # of the last claim
+        self.claim_is_probe = False  # whether the last claim is a probe
         self.history: list[tuple[Stage, str, Stage]] = []
         self.events: list[EventType] = []
         self.published: Counter[int] = Counter()  # by the event's place in `events`
         self._seen = seen
 
-    # As changing.py does
+    # As changing.py does it
 
     def change(self, change: Change, now: datetime) -> Decided:
-        """Locks, decides, writes, commits."""
+        """Lock, decide, write and commit."""
         before = self.payment
         evidence = self.evidence(now) if change.reads is not Reads.PAYMENT else Evidence()
         decided = change.decide(before, Context(now=now, evidence=evidence))
@@ -210,7 +209,7 @@ class Record:
             ended.append(attempt)
         return tuple(ended)
 
-    # What SQL does (claiming.py, sweeping.py)
+    # As the SQL of claiming.py and sweeping.py does it
 
     def find_due(self, now: datetime) -> Due:
         payment = self.payment
@@ -232,7 +231,7 @@ class Record:
         return self.holds[self.payment.rules.operation]
 
     def claim(self, attempt_id: UUID, times: LifeTimes, now: datetime) -> bool:
-        """The claim's one statement: brakes and age are in its WHERE."""
+        """The claim's statement. Its WHERE has the brakes and the age."""
         before = self.payment
         if (
             before.stage is not Stage.ACCEPTED
@@ -263,7 +262,7 @@ class Record:
         return True
 
     def lose(self, claimed: Payment, before: Payment, now: datetime) -> bool:
-        """The database loses a claim that it had committed, if nothing else was committed since."""
+        """The database loses a committed claim, if it committed nothing else since."""
         if is_lost := self.payment is claimed:
             self.payment = replace(before, next_step_at=now + _FIRST_STEP_WITHIN)
         return is_lost

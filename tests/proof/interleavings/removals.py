@@ -1,6 +1,4 @@
-"""Protections of the core, and how each is taken away: the weaving must then find a life that
-breaks a law.
-"""
+"""How each protection of the core is removed. Some life must then break a law."""
 
 from __future__ import annotations
 

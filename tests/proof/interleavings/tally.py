@@ -1,4 +1,4 @@
-"""Many runs, added up: how they ended, what they covered, what broke."""
+"""The sum of many runs: how they ended, what they covered, which laws broke."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _SEEDS_KEPT_MAX = 5  # of each kind of violation
 
 @dataclass(slots=True)
 class Tally:
-    """What some runs came to. `paths`: the order of steps of each run, as a number."""
+    """The sum of some runs. `paths` has a hash of the order of steps of each run."""
 
     runs: int = 0
     events: int = 0
     seen: Counter[tuple[str, ...]] = field(default_factory=Counter)
     endings: Counter[str] = field(default_factory=Counter)
-    first: dict[str, int] = field(default_factory=dict)  # a seed of each ending
-    broken: Counter[str] = field(default_factory=Counter)  # by what was broken
+    first: dict[str, int] = field(default_factory=dict)  # one seed for each ending
+    broken: Counter[str] = field(default_factory=Counter)  # by message
     seeds: dict[str, list[int]] = field(
         default_factory=dict
     )  # some for each: all that a replay needs
@@ -45,12 +45,12 @@ class Tally:
 
     @property
     def unseen(self) -> list[tuple[str, ...]]:
-        """What every sufficient number of runs must have seen, and these have not."""
+        """What a sufficient number of runs must cover, and these runs did not."""
         return [wanted for wanted in _wanted() if not self.seen[wanted]]
 
 
 def tally(seeds: Iterable[int]) -> Tally:
-    """Runs each of `seeds`."""
+    """Run each of `seeds`."""
     with swiftly():
         return _tally(seeds)
 
@@ -63,7 +63,7 @@ def _tally(seeds: Iterable[int]) -> Tally:
             ending = f"{world.kind}: {world.run()}"
             result.endings[ending] += 1
             result.first.setdefault(ending, seed)
-        except Exception as error:  # noqa: BLE001 - whatever the core raised, the seed is what matters
+        except Exception as error:  # noqa: BLE001 - the seed replays whatever the core raised
             what = f"{world.kind}: {type(error).__name__}: {error}"
             result.broken[what] += 1
             seeds = result.seeds.setdefault(what, [])
@@ -81,7 +81,7 @@ def replay(seed: int) -> Iterator[str]:
     world = World(seed, Counter(), story)
     try:
         ended = f"ended: {world.run()}"
-    except Exception as error:  # noqa: BLE001 - told, as in the tally
+    except Exception as error:  # noqa: BLE001 - shown, as in the tally
         ended = f"BROKEN: {type(error).__name__}: {error}"
     faults = ", ".join(
         f"{name} {getattr(world.drawn, name)}" for name in NAMES if getattr(world.drawn, name)

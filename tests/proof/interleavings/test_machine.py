@@ -1,9 +1,7 @@
-"""Hypothesis chooses what happens next, in any order; where it breaks a law, it finds the shortest
-way there.
+"""Hypothesis chooses what happens next, and shrinks an order of events that breaks a law.
 
-The same record, provider and flows as in `world.py`; but no event waits for its time, and any flow
-may be the one that crashes. Daraja keeps its ids here: a call may then arrive however late
-(daraja.md §4.2).
+The record, the provider and the flows are those of `world.py`. But no event waits for its time, and
+any flow may crash. Daraja remembers ids here, so a call may arrive late (daraja.md §4.2).
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ class Life(RuleBasedStateMachine):
     @initialize(seed=st.integers(0, 10_000), kind=st.sampled_from(Kind))
     def accept(self, seed: int, kind: Kind) -> None:
         self.world = World(seed, Counter(), kind=kind, forgets_ids=False)
-        # Steps come in any order here, also much later; a transaction lasts two seconds at most.
+        # Steps come in any order, also much later, but a transaction lasts two seconds at most.
         self.world.chances.waits_for_a_row = 0.0
         self.world.chances.crashes = self.world.chances.freezes = 0.0
         self.world.begin_life()
@@ -103,7 +101,7 @@ class Life(RuleBasedStateMachine):
             assert Stage.SUCCEEDED not in stages[:-1]
 
     def teardown(self) -> None:
-        """The faults stop, and everything is played out."""
+        """Stop the faults, and run everything that is due."""
         if not hasattr(self, "world"):
             return
         self.world.calm()
@@ -119,5 +117,5 @@ Life.TestCase.settings = settings(
 )
 
 
-# Whatever happens in whatever order, the laws hold after each step and at the end.
+# The laws hold after each step and at the end, in any order of events.
 TestLife = Life.TestCase

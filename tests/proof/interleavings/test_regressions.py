@@ -1,4 +1,4 @@
-"""Lives that the weaving found and the core did not live well, told without chance."""
+"""Orders of events that the interleavings found and that once broke a law, without chance."""
 
 from __future__ import annotations
 
@@ -55,9 +55,7 @@ def _a_deposit_that_failed_for_silence() -> Record:
     return record
 
 
-def test_a_deposit_that_failed_for_silence_is_asked_about_once_a_late_acknowledgement_gives_its_id() -> (
-    None
-):
+def test_a_failed_deposit_is_inquired_about_once_a_late_acknowledgement_gives_its_id() -> None:
     """The worker was frozen with the answer in its socket, past its lease and the result window."""
     record = _a_deposit_that_failed_for_silence()
     _answer(record, 1, Answer("acknowledged", "ws_CO_1", "4c1e-1"), 242_000)
@@ -65,18 +63,14 @@ def test_a_deposit_that_failed_for_silence_is_asked_about_once_a_late_acknowledg
     assert record.payment.next_step_at is not None
 
 
-def test_a_deposit_that_failed_for_silence_is_asked_about_once_a_success_without_receipt_gives_its_id() -> (
-    None
-):
+def test_a_failed_deposit_is_inquired_about_once_a_success_without_receipt_gives_its_id() -> None:
     record = _a_deposit_that_failed_for_silence()
     _receive(record, Message("result", "paid", 0, "0", "ws_CO_1", "4c1e-1"), 242_000)
     assert record.payment.inquiry_step is not None
     assert record.payment.next_step_at is not None
 
 
-def test_a_withdrawal_whose_repeat_was_refused_by_a_result_of_its_own_still_ends_by_the_first_one_s_result() -> (
-    None
-):
+def test_a_withdrawal_whose_repeat_daraja_refused_ends_by_the_result_of_its_first_send() -> None:
     """The first send was answered "busy" and had acted; its repeat was acknowledged, then
     refused (daraja.md §4.2).
     """

@@ -1,6 +1,4 @@
-"""A share of the million (`make interleavings`): no order of events breaks a law, and every rule
-of the core was met.
-"""
+"""A part of `make interleavings`: no order of events breaks a law, and every rule is covered."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ def share(pytestconfig: pytest.Config) -> Tally:
 
 @pytest.mark.shortened
 def test_no_interleaving_breaks_a_law(share: Tally) -> None:
-    """`python -m tests.proof.interleavings --replay SEED` tells the life of a seed that is named here."""
+    """`python -m tests.proof.interleavings --replay SEED` shows the life of one seed."""
     assert share.seeds == {}
 
 

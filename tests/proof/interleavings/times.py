@@ -15,7 +15,7 @@ from tests.builders import AN_ACCOUNT
 
 
 class LifeTimes(NamedTuple):
-    """Settings in milliseconds, for the laws; and the same in the product's own words."""
+    """Settings in milliseconds for the laws, and the same as the product's `Times`."""
 
     lease: int
     first_after: int

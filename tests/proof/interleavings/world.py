@@ -1,8 +1,7 @@
-"""One life: a payment, Daraja, workers, sweepers, a receiver, Redis and people, woven in virtual
-time by one seed.
+"""One life: a payment, Daraja, workers, sweepers, a receiver, Redis and people, ordered by a seed.
 
-Each step is an event on one heap. Faults happen until `calm_at`. Then all that is due is played
-out, and the laws judge.
+Each step is an event on one heap. Faults happen until `calm_at`. Then everything that is due runs,
+and the laws judge.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from tests.proof.interleavings.record import LawBroken, Record, instant, millise
 
 _EVENTS_MAX = 3000
 _QUIET_SWEEPS_MAX = 40
-_ENOUGH_QUIET_SWEEPS = 4  # where a person was told, and Daraja has nothing more to do
+_ENOUGH_QUIET_SWEEPS = 4  # a person was told, and Daraja has nothing more to do
 _COOL_DOWN_MS = 60_000
 _CALM = Chances()
 _POLICY, _CONFIRMING = 0x5EED, 0.3
@@ -43,7 +42,7 @@ _HANDED_OVER_MS = int(HANDOVER_RETRY_AFTER.total_seconds() * 1000)
 
 
 class World(Clockwork):
-    """See the module. `story`: a list that gets each step in words, for a replay."""
+    """See the module. `story` collects the steps as lines, for a replay."""
 
     def __init__(
         self,
@@ -68,10 +67,12 @@ class World(Clockwork):
         is_drawn = Random(seed ^ _ACCOUNTS).random() < _CHANGING
         self.changes_account = (
             is_drawn if changes_account is None else changes_account
-        )  # of workers, meanwhile
-        self.loses_claims = Random(seed ^ _CLAIMS).random() < _LOSING  # the database loses a commit
+        )  # of the workers, during the life
+        self.loses_claims = (
+            Random(seed ^ _CLAIMS).random() < _LOSING
+        )  # the database loses a commit of a claim
         self.confirms = self.witness.confirms = (
-            confirms  # whether policy wants callbacks' successes confirmed
+            confirms  # whether policy wants the success of a callback confirmed
         )
         if forgets_ids is None:
             forgets_ids = rng.random() < 0.5
@@ -87,17 +88,17 @@ class World(Clockwork):
         self.is_calm = False
         self._sweep_at = -1
         self._quiet_sweeps = 0
-        self._announced = 0  # events given to somebody to publish
+        self._announced = 0  # number of events that a publisher has
 
     # The run
 
     def run(self) -> str:
-        """Lives the life to its end; in a word how it ended. Raises LawBroken."""
+        """Run the life to its end, and return its ending. Raises LawBroken."""
         self.begin_life()
         return self.play_out()
 
     def play_out(self) -> str:
-        """Everything that is still to happen, in its order; then the laws are judged."""
+        """Run all pending events in their order, then judge the laws."""
         pending, pop = self.pending, heapq.heappop
         while pending:
             at, _, action, arguments = pop(pending)
@@ -113,7 +114,7 @@ class World(Clockwork):
         return ended
 
     def begin_life(self) -> None:
-        """Accepted; what is known to come is put on the heap."""
+        """Accept the payment, and schedule everything that is known in advance."""
         c, rng = self.chances, self.rng
         calm_at = rng.choice(self.times.calm_after)
         self.wake()
@@ -151,7 +152,7 @@ class World(Clockwork):
                 self.later(chosen.randrange(1, calm_at), self.change_account, AN_ACCOUNT)
 
     def change_account(self, account: Account) -> None:
-        """Workers are restarted with other settings; those under way end with theirs."""
+        """Restart the workers with another account. Steps under way end with the former one."""
         self.note("account changed")
         self.times = self.times.by(account)
         self.witness.own_account = account.as_text()
@@ -176,9 +177,9 @@ class World(Clockwork):
         inquiry_answer: tuple[int, Message] | None = None,
         first: Callable[[], object] = bool,
     ) -> Generator[int, None, Decided]:
-        """One change in its transaction, `first` before it.
+        """One change in its transaction, after `first`.
 
-        A COMMIT whose outcome is lost is done again, a little later.
+        If the outcome of the COMMIT is lost, the worker repeats the change a little later.
         """
         begun = self.now
         if self.happens(self.chances.waits_for_a_row):
@@ -193,10 +194,7 @@ class World(Clockwork):
     def commit(
         self, name: str, change: Change, now: int, inquiry_answer: tuple[int, Message] | None = None
     ) -> Decided:
-        """One change.
-
-        `now`: when the transaction began; it may have waited for the row's lock since.
-        """
+        """One change. Its transaction began at `now`; it may have waited for the row's lock."""
         before = self.record.payment
         if inquiry_answer is not None:
             self.witness.note_inquiry_answer(*inquiry_answer)
@@ -227,7 +225,7 @@ class World(Clockwork):
     def lateness(self) -> int:
         """How late a request may arrive.
 
-        Past what a "not found" is trusted after only where the id protects it.
+        If the id protects the payment, it may arrive after a "not found" answer is trusted.
         """
         if self.kind in KEYED and self.daraja.forgets_ids:
             return self.rng.randrange(1, self.times.trusted_after // 2)
@@ -236,7 +234,7 @@ class World(Clockwork):
     # Redis and the sweepers
 
     def wake(self) -> None:
-        """A job with the payment's id: lost, late, twice."""
+        """Queue a job for the payment. It may be lost, late or doubled."""
         c = self.chances
         if not self.happens(c.wake_up_is_lost):
             self.begin(flows.job(self), 1 + int(self.random() * 100))
@@ -244,7 +242,7 @@ class World(Clockwork):
             self.begin(flows.job(self), self.rng.choice(self.times.delays))
 
     def look_again(self) -> None:
-        """Some sweeper finds it when it is due, or later."""
+        """Let a sweeper find the payment when it is due, or later."""
         due = self.record.payment.next_step_at
         if due is None:
             return
@@ -283,18 +281,16 @@ class World(Clockwork):
         if self.is_calm and hold.is_closed(now) and self.record.payment.stage is Stage.ACCEPTED:
             self._sweep_in(
                 max(_HANDED_OVER_MS, milliseconds(hold.probe_at) - self.now)
-            )  # nothing happens until then
+            )  # nothing happens before the probe
         elif self.record.find_due(now).is_held and self.record.payment.stage is Stage.ACCEPTED:
-            # Swept every five seconds, and held: what happens in between is what the run is about.
+            # A sweeper would find it every five seconds. The run is about what happens in between.
             self._sweep_in(self.rng.choice((_HANDED_OVER_MS, 60_000, 900_000)))
         else:
             self.look_again()
 
     @property
     def can_no_longer_move(self) -> bool:
-        """Whether no money can move any more: nothing is on its way to Daraja, and Daraja is
-        through with what it took.
-        """
+        """Whether no money can move: no request is on its way, and Daraja has ended every call."""
         return self.daraja.is_settled and self.requests_under_way == 0
 
     @property
@@ -307,7 +303,7 @@ class World(Clockwork):
         if due is not None and due <= now:
             self._sweep_in(
                 self.rng.choice((1000, 10_000, 60_000, 600_000))
-            )  # the budget, or the breaker
+            )  # no budget, or the breaker is open
         else:
             self.look_again()
 
@@ -344,7 +340,7 @@ class World(Clockwork):
             self.record.published[place] += 1
 
     def _publish_owed(self) -> None:
-        """The sweeper's own part, for what nobody recorded as published."""
+        """The sweeper publishes every event that has no recorded publication."""
         for place in range(len(self.record.events)):
             if not self.record.published[place]:
                 self.record.published[place] += 1
@@ -358,7 +354,7 @@ class World(Clockwork):
         answers.append(answer)
 
     def _deliver(self, message: Message) -> None:
-        """Daraja sends once; the receiver tries to store for 8 s."""
+        """Daraja sends once. The receiver tries to store the message for 8 s."""
         if self.happens(self.chances.receiver_is_down):
             if self.random() < 0.5:
                 self.note("callback lost: receiver down")
@@ -385,7 +381,7 @@ class World(Clockwork):
             self.witness.note_inquiry_answer(message.number, message)
         decided = self.commit(f"{message.address} {message.outcome}", change, begun)
         if message.address == "result":
-            self._quiet_sweeps = 0  # something new, whatever was given up before
+            self._quiet_sweeps = 0  # the result is news, also if the sweeps had become quiet
             self.look_again()
         if answered_by(decided) is not None and message.outcome == "not_found":
             self.wake()

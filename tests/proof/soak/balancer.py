@@ -1,4 +1,4 @@
-"""FindingKind stands before the callback receivers: one port, and whoever of them takes the connection.
+"""Balances connections over the callback receivers: one port in front of all of them.
 
 It tries the next one where nobody listens, as a load balancer does. It does not repeat a request:
 what a receiver that is killed had in its hands is lost, because Daraja sends once.
@@ -20,7 +20,7 @@ _OPEN_FILES_MAX = 500
 
 
 class Balancer:
-    """`async with Balancer(urls) as balancer:`; Daraja is told `balancer.url`."""
+    """`async with Balancer() as balancer:`; Daraja gets `balancer.url`."""
 
     def __init__(self) -> None:
         self._port = reserve_port()
@@ -30,7 +30,7 @@ class Balancer:
         self._connections: set[asyncio.Task[None]] = set()
 
     def forward_to(self, urls: Sequence[str]) -> None:
-        """From now on to these."""
+        """Forward to these from now on."""
         self._backends = [urlsplit(url).port or 80 for url in urls]
 
     async def __aenter__(self) -> Self:
@@ -55,7 +55,7 @@ class Balancer:
             if backend is not None:
                 await asyncio.gather(_copy(reader, backend[1]), _copy(backend[0], writer))
         except asyncio.CancelledError:
-            pass  # the run is over; a server's own task has nobody to tell
+            pass  # the run is over
         finally:
             self._connections.discard(task)
             writer.close()
@@ -70,10 +70,9 @@ class Balancer:
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """One direction, until it ends; its end is passed on."""
+    """Copy one direction until it ends, then close the other side."""
     with suppress(OSError):
-        # One that the other direction has closed takes nothing more, and uvloop says so by a
-        # RuntimeError.
+        # If the other direction closed the writer, uvloop raises a RuntimeError on write.
         while (data := await reader.read(_CHUNK_BYTES)) and not writer.is_closing():
             writer.write(data)
             await writer.drain()

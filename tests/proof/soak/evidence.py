@@ -1,9 +1,8 @@
-"""What a finished run left behind: Daraja's side, the record, what clients were told, what
-subscribers heard.
+"""The evidence of a finished run: Daraja's side, the record, and what clients and subscribers got.
 
-Plain data, so that a test can doctor it. `gather` reads it from a running stack;
-`tests/proof/invariants.py` judges it. Amounts are whole shillings; payment ids are text, as clients see
-them.
+It is plain data, so a test can change it. `gather` reads it from a running stack, and
+`tests/proof/invariants.py` judges it. Amounts are whole shillings. Payment ids are text, as clients
+see them.
 """
 
 from __future__ import annotations
@@ -20,20 +19,16 @@ import asyncpg
 
 from tests.stack.stack import Stack
 
-# What the simulator shows in place of a secret: a body that holds one cannot be compared byte for
-# byte.
+# The simulator shows this in place of a secret. Such a body cannot be compared byte for byte.
 REPLACED = "[redacted]"
 
 _RESULT_URL = re.compile(r"/results/([0-9a-f-]{36})/([a-z0-9-]+)/")
-_READ_SECONDS = 120.0  # everything of a long run, on a busy machine
+_READ_SECONDS = 120.0  # for all rows of a long run, on a busy machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acceptance:
-    """A 202: what was asked, under which key, and the answer's bytes.
-
-    One for each time it was given.
-    """
+    """A 202, with the request, its key and the answer's bytes. One for each time it was given."""
 
     payment_id: str
     key: str
@@ -44,7 +39,7 @@ class Acceptance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedEvent:
-    """A message of the bell, as often as it came with these bytes."""
+    """A published event as a subscriber received it."""
 
     event_id: str
     body: str
@@ -52,12 +47,12 @@ class ReceivedEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Witness:
-    """What was noticed outside: `read_stages` holds the stages that clients read, in order and without
-    repetition.
+    """What was seen from outside.
 
-    `listened_throughout`: the listener missed nothing, so that silence means that nothing was
-    published. `followed` is the feed of events as a reader with a cursor saw it grow, `read_again`
-    as one who began at the end; None: nobody read it.
+    `read_stages` has the stages that clients read, in order and without repetition. With
+    `listened_throughout` the listener missed nothing: an event that it did not receive was not
+    published. `followed` is the feed as a reader with a cursor saw it grow, and `read_again` as a
+    reader saw it who began after the run. None: the feed was not read.
     """
 
     acceptances: Sequence[Acceptance] = ()
@@ -70,10 +65,7 @@ class Witness:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Movement:
-    """Money that moved, by the simulator's ledger.
-
-    `payment_id` is None where it names no payment of ours.
-    """
+    """Money that moved, by the simulator's ledger. `payment_id` None: it is no payment of ours."""
 
     payment_id: str | None
     kind: str
@@ -83,7 +75,7 @@ class Movement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """A message that the simulator sent, and the receiver's status; None: it got no answer."""
+    """A message that the simulator sent, and the receiver's HTTP status; None: no answer came."""
 
     payment_id: str
     operation: str
@@ -93,10 +85,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """A request that reached the simulator about a payment.
-
-    `amount` is None where it names none.
-    """
+    """A request about a payment that reached the simulator. `amount` None: it has no amount."""
 
     at: str
     payment_id: str
@@ -157,7 +146,7 @@ class StoredCallback:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """Everything. Rows are in the order in which they were made."""
+    """All evidence. Rows are in the order of their creation."""
 
     witness: Witness = field(default_factory=Witness)
     movements: Sequence[Movement] = ()
@@ -173,7 +162,7 @@ class Evidence:
 
 
 async def gather(stack: Stack, witness: Witness) -> Evidence:
-    """Read a run's evidence while its servers still run and nothing moves any more."""
+    """Read the evidence of a run, while its servers still run and no payment changes."""
     timeout = aiohttp.ClientTimeout(total=_READ_SECONDS)
     async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as http:
         ledger = await _items(http, f"{stack.control_url}/ledger")
@@ -221,9 +210,7 @@ def _delivery(item: Mapping[str, Any]) -> Delivery:
 
 
 def _call(item: Mapping[str, Any]) -> Call | None:
-    """None for what is about no payment in particular: tokens, and questions that name Daraja's
-    own id only.
-    """
+    """None if the request names no payment: tokens, and inquiries by Daraja's own id only."""
     body = item["body"]
     named = _RESULT_URL.search(json.dumps(body))
     if named is None or not isinstance(body, dict):

@@ -17,7 +17,7 @@ from tests.proof.soak.evidence import Delivery, Evidence, Movement, RecordedPaym
 SENDS_MAX = 4
 NOT_FOUND = ("SFC_IC0003", "2032")
 
-# The operation by which Daraja tells the result of a payment of each kind.
+# The operation in the address of the result, by kind.
 RESULT_OF = {"deposit": "deposit", "withdrawal": "withdrawal", "bill_payment": "bill-payment"}
 
 _HELD_SUCCESS = frozenset(
@@ -26,7 +26,7 @@ _HELD_SUCCESS = frozenset(
 
 
 class Facts:
-    """The evidence by payment, looked up many times."""
+    """The evidence, indexed by payment."""
 
     def __init__(self, evidence: Evidence) -> None:
         self.evidence = evidence
@@ -48,11 +48,11 @@ class Facts:
                 self._sent[call.payment_id].add(call.amount)
 
     def movements(self, payment_id: str) -> Sequence[Movement]:
-        """Every time money moved for it."""
+        """All movements of its money."""
         return self._movements.get(payment_id, ())
 
     def deliveries(self, payment_id: str, operation: str = "") -> Sequence[Delivery]:
-        """What Daraja sent about it, by one operation or by all whose name begins so."""
+        """Messages about it whose operation begins with `operation`."""
         return [
             item
             for item in self._deliveries.get(payment_id, ())
@@ -60,7 +60,7 @@ class Facts:
         ]
 
     def callbacks(self, payment_id: str, operation: str = "") -> Sequence[StoredCallback]:
-        """What we stored about it."""
+        """Stored callbacks about it whose operation begins with `operation`."""
         return [
             item
             for item in self._callbacks.get(payment_id, ())
@@ -68,67 +68,68 @@ class Facts:
         ]
 
     def sent(self, payment_id: str) -> set[int]:
-        """The amounts that Daraja was asked to move for it."""
+        """The amounts in the sends of it."""
         return self._sent.get(payment_id, set())
 
     def outcomes(self, payment_id: str) -> Sequence[str | None]:
-        """What came of each attempt."""
+        """The outcome of each attempt."""
         return self._outcomes.get(payment_id, ())
 
     def has_id(self, payment_id: str, kind: str) -> bool:
-        """Whether an id of this kind was ever learned for it."""
+        """Whether an id of this kind is on record for it."""
         return (payment_id, kind) in self.evidence.provider_ids
 
     def result_never_came(self, payment: RecordedPayment) -> bool:
-        """Neither stored here nor answered 200 there: the word that Daraja sends once is gone."""
+        """Whether its result is lost: not stored here, and not answered 200 there."""
         operation = RESULT_OF[payment.kind]
-        told = [
+        delivered = [
             item
             for item in self.deliveries(payment.id)
             if item.operation == operation and item.status == 200
         ]
         kept = [item for item in self.callbacks(payment.id) if item.operation == operation]
-        return not told and not kept
+        return not delivered and not kept
 
 
 def of_waiting(facts: Facts, payment: RecordedPayment) -> str | None:
-    """Why a payment may still be pending: it needs a person, and says so."""
+    """Why a payment may still be pending: it needs a person, and is flagged."""
     if payment.stage != "in_doubt" or not payment.needs_review:
         return None
     match payment.kind:
         case "bill_payment":
-            return _bill_without_a_word(facts, payment)
+            return _bill_without_a_result(facts, payment)
         case "withdrawal":
             return _withdrawal_that_may_not_go_again(facts, payment)
         case _:
             return _deposit_with_a_success_that_was_not_believed(facts, payment)
 
 
-def _bill_without_a_word(facts: Facts, payment: RecordedPayment) -> str | None:
+def _bill_without_a_result(facts: Facts, payment: RecordedPayment) -> str | None:
     if facts.has_id(payment.id, "conversation_id") or not facts.result_never_came(payment):
         return None
     lost = len(facts.deliveries(payment.id, RESULT_OF[payment.kind]))
     moved = len(facts.movements(payment.id))
     return (
-        "a bill payment without a conversation id cannot be asked about, and its result never reached us "
-        f"(Daraja sent {lost}, none answered 200; money moved {moved} times): a person's, and flagged so"
+        "no inquiry can find a bill payment without a conversation id, and its result never reached us"
+        f" (Daraja sent {lost}, none answered 200; money moved {moved} times): flagged for a person"
     )
 
 
 def _withdrawal_that_may_not_go_again(facts: Facts, payment: RecordedPayment) -> str | None:
     if facts.movements(payment.id):
-        return None  # Daraja has it and would tell
-    told = [item.body for item in facts.deliveries(payment.id, "status-") if item.status == 200]
-    not_found = sum(str(_result(body).get("ResultCode")) in NOT_FOUND for body in told)
+        return None  # Daraja has the payment, so an inquiry would find it
+    answers = [item.body for item in facts.deliveries(payment.id, "status-") if item.status == 200]
+    not_found = sum(str(_result(body).get("ResultCode")) in NOT_FOUND for body in answers)
     if not_found < 2:
         return None
+    unknown = f"Daraja knows no such withdrawal ({not_found} answers)"
     outcomes = facts.outcomes(payment.id)
     if sum(outcome != "not_acted" for outcome in outcomes) >= SENDS_MAX:
-        return f"Daraja knows no such withdrawal ({not_found} answers), and all {SENDS_MAX} sends are used up"
+        return f"{unknown}, and all {SENDS_MAX} sends are used up"
     if "duplicate" in outcomes:
-        return f"Daraja knows no such withdrawal ({not_found} answers), and yet called its id a duplicate"
+        return f"{unknown}, and yet called its id a duplicate"
     if facts.callbacks(payment.id, "withdrawal"):
-        return f"Daraja knows no such withdrawal ({not_found} answers), and yet sent a message about it"
+        return f"{unknown}, and yet sent a message about it"
     return None
 
 
@@ -140,63 +141,59 @@ def _deposit_with_a_success_that_was_not_believed(
     ]
     if not held:
         return None
-    return f"a stored callback claims what does not agree ({held[0].disposition}): a person's, and flagged so"
+    return f"a stored success does not agree ({held[0].disposition}): flagged for a person"
 
 
 def of_money_that_moved(facts: Facts, payment: RecordedPayment) -> str | None:
-    """Why a payment may have failed although its money moved: the word that says so never
-    reached us.
-    """
+    """Why a payment may have failed although its money moved: no message about it reached us."""
     if payment.failure_reason != "no_result_confirmed":
-        return _word_taken_back_unheard(facts, payment)
+        return _lost_reversal_of_a_failure(facts, payment)
     if payment.kind != "deposit" or payment.is_safe_to_retry is not False:
         return None
     if facts.has_id(payment.id, "checkout_request_id") or not facts.result_never_came(payment):
         return None
     lost = len(facts.deliveries(payment.id, "deposit"))
     return (
-        "a deposit without CheckoutRequestID cannot be asked about, and its callback never reached us "
-        f"(Daraja sent {lost}, none answered 200): failed as no_result_confirmed, not safe to retry"
+        "no inquiry can find a deposit without CheckoutRequestID, and its callback never reached us"
+        f" (Daraja sent {lost}, none answered 200): failed as no_result_confirmed, not safe to retry"
     )
 
 
-def _word_taken_back_unheard(facts: Facts, payment: RecordedPayment) -> str | None:
-    """Daraja's final word was a failure.
-
-    It changed its mind, and sent that once to where nobody could hear it.
-    """
-    words = [
+def _lost_reversal_of_a_failure(facts: Facts, payment: RecordedPayment) -> str | None:
+    """Daraja reported a failure, then paid, and the message about the success was lost."""
+    results = [
         item for item in facts.deliveries(payment.id) if item.operation == RESULT_OF[payment.kind]
     ]
-    heard = [_code(item) for item in words if item.status == 200]
-    successes = [item for item in words if _code(item) == "0"]
+    delivered_codes = [_code(item) for item in results if item.status == 200]
+    successes = [item for item in results if _code(item) == "0"]
     kept = {item.sha256 for item in facts.callbacks(payment.id)}
     if (
-        not heard
-        or "0" in heard
+        not delivered_codes
+        or "0" in delivered_codes
         or not successes
         or any(_sha256(item) in kept for item in successes)
     ):
         return None
-    return f"Daraja's result was {heard[0]}; that it took this back it sent {len(successes)} times, none answered 200"
+    return (
+        f"Daraja's result was {delivered_codes[0]}; it reported the later success"
+        f" {len(successes)} times, none answered 200"
+    )
 
 
 def of_correction(facts: Facts, payment: RecordedPayment, failure_reason: str | None) -> str | None:
-    """Why a failure that was announced may have been taken back: Daraja said so first, or said
-    nothing in time.
-    """
+    """Why an announced failure may have become a success: Daraja reported it late, or twice."""
     if failure_reason == "no_result_confirmed":
         return "announced as no_result_confirmed, and the success was learned later"
     operation = RESULT_OF[payment.kind]
-    words = [_code(item) for item in facts.deliveries(payment.id) if item.operation == operation]
-    said_no = [code for code in words if code not in {"0", "None"}]
-    if said_no and payment.stage == "succeeded":
-        return f"Daraja itself told {said_no[0]} before it told success"
+    codes = [_code(item) for item in facts.deliveries(payment.id) if item.operation == operation]
+    failure_codes = [code for code in codes if code not in {"0", "None"}]
+    if failure_codes and payment.stage == "succeeded":
+        return f"Daraja itself reported {failure_codes[0]} before it reported success"
     return None
 
 
 def _sha256(delivery: Delivery) -> str:
-    """Of the bytes as the simulator sent them."""
+    """The hash of the bytes that the simulator sent."""
     return hashlib.sha256(json.dumps(delivery.body).encode()).hexdigest()
 
 

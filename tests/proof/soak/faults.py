@@ -1,6 +1,4 @@
-"""Does to a running stack what the plan says: kills, freezes, stops and starts, and counts what
-was really done.
-"""
+"""Injects the planned faults into a running stack, and counts those that really happened."""
 
 from __future__ import annotations
 
@@ -25,10 +23,7 @@ _START_AGAIN_PAUSE_SECONDS = 0.5
 
 
 class FaultInjector:
-    """One run's violence.
-
-    What is done to one process or server is done in turn, to different ones at once.
-    """
+    """The faults of one run: one at a time for each process and server, at once for different ones."""
 
     def __init__(self, stack: Stack, plan: Plan) -> None:
         if not isinstance(stack.postgres, PostgresServer) or not isinstance(
@@ -41,15 +36,15 @@ class FaultInjector:
         self._redis = stack.redis
         self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._tasks: set[asyncio.Task[None]] = set()
-        self.log: list[tuple[datetime, PlannedFault]] = []  # when each was really begun
+        self.log: list[tuple[datetime, PlannedFault]] = []  # when each really began
         self.done: Counter[tuple[str, str]] = Counter()  # (act, process or "")
         self.past_lease = 0
         self.away_seconds: Counter[str] = Counter()
-        self.ended_alone: list[str] = []  # processes that ended though nobody killed them
-        self.failed: list[str] = []  # faults that could not be done: a fault of the harness
+        self.ended_alone: list[str] = []  # processes that ended without a fault
+        self.failed: list[str] = []  # faults that could not be injected: an error of the harness
 
     async def carry_out(self) -> None:
-        """Every fault at its time; returns when the last one was begun."""
+        """Inject every fault at its time. Returns when the last one began."""
         await self._control("POST", "/switches", {"chaos": self._plan.chaos})
         began_at = time.monotonic()
         watch = asyncio.create_task(self._watch())
@@ -64,9 +59,7 @@ class FaultInjector:
             watch.cancel()
 
     async def end(self) -> None:
-        """Stop everything that is under way and start whatever is down: from now on the weather
-        is fine.
-        """
+        """End all faults, and start every process and server that is down."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -83,7 +76,7 @@ class FaultInjector:
         await asyncio.gather(*(self._stack.wait_ready(name) for name in self._stack.names))
 
     async def _do(self, fault: PlannedFault) -> None:
-        doings: dict[FaultKind, Callable[[PlannedFault], Awaitable[None]]] = {
+        injections: dict[FaultKind, Callable[[PlannedFault], Awaitable[None]]] = {
             FaultKind.KILL: self._kill,
             FaultKind.FREEZE: self._freeze,
             FaultKind.DRAIN: self._drain,
@@ -100,8 +93,8 @@ class FaultInjector:
         }
         self.log.append((datetime.now(UTC), fault))
         try:
-            await doings[fault.kind](fault)
-        except Exception as error:  # noqa: BLE001 - said in the report; one failed fault does not end the run
+            await injections[fault.kind](fault)
+        except Exception as error:  # noqa: BLE001 - the report shows it; the run goes on
             self.failed.append(f"{fault.kind} {fault.target}: {type(error).__name__} {error}"[:300])
             return
         self.done[
@@ -116,14 +109,14 @@ class FaultInjector:
     # --- processes --------------------------------------------------------------------------------
 
     async def _kill(self, fault: PlannedFault) -> None:
-        """Whatever it is doing, frozen and half started included."""
+        """Kill it in any state, also frozen or half started."""
         process = self._stack.process(fault.target)
         async with self._turns[fault.target]:
             await process.kill()
             await self._stack.start_process(fault.target, wait=False)
 
     async def _freeze(self, fault: PlannedFault) -> None:
-        """A kill that comes meanwhile ends it, so the turn is not held."""
+        """A kill may come meanwhile, so the freeze does not hold the turn."""
         process = self._stack.process(fault.target)
         frozen = process.pid
         process.freeze()
@@ -139,20 +132,18 @@ class FaultInjector:
         async with self._turns[fault.target]:
             try:
                 code = await process.terminate()
-                # One that was still starting knows no signal yet: it had taken nothing on, and may
-                # end by it.
+                # A process that still starts has no signal handler. It did no work, so SIGTERM may
+                # end it.
                 if code not in {0, -signal.SIGTERM}:
                     self.ended_alone.append(
-                        f"{fault.target} was asked to end, and did with {describe_end(code)}"
+                        f"{fault.target} was asked to end, and ended with {describe_end(code)}"
                     )
             finally:
-                await process.kill()  # the run may be over before it is
+                await process.kill()  # the run may be over before it ended
                 await self._stack.start_process(fault.target, wait=False)
 
     async def _watch(self) -> None:
-        """No process may end because a server went away; one that did is named, and started
-        again.
-        """
+        """No process may end because a server is away. Note each that did, and start it again."""
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
             for name in self._stack.names:
@@ -226,7 +217,7 @@ class FaultInjector:
     async def _control(self, method: str, path: str, body: object = None) -> None:
         timeout = aiohttp.ClientTimeout(
             total=60
-        )  # only so that a mistake ends: the simulator shares two busy cores
+        )  # long, because the simulator shares two busy cores
         async with (
             aiohttp.ClientSession(timeout=timeout, trust_env=False) as http,
             http.request(method, self._stack.control_url + path, json=body) as answer,
@@ -236,9 +227,7 @@ class FaultInjector:
 
 
 def _thaw_even_if_we_are_gone(pid: int, seconds: float) -> None:
-    """PostgreSQL ends with us by a signal that a frozen process does not get: were we killed
-    now, it would stay.
-    """
+    """Thaw PostgreSQL even if this process dies: its death signal does not end a frozen server."""
     command = f"sleep {seconds + 1:.1f}; kill -{int(signal.SIGCONT)} {pid} 2>/dev/null"
     subprocess.run(
         ["sh", "-c", f"({command}) >/dev/null 2>&1 &"], env={"PATH": os.defpath}, check=True

@@ -1,9 +1,7 @@
-"""What a soak will do, made from its seed before it starts: who pays what when, and what is done to
-whom when.
+"""The plan of a soak, made from its seed before it starts: all payments and all faults.
 
-The same seed and times give the same plan. What then happens depends on the machine too, so a plan
-repeats a run's violence, not its every interleaving. Times are seconds from the beginning of the
-load.
+The same seed and times give the same plan. What happens then also depends on the machine: a plan
+repeats the faults of a run, not its interleaving. Times are seconds from the start of the load.
 """
 
 from __future__ import annotations
@@ -16,26 +14,25 @@ from typing import Any
 
 LEASE_SECONDS = 3.0
 
-# An amount of 249,900 + NN chooses the simulator's scenario NN (tests/simulator/README.md); others
-# approve.
+# An amount of 249,900 + NN chooses the simulator's scenario NN (tests/simulator/README.md). All
+# other amounts approve.
 MAGIC_AMOUNT = 249_900
 
 _KINDS = {"deposit": 45, "withdrawal": 35, "bill_payment": 20}
-_ODD_SHARE = 0.3  # of payments that meet something other than a plain approval
+_ODD_SHARE = 0.3  # of payments that meet another scenario than approval
 
-# By kind: scenario numbers, each as often as it is listed. Left out is what needs a person by
-# design whatever we do (a wrong amount, a Duplicate for a first send), and what stops the service
-# by design (wrong credentials).
-_TOLD_ODDLY = [15, 15, 16, 16, 16, 17, 17, 17, 18, 18, 18, 18, 45, 46, 49, 49, 53, 62]
-_ANSWERED_ODDLY = [19, 19, 19, 28, 36, 38, 41, 42, 21, 21, 23, 24, 25, 26, 26, 27, 32, 44, 44]
+# Scenario numbers by kind. A number that is listed twice is drawn twice as often. Scenarios that need
+# a person by design (a wrong amount, a Duplicate for a first send) or that stop the service (wrong
+# credentials) are left out.
+_ODD_RESULTS = [15, 15, 16, 16, 16, 17, 17, 17, 18, 18, 18, 18, 45, 46, 49, 49, 53, 62]
+_ODD_ANSWERS = [19, 19, 19, 28, 36, 38, 41, 42, 21, 21, 23, 24, 25, 26, 26, 27, 32, 44, 44]
 _ODD = {
-    "deposit": [10, 10, 11, 12, 13, 31, 61, 20, 37, *_TOLD_ODDLY, *_ANSWERED_ODDLY],
-    "withdrawal": [13, 58, 59, 54, 55, 56, 20, 20, 37, 52, 60, *_TOLD_ODDLY, *_ANSWERED_ODDLY],
-    "bill_payment": [13, 59, 55, 52, 60, *_TOLD_ODDLY, *_ANSWERED_ODDLY],
+    "deposit": [10, 10, 11, 12, 13, 31, 61, 20, 37, *_ODD_RESULTS, *_ODD_ANSWERS],
+    "withdrawal": [13, 58, 59, 54, 55, 56, 20, 20, 37, 52, 60, *_ODD_RESULTS, *_ODD_ANSWERS],
+    "bill_payment": [13, 59, 55, 52, 60, *_ODD_RESULTS, *_ODD_ANSWERS],
 }
 
-# What meets calls that carry no amount, by lot and for the whole run: tokens and questions about
-# payments.
+# Random faults of calls without an amount, for the whole run: tokens and inquiries.
 _CHAOS_APIS = ["oauth", "status", "stk_query"]
 _CHAOS_RATES = {
     "answer_lost_after_acting": 0.04, "cut_before_acting": 0.03, "html_503": 0.02, "html_200": 0.01, "slow": 0.02,
@@ -47,7 +44,7 @@ _CHAOS_RATES = {
 
 
 class FaultKind(StrEnum):
-    """What is done to the system."""
+    """The kinds of fault that are injected into the system."""
 
     KILL = "kill"  # SIGKILL, started again at once
     FREEZE = "freeze"  # SIGSTOP, continued after `seconds`
@@ -64,8 +61,8 @@ class FaultKind(StrEnum):
     TOKENS_EXPIRED = "tokens_expired"
 
 
-# How often each happens in a minute, and for how many seconds (from, to). Kills have a rate of
-# their own.
+# How often each happens in a minute, and for how many seconds (from, to). The rate of kills is an
+# option.
 _RATES: dict[FaultKind, tuple[float, float, float]] = {
     FaultKind.FREEZE: (6.0, 0.3, 9.0),  # some shorter than the lease, some longer
     FaultKind.DRAIN: (1.5, 0, 0),
@@ -84,7 +81,7 @@ _RATES: dict[FaultKind, tuple[float, float, float]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedFault:
-    """One kind at its time. `target` is a process."""
+    """One fault at its time. `target` is a process."""
 
     at: float
     kind: FaultKind
@@ -94,10 +91,7 @@ class PlannedFault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaymentOrder:
-    """One payment that a client will ask for.
-
-    `replays` says how often the same request is sent again on purpose.
-    """
+    """One payment that a client will ask for; `replays` counts deliberate repeats of the request."""
 
     at: float
     key: str
@@ -110,10 +104,7 @@ class PaymentOrder:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything, in order of time.
-
-    `chaos` is the simulator's switch of that name (tests/simulator/README.md).
-    """
+    """All orders and faults by time. `chaos` is the simulator's switch (tests/simulator/README.md)."""
 
     seed: int
     seconds: float
@@ -131,10 +122,7 @@ def make_plan(
     processes: dict[str, int],
     has_faults: bool = True,
 ) -> Plan:
-    """The plan of a seed.
-
-    `rate` is payments a second; `processes` are the names to kill with their weights.
-    """
+    """The plan of a seed. `rate` is payments a second; `processes` are targets with their weights."""
     chance = random.Random(seed)
     orders = [_order(chance, seed, n, n / rate) for n in range(int(seconds * rate))]
     faults: list[PlannedFault] = []
@@ -142,7 +130,7 @@ def make_plan(
         faults += _kills(chance, _times(chance, seconds, kills_per_minute), processes)
         for kind, (per_minute, shortest, longest) in _RATES.items():
             for at in _times(chance, seconds, per_minute):
-                # In a short run nothing may be away for most of it.
+                # In a short run no fault may last for most of it.
                 span = min(chance.uniform(shortest, longest), max(seconds / 6, shortest))
                 faults.append(_fault(chance, kind, at, span, processes))
     chaos = {"seed": seed, "rates": _CHAOS_RATES, "apis": _CHAOS_APIS}
@@ -152,9 +140,7 @@ def make_plan(
 def _kills(
     chance: random.Random, times: Sequence[float], processes: dict[str, int]
 ) -> list[PlannedFault]:
-    """From a deck that holds each process by its weight, each once on top: so that a short run
-    spares none either.
-    """
+    """Draw from a deck with each process by its weight, and each once first, also for short runs."""
     deck: list[str] = []
     kills = []
     for at in times:
@@ -180,9 +166,7 @@ def _fault(
 
 
 def _times(chance: random.Random, seconds: float, per_minute: float) -> list[float]:
-    """So many times a minute, at least once a run, one in each equal part of it: no run is
-    spared, none drowned.
-    """
+    """Random times, `per_minute` and at least one, spread evenly over the run."""
     if per_minute <= 0:
         return []
     count = max(1, round(seconds / 60 * per_minute))
@@ -214,7 +198,7 @@ def _order(chance: random.Random, seed: int, number: int, at: float) -> PaymentO
 def _request(kind: str, number: int, amount: int) -> tuple[str, dict[str, Any]]:
     match kind:
         case "deposit":
-            # A line of its own: Daraja holds one prompt a line.
+            # A phone number of its own: Daraja holds one prompt for each number.
             return "/v1/deposits", {"amount": amount, "phone_number": f"07{11_000_000 + number}"}
         case "withdrawal":
             return "/v1/withdrawals", {"amount": amount, "phone_number": f"07{22_000_000 + number}"}
