@@ -1,4 +1,4 @@
-"""The address that Daraja is given: it says what a message is about, and proves that we said so."""
+"""The addresses that we give to Daraja, and their verification."""
 
 from __future__ import annotations
 
@@ -68,10 +68,12 @@ def test_a_token_of_any_of_the_secrets_is_genuine_while_they_are_rotated() -> No
         (ID.upper(), "deposit", str),
         (ID[:-1], "deposit", str),
         ("", "deposit", str),
-        ("\udcff", "deposit", str),  # what aiohttp makes of bytes that are no UTF-8
+        ("\udcff", "deposit", str),  # how aiohttp decodes bytes that are not UTF-8
     ],
 )
-def test_a_token_is_good_for_nothing_else(payment_id: str, operation: str, change: object) -> None:
+def test_a_token_is_valid_only_for_its_payment_and_operation(
+    payment_id: str, operation: str, change: object
+) -> None:
     assert callable(change)
     assert not is_genuine(
         [FIRST, SECOND], payment_id, operation, change(make_token(FIRST, ID, "deposit"))
@@ -85,7 +87,7 @@ def test_an_address_of_ours_names_its_payment() -> None:
 
 
 class _Counted(str):
-    """A secret that knows how often a token was made of it."""
+    """A secret that counts how often a token is made with it."""
 
     __slots__ = ("uses",)
     uses: int
@@ -110,10 +112,8 @@ WRONG_ADDRESSES = {
 
 
 @pytest.mark.parametrize("which", WRONG_ADDRESSES)
-def test_whatever_is_wrong_with_an_address_the_work_is_the_same(which: str) -> None:
-    """One token of each secret, whether an earlier one fitted, and whether id and operation have
-    a form that could.
-    """
+def test_a_wrong_address_takes_the_same_work_whichever_part_is_wrong(which: str) -> None:
+    """One token is made with each secret, even if an earlier one matched or a part is malformed."""
     secrets = [_Counted(secret) for secret in (FIRST, SECOND, "third-secret")]
     for secret in secrets:
         secret.uses = 0
@@ -149,9 +149,7 @@ def test_the_set_of_operations_is_closed_to(operation: str) -> None:
 def test_an_operation_fits_its_own_kind_and_a_status_fits_payouts(
     kind: Kind, operation: str
 ) -> None:
-    """A deposit is asked about by STK query, which answers at once: nothing about its status can
-    come by callback.
-    """
+    """STK query answers at once, so no callback is about a deposit's status."""
     is_own = operation in (RULES[kind].result_operation, RULES[kind].timeout_operation)
     assert fits_kind(operation, kind) == (
         is_own or (kind is not Kind.DEPOSIT and operation.startswith("status-"))

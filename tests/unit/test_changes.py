@@ -1,6 +1,4 @@
-"""What a decision can say is closed: its entry in the history, its effects, and which of them go
-together.
-"""
+"""Decisions: the closed lists of entries and effects, and which of them go together."""
 
 from __future__ import annotations
 
@@ -37,8 +35,8 @@ from tests.case_tables import for_each
 
 ROOT = Path(domain.__file__).parent.parent
 
-# These texts are in records and in answers to callers. One that is gone from here is still in their
-# databases.
+# These texts are in stored records and in answers to callers. A text that is removed here is still
+# in their databases.
 TEXTS = {
     "accepted", "claimed", "claim_lost", "acknowledged", "refused", "not_acted", "outcome_unknown", "lease_expired",
     "too_old", "cancelled_by_caller", "no_result_confirmed", "resolved_paid", "resolved_unpaid", "success_reported",
@@ -58,22 +56,22 @@ PROBE, ANNOUNCE = ProbeOperation(Operation.B2C), AnnounceEvent(EventType.FAILED)
 ENTRY = NewEntry(HistoryEntry.REFUSED)
 
 
-def test_the_texts_of_the_history_stay_what_they_are() -> None:
+def test_the_texts_of_the_history_never_change() -> None:
     assert {entry.value for entry in HistoryEntry} == TEXTS
 
 
-def test_every_fact_has_an_entry_of_its_own_name() -> None:
+def test_every_fact_has_an_entry_with_its_text() -> None:
     assert [NewEntry.of_fact(fact).name.value for fact in FactName] == [
         fact.value for fact in FactName
     ]
 
 
-def test_every_disposition_that_is_noted_has_an_entry_of_its_own_name() -> None:
+def test_every_disposition_in_the_history_has_an_entry_with_its_text() -> None:
     noted = {Disposition(each) for each in get_args(EntryDisposition)}
     assert {HistoryEntry(each.value).value for each in noted} == {each.value for each in noted}
 
 
-def test_what_openapi_says_of_the_texts_holds_for_each() -> None:
+def test_each_text_matches_the_pattern_in_openapi() -> None:
     pattern = HistoryItem.model_json_schema()["properties"]["what"]["pattern"]
     assert [entry for entry in HistoryEntry if not re.search(pattern, entry.value)] == []
 
@@ -95,7 +93,7 @@ def test_the_runbook_explains_entries_that_exist() -> None:
 
 @for_each("path", sorted((ROOT / "domain").rglob("*.py")), ids=lambda path: path.name)
 def test_no_statement_writes_an_entry_that_is_not_a_member(path: Path) -> None:
-    """It takes `what` from a parameter, which is a `HistoryEntry`, or names one."""
+    """`what` is a parameter, which holds a `HistoryEntry`, or a literal `HistoryEntry`."""
     for statement in path.read_text().split("INSERT INTO mkwanja.payment_history")[1:]:
         values = " ".join(statement.split("SELECT", 1)[1].split("FROM", 1)[0].split())
         assert "now(), what, " in values or re.search(
@@ -103,7 +101,7 @@ def test_no_statement_writes_an_entry_that_is_not_a_member(path: Path) -> None:
         ), values
 
 
-def test_every_effect_is_sorted_to_where_it_is_written() -> None:
+def test_every_effect_is_assigned_to_its_statement() -> None:
     payment = a_payment()
     decided = [
         Decided(payment=payment, entry=ENTRY, effects=(ANNOUNCE, ASK, OPEN, JUDGE, PROBE)),
@@ -134,7 +132,7 @@ def test_every_effect_is_sorted_to_where_it_is_written() -> None:
     ],
     ids=", ".join,
 )
-def test_a_decision_that_cannot_be_written_is_not_made(says: dict[str, Any]) -> None:
+def test_a_decision_that_cannot_be_written_is_rejected(says: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         Decided(**says)
 

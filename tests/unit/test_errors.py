@@ -1,4 +1,4 @@
-"""The tree of errors is closed, free of HTTP, and drawn as it is."""
+"""The tree of errors: complete, as drawn, and without HTTP."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ NAMES = {
 
 
 def drawn() -> dict[str, str]:
-    """The parent of each error but the root, by its place in the drawing at the head of
-    `domain/errors.py`.
-    """
+    """The parent of each error except the root, by the drawing in `domain/errors.py`."""
     parents: dict[str, str] = {}
     above: list[str] = []
     for line in (errors.__doc__ or "").splitlines():
@@ -39,7 +37,7 @@ def drawn() -> dict[str, str]:
     return parents
 
 
-def test_the_drawing_of_the_errors_is_the_tree_of_the_classes() -> None:
+def test_the_drawing_of_the_errors_is_the_tree_of_their_classes() -> None:
     parents = {
         name: vars(errors)[name].__base__.__name__
         for name in NAMES - {errors.PaymentServiceError.__name__}
@@ -67,7 +65,7 @@ def test_no_error_joins_the_tree_in_another_file(path: Path) -> None:
     assert [name for name, of in bases.items() if of & NAMES] == []
 
 
-def test_the_errors_do_not_know_http() -> None:
+def test_the_errors_know_nothing_about_http() -> None:
     tree = ast.parse(inspect.getsource(errors))
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}

@@ -1,4 +1,4 @@
-"""What the world is told of a payment: the public Payment, and the event of a change."""
+"""What callers see of a payment: the public payment, and the event of a change."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_public_payment_has_the_fields_of_its_kind_and_no_others(kind: Kind)
     assert public_payment(a_payment(kind=kind)) == COMMON | OF_KIND[kind]
 
 
-def test_a_till_is_told_in_place_of_a_paybill() -> None:
+def test_a_payment_to_a_till_shows_the_till_in_place_of_a_paybill() -> None:
     view = public_payment(a_payment(kind=Kind.BILL_PAYMENT, paybill=None, till="555222"))
     assert view["till"] == "555222"
     assert "paybill" not in view
@@ -87,7 +87,7 @@ def test_a_backend_also_sees_key_recipient_and_daraja_s_ids_of_every_attempt() -
 
 
 @pytest.mark.parametrize("stage", Stage)
-def test_every_stage_is_told_with_its_public_status(stage: Stage) -> None:
+def test_every_stage_is_shown_with_its_public_status(stage: Stage) -> None:
     view = public_payment(a_payment(stage=stage))
     assert (view["stage"], view["status"]) == (stage.value, stage.public_status)
     assert (view["receipt"] is not None) == (stage is Stage.SUCCEEDED)
@@ -125,7 +125,7 @@ def test_metadata_comes_back_untouched_and_in_order() -> None:
         ),
     ],
 )
-def test_a_time_is_told_in_utc_with_milliseconds(at: datetime, text: str) -> None:
+def test_a_time_is_shown_in_utc_with_milliseconds(at: datetime, text: str) -> None:
     assert timestamp(at) == text
 
 
@@ -146,7 +146,7 @@ def test_an_event_is_one_cloudevents_object() -> None:
     }
 
 
-def test_an_event_is_for_all_subscribers_and_holds_nothing_that_is_for_backends() -> None:
+def test_an_event_has_no_member_that_only_backends_may_see() -> None:
     payment = a_payment(stage=Stage.SUCCEEDED, recipient_name="JANE DOE")
     body = event_body(
         EventType.SUCCEEDED, event_id=an_attempt_id(9), payment=payment, at=payment.updated_at
@@ -155,7 +155,7 @@ def test_an_event_is_for_all_subscribers_and_holds_nothing_that_is_for_backends(
     assert "order-42" not in body
 
 
-def test_json_text_is_compact_and_keeps_letters_as_they_are() -> None:
+def test_json_text_is_compact_and_does_not_escape_letters() -> None:
     assert json_text({"a": ["é", 1]}) == '{"a":["é",1]}'
 
 
@@ -165,8 +165,8 @@ EVENTS |= {(stage, Stage.FAILED): EventType.FAILED for stage in Stage if not sta
 
 
 @for_each(("before", "after"), list(product(Stage, Stage)))
-def test_only_a_change_of_what_is_final_is_an_event(before: Stage, after: Stage) -> None:
-    """From one stage to every other, those that the table forbids included."""
+def test_only_a_change_of_the_final_state_is_an_event(before: Stage, after: Stage) -> None:
+    """From each stage to every other, including changes that the table forbids."""
     assert event_type(a_payment(stage=before), a_payment(stage=after)) == EVENTS.get(
         (before, after)
     )
@@ -178,7 +178,7 @@ def test_a_receipt_that_comes_late_is_an_event_of_its_own() -> None:
     assert event_type(replace(before, receipt=RECEIPT), replace(before, receipt=RECEIPT)) is None
 
 
-def test_the_types_are_those_that_subscribers_were_promised() -> None:
+def test_the_event_types_never_change() -> None:
     assert {kind.value for kind in EventType} == {
         f"mkwanja.payment.{what}" for what in ("succeeded", "failed", "corrected", "receipt_added")
     }
@@ -208,7 +208,7 @@ def test_the_types_are_those_that_subscribers_were_promised() -> None:
 def test_a_user_sees_no_detail_that_may_name_a_person(
     detail: dict[str, str], for_users: dict[str, str]
 ) -> None:
-    """A detail that is new is for backends, until the list says otherwise."""
+    """Only backends see a new detail until the list for users has it."""
     entry = Entry(4, NOW, "resolved_paid", Stage.IN_DOUBT, Stage.SUCCEEDED, detail)
     whole, shown = public_entry(entry, for_backend=True), public_entry(entry)
     assert whole["detail"] == detail

@@ -1,4 +1,4 @@
-"""The fence: past the deadline, or while the worker stops, no first byte is written."""
+"""The fence: no first byte is written after the deadline, or while the worker stops."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from domain.fence import Fence
 
 
 class Clock:
-    """A clock that stands where it is put."""
+    """A clock that stands still until the test moves it."""
 
     def __init__(self) -> None:
         self.at = 1000.0
@@ -28,7 +28,7 @@ def a_fence(clock: Clock, *, is_draining: bool = False) -> Fence:
 
 
 @pytest.mark.parametrize("passed", [0, 1, 29.999])
-def test_before_the_deadline_a_byte_may_be_written_and_is_then_known_to_be(
+def test_before_the_deadline_a_byte_may_be_written_and_marks_the_send_as_written(
     clock: Clock, passed: float
 ) -> None:
     fence = a_fence(clock)
@@ -41,7 +41,7 @@ def test_before_the_deadline_a_byte_may_be_written_and_is_then_known_to_be(
 
 @pytest.mark.parametrize("passed", [30, 30.001, 1e6])
 def test_from_the_deadline_on_nothing_is_written(clock: Clock, passed: float) -> None:
-    """A worker frozen past its lease, then thawed, must not pay."""
+    """A worker that was frozen past its lease must not pay."""
     fence = a_fence(clock)
     clock.at += passed
     with pytest.raises(DeadlinePassed):
@@ -57,7 +57,7 @@ def test_the_deadline_counts_from_when_the_fence_was_made(clock: Clock) -> None:
     assert fence.seconds_left == 20
 
 
-def test_a_worker_that_stops_writes_nothing_more() -> None:
+def test_a_stopping_worker_writes_no_further_send() -> None:
     fence = a_fence(Clock(), is_draining=True)
     with pytest.raises(Draining):
         fence.check()
@@ -66,8 +66,8 @@ def test_a_worker_that_stops_writes_nothing_more() -> None:
     assert not fence.is_written
 
 
-def test_what_was_begun_is_written_to_its_end_past_the_deadline(clock: Clock) -> None:
-    """After the first byte it may have acted; half a request helps nobody."""
+def test_a_send_that_began_is_written_to_its_end_after_the_deadline(clock: Clock) -> None:
+    """Daraja may act after the first byte, so half a request would be useless."""
     fence = a_fence(clock)
     fence.pass_first_byte()
     clock.at += 60
@@ -86,5 +86,5 @@ def test_a_second_send_is_fenced_like_the_first(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("error", [DeadlinePassed, Draining])
-def test_what_the_fence_refuses_was_provably_not_sent(error: type[Exception]) -> None:
+def test_a_send_that_the_fence_stops_is_proved_unsent(error: type[Exception]) -> None:
     assert issubclass(error, Unreachable)

@@ -1,4 +1,4 @@
-"""What an idempotency key may be, and when two requests are the same."""
+"""Valid idempotency keys, and when two requests are the same."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def test_anything_else_is_no_key(key: str) -> None:
         validate_key(key)
 
 
-def test_a_key_is_held_for_a_day_at_least() -> None:
+def test_a_key_lives_for_a_day_at_least() -> None:
     assert KEY_LIFETIME.total_seconds() >= 24 * 3600
 
 
-def test_the_order_of_fields_makes_no_other_request() -> None:
+def test_the_order_of_fields_does_not_change_the_fingerprint() -> None:
     turned = dict(reversed([*BODY.items()])) | {"metadata": {"b": "2", "a": "1"}}
     assert of(turned) == of(BODY)
 
@@ -81,10 +81,8 @@ def test_parts_cannot_be_moved_from_path_to_method() -> None:
     )
 
 
-def test_a_fingerprint_carries_the_version_of_its_making() -> None:
-    """The stored fingerprints of keys in use must go on matching: a change here is a new
-    version.
-    """
+def test_a_fingerprint_begins_with_its_version() -> None:
+    """Stored fingerprints must still match. If this fails, a new version is needed."""
     text = b'["POST","/v1/deposits",{"amount":250,"metadata":{"a":"1","b":"2"},"phone_number":"0711000111"}]'
     assert of(BODY) == b"\x01" + hashlib.sha256(text).digest()
 
@@ -110,5 +108,5 @@ def test_two_bodies_share_a_fingerprint_only_if_they_are_the_same_json(
     assert (of(first) == of(second)) == is_same
 
 
-def test_half_a_surrogate_pair_in_a_body_is_survived() -> None:
+def test_half_a_surrogate_pair_in_a_body_has_a_fingerprint() -> None:
     assert of({"a": "\ud800"}) != of({"a": "\udfff"})

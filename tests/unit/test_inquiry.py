@@ -1,4 +1,4 @@
-"""What may be concluded from questions and their answers: each rule at its edges (rules.md §15)."""
+"""The conclusions from inquiries and their answers: each rule at its edges (rules.md §15)."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ def a_sent(
         (V.NO_ANSWER, False, False),
     ],
 )
-def test_each_verdict_is_silence_or_a_sign_of_life_as_it_says(
+def test_each_inquiry_outcome_is_silence_or_shows_that_daraja_has_the_payment(
     verdict: V, is_silent: bool, has_it: bool
 ) -> None:
     assert (verdict.is_silent, verdict.shows_that_daraja_has_it) == (is_silent, has_it)
 
 
-def test_an_inquiry_counts_once_by_its_first_answer() -> None:
+def test_only_the_first_answer_to_an_inquiry_counts() -> None:
     asked = evidence_of(an_inquiry(1), an_inquiry(2))
     once = asked.with_answer(1, V.FAILED, "1032")
     assert once.inquiries == (an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2))
@@ -92,26 +92,26 @@ def test_an_inquiry_counts_once_by_its_first_answer() -> None:
     )
 
 
-def test_an_answer_to_what_was_never_asked_is_no_answer() -> None:
+def test_an_answer_without_an_inquiry_is_ignored() -> None:
     asked = evidence_of(an_inquiry(1))
     assert asked.with_answer(7, V.PAID, "0") == asked
     assert not asked.awaits_answer(7)
 
 
-# --- when to ask ----------------------------------------------------------------------------------
+# --- when to inquire ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("asked", "seconds"),
     [(0, 30), (1, 60), (2, 120), (3, 240), (4, 300), (5, 300), (20, 300), (10_000, 300)],
 )
-def test_the_wait_for_the_next_question_doubles_up_to_the_ceiling(asked: int, seconds: int) -> None:
+def test_the_interval_between_inquiries_doubles_up_to_the_maximum(asked: int, seconds: int) -> None:
     assert inquiry_interval(asked, TIMES) == timedelta(seconds=seconds)
 
 
 @pytest.mark.parametrize("asked", [0, 1, 9])
-def test_a_ceiling_below_the_first_wait_lowers_nothing(asked: int) -> None:
-    """Settings may say so; asking more often than at first was meant by nobody."""
+def test_a_maximum_below_the_first_interval_does_not_lower_it(asked: int) -> None:
+    """The settings allow this. The interval must not become shorter than the first one."""
     assert inquiry_interval(asked, replace(TIMES, inquiry_interval_max=SECOND)) == FIRST_AFTER
 
 
@@ -127,7 +127,7 @@ def test_a_ceiling_below_the_first_wait_lowers_nothing(asked: int) -> None:
             (a_send(at=SENT_AT), a_send(None, number=2, at=SENT_AT, ended=False)),
             SENT_AT + TIMES.lease,
         ),
-        # nothing left with that one
+        # that attempt sent nothing
         ((a_send(at=SENT_AT), a_send(Outcome.NOT_ACTED, number=2, at=NOW)), SENT_AT),
     ],
 )
@@ -143,7 +143,7 @@ def test_the_last_send_left_before_its_attempt_or_its_lease_ended(
 def answers(
     *verdicts: InquiryOutcome | None, start: datetime = WINDOW_ENDS, gap: timedelta = FIRST_AFTER
 ) -> list[Inquiry]:
-    """Questions asked from `start` on, `gap` apart."""
+    """Inquiries from `start` on, `gap` apart."""
     return [
         an_inquiry(number, verdict, at=start + gap * (number - 1))
         for number, verdict in enumerate(verdicts, 1)
@@ -166,13 +166,13 @@ SILENT = (V.NO_RESULT, V.NO_RESULT, V.NO_RESULT)
         ((), False),
         (SILENT[:2], False),
         (SILENT, True),
-        # 429, time-outs and other 5xx are no answers, and neither is none
+        # 429, time-outs, other 5xx and a missing answer do not count as answers
         ((*SILENT[:2], V.NO_ANSWER), False),
         ((*SILENT[:2], None), False),
         ((V.NO_ANSWER, *SILENT, None), True),
-        # a single failure, not agreed with, is no silence
+        # a single failure, which no second one confirms, is no silence
         ((*SILENT[:2], V.FAILED), False),
-        # five, if one was Daraja's vaguest code
+        # five are needed if one was Daraja's vaguest code
         ((V.VAGUE, *SILENT[:2]), False),
         ((*SILENT, V.VAGUE), False),
         ((V.VAGUE,) * 4, False),
@@ -186,23 +186,25 @@ def test_a_deposit_fails_for_silence_after_three_answers_without_a_result_or_fiv
     assert is_confirmed(answers(*verdicts)) is expected
 
 
-def test_only_what_was_asked_after_the_window_counts() -> None:
+def test_only_inquiries_after_the_window_count_as_silence() -> None:
     assert is_confirmed(answers(*SILENT, start=WINDOW_ENDS))
     assert not is_confirmed(answers(*SILENT, start=WINDOW_ENDS - INSTANT))
     assert is_confirmed(answers(V.NO_RESULT, *SILENT, start=WINDOW_ENDS - INSTANT))
 
 
-def test_a_vague_answer_within_the_window_asks_for_no_more_of_those_after_it() -> None:
+def test_a_vague_answer_within_the_window_does_not_raise_the_number_of_answers_needed_after_it() -> (
+    None
+):
     assert is_confirmed(answers(V.VAGUE, *SILENT, start=WINDOW_ENDS - INSTANT))
 
 
-def test_questions_asked_in_one_breath_count_as_one() -> None:
+def test_inquiries_shortly_after_each_other_count_as_one() -> None:
     assert is_confirmed(answers(*SILENT, gap=FIRST_AFTER))
     assert not is_confirmed(answers(*SILENT, gap=FIRST_AFTER - INSTANT))
     assert not is_confirmed(answers(*[V.NO_RESULT] * 50, gap=INSTANT))
 
 
-def test_questions_are_put_in_the_order_of_their_times_whatever_their_numbers() -> None:
+def test_inquiries_are_ordered_by_time_and_not_by_number() -> None:
     late, early, middle = answers(*SILENT)
     shuffled = [
         replace(late, asked_at=WINDOW_ENDS + 2 * FIRST_AFTER),
@@ -220,22 +222,22 @@ def test_a_stored_message_that_claims_success_holds_the_deposit_open() -> None:
 
 
 @pytest.mark.parametrize(("early", "expected"), [(INSTANT, False), (timedelta(0), True)])
-def test_a_deposit_that_cannot_be_asked_about_fails_when_its_window_ends(
+def test_a_deposit_without_a_possible_inquiry_fails_when_its_window_ends(
     early: timedelta, expected: bool
 ) -> None:
-    """Only its callback could have told, and it did not come."""
+    """Only its callback could report a result, and it did not come."""
     unaskable = a_sent(Kind.DEPOSIT, Stage.IN_DOUBT, askable=False)
     assert is_confirmed([], unaskable, now=WINDOW_ENDS - early) is expected
 
 
 def test_no_answer_ends_a_deposit_before_its_window_does() -> None:
-    """Its clock may differ from the one that numbered them; the window is counted all the same."""
+    """The clock that times the inquiries may differ, and the window still counts."""
     assert not is_confirmed(answers(*SILENT), now=WINDOW_ENDS - INSTANT)
 
 
 @for_each("stage", Stage)
 @for_each("kind", Kind)
-def test_only_a_deposit_that_is_awaited_or_in_doubt_fails_for_silence(
+def test_only_a_deposit_that_awaits_its_result_or_is_in_doubt_fails_for_silence(
     kind: Kind, stage: Stage
 ) -> None:
     expected = kind is Kind.DEPOSIT and stage in (Stage.AWAITING_RESULT, Stage.IN_DOUBT)
@@ -253,12 +255,12 @@ def test_only_a_deposit_that_is_awaited_or_in_doubt_fails_for_silence(
         ([an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2, V.FAILED, code="1032")], True),
         ([an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2, V.FAILED, code="1037")], False),
         ([an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2, V.NO_RESULT, code="1032")], False),
-        # with another word between
+        # with another outcome between
         ([an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2, V.FAILED, code="1"), an_inquiry(3, V.FAILED, code="1032")],
          True),
     ],
 )  # fmt: skip
-def test_a_failure_that_only_queries_told_needs_two_that_agree(
+def test_a_failure_known_only_from_queries_needs_two_that_agree(
     inquiries: list[Inquiry], expected: bool
 ) -> None:
     assert is_failure_confirmed(a_payment(), evidence_of(*inquiries), "1032") is expected
@@ -280,7 +282,7 @@ def asked(times: int) -> list[Inquiry]:
 
 @for_each("kind", Kind)
 @for_each(("times", "expected"), [(0, False), (9, False), (10, True), (50, True)])
-def test_asked_ten_times_in_vain_a_payment_needs_a_person(
+def test_a_payment_needs_a_person_after_ten_inquiries_without_an_end(
     kind: Kind, times: int, expected: bool
 ) -> None:
     assert needs_a_person(a_sent(kind), evidence_of(*asked(times)), NOW, TIMES) is expected
@@ -288,7 +290,7 @@ def test_asked_ten_times_in_vain_a_payment_needs_a_person(
 
 @pytest.mark.parametrize("kind", [Kind.DEPOSIT, Kind.BILL_PAYMENT])
 @pytest.mark.parametrize(("early", "expected"), [(INSTANT, False), (timedelta(0), True)])
-def test_what_cannot_be_asked_about_needs_a_person_once_its_callback_should_have_come(
+def test_a_payment_without_a_possible_inquiry_needs_a_person_when_its_callback_is_overdue(
     kind: Kind, early: timedelta, expected: bool
 ) -> None:
     payment = a_sent(kind, Stage.IN_DOUBT, askable=False)
@@ -299,7 +301,9 @@ def test_what_cannot_be_asked_about_needs_a_person_once_its_callback_should_have
 
 
 @pytest.mark.parametrize("stage", Stage)
-def test_only_what_is_awaited_or_in_doubt_and_not_flagged_yet_needs_a_person(stage: Stage) -> None:
+def test_only_an_unflagged_payment_that_awaits_its_result_or_is_in_doubt_needs_a_person(
+    stage: Stage,
+) -> None:
     evidence = evidence_of(*asked(10))
     expected = stage in (Stage.AWAITING_RESULT, Stage.IN_DOUBT)
     assert needs_a_person(a_sent(Kind.WITHDRAWAL, stage), evidence, NOW, TIMES) is expected
@@ -308,7 +312,7 @@ def test_only_what_is_awaited_or_in_doubt_and_not_flagged_yet_needs_a_person(sta
     )
 
 
-# --- second looks ---------------------------------------------------------------------------------
+# --- later inquiries ------------------------------------------------------------------------------
 
 SILENCE = Failure(FailureReason.NO_RESULT_CONFIRMED, safe_to_retry=False)
 MINUTES = timedelta(minutes=1)
@@ -328,7 +332,7 @@ MINUTES = timedelta(minutes=1)
         (100_000, None),
     ],
 )
-def test_a_deposit_that_failed_for_silence_is_looked_at_again_four_times_within_a_day(
+def test_a_deposit_that_failed_for_silence_gets_four_more_inquiries_within_a_day(
     since: float, next_look: float | None
 ) -> None:
     """After 10 min, 1 h, 6 h and 24 h: M-PESA has been late before."""
@@ -337,23 +341,23 @@ def test_a_deposit_that_failed_for_silence_is_looked_at_again_four_times_within_
     assert next_inquiry_after_silence_at(payment, SENT_AT + MINUTES * since) == expected
 
 
-def test_a_deposit_that_fails_just_now_is_looked_at_again_ten_minutes_from_now() -> None:
+def test_a_deposit_that_fails_for_silence_now_gets_an_inquiry_in_ten_minutes() -> None:
     payment = a_sent(Kind.DEPOSIT, Stage.FAILED, failure=SILENCE, finalized_at=None)
     assert next_inquiry_after_silence_at(payment, NOW) == NOW + 10 * MINUTES
 
 
 @for_each("reason", [reason for reason in FailureReason if reason is not SILENCE.reason])
-def test_a_failure_that_somebody_told_needs_no_second_look(reason: FailureReason) -> None:
+def test_a_failure_that_daraja_reported_gets_no_further_inquiry(reason: FailureReason) -> None:
     payment = a_sent(Kind.DEPOSIT, Stage.FAILED, failure=Failure(reason, False), finalized_at=NOW)
     assert next_inquiry_after_silence_at(payment, NOW) is None
 
 
-def test_what_cannot_be_asked_about_and_what_succeeded_gets_no_second_look() -> None:
+def test_a_success_or_a_payment_without_a_possible_inquiry_gets_no_further_inquiry() -> None:
     unaskable = a_sent(Kind.DEPOSIT, Stage.FAILED, askable=False, failure=SILENCE, finalized_at=NOW)
     assert next_inquiry_after_silence_at(unaskable, NOW) is None
     assert next_inquiry_after_silence_at(a_sent(Kind.DEPOSIT, Stage.SUCCEEDED), NOW) is None
 
 
-def test_an_attempt_from_before_times_were_kept_counts_from_the_creation() -> None:
+def test_an_attempt_without_stored_times_counts_from_the_payment_s_creation() -> None:
     payment = a_payment(stage=Stage.IN_DOUBT, attempts=(an_attempt(Outcome.UNKNOWN),))
     assert last_sent_at(payment, TIMES) == payment.created_at

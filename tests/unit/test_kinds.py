@@ -1,4 +1,4 @@
-"""What a kind of payment is: said on its own pages, asked for by property everywhere else."""
+"""The pages of the kinds have all differences between kinds. Other code asks for a property."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PRODUCT = [
     for path in sorted((ROOT / package).rglob("*.py"))
 ]
 
-# The only places of the product that may name a kind; migrations name them in SQL.
+# Only these folders of the product may name a kind. Migrations name kinds in SQL.
 PAGES_OF_KINDS = ("domain/kinds/", "domain/adapters/daraja/", "gateway/schemas/")
 _NAMES_A_KIND = re.compile(r"\bKind\.[A-Z]")
 _TEXT_NAMES_A_KIND = re.compile("|".join(f"['\"]{kind}['\"]" for kind in Kind))
@@ -45,7 +45,7 @@ def test_only_the_pages_of_kinds_name_a_kind() -> None:
 
 @pytest.mark.parametrize("rule", [field.name for field in fields(KindRules)])
 def test_each_property_of_a_kind_is_read_somewhere(rule: str) -> None:
-    """A property that nothing reads would say something that is not so."""
+    """A property that no code reads could be wrong without effect."""
     readers = [
         _name(path)
         for path in PRODUCT
@@ -61,7 +61,7 @@ def test_every_kind_has_its_three_pages() -> None:
     assert set(RULES) == set(PAGES) == set(SCHEMAS) == set(Kind)
 
 
-def test_a_kind_names_only_fields_that_requests_have() -> None:
+def test_a_kind_names_only_fields_of_requests() -> None:
     held = {field.name for field in fields(PaymentRequest)}
     for rules in RULES.values():
         assert {*rules.parties, *(name for name, _ in rules.texts)} <= held
@@ -77,7 +77,7 @@ def test_each_kind_s_expiry_is_a_setting() -> None:
 
 
 def test_no_two_kinds_share_an_operation_or_an_address() -> None:
-    """A result would else be read as another kind's, and a hold of one would hold the other."""
+    """Otherwise a result is read as another kind's, and a hold of one kind holds the other."""
     for names in (
         [rules.operation for rules in RULES.values()],
         [schema.path for schema in SCHEMAS.values()],
@@ -91,10 +91,8 @@ def test_no_two_kinds_share_an_operation_or_an_address() -> None:
         assert len(set(names)) == len(names)
 
 
-def test_what_can_be_sent_again_is_asked_about_by_its_own_id() -> None:
-    """Two not-found answers permit a resend: they must be about the id that the next send
-    carries.
-    """
+def test_a_kind_that_can_be_sent_again_is_inquired_about_by_its_own_id() -> None:
+    """Two "not found" answers permit a resend, so they must be about the id of that resend."""
     for rules in RULES.values():
         if rules.can_be_sent_again:
             assert rules.inquiry_id_kind is None

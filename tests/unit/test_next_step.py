@@ -1,6 +1,4 @@
-"""What is due next for a payment, how Daraja can be asked about it, and how often it may have
-reached Daraja.
-"""
+"""A payment's next step, its inquiry step, and how often it may have reached Daraja."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ from domain.stages import FactName, Stage, Step
 from tests.builders import ASKED_BY, NOW, a_payment, an_attempt, an_attempt_id, attempts_with
 from tests.case_tables import for_each
 
-# Ids that Daraja gives as well, and by which it cannot be asked.
+# Ids that Daraja also gives, but by which no inquiry is possible.
 OTHER_IDS: dict[Kind, dict[str, Any]] = {
     Kind.DEPOSIT: {"merchant_request_id": "4c1e-1"},
     Kind.BILL_PAYMENT: {"conversation_id": "AG_1"},
@@ -27,16 +25,14 @@ OTHER_IDS: dict[Kind, dict[str, Any]] = {
     ("kind", "expected"),
     [(Kind.DEPOSIT, Step.QUERY), (Kind.WITHDRAWAL, Step.STATUS), (Kind.BILL_PAYMENT, Step.STATUS)],
 )
-def test_each_kind_is_asked_about_in_its_way(kind: Kind, expected: Step) -> None:
+def test_each_kind_has_its_own_inquiry_step(kind: Kind, expected: Step) -> None:
     attempts = (an_attempt(Outcome.UNKNOWN, **ASKED_BY[kind]),)
     assert a_payment(kind=kind, stage=Stage.IN_DOUBT, attempts=attempts).inquiry_step is expected
 
 
 @pytest.mark.parametrize("kind", OTHER_IDS)
-def test_without_the_id_that_daraja_gave_nothing_can_be_asked(kind: Kind) -> None:
-    """An acknowledgement that was lost took it along: there is nothing of ours to ask by
-    (daraja.md §2.2, §5).
-    """
+def test_without_daraja_s_id_no_inquiry_is_possible(kind: Kind) -> None:
+    """The acknowledgement was lost, and with it Daraja's id (daraja.md §2.2, §5)."""
     for ids in ({}, OTHER_IDS[kind]):
         payment = a_payment(
             kind=kind, stage=Stage.IN_DOUBT, attempts=(an_attempt(Outcome.UNKNOWN, **ids),)
@@ -45,7 +41,7 @@ def test_without_the_id_that_daraja_gave_nothing_can_be_asked(kind: Kind) -> Non
 
 
 @pytest.mark.parametrize("kind", ASKED_BY)
-def test_an_id_that_any_attempt_was_given_will_do(kind: Kind) -> None:
+def test_the_id_of_any_attempt_makes_an_inquiry_possible(kind: Kind) -> None:
     attempts = (an_attempt(Outcome.UNKNOWN, **ASKED_BY[kind]), an_attempt(None, number=2))
     assert a_payment(kind=kind, stage=Stage.IN_DOUBT, attempts=attempts).inquiry_step is not None
 
@@ -63,7 +59,7 @@ ROWS = [line.split() for line in STEPS.strip().splitlines()]
 
 @for_each("kind", Kind)
 @for_each("row", ROWS, ids=lambda row: row[0])
-def test_each_stage_has_its_step_and_where_nothing_can_be_asked_a_callback_is_watched_for(
+def test_each_stage_has_its_step_and_without_an_inquiry_the_step_is_watch(
     row: list[str], kind: Kind
 ) -> None:
     stage, askable, unaskable = row
@@ -82,12 +78,12 @@ def test_each_stage_has_its_step_and_where_nothing_can_be_asked_a_callback_is_wa
 
 
 def test_every_stage_has_its_step() -> None:
-    """A new stage fails here until somebody decides what is due in it."""
+    """A new stage fails here until `next_step` has a step for it."""
     assert [row[0] for row in ROWS] == list(Stage)
 
 
 @for_each(("kind", "stage"), list(product(Kind, Stage)))
-def test_what_has_no_due_time_has_no_step(kind: Kind, stage: Stage) -> None:
+def test_a_payment_without_a_due_time_has_no_step(kind: Kind, stage: Stage) -> None:
     assert a_payment(kind=kind, stage=stage, next_step_at=None).next_step is None
 
 
@@ -101,13 +97,13 @@ def test_what_has_no_due_time_has_no_step(kind: Kind, stage: Stage) -> None:
         ((Outcome.NOT_ACTED, Outcome.UNKNOWN, None, Outcome.RESENDABLE, Outcome.NOT_ACTED), 3),
     ],
 )
-def test_a_send_is_an_attempt_that_is_not_proved_without_effect(
+def test_every_attempt_counts_as_a_send_unless_it_is_proved_without_effect(
     outcomes: tuple[Outcome | None, ...], expected: int
 ) -> None:
     assert a_payment(stage=Stage.IN_DOUBT, attempts=attempts_with(*outcomes)).send_count == expected
 
 
-def test_a_payment_in_doubt_is_claimed_only_where_a_resend_is_permitted() -> None:
+def test_a_payment_in_doubt_is_claimed_only_if_a_resend_is_permitted() -> None:
     payment = a_payment(kind=Kind.WITHDRAWAL, stage=Stage.IN_DOUBT)
     fact = {"name": FactName.CLAIMED, "attempt_id": an_attempt_id(2), "at": NOW}
     assert payment.apply(Fact(**fact)) == payment  # type: ignore[arg-type]
@@ -124,7 +120,7 @@ def test_a_payment_in_doubt_is_claimed_only_where_a_resend_is_permitted() -> Non
 @pytest.mark.parametrize(
     "stage", [stage for stage in Stage if stage not in (Stage.ACCEPTED, Stage.IN_DOUBT)]
 )
-def test_no_permission_to_resend_claims_what_is_under_way_or_final(stage: Stage) -> None:
+def test_a_permitted_resend_claims_no_payment_that_is_under_way_or_final(stage: Stage) -> None:
     payment = a_payment(kind=Kind.WITHDRAWAL, stage=stage)
     assert (
         payment.apply(

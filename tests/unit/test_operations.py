@@ -94,10 +94,10 @@ ANOTHER = {"held_operations": frozenset(Operation) - {Operation.STK_QUERY}}
     [(HELD, False, None), (PROBED, True, Operation.STK_QUERY), (ANOTHER, True, None)],
 )
 @pytest.mark.parametrize("is_probe", [False, True])
-def test_a_question_waits_for_its_own_held_operation_or_is_its_probe(
+def test_an_inquiry_waits_for_its_own_held_operation_or_is_its_probe(
     held: dict[str, frozenset[Operation]], is_asked: bool, probe: Operation | None, is_probe: bool
 ) -> None:
-    """Also the question that tells whether the breaker may close."""
+    """Also the inquiry that probes the breaker."""
     payment = a_due(Kind.DEPOSIT)
     assert payment.inquiry_step is Step.QUERY
     context = a_context(evidence=Evidence(**held))  # type: ignore[arg-type]
@@ -109,8 +109,8 @@ def test_a_question_waits_for_its_own_held_operation_or_is_its_probe(
         assert decided.payment == payment  # it keeps its due time
 
 
-def test_silence_ends_no_deposit_while_its_question_is_held() -> None:
-    """Nothing is asked, so nothing is answered: however late it is."""
+def test_no_deposit_fails_for_silence_while_its_inquiries_are_held() -> None:
+    """No inquiry is sent, so there is no answer that could count, however late it is."""
     payment = replace(a_due(Kind.DEPOSIT), stage=Stage.AWAITING_RESULT)
     context = a_context(evidence=Evidence(held_operations=frozenset({Operation.STK_QUERY})))
     late = replace(context, now=context.now + timedelta(days=30))

@@ -30,7 +30,7 @@ UNKNOWN, ACKNOWLEDGED, RESENDABLE, DUPLICATE = (
     Outcome.DUPLICATE,
 )
 
-# What may be known of a payment's attempts, by what it proves.
+# Combinations of attempts, by what they prove.
 NOTHING_ACTED: list[tuple[Outcome | None, ...]] = [(), (NOT_ACTED,), (NOT_ACTED, NOT_ACTED)]
 ALL_ACCOUNTED_FOR: list[tuple[Outcome | None, ...]] = [
     (REFUSED,), (FAILED,), (NOT_ACTED, REFUSED), (FAILED, NOT_ACTED), (NOT_ACTED, REFUSED, FAILED),
@@ -41,8 +41,8 @@ SOME_MAY_HAVE_ACTED: list[tuple[Outcome | None, ...]] = [
 ]  # fmt: skip
 SITUATIONS = (NOTHING_ACTED, ALL_ACCOUNTED_FOR, SOME_MAY_HAVE_ACTED)
 
-# stage, fact, and where it leads when (1) no attempt can have acted, (2) every attempt is accounted
-# for, one by a no of Daraja's, (3) some attempt may have acted. A dot: it changes nothing.
+# Stage, fact, and the next stage if (1) no attempt can have acted, (2) every attempt is accounted
+# for and Daraja refused one, (3) an attempt may have acted. A dot: the stage stays.
 TABLE = """
 accepted         claimed              submitting       submitting       submitting
 accepted         claim_lost           in_doubt         in_doubt         in_doubt
@@ -133,7 +133,7 @@ ROWS = [line.split() for line in TABLE.strip().splitlines()]
 
 
 @for_each("row", ROWS, ids=lambda row: f"{row[0]}-{row[1]}")
-def test_each_fact_leads_where_the_table_says_and_nowhere_else(row: list[str]) -> None:
+def test_each_fact_leads_only_to_the_stage_in_the_table(row: list[str]) -> None:
     before = Stage(row[0])
     for expected, situations in zip(row[2:], SITUATIONS, strict=True):
         for outcomes in situations:
@@ -143,11 +143,11 @@ def test_each_fact_leads_where_the_table_says_and_nowhere_else(row: list[str]) -
 
 
 def test_the_table_has_every_stage_with_every_fact_once() -> None:
-    """A new stage or fact fails here until somebody decides where it leads."""
+    """A new stage or fact fails here until the table has it."""
     assert sorted((row[0], row[1]) for row in ROWS) == sorted(product(Stage, FactName))
 
 
-def test_every_stage_has_its_rules_and_every_rule_has_somewhere_to_go() -> None:
+def test_every_stage_is_in_the_table_and_every_transition_leads_to_a_stage() -> None:
     assert set(TRANSITIONS) == set(Stage)
     rules = [(stage, rule) for stage, rules in TRANSITIONS.items() for rule in rules.values()]
     assert all(rule.to is not stage and rule.otherwise is not stage for stage, rule in rules)
@@ -155,7 +155,7 @@ def test_every_stage_has_its_rules_and_every_rule_has_somewhere_to_go() -> None:
     assert {rule.guard for _, rule in rules} == set(Guard)
 
 
-def test_only_the_two_last_stages_are_final_and_tell_a_final_status() -> None:
+def test_only_the_two_last_stages_are_final_and_have_a_final_status() -> None:
     assert {stage: stage.public_status for stage in Stage if stage.is_final} == {
         Stage.SUCCEEDED: "success",
         Stage.FAILED: "failed",
@@ -172,7 +172,7 @@ def test_an_attempt_without_an_outcome_may_have_acted() -> None:
     assert not an_attempt(None).is_accounted_for
 
 
-# A later word about an attempt counts only if it stands in a later line.
+# A later outcome of an attempt counts only if it is in a later line.
 STRENGTH: list[list[Outcome | None]] = [
     [None],
     [UNKNOWN],
@@ -187,7 +187,7 @@ def strength(outcome: Outcome | None) -> int:
 
 
 @for_each(("earlier", "later"), list(product([None, *Outcome], Outcome)))
-def test_a_late_outcome_never_weakens_what_is_known(
+def test_a_later_outcome_never_replaces_one_that_says_more(
     earlier: Outcome | None, later: Outcome
 ) -> None:
     payment = a_payment(stage=Stage.IN_DOUBT, attempts=(an_attempt(earlier),))
@@ -200,7 +200,7 @@ def outcomes_after(payment: Payment, **fact: object) -> list[Outcome | None]:
     return [attempt.outcome for attempt in payment.apply(Fact(**fact)).attempts]  # type: ignore[arg-type]
 
 
-def test_an_outcome_is_of_the_attempt_that_it_names() -> None:
+def test_an_outcome_changes_only_the_attempt_that_it_names() -> None:
     payment = a_payment(stage=Stage.IN_DOUBT, attempts=attempts_with(UNKNOWN, UNKNOWN))
     assert outcomes_after(
         payment, name=FactName.REFUSED, attempt_id=an_attempt_id(2), outcome=REFUSED
@@ -214,7 +214,7 @@ def test_an_outcome_is_of_the_attempt_that_it_names() -> None:
     )
 
 
-def test_a_result_that_speaks_for_all_sends_accounts_for_each() -> None:
+def test_a_result_about_all_sends_accounts_for_each_send() -> None:
     payment = a_payment(stage=Stage.IN_DOUBT, attempts=attempts_with(UNKNOWN, None, ACKNOWLEDGED))
     fact = Fact(
         name=FactName.FAILURE_REPORTED, outcome=FAILED, failure=A_FAILURE, is_about_all_sends=True
@@ -237,7 +237,7 @@ def test_a_failure_of_one_send_does_not_fail_a_payment_whose_other_send_is_unkno
     assert after.attempts[1].outcome is FAILED
 
 
-def test_a_claim_adds_a_numbered_attempt_and_makes_it_the_payments_own() -> None:
+def test_a_claim_adds_a_numbered_attempt_and_makes_it_the_current_one() -> None:
     payment = a_payment(attempts=attempts_with(NOT_ACTED))
     after = payment.apply(
         Fact(name=FactName.CLAIMED, attempt_id=an_attempt_id(2), account=AN_ACCOUNT)
@@ -246,7 +246,7 @@ def test_a_claim_adds_a_numbered_attempt_and_makes_it_the_payments_own() -> None
     assert after.attempt_id == an_attempt_id(2)
 
 
-def test_a_success_brings_receipt_and_name_and_takes_the_failure_away() -> None:
+def test_a_success_sets_receipt_and_name_and_clears_the_failure() -> None:
     payment = a_payment(stage=Stage.FAILED)
     after = payment.apply(
         Fact(name=FactName.SUCCESS_REPORTED, receipt=RECEIPT, recipient_name="JANE DOE")
@@ -269,7 +269,7 @@ def test_a_second_receipt_does_not_replace_the_first() -> None:
     assert payment.apply(Fact(name=FactName.SUCCESS_REPORTED, receipt="UC14OTHER1")) == payment
 
 
-# Who can say that money moved: Daraja, or a person who saw it on M-PESA's own statement.
+# The facts that prove that money moved: from Daraja, or from a person who read M-PESA's statement.
 PAID = (FactName.SUCCESS_REPORTED, FactName.RESOLVED_PAID)
 
 FACTS = st.builds(
@@ -285,10 +285,10 @@ FACTS = st.builds(
 
 
 @given(facts=st.lists(FACTS, max_size=25))
-def test_no_order_of_facts_undoes_what_is_final(facts: list[Fact]) -> None:
-    """Succeeded is absorbing; failed is left only by success; no attempt is forgotten or known
-    worse than before.
-    """
+def test_whatever_the_order_of_facts_a_final_stage_is_left_only_by_success(
+    facts: list[Fact],
+) -> None:
+    """No fact leaves `succeeded`, only a success leaves `failed`, and no attempt is lost or weakened."""
     payment = a_payment()
     for fact in facts:
         after = payment.apply(fact)
@@ -336,16 +336,16 @@ def test_a_message_is_about_the_attempt_with_its_id_or_the_only_open_one(
 @pytest.mark.parametrize(
     ("ids", "expected"),
     [
-        ({}, False),  # what is absent contradicts nothing
+        ({}, False),  # an absent id contradicts nothing
         (ONE, False),
         (TWO, False),  # known from the other attempt
         ({IdKind.CHECKOUT_REQUEST: "ws_CO_3"}, True),
-        ({IdKind.MERCHANT_REQUEST: "m-9"}, False),  # none of its kind is known
+        ({IdKind.MERCHANT_REQUEST: "m-9"}, False),  # no id of its kind is known
         ({**ONE, IdKind.MERCHANT_REQUEST: "m-9"}, False),
         ({IdKind.CHECKOUT_REQUEST: "ws_CO_3", IdKind.MERCHANT_REQUEST: "m-9"}, True),
     ],
 )
-def test_ids_disagree_only_where_all_known_of_their_kind_differ(
+def test_ids_disagree_only_if_all_known_ids_of_their_kind_differ(
     ids: dict[IdKind, str], expected: bool
 ) -> None:
     attempts = (FIRST, SECOND)
@@ -353,5 +353,5 @@ def test_ids_disagree_only_where_all_known_of_their_kind_differ(
     assert payment.disagrees_with(frozenset(ids.items())) is expected
 
 
-def test_a_rule_without_a_guard_always_holds() -> None:
+def test_a_transition_without_a_guard_always_applies() -> None:
     assert Transition(Stage.FAILED) == Transition(Stage.FAILED, Guard.ALWAYS, None)

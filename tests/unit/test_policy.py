@@ -1,4 +1,4 @@
-"""Who may do what, how much, and how often: the rules, without a database."""
+"""The policy's rules, without a database."""
 
 from __future__ import annotations
 
@@ -45,30 +45,30 @@ def day_of(
 
 class TestWhoMayDoWhat:
     @pytest.mark.parametrize("kind", list(Kind))
-    def test_a_backend_may_make_every_kind(self, kind: Kind) -> None:
+    def test_a_backend_may_create_every_kind(self, kind: Kind) -> None:
         require_permission(BACKEND, kind)
 
-    def test_an_apps_user_may_deposit_and_move_nothing_out(self) -> None:
+    def test_a_user_may_deposit_but_move_no_money_out(self) -> None:
         require_permission(USER, Kind.DEPOSIT)
         for kind in kinds_that(lambda rules: rules.moves_money_out):
             with pytest.raises(NotPermitted):
                 require_permission(USER, kind)
 
-    def test_a_backend_sees_all_and_a_user_its_own(self) -> None:
+    def test_a_backend_sees_all_payments_and_a_user_only_its_own(self) -> None:
         for owner, seen in (("user-1", True), ("user-2", False), (None, False)):
             assert may_see(USER, a_payment(owner=owner)) is seen
             assert may_see(BACKEND, a_payment(owner=owner))
 
 
 class TestWhatAPaymentTakes:
-    def test_a_deposit_takes_of_its_callers_day_its_phones_day_and_its_phones_minute(self) -> None:
+    def test_a_deposit_is_charged_to_its_caller_s_day_and_its_phone_s_day_and_minute(self) -> None:
         assert list_charges(CAPPED, USER, a_request()) == (
             Charge(LimitName.CALLER_DAY, USER.key, 250, 1000),
             Charge(LimitName.PHONE_DAY, PHONE, 250, 500_000),
             Charge(LimitName.PHONE_MINUTE, PHONE, 1, 600),
         )
 
-    def test_a_withdrawal_prompts_nobody(self) -> None:
+    def test_a_withdrawal_is_not_charged_as_a_prompt(self) -> None:
         assert [
             charge.limit_name
             for charge in list_charges(CAPPED, BACKEND, a_request(Kind.WITHDRAWAL))
@@ -77,13 +77,13 @@ class TestWhatAPaymentTakes:
             LimitName.PHONE_DAY,
         ]
 
-    def test_a_bill_payment_has_no_phone(self) -> None:
+    def test_a_bill_payment_is_not_charged_to_a_phone(self) -> None:
         assert [
             charge.limit_name
             for charge in list_charges(CAPPED, BACKEND, a_request(Kind.BILL_PAYMENT))
         ] == [LimitName.CALLER_DAY]
 
-    def test_where_no_limit_is_set_nothing_is_counted(self) -> None:
+    def test_nothing_is_charged_without_limits(self) -> None:
         free = Policy(phone_amount_per_day_kes=None, deposits_per_minute=None)
         assert list_charges(free, BACKEND, a_request()) == ()
 
@@ -96,11 +96,11 @@ class TestWhatAPaymentTakes:
         (249, None, None, LimitName.CALLER_DAY, 249),
         (None, 249, None, LimitName.PHONE_DAY, 249),
         (1, 1, 1, LimitName.CALLER_DAY, 1),
-        # One that never lets it pass goes before one that may let it pass later.
+        # A limit that never allows the payment is reported before one that may allow it later.
         (250, 249, 5, LimitName.PHONE_DAY, 249),
         (250, 250, 0, LimitName.PHONE_MINUTE, 0),
     ])  # fmt: skip
-    def test_what_no_day_and_no_minute_has_room_for_is_refused_for_ever(
+    def test_a_charge_above_its_whole_limit_is_refused_without_a_time_to_retry(
         self,
         kind: Kind,
         day: int | None,
@@ -109,7 +109,7 @@ class TestWhatAPaymentTakes:
         named: LimitName,
         maximum: int,
     ) -> None:
-        """No time is named at which it would pass, and no sentence invites to come back."""
+        """The refusal names no time for a retry, and its text does not suggest one."""
         policy = Policy(
             callers=dict.fromkeys(Role, CallerLimits(amount_per_day_kes=day)),
             phone_amount_per_day_kes=phone_day,
@@ -136,7 +136,9 @@ class TestWhatAPaymentTakes:
         assert ("allows no" in refused.value.message) == (maximum == 0)
 
     @pytest.mark.parametrize("amount", [1, 249, 250])
-    def test_what_fits_an_empty_day_is_judged_by_what_is_left(self, amount: int) -> None:
+    def test_a_charge_within_its_limit_depends_on_the_remaining_allowance(
+        self, amount: int
+    ) -> None:
         policy = Policy(
             callers=dict.fromkeys(Role, CallerLimits(amount_per_day_kes=250)),
             phone_amount_per_day_kes=250,
@@ -167,7 +169,7 @@ class TestWhatAPaymentTakes:
     def test_the_largest_payment_is_allowed(self, amount: int) -> None:
         assert list_charges(Policy(amount_max_kes=1000), USER, a_request(amount=amount))
 
-    def test_a_larger_one_is_refused_for_ever(self) -> None:
+    def test_a_payment_above_the_largest_amount_is_refused_without_a_time_to_retry(self) -> None:
         with pytest.raises(LimitExceeded) as refused:
             list_charges(Policy(amount_max_kes=1000), USER, a_request(amount=1001))
         assert (refused.value.limit, refused.value.maximum, refused.value.resets_at) == (
@@ -178,20 +180,20 @@ class TestWhatAPaymentTakes:
 
 
 class TestWhatIsLeft:
-    def test_the_last_shilling_can_be_taken_and_no_more(self) -> None:
+    def test_the_last_shilling_can_be_used_and_no_more(self) -> None:
         left = Allowances({(LimitName.CALLER_DAY, "somebody"): Usage(899, NOW)}, NOW)
         assert left.deduct(day_of(cost=101)) is None
         refusal = left.deduct(day_of(cost=1))
         assert isinstance(refusal, LimitExceeded)
         assert "0 are left" in refusal.message
 
-    def test_who_is_refused_takes_nothing_of_any_limit(self) -> None:
+    def test_a_refused_payment_uses_nothing_of_any_limit(self) -> None:
         left = Allowances({(LimitName.PHONE_DAY, "somebody"): Usage(1000, NOW)}, NOW)
         both = (*day_of(cost=900), *day_of(LimitName.PHONE_DAY, cost=1))
         assert left.deduct(both) is not None
         assert left.deduct(day_of(cost=1000)) is None
 
-    def test_a_smaller_payment_may_fit_where_a_larger_one_did_not(self) -> None:
+    def test_a_smaller_payment_may_fit_after_a_larger_one_was_refused(self) -> None:
         left = Allowances({}, NOW)
         assert [left.deduct(day_of(cost=cost)) is None for cost in (600, 600, 400, 1)] == [
             True,
@@ -200,7 +202,7 @@ class TestWhatIsLeft:
             False,
         ]
 
-    def test_an_amount_over_the_whole_limit_fits_no_day(self) -> None:
+    def test_an_amount_over_the_whole_limit_fits_on_no_day(self) -> None:
         refusal = Allowances({}, NOW).deduct(day_of(cost=1001))
         assert isinstance(refusal, LimitExceeded)
         assert refusal.resets_at is None
@@ -214,8 +216,8 @@ class TestWhatIsLeft:
         assert "midnight" in refusal.message
         assert refusal.resets_at == datetime(2026, 3, 2, 21, tzinfo=UTC)
 
-    def test_a_phones_day_does_not_tell_how_much_it_moved(self) -> None:
-        """An app's user may name any number: what is left would tell what others did with it."""
+    def test_the_refusal_for_a_phone_s_day_does_not_reveal_how_much_it_moved(self) -> None:
+        """A user may name any phone number and could learn what other people paid with it."""
         refusals = [
             Allowances({(LimitName.PHONE_DAY, "somebody"): Usage(used, NOW)}, NOW).deduct(
                 day_of(LimitName.PHONE_DAY, cost=900)
@@ -227,7 +229,7 @@ class TestWhatIsLeft:
     @pytest.mark.parametrize(
         ("seconds_ago", "wait_seconds"), [(0, 60), (20, 40), (59.5, 1), (60, 1)]
     )
-    def test_who_prompts_too_often_is_told_when_the_oldest_prompt_is_a_minute_old(
+    def test_too_many_prompts_are_refused_until_the_oldest_is_a_minute_old(
         self, seconds_ago: float, wait_seconds: float
     ) -> None:
         used = Usage(3, NOW - timedelta(seconds=seconds_ago))

@@ -1,5 +1,6 @@
-"""When a withdrawal in doubt may be sent again: every condition of rules.md §15
-alone forbids it.
+"""When a withdrawal in doubt may be sent again.
+
+Each condition of rules.md §15, if it is not met, forbids the resend by itself.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def sends(*outcomes: Outcome | None) -> tuple[Attempt, ...]:
 
 
 def a_withdrawal(**overrides: Any) -> Payment:
-    """One in doubt that may be sent again, but for `overrides`."""
+    """A withdrawal in doubt that may be sent again, except for `overrides`."""
     fields = {
         "kind": Kind.WITHDRAWAL,
         "stage": Stage.IN_DOUBT,
@@ -72,7 +73,7 @@ def permitted(
     )
 
 
-def test_two_trusted_answers_that_daraja_knows_nothing_of_it_permit_another_send() -> None:
+def test_two_trusted_not_found_answers_permit_a_resend() -> None:
     assert permitted()
 
 
@@ -88,11 +89,11 @@ def test_no_other_kind_is_ever_sent_again(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.IN_DOUBT])
-def test_only_what_is_in_doubt_is_sent_again(stage: Stage) -> None:
+def test_only_a_payment_in_doubt_is_sent_again(stage: Stage) -> None:
     assert not permitted(a_withdrawal(stage=stage))
 
 
-def test_what_a_person_should_look_at_is_not_sent_again() -> None:
+def test_a_payment_flagged_for_review_is_not_sent_again() -> None:
     assert not permitted(a_withdrawal(needs_review=True))
 
 
@@ -103,7 +104,7 @@ def test_what_a_person_should_look_at_is_not_sent_again() -> None:
         ((UNKNOWN,) * 4, False),
         ((None,) * 4, False),
         ((RESENDABLE,) * 4, False),
-        # what is proved without effect is no send
+        # an attempt that is proved without effect is no send
         ((UNKNOWN, NOT_ACTED, UNKNOWN, UNKNOWN), True),
         ((UNKNOWN, NOT_ACTED, UNKNOWN, UNKNOWN, RESENDABLE), False),
     ],
@@ -117,7 +118,7 @@ def test_a_payment_is_sent_four_times_at_most(
 @pytest.mark.parametrize(
     ("early", "expected"), [(INSTANT, True), (timedelta(0), False), (-timedelta(days=9), False)]
 )
-def test_past_its_age_nothing_is_sent_again(early: timedelta, expected: bool) -> None:
+def test_an_expired_payment_is_not_sent_again(early: timedelta, expected: bool) -> None:
     created_at = NOW - DAY + early
     assert permitted(a_withdrawal(created_at=created_at)) is expected
 
@@ -127,7 +128,7 @@ def test_while_payouts_are_stopped_nothing_is_sent_again() -> None:
     assert not permitted(a_withdrawal(attempts=sends(RESENDABLE)), (), payouts_are_stopped=True)
 
 
-def test_while_its_operation_is_held_only_a_probe_is_sent_again() -> None:
+def test_only_a_probe_is_sent_again_while_its_operation_is_held() -> None:
     own = a_withdrawal().rules.operation
     others = frozenset(Operation) - {own}
     assert not permitted(held_operations=frozenset({own}))
@@ -135,7 +136,7 @@ def test_while_its_operation_is_held_only_a_probe_is_sent_again() -> None:
     assert permitted(held_operations=others)
 
 
-def test_a_stored_message_of_any_kind_forbids_another_send() -> None:
+def test_any_stored_message_forbids_a_resend() -> None:
     assert not permitted(has_message=True)
     assert not permitted(a_withdrawal(attempts=sends(RESENDABLE)), (), has_message=True)
 
@@ -143,17 +144,19 @@ def test_a_stored_message_of_any_kind_forbids_another_send() -> None:
 @pytest.mark.parametrize(
     "outcome", [Outcome.ACKNOWLEDGED, Outcome.DUPLICATE, Outcome.REFUSED, Outcome.FAILED]
 )
-def test_any_answer_that_shows_that_daraja_knew_it_forbids_another_send(outcome: Outcome) -> None:
+def test_any_answer_that_shows_that_daraja_has_the_payment_forbids_a_resend(
+    outcome: Outcome,
+) -> None:
     for other in (UNKNOWN, RESENDABLE, NOT_ACTED):
         assert not permitted(a_withdrawal(attempts=sends(outcome, other)))
         assert not permitted(a_withdrawal(attempts=sends(other, outcome)))
 
 
 @pytest.mark.parametrize("verdict", InquiryOutcome)
-def test_an_inquiry_that_shows_that_daraja_has_it_forbids_another_send(
+def test_an_inquiry_that_shows_that_daraja_has_the_payment_forbids_a_resend(
     verdict: InquiryOutcome,
 ) -> None:
-    """However often others were answered "not found", and whenever it was asked."""
+    """Also if other inquiries were answered "not found", and whenever it was sent."""
     has_it = verdict in (V.PAID, V.FAILED, V.UNDER_WAY)
     assert permitted(inquiries=(*NOT_FOUND, an_inquiry(3, verdict, at=SENT_AT))) is not has_it
     resendable = a_withdrawal(attempts=sends(RESENDABLE))
@@ -163,7 +166,7 @@ def test_an_inquiry_that_shows_that_daraja_has_it_forbids_another_send(
 @pytest.mark.parametrize(
     "second", [None, *(verdict for verdict in InquiryOutcome if verdict is not V.NOT_FOUND)]
 )
-def test_one_answer_is_not_enough(second: InquiryOutcome | None) -> None:
+def test_one_not_found_answer_permits_no_resend(second: InquiryOutcome | None) -> None:
     assert not permitted(inquiries=NOT_FOUND[:1])
     assert not permitted(inquiries=(NOT_FOUND[0], an_inquiry(2, second, at=TRUSTED_AT)))
 
@@ -176,7 +179,7 @@ def test_one_inquiry_answered_twice_is_one_answer() -> None:
     assert not may_be_resent(a_withdrawal(), twice, NOW, TIMES, ACCOUNTS)
 
 
-def test_not_found_is_trusted_only_of_what_was_asked_long_enough_after_the_send() -> None:
+def test_not_found_is_trusted_only_if_the_inquiry_was_sent_long_enough_after_the_send() -> None:
     assert permitted(inquiries=tuple(an_inquiry(n, V.NOT_FOUND, at=TRUSTED_AT) for n in (1, 2)))
     early = an_inquiry(1, V.NOT_FOUND, at=TRUSTED_AT - INSTANT)
     assert not permitted(inquiries=(early, NOT_FOUND[1]))
@@ -184,7 +187,7 @@ def test_not_found_is_trusted_only_of_what_was_asked_long_enough_after_the_send(
 
 
 def test_each_further_send_needs_answers_of_its_own() -> None:
-    """What was not found before the second send says nothing about it."""
+    """A "not found" from before the second send proves nothing about that send."""
     again = a_withdrawal(attempts=(*sends(UNKNOWN), a_send(UNKNOWN, number=2, at=TRUSTED_AT)))
     assert not permitted(again)
     later = TRUSTED_AT + TIMES.not_found_trusted_after
@@ -194,7 +197,7 @@ def test_each_further_send_needs_answers_of_its_own() -> None:
     )
 
 
-def test_a_send_whose_worker_never_said_is_taken_to_have_left_when_its_lease_ended() -> None:
+def test_a_send_without_an_outcome_counts_as_sent_when_its_lease_ended() -> None:
     lost = a_withdrawal(attempts=(a_send(None, at=SENT_AT, ended=False),))
     assert not permitted(lost)
     later = TRUSTED_AT + TIMES.lease
@@ -202,7 +205,7 @@ def test_a_send_whose_worker_never_said_is_taken_to_have_left_when_its_lease_end
 
 
 @pytest.mark.parametrize(("count", "seconds"), [(1, 30), (2, 60), (3, 120)])
-def test_what_daraja_was_too_busy_for_is_sent_again_after_a_back_off_without_inquiries(
+def test_a_send_that_daraja_was_too_busy_for_is_repeated_after_a_back_off_without_inquiries(
     count: int, seconds: int
 ) -> None:
     payment = a_withdrawal(attempts=sends(*[RESENDABLE] * count))
@@ -211,15 +214,15 @@ def test_what_daraja_was_too_busy_for_is_sent_again_after_a_back_off_without_inq
     assert not permitted(payment, (), now=due - INSTANT)
 
 
-def test_a_send_without_effect_beside_a_busy_one_asks_for_no_inquiry() -> None:
+def test_a_send_without_effect_beside_a_busy_one_needs_no_inquiry() -> None:
     assert permitted(a_withdrawal(attempts=sends(NOT_ACTED, RESENDABLE)), ())
 
 
 @pytest.mark.parametrize("other", [None, UNKNOWN])
-def test_a_busy_answer_beside_an_unknown_one_is_asked_about_like_any_other(
+def test_a_busy_answer_beside_an_unknown_one_needs_inquiries_like_any_other(
     other: Outcome | None,
 ) -> None:
-    """That it was too busy once says nothing about the other send."""
+    """One busy answer proves nothing about the other send."""
     for attempts in (sends(other, RESENDABLE), sends(RESENDABLE, other)):
         assert not permitted(a_withdrawal(attempts=attempts), ())
         assert permitted(a_withdrawal(attempts=attempts))
@@ -278,10 +281,8 @@ FORBIDDEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", FORBIDDEN)
-def test_what_forbids_a_send_when_it_is_claimed_leaves_the_payment_as_it_is(case: str) -> None:
-    """However it stood when the worker looked: another may have answered, ended or stopped it
-    since.
-    """
+def test_a_resend_that_is_forbidden_when_it_is_claimed_changes_nothing(case: str) -> None:
+    """Since the worker read it, an answer, an end or a stop may have come."""
     overrides, evidence = FORBIDDEN[case]
     payment = a_withdrawal(**overrides)
     decision = claimed(payment, **evidence)
@@ -294,5 +295,5 @@ def test_a_claim_whose_commit_was_lost_is_done_again_and_finds_itself_done() -> 
     assert (again.payment, noted(again)) == (first, None)
 
 
-def test_nothing_is_claimed_that_is_not_on_record() -> None:
+def test_a_payment_that_is_not_stored_is_not_claimed() -> None:
     assert claimed(None).payment is None

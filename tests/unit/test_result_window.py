@@ -1,5 +1,6 @@
-"""Until when a deposit's result is awaited: "still under processing" is an answer, and no
-silence (rules.md §14).
+"""The end of a deposit's result window.
+
+"Still under processing" is an answer and no silence (rules.md §14).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ MINUTE = timedelta(minutes=1)
         ((60 * MINUTE,), 15 * MINUTE),
     ],
 )
-def test_still_under_processing_moves_the_end_of_the_window_until_a_quarter_of_an_hour(
+def test_still_under_processing_extends_the_window_to_at_most_fifteen_minutes(
     under_way_after: tuple[timedelta, ...], ends_after: timedelta
 ) -> None:
     payment = a_due(Kind.DEPOSIT)
@@ -43,7 +44,7 @@ def test_still_under_processing_moves_the_end_of_the_window_until_a_quarter_of_a
     assert result_window_end(payment, evidence_of(*known), longer) == sent_at + 20 * MINUTE
 
 
-def test_still_under_processing_ends_no_deposit_before_a_quarter_of_an_hour() -> None:
+def test_a_deposit_still_under_processing_does_not_fail_before_fifteen_minutes() -> None:
     payment = a_due(Kind.DEPOSIT)  # sent twenty minutes ago
     sent_at = last_sent_at(payment, TIMES)
 

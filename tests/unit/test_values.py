@@ -19,7 +19,7 @@ from tests.case_tables import for_each
 
 
 def reference_of(kind: Kind) -> Reference:
-    """The rule of a kind that takes references."""
+    """The rule for the references of a kind."""
     rule = RULES[kind].reference
     assert rule is not None
     return rule
@@ -36,7 +36,7 @@ def reference_of(kind: Kind) -> Reference:
         ("0182000111", "254182000111"),  # a range opened in August 2026
     ],
 )
-def test_a_phone_number_is_told_in_one_form(text: str, number: str) -> None:
+def test_a_phone_number_has_one_form(text: str, number: str) -> None:
     assert values.parse_phone_number(text) == number
 
 
@@ -45,7 +45,7 @@ def test_a_phone_number_is_told_in_one_form(text: str, number: str) -> None:
     ["", "711000111", "07110001112", "071100011", "0211000111", "+0711000111", "+2540711000111", "00254711000111",
      "0711 000111", " 0711000111", "0711000111\n", "०७११०००१११", "07\uff111000111", "255711000111", "+1 555 0100"],
 )  # fmt: skip
-def test_what_is_no_kenyan_mobile_number_is_refused_with_the_forms_that_are(text: str) -> None:
+def test_a_wrong_phone_number_is_rejected_with_the_valid_forms(text: str) -> None:
     with pytest.raises(ValueError, match="Kenyan mobile number"):
         values.parse_phone_number(text)
 
@@ -97,10 +97,8 @@ def test_a_reference_is_letters_and_digits_as_many_as_the_kind_allows(
 @pytest.mark.parametrize(
     "text", ["INV-42", "A B", "A/B", "A.B", "-", "/", ".", "A  B", "01/02-3.4 56", "A - B"]
 )
-def test_only_a_bill_account_may_hold_blanks_inside_dashes_dots_and_slashes(text: str) -> None:
-    """A deposit's reference is printed to the payer; a bill's is an account that another
-    business made up.
-    """
+def test_only_a_bill_s_account_may_contain_blanks_dashes_dots_and_slashes(text: str) -> None:
+    """A deposit's reference is shown to the payer. Another business chose the account of a bill."""
     assert values.parse_account_reference(text, reference_of(Kind.BILL_PAYMENT)) == text
     with pytest.raises(ValueError, match="1 to 12 letters and digits"):
         values.parse_account_reference(text, reference_of(Kind.DEPOSIT))
@@ -118,7 +116,7 @@ def test_a_shortcode_is_five_to_seven_digits() -> None:
 
 
 @pytest.mark.parametrize("text", ["ab", "x" * 100, "Rent, March 2026", "ñandú", "払い"])
-def test_plain_text_is_one_line_that_can_be_printed(text: str) -> None:
+def test_a_line_is_one_line_of_printable_characters(text: str) -> None:
     assert values.parse_line(text, 2, 100) == text
 
 
@@ -131,12 +129,12 @@ def test_other_text_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a\nb", "x" * 5000, "😀"])
-def test_text_that_postgres_can_hold_is_storable(text: str) -> None:
+def test_text_that_postgres_can_store_is_accepted(text: str) -> None:
     assert values.parse_storable_text(text) == text
 
 
 @pytest.mark.parametrize("text", ["\0", "a\0b", "\ud800", "😀\udc00"])
-def test_text_that_postgres_cannot_hold_is_refused(text: str) -> None:
+def test_text_that_postgres_cannot_store_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="NUL or unpaired surrogate"):
         values.parse_storable_text(text)
 
@@ -152,7 +150,7 @@ def test_text_that_postgres_cannot_hold_is_refused(text: str) -> None:
     ],
 )
 @given(text=st.text(max_size=15))
-def test_a_rule_returns_storable_text_or_says_what_is_wrong(
+def test_each_parser_returns_storable_text_or_an_explanation(
     check: Callable[[str], str], text: str
 ) -> None:
     try:
@@ -171,7 +169,7 @@ def test_a_rule_returns_storable_text_or_says_what_is_wrong(
     | st.text()
     | st.lists(st.integers())
 )
-def test_no_value_makes_an_amount_but_an_integer_in_range(value: Any) -> None:
+def test_only_an_integer_in_range_is_an_amount(value: Any) -> None:
     try:
         amount = values.parse_amount_kes(value, Kind.WITHDRAWAL)
     except ValueError:
@@ -224,7 +222,7 @@ def test_a_placeholder_or_another_spelling_is_no_receipt(text: str) -> None:
 
 
 @given(payment_id=st.uuids(version=4))
-def test_a_payment_has_a_reference_that_follows_from_its_id_and_fits_every_kind(
+def test_the_reference_made_from_a_payment_s_id_fits_every_kind(
     payment_id: UUID,
 ) -> None:
     reference = values.reference_from_id(payment_id)
@@ -243,7 +241,7 @@ def test_payments_that_differ_in_their_random_part_have_different_references() -
     assert len(references) == 60
 
 
-def test_no_two_callers_share_a_scope_of_keys() -> None:
+def test_no_two_callers_share_a_scope_of_idempotency_keys() -> None:
     callers = [
         ("https://a", "bc"),
         ("https://ab", "c"),
@@ -256,10 +254,8 @@ def test_no_two_callers_share_a_scope_of_keys() -> None:
     )
 
 
-def test_roles_that_differ_are_one_caller() -> None:
-    """The scope is issuer and subject: a token with another role must not open a second set of
-    keys.
-    """
+def test_a_caller_with_another_role_is_the_same_caller() -> None:
+    """The scope is issuer and subject. Another role must not open a second set of keys."""
     assert Caller("i", "s", Role.BACKEND).key == Caller("i", "s", Role.USER).key
 
 

@@ -1,6 +1,4 @@
-"""What a worker makes of its settings: the times of asking, and the budgets that it shares with
-the others.
-"""
+"""A worker's times and accounts from its settings, and the budgets shared by all workers."""
 
 from __future__ import annotations
 
@@ -28,14 +26,14 @@ ACCOUNT: dict[str, Any] = {
 
 
 class Scripts:
-    """A Redis that is only told scripts."""
+    """A Redis that only registers scripts."""
 
     def register_script(self, text: str) -> str:
         return text
 
 
 def per_minute(**settings: float) -> dict[Step, float]:
-    """How many questions of each kind all workers together may ask."""
+    """How many inquiries of each step all workers together may send in a minute."""
     redis: Any = Scripts()
     values: dict[str, Any] = {
         "daraja_stk_queries_per_minute": 5,
@@ -62,7 +60,7 @@ def per_minute(**settings: float) -> dict[Step, float]:
         ),
     ],
 )
-def test_each_kind_of_question_has_its_budget_and_one_setting_sets_both(
+def test_each_inquiry_step_has_its_budget_and_one_setting_sets_both(
     settings: dict[str, float], expected: dict[Step, float]
 ) -> None:
     assert per_minute(**settings) == expected
@@ -105,7 +103,7 @@ def test_each_kind_is_sent_by_its_own_short_code_and_only_payouts_by_an_initiato
         assert (own[kind].shortcode, own[kind].initiator) == ("600111", "payer")
 
 
-def test_an_account_holds_no_consumer_key() -> None:
+def test_an_account_does_not_contain_the_consumer_key() -> None:
     own = accounts_of(
         daraja_consumer_key="a-secret-key", daraja_base_url="https://user:pass@api.example"
     )
@@ -114,7 +112,7 @@ def test_an_account_holds_no_consumer_key() -> None:
     )
 
 
-# Each changed setting, and the kinds of which it changes the account.
+# Each changed setting, and the kinds whose account it changes.
 @for_each(
     ("setting", "value", "kinds"),
     [
@@ -125,7 +123,7 @@ def test_an_account_holds_no_consumer_key() -> None:
         ("daraja_shortcode", "600222", {Kind.DEPOSIT}),
         ("daraja_payout_shortcode", "600222", set(kinds_that(lambda rules: rules.moves_money_out))),
         ("daraja_initiator_name", "another", set(kinds_that(lambda rules: rules.moves_money_out))),
-        # These may change and the account stays the same.
+        # A change of these does not change the account.
         ("daraja_base_url", "https://API.example:443/", set()),
         ("daraja_consumer_secret", "another", set()),
         ("daraja_passkey", "another", set()),
@@ -140,7 +138,7 @@ def test_a_setting_that_names_another_account_changes_it(
     assert {kind for kind in Kind if before[kind] != after[kind]} == kinds
 
 
-def test_an_account_reads_what_it_wrote() -> None:
+def test_an_account_is_read_from_its_own_text() -> None:
     for account in accounts_of().values():
         assert Account.from_text(account.as_text()) == account
 
@@ -168,18 +166,18 @@ def test_a_send_at_the_last_moment_ends_within_the_lease(lease: float) -> None:
     ],
     ids=", ".join,
 )
-def test_times_that_do_not_fit_together_are_refused(together: dict[str, Any]) -> None:
+def test_times_that_do_not_fit_together_are_rejected(together: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="do not fit together"):
         Times(**together)
 
 
-def test_a_call_that_outlasts_its_lease_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_that_outlasts_its_lease_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Times, "call_max", property(lambda self: self.lease))
     with pytest.raises(ValueError, match="within the lease"):
         Times()
 
 
-def test_no_allowed_setting_makes_times_that_are_refused() -> None:
+def test_every_allowed_setting_makes_times_that_fit_together() -> None:
     limits = {name: field.metadata for name, field in WorkerSettings.model_fields.items()}
     for name, field in (
         ("submitting_lease_seconds", "lease"),
@@ -197,7 +195,7 @@ def test_no_allowed_setting_makes_times_that_are_refused() -> None:
             Times(**{field: edge * SECOND})
 
 
-def test_a_worker_has_ended_before_it_is_killed() -> None:
+def test_a_worker_ends_before_sigkill() -> None:
     assert times.CALL_MAX < times.SENDS_DRAIN_MAX
     assert (
         times.SENDS_DRAIN_MAX + times.REST_DRAIN_MAX + 2 * times.CLOSE_MAX < times.TERMINATION_MAX
