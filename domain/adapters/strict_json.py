@@ -65,8 +65,8 @@ def parse(
     except UnicodeDecodeError:
         raise Unreadable(Fault.NOT_UTF8) from None
     except json.JSONDecodeError as error:
-        where = f"{error.msg} at line {error.lineno}, column {error.colno}"
-        raise Unreadable(Fault.NOT_JSON, where) from None
+        position = f"{error.msg} at line {error.lineno}, column {error.colno}"
+        raise Unreadable(Fault.NOT_JSON, position) from None
     except RecursionError:
         raise Unreadable(Fault.TOO_DEEP) from None
     except (ValueError, ArithmeticError):

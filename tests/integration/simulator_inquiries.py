@@ -1,4 +1,4 @@
-"""Questions to the simulator about a payment, and what its answers say."""
+"""Inquiries to the simulator about a payment, and their answers."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ NOT_FOUND = {
 
 
 async def ask(probe: Probe, **changes: object) -> dict[str, Any]:
-    """The one Result of a question, once nothing more can come."""
+    """Wait until no result is pending, and return the inquiry's only result."""
     probe.receiver.received.clear()
     answer = await probe.status(**changes)
     assert answer.status == 200
@@ -24,20 +24,20 @@ async def ask(probe: Probe, **changes: object) -> dict[str, Any]:
 
 
 def told(result: dict[str, Any], key: str) -> list[object]:
-    """Every value of a parameter, in order."""
+    """Return every value of a parameter, in order."""
     items = result["ResultParameters"]["ResultParameter"]
     return [item.get("Value") for item in items if item["Key"] == key]
 
 
 async def paid(probe: Probe, **changes: object) -> dict[str, Any]:
-    """The acknowledgement of a payout that is over, made or not."""
+    """Finish a payout, paid or not, and return its acknowledgement."""
     body: dict[str, Any] = (await probe.b2c(**changes)).body
     await probe.simulator.idle()
     return body
 
 
 async def prompted(probe: Probe, **changes: object) -> dict[str, Any]:
-    """The answer to a push that is over, paid or not."""
+    """Finish a push, paid or not, and return its answer."""
     body: dict[str, Any] = (await probe.stk(**changes)).body
     await probe.simulator.idle()
     return body

@@ -335,7 +335,7 @@ async def stop_listening(simulator: Simulator) -> None:
     await asyncio.sleep(0.1)
 
 
-class TestNobodyListens:
+class TestRefusedConnections:
     """If no connection was made, no money moved. The send is tried again until the deadline."""
 
     async def test_a_refused_connection_is_tried_again_until_it_is_accepted(

@@ -1,6 +1,4 @@
-"""The simulator's chaos, over real HTTP: scenarios by lot, the same lots again, and plans that
-make no sense.
-"""
+"""The simulator's chaos, over HTTP: random scenarios, repeatable draws, and invalid plans."""
 
 from collections import Counter
 from typing import Any
@@ -10,34 +8,34 @@ import pytest
 
 from tests.simulator.probe import Probe
 
-# Of our stand-in for Daraja, and no promise of ours: the sample leaves them to `make test-all`.
+# These tests are about the simulator, not the service, so only `make test-all` runs them.
 pytestmark = pytest.mark.whole
 
 HALF = {"seed": 7, "rates": {"internal_error_after_acting": 0.25, "html_503": 0.25}}
 
 
 async def met(probe: Probe, path: str = "b2c") -> list[str]:
-    """Which scenario each call met, by the record."""
+    """Return the recorded scenario of each call."""
     items = (await probe.control("GET", f"/requests?path={path}")).body["items"]
     return [item["scenario"] for item in items]
 
 
 async def set_plan(probe: Probe, plan: object) -> Any:
-    """Set it, through the control API."""
+    """Set the plan through the control API."""
     return await probe.control("POST", "/switches", {"chaos": plan})
 
 
 async def pay(probe: Probe, count: int) -> None:
-    """Payouts one after the other."""
+    """Send payouts one after the other."""
     for _ in range(count):
         await probe.b2c()
 
 
 class TestLots:
-    """What a call draws."""
+    """The scenario that a call draws."""
 
-    async def test_the_same_plan_draws_the_same_again(self, probe: Probe) -> None:
-        """Once more from the beginning when it is set again; another seed draws otherwise."""
+    async def test_the_same_plan_draws_the_same_scenarios(self, probe: Probe) -> None:
+        """Setting the plan again starts it again. Another seed draws other scenarios."""
         drawn = []
         for seed in (7, 7, 8):
             await probe.control("DELETE", "/requests")
@@ -47,10 +45,8 @@ class TestLots:
         assert drawn[0] == drawn[1] != drawn[2]
         assert set(drawn[0]) == {"approve", "internal_error_after_acting", "html_503"}
 
-    async def test_calls_of_another_api_do_not_shift_the_lots(self, probe: Probe) -> None:
-        """So that a soak test's payouts meet the same faults however often it asks for their
-        status.
-        """
+    async def test_calls_of_another_api_do_not_change_the_draws(self, probe: Probe) -> None:
+        """So the payouts of a soak meet the same faults with any number of inquiries."""
         await set_plan(probe, HALF)
         await pay(probe, 20)
         alone = await met(probe)
@@ -61,8 +57,8 @@ class TestLots:
             await probe.b2c()
         assert await met(probe) == alone
 
-    async def test_a_scenario_is_drawn_only_by_its_own_apis(self, probe: Probe) -> None:
-        """And each API has all of its share."""
+    async def test_a_scenario_is_drawn_only_for_its_own_apis(self, probe: Probe) -> None:
+        """Each API gets its full share."""
         rates = {
             "cancel": 1.0,
             "query_unknown": 1.0,
@@ -85,23 +81,23 @@ class TestLots:
         ]
 
     async def test_rates_are_shares(self, probe: Probe) -> None:
-        """About a quarter each; the seed is fixed, so this never fails by chance."""
+        """About a quarter each. The seed is fixed, so this never fails by chance."""
         await set_plan(probe, HALF)
         await pay(probe, 400)
         counts = Counter(await met(probe))
         assert 70 < counts["internal_error_after_acting"] < 130
         assert 70 < counts["html_503"] < 130
 
-    async def test_a_rule_and_a_magic_number_come_first(self, probe: Probe) -> None:
-        """Chaos is for calls that meet neither."""
+    async def test_a_rule_and_a_magic_number_go_before_chaos(self, probe: Probe) -> None:
+        """Chaos applies only to calls with neither."""
         await set_plan(probe, {"seed": 1, "rates": {"html_503": 1.0}})
         probe.simulator.scenario("approve", reference="p1")
         assert (await probe.b2c(OriginatorConversationID="p1")).status == 200
         assert (await probe.b2c(PartyB="254700000023")).status == 429
         assert (await probe.b2c()).status == 503
 
-    async def test_only_the_named_apis_meet_it_with_the_given_params(self, probe: Probe) -> None:
-        """A soak test may spare tokens, say."""
+    async def test_only_the_named_apis_get_chaos_with_the_given_params(self, probe: Probe) -> None:
+        """For example, a soak may exclude tokens."""
         plan = {
             "seed": 1,
             "rates": {"html_503": 1.0},
@@ -115,8 +111,8 @@ class TestLots:
         await probe.simulator.idle()
         assert probe.simulator.ledger.count("p1") == 1
 
-    async def test_it_is_turned_off_and_by_a_reset_too(self, probe: Probe) -> None:
-        """Null is no chaos."""
+    async def test_chaos_is_turned_off_by_null_and_by_a_reset(self, probe: Probe) -> None:
+        """Null turns chaos off."""
         for end in ({"chaos": None}, None):
             await set_plan(probe, {"seed": 1, "rates": {"html_503": 1.0}})
             assert (await probe.b2c()).status == 503
@@ -126,7 +122,7 @@ class TestLots:
             assert (await probe.b2c()).status == 200
 
     async def test_money_still_moves_at_most_once_for_an_id(self, probe: Probe) -> None:
-        """However often a client that knows nothing sends it again."""
+        """Even if a client without knowledge sends the id again and again."""
         rates = {
             "answer_lost_after_acting": 0.2,
             "cut_before_acting": 0.2,
@@ -147,7 +143,7 @@ class TestLots:
 
 
 class TestPlans:
-    """What a plan may say."""
+    """Valid and invalid plans."""
 
     @pytest.mark.parametrize(
         ("plan", "says"),
@@ -179,10 +175,10 @@ class TestPlans:
             ({"seed": 7, "rates": {}, "colour": "red"}, "chaos has no member colour"),
         ],
     )
-    async def test_one_that_makes_no_sense_is_refused_and_changes_nothing(
+    async def test_an_invalid_plan_is_refused_and_changes_nothing(
         self, probe: Probe, plan: object, says: str
     ) -> None:
-        """With the reason."""
+        """The answer has the reason."""
         await set_plan(probe, HALF)
         answer = await set_plan(probe, plan)
         assert answer.status == 400
@@ -190,9 +186,7 @@ class TestPlans:
         assert (await probe.control("GET", "/switches")).body["chaos"] == HALF
 
     async def test_shares_of_different_apis_do_not_add_up(self, probe: Probe) -> None:
-        """A deposit cannot be a duplicate, so both may be certain; and decimal fractions may
-        make 1.
-        """
+        """A deposit cannot be a duplicate, so both rates may be 1. Fractions may add up to 1."""
         rates = {"cancel": 1.0, "duplicate_ocid": 1.0}
         assert (await set_plan(probe, {"seed": 7, "rates": rates})).status == 200
         tenths = dict.fromkeys(

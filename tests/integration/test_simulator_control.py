@@ -1,4 +1,4 @@
-"""How the simulator is told what to do: rules, magic numbers, the control API, the command."""
+"""How to control the simulator: rules, magic numbers, the control API, the command."""
 
 import asyncio
 import signal
@@ -12,12 +12,12 @@ from tests.simulator import Simulator
 from tests.simulator.catalogue import CATALOGUE
 from tests.simulator.probe import Probe
 
-# Of our stand-in for Daraja, and no promise of ours: the sample leaves them to `make test-all`.
+# These tests are about the simulator, not the service, so only `make test-all` runs them.
 pytestmark = pytest.mark.whole
 
 
 class TestChoice:
-    """Which scenario a call meets."""
+    """The scenario of a call."""
 
     @pytest.mark.parametrize("changes", [{"PhoneNumber": "254700000010"}, {"Amount": 249_910}])
     async def test_a_magic_number_chooses(self, probe: Probe, changes: dict[str, object]) -> None:
@@ -26,14 +26,14 @@ class TestChoice:
         await probe.simulator.idle()
         assert probe.receiver.received[0].body["Body"]["stkCallback"]["ResultCode"] == 1032
 
-    async def test_a_magic_refusal_lets_the_retry_through(self, probe: Probe) -> None:
-        """Only the first call of a reference meets a passing fault."""
+    async def test_a_retry_after_a_magic_refusal_succeeds(self, probe: Probe) -> None:
+        """Only the first call of a reference gets a passing fault."""
         body = probe.b2c_body(PartyB="254700000023")
         assert (await probe.call("/mpesa/b2c/v3/paymentrequest", body)).status == 429
         assert (await probe.call("/mpesa/b2c/v3/paymentrequest", body)).status == 200
 
-    async def test_the_newest_matching_rule_wins_until_it_is_spent(self, probe: Probe) -> None:
-        """Rules outrank magic numbers and count down."""
+    async def test_the_newest_matching_rule_is_used_until_it_is_used_up(self, probe: Probe) -> None:
+        """Rules go before magic numbers, and count down."""
         for scenario, match in (("ignore", {"api": "stk"}), ("cancel", {"reference": "INV1"})):
             rule = {"scenario": scenario, "match": match, "times": 1}
             assert (await probe.control("POST", "/scenarios", rule)).status == 201
@@ -47,7 +47,7 @@ class TestChoice:
         assert (await probe.control("GET", "/scenarios")).body["rules"] == []
 
     def test_the_readme_lists_every_scenario_with_its_number(self) -> None:
-        """In the catalogue's order."""
+        """The rows are in the catalogue's order."""
         text = (ROOT / "tests" / "simulator" / "README.md").read_text(encoding="utf-8")
         lines = text.partition("| scenario | NN |")[2].splitlines()
         rows = [
@@ -60,10 +60,8 @@ class TestChoice:
         )
         assert rows == [[f"`{name}`", number] for name, number in numbers]
 
-    async def test_the_unsaid_result_of_a_duplicate_is_not_found(self, probe: Probe) -> None:
-        """Result 15 for a first call: nothing moved and there is no transaction, unless params
-        say so.
-        """
+    async def test_a_payment_that_ended_as_a_duplicate_is_not_found(self, probe: Probe) -> None:
+        """Result 15 for a first call leaves no transaction, unless params move the money."""
         probe.simulator.scenario("duplicate_ocid_async", times=1)
         await probe.b2c(OriginatorConversationID="p1")
         probe.simulator.scenario("duplicate_ocid_async", times=1, params={"moves_money": True})
@@ -85,18 +83,18 @@ class TestChoice:
             {"scenario": "cancel", "times": 0},
         ],
     )
-    async def test_a_rule_that_makes_no_sense_is_refused(self, probe: Probe, rule: object) -> None:
-        """With the reason."""
+    async def test_an_invalid_rule_is_refused(self, probe: Probe, rule: object) -> None:
+        """The answer has the reason."""
         answer = await probe.control("POST", "/scenarios", rule)
         assert answer.status == 400
         assert answer.body["error"]
 
 
 class TestControl:
-    """Looking in, and starting over."""
+    """Views of the state, and the reset."""
 
     async def test_requests_are_on_record_without_their_secrets(self, probe: Probe) -> None:
-        """Whatever came of them."""
+        """Also requests without an answer."""
         await probe.stk(Password="c2VjcmV0")
         await probe.b2c()
         answer = await probe.control("GET", "/requests")
@@ -108,7 +106,7 @@ class TestControl:
         assert (await probe.control("GET", "/requests")).body["count"] == 0
 
     async def test_switches_are_shown_and_checked(self, probe: Probe) -> None:
-        """A wrong one changes none."""
+        """A wrong switch changes none of them."""
         changed = await probe.control(
             "POST", "/switches", {"subscriber_lock": False, "time_scale": 0.5}
         )
@@ -119,8 +117,8 @@ class TestControl:
         assert wrong.status == 400
         assert (await probe.control("GET", "/switches")).body["time_scale"] == 0.5
 
-    async def test_a_reset_forgets_all_but_keys_and_tokens(self, probe: Probe) -> None:
-        """And what was still to come does not come."""
+    async def test_a_reset_forgets_everything_except_keys_and_tokens(self, probe: Probe) -> None:
+        """Unfinished payments send no result after it."""
         probe.simulator.scenario("slow_result", params={"seconds": 600})
         await probe.stk(PhoneNumber="254711000111")
         assert (await probe.control("POST", "/reset")).body == {"reset": True}
@@ -133,10 +131,10 @@ class TestControl:
 class TestProcess:
     """`python -m tests.simulator`."""
 
-    async def test_it_says_where_it_is_takes_its_keys_from_its_environment_and_stops(
+    async def test_it_prints_its_addresses_reads_its_keys_from_the_environment_and_stops(
         self, tmp_path_factory: pytest.TempPathFactory
     ) -> None:
-        """One line, the certificate in its file, and exit 0 on SIGTERM."""
+        """It prints one line, writes the certificate's file, and exits with 0 on SIGTERM."""
         certificate = tmp_path_factory.mktemp("daraja") / "certificate.pem"
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.simulator", "--port", "0"),

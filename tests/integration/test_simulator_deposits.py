@@ -1,6 +1,4 @@
-"""The simulator's deposits, over real HTTP: what each answers, tells and moves (daraja.md §1 to
-§3).
-"""
+"""The simulator's deposits, over HTTP: answers, callbacks and money (daraja.md §1 to §3)."""
 
 import re
 
@@ -8,7 +6,7 @@ import pytest
 
 from tests.simulator.probe import Probe
 
-# Of our stand-in for Daraja, and no promise of ours: the sample leaves them to `make test-all`.
+# These tests are about the simulator, not the service, so only `make test-all` runs them.
 pytestmark = pytest.mark.whole
 
 
@@ -16,7 +14,7 @@ class TestOAuth:
     """Tokens (§1)."""
 
     async def test_a_token_has_28_characters_and_a_numeric_lifetime(self, probe: Probe) -> None:
-        """The shape that was recorded."""
+        """As in the recorded answers."""
         answer = await probe.fetch_token()
         assert len(answer.body["access_token"]) == 28
         assert answer.body["expires_in"] == 3599
@@ -37,7 +35,7 @@ class TestOAuth:
         assert answer.error == (404, "404.001.03", "Invalid Access Token")
 
     async def test_all_tokens_may_be_kept(self, probe: Probe) -> None:
-        """The FAQ's rule was never seen enforced, so a switch turns it off."""
+        """No source saw Daraja enforce the FAQ's rule, so a switch turns it off."""
         probe.simulator.switches.change({"token_policy": "keep_all"})
         first = probe.token
         await probe.fetch_token()
@@ -45,7 +43,7 @@ class TestOAuth:
         assert (await probe.stk()).status == 200
 
     async def test_wrong_keys_get_400_without_a_body(self, probe: Probe) -> None:
-        """That is all that Daraja says."""
+        """Daraja gives no reason."""
         answer = await probe.fetch_token(Authorization="Basic d3Jvbmc6a2V5cw==")
         assert (answer.status, answer.text) == (400, "")
 
@@ -70,7 +68,7 @@ class TestOAuth:
     async def test_an_expired_token_is_refused_in_the_shape_of_the_api(
         self, probe: Probe, path: str, status: int, code: str, echoes: bool
     ) -> None:
-        """Three statuses for one fact, and the payout APIs echo the token."""
+        """The status depends on the API, and the payout APIs echo the token."""
         assert (await probe.control("POST", "/tokens/expire")).body == {"expired": 1}
         answer = await probe.call(path, {})
         assert answer.error[:2] == (status, code)
@@ -78,7 +76,7 @@ class TestOAuth:
 
 
 class TestEveryApi:
-    """Errors that come before an API looks at a request (§1)."""
+    """Errors before an API reads the request (§1)."""
 
     async def test_a_missing_header_a_wrong_path_a_wrong_verb_and_broken_json(
         self, probe: Probe
@@ -91,7 +89,7 @@ class TestEveryApi:
         assert (await probe.call(push, raw=b'{"Amount":')).error[:2] == (400, "400.002.05")
 
     async def test_another_content_type_is_an_invalid_shortcode(self, probe: Probe) -> None:
-        """Daraja's own misleading words (§2)."""
+        """Daraja's own misleading message (§2)."""
         headers = {"Authorization": f"Bearer {probe.token}", "Content-Type": "text/plain"}
         answer = await probe.call(
             "/mpesa/stkpush/v1/processrequest", probe.stk_body(), headers=headers
@@ -100,9 +98,11 @@ class TestEveryApi:
 
 
 class TestStkPush:
-    """A prompt on a line (§2)."""
+    """A prompt on a phone (§2)."""
 
-    async def test_an_approved_prompt_moves_money_once_and_is_told_once(self, probe: Probe) -> None:
+    async def test_an_approved_prompt_moves_money_once_with_one_callback(
+        self, probe: Probe
+    ) -> None:
         """Answer, callback and ledger agree, in the shapes of §2.2 and §2.3."""
         body = probe.stk_body(PhoneNumber="254711000111")
         answer = await probe.call("/mpesa/stkpush/v1/processrequest", body)
@@ -135,7 +135,7 @@ class TestStkPush:
         assert (entry["provider_id"], entry["result_url"]) == (checkout, body["CallBackURL"])
 
     async def test_a_till_is_paid_as_buy_goods(self, probe: Probe) -> None:
-        """PartyB is the till while the shortcode is the store (§2.1)."""
+        """PartyB is the till, and the short code is the store (§2.1)."""
         assert (
             await probe.stk(TransactionType="CustomerBuyGoodsOnline", PartyB="5551234")
         ).status == 200
@@ -150,8 +150,10 @@ class TestStkPush:
             await probe.simulator.idle()
         assert probe.simulator.ledger.count(str(body["AccountReference"])) == 2
 
-    async def test_a_line_with_a_live_prompt_is_locked_until_it_ends(self, probe: Probe) -> None:
-        """One prompt per line; the switch lets more through."""
+    async def test_a_phone_number_with_a_live_prompt_is_locked_until_it_ends(
+        self, probe: Probe
+    ) -> None:
+        """One prompt for each phone number. The switch allows more."""
         assert (await probe.stk(PhoneNumber="254711000111")).status == 200
         second = await probe.stk(PhoneNumber="254711000111")
         assert second.error[:2] == (500, "500.001.1001")
@@ -184,19 +186,19 @@ class TestStkPush:
     async def test_an_invalid_field_is_named(
         self, probe: Probe, field: str, value: object, called: str
     ) -> None:
-        """With Daraja's own name for it, and without an effect (§2.1, §8.4)."""
+        """By Daraja's own name, and the call has no effect (§2.1, §8.4)."""
         changes = {"PartyA": "254711000111", field: value}
         answer = await probe.stk(**changes)
         assert answer.error == (400, "400.002.02", f"Bad Request - Invalid {called}")
         assert not probe.simulator.courier.pending
 
-    async def test_a_host_that_does_not_resolve_is_taken(self, probe: Probe) -> None:
-        """The sandbox makes no look-up (§2.2)."""
+    async def test_a_host_that_does_not_resolve_is_accepted(self, probe: Probe) -> None:
+        """The sandbox does not resolve the host (§2.2)."""
         probe.simulator.scenario("lost_callback")
         assert (await probe.stk(CallBackURL="https://pay.example.invalid/cb")).status == 200
 
     async def test_a_wrong_password_and_an_unknown_shortcode(self, probe: Probe) -> None:
-        """One code, told apart only by the message."""
+        """Both have one code, and differ only in the message."""
         answer = await probe.stk(Password="d3Jvbmc=")
         assert answer.error == (500, "500.001.1001", "[MerchantValidate] - Wrong credentials")
         answer = await probe.stk(BusinessShortCode="999999")
@@ -204,10 +206,10 @@ class TestStkPush:
 
 
 class TestStkQuery:
-    """How a prompt went (§3)."""
+    """STK query (§3)."""
 
     async def test_a_final_answer_is_all_strings(self, probe: Probe) -> None:
-        """And has neither receipt nor amount."""
+        """It has neither a receipt nor an amount."""
         checkout = (await probe.stk()).body["CheckoutRequestID"]
         await probe.simulator.idle()
         answer = await probe.query(checkout)
@@ -230,7 +232,7 @@ class TestStkQuery:
     async def test_a_payment_in_flight_has_three_shapes(
         self, probe: Probe, shape: str, status: int, part: dict[str, str]
     ) -> None:
-        """All of them recorded somewhere."""
+        """Each shape was recorded by a source."""
         probe.simulator.switches.change({"in_flight_shape": shape})
         probe.simulator.scenario("slow_result", params={"seconds": 600})
         answer = await probe.query((await probe.stk()).body["CheckoutRequestID"])
@@ -238,11 +240,11 @@ class TestStkQuery:
         assert part.items() <= answer.body.items()
 
     async def test_an_unknown_id_does_not_exist(self, probe: Probe) -> None:
-        """A 500 with the code that means several things."""
+        """A 500 with the code that has several meanings."""
         answer = await probe.query("ws_CO_010320261015034711000111")
         assert answer.error == (500, "500.001.1001", "The transaction does not Exist")
 
-    async def test_the_limiter_answers_a_second_question_with_429(self, probe: Probe) -> None:
+    async def test_the_limiter_answers_a_second_query_with_429(self, probe: Probe) -> None:
         """Five a minute, one at a time, when switched on."""
         probe.simulator.switches.change({"query_limiter": True})
         checkout = (await probe.stk()).body["CheckoutRequestID"]
@@ -254,7 +256,7 @@ class TestStkQuery:
         )
 
     async def test_stray_500s_come_for_known_ids(self, probe: Probe) -> None:
-        """As often as the switch says."""
+        """As often as the switch sets."""
         probe.simulator.switches.change({"stray_500": 1.0})
         checkout = (await probe.stk()).body["CheckoutRequestID"]
         assert (await probe.query(checkout)).error[:2] == (500, "500.001.1001")

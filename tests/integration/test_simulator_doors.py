@@ -1,6 +1,4 @@
-"""The simulator refuses tokens and products in every form of the field, drawn by its seed; and
-our client understands each.
-"""
+"""The simulator refuses tokens and products in every known form, and our client reads each."""
 
 from __future__ import annotations
 
@@ -53,7 +51,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 @pytest.fixture
 async def client(simulator: Simulator, session: aiohttp.ClientSession) -> DarajaClient:
-    """A client of a simulator as new."""
+    """A client of a new simulator."""
     await simulator.reset(tokens=True)
     return client_of(
         session, simulator.base_url, settings=simulator.settings, store=TokenStore(None)
@@ -70,7 +68,7 @@ def to_ask(api: str) -> Payment:
 
 
 async def use(client: DarajaClient, api: str) -> None:
-    """Sends a payment, or asks a question."""
+    """Send a payment or an inquiry."""
     if api in ("stk_query", "status"):
         await client.inquire(to_ask(api), 1, [])
     else:
@@ -82,7 +80,7 @@ async def use(client: DarajaClient, api: str) -> None:
 async def bodies(
     simulator: Simulator, session: aiohttp.ClientSession, api: str, count: int
 ) -> list[str]:
-    """What so many calls with a good token are answered, without what is new in each."""
+    """Return the answers to calls with a valid token, without the parts that change."""
     found = []
     basic = aiohttp.encode_basic_auth(
         simulator.settings["DARAJA_CONSUMER_KEY"], simulator.settings["DARAJA_CONSUMER_SECRET"]
@@ -124,7 +122,7 @@ async def test_a_switch_names_only_known_products(simulator: Simulator) -> None:
 async def test_every_form_of_a_missing_product_is_one_refusal_of_the_operation(
     simulator: Simulator, client: DarajaClient, api: str, form: str
 ) -> None:
-    """Two tokens at most are fetched: the first, and one that could have helped."""
+    """At most two tokens are fetched: the first, and one that might have helped."""
     simulator.scenario("product_missing", api=api, params={"form": form})
     with pytest.raises(ProductRefused):
         await use(client, api)
@@ -149,7 +147,7 @@ async def test_a_product_that_is_switched_on_again_works(
 @pytest.mark.parametrize("api", PATHS)
 @pytest.mark.parametrize("form", TOKEN_FORMS)
 @pytest.mark.sampled(10)
-async def test_every_form_of_a_refused_token_is_cured_by_another_token(
+async def test_after_every_form_of_a_refused_token_another_token_succeeds(
     simulator: Simulator, client: DarajaClient, api: str, form: str
 ) -> None:
     simulator.scenario("token_refused", api=api, times=1, params={"form": form})

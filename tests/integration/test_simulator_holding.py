@@ -1,6 +1,4 @@
-"""The simulator's late callbacks, over real HTTP: held back, and released when a test wants
-them.
-"""
+"""The simulator's late callbacks, over HTTP: held, and released by a test."""
 
 from typing import Any
 
@@ -8,14 +6,14 @@ import pytest
 
 from tests.simulator.probe import Probe
 
-# Of our stand-in for Daraja, and no promise of ours: the sample leaves them to `make test-all`.
+# These tests are about the simulator, not the service, so only `make test-all` runs them.
 pytestmark = pytest.mark.whole
 
 RELEASE = "/callbacks/release"
 
 
 async def three_held(probe: Probe) -> list[str]:
-    """Three payouts that are over and not told; the ids of their results in order."""
+    """Finish three payouts with held results, and return the ids of the results in order."""
     await probe.control("POST", "/switches", {"hold_callbacks": True})
     for _ in range(3):
         await probe.b2c()
@@ -25,12 +23,12 @@ async def three_held(probe: Probe) -> list[str]:
 
 
 def told(probe: Probe) -> list[str]:
-    """The ids of the results that arrived, in order."""
+    """Return the ids of the received results, in order."""
     return [received.body["Result"]["ConversationID"] for received in probe.receiver.received]
 
 
-async def test_what_is_held_is_not_told_though_money_moved(probe: Probe) -> None:
-    """Nor is it pending: nothing more comes by itself, not even when the switch is turned off."""
+async def test_a_held_result_is_not_delivered_although_money_moved(probe: Probe) -> None:
+    """It is not pending either. Turning the switch off does not release it."""
     held = await three_held(probe)
     await probe.control("POST", "/switches", {"hold_callbacks": False})
     assert len(set(held)) == 3
@@ -41,8 +39,8 @@ async def test_what_is_held_is_not_told_though_money_moved(probe: Probe) -> None
 
 
 @pytest.mark.parametrize("order", ["in_order", "reversed"])
-async def test_it_is_released_one_after_the_other(probe: Probe, order: str) -> None:
-    """Oldest first, or newest first, while others are still held back."""
+async def test_held_results_are_released_one_after_the_other(probe: Probe, order: str) -> None:
+    """Oldest first or newest first, while the others are still held."""
     held = await three_held(probe)
     answer = await probe.control("POST", RELEASE, {"order": order})
     assert (answer.body["count"], answer.body["held"]) == (3, 0)
@@ -50,17 +48,17 @@ async def test_it_is_released_one_after_the_other(probe: Probe, order: str) -> N
     assert told(probe) == (held if order == "in_order" else held[::-1])
 
 
-async def test_it_is_released_together(probe: Probe) -> None:
-    """No request waits for another's answer."""
+async def test_held_results_are_released_together(probe: Probe) -> None:
+    """No delivery waits for another's answer."""
     held = await three_held(probe)
-    probe.receiver.answers_after = 3  # nobody is answered before all have arrived
+    probe.receiver.answers_after = 3  # answers none before all have arrived
     answer = await probe.control("POST", RELEASE, {"order": "at_once"})
     assert [item["status"] for item in answer.body["items"]] == [200] * 3
     assert sorted(told(probe)) == sorted(held)
 
 
-async def test_some_are_released_and_the_rest_stay(probe: Probe) -> None:
-    """By count in the order asked for, or by a part of the address."""
+async def test_some_results_are_released_and_the_rest_stays_held(probe: Probe) -> None:
+    """By count in the given order, or by a part of the address."""
     held = await three_held(probe)
     await probe.control("POST", RELEASE, {"order": "reversed", "count": 1})
     assert told(probe) == held[2:]
@@ -70,7 +68,7 @@ async def test_some_are_released_and_the_rest_stay(probe: Probe) -> None:
 
 
 async def test_one_payment_s_result_is_held_by_a_rule(probe: Probe) -> None:
-    """The others are told."""
+    """The other results are delivered."""
     probe.simulator.scenario("held_callback", reference="p1")
     held = (await probe.b2c(OriginatorConversationID="p1")).body["ConversationID"]
     other = (await probe.b2c()).body["ConversationID"]
@@ -80,8 +78,8 @@ async def test_one_payment_s_result_is_held_by_a_rule(probe: Probe) -> None:
     assert told(probe) == [other, held]
 
 
-async def test_a_result_is_released_as_it_was(probe: Probe) -> None:
-    """A failure that a success overtook: the late failure still says so."""
+async def test_a_result_is_released_unchanged(probe: Probe) -> None:
+    """A failure that a success overtook is still delivered as a failure."""
     probe.simulator.switches.change({"hold_callbacks": True})
     probe.simulator.scenario("failure_then_success", api="stk")
     await probe.stk()
@@ -94,7 +92,7 @@ async def test_a_result_is_released_as_it_was(probe: Probe) -> None:
 
 
 async def test_every_kind_of_message_is_held(probe: Probe) -> None:
-    """Timeout messages, copies and answers to questions too."""
+    """Also timeout messages, copies and answers to inquiries."""
     probe.simulator.switches.change({"hold_callbacks": True})
     probe.simulator.scenario("timeout_message", api="b2c")
     probe.simulator.scenario("duplicate_callbacks", api="stk")
@@ -109,8 +107,8 @@ async def test_every_kind_of_message_is_held(probe: Probe) -> None:
     assert len(probe.receiver.received) == 2 + 3 + 1 + 1
 
 
-async def test_a_question_s_result_is_held_by_a_rule(probe: Probe) -> None:
-    """While the payment's own result was told."""
+async def test_an_inquiry_s_result_is_held_by_a_rule(probe: Probe) -> None:
+    """The payment's own result is delivered."""
     probe.simulator.scenario("held_callback", api="status")
     await probe.b2c(OriginatorConversationID="p1")
     await probe.status(OriginatorConversationID="p1")
@@ -122,8 +120,8 @@ async def test_a_question_s_result_is_held_by_a_rule(probe: Probe) -> None:
     assert probe.receiver.received[-1].path == "/results/status"
 
 
-async def test_a_reset_drops_what_is_held(probe: Probe) -> None:
-    """It is lost."""
+async def test_a_reset_drops_held_results(probe: Probe) -> None:
+    """Held callbacks are lost."""
     await three_held(probe)
     await probe.control("POST", "/reset")
     assert (await probe.control("POST", RELEASE)).body["count"] == 0
@@ -139,10 +137,8 @@ async def test_a_reset_drops_what_is_held(probe: Probe) -> None:
         ({"colour": "red"}, "unknown member: colour"),
     ],
 )
-async def test_a_release_that_makes_no_sense_is_refused(
-    probe: Probe, body: object, says: str
-) -> None:
-    """With the reason, and nothing is released."""
+async def test_an_invalid_release_is_refused(probe: Probe, body: object, says: str) -> None:
+    """The answer has the reason, and nothing is released."""
     await three_held(probe)
     answer = await probe.control("POST", RELEASE, body)
     assert answer.status == 400
@@ -150,8 +146,8 @@ async def test_a_release_that_makes_no_sense_is_refused(
     assert len(probe.simulator.courier.held) == 3
 
 
-async def test_the_receiver_is_told_even_if_it_fails(probe: Probe) -> None:
-    """Delivered once, released or not (§8.3)."""
+async def test_a_result_is_delivered_once_even_if_the_receiver_fails(probe: Probe) -> None:
+    """It is delivered only once (§8.3)."""
     await three_held(probe)
     probe.receiver.answer_status = 500
     await probe.control("POST", RELEASE)

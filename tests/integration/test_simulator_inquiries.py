@@ -1,6 +1,4 @@
-"""The simulator's answers to questions about a payment, over real HTTP: true, missing and false
-(daraja.md §3, §6.1).
-"""
+"""The simulator's answers to inquiries, over HTTP: true, missing, false (daraja.md §3, §6.1)."""
 
 import aiohttp
 import pytest
@@ -8,18 +6,18 @@ import pytest
 from tests.integration.simulator_inquiries import NOT_FOUND, ask, paid, prompted, told
 from tests.simulator.probe import Probe
 
-# Of our stand-in for Daraja, and no promise of ours: the sample leaves them to `make test-all`.
+# These tests are about the simulator, not the service, so only `make test-all` runs them.
 pytestmark = pytest.mark.whole
 
 
 class TestTrueStatus:
-    """What Transaction Status says of itself."""
+    """True answers of Transaction Status."""
 
     @pytest.mark.parametrize("name", ["OriginalConversationID", "OriginatorConversationID"])
     async def test_a_bill_payment_is_found_by_the_id_of_its_acknowledgement(
         self, probe: Probe, name: str
     ) -> None:
-        """Daraja assigned it: a bill payment has no id of its sender's."""
+        """Daraja assigned that id, because a bill payment has no id of its sender."""
         acknowledged = (await probe.b2b()).body
         await probe.simulator.idle()
         result = await ask(probe, **{name: acknowledged["OriginatorConversationID"]})
@@ -36,7 +34,7 @@ class TestTrueStatus:
         ]
 
     async def test_a_receipt_finds_any_kind(self, probe: Probe) -> None:
-        """And one that is nobody's finds nothing."""
+        """An unknown receipt finds nothing."""
         await probe.b2b()
         await paid(probe)
         await prompted(probe)
@@ -47,9 +45,7 @@ class TestTrueStatus:
         result = await ask(probe, TransactionID="UC17KX20PM")
         assert result["ResultDesc"] == NOT_FOUND[result["ResultCode"]]
 
-    async def test_the_ids_of_question_and_payment_differ_unless_switched(
-        self, probe: Probe
-    ) -> None:
+    async def test_the_ids_of_inquiry_and_payment_differ_by_default(self, probe: Probe) -> None:
         """The acknowledgement may echo the target's id (§6.1)."""
         await paid(probe, OriginatorConversationID="p1")
         assert (await ask(probe, OriginatorConversationID="p1"))["OriginatorConversationID"] != "p1"
@@ -58,7 +54,7 @@ class TestTrueStatus:
 
 
 class TestFalseStatus:
-    """What a scenario makes of it; the money has moved."""
+    """False answers by scenarios. The money has moved."""
 
     @pytest.mark.parametrize(
         "status",
@@ -74,7 +70,7 @@ class TestFalseStatus:
             "Completed",
         ],
     )
-    async def test_any_status_may_be_told(self, probe: Probe, status: str) -> None:
+    async def test_any_status_may_be_reported(self, probe: Probe, status: str) -> None:
         """Also one that contradicts the ledger."""
         probe.simulator.scenario("status_value", params={"status": status})
         await paid(probe, OriginatorConversationID="p1")
@@ -82,8 +78,8 @@ class TestFalseStatus:
         assert (result["ResultCode"], told(result, "TransactionStatus")) == (0, [status])
         assert probe.simulator.ledger.count("p1") == 1
 
-    async def test_a_failed_payout_may_be_told_as_completed(self, probe: Probe) -> None:
-        """With a receipt that no money has."""
+    async def test_a_failed_payout_may_be_reported_as_completed(self, probe: Probe) -> None:
+        """With a receipt that belongs to no movement."""
         probe.simulator.scenario("insufficient_funds")
         probe.simulator.scenario("status_value", params={"status": "Completed"})
         await paid(probe, OriginatorConversationID="p1")
@@ -91,7 +87,7 @@ class TestFalseStatus:
         assert not probe.simulator.ledger.movements
 
     async def test_the_status_may_come_twice_and_differ(self, probe: Probe) -> None:
-        """Keys are repeated in Daraja's own documents."""
+        """Daraja's own documentation repeats keys."""
         await paid(probe, OriginatorConversationID="p1")
         probe.simulator.scenario("status_conflicting", times=1)
         result = await ask(probe, OriginatorConversationID="p1")
@@ -103,7 +99,7 @@ class TestFalseStatus:
         assert told(result, "TransactionStatus") == ["Failed", "Pending"]
 
     async def test_parameters_may_be_missing(self, probe: Probe) -> None:
-        """Some, their values, or all of them."""
+        """Some keys, their values, or all parameters."""
         await paid(probe, OriginatorConversationID="p1")
         probe.simulator.scenario("status_missing_parameters", times=1)
         result = await ask(probe, OriginatorConversationID="p1")
@@ -139,7 +135,7 @@ class TestFalseStatus:
         }
 
     async def test_amount_and_receipt_may_be_wrong(self, probe: Probe) -> None:
-        """Another amount, no receipt."""
+        """Another amount, or no receipt."""
         await paid(probe, OriginatorConversationID="p1")
         probe.simulator.scenario("status_wrong_amount", times=1)
         assert told(await ask(probe, OriginatorConversationID="p1"), "Amount") == [1501.0]
@@ -150,7 +146,7 @@ class TestFalseStatus:
         assert (told(result, "ReceiptNo"), told(result, "TransactionStatus")) == ([], ["Completed"])
 
     async def test_one_code_has_two_meanings(self, probe: Probe) -> None:
-        """Only the words tell not found from an invalid receiver."""
+        """Only the text distinguishes "not found" from an invalid receiver."""
         await paid(probe, OriginatorConversationID="p1")
         texts = []
         for scenario, params in (
@@ -167,7 +163,7 @@ class TestFalseStatus:
 
 
 class TestUnansweredStatus:
-    """Questions whose result is late, lost, repeated or never asked for."""
+    """Inquiries whose result is late, lost or repeated, or whose call has no effect."""
 
     @pytest.mark.parametrize(
         ("scenario", "paths"),
@@ -184,10 +180,10 @@ class TestUnansweredStatus:
             ("spike_arrest_apigee", []),
         ],
     )
-    async def test_what_comes_of_a_question(
+    async def test_the_results_of_an_inquiry_in_each_scenario(
         self, probe: Probe, scenario: str, paths: list[str]
     ) -> None:
-        """The payment is none the wiser."""
+        """The payment does not change."""
         await paid(probe, OriginatorConversationID="p1")
         probe.receiver.received.clear()
         probe.simulator.scenario(scenario, api="status")
@@ -197,7 +193,7 @@ class TestUnansweredStatus:
         assert probe.simulator.ledger.count("p1") == 1
 
     async def test_the_acknowledgement_may_be_lost_and_the_result_come(self, probe: Probe) -> None:
-        """A question that was never answered is answered."""
+        """So an inquiry without an acknowledgement is still answered."""
         await paid(probe, OriginatorConversationID="p1")
         probe.receiver.received.clear()
         probe.simulator.scenario("answer_lost_after_acting", api="status")
@@ -208,12 +204,12 @@ class TestUnansweredStatus:
 
 
 class TestRefusedCredential:
-    """Results about who asks, not about the payment (§4.6)."""
+    """Results about the initiator, not about the payment (§4.6)."""
 
     @pytest.mark.parametrize("code", [2001, 8006, 18, 20, 21])
     @pytest.mark.parametrize("api", ["status", "b2c", "b2b"])
     async def test_the_credential_may_be_refused(self, probe: Probe, api: str, code: int) -> None:
-        """Accepted first; no money moves."""
+        """The call is accepted, but no money moves."""
         probe.simulator.scenario("credential_refused", api=api, params={"code": code})
         if api == "status":
             result = await ask(probe, OriginatorConversationID="p1")
@@ -227,9 +223,9 @@ class TestRefusedCredential:
 
 
 class TestFalseQuery:
-    """STK query, where it does not say what became of the payment."""
+    """False answers of STK query."""
 
-    async def test_it_may_say_failed_of_a_paid_one_and_paid_of_a_failed_one(
+    async def test_a_query_may_report_a_paid_payment_as_failed_and_a_failed_one_as_paid(
         self, probe: Probe
     ) -> None:
         """Seen in the sandbox (§3)."""
@@ -242,8 +238,8 @@ class TestFalseQuery:
         assert len(probe.simulator.ledger.movements) == 1
 
     @pytest.mark.parametrize("code", [17, 26, 1001, 1025, 9999])
-    async def test_codes_that_need_another_look(self, probe: Probe, code: int) -> None:
-        """As the payment's own end, or as the query's invention."""
+    async def test_verify_codes_may_be_reported(self, probe: Probe, code: int) -> None:
+        """As the payment's own result, or only in the query's answer."""
         probe.simulator.scenario("result_code", api="stk", params={"code": code}, times=1)
         checkout = (await prompted(probe))["CheckoutRequestID"]
         assert (await probe.query(checkout)).body["ResultCode"] == str(code)
@@ -255,7 +251,7 @@ class TestFalseQuery:
         assert answer.body["ResultDesc"] != "An undocumented outcome."
 
     async def test_codes_may_alternate(self, probe: Probe) -> None:
-        """Each payment begins with the first."""
+        """Each payment starts with the first code."""
         probe.simulator.scenario("query_codes_in_turn", params={"codes": [1032, 2001]})
         checkouts = [(await prompted(probe))["CheckoutRequestID"] for _ in range(2)]
         codes = [
@@ -292,10 +288,10 @@ class TestFalseQuery:
             ("error_envelope_200", 200, {"errorCode": "500.003.1001"}),
         ],
     )
-    async def test_it_may_not_answer_of_a_paid_one(
+    async def test_a_query_about_a_paid_payment_may_get_no_answer(
         self, probe: Probe, scenario: str, status: int, part: dict[str, str]
     ) -> None:
-        """Once; the next question is answered."""
+        """Once. The next query is answered."""
         checkout = (await prompted(probe))["CheckoutRequestID"]
         probe.simulator.scenario(scenario, api="stk_query", times=1)
         answer = await probe.query(checkout)
@@ -305,15 +301,15 @@ class TestFalseQuery:
 
     @pytest.mark.parametrize("scenario", ["answer_lost_after_acting", "cut_before_acting"])
     async def test_the_answer_may_be_lost(self, probe: Probe, scenario: str) -> None:
-        """And the question asked again."""
+        """Then the query is sent again."""
         checkout = (await prompted(probe))["CheckoutRequestID"]
         probe.simulator.scenario(scenario, api="stk_query", times=1)
         with pytest.raises((aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)):
             await probe.query(checkout)
         assert (await probe.query(checkout)).body["ResultCode"] == "0"
 
-    async def test_the_limiter_s_pace_may_be_set(self, probe: Probe) -> None:
-        """Twelve seconds unless a test has less time."""
+    async def test_the_rate_of_the_limiter_is_a_switch(self, probe: Probe) -> None:
+        """Twelve seconds by default, and less in tests."""
         probe.simulator.switches.change({"query_limiter": True, "query_limit_seconds": 0})
         checkout = (await prompted(probe))["CheckoutRequestID"]
         assert [(await probe.query(checkout)).status for _ in range(2)] == [200, 200]
@@ -322,7 +318,7 @@ class TestFalseQuery:
 
 
 async def test_a_seed_draws_between_the_two_forms_of_not_found(probe: Probe) -> None:
-    """The switch chooses one of them for all questions, and a scenario for one question."""
+    """The switch chooses a form for all inquiries, a scenario for one inquiry."""
     seen = [(await ask(probe, TransactionID="UC17KX20PM"))["ResultCode"] for _ in range(8)]
     assert set(seen) == {2032, "SFC_IC0003"}
     for code in (2032, "SFC_IC0003"):
@@ -337,7 +333,7 @@ async def test_a_seed_draws_between_the_two_forms_of_not_found(probe: Probe) -> 
 
 
 async def test_the_target_s_ids_may_be_written_with_blanks(probe: Probe) -> None:
-    """As in results of 2017."""
+    """As in results of 2017 (daraja.md §4.3)."""
     acknowledged = await paid(probe, OriginatorConversationID="p1")
     probe.simulator.scenario("spaced_keys", times=1)
     result = await ask(probe, OriginatorConversationID="p1")

@@ -1,7 +1,6 @@
-"""The simulator under a long run: what is found without a search, what is kept for ever, what is
-forgotten.
+"""The simulator in a long run: indexed, kept and dropped data.
 
-No test here asserts a duration: they count what is looked at and what is kept.
+The tests assert no durations. They count compared rules and kept records.
 """
 
 import asyncio
@@ -14,7 +13,7 @@ import pytest_asyncio
 from tests.simulator.probe import Probe, probing
 from tests.simulator.scenarios import Match
 
-# Of our stand-in for Daraja, and no promise of ours: the sample leaves them to `make test-all`.
+# These tests are about the simulator, not the service, so only `make test-all` runs them.
 pytestmark = pytest.mark.whole
 
 KEPT = 20
@@ -22,21 +21,21 @@ KEPT = 20
 
 @pytest_asyncio.fixture(scope="module")
 async def running_probe() -> AsyncIterator[Probe]:
-    """One simulator for this file, which keeps few records."""
+    """One simulator for this file, with few kept records."""
     async with probing(records_max=KEPT) as probe:
         yield probe
 
 
 async def ledger(probe: Probe, query: str) -> Any:
-    """A part of the ledger."""
+    """Return a part of the ledger."""
     return (await probe.control("GET", f"/ledger{query}")).body
 
 
 class TestLedger:
-    """Money that moved, all of it."""
+    """All money that moved."""
 
-    async def test_it_is_asked_for_one_reference(self, probe: Probe) -> None:
-        """Every movement of that, and nothing else."""
+    async def test_the_ledger_is_filtered_by_a_reference(self, probe: Probe) -> None:
+        """Every movement of the reference, and no other."""
         for reference in ("PO1", "PO2", "PO1"):
             await probe.b2b(AccountReference=reference)
         await probe.simulator.idle()
@@ -45,8 +44,8 @@ class TestLedger:
         assert found["by_reference"] == {"PO1": {"count": 2, "amount": 3600}}
         assert await ledger(probe, "?reference=PO3") == {"items": [], "by_reference": {}}
 
-    async def test_it_is_asked_for_one_payment(self, probe: Probe) -> None:
-        """By a whole part of the ResultURL's path, alone or with a reference."""
+    async def test_the_ledger_is_filtered_by_a_payment(self, probe: Probe) -> None:
+        """By a whole segment of the ResultURL's path, alone or with a reference."""
         for payment_id, reference in (("018f-a", "PO1"), ("018f-b", "PO1"), ("018f-a", "PO2")):
             url = probe.receiver.url(f"/results/{payment_id}/bill-payment/0a1b")
             await probe.b2b(AccountReference=reference, ResultURL=url)
@@ -56,17 +55,17 @@ class TestLedger:
         assert (await ledger(probe, "?payment_id=018f"))["items"] == []
         assert len((await ledger(probe, ""))["items"]) == 3
 
-    async def test_it_is_never_capped(self, probe: Probe) -> None:
-        """However little else is kept."""
+    async def test_the_ledger_is_never_capped(self, probe: Probe) -> None:
+        """Even if few other records are kept."""
         await asyncio.gather(*(probe.b2c() for _ in range(3 * KEPT)))
         await probe.simulator.idle()
         assert len((await ledger(probe, ""))["items"]) == 3 * KEPT
 
 
 class TestRecords:
-    """What reached the simulator and what left it: the newest of both."""
+    """The newest requests and callbacks."""
 
-    async def test_the_oldest_go_and_all_are_counted(self, probe: Probe) -> None:
+    async def test_the_oldest_records_are_dropped_and_all_are_counted(self, probe: Probe) -> None:
         """Also for one path."""
         await probe.stk()
         for _ in range(KEPT):
@@ -82,8 +81,8 @@ class TestRecords:
         callbacks = (await probe.control("GET", "/callbacks")).body
         assert (len(callbacks["items"]), callbacks["count"]) == (KEPT, KEPT + 1)
 
-    async def test_they_are_asked_for_by_what_a_body_contains(self, probe: Probe) -> None:
-        """One payment's requests, say."""
+    async def test_requests_are_filtered_by_a_text_in_the_body(self, probe: Probe) -> None:
+        """For example, the requests of one payment."""
         for name in ("p1", "p2"):
             await probe.b2c(OriginatorConversationID=name)
             await probe.status(OriginatorConversationID=name)
@@ -91,18 +90,18 @@ class TestRecords:
         assert found["count"] == 2
         assert all(item["body"]["OriginatorConversationID"] == "p1" for item in found["items"])
 
-    async def test_what_a_finished_payment_was_asked_with_is_forgotten(self, probe: Probe) -> None:
-        """Payments are kept for ever, for questions: their requests are not."""
+    async def test_the_request_of_a_finished_payment_is_forgotten(self, probe: Probe) -> None:
+        """Payments are kept for ever for inquiries. Their requests are not."""
         conversation_id = (await probe.b2c()).body["ConversationID"]
         await probe.simulator.idle()
         assert probe.simulator._book.by_provider_id[conversation_id].sent == {}
 
 
 class TestRules:
-    """Each call looks at few rules, however many there are."""
+    """Each call is compared with few rules, even if there are many."""
 
     @pytest.mark.parametrize("field", ["reference", "phone_number", "party", "amount"])
-    async def test_rules_of_other_payments_are_not_looked_at(
+    async def test_rules_of_other_payments_are_not_compared(
         self, probe: Probe, field: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A run may have a rule for each payment."""
@@ -121,8 +120,8 @@ class TestRules:
         assert (await probe.b2c(OriginatorConversationID="p1")).status == 429
         assert len(looked_at) == 1
 
-    async def test_the_newest_wins_whatever_it_matches_by(self, probe: Probe) -> None:
-        """Also where it is found in another place than the older ones."""
+    async def test_the_newest_rule_is_used_with_any_kind_of_match(self, probe: Probe) -> None:
+        """Also if it has another index key than the older rules."""
         matches: list[dict[str, Any]] = [
             {"reference": "p1"},
             {},
@@ -141,8 +140,8 @@ class TestRules:
         assert [rule["params"]["error_code"] for rule in shown] == ["5", "4", "3", "2", "1", "0"]
 
 
-async def test_one_line_s_checkouts_are_all_new(probe: Probe) -> None:
-    """There are ten for a second, and more prompts than that move on to later ones."""
+async def test_the_checkout_ids_of_one_phone_number_are_unique(probe: Probe) -> None:
+    """There are ten ids a second. Further prompts get the ids of later tenths."""
     probe.simulator.switches.change({"subscriber_lock": False})
     answers = await asyncio.gather(*(probe.stk(PhoneNumber="254711000111") for _ in range(40)))
     assert len({answer.body["CheckoutRequestID"] for answer in answers}) == 40

@@ -1,5 +1,4 @@
-"""An independent client against the simulator: mpesakit's own classes, with nothing changed but the
-base URL.
+"""An independent client against the simulator: mpesakit's own classes with another base URL.
 
 It is synchronous, so it runs in a thread. Its credential helper is not used: it appends a timestamp
 to the password before it encrypts, which is not what daraja.md §4.5 describes.
@@ -29,7 +28,7 @@ from mpesakit.transaction_status import TransactionStatus, TransactionStatusRequ
 
 from tests.simulator.probe import Probe
 
-# Of our stand-in for Daraja, and no promise of ours: the sample leaves them to `make test-all`.
+# These tests are about the simulator, not the service, so only `make test-all` runs them.
 pytestmark = pytest.mark.whole
 
 
@@ -43,7 +42,7 @@ def client(probe: Probe) -> Iterator[MpesaHttpClient]:
 
 @pytest.fixture
 def tokens(probe: Probe, client: MpesaHttpClient) -> TokenManager:
-    """mpesakit's own way to a token."""
+    """mpesakit's own token manager."""
     return TokenManager(
         consumer_key=probe.settings["DARAJA_CONSUMER_KEY"],
         consumer_secret=probe.settings["DARAJA_CONSUMER_SECRET"],
@@ -52,7 +51,7 @@ def tokens(probe: Probe, client: MpesaHttpClient) -> TokenManager:
 
 
 def push_request(probe: Probe) -> StkPushSimulateRequest:
-    """A push in mpesakit's words; it makes the password itself."""
+    """A push as mpesakit sends it, with the password that it computes."""
     return StkPushSimulateRequest(
         BusinessShortCode=int(probe.settings["DARAJA_SHORTCODE"]),
         Passkey=probe.settings["DARAJA_PASSKEY"],
@@ -68,7 +67,7 @@ def push_request(probe: Probe) -> StkPushSimulateRequest:
 
 
 def payout(probe: Probe) -> dict[str, object]:
-    """What mpesakit's requests for money out have in common."""
+    """The common fields of mpesakit's payout requests."""
     return {
         "SecurityCredential": probe.credential(),
         "Amount": 1500,
@@ -80,12 +79,12 @@ def payout(probe: Probe) -> dict[str, object]:
 
 
 async def test_mpesakit_gets_a_token(tokens: TokenManager) -> None:
-    """Of the recorded length."""
+    """It has the recorded length."""
     assert len(await asyncio.to_thread(tokens.get_token)) == 28
 
 
 async def test_mpesakit_recognises_wrong_keys(client: MpesaHttpClient) -> None:
-    """By the empty body that it makes a case of."""
+    """It has a special case for the empty body."""
     tokens = TokenManager(consumer_key="wrong", consumer_secret="wrong", http_client=client)
     with pytest.raises(MpesaApiException) as caught:
         await asyncio.to_thread(tokens.get_token)
@@ -95,7 +94,7 @@ async def test_mpesakit_recognises_wrong_keys(client: MpesaHttpClient) -> None:
 async def test_mpesakit_pushes_queries_and_reads_the_callback(
     probe: Probe, client: MpesaHttpClient, tokens: TokenManager
 ) -> None:
-    """All three by its own models, and the ledger agrees."""
+    """With its own models for all three. The ledger agrees."""
     stk = StkPush(http_client=client, token_manager=tokens)
     pushed = await asyncio.to_thread(stk.push, push_request(probe))
     assert pushed.is_successful()
@@ -113,7 +112,7 @@ async def test_mpesakit_pushes_queries_and_reads_the_callback(
     assert (answer.is_successful(), str(answer.ResultCode)) == (True, "0")
 
 
-async def test_mpesakit_pays_a_line(
+async def test_mpesakit_pays_a_phone_number(
     probe: Probe, client: MpesaHttpClient, tokens: TokenManager
 ) -> None:
     """By B2C version 3."""
@@ -135,7 +134,7 @@ async def test_mpesakit_pays_a_line(
 async def test_mpesakit_pays_a_paybill_and_reads_the_result(
     probe: Probe, client: MpesaHttpClient, tokens: TokenManager
 ) -> None:
-    """Its model takes our B2B result as it is."""
+    """Its model accepts our B2B result unchanged."""
     request = BusinessPayBillRequest(
         Initiator=probe.settings["DARAJA_INITIATOR_NAME"],
         PartyB=888880,
@@ -156,7 +155,7 @@ async def test_mpesakit_pays_a_paybill_and_reads_the_result(
 async def test_mpesakit_pays_a_till(
     probe: Probe, client: MpesaHttpClient, tokens: TokenManager
 ) -> None:
-    """It sends RecieverIdentifierType 4, which is taken unless switched off."""
+    """It sends RecieverIdentifierType 4, which is accepted by default."""
     request = BusinessBuyGoodsRequest(
         Initiator=probe.settings["DARAJA_INITIATOR_NAME"],
         PartyB=555123,
@@ -171,10 +170,10 @@ async def test_mpesakit_pays_a_till(
     assert probe.simulator.ledger.count("PO772") == 1
 
 
-async def test_mpesakit_asks_for_a_transaction(
+async def test_mpesakit_sends_a_status_inquiry(
     probe: Probe, client: MpesaHttpClient, tokens: TokenManager
 ) -> None:
-    """By OriginalConversationID, the documents' name."""
+    """By OriginalConversationID, the documentation's name."""
     await probe.b2c(OriginatorConversationID="payout-1")
     await probe.simulator.idle()
     common = payout(probe)

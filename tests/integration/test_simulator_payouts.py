@@ -1,4 +1,4 @@
-"""The simulator's money out and the questions about it, over real HTTP (daraja.md §4, §5, §6.1)."""
+"""The simulator's payouts and inquiries about them, over HTTP (daraja.md §4, §5, §6.1)."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ import pytest
 
 from tests.simulator.probe import Probe
 
-# Of our stand-in for Daraja, and no promise of ours: the sample leaves them to `make test-all`.
+# These tests are about the simulator, not the service, so only `make test-all` runs them.
 pytestmark = pytest.mark.whole
 
 
 async def only_result(probe: Probe) -> dict[str, Any]:
-    """The one Result that came, once nothing more can come."""
+    """Wait until no result is pending, and return the only one."""
     await probe.simulator.idle()
     (received,) = probe.receiver.received
     result: dict[str, Any] = received.body["Result"]
@@ -19,15 +19,15 @@ async def only_result(probe: Probe) -> dict[str, Any]:
 
 
 def parameters(result: dict[str, Any]) -> dict[str, object]:
-    """The parameters by key; the last of a repeated one."""
+    """Return the parameters by key, the last one of a repeated key."""
     items = result["ResultParameters"]["ResultParameter"]
     return {item["Key"]: item.get("Value") for item in items}
 
 
 class TestB2C:
-    """Payouts to a line (§4)."""
+    """Payouts to a phone number (§4)."""
 
-    async def test_a_payout_moves_money_once_and_is_told_once(self, probe: Probe) -> None:
+    async def test_a_payout_moves_money_once_with_one_result(self, probe: Probe) -> None:
         """Acknowledgement, result and ledger agree."""
         answer = await probe.b2c(OriginatorConversationID="payout-000017-a1")
         assert answer.status == 200
@@ -46,9 +46,7 @@ class TestB2C:
         assert movement.receipt == result["TransactionID"]
 
     async def test_a_result_may_name_an_id_of_daraja_s_own_making(self, probe: Probe) -> None:
-        """As the portal's own sample does (§4.3), or the id of another payment; the conversation
-        is the true one.
-        """
+        """As in the portal's sample (§4.3), or another payment's id. ConversationID is true."""
         probe.simulator.scenario("result_names_another_id", api="b2c", times=1)
         first = (await probe.b2c(OriginatorConversationID="first")).body
         result = await only_result(probe)
@@ -61,7 +59,7 @@ class TestB2C:
         await probe.b2c(OriginatorConversationID="second")
         assert (await only_result(probe))["OriginatorConversationID"] == "first"
 
-    async def test_a_receipt_may_stand_under_the_name_of_the_amount(self, probe: Probe) -> None:
+    async def test_a_receipt_may_be_under_the_name_of_the_amount(self, probe: Probe) -> None:
         """An independent server was seen to do so (§4.3)."""
         probe.simulator.scenario("receipt_under_amount", api="b2c", times=1)
         await probe.b2c(OriginatorConversationID="p1")
@@ -71,7 +69,7 @@ class TestB2C:
         assert told == [1500, result["TransactionID"]]
 
     async def test_a_repeated_id_is_refused_and_pays_nothing(self, probe: Probe) -> None:
-        """For good, and whatever became of the first (§4.2)."""
+        """For ever, and after any outcome of the first call (§4.2)."""
         body = probe.b2c_body()
         assert (await probe.call("/mpesa/b2c/v3/paymentrequest", body)).status == 200
         for _ in range(2):
@@ -80,8 +78,8 @@ class TestB2C:
             await probe.simulator.idle()
         assert probe.simulator.ledger.count(str(body["OriginatorConversationID"])) == 1
 
-    async def test_a_failed_payout_uses_its_id_up(self, probe: Probe) -> None:
-        """The processor looks for duplicates first."""
+    async def test_a_failed_payout_uses_up_its_id(self, probe: Probe) -> None:
+        """Daraja checks for duplicates first."""
         probe.simulator.scenario("insufficient_funds", times=1)
         await probe.b2c(OriginatorConversationID="p1")
         assert (await only_result(probe))["ResultCode"] == 1
@@ -89,7 +87,7 @@ class TestB2C:
         assert not probe.simulator.ledger.movements
 
     async def test_a_repeated_id_may_be_refused_by_result_15(self, probe: Probe) -> None:
-        """The other form of the same refusal; the first payment stays what it was."""
+        """The other form of the same refusal. The first payment does not change."""
         probe.simulator.switches.change({"duplicate_ocid": "async"})
         await probe.b2c(OriginatorConversationID="p1")
         await probe.simulator.idle()
@@ -101,7 +99,7 @@ class TestB2C:
     async def test_wrong_credentials_end_as_2001_and_then_lock_the_initiator(
         self, probe: Probe
     ) -> None:
-        """Accepted all the same, and after three even the right one gets 8006 (§4.5)."""
+        """The call is accepted. After three, even the right credential gets 8006 (§4.5)."""
         for _ in range(3):
             assert (await probe.b2c(SecurityCredential=probe.credential("wrong"))).status == 200
         assert (await probe.b2c()).status == 200
@@ -111,7 +109,7 @@ class TestB2C:
         assert not probe.simulator.ledger.movements
 
     async def test_a_credential_that_is_no_ciphertext_ends_as_2001(self, probe: Probe) -> None:
-        """Nothing is said about why."""
+        """The result gives no reason."""
         assert (await probe.b2c(SecurityCredential="not base64!")).status == 200
         assert (await only_result(probe))["ResultCode"] == 2001
 
@@ -124,7 +122,7 @@ class TestB2C:
             ({"PartyB": "254211000111"}, "SFC_IC0003"),
         ],
     )
-    async def test_what_is_found_out_later_is_told_by_result(
+    async def test_a_refusal_after_acceptance_is_delivered_as_a_result(
         self, probe: Probe, changes: dict[str, object], code: object
     ) -> None:
         """The call itself was accepted (§4.6)."""
@@ -152,7 +150,7 @@ class TestB2C:
         ],
     )
     async def test_a_missing_field_is_named(self, probe: Probe, field: str) -> None:
-        """At once, and the id is not used up."""
+        """At once, and the id is still unused."""
         answer = await probe.b2c(**{"OriginatorConversationID": "p1", field: None})
         assert answer.error == (400, "400.002.02", f"Bad Request - Invalid {field}")
         assert (await probe.b2c(OriginatorConversationID="p1")).status == 200
@@ -182,7 +180,7 @@ class TestB2B:
     async def test_a_business_is_paid_and_the_codes_are_strings(
         self, probe: Probe, changes: dict[str, object]
     ) -> None:
-        """Success has strings where failure has numbers."""
+        """A success has strings, and a failure has numbers."""
         answer = await probe.b2b(AccountReference="PO771", **changes)
         result = await only_result(probe)
         assert (result["ResultType"], result["ResultCode"]) == ("0", "0")
@@ -223,7 +221,7 @@ class TestB2B:
 
 
 class TestTransactionStatus:
-    """What became of a payment (§6.1)."""
+    """Transaction Status (§6.1)."""
 
     @pytest.mark.parametrize("name", ["OriginalConversationID", "OriginatorConversationID"])
     async def test_a_payout_is_found_under_either_name_of_its_id(
@@ -269,7 +267,7 @@ class TestTransactionStatus:
     async def test_the_state_is_what_it_is_now(
         self, probe: Probe, scenario: str, status: str
     ) -> None:
-        """In flight is not final, and a failure is named."""
+        """A payment in flight is not final, and a failed one is Failed."""
         probe.simulator.scenario(scenario, api="b2c", params={"seconds": 600})
         paid = (await probe.b2c(OriginatorConversationID="p1")).body["ConversationID"]
         if status == "Failed":
@@ -280,8 +278,8 @@ class TestTransactionStatus:
         found = parameters(received.body["Result"])
         assert (found["TransactionStatus"], found["ConversationID"]) == (status, paid)
 
-    async def test_a_question_with_a_wrong_credential_ends_as_2001(self, probe: Probe) -> None:
-        """It counts towards the lock like any other."""
+    async def test_an_inquiry_with_a_wrong_credential_ends_as_2001(self, probe: Probe) -> None:
+        """It counts for the lock too."""
         await probe.status(
             OriginatorConversationID="p1", SecurityCredential=probe.credential("wrong")
         )

@@ -1,7 +1,7 @@
-"""Which calls use an OriginatorConversationID up in the simulator, over real HTTP (daraja.md §4.2).
+"""The calls that use up an OriginatorConversationID in the simulator, over HTTP (daraja.md §4.2).
 
-The service rests on this: a payout of unknown outcome may be sent again under its id, and then pays
-at most once.
+The service depends on this: it may send a withdrawal of unknown outcome again with the same id, and
+the withdrawal then pays at most once.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import pytest
 
 from tests.simulator.probe import Probe, eventually
 
-# Of our stand-in for Daraja, and no promise of ours: the sample leaves them to `make test-all`.
+# These tests are about the simulator, not the service, so only `make test-all` runs them.
 pytestmark = pytest.mark.whole
 
 PATH = "/mpesa/b2c/v3/paymentrequest"
@@ -23,14 +23,14 @@ LOST = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 
 
 async def send(probe: Probe, body: dict[str, object]) -> None:
-    """A payout whose answer may be lost, and all that comes of it."""
+    """Send a payout, whose answer may be lost, and wait until it has ended."""
     with contextlib.suppress(*LOST):
         await probe.call(PATH, body)
     await probe.simulator.idle()
 
 
 async def result_of_question(probe: Probe, originator_id: str) -> Any:
-    """What Transaction Status says of it."""
+    """Return the answer of Transaction Status about it."""
     probe.receiver.received.clear()
     await probe.status(OriginatorConversationID=originator_id)
     await probe.simulator.idle()
@@ -59,7 +59,7 @@ async def result_of_question(probe: Probe, originator_id: str) -> Any:
 async def test_a_call_without_effect_leaves_no_trace(
     probe: Probe, scenario: str, params: dict[str, object]
 ) -> None:
-    """Daraja knows of no transaction, and the same id pays once it gets through."""
+    """Daraja has no transaction, and the same id pays when a call succeeds."""
     probe.simulator.scenario(scenario, api="b2c", times=1, params=params)
     body = probe.b2c_body(OriginatorConversationID="p1")
     await send(probe, body)
@@ -75,7 +75,7 @@ async def test_a_call_without_effect_leaves_no_trace(
 
 
 async def test_a_refused_connection_leaves_no_trace(probe: Probe) -> None:
-    """Nothing was even read."""
+    """No byte was read."""
     body = probe.b2c_body(OriginatorConversationID="p1")
     probe.simulator.close_listener()
     with pytest.raises(LOST):
@@ -84,8 +84,8 @@ async def test_a_refused_connection_leaves_no_trace(probe: Probe) -> None:
     assert (await probe.call(PATH, body)).status == 200
 
 
-async def test_a_request_that_broke_off_leaves_no_trace(probe: Probe) -> None:
-    """Though all of its body had come, only its end was still expected."""
+async def test_an_aborted_request_leaves_no_trace(probe: Probe) -> None:
+    """Its body had arrived, and only its end was missing."""
     body = probe.b2c_body(OriginatorConversationID="p1")
     content = json.dumps(body).encode()
     head = (
@@ -121,7 +121,7 @@ async def test_a_request_that_broke_off_leaves_no_trace(probe: Probe) -> None:
             "system_busy",
             {"act": True},
             1,
-        ),  # not what "busy" means, so the client would be right to complain
+        ),  # contradicts the meaning of "busy"
         ("lost_callback", {}, 1),
         ("insufficient_funds", {}, 0),
         ("unknown_code", {}, 0),
@@ -130,10 +130,10 @@ async def test_a_request_that_broke_off_leaves_no_trace(probe: Probe) -> None:
         ("timeout_message_only", {}, 0),
     ],
 )
-async def test_an_accepted_call_uses_its_id_up(
+async def test_an_accepted_call_uses_up_its_id(
     probe: Probe, scenario: str, params: dict[str, object], payments: int
 ) -> None:
-    """Whatever became of it, and however often it is sent again."""
+    """After any outcome, and after any number of resends."""
     probe.simulator.scenario(scenario, api="b2c", times=1, params=params)
     body = probe.b2c_body(OriginatorConversationID="p1")
     await send(probe, body)
@@ -153,10 +153,10 @@ async def test_an_accepted_call_uses_its_id_up(
         {"PartyB": "254211000111"},
     ],
 )
-async def test_a_call_that_is_refused_after_it_was_accepted_uses_its_id_up(
+async def test_a_call_that_is_refused_after_acceptance_uses_up_its_id(
     probe: Probe, changes: dict[str, object]
 ) -> None:
-    """The duplicate check comes first: correcting the request does not help."""
+    """The duplicate check comes first, so a corrected request is refused too."""
     await send(probe, probe.b2c_body(OriginatorConversationID="p1", **changes))
     assert probe.receiver.received[0].body["Result"]["ResultCode"] in {2001, 2, "SFC_IC0003"}
     answer = await probe.b2c(OriginatorConversationID="p1")
@@ -164,8 +164,8 @@ async def test_a_call_that_is_refused_after_it_was_accepted_uses_its_id_up(
     assert not probe.simulator.ledger.movements
 
 
-async def test_a_shortcode_has_its_own_ids(probe: Probe) -> None:
-    """Another's use up none of ours, and cannot be asked about (§4.2)."""
+async def test_each_short_code_has_its_own_ids(probe: Probe) -> None:
+    """Another short code uses up none of its ids, and inquiries cannot find them (§4.2)."""
     await send(probe, probe.b2c_body(OriginatorConversationID="p1", PartyA="600111"))
     assert probe.receiver.received[0].body["Result"]["ResultCode"] == 2028
     assert (await result_of_question(probe, "p1"))["ResultCode"] == "SFC_IC0003"
@@ -178,7 +178,7 @@ async def test_a_shortcode_has_its_own_ids(probe: Probe) -> None:
 
 
 async def test_a_repeat_while_the_first_is_under_way_is_a_duplicate(probe: Probe) -> None:
-    """From the moment that it was accepted."""
+    """From the moment of its acceptance."""
     probe.simulator.scenario("slow_result", api="b2c", params={"seconds": 600}, times=1)
     assert (await probe.b2c(OriginatorConversationID="p1")).status == 200
     assert (await probe.b2c(OriginatorConversationID="p1")).error[1] == "500.002.1001"

@@ -1,4 +1,4 @@
-"""The simulator's scenarios: what goes wrong on request, and what may not go wrong with it."""
+"""The simulator's scenarios: each fault, and the things that it must not change."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,14 +8,14 @@ import pytest
 
 from tests.simulator.probe import Probe, eventually
 
-# Of our stand-in for Daraja, and no promise of ours: the sample leaves them to `make test-all`.
+# These tests are about the simulator, not the service, so only `make test-all` runs them.
 pytestmark = pytest.mark.whole
 
 CUT = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 
 
 class TestConnections:
-    """What a client cannot tell apart: before and after acting."""
+    """Cuts before and after acting, which a client cannot distinguish."""
 
     @pytest.mark.parametrize(
         ("scenario", "payments", "callbacks"),
@@ -28,7 +28,7 @@ class TestConnections:
     async def test_the_connection_is_cut(
         self, probe: Probe, scenario: str, payments: int, callbacks: int
     ) -> None:
-        """The ledger alone says whether the payment was made."""
+        """Only the ledger shows whether the payment was made."""
         probe.simulator.scenario(scenario, api="stk", times=1)
         with pytest.raises(CUT):
             await probe.stk()
@@ -40,7 +40,7 @@ class TestConnections:
         assert request["bytes_received"] > 0
 
     async def test_a_closed_listener_refuses_and_comes_back_on_its_port(self, probe: Probe) -> None:
-        """Kept connections end too; the control API stays reachable on its own port."""
+        """Idle connections close too. The control API stays reachable on its own port."""
         assert (await probe.stk()).status == 200
         refused = {"scenario": "connection_refused", "params": {"seconds": None}}
         assert (await probe.control("POST", "/scenarios", refused)).body["open"] is False
@@ -65,14 +65,16 @@ class TestConnections:
         await probe.simulator.idle()
         assert len(probe.simulator.ledger.movements) == 1
 
-    async def test_the_caller_on_daraja_s_own_port_is_still_answered(self, probe: Probe) -> None:
-        """Its connection is the last to end."""
+    async def test_a_control_call_on_daraja_s_own_port_is_still_answered(
+        self, probe: Probe
+    ) -> None:
+        """Its connection closes last."""
         answer = await probe.call("/_control/listener", {"open": False}, headers={})
         assert answer.body == {"open": False, "seconds": None}
         with pytest.raises(CUT):
             await probe.fetch_token()
 
-    async def test_a_redirect_leads_nowhere(self, probe: Probe) -> None:
+    async def test_a_redirect_leads_to_no_server(self, probe: Probe) -> None:
         """302 after the payment was made."""
         probe.simulator.scenario("redirect_after_acting")
         answer = await probe.stk()
@@ -82,7 +84,7 @@ class TestConnections:
 
 
 class TestAnswers:
-    """Answers in place of the API's own."""
+    """Answers instead of the API's own."""
 
     @pytest.mark.parametrize(
         ("scenario", "status", "code"),
@@ -102,7 +104,7 @@ class TestAnswers:
     async def test_a_refusal_has_no_effect(
         self, probe: Probe, scenario: str, status: int, code: str
     ) -> None:
-        """Nothing is accepted, and the same id goes through afterwards."""
+        """The call is not accepted, and the same id succeeds later."""
         probe.simulator.scenario(scenario, api="b2c", times=1)
         body = probe.b2c_body()
         answer = await probe.call("/mpesa/b2c/v3/paymentrequest", body)
@@ -128,10 +130,10 @@ class TestAnswers:
             ("html_503", 503, 0),
         ],
     )
-    async def test_an_unreadable_answer_says_nothing_about_the_payment(
+    async def test_an_unreadable_answer_is_no_evidence_about_the_payment(
         self, probe: Probe, scenario: str, status: int, payments: int
     ) -> None:
-        """Some were made and some not; params.act turns each one round."""
+        """Some payments were made and some not. params.act reverses each."""
         for act, expected in ((None, payments), (payments == 0, 1 - payments)):
             await probe.simulator.reset()
             probe.simulator.scenario(scenario, params={} if act is None else {"act": act})
@@ -141,10 +143,10 @@ class TestAnswers:
 
 
 class TestForms:
-    """Facts that the field tells in more than one form."""
+    """Answers that were seen in several forms."""
 
-    async def test_a_refusal_comes_in_other_envelopes_which_carry_no_id(self, probe: Probe) -> None:
-        """Each form is drawn in time, by the seed, and the same again under the same seed."""
+    async def test_a_refusal_comes_in_other_envelopes_without_an_id(self, probe: Probe) -> None:
+        """Every form is drawn at some time, and the same forms again under the same seed."""
         drawn: list[list[tuple[int, str]]] = []
         for seed in (1, 1, 2):
             await probe.simulator.reset()
@@ -165,10 +167,10 @@ class TestForms:
         probe.simulator.scenario("our_field_refused", params={"form": "CallBackURL"})
         assert (await probe.stk()).error == (400, "400.002.02", "Bad Request - Invalid CallBackURL")
 
-    async def test_an_independent_server_takes_an_amount_only_as_a_string(
+    async def test_an_independent_server_accepts_an_amount_only_as_a_string(
         self, probe: Probe
     ) -> None:
-        """Daraja itself takes both, and so does the simulator without this scenario."""
+        """Daraja accepts both, and so does the simulator without this scenario."""
         assert (await probe.b2c(Amount=1500)).status == 200
         probe.simulator.scenario("number_refused")
         refused = await probe.b2c(Amount=1500)
@@ -178,8 +180,8 @@ class TestForms:
         assert len(probe.simulator.ledger.movements) == 2
 
     @pytest.mark.parametrize("text", ["a@b", "No#1", "tea & co"])
-    async def test_special_characters_fail_without_a_word(self, probe: Probe, text: str) -> None:
-        """The call is accepted, and nothing follows."""
+    async def test_special_characters_fail_without_an_error(self, probe: Probe, text: str) -> None:
+        """The call is accepted, but no result follows."""
         probe.simulator.scenario("special_characters_fail")
         assert (await probe.b2c(Remarks=text)).status == 200
         assert (await probe.stk(TransactionDesc=text)).status == 200
@@ -192,7 +194,7 @@ class TestForms:
 
 
 class TestOutcomes:
-    """What a result says."""
+    """The content of results."""
 
     @pytest.mark.parametrize(
         ("scenario", "code"),
@@ -207,7 +209,7 @@ class TestOutcomes:
     async def test_a_failed_deposit_moves_nothing(
         self, probe: Probe, scenario: str, code: int
     ) -> None:
-        """The callback has a number and no metadata, the query the same number as a string."""
+        """The callback has the code as a number and no metadata, the query has it as a string."""
         probe.simulator.scenario(scenario)
         checkout = (await probe.stk()).body["CheckoutRequestID"]
         await probe.simulator.idle()
@@ -229,7 +231,7 @@ class TestOutcomes:
         assert (await probe.query(checkout)).body["ResultCode"] == "0"
 
     async def test_a_result_may_come_three_times_or_never(self, probe: Probe) -> None:
-        """Money moves once either way."""
+        """Money moves once in both cases."""
         probe.simulator.scenario("duplicate_callbacks", times=1)
         await probe.stk()
         await probe.simulator.idle()
@@ -241,7 +243,7 @@ class TestOutcomes:
         assert len(probe.simulator.ledger.movements) == 2
 
     async def test_a_result_may_come_before_the_answer(self, probe: Probe) -> None:
-        """The receiver has it when the answer arrives."""
+        """The receiver has the result when the answer arrives."""
         probe.simulator.scenario("callback_before_answer")
         assert (await probe.stk()).status == 200
         assert len(probe.receiver.received) == 1
@@ -249,7 +251,7 @@ class TestOutcomes:
     async def test_a_timeout_message_echoes_the_request_and_a_result_may_follow(
         self, probe: Probe
     ) -> None:
-        """The echo holds the credential, which a receiver has to replace (§4.4)."""
+        """The echo has the credential, which a receiver must replace (§4.4)."""
         probe.simulator.scenario("timeout_message", times=1)
         body = probe.b2c_body()
         await probe.call("/mpesa/b2c/v3/paymentrequest", body)
@@ -264,7 +266,7 @@ class TestOutcomes:
         assert len(probe.simulator.ledger.movements) == 1
 
     async def test_results_vary_in_shape(self, probe: Probe) -> None:
-        """Strings for numbers, other amounts, missing parts."""
+        """Strings instead of numbers, other amounts, missing parts."""
         expected: dict[str, Callable[[Any], bool]] = {
             "string_codes": lambda c: c["ResultCode"] == "0",
             "string_date": lambda c: isinstance(items(c)["TransactionDate"], str),
@@ -282,8 +284,10 @@ class TestOutcomes:
             assert holds(probe.receiver.received[0].body["Body"]["stkCallback"]), name
         assert {m.amount for m in probe.simulator.ledger.movements} == {250}
 
-    async def test_a_receiver_s_error_is_noted_and_not_repeated(self, probe: Probe) -> None:
-        """Delivery is once (§8.3)."""
+    async def test_a_receiver_s_error_is_recorded_and_nothing_is_sent_again(
+        self, probe: Probe
+    ) -> None:
+        """A result is delivered once (§8.3)."""
         probe.receiver.answer_status = 500
         await probe.stk()
         await probe.simulator.idle()
@@ -292,5 +296,5 @@ class TestOutcomes:
 
 
 def items(callback: Any) -> dict[str, Any]:
-    """Metadata by name."""
+    """Return the metadata by name."""
     return {item["Name"]: item.get("Value") for item in callback["CallbackMetadata"]["Item"]}

@@ -194,18 +194,20 @@ class StkQuery:
             return envelope("query_unknown", self._ids)
         if random.random() < self._switches.stray_500:
             return envelope("stray_500", self._ids)
-        told = self._reported_ids(payment, choice)
+        reported_ids = self._reported_ids(payment, choice)
         scenario_code = self._scenario_code(payment, choice)
         if scenario_code is not None:
             return query_result(
-                *told,
+                *reported_ids,
                 str(scenario_code),
                 find_text(QUERY_TEXTS, scenario_code, as_text(choice.params.get("desc"))),
             )
         if choice.has("in_flight_a") or payment.outcome is None:
-            return self._in_flight(told, "A" if choice.has("in_flight_a") else None)
+            return self._in_flight(reported_ids, "A" if choice.has("in_flight_a") else None)
         code = payment.outcome.code
-        return query_result(*told, str(code), find_text(QUERY_TEXTS, code, payment.outcome.desc))
+        return query_result(
+            *reported_ids, str(code), find_text(QUERY_TEXTS, code, payment.outcome.desc)
+        )
 
     def _scenario_code(self, payment: Payment, choice: Choice) -> Code | None:
         """Return the code that a scenario puts in place of the true one, or None."""
