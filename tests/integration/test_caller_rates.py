@@ -29,7 +29,7 @@ async def test_a_burst_may_come_at_once_and_no_more(redis: RedisClient) -> None:
     assert all(0 < wait <= 1000 for wait in waits if wait)
 
 
-async def test_the_first_to_ask_are_the_first_served(redis: RedisClient) -> None:
+async def test_requests_are_served_in_their_order(redis: RedisClient) -> None:
     waits = await asked(CallerRates(redis), 8)
     assert [wait == 0 for wait in waits] == [True] * 5 + [False] * 3
 
@@ -48,7 +48,7 @@ async def test_each_caller_has_a_bucket_of_its_own(redis: RedisClient) -> None:
     assert (await asked(rates, 5, "modest")).count(0) == 5
 
 
-async def test_a_refused_request_takes_nothing(redis: RedisClient) -> None:
+async def test_a_refused_request_is_not_charged(redis: RedisClient) -> None:
     """Whoever keeps asking is not locked out for longer by it."""
     rates = CallerRates(redis)
     await asked(rates, 5)
@@ -57,14 +57,14 @@ async def test_a_refused_request_takes_nothing(redis: RedisClient) -> None:
     assert await rates.charge("somebody", SLOW) <= first
 
 
-async def test_what_is_given_back_may_be_taken_again(redis: RedisClient) -> None:
+async def test_a_refunded_request_can_be_charged_again(redis: RedisClient) -> None:
     rates = CallerRates(redis)
     await asked(rates, 5)
     await asyncio.gather(rates.refund("somebody", SLOW), rates.refund("somebody", SLOW))
     assert (await asked(rates, 5)).count(0) == 2
 
 
-async def test_giving_back_never_makes_the_burst_larger(redis: RedisClient) -> None:
+async def test_a_refund_never_makes_the_burst_larger(redis: RedisClient) -> None:
     """Also what was never taken."""
     rates = CallerRates(redis)
     await rates.charge("somebody", SLOW)
@@ -74,7 +74,7 @@ async def test_giving_back_never_makes_the_burst_larger(redis: RedisClient) -> N
     assert (await asked(rates, 9)).count(0) == 5
 
 
-async def test_who_waited_as_long_as_told_is_served(redis: RedisClient) -> None:
+async def test_a_caller_that_waited_the_given_time_is_served(redis: RedisClient) -> None:
     rates, quick = CallerRates(redis), CallerLimits(requests_per_second=50, burst=1)
     for _ in range(5):
         while not (told := await rates.charge("a caller", quick)):
@@ -83,12 +83,12 @@ async def test_who_waited_as_long_as_told_is_served(redis: RedisClient) -> None:
         assert await rates.charge("a caller", quick) == 0
 
 
-async def test_who_has_no_limit_costs_redis_nothing(redis: RedisClient) -> None:
+async def test_a_caller_without_a_limit_sends_nothing_to_redis(redis: RedisClient) -> None:
     assert await asked(CallerRates(redis), 20, limits=CallerLimits()) == [0] * 20
     assert await redis.keys("*rate:*") == []
 
 
-async def test_what_is_kept_shows_no_caller_and_does_not_stay(redis: RedisClient) -> None:
+async def test_the_keys_show_no_caller_and_expire(redis: RedisClient) -> None:
     await CallerRates(redis).charge(
         "23:https://issuer.example/user-1", CallerLimits(requests_per_second=10, burst=10)
     )
@@ -97,7 +97,7 @@ async def test_what_is_kept_shows_no_caller_and_does_not_stay(redis: RedisClient
     assert 0 < await redis.pttl(name) <= 2_100
 
 
-async def test_without_redis_nobody_can_tell(redis_of_run: RedisServer) -> None:
+async def test_without_redis_a_charge_raises(redis_of_run: RedisServer) -> None:
     client = connect("redis://127.0.0.1:1/0", client_name="mkwanja-test")
     try:
         with pytest.raises(QueueUnavailable):
@@ -107,7 +107,7 @@ async def test_without_redis_nobody_can_tell(redis_of_run: RedisServer) -> None:
 
 
 @pytest.mark.parametrize("burst", [1, 3])
-async def test_a_rate_whose_interval_is_no_whole_number_serves_its_whole_burst(
+async def test_a_rate_with_a_fractional_interval_serves_its_whole_burst(
     redis: RedisClient, burst: int
 ) -> None:
     """A time of today has a quarter of a microsecond as its smallest part, by which a sum may be

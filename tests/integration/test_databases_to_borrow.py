@@ -40,7 +40,7 @@ async def test_the_next_borrower_finds_no_row_and_every_brake(lent: DatabasesToB
         await store.finalized()
 
 
-async def test_the_planner_knows_nothing_of_rows_that_are_gone(lent: DatabasesToBorrow) -> None:
+async def test_the_planner_has_no_statistics_of_deleted_rows(lent: DatabasesToBorrow) -> None:
     known = "SELECT count(*) FROM pg_stats WHERE schemaname = 'mkwanja'"
     async with lent.borrow() as url, Store(url) as store:
         await store.finalized()

@@ -62,14 +62,14 @@ async def fill(server: RedisServer) -> None:
                 return
 
 
-async def test_what_a_send_needs_goes_on(full: RedisClient) -> None:
+async def test_the_parts_that_a_send_needs_work_on_a_full_redis(full: RedisClient) -> None:
     for _ in range(20):
         for name in NEEDED_BY_A_SEND:
             await USES[name](full)
     assert full.faults.report == "ok"
 
 
-async def test_what_a_send_does_not_need_is_refused_and_named_full(full: RedisClient) -> None:
+async def test_other_writes_to_a_full_redis_are_refused_as_full(full: RedisClient) -> None:
     for name in REFUSED:
         with pytest.raises(QueueUnavailable):
             await USES[name](full)
@@ -78,7 +78,7 @@ async def test_what_a_send_does_not_need_is_refused_and_named_full(full: RedisCl
     assert full.faults.kinds == [FaultKind.FULL]  # what may run all the same proves nothing
 
 
-async def test_a_worker_takes_the_steps_that_redis_refuses_to_queue(
+async def test_a_worker_runs_the_steps_that_redis_refuses_to_queue(
     full: RedisClient, server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So many at once, each payment once at a time; and it queues again when Redis has room."""
@@ -114,7 +114,7 @@ async def test_a_worker_takes_the_steps_that_redis_refuses_to_queue(
     assert await here.room() > 5
 
 
-async def test_a_worker_takes_no_step_itself_while_redis_is_away(
+async def test_a_worker_runs_no_step_itself_while_redis_is_away(
     full: RedisClient, server: RedisServer
 ) -> None:
     """Without the common rate it could not send; and with a wrong password neither."""
@@ -134,7 +134,7 @@ async def test_a_worker_takes_no_step_itself_while_redis_is_away(
     assert taken == []
 
 
-async def test_a_full_redis_that_has_room_again_is_full_no_more(
+async def test_the_fault_ends_when_a_full_redis_has_room_again(
     full: RedisClient, server: RedisServer
 ) -> None:
     with pytest.raises(QueueUnavailable):

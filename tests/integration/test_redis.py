@@ -66,7 +66,7 @@ class TestWakeups:
         await queue.wake([payment_id, payment_id])
         assert await jobs(redis) == [(STEP_JOB, [str(payment_id)], {})] * 4
 
-    async def test_arq_itself_runs_it(self, redis: RedisClient) -> None:
+    async def test_arq_runs_our_job(self, redis: RedisClient) -> None:
         """With our deserializer, as the worker process does."""
         woken: list[str] = []
 
@@ -92,7 +92,7 @@ class TestWakeups:
         assert sorted(woken) == sorted(map(str, payments))
         assert await redis.zcard(QUEUE) == 0
 
-    async def test_while_the_workers_are_behind_only_a_few_are_added_and_those_in_front(
+    async def test_with_a_long_queue_only_a_few_wake_ups_are_added_in_front(
         self, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The queue holds their work already; whose wake-up was lost still gets a turn."""
@@ -108,7 +108,7 @@ class TestWakeups:
         ahead = {arguments[0] for _, arguments, _ in (await jobs(redis))[:22]}
         assert ahead >= set(map(str, forgotten))
 
-    async def test_a_full_queue_keeps_the_sweeper_s_wake_ups_and_not_the_flood_s(
+    async def test_a_full_queue_accepts_the_sweepers_wake_ups_but_not_a_floods(
         self, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A flood finds no place, and leaves nothing in Redis.
@@ -141,11 +141,11 @@ class TestWakeups:
 class TestBell:
     """A hint, at most once by itself."""
 
-    async def test_without_a_subscriber_it_rings_all_the_same(self, redis: RedisClient) -> None:
+    async def test_an_event_is_published_without_a_subscriber(self, redis: RedisClient) -> None:
         """Who comes later reads the payment."""
         await RedisBell(redis).ring(an_announcement())
 
-    async def test_it_is_heard_on_the_channel_of_all_and_on_the_payment_s_own_byte_for_byte(
+    async def test_an_event_is_published_on_both_channels_byte_for_byte(
         self, redis: RedisClient
     ) -> None:
         """Also when many ring at once."""
@@ -185,7 +185,7 @@ class TestReplays:
         assert await replays.read("3:isssuborder", "-42", now=NOW) is None
         assert not [name for name in await redis.keys() if b"order" in name or b"sub" in name]
 
-    async def test_many_at_once_get_each_its_own(self, redis: RedisClient) -> None:
+    async def test_concurrent_reads_get_their_own_copies(self, redis: RedisClient) -> None:
         """They share round trips, not answers."""
         replays = Replays(redis)
         copies = [
@@ -202,7 +202,7 @@ class TestReplays:
         )
         assert read == copies
 
-    async def test_past_its_time_there_is_no_copy(self, redis: RedisClient) -> None:
+    async def test_an_expired_copy_is_not_returned(self, redis: RedisClient) -> None:
         """By the reader's clock as well as by Redis's own."""
         replays = Replays(redis)
         await replays.write("caller", "key", COPY, NOW + timedelta(hours=1))
@@ -241,7 +241,9 @@ class TestReplays:
             b'{"expires_at": "2999-01-01T00:00:00+00:00"}',
         ],
     )
-    async def test_garbage_is_no_copy(self, redis: RedisClient, garbage: bytes) -> None:
+    async def test_garbage_is_not_returned_as_a_copy(
+        self, redis: RedisClient, garbage: bytes
+    ) -> None:
         """Postgres is asked then."""
         replays = Replays(redis)
         await replays.write("caller", "key", COPY, NOW + timedelta(hours=1))
@@ -271,7 +273,7 @@ class TestRate:
         assert per_second <= passed <= per_second + 1 + per_second * elapsed
         assert all(0 < wait <= 1 for wait in waits if wait)
 
-    async def test_it_recovers_and_a_refused_caller_counted_for_nothing(
+    async def test_the_rate_recovers_and_a_refused_request_is_not_charged(
         self, redis: RedisClient
     ) -> None:
         """After the wait that it names there is room again, however often it was asked in vain."""
@@ -282,7 +284,7 @@ class TestRate:
         await asyncio.sleep(waits[-1] + 0.01)
         assert await rate.charge() == 0
 
-    async def test_two_limits_of_different_names_are_two(self, redis: RedisClient) -> None:
+    async def test_limits_of_different_names_are_independent(self, redis: RedisClient) -> None:
         """Sends do not use up what inquiries may."""
         sends, inquiries = (
             SharedRate(redis, name, per_second=1) for name in ("sends", "inquiries")
@@ -290,7 +292,7 @@ class TestRate:
         assert [await sends.charge(), await inquiries.charge()] == [0, 0]
         assert await sends.charge() > 0
 
-    async def test_flushed_it_begins_anew(self, redis: RedisClient) -> None:
+    async def test_after_a_flush_the_rate_starts_again(self, redis: RedisClient) -> None:
         """Its script included."""
         rate = SharedRate(redis, "rate", per_second=1)
         assert await rate.charge() == 0
@@ -325,7 +327,7 @@ class TestAway:
             await CALLS[call](away)
         await away.aclose(close_connection_pool=True)
 
-    async def test_a_server_that_hangs_is_given_up(self, redis_of_run: Any) -> None:
+    async def test_a_call_to_a_hanging_server_times_out(self, redis_of_run: Any) -> None:
         """Frozen, it takes connections and says nothing; thawed, it is used again."""
         if not redis_of_run.can_be_stopped:
             pytest.skip("REDIS_URL names a server that is not ours to stop")

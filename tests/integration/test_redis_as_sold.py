@@ -46,7 +46,7 @@ class TestWorks:
             assert all(TAG.encode() in name for name in names)
 
     @pytest.mark.parametrize("is_asked_at_start", [True, False])
-    async def test_an_address_that_leads_to_a_replica_of_the_shard_is_left_for_the_primary(
+    async def test_a_connection_to_a_replica_moves_to_the_primary(
         self, is_asked_at_start: bool
     ) -> None:
         """Some hosts sell one name for all servers of a cluster.
@@ -85,7 +85,7 @@ class TestWorks:
         ):
             await assert_every_use_works(client)
 
-    async def test_a_certificate_that_nobody_signed_is_believed_by_its_file(
+    async def test_a_self_signed_certificate_is_accepted_with_its_file(
         self, tmp_path: Path
     ) -> None:
         async with (
@@ -95,9 +95,7 @@ class TestWorks:
         ):
             await assert_every_use_works(client)
 
-    async def test_a_certificate_is_not_checked_if_so_set_and_that_is_logged_once(
-        self, tmp_path: Path
-    ) -> None:
+    async def test_an_unverified_certificate_is_logged_once(self, tmp_path: Path) -> None:
         async with (
             RedisServer() as server,
             tls_before(server, tmp_path, host="another.example") as tls,

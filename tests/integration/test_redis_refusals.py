@@ -101,7 +101,9 @@ class TestRefused:
     """A refusal is no outage: it is named, once, and its end is seen."""
 
     @pytest.mark.parametrize("case", list(REFUSED))
-    async def test_what_redis_refuses_is_named_once_and_until_it_is_mended(self, case: str) -> None:
+    async def test_a_fault_is_logged_once_and_reported_until_it_is_repaired(
+        self, case: str
+    ) -> None:
         settings, is_limited, spoil, mend, use, kind = REFUSED[case]
         async with _server(*settings) as server, Redis.from_url(server.url) as admin:
             if spoil is not None:
@@ -134,7 +136,7 @@ class TestRefused:
                     client.faults.record_success("jobs", is_write=True)
                 assert client.faults.report == "ok"
 
-    async def test_a_primary_that_became_a_replica_is_left_for_where_its_name_points_now(
+    async def test_a_connection_leaves_a_primary_that_became_a_replica(
         self,
     ) -> None:
         """Its connections stay open and refuse every write; the name of the primary leads to
@@ -205,7 +207,7 @@ class TestRefused:
                 await USES["wake"](client)
             assert client.faults.kinds == [kind]
 
-    async def test_a_number_in_cluster_mode_is_named(self) -> None:
+    async def test_a_database_number_in_cluster_mode_is_a_fault(self) -> None:
         async with cluster() as server, client_of(_with(server.url, path="/3")) as client:
             with pytest.raises(QueueUnavailable):
                 await USES["wake"](client)
@@ -234,7 +236,7 @@ class TestRefused:
                     await USES["wake"](client)
             assert client.faults.kinds == [FaultKind.PROTOCOL]
 
-    async def test_a_web_server_is_no_redis(self) -> None:
+    async def test_a_web_server_is_reported_as_a_wrong_protocol(self) -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.read(100)
             writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -247,7 +249,7 @@ class TestRefused:
                 await USES["wake"](client)
             assert client.faults.kinds == [FaultKind.PROTOCOL]
 
-    async def test_sentinels_that_know_no_such_primary_are_named(self) -> None:
+    async def test_sentinels_without_our_primary_are_a_fault(self) -> None:
         async with watched_by_sentinels(count=1) as watched:
             async with client_of(watched.url.replace("/payments/", "/others/")) as client:
                 with pytest.raises(QueueUnavailable):

@@ -74,7 +74,7 @@ async def one(url: str, statement: str) -> Any:
 class TestGivenServers:
     """DATABASE_URL and REDIS_URL replace the servers from the wheels."""
 
-    async def test_postgres_gets_a_database_of_ours_that_goes_with_us(
+    async def test_a_stack_creates_and_drops_its_own_database(
         self, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, folder: Path
     ) -> None:
         """Whatever else is on that server stays as it is."""
@@ -93,7 +93,7 @@ class TestGivenServers:
             ]
         assert database_name(url) not in names
 
-    async def test_postgres_is_used_as_given_where_we_may_create_nothing(
+    async def test_the_given_database_is_used_if_the_role_may_create_none(
         self, postgres: PostgresServer
     ) -> None:
         """A hosted database often allows no more; that is said, not hidden."""
@@ -106,7 +106,7 @@ class TestGivenServers:
             await given.drop_database(url)
         assert await one(url, "SELECT 1") == 1
 
-    async def test_redis_gets_an_empty_number_that_is_ours(
+    async def test_a_stack_reserves_an_empty_redis_number(
         self, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, folder: Path
     ) -> None:
         """Two stacks get two; a number with somebody's keys is neither taken nor flushed."""

@@ -102,7 +102,7 @@ async def _readiness(system: System, url: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-async def test_payments_live_on_redis_as_it_is_sold(kind: str, tmp_path: Path) -> None:
+async def test_payments_work_on_each_kind_of_hosted_redis(kind: str, tmp_path: Path) -> None:
     async with (
         KINDS[kind](tmp_path) as sold,
         a_system(env={"REDIS_URL": sold.url, **sold.env}) as system,
@@ -178,7 +178,7 @@ async def test_several_shards_stop_every_process_with_one_line() -> None:
             assert "Traceback" not in process.log_text()
 
 
-async def test_what_redis_refuses_is_named_once_and_stops_no_acceptance() -> None:
+async def test_a_fault_of_redis_is_logged_once_and_stops_no_acceptance() -> None:
     """A user that may use no key of arq's: no wake-up can be queued, and each payment is paid
     all the same.
     """

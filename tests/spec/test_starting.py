@@ -129,14 +129,14 @@ async def test_missing_settings_stop_a_process_with_one_line(name: str, tmp_path
 
 
 @pytest.mark.parametrize("name", _IMPOSSIBLE)
-async def test_impossible_settings_stop_a_process_with_one_line(name: str, tmp_path: Path) -> None:
+async def test_invalid_settings_stop_a_process_with_one_line(name: str, tmp_path: Path) -> None:
     """The line names every setting that is impossible, and no value that might be a secret."""
     line = await _refusal(name, _IMPOSSIBLE[name], tmp_path)
     assert [setting for setting in _IMPOSSIBLE[name] if setting not in line] == []
     assert _SECRET not in line
 
 
-async def test_missing_and_impossible_settings_are_named_together(tmp_path: Path) -> None:
+async def test_missing_and_invalid_settings_are_named_together(tmp_path: Path) -> None:
     """Whoever sets up a process learns of everything at once; an empty value is a missing one."""
     line = await _refusal("callbacks", {**_SERVERS, "PORT": "0", "CALLBACK_SECRETS": ""}, tmp_path)
     assert "CALLBACK_SECRETS" in line

@@ -43,7 +43,7 @@ async def test_a_loop_that_swallows_a_cancellation_is_cancelled_again() -> None:
     assert stubborn.swallowed == 2
 
 
-async def test_it_ends_also_if_the_one_that_ends_it_is_cancelled() -> None:
+async def test_the_loop_ends_also_if_its_caller_is_cancelled() -> None:
     """The worker cancels its jobs while they end. A loop that went on keeps the process alive."""
     task = asyncio.create_task(Stubborn(2).work())
     await asyncio.sleep(0)
@@ -66,7 +66,7 @@ async def test_a_loop_that_failed_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("version", ["0.27.9", "0.29.0", "0.280.1", "1.0", "0.28"])
-def test_another_version_of_arq_is_refused_by_name(version: str) -> None:
+def test_an_untested_version_of_arq_is_rejected(version: str) -> None:
     with pytest.raises(
         SettingsError,
         match=f"^cannot start; arq {re.escape(version)} is installed, but only 0.28 is tested",
@@ -75,11 +75,11 @@ def test_another_version_of_arq_is_refused_by_name(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["0.28.0", "0.28.1", "0.28.11"])
-def test_repairs_of_the_tested_version_of_arq_are_taken(version: str) -> None:
+def test_patch_releases_of_the_tested_arq_are_accepted(version: str) -> None:
     require_tested_arq(version)
 
 
-def test_an_arq_with_another_name_for_its_fixed_key_is_refused(
+def test_an_arq_with_another_name_for_its_fixed_key_is_rejected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With several names in one transaction Redis in cluster mode refuses keys of different
@@ -90,7 +90,7 @@ def test_an_arq_with_another_name_for_its_fixed_key_is_refused(
         require_tested_arq()
 
 
-async def test_what_every_process_makes_at_start_looks_at_the_version(
+async def test_redis_wakeups_check_the_version_of_arq(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each of the three makes `RedisWakeups` before it is ready."""

@@ -50,7 +50,7 @@ def test_no_file_and_an_empty_file_are_the_defaults(file: Path) -> None:
     assert read_policy(None) == read(file, "") == Policy()
 
 
-def test_everything_can_be_said(file: Path) -> None:
+def test_every_key_of_the_policy_file_is_read(file: Path) -> None:
     policy = read(file, EVERYTHING)
     user, backend = policy.callers[Role.USER], policy.callers[Role.BACKEND]
     assert (user.requests_per_second, user.burst, user.amount_per_day_kes) == (0.5, 10, 700)
@@ -65,7 +65,7 @@ def test_everything_can_be_said(file: Path) -> None:
 
 
 @pytest.mark.parametrize("role", list(Role))
-def test_what_is_said_of_every_caller_holds_for_each_role(file: Path, role: Role) -> None:
+def test_limits_of_every_caller_apply_to_each_role(file: Path, role: Role) -> None:
     limits = read(
         file, "[caller]\nrequests_per_second = 5\nburst = 10\namount_per_day = 700"
     ).callers[role]
@@ -73,19 +73,19 @@ def test_what_is_said_of_every_caller_holds_for_each_role(file: Path, role: Role
 
 
 @pytest.mark.parametrize(("rate", "burst"), [("5", 5), ("2.5", 3), ("0.1", 1)])
-def test_a_rate_without_a_burst_lets_a_seconds_worth_come_at_once(
+def test_a_rate_without_a_burst_has_a_burst_of_one_second(
     file: Path, rate: str, burst: int
 ) -> None:
     assert read(file, f"[caller]\nrequests_per_second = {rate}").callers[Role.USER].burst == burst
 
 
-def test_a_limit_of_nothing_allows_nothing(file: Path) -> None:
+def test_a_limit_of_zero_allows_nothing(file: Path) -> None:
     policy = read(file, "[phone]\ndeposits_per_minute = 0\namount_per_day = 0")
     assert (policy.deposits_per_minute, policy.phone_amount_per_day_kes) == (0, 0)
 
 
 @pytest.mark.parametrize("text", ["", EVERYTHING, '[phone]\namount_per_day = "unlimited"'])
-def test_what_is_printed_means_the_same(file: Path, text: str) -> None:
+def test_a_printed_policy_reads_as_the_same_policy(file: Path, text: str) -> None:
     policy = read(file, text)
     printed = format_policy(policy)
     assert read(file, printed) == policy
@@ -156,7 +156,7 @@ def test_a_number_is_printed_as_a_person_would_write_it(
     assert f"requests_per_second = {printed}" in lines
 
 
-def test_what_holds_for_every_caller_is_printed_so(file: Path) -> None:
+def test_limits_of_both_roles_are_printed_once(file: Path) -> None:
     printed = tomllib.loads(
         format_policy(
             read(file, "[caller]\nrequests_per_second = 5\nburst = 10\namount_per_day = 700")
@@ -222,13 +222,13 @@ def test_all_faults_are_named_at_once(file: Path) -> None:
         read(file, "[caller]\nburst = 0\n[payment]\namount_max = 0")
 
 
-def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_explained(tmp_path: Path) -> None:
     for path, reason in ((tmp_path / "none.toml", "No such file"), (tmp_path, "directory")):
         with pytest.raises(ValueError, match=reason):
             read_policy(path)
 
 
-def test_a_pipe_is_no_file() -> None:
+def test_a_pipe_is_rejected() -> None:
     """A file is read more than once; whoever reads a pipe after the first finds no limits in it,
     or waits for ever.
     """
@@ -243,7 +243,7 @@ def test_a_pipe_is_no_file() -> None:
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"#" * 70_000, b"a = " + b"[" * 60_000])
-def test_what_is_no_text_of_ordinary_size_and_depth_is_refused(file: Path, content: bytes) -> None:
+def test_a_binary_large_or_deep_file_is_rejected(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     with pytest.raises(ValueError, match=r"not UTF-8|larger than|too deeply"):
         read_policy(file)

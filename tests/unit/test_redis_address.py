@@ -32,7 +32,7 @@ from tests.integration.redis_as_sold import self_signed
         ("rediss+sentinel://h1:1/m/0", (("h1", 1),), "m", {"ssl_cert_reqs": "required"}, {"ssl": True}),
     ],
 )  # fmt: skip
-def test_sentinels_are_read(
+def test_a_sentinel_url_is_parsed(
     url: str, hosts: Any, name: str, connection: dict[str, Any], sentinel: dict[str, Any]
 ) -> None:
     address = parse_redis_url(url)
@@ -64,7 +64,7 @@ def test_sentinels_are_read(
         "redis://h1:1,h2:2/0",
     ],
 )
-def test_a_url_that_is_not_understood_is_refused(url: str) -> None:
+def test_an_invalid_redis_url_is_rejected(url: str) -> None:
     with pytest.raises(ValueError, match=r"^(must|has|is)") as caught:
         parse_redis_url(url)
     assert "h1" not in str(caught.value).replace("host:port", "")
@@ -83,7 +83,7 @@ def test_a_url_that_is_not_understood_is_refused(url: str) -> None:
         ("rediss://h?ssl_check_hostname=false", "full", "required", True),
     ],
 )
-def test_the_certificate_is_checked_as_the_setting_says_and_else_the_url(
+def test_the_setting_outranks_the_url_for_certificate_verification(
     url: str, verify: Any, checked: str, host_checked: bool
 ) -> None:
     address = parse_redis_url(url, verify=verify)
@@ -92,7 +92,7 @@ def test_the_certificate_is_checked_as_the_setting_says_and_else_the_url(
     assert address.is_verified is (checked == "required")
 
 
-def test_a_ca_file_is_for_the_server_and_for_the_sentinels(tmp_path: Path) -> None:
+def test_a_ca_file_applies_to_the_server_and_the_sentinels(tmp_path: Path) -> None:
     file, _ = self_signed(tmp_path, "h1")
     address = parse_redis_url("rediss+sentinel://h1/m/0", ca_file=file)
     assert address.sentinels is not None
@@ -121,7 +121,7 @@ def _settings(monkeypatch: Monkey, **values: str) -> CallbackSettings:
     return read_settings(CallbackSettings)
 
 
-def test_a_ca_file_is_read_with_a_url_by_tls(monkeypatch: Monkey, tmp_path: Path) -> None:
+def test_a_ca_file_is_accepted_with_a_tls_url(monkeypatch: Monkey, tmp_path: Path) -> None:
     file, _ = self_signed(tmp_path, "r.example")
     settings = _settings(monkeypatch, REDIS_CA_FILE=str(file), REDIS_URL="rediss://r.example")
     assert settings.redis_ca_file == file

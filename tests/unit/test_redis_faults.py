@@ -86,11 +86,11 @@ def test_a_server_that_does_not_answer_is_away(error: Exception) -> None:
     assert classify_error(error) is None
 
 
-def test_every_kind_says_what_to_do() -> None:
+def test_every_kind_of_fault_has_a_remedy() -> None:
     assert EXPLANATIONS.keys() == set(FaultKind)
 
 
-def test_a_fault_is_named_once_until_it_is_over() -> None:
+def test_a_fault_is_logged_once_until_it_is_over() -> None:
     faults = Faults()
     with capture_logs() as logs:
         for use in ("wake-ups", "copies") * 50:
@@ -125,7 +125,7 @@ def test_no_text_of_an_error_is_repeated() -> None:
         (ResponseError("CROSSSLOT x"), "bell", True, False),
     ],
 )
-def test_a_fault_is_over_when_what_it_kept_from_working_works(
+def test_a_fault_is_over_when_the_blocked_use_works(
     error: Exception, success: str, writes: bool, is_over: bool
 ) -> None:
     faults = Faults()
@@ -134,7 +134,7 @@ def test_a_fault_is_over_when_what_it_kept_from_working_works(
     assert (faults.report == "ok") is is_over
 
 
-def test_what_comes_and_goes_is_logged_once_and_reported_each_time() -> None:
+def test_a_fault_that_comes_and_goes_is_logged_once_and_reported_each_time() -> None:
     faults = Faults()
     with capture_logs() as logs:
         for _ in range(50):
@@ -150,7 +150,7 @@ def test_what_comes_and_goes_is_logged_once_and_reported_each_time() -> None:
     ]  # fmt: skip
 
 
-def test_redis_that_is_away_is_logged_once_and_again_when_it_answers() -> None:
+def test_an_outage_is_logged_at_its_start_and_at_its_end() -> None:
     faults = Faults()
     with capture_logs() as logs:
         for _ in range(10):

@@ -165,7 +165,7 @@ def test_a_process_names_every_missing_setting_in_one_line(
     assert names_in(text) == missing
 
 
-def test_an_empty_setting_is_a_missing_one(environment: Settle) -> None:
+def test_an_empty_setting_counts_as_missing(environment: Settle) -> None:
     environment(dict.fromkeys(CALLBACKS, ""))
     assert names_in(complaint(CallbackSettings)) == set(CALLBACKS)
 
@@ -211,7 +211,7 @@ IMPOSSIBLE = {
 @pytest.mark.parametrize(
     ("name", "value"), [(name, value) for name, values in IMPOSSIBLE.items() for value in values]
 )
-def test_an_impossible_setting_is_named_alone(
+def test_an_invalid_setting_is_the_only_one_named(
     environment: Settle, worker: dict[str, str], name: str, value: str
 ) -> None:
     environment(worker, **{name: value})
@@ -220,7 +220,7 @@ def test_an_impossible_setting_is_named_alone(
     assert names_in(text) == {name}
 
 
-def test_missing_and_impossible_settings_are_named_together(
+def test_missing_and_invalid_settings_are_named_together(
     environment: Settle, worker: dict[str, str]
 ) -> None:
     del worker["DARAJA_PASSKEY"], worker["REDIS_URL"]
@@ -235,7 +235,7 @@ def test_missing_and_impossible_settings_are_named_together(
     "url",
     ["http://localhost:8081", "http://127.0.0.1:8081/in", "http://[::1]:1", "https://pay.example"],
 )
-def test_callbacks_come_by_https_except_to_this_machine(
+def test_the_callback_url_is_https_except_on_localhost(
     environment: Settle, worker: dict[str, str], url: str
 ) -> None:
     environment(worker, CALLBACK_BASE_URL=url)
@@ -245,7 +245,7 @@ def test_callbacks_come_by_https_except_to_this_machine(
 @pytest.mark.parametrize(
     "url", ["http://localhost.evil.example", "http://127.0.0.1.evil.example", "http://10.0.0.1"]
 )
-def test_no_other_host_passes_for_this_machine(
+def test_no_other_host_passes_for_localhost(
     environment: Settle, worker: dict[str, str], url: str
 ) -> None:
     environment(worker, CALLBACK_BASE_URL=url)
@@ -289,14 +289,14 @@ def test_no_value_is_ever_printed(environment: Settle, worker: dict[str, str]) -
         "LOG_LEVEL",
     ],
 )
-def test_a_complaint_holds_no_value_even_of_a_secret_in_the_wrong_place(
+def test_a_message_holds_no_value_even_of_a_misplaced_secret(
     environment: Settle, name: str
 ) -> None:
     environment(CALLBACKS, **{name: "S3cret"})
     assert "S3cret" not in complaint(CallbackSettings)
 
 
-def test_a_complaint_is_one_line_whatever_the_value(environment: Settle) -> None:
+def test_a_message_is_one_line_for_any_value(environment: Settle) -> None:
     environment(CALLBACKS, TRUSTED_PROXIES="10.0.0.0/8,a\nb", LOG_LEVEL="a\nb")
     assert names_in(complaint(CallbackSettings)) == {"TRUSTED_PROXIES", "LOG_LEVEL"}
 
@@ -310,7 +310,7 @@ def test_supabase_url_sets_key_set_and_issuer_by_its_conventions(environment: Se
         assert settings.jwt_secret is None
 
 
-def test_what_is_set_by_hand_outranks_the_conventions(environment: Settle) -> None:
+def test_an_explicit_setting_outranks_the_conventions(environment: Settle) -> None:
     environment(
         INGRESS,
         JWT_ISSUER="https://other.example",
@@ -333,12 +333,12 @@ def test_a_legacy_secret_is_accepted_beside_the_projects_key_set(environment: Se
     assert settings.jwt_jwks_url == "https://abc.supabase.example/auth/v1/.well-known/jwks.json"
 
 
-def test_a_secret_alone_is_enough_to_check_tokens_with(environment: Settle) -> None:
+def test_a_secret_alone_is_enough_to_verify_tokens(environment: Settle) -> None:
     environment(SHARED, JWT_SECRET="x" * 32, JWT_ISSUER="https://other.example")
     assert read_settings(IngressSettings).jwt_jwks_url is None
 
 
-def test_a_short_secret_is_impossible(environment: Settle) -> None:
+def test_a_short_secret_is_invalid(environment: Settle) -> None:
     environment(INGRESS, JWT_SECRET="S3cret" * 5)
     text = complaint(IngressSettings)
     assert names_in(text) == {"JWT_SECRET"}
@@ -387,7 +387,7 @@ def test_settings_cannot_be_changed_after_the_start(environment: Settle) -> None
         settings.port = 1  # type: ignore[misc]
 
 
-def test_what_understands_a_setting_later_complains_in_the_same_form() -> None:
+def test_a_fault_found_later_names_its_setting_in_the_same_form() -> None:
     message = r"^cannot start; settings invalid: DATABASE_URL \(has no host\)$"
     with pytest.raises(SettingsError, match=message), blame_setting("DATABASE_URL"):
         raise ValueError("has no host")
