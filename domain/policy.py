@@ -104,20 +104,20 @@ class Usage:
 class Allowances:
     """The limits' remaining allowances, from which payments deduct one after another."""
 
-    def __init__(self, used: Mapping[tuple[LimitName, str], Usage], now: datetime) -> None:
-        self._used = dict(used)
+    def __init__(self, usages: Mapping[tuple[LimitName, str], Usage], now: datetime) -> None:
+        self._usages = dict(usages)
         self._now = now
 
     def deduct(self, charges: tuple[Charge, ...]) -> RequestRefused | None:
         """Deducts all of `charges` and returns None, or deducts none and returns the refusal."""
         for charge in charges:
-            used = self._used.get(charge.counter_key, Usage())
-            if used.amount + charge.cost > charge.maximum:
-                return _refusal(charge, used, self._now)
+            usage = self._usages.get(charge.counter_key, Usage())
+            if usage.amount + charge.cost > charge.maximum:
+                return _refusal(charge, usage, self._now)
         for charge in charges:
-            used = self._used.get(charge.counter_key, Usage())
-            self._used[charge.counter_key] = Usage(
-                used.amount + charge.cost, used.oldest or self._now
+            usage = self._usages.get(charge.counter_key, Usage())
+            self._usages[charge.counter_key] = Usage(
+                usage.amount + charge.cost, usage.oldest or self._now
             )
         return None
 
@@ -195,11 +195,11 @@ def _refusal_without_retry(charge: Charge) -> LimitExceeded:
     return LimitExceeded(message, limit=charge.limit_name, maximum=charge.maximum)
 
 
-def _refusal(charge: Charge, used: Usage, now: datetime) -> RequestRefused:
+def _refusal(charge: Charge, usage: Usage, now: datetime) -> RequestRefused:
     if charge.cost > charge.maximum:
         return _refusal_without_retry(charge)
     if charge.limit_name is LimitName.PHONE_MINUTE:
-        wait = (used.oldest or now) + MINUTE - now
+        wait = (usage.oldest or now) + MINUTE - now
         message = (
             f"This phone number has had {charge.maximum} deposits within a minute. "
             "Send the same request again later."
@@ -214,7 +214,7 @@ def _refusal(charge: Charge, used: Usage, now: datetime) -> RequestRefused:
         # number has moved today.
         message += " for this phone number."
     else:
-        message += f" for this caller; {max(0, charge.maximum - used.amount):,} are left."
+        message += f" for this caller; {max(0, charge.maximum - usage.amount):,} are left."
     message += " The next day begins at midnight in Nairobi."
     return LimitExceeded(
         message, limit=charge.limit_name, maximum=charge.maximum, resets_at=resets_at
