@@ -1,4 +1,4 @@
-"""The proof by crash points: every combination, killed or frozen exactly there.
+"""The proof by crash points: real processes are killed or frozen at each, in every combination.
 
-Start at `table`; README.md has the rest.
+Start at `table`. README.md has the rest.
 """

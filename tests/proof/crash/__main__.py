@@ -1,6 +1,4 @@
-"""`python -m tests.proof.crash --table`: prints the table of crash points, and writes it where the
-documents have it.
-"""
+"""`python -m tests.proof.crash --table`: print the table of crash points and write its document."""
 
 from __future__ import annotations
 

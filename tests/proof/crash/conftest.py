@@ -1,6 +1,4 @@
-"""Several running systems at once, because a crash is mostly waited for; each test awaits its
-own batch.
-"""
+"""Several running systems at once, because a crash test mostly waits."""
 
 from __future__ import annotations
 
@@ -41,7 +39,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def plays_all(config: pytest.Config) -> bool:
-    """Whether everything was asked for; a run of all tests has not this option at all."""
+    """Whether the option is set. A run of all tests does not have the option."""
     return bool(config.getoption(_ALL, default=False))
 
 

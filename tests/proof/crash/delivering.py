@@ -1,8 +1,7 @@
-"""Delivers what the simulator holds back: each payment's result as often as its combination says,
-and when its site says.
+"""Delivers the callbacks that the simulator holds, as often and when the combination says.
 
-What answers a Transaction Status inquiry is let through at once. A second and third delivery are
-the bytes of the first.
+An answer to a Transaction Status inquiry is released at once. A second and third delivery have the
+bytes of the first.
 """
 
 from __future__ import annotations
@@ -23,13 +22,16 @@ _LOOK_SECONDS = 0.05
 
 
 class CallbackDeliverer:
-    """`async with CallbackDeliverer(system) as deliverer:` with the simulator's switch `hold_callbacks` on."""
+    """`async with CallbackDeliverer(system) as deliverer:`
+
+    The simulator's switch `hold_callbacks` must be on.
+    """
 
     def __init__(self, system: System) -> None:
         self._system = system
         self._due: dict[
             str, tuple[PaymentOrder, asyncio.Event, asyncio.Event]
-        ] = {}  # by what its address contains
+        ] = {}  # by a part of its address
         self._rounds: set[asyncio.Task[None]] = set()
         self.stored: list[
             tuple[str, str, bytes]
@@ -48,15 +50,13 @@ class CallbackDeliverer:
     def schedule(
         self, orders: Sequence[PaymentOrder], *, first: asyncio.Event, others: asyncio.Event
     ) -> None:
-        """Deliver these once `first` is set, and their further copies once `others` is."""
+        """Deliver these once `first` is set, and their further copies once `others` is set."""
         for order in orders:
             if order.callbacks:
                 self._due[f"{order.payment_id}/{RESULT_OF[order.kind]}/"] = (order, first, others)
 
     async def delivered(self) -> None:
-        """Returns once every result was delivered as often as it is to be, and each was answered
-        or broke off.
-        """
+        """Wait until every result was delivered as planned, and each delivery ended."""
         await wait_until(self._is_idle, what="the delivery of every result")
 
     async def _is_idle(self) -> bool:
@@ -106,9 +106,7 @@ class CallbackDeliverer:
 
 
 async def deliver_again(system: System, item: Any) -> int:
-    """Delivers what the simulator has sent or holds back once more, byte for byte; the status
-    that it is answered.
-    """
+    """Deliver a held or sent message once more, byte for byte. Returns the HTTP status."""
     headers = {"Content-Type": "application/json;charset=UTF-8"}
     async with system.http.post(item["url"], data=_bytes(item), headers=headers) as answer:
         return answer.status

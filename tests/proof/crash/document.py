@@ -1,6 +1,4 @@
-"""The table as a document: which combinations exist, how each must end, and why the others do
-not exist.
-"""
+"""The table as a document: each combination with its ending, or why it does not exist."""
 
 from __future__ import annotations
 

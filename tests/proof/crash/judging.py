@@ -1,6 +1,4 @@
-"""What must be so when a batch has settled: the ends of the table, and I1 to I7 by the judge of
-finished runs.
-"""
+"""Judges a settled batch: the endings of the table, and I1 to I7 by the judge of finished runs."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ _STATE = "SELECT * FROM mkwanja.payments WHERE id = ANY($1::uuid[])"
 async def wait_until_settled(
     system: System, orders: Sequence[PaymentOrder], deliverer: CallbackDeliverer
 ) -> None:
-    """Waits until every payment has come to its end, and nothing is owed or on its way any more."""
+    """Wait until every payment has its ending, and no event or callback is pending."""
     await wait_until(
         lambda: differences(system, orders), lambda found: not found, "the ends of the table"
     )
@@ -40,13 +38,14 @@ async def wait_until_settled(
 
 
 async def differences(system: System, orders: Sequence[PaymentOrder]) -> list[str]:
-    """What is not yet, or not, as the table says."""
+    """The payments whose state is not, or not yet, their ending."""
     rows = {
         str(row["id"]): row
         for row in await system.rows(_STATE, [order.payment_id for order in orders])
     }
     return [
-        f"{order.label} ({order.payment_id}) is {row['stage']}, {row['failure_reason']}, review {row['needs_review']}"
+        f"{order.label} ({order.payment_id}) is {row['stage']}, {row['failure_reason']},"
+        f" review {row['needs_review']}"
         for order in orders
         if not _has_ended(order.ending, row := rows[order.payment_id])
     ]
@@ -65,9 +64,9 @@ def _has_ended(ending: Ending, row: Any) -> bool:
 
 
 async def count_received_sends(system: System, order: PaymentOrder) -> int:
-    """How often Daraja was asked for it.
+    """How many sends of the payment Daraja accepted for processing.
 
-    Where a token was refused, M-PESA saw nothing (daraja.md §1).
+    A send whose token was refused does not count (daraja.md §1).
     """
     requests = (await system.control("GET", "/requests?path=request"))["items"]
     return sum(
@@ -82,14 +81,14 @@ async def assert_batch_is_good(
     deliverer: CallbackDeliverer,
     listener: Listener,
 ) -> None:
-    """The ends once more, money, sends, and the seven invariants."""
+    """Check the endings, the movements, the sends and I1 to I7."""
     assert await differences(system, orders) == []
     ids = {order.payment_id for order in orders}
     seen = await observe(system, {order.payment_id: order.payment_id for order in orders})
     for order in orders:
         is_moved = order.ending not in (Ending.NO_RESULT_AND_NONE, Ending.REVIEW_AND_NONE)
         assert seen[order.payment_id].moved == is_moved, (order.label, seen[order.payment_id])
-        if order.kind is not Kind.WITHDRAWAL:  # nothing keeps Daraja from doing these twice
+        if order.kind is not Kind.WITHDRAWAL:  # Daraja would execute these twice
             assert await count_received_sends(system, order) == is_moved, order.label
     witness = Witness(
         acceptances=[acceptance for order in orders for acceptance in order.acceptances],
@@ -107,8 +106,8 @@ async def assert_batch_is_good(
         for finding in judge(evidence).unexplained
         if finding.payment_id in ids | {"unknown"}
     ]
-    # The judge explains what waits for a person; the table says which payments those are, so only
-    # the rest is bad.
+    # The judge explains payments that wait for a person. The table says which payments those are, so
+    # only unexplained findings are bad.
     assert not bad, "\n".join(finding.text() for finding in bad)
     events = [
         entry
@@ -121,7 +120,7 @@ async def assert_batch_is_good(
         first = dict(reversed(evidence.attempts))
         frozen = [order for order in orders if not order.is_bystander]
         assert {first[order.payment_id] for order in frozen} == {"not_acted"}, (
-            "it woke up past its deadline, and sent"
+            "the worker woke up past its deadline, and sent"
         )
     if site.crash_point == 10:
         assert all(entry.publications == 1 for entry in events), (

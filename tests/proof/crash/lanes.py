@@ -1,6 +1,4 @@
-"""Work that is mostly waiting, a few pieces at once: each lane has its own place, and
-takes the next piece.
-"""
+"""Runs pieces of work that mostly wait, a few at once. Each lane has its own place."""
 
 from __future__ import annotations
 
@@ -14,8 +12,9 @@ Piece = TypeVar("Piece")
 
 
 class Lanes(Generic[Place, Piece]):
-    """`async with Lanes(open_crash_system, play, pieces, at_once=2) as lanes:`, then `await
-    lanes.done(piece)` for each.
+    """`async with Lanes(open_crash_system, play, pieces, at_once=2) as lanes:`
+
+    Then `await lanes.done(piece)` for each.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class Lanes(Generic[Place, Piece]):
                 future.exception()  # nobody may have asked
 
     async def done(self, piece: Piece) -> None:
-        """Returns when the piece is done; raises what it raised."""
+        """Wait until the piece is done, and raise what it raised."""
         await self._done[id(piece)]
 
     async def _run(self) -> None:
@@ -60,7 +59,7 @@ class Lanes(Generic[Place, Piece]):
             await self._run_in_one_place()
 
     async def _run_in_one_place(self) -> None:
-        """Until nothing is left, or a piece failed: a place where something went wrong is left."""
+        """Work until nothing is left or a piece failed, because that place is not used again."""
         piece: Piece | None = None
         try:
             async with self._a_place() as place:

@@ -1,6 +1,4 @@
-"""The payments of a batch: one for each combination, under a rule of the simulator that is its
-own.
-"""
+"""The payment orders of a batch: one for each combination, under its own rule of the simulator."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from tests.stack.client import Answer, Client
 
 _numbers = itertools.count(1)
 
-# Longer than any stop: an answer that is held back never comes in time.
+# Longer than any stop, so a held answer never arrives in time.
 _HELD_BACK_SECONDS = 15
 
 _PATHS = {
@@ -39,7 +37,7 @@ _APIS = {Kind.DEPOSIT: "stk", Kind.WITHDRAWAL: "b2c", Kind.BILL_PAYMENT: "b2b"}
 
 @dataclass(slots=True, eq=False)
 class PaymentOrder:
-    """One payment that a client wants: what it asks, under which key, and what it was told."""
+    """A payment that a client asks for: its request, its key, its expected ending and its 202s."""
 
     label: str
     kind: Kind
@@ -47,12 +45,12 @@ class PaymentOrder:
     ending: Ending
     key: str
     request: Mapping[str, Any]
-    is_bystander: bool = True  # no combination of the table, but another's payment
+    is_bystander: bool = True  # a payment of another caller, and no combination of the table
     payment_id: str = ""
     acceptances: list[Acceptance] = field(default_factory=list)
 
     def note_acceptance(self, answer: Answer) -> None:
-        """A 202."""
+        """Note a 202."""
         self.payment_id = str(answer.expect(202).json()["id"])
         path = _PATHS[self.kind]
         acceptance = Acceptance(
@@ -66,9 +64,7 @@ class PaymentOrder:
 
 
 async def order_for(system: System, combination: Combination) -> PaymentOrder:
-    """The payment of a combination, and what the simulator is to do with it; nothing is asked
-    yet.
-    """
+    """The order of a combination, and its rule in the simulator. Nothing is requested yet."""
     site, answer = combination.site, combination.answer
     scenario, params = (
         ("answer_lost_after_acting", {}) if answer is AnswerFate.LOST else ("approve", {})
@@ -77,7 +73,7 @@ async def order_for(system: System, combination: Combination) -> PaymentOrder:
         scenario, params = "slow", {"seconds": _HELD_BACK_SECONDS}
     ending = combination.ending
     assert ending is not None
-    # Once: where Daraja was called and gave no answer, a permitted second call is an ordinary one.
+    # Once: a permitted second send is then an ordinary one.
     times = 1 if scenario == "slow" else None
     order = await ordinary_order(system, combination.kind, scenario, params, times=times)
     return replace(
@@ -90,8 +86,9 @@ async def order_for(system: System, combination: Combination) -> PaymentOrder:
 
 
 async def bystanders(system: System, site: Site) -> list[PaymentOrder]:
-    """Payments of others, which must get through while the process is frozen: by an answer,
-    where none can call back.
+    """Payments of others that must end while the process is frozen.
+
+    If a callback receiver is frozen, they end by an answer to an inquiry.
     """
     if site.target == "callbacks":
         return [replace(await ordinary_order(system, Kind.DEPOSIT), callbacks=0)]
@@ -106,7 +103,7 @@ async def ordinary_order(
     *,
     times: int | None = None,
 ) -> PaymentOrder:
-    """A payment that shares nothing with another, and meets `scenario`."""
+    """An order that shares nothing with another, and meets `scenario`."""
     number = next(_numbers)
     phone_number, amount = f"2547{20_000_000 + number}", 1000 + number
     request: dict[str, Any] = {"amount": amount, "phone_number": phone_number}
@@ -119,7 +116,7 @@ async def ordinary_order(
 
 
 async def ask(client_of: Mapping[Kind, Client], order: PaymentOrder) -> Answer | None:
-    """One request for it; None if the connection broke off."""
+    """One request for it. None if the connection broke off."""
     try:
         return await client_of[order.kind].pay(_PATHS[order.kind], order.request, key=order.key)
     except (aiohttp.ClientError, TimeoutError):
@@ -127,9 +124,7 @@ async def ask(client_of: Mapping[Kind, Client], order: PaymentOrder) -> Answer |
 
 
 async def ask_until_accepted(client_of: Mapping[Kind, Client], order: PaymentOrder) -> Answer:
-    """The 202, however often it takes to be asked: as a client does whose answer did not come,
-    or was 409 or 503.
-    """
+    """The 202. The client repeats the request after no answer, a 409 or a 503."""
     while True:
         answer = await ask(client_of, order)
         if answer is not None and answer.status not in (409, 503):
@@ -139,7 +134,7 @@ async def ask_until_accepted(client_of: Mapping[Kind, Client], order: PaymentOrd
 
 
 def clients(system: System) -> Mapping[Kind, Client]:
-    """Who asks for which kind, at the first ingress."""
+    """The client for each kind, at the first ingress."""
     return {
         Kind.DEPOSIT: system.user,
         Kind.WITHDRAWAL: system.backend,

@@ -1,8 +1,7 @@
-"""Every protection with the scenario that shows what it prevents: green as the product is, red when
-it is taken away.
+"""Each protection with a scenario that passes with it, and fails if the protection is removed.
 
-A scenario raises `PromiseBroken` where the promise is broken, and nothing else for that; each arms the
-processes that it needs with the protection that is to be missing ("": none).
+A scenario raises `PromiseBroken` only if the promise is broken. Each arms the processes that it
+needs without the given protection ("" for none).
 """
 
 from __future__ import annotations
@@ -29,25 +28,26 @@ from tests.proof.failpoints.starting import reached, start_armed
 from tests.spec.system import System
 from tests.stack.servers import PostgresServer
 
-# An armed worker sweeps once, at its start: what its payments become meanwhile is another worker's
-# doing.
+# An armed worker sweeps only once, at its start. Later changes of its payments are another worker's.
 _RARELY: dict[str, str | None] = {"SWEEP_INTERVAL_SECONDS": "60"}
 
-# How long a promise may take where its breach is that nothing happens: many times what it takes on
-# an idle machine.
+# How long to wait if a broken promise means that nothing happens: many times the usual time.
 _PATIENCE_SECONDS = 30.0
 
 _COPIES = 40
 
-# Daraja has it; its result is held back, but an inquiry may have told already.
+# Daraja has it. The simulator holds its result, but an inquiry may have ended it already.
 _ASKED = ("awaiting_result", "succeeded")
 
-_WAITS_FOR_A_ROW = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+_WAITS_FOR_A_ROW = (
+    "SELECT pid FROM pg_stat_activity"
+    " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)
 _WANTED_BY_TWO = "duplicate key value"
 
 
 class PromiseBroken(AssertionError):
-    """A promise was broken, as it is when its protection is missing."""
+    """A promise was broken because its protection is missing."""
 
 
 Scenario = Callable[[CrashSystem, str], Awaitable[None]]
@@ -55,7 +55,10 @@ Scenario = Callable[[CrashSystem, str], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Protection:
-    """`check` names it in `tests/proof/failpoints/points.py`; `sentence` says what happens without it."""
+    """`check` is its name in `tests/proof/failpoints/points.py`.
+
+    `sentence` says what happens without it.
+    """
 
     check: str
     letter: str
@@ -65,7 +68,7 @@ class Protection:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One run of a scenario: as the product is, or without a protection."""
+    """One run of a scenario, with all protections or without one."""
 
     name: str
     scenario: Scenario
@@ -218,7 +221,7 @@ async def late_answer_of_an_earlier_attempt(crash_system: CrashSystem, without: 
     await wait_until(
         lambda: system.rows(outcomes, order.payment_id),
         lambda rows: rows[0]["outcome"] == "not_acted",
-        "its word",
+        "its outcome",
     )
     require(
         await stage_of(system, order) == "submitting",
@@ -246,11 +249,11 @@ async def woken_past_the_deadline(crash_system: CrashSystem, without: str) -> No
     await wait_until(
         lambda: system.rows(outcome, order.payment_id),
         lambda rows: rows[0]["outcome"] is not None,
-        "its word",
+        "its outcome",
     )
     require(
         await count_received_sends(system, order) == 0,
-        "a prompt was sent for a deposit that was told as failed",
+        "a prompt was sent for a deposit that was announced as failed",
     )
 
 
@@ -355,9 +358,7 @@ PROTECTIONS = (
 
 
 def cases(*, with_each_taken_away: bool) -> list[Case]:
-    """Each scenario once as the product is; and, if asked for, once without each protection that
-    it is about.
-    """
+    """Each scenario once, and on request once without each of its protections."""
     scenarios = dict.fromkeys(protection.scenario for protection in PROTECTIONS)
     present = [Case(_name(scenario), scenario) for scenario in scenarios]
     if not with_each_taken_away:
@@ -370,14 +371,14 @@ def _name(scenario: Scenario) -> str:
 
 
 async def play_case(crash_system: CrashSystem, case: Case) -> None:
-    """One case, with a simulator as new that holds the result of every payment back."""
+    """One case. The simulator is reset, and holds the result of every payment."""
     await crash_system.system.control("POST", "/reset", {})
     await crash_system.system.control(
         "POST", "/switches", {"time_scale": 0.02, "hold_callbacks": True}
     )
     async with CallbackDeliverer(
         crash_system.system
-    ):  # which lets answers to inquiries through, and nothing else
+    ):  # it releases answers to inquiries, and nothing else
         await case.scenario(crash_system, case.without)
 
 
@@ -406,7 +407,7 @@ async def _in_stage(system: System, order: PaymentOrder, *stages: str) -> None:
 
 
 async def _sent_what_is_claimed(system: System) -> None:
-    """Waits for every send under way. A worker that ends would give back what it has not sent."""
+    """Wait for every send under way, because a worker that ends gives back what it has not sent."""
     sending = "SELECT id FROM mkwanja.payments WHERE stage = 'submitting'"
     await wait_until(lambda: system.rows(sending), lambda rows: not rows, "the end of every send")
 
@@ -420,7 +421,7 @@ async def _row(system: System, order: PaymentOrder) -> Any:
 
 @asynccontextmanager
 async def _row_held(system: System, order: PaymentOrder) -> AsyncIterator[None]:
-    """Nobody else may change the payment."""
+    """Lock the row of the payment."""
     connection = await asyncpg.connect(system.stack.database_url, statement_cache_size=0)
     try:
         async with connection.transaction():
@@ -433,7 +434,7 @@ async def _row_held(system: System, order: PaymentOrder) -> AsyncIterator[None]:
 
 
 async def _result(system: System, order: PaymentOrder) -> Any:
-    """The result of a payment, once the simulator holds it back."""
+    """The result of a payment, once the simulator holds it."""
 
     async def held() -> list[Any]:
         items = (await system.control("GET", "/callbacks"))["held"]
@@ -456,5 +457,5 @@ async def _payouts(system: System, action: str) -> None:
     process = await asyncio.create_subprocess_exec(
         *command, cwd=ROOT, env=system.stack.env("release"), stdout=asyncio.subprocess.PIPE
     )
-    said, _ = await process.communicate()
-    assert process.returncode == 0, said.decode()
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()

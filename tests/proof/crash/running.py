@@ -1,6 +1,4 @@
-"""Plays one batch: bring its payments to the site, kill or freeze there, flush Redis or not,
-start again, settle, judge.
-"""
+"""Plays one batch: stop the process at the site, flush Redis or not, continue, settle and judge."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ from tests.stack.processes import Process
 from tests.stack.stack import Stack
 from tests.stack.starter import Starter
 
-# Lives are short, and their ratios kept: a lease, then an inquiry, then the end of a window.
+# Short times in the usual order: a lease, then an inquiry, then the end of a window.
 ENVIRONMENT: dict[str, str | None] = {
     "SUBMITTING_LEASE_SECONDS": "6",
     "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
@@ -46,32 +44,28 @@ ENVIRONMENT: dict[str, str | None] = {
     "DATABASE_POOL_SIZE": "5",
 }
 
-# A worker that is to wake up in time to be believed: nobody gives up on its payments while it
-# stands still.
+# For a frozen worker: no window of its payments ends while it is frozen.
 _PATIENT: dict[str, str | None] = {
     "DEPOSIT_RESULT_WINDOW_SECONDS": "15",
     "INQUIRY_INTERVAL_MAX_SECONDS": "15",
 }
 
 _OPEN_TRANSACTIONS = """
-SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'
+SELECT pid FROM pg_stat_activity
+WHERE datname = current_database() AND state LIKE 'idle in transaction%'
 """
 _ANSWERS = "SELECT answer_body FROM mkwanja.idempotency_keys WHERE key = $1"
 
 
 @dataclass(slots=True)
 class CrashSystem:
-    """A running system and somebody who listens to its bell: any number of batches, one after
-    the other.
-    """
+    """A running system with a subscriber of its events. It plays any number of batches in turn."""
 
     system: System
     listener: Listener
 
     async def prepare(self, *armed: str) -> None:
-        """One plain process of each kind runs, but those that are about to be started armed; and
-        nothing else.
-        """
+        """Run one plain process of each kind, except those that the caller starts armed."""
         stack = self.system.stack
         wanted = {f"{kind.value}.1" for kind in Target} - {f"{name}.1" for name in armed}
         is_plain = {name: _is_plain(stack, name) for name in stack.names}
@@ -81,8 +75,8 @@ class CrashSystem:
             if name not in wanted or not is_plain[name]
         ]
         await asyncio.gather(*ends)
-        # What an earlier scenario left unsent would meet this one's failpoints. A flagged payment
-        # is not claimed.
+        # Payments that an earlier scenario left unsent would reach this one's failpoints. A flagged
+        # payment is not claimed.
         await self.system.execute(
             "UPDATE mkwanja.payments SET needs_review = true WHERE stage = 'accepted'"
         )
@@ -101,7 +95,7 @@ def _is_plain(stack: Stack, name: str) -> bool:
 
 @asynccontextmanager
 async def open_crash_system(starter: Starter) -> AsyncIterator[CrashSystem]:
-    """With servers of its own: what they log is judged."""
+    """A system with its own servers, because their logs are judged."""
     async with (
         a_system(env=ENVIRONMENT, starter=starter) as system,
         Listener(system.stack.redis.url) as listener,
@@ -110,7 +104,7 @@ async def open_crash_system(starter: Starter) -> AsyncIterator[CrashSystem]:
 
 
 async def play(crash_system: CrashSystem, batch: Batch) -> None:
-    """The batch from beginning to end."""
+    """Play the batch from beginning to end."""
     system, site = crash_system.system, batch.site
     repeated_before = crash_system.listener.repeated
     await system.control("POST", "/reset", {})
@@ -134,7 +128,7 @@ async def play(crash_system: CrashSystem, batch: Batch) -> None:
 
 
 class _Run:
-    """One batch under way."""
+    """One batch that is being played."""
 
     def __init__(
         self,
@@ -164,9 +158,7 @@ class _Run:
         return self._process
 
     async def stop_process(self) -> None:
-        """Arms the process, asks for the payments, and returns once it is dead or frozen where
-        it should be.
-        """
+        """Arm the process, ask for the payments, and wait until it stopped at the site."""
         target = self._site.target.value
         place = f"{self._site.point}:{self._action}"
         if self._site.is_together:
@@ -212,7 +204,7 @@ class _Run:
     # --- killed -----------------------------------------------------------------------------------
 
     async def start_again(self) -> None:
-        """The Procfile's line again, and, where it was the ingress, the clients' retries."""
+        """Start the Procfile's line again. After a crash of the ingress the clients retry."""
         if self._site.delivery is DeliveryTime.AFTER_THE_STOP:
             self.deliver_first.set()
         target = self._site.target.value
@@ -228,8 +220,9 @@ class _Run:
             await self._ask_again()
 
     async def _ask_again(self) -> None:
-        """Fresh where nothing was committed; else the first answer, byte for byte, however often
-        it is asked for.
+        """Each retry is a first request if nothing was committed.
+
+        Otherwise it gets the first answer byte for byte, however often the client asks.
         """
         everyone = clients(self._system)
         for order in self._orders:
@@ -244,10 +237,7 @@ class _Run:
     # --- frozen -----------------------------------------------------------------------------------
 
     async def continue_while_frozen(self) -> None:
-        """Others go on: their payments come to their ends while the process stands still.
-
-        Then it is thawed.
-        """
+        """The payments of others end while the process is frozen. Then it is thawed."""
         if self._site.delivery is DeliveryTime.AFTER_THE_STOP:
             self.deliver_first.set()
         target = self._site.target.value
@@ -274,9 +264,7 @@ class _Run:
             await asyncio.gather(*self._asking)
 
     async def _ask_elsewhere(self, others: Sequence[PaymentOrder]) -> None:
-        """The ingress is frozen: clients ask the next one, with the same keys, until they are
-        answered.
-        """
+        """The ingress is frozen. Clients ask the next one, with the same keys, until it answers."""
         elsewhere = await self._stack.start_process("web.2")
         issuer = self._stack.issuer
         async with (

@@ -1,6 +1,4 @@
-"""Where a process is killed or frozen: each crash point (rules.md §23), once for every process
-that it can hit.
-"""
+"""Where a process is killed or frozen: each crash point (rules.md §23) in each process."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from tests.proof.failpoints.arming import Action
 
 
 class Target(StrEnum):
-    """Which process is hit. Its Procfile name."""
+    """The process that is killed or frozen, by its Procfile name."""
 
     WEB = "web"
     CALLBACKS = "callbacks"
@@ -19,9 +17,9 @@ class Target(StrEnum):
 
 
 class DeliveryTime(StrEnum):
-    """When Daraja's results of the payments are delivered."""
+    """When Daraja's results are delivered."""
 
-    AT_ONCE = "at once"  # as soon as there are any
+    AT_ONCE = "at once"  # as soon as the simulator has any
     AFTER_THE_STOP = "after the stop"  # once the process is dead or frozen
     AFTER_THE_RESTART = "after the restart"
 
@@ -30,8 +28,8 @@ class DeliveryTime(StrEnum):
 class Site:
     """One place.
 
-    `point` names its failpoint; `is_together`: all payments of a batch are brought there before the
-    stop.
+    `point` names its failpoint. With `is_together` all payments of a batch are brought there before
+    the process stops.
     """
 
     name: str

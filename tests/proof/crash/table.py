@@ -1,9 +1,8 @@
-"""The full cross product as data: which combinations exist and how they must end, and why the
-others do not exist.
+"""The full cross product: which combinations exist, how each must end, why the others do not exist.
 
-A combination is a site, a kind of payment, what becomes of Daraja's answer to the call, how often
-the result is delivered, and whether Redis keeps what it holds. The call and the result are those of
-the send that gets through, wherever that is.
+A combination is a site, a kind of payment, the fate of Daraja's answer, how often the result is
+delivered, and whether Redis keeps its data. The answer and the result belong to the send that gets
+through.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from tests.proof.crash.sites import SITES, Site
 
 
 class Kind(StrEnum):
-    """As in the record."""
+    """The kinds of payment, as in the record."""
 
     DEPOSIT = "deposit"
     WITHDRAWAL = "withdrawal"
@@ -26,14 +25,14 @@ class Kind(StrEnum):
 
 
 class AnswerFate(StrEnum):
-    """What becomes of Daraja's synchronous answer."""
+    """Whether Daraja's synchronous answer reaches the worker."""
 
     KEPT = "kept"
     LOST = "lost"
 
 
 class Redis(StrEnum):
-    """What becomes of Redis while the process is down."""
+    """Whether Redis keeps its data while the process is down."""
 
     KEPT = "kept"
     FLUSHED = "flushed"
@@ -54,7 +53,7 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """One row. `ending` None: it does not exist, and `reason` says why."""
+    """One row. If `ending` is None, the combination does not exist, and `reason` says why."""
 
     site: Site
     kind: Kind
@@ -70,9 +69,7 @@ class Combination:
 
 
 def _as_sent(kind: Kind, answer: AnswerFate, callbacks: int) -> Ending:
-    """The end of a payment whose call gets through: Daraja can be asked by its answer's ids, or
-    by our own.
-    """
+    """The ending if the send gets through: inquiries use the ids of the answer, or our own id."""
     if answer is AnswerFate.KEPT or callbacks or kind is Kind.WITHDRAWAL:
         return Ending.PAID
     return Ending.NO_RESULT if kind is Kind.DEPOSIT else Ending.REVIEW
@@ -96,7 +93,7 @@ def _ending_or_reason(site: Site, kind: Kind, answer: AnswerFate, callbacks: int
         gone = "continues long after the time limit of its call" if site.is_frozen else "is dead"
         return f"the worker that waits for the answer {gone}, so the answer is always lost"
     if site.name == "7":
-        return _as_sent(kind, AnswerFate.LOST, callbacks)  # what it said died with the process
+        return _as_sent(kind, AnswerFate.LOST, callbacks)  # the answer is lost with the process
     if site.name in ("8", "12 finalizing") and not callbacks:
         return "there is no callback to read"
     if site.name == "8":
@@ -126,7 +123,7 @@ def _finalized(site: Site, kind: Kind, answer: AnswerFate, callbacks: int) -> En
 
 
 def all_combinations() -> Iterator[Combination]:
-    """Every row of the cross product, those that do not exist too."""
+    """Every row of the cross product, including those that do not exist."""
     for site, kind, answer, callbacks, redis in itertools.product(
         SITES, Kind, AnswerFate, CALLBACKS, Redis
     ):
@@ -147,14 +144,14 @@ class Batch:
     combinations: Sequence[Combination]
 
     def part(self, chosen: Sequence[tuple[Kind, AnswerFate, int]]) -> Batch:
-        """This batch with some of its combinations only."""
+        """This batch with only the chosen combinations."""
         some = [one for one in self.combinations if (one.kind, one.answer, one.callbacks) in chosen]
         assert len(some) == len(chosen), f"{self.name} has not all of {chosen}"
         return Batch(f"{self.name}, some", self.site, self.redis, some)
 
 
 def all_batches() -> list[Batch]:
-    """Every combination that exists, in as few kills as can be."""
+    """Every combination that exists, in as few kills as possible."""
     groups: dict[tuple[str, Redis, str], list[Combination]] = defaultdict(list)
     for one in all_combinations():
         if one.ending is not None:
@@ -171,8 +168,8 @@ def all_batches() -> list[Batch]:
 
 
 def _is_split(site: Site) -> bool:
-    # A worker holds four claims of bill payments at most; and what the worker finalizes by an
-    # answer and by silence comes seconds apart.
+    # A worker has at most four claims of bill payments. Payments that the worker finalizes by an
+    # answer and by silence end seconds apart.
     return (site.claims and site.name != "5") or site.name in ("9 worker", "10 worker")
 
 
@@ -180,8 +177,7 @@ _D, _W, _B = Kind.DEPOSIT, Kind.WITHDRAWAL, Kind.BILL_PAYMENT
 _KEPT, _LOST = AnswerFate.KEPT, AnswerFate.LOST
 _Chosen = tuple[tuple[Kind, AnswerFate, int], ...]
 
-# What every run of the tests plays: each crash point once, with the combinations that are hardest
-# there.
+# What every run of the tests plays: each crash point once, with its hardest combinations.
 SELECTED: Mapping[str, _Chosen] = {
     "1, Redis kept": ((_D, _KEPT, 1), (_W, _KEPT, 1), (_B, _KEPT, 1)),
     "2, Redis flushed": ((_D, _KEPT, 1), (_W, _LOST, 0), (_B, _KEPT, 3)),

@@ -1,6 +1,4 @@
-"""Killed or frozen at each crash point, in the real processes, and started again: every promise
-holds.
-"""
+"""Real processes are killed or frozen at each crash point and continue: every promise holds."""
 
 from __future__ import annotations
 
@@ -28,9 +26,7 @@ async def test_whatever_was_under_way_comes_to_its_right_end(
 
 
 def test_every_combination_exists_or_says_why_not() -> None:
-    """The table is the full product, each row either played by exactly one batch or left out for
-    a reason.
-    """
+    """Each row of the full product is played by exactly one batch, or has a reason."""
     rows = list(all_combinations())
     assert len(rows) == len(SITES) * 3 * 2 * 3 * 2
     assert all((one.ending is None) is bool(one.reason) for one in rows)
@@ -39,9 +35,7 @@ def test_every_combination_exists_or_says_why_not() -> None:
 
 
 def test_every_run_of_the_tests_plays_every_crash_point() -> None:
-    """The selection leaves none of the twelve out, and no kind, answer, number of callbacks or
-    fate of Redis.
-    """
+    """The selection has every point, kind, answer, number of callbacks and state of Redis."""
     chosen = [one for batch in selected_batches() for one in batch.combinations]
     assert {one.site.crash_point for one in chosen} == set(range(1, 13))
     for name in ("kind", "answer", "callbacks", "redis"):
@@ -51,9 +45,7 @@ def test_every_run_of_the_tests_plays_every_crash_point() -> None:
 
 
 def test_sites_and_points_have_the_same_numbers() -> None:
-    """A site's failpoint stands for the site's own crash point, or for the one where it is
-    frozen or answered.
-    """
+    """A site's failpoint is that of its crash point, or of the point of its freeze."""
     for site in SITES:
         number = POINTS[site.point].crash_point
         assert (
@@ -62,5 +54,5 @@ def test_sites_and_points_have_the_same_numbers() -> None:
 
 
 def test_the_document_is_the_table() -> None:
-    """`python -m tests.proof.crash --table` writes it anew."""
+    """`python -m tests.proof.crash --table` writes it again."""
     assert document.PATH.read_text() == document.text()

@@ -1,6 +1,4 @@
-"""Every protection's scenario holds; and, where all combinations are played, fails without the
-protection.
-"""
+"""Every protection's scenario holds. With all combinations it also fails without the protection."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from tests.proof.failpoints.points import CHECKS
 async def test_a_promise_holds_by_its_protection(
     case: Case, lanes: Lanes[CrashSystem, Batch | Case]
 ) -> None:
-    """As the product is, the scenario ends well; without the protection it breaks the promise."""
+    """The scenario passes with the protection, and raises PromiseBroken without it."""
     if not case.without:
         await lanes.done(case)
         return
@@ -26,5 +24,5 @@ async def test_a_promise_holds_by_its_protection(
 
 
 def test_every_check_that_can_be_taken_away_is_a_protection() -> None:
-    """So that none is missed."""
+    """No check is without a scenario."""
     assert {protection.check for protection in PROTECTIONS} == set(CHECKS)

@@ -1,6 +1,4 @@
-"""Waiting for what takes a lease, a window and some inquiries to come about, on a machine that
-may be busy.
-"""
+"""Waits for conditions that take a lease, a window and some inquiries, on a busy machine."""
 
 from __future__ import annotations
 
@@ -21,9 +19,9 @@ async def wait_until(
     *,
     seconds: float = PATIENCE_SECONDS,
 ) -> Any:
-    """What `look` returns once `is_so`; fails with the last look when patience ends.
+    """Repeat `look` until `is_so`, and return what it saw. Fails at the time limit.
 
-    Says nothing about durations.
+    Asserts nothing about durations.
     """
     seen: Any = None
     try:
@@ -38,7 +36,7 @@ async def wait_until(
 
 
 async def stage_of(system: System, order: PaymentOrder) -> str:
-    """By the record: the ingress may be what stands still."""
+    """The stage by the record, because the ingress may be the process that is frozen."""
     [row] = await system.rows(
         "SELECT stage FROM mkwanja.payments WHERE id = $1::uuid", order.payment_id
     )

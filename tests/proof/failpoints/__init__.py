@@ -1,4 +1,4 @@
-"""Real processes, frozen or killed by themselves at a named point.
+"""Real processes that freeze or kill themselves at a named point.
 
-Start at `points`; tests use `starting`.
+Start at `points`. Tests use `starting`.
 """

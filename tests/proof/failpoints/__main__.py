@@ -1,7 +1,7 @@
 """`FAILPOINT=point:action python -m tests.proof.failpoints workers`: the real process, armed.
 
-FAILPOINT_WITHOUT names a check to take away, with or without a point. What follows is the product's
-own `main`.
+FAILPOINT_WITHOUT names a check to remove, with or without a point. The product's own `main` runs
+after that.
 """
 
 from __future__ import annotations

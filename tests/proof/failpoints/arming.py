@@ -1,7 +1,6 @@
-"""Wraps product functions in this process, so that it freezes or kills itself where it was told to.
+"""Wraps product functions of this process, so that it freezes or kills itself at a point.
 
-Every mistake is an error: a test whose failpoint is misspelt must not pass because nothing
-happened.
+Every mistake is an error: a test with a misspelt failpoint must not pass because nothing happened.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ _TOGETHER = "together"
 class Action(StrEnum):
     """What the process does to itself at its point."""
 
-    FREEZE = "freeze"  # SIGSTOP: until somebody sends SIGCONT
-    KILL = "kill"  # SIGKILL: as a power cut
-    TELL = "tell"  # nothing but saying so, at a point within a function
+    FREEZE = "freeze"  # SIGSTOP, until the test sends SIGCONT
+    KILL = "kill"  # SIGKILL, like a power cut
+    TELL = "tell"  # only reports it, at a point within a function
 
 
 _SIGNALS = {Action.FREEZE: signal.SIGSTOP, Action.KILL: signal.SIGKILL}
@@ -39,12 +38,10 @@ _SIGNALS = {Action.FREEZE: signal.SIGSTOP, Action.KILL: signal.SIGKILL}
 
 @dataclass(frozen=True, slots=True)
 class Arming:
-    """`point:action`, or `point:action:n` for the n-th time that the point is reached; once, in any
-    case.
+    """`point:action`, or `point:action:n` for the n-th time that the point is reached, once.
 
-    `point:action:n:together`: the first that come are held there until n different payments have,
-    and only then the process stops, so that one kill serves them all. A frozen one lets them go
-    when it is thawed.
+    `point:action:n:together`: calls wait at the point until n different payments are there. Then the
+    process stops, so one kill hits all of them. A frozen process lets them go on after its thaw.
     """
 
     point: str
@@ -72,12 +69,12 @@ class Arming:
 
     @property
     def announcement(self) -> str:
-        """The line that the process prints last, so that a test knows it got there."""
+        """The line that the process prints last, so a test knows that it reached the point."""
         return f"failpoint reached: {self.point}:{self.action}"
 
 
 def arm(arming: Arming) -> None:
-    """From now on this process stops at the point."""
+    """Let this process stop at the point from now on."""
     point = POINTS[arming.point]
     owner, name, function = located(point.target)
     if not arming.is_together:
@@ -97,7 +94,7 @@ def arm(arming: Arming) -> None:
 
 
 def take_away(check: str) -> None:
-    """From now on this protection is not there. For tests of tests."""
+    """Remove this protection from now on. For tests of tests."""
     if check not in CHECKS:
         raise FailpointError(f"no check is named {check!r}; there are: {', '.join(CHECKS)}")
     owner, name, original = found(CHECKS[check].target)
@@ -152,9 +149,7 @@ def _stop(arming: Arming) -> None:
 
 
 class _Meeting:
-    """Holds whoever comes until so many different payments are there, then stops the process,
-    once.
-    """
+    """Holds calls until n different payments are at the point, then stops the process once."""
 
     def __init__(self, arming: Arming) -> None:
         self._arming = arming
@@ -174,9 +169,7 @@ class _Meeting:
 
 
 def _payment_in(arguments: tuple[Any, ...]) -> object:
-    """The payment that a call is about, if its arguments tell; else something that is like
-    nothing else.
-    """
+    """The id of the payment in the arguments of a call, or else a unique object."""
     for argument in arguments:
         for candidate in (
             argument,

@@ -1,6 +1,4 @@
-"""Starting one of a stack's processes armed: the Procfile's own line, through this package's
-entry point.
-"""
+"""Starts a process of the stack armed: the Procfile's line through this package's entry point."""
 
 from __future__ import annotations
 
@@ -42,9 +40,7 @@ async def start_armed(
 
 
 async def reached(process: Process, failpoint: str) -> None:
-    """Returns once the process came to its point: it is frozen there, or dead, or goes on, if it
-    was only to tell.
-    """
+    """Wait until the process reached its point: it is frozen or dead, or has reported it."""
     arming = Arming.read(failpoint)
     if arming.action is not Action.KILL:
         await process.wait_logged(re.escape(arming.announcement), within_seconds=_PATIENCE_SECONDS)

@@ -1,6 +1,4 @@
-"""The mechanism: every point exists, every mistake is loud, and no process can be stopped
-outside tests.
-"""
+"""Every point exists, every mistake is an error, and no process can be stopped outside tests."""
 
 from __future__ import annotations
 
@@ -38,9 +36,7 @@ def _imported(file: Path) -> set[str]:
 
 @pytest.mark.parametrize("name", [*POINTS, *CHECKS])
 def test_every_target_exists(name: str) -> None:
-    """A point that product code has moved away from is noticed here, not by a test that waits in
-    vain.
-    """
+    """If product code moved a point, this test fails, and no other test waits in vain."""
     entry = POINTS.get(name) or CHECKS[name]
     assert found(entry.target)[2] is not None
     assert entry.sentence.endswith(".")

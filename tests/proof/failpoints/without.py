@@ -1,8 +1,7 @@
-"""What remains of a function or a constant when its protection is taken from it: only ever loaded
-by an armed process.
+"""What replaces a function or a constant without its protection. Only armed processes load it.
 
-Each makes a replacement of the original that it is given. One whose target has changed raises
-FailpointError, because a protection that is not taken away would prove nothing.
+Each function returns a replacement of the original. If the target has changed, it raises
+FailpointError, because a protection that is not removed would prove nothing.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ def _without(statement: TextClause, condition: str, instead: str, *, times: int)
 
 
 def fencing_by_attempt(answer_change: Callable[..., Change]) -> Callable[..., Change]:
-    """Every answer is taken for one about the payment's present attempt."""
+    """Every answer counts as one about the payment's present attempt."""
 
     @functools.wraps(answer_change)
     def unfenced(payment_id: UUID, open_attempt: Any, *arguments: Any) -> Change:
@@ -75,7 +74,7 @@ def fencing_by_attempt(answer_change: Callable[..., Change]) -> Callable[..., Ch
 
 
 def a_committed_claim(claim: Callable[..., Any]) -> Callable[..., Any]:
-    """The claim is in this process's memory only."""
+    """The claim is only in the memory of this process."""
 
     @functools.wraps(claim)
     async def claim_in_memory(
@@ -102,7 +101,7 @@ def a_step_of_the_sweep(step: Callable[..., Any]) -> Callable[..., Any]:
 def doubt(
     transitions: Mapping[Stage, Mapping[FactName, Transition]],
 ) -> Mapping[Stage, Mapping[FactName, Transition]]:
-    """A payment whose worker said nothing is taken for one that was not sent."""
+    """If its lease expires, a payment counts as not sent."""
     submitting = {
         **transitions[Stage.SUBMITTING],
         FactName.LEASE_EXPIRED: Transition(Stage.ACCEPTED),
@@ -111,7 +110,7 @@ def doubt(
 
 
 def keys_of_a_lane(make: Callable[..., None]) -> Callable[..., None]:
-    """No two items of a lane are taken to be about the same."""
+    """A lane never finds two items with the same key."""
 
     @functools.wraps(make)
     def keyless(self: Any, run: Any, *, key: Any, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""A long run under load while everything is killed, frozen and taken away (`make soak`).
+"""A long run under load, while everything is killed, frozen and cut off (`make soak`).
 
-README.md has the whole.
+README.md describes it.
 """

@@ -1,6 +1,4 @@
-"""`python -m tests.proof.soak --minutes 20 --seed 7`: a soak, its report, and exit status 0 only if
-nothing was lost.
-"""
+"""`python -m tests.proof.soak --minutes 20 --seed 7`: exits 0 only if the run is good."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 def main() -> int:
-    """Do what the command line says; return the exit status."""
+    """Run what the command line asks for. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.proof.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=20.0, help="how long the load lasts (20)")
     parser.add_argument(

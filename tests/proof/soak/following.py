@@ -1,6 +1,4 @@
-"""A backend that follows `GET /v1/events` from its cursor, through every outage, and reads it
-all again at the end.
-"""
+"""A backend that follows `GET /v1/events` through every outage, and reads all again at the end."""
 
 from __future__ import annotations
 
@@ -19,9 +17,9 @@ _PAGE = "100"
 
 
 class Follower:
-    """`async with Follower(clients) as follower:`.
+    """`async with Follower(clients) as follower:`
 
-    An answer that was lost is asked for again from the same cursor.
+    If an answer is lost, it repeats the request from the same cursor.
     """
 
     def __init__(self, clients: list[Client]) -> None:
@@ -61,10 +59,10 @@ class Follower:
                 await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _read_on(self) -> bool:
-        """One page further; False where there was none."""
+        """Read one page further. False if the page is empty."""
         page = await self._page(self._cursor)
         if page is None:
-            return True  # no answer says nothing of the feed
+            return True  # without an answer the end of the feed is unknown
         self.followed += page["items"]
         self._cursor = page["next_cursor"]
         return bool(page["items"])

@@ -1,6 +1,4 @@
-"""A subscriber to the bell who comes back whenever Redis does, and says whether anything can
-have been missed.
-"""
+"""A subscriber of the events that reconnects to Redis, and knows whether it may have missed any."""
 
 from __future__ import annotations
 
@@ -20,9 +18,9 @@ _START_SECONDS = 30.0
 
 
 class Listener:
-    """`async with Listener(url) as listener:`.
+    """`async with Listener(url) as listener:`
 
-    The same message heard twice is kept once and counted.
+    A message that comes twice is stored once and counted.
     """
 
     def __init__(self, redis_url: str) -> None:
@@ -58,7 +56,7 @@ class Listener:
 
     async def _listen(self) -> None:
         while True:
-            # A Redis that hangs is one that is away: only a new connection finds out.
+            # Only a new connection finds out whether a Redis that hangs is back.
             client = Redis.from_url(
                 self._url, socket_timeout=5, socket_connect_timeout=2, health_check_interval=2
             )

@@ -1,7 +1,6 @@
-"""Clients that behave as good clients do: one key per payment, and the same request again until
-there is an answer.
+"""Clients with one key for each payment, which repeat the request until they get an answer.
 
-They remember what they were told; that is what the judge holds the service to.
+They note every 202. The judge compares the service with these notes.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from tests.proof.soak.plan import PaymentOrder, Plan
 from tests.stack.client import Answer, Client
 from tests.stack.stack import Stack
 
-_TRY_SECONDS = 8.0  # then the client hangs up and asks again
-_PAUSE_SECONDS = (0.1, 2.0)  # doubling between tries
+_TRY_SECONDS = 8.0  # then the client disconnects and repeats the request
+_PAUSE_SECONDS = (0.1, 2.0)  # doubles between tries
 _ASK_AGAIN = frozenset({409, 429, 500, 502, 503, 504})
 _TOKEN_SECONDS = 86_400.0
 
 
 class Payers:
-    """All clients of a run. A payment is asked for at one ingress, and again at the next."""
+    """All clients of a run. They ask for a payment at one ingress, and repeat it at the next."""
 
     def __init__(self, stack: Stack, plan: Plan, webs: Sequence[str]) -> None:
         self._plan = plan
@@ -58,11 +57,11 @@ class Payers:
 
     @property
     def waiting(self) -> int:
-        """How many payments are asked for and have no answer yet, or are still being read."""
+        """How many payments have no answer yet, or are still being read."""
         return len(self._tasks)
 
     async def pay_all(self) -> None:
-        """Begin every payment at its time; whoever has no answer yet goes on asking."""
+        """Begin every payment at its time. Clients without an answer repeat their request."""
         began_at = time.monotonic()
         for order in self._plan.orders:
             await asyncio.sleep(max(0.0, began_at + order.at - time.monotonic()))
@@ -71,7 +70,7 @@ class Payers:
             task.add_done_callback(self._tasks.discard)
 
     async def finish(self, *, within_seconds: float) -> int:
-        """Wait until everybody has an answer; how many have none when the time is over."""
+        """Wait until every client has an answer. Returns how many have none at the time limit."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=within_seconds)
         return len(self._tasks)

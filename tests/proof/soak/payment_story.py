@@ -1,4 +1,4 @@
-"""The story of one payment from all sides, in order: what a person reads who must find out why."""
+"""The story of one payment from all sides, in order, for the person who looks for the cause."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BODY_CHARACTERS = 400
 
 
 def payment_story(evidence: Evidence, payment_id: str, logs: Mapping[str, str]) -> str:
-    """Record, Daraja's side, and every log line that names the payment."""
+    """The record, Daraja's side, and every log line with the id of the payment."""
     return "\n".join(
         [*_record(evidence, payment_id), *_daraja(evidence, payment_id), *_logged(payment_id, logs)]
     )
@@ -49,7 +49,7 @@ def _daraja(evidence: Evidence, payment_id: str) -> Iterator[str]:
     for delivery in evidence.deliveries:
         if delivery.payment_id == payment_id:
             body = json.dumps(delivery.body)[:_BODY_CHARACTERS]
-            yield f"Daraja told: {delivery.operation} answered {delivery.status}: {body}"
+            yield f"Daraja sent: {delivery.operation} answered {delivery.status}: {body}"
 
 
 def _logged(payment_id: str, logs: Mapping[str, str]) -> Iterator[str]:

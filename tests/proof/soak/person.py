@@ -1,7 +1,7 @@
-"""The person at the end: settles by M-PESA's statement what Daraja never told, as the runbook says.
+"""The person at the end, who settles open payments by M-PESA's statement, as in the runbook.
 
-The statement is the simulator's ledger; the person types the real commands (`python -m workers
-ask`, `resolve`), and each is refused where evidence stands against it.
+The statement is the simulator's ledger. The person runs the real commands (`python -m workers ask`,
+`resolve`). A command is refused if evidence contradicts it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TO_SETTLE = """
 SELECT id::text AS id, kind, stage, failure_reason, needs_review FROM mkwanja.payments
 WHERE (stage NOT IN ('succeeded', 'failed') AND needs_review) OR stage = 'failed' ORDER BY id
 """
-# The worker's own: until then `unpaid` is refused.
+# The worker's settings: before these times `unpaid` is refused.
 _TIMES = (
     "DEPOSIT_RESULT_WINDOW_SECONDS",
     "NOT_FOUND_TRUSTED_AFTER_SECONDS",
@@ -31,7 +31,7 @@ _REASON = ("--reason", "the statement at the end of the soak", "--operator", "so
 
 @dataclass(slots=True)
 class Settled:
-    """What was left to a person, by kind and why, and what the person did about each."""
+    """What was left for a person, by kind and reason, and the commands for each."""
 
     left: Counter[str] = field(default_factory=Counter)
     done: list[str] = field(default_factory=list)
@@ -44,7 +44,7 @@ class _Here:
 
 
 async def settle_by_statement(stack: Stack) -> Settled:
-    """Compares what is open or failed with the statement, and settles it by hand."""
+    """Compare open and failed payments with the statement, and settle them by commands."""
     async with (
         aiohttp.ClientSession(trust_env=False) as http,
         http.get(f"{stack.control_url}/ledger") as answer,
@@ -73,7 +73,7 @@ async def settle_by_statement(stack: Stack) -> Settled:
             commands.append(["ask", row["id"], *_REASON])
         else:
             continue
-        settled.left[f"{row['kind']} {row['stage']} ({row['failure_reason'] or 'never told'})"] += 1
+        settled.left[f"{row['kind']} {row['stage']} ({row['failure_reason'] or 'no reason'})"] += 1
     times = {name: value for name, value in stack.env("worker").items() if name in _TIMES}
     for command, result in zip(
         commands, await operate_all(_Here(stack), commands, env=times), strict=True

@@ -1,4 +1,4 @@
-"""The report of a soak: Markdown that also reads as text."""
+"""The report of a soak, as Markdown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LINES_MAX = 40
 
 
 def report(result: SoakResult) -> str:
-    """All of it."""
+    """The whole report."""
     return "\n".join(
         [
             *_head(result),
@@ -45,14 +45,14 @@ def _verdict(result: SoakResult) -> Iterator[str]:
     for kind in FindingKind:
         found = result.verdict.of(kind)
         yield f"| {kind} | {len(found)} | {sum(finding.explanation is None for finding in found)} |"
-    yield f"| accepted by nobody | {result.unanswered} | {result.unanswered} |"
+    yield f"| requests without an answer | {result.unanswered} | {result.unanswered} |"
     yield f"| answers that no good client expects | {len(result.refused)} | {len(result.refused)} |"
     ended_alone = len(result.injector.ended_alone)
-    yield f"| processes that ended though nobody killed them | {ended_alone} | {ended_alone} |"
+    yield f"| processes that ended without a fault | {ended_alone} | {ended_alone} |"
     settled = result.settled
     yield ""
     yield (
-        f"Before that a person settled by hand what Daraja had never told ({len(settled.done)} payments), with the real"
+        f"Before that a person settled by hand what Daraja had never reported ({len(settled.done)} payments), with the real"
         " commands and the ledger as M-PESA's statement:"
     )
     yield ""
@@ -84,7 +84,7 @@ def _violence(result: SoakResult) -> Iterator[str]:
         if kind not in {"kill", "freeze", "drain"}
     }
     a_minute = sum(kills.values()) / (result.load_seconds / 60)
-    yield from ("", "## What was done to it", "")
+    yield from ("", "## Faults", "")
     yield f"- kills (SIGKILL): {sum(kills.values())}, {a_minute:.1f} a minute: {_counted(kills)}"
     yield (
         f"- freezes (SIGSTOP): {sum(freezes.values())}, {result.injector.past_lease} of them thawed past the lease:"
@@ -99,7 +99,7 @@ def _violence(result: SoakResult) -> Iterator[str]:
     yield f"- payment and status calls that met a fault or oddity: {met.total()}: {_counted(dict(met.most_common(15)))}"
     if result.injector.failed:
         yield from _section(
-            "Deeds that could not be done (the harness's fault)", result.injector.failed
+            "Faults that could not be injected (an error of the harness)", result.injector.failed
         )
 
 
@@ -139,12 +139,10 @@ def _service(result: SoakResult) -> Iterator[str]:
     yield f"- attempts: {len(evidence.attempts)}, of which resends or new tries: {again}"
     yield (
         f"- events: {sum(entry.event_type is not None for entry in evidence.history)}, published {published} times,"
-        f" heard {len(evidence.witness.received_events)}, repeated {result.repeated_messages};"
+        f" received {len(evidence.witness.received_events)}, repeated {result.repeated_messages};"
         f" read from the feed {len(evidence.witness.followed or ())}"
     )
-    yield from _section(
-        "Processes that ended though nobody killed them", result.injector.ended_alone
-    )
+    yield from _section("Processes that ended without a fault", result.injector.ended_alone)
     yield from _section(
         "Errors in the logs",
         [f"{count} x {name}" for name, count in sorted(result.log_errors.items())],

@@ -1,4 +1,4 @@
-"""One soak from beginning to end: start, load and violence, fine weather, wait, gather, judge."""
+"""One soak from start to end: load and faults, then no faults, wait, gather, judge."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ from tests.proof.soak.person import Settled, settle_by_statement
 from tests.proof.soak.plan import LEASE_SECONDS, Plan, make_plan
 from tests.stack.stack import Stack
 
-# Lives are short, so that a run of minutes sees what would take hours; the ratios between them are
-# kept.
+# Short times with the usual ratios: a run of minutes shows what would take hours.
 ENVIRONMENT: Mapping[str, str] = {
     "SUBMITTING_LEASE_SECONDS": f"{LEASE_SECONDS:g}",
     "INQUIRY_FIRST_AFTER_SECONDS": "1",
@@ -43,7 +42,7 @@ ENVIRONMENT: Mapping[str, str] = {
 }
 TIME_SCALE = 0.02
 
-# Who is killed and frozen, and how often beside the others.
+# The processes that are killed and frozen, with their weights.
 PROCESSES = {
     "web.1": 2,
     "web.2": 2,
@@ -61,7 +60,7 @@ SELECT count(*) FILTER (WHERE NOT needs_review) AS waiting,
 FROM mkwanja.payments WHERE stage NOT IN ('succeeded', 'failed')
 """
 _OWED = "SELECT count(*) FROM mkwanja.payments WHERE event_due IS NOT NULL"
-_QUIET_SECONDS = 12.0  # a few rounds of the longest back-off: what has not moved then will not
+_QUIET_SECONDS = 12.0  # a few rounds of the longest back-off: after that nothing changes any more
 _LOGGED_ERROR = re.compile(r'"level":\s*"(error|critical)"')
 
 
@@ -69,7 +68,7 @@ _LOGGED_ERROR = re.compile(r'"level":\s*"(error|critical)"')
 class Options:
     """How long and how hard.
 
-    `doctor` changes the evidence before it is judged: to see that the judge can fail.
+    `doctor` changes the evidence before it is judged, to show that the judge can fail.
     """
 
     minutes: float = 20.0
@@ -84,7 +83,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SoakResult:
-    """A finished soak: what the report is made of."""
+    """A finished soak: the input of the report."""
 
     options: Options
     plan: Plan
@@ -104,9 +103,7 @@ class SoakResult:
 
     @property
     def is_good(self) -> bool:
-        """Nothing is lost, doubled, stuck or broken unexplained, no client was turned away, no
-        process gave up by itself.
-        """
+        """No finding without an explanation, no client refused, no process that ended by itself."""
         return (
             self.verdict.is_good
             and not self.refused
@@ -116,7 +113,7 @@ class SoakResult:
 
 
 async def soak(options: Options, say: Callable[[str], None]) -> SoakResult:
-    """Run one. `say` gets a line now and then."""
+    """Run one soak. `say` gets a line now and then."""
     plan = make_plan(
         seed=options.seed,
         seconds=options.minutes * 60,
@@ -194,7 +191,7 @@ async def soak(options: Options, say: Callable[[str], None]) -> SoakResult:
 async def _load(
     payers: Payers, injector: FaultInjector, plan: Plan, say: Callable[[str], None]
 ) -> None:
-    """Pay and break until the plan is done; a line each half minute."""
+    """Make payments and inject faults until the plan is done. Logs a line each half minute."""
 
     async def progress() -> None:
         began_at = time.monotonic()
@@ -217,15 +214,13 @@ async def _load(
 
 
 async def _settle(stack: Stack, patience_seconds: float, say: Callable[[str], None]) -> None:
-    """Wait until nothing is pending, or nothing but what waits for a person and that for a
-    while.
-    """
+    """Wait until no payment is pending, or only payments that wait for a person for a while."""
     began_at = time.monotonic()
     last: tuple[int, ...] = ()
     changed_at = began_at
     while time.monotonic() - began_at < patience_seconds:
         seen = await _pending(stack)
-        if seen[:3] != last[:3]:  # Daraja's answers come without end for what waits for a person
+        if seen[:3] != last[:3]:  # inquiries about payments that wait for a person never end
             changed_at = time.monotonic()
         if seen != last:
             last = seen
@@ -267,9 +262,7 @@ async def _pending(stack: Stack) -> tuple[int, ...]:
 
 
 def _log_errors(logs: Mapping[str, str]) -> Mapping[str, int]:
-    """Lines of level error, by process kind and event: an error in our logs is a bug or an
-    alarm.
-    """
+    """Log lines of level error by process kind and event. Each is a bug or an alarm."""
     found: Counter[str] = Counter()
     for name, text in logs.items():
         for line in text.splitlines():

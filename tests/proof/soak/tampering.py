@@ -1,7 +1,6 @@
-"""Spoils the evidence of a good run in one place: the judge must then find exactly that.
+"""Changes the evidence of a good run in one place. The judge must find exactly that.
 
-`python -m tests.proof.soak --doctor doubled` is the drill: a run that must fail. Who cannot find a fault
-that is there is no judge.
+`python -m tests.proof.soak --doctor doubled` is a drill: a run that must fail.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ def doubled(evidence: Evidence) -> Evidence:
 
 
 def lost(evidence: Evidence) -> Evidence:
-    """A payment that was promised is not on record."""
+    """An accepted payment is not on record."""
     payment = _succeeded(evidence)
     return replace(
         evidence, payments={key: row for key, row in evidence.payments.items() if key != payment.id}
@@ -36,7 +35,7 @@ def unpaid(evidence: Evidence) -> Evidence:
 
 
 def amount(evidence: Evidence) -> Evidence:
-    """Another amount moved than was asked for."""
+    """Another amount moved than the client asked for."""
     payment = _succeeded(evidence)
     moved = [
         replace(item, amount=item.amount + 1) if item.payment_id == payment.id else item
@@ -46,7 +45,7 @@ def amount(evidence: Evidence) -> Evidence:
 
 
 def stuck(evidence: Evidence) -> Evidence:
-    """A payment that succeeded never came so far."""
+    """A payment that succeeded did not get so far."""
     payment = _succeeded(evidence)
     own = [
         item
@@ -98,7 +97,7 @@ def forgotten(evidence: Evidence) -> Evidence:
 
 
 def _succeeded(evidence: Evidence) -> RecordedPayment:
-    """One that a client was promised, that succeeded, and whose callback was taken."""
+    """A payment that was accepted and succeeded, and whose callback was answered 200."""
     promised = {item.payment_id for item in evidence.witness.acceptances}
     taken = {item.payment_id for item in evidence.deliveries if item.status == 200}
     for payment in evidence.payments.values():

@@ -1,4 +1,4 @@
-"""The judge finds what it should, and nothing in a run that was good."""
+"""The judge finds each wrong thing, and finds nothing in a good run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _NO = {"Body": {"stkCallback": {"ResultCode": 1032}}}
 def entries(
     payment_id: str, *stages: str, amount: int = 250, reason: str | None = None
 ) -> list[Entry]:
-    """A history through these stages; what ends a payment has its event, published once."""
+    """A history through these stages. A final stage has its event, published once."""
     made = []
     for sequence, (before, stage) in enumerate(zip((None, *stages), stages, strict=False), start=1):
         entry = Entry(
@@ -60,12 +60,12 @@ def entries(
 
 
 def a_payment(stage: str, *, kind: str = "deposit", **more: Any) -> RecordedPayment:
-    """One that is on record, with as long a history as `a_run` gives it."""
+    """A payment on record, with as long a history as `a_run` gives it."""
     return RecordedPayment(id=PAID, kind=kind, stage=stage, amount=250, key="key-1", **more)
 
 
 def a_run(payment: RecordedPayment, history: Sequence[Entry], **more: Any) -> Evidence:
-    """A run of one payment that was promised."""
+    """A run of one accepted payment."""
     acceptance = Acceptance(
         payment_id=PAID, key="key-1", path="/v1/deposits", request={"amount": 250}
     )

@@ -1,6 +1,4 @@
-"""A short soak, always the same plan: nothing is lost, doubled, stuck or broken, whatever is
-killed.
-"""
+"""A short soak, always the same plan: nothing is lost, doubled, stuck or broken."""
 
 from __future__ import annotations
 
@@ -18,9 +16,7 @@ _OPTIONS = Options(minutes=0.3, seed=11, kills_per_minute=40.0, patience_seconds
 
 
 def test_a_seed_makes_one_plan() -> None:
-    """The same seed the same plan, another seed another; no process is spared, and every fault is
-    done at least once.
-    """
+    """The same seed makes the same plan. It has every kind of fault, and kills every process."""
     plans = [
         make_plan(seed=seed, seconds=30, rate=5, kills_per_minute=20, processes=PROCESSES)
         for seed in (3, 3, 4)
@@ -49,6 +45,6 @@ def test_a_short_soak_loses_and_doubles_nothing(result: SoakResult) -> None:
 @pytest.mark.whole
 @pytest.mark.parametrize("spoiler", SPOILERS)
 def test_the_same_run_with_doctored_evidence_is_condemned(result: SoakResult, spoiler: str) -> None:
-    """So the test before this one can fail."""
+    """This shows that the test before can fail."""
     before = len(judge(result.evidence).unexplained)
     assert len(judge(SPOILERS[spoiler](result.evidence)).unexplained) > before

@@ -1,6 +1,6 @@
-"""A run in slices: how long payments waited for their first claim, and what was done meanwhile.
+"""A run in slices: how long payments waited for their first claim, and the faults meanwhile.
 
-Nothing is judged by it.
+The judge does not use it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SLICE_SECONDS_MIN = 10.0
 
 
 def timeline(evidence: Evidence, log: Sequence[tuple[datetime, PlannedFault]]) -> Iterator[str]:
-    """A Markdown table, one row for each part of the run."""
+    """A Markdown table with one row for each part of the run."""
     accepted = {
         entry.payment_id: entry.at for entry in evidence.history if entry.sequence == 1 and entry.at
     }
