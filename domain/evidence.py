@@ -44,8 +44,8 @@ class Inquiry:
 
     `is_probe`: it probed the breaker, so it is not part of the payment's own schedule.
     `is_of_former_account`: it was sent with another short code than the worker's own. Its answer
-    then says nothing about our credential, and "not found" may only mean that the worker's app has
-    no access to that short code.
+    then says nothing about our credential, and "not found" may only mean that we cannot see that
+    short code's payments.
     """
 
     number: int
