@@ -14,7 +14,8 @@ from jsonschema_rs import Draft202012Validator
 
 # Of HTTP itself and of whatever stands between; they tell nothing of payments.
 _USUAL_HEADERS = {
-    "cache-control", "connection", "content-length", "content-type", "date", "server", "vary", "x-content-type-options",
+    "cache-control", "connection", "content-length", "content-type", "date", "server", "vary",
+    "x-content-type-options",
 }  # fmt: skip
 
 Operation = tuple[str, str]  # ("GET", "/v1/payments/{payment_id}")

@@ -31,7 +31,8 @@ PAYOUT_PARAMETERS: dict[str, Any] = {
     "B2CChargesPaidAccountAvailableFunds": -120.0,
 }
 BILL_PARAMETERS: dict[str, Any] = {
-    "DebitAccountBalance": "{Amount={CurrencyCode=KES, MinimumAmount=4200050, BasicAmount=42000.50}}",
+    "DebitAccountBalance": "{Amount={CurrencyCode=KES, MinimumAmount=4200050, "
+    "BasicAmount=42000.50}}",
     "Amount": "1800.00",
     "TransCompletedTime": "20260301103010",
     "DebitPartyCharges": "",

@@ -38,17 +38,18 @@ ANSWERS: list[Any] = [
 ]
 
 _NAMES = [
-    "Body", "stkCallback", "Result", "ResultCode", "ResultDesc", "CallbackMetadata", "Item", "Name", "Value", "Key", "Amount",
-    "TransactionAmount", "MpesaReceiptNumber", "TransactionReceipt", "TransactionID", "ResultParameters", "ResultParameter",
-    "TransactionStatus", "ReceiptNo", "CheckoutRequestID", "ConversationID", "OriginatorConversationID", "ResponseCode",
-    "errorCode", "errorMessage", "fault", "access_token", "expires_in", "",
+    "Body", "stkCallback", "Result", "ResultCode", "ResultDesc", "CallbackMetadata", "Item", "Name",
+    "Value", "Key", "Amount", "TransactionAmount", "MpesaReceiptNumber", "TransactionReceipt",
+    "TransactionID", "ResultParameters", "ResultParameter", "TransactionStatus", "ReceiptNo",
+    "CheckoutRequestID", "ConversationID", "OriginatorConversationID", "ResponseCode", "errorCode",
+    "errorMessage", "fault", "access_token", "expires_in", "",
 ]  # fmt: skip
 _LITERALS = [
-    "0", "-0", "0.0", "0e0", "1", "-1", "250", "250.0", "2.5e2", "1e999", "1e-999", "NaN", "-Infinity", "true", "false",
-    "null", "{}", "[]", "00", "+0",
-    '"0"', '"1"', '"00"', '"0 "', '"250"', '"Completed"', '"Failed"', '"UC17KX20PM"', '"uc17kx20pm"', '"UC10000000"',
-    '""', '"\\u0000"', '"\\ud800"',
-    '"\\u0660"', '"404.001.03"', '"3599"', "1" + "0" * 400, '"' + "x" * 70 + '"', "[" * 14 + "]" * 14,
+    "0", "-0", "0.0", "0e0", "1", "-1", "250", "250.0", "2.5e2", "1e999", "1e-999", "NaN",
+    "-Infinity", "true", "false", "null", "{}", "[]", "00", "+0", '"0"', '"1"', '"00"', '"0 "',
+    '"250"', '"Completed"', '"Failed"', '"UC17KX20PM"', '"uc17kx20pm"', '"UC10000000"', '""',
+    '"\\u0000"', '"\\ud800"', '"\\u0660"', '"404.001.03"', '"3599"', "1" + "0" * 400,
+    '"' + "x" * 70 + '"', "[" * 14 + "]" * 14,
 ]  # fmt: skip
 
 _literals = (

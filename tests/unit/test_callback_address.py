@@ -137,8 +137,9 @@ def test_the_set_of_operations_has(operation: str) -> None:
 
 @for_each(
     "operation",
-    ["", "deposit-timeout", "Deposit", "bill_payment", "status", "status-", "status-0", "status-01", "status-1000000",
-     "status-1-", "status-1-timeouts", "status-१", "status-1\n", "deposit ", "results"],
+    ["", "deposit-timeout", "Deposit", "bill_payment", "status", "status-", "status-0", "status-01",
+     "status-1000000", "status-1-", "status-1-timeouts", "status-१", "status-1\n", "deposit ",
+     "results"],
 )  # fmt: skip
 def test_the_set_of_operations_is_closed_to(operation: str) -> None:
     assert not is_operation(operation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -31,22 +32,27 @@ from domain.operations import Operation, OperationAnswer, OperationHealth
 from domain.stages import FactName
 from gateway.openapi.views import HistoryItem
 from tests.builders import NOW, a_payment
-from tests.case_tables import for_each
 
 ROOT = Path(domain.__file__).parent.parent
 
 # These texts are in stored records and in answers to callers. A text that is removed here is still
 # in their databases.
 TEXTS = {
-    "accepted", "claimed", "claim_lost", "acknowledged", "refused", "not_acted", "outcome_unknown", "lease_expired",
-    "too_old", "cancelled_by_caller", "no_result_confirmed", "resolved_paid", "resolved_unpaid", "success_reported",
-    "failure_reported", "awaits_confirmation", "success_without_receipt", "amount_differs", "amount_not_certain",
-    "ids_differ", "receipt_of_another_payment", "contradiction", "needs_a_person", "account_not_configured", "reviewed",
-    "inquiry_asked_for",
+    "accepted", "claimed", "claim_lost", "acknowledged", "refused", "not_acted", "outcome_unknown",
+    "lease_expired", "too_old", "cancelled_by_caller", "no_result_confirmed", "resolved_paid",
+    "resolved_unpaid", "success_reported", "failure_reported", "awaits_confirmation",
+    "success_without_receipt", "amount_differs", "amount_not_certain", "ids_differ",
+    "receipt_of_another_payment", "contradiction", "needs_a_person", "account_not_configured",
+    "reviewed", "inquiry_asked_for",
 }  # fmt: skip
 
+# Finds the values that a statement inserts, in a text whose white space is folded.
+ENTRY_INSERT = re.compile(
+    r"INSERT INTO mkwanja\.payment_history \((?P<columns>[^)]*)\) SELECT (?P<values>.*?) FROM "
+)
+
 PAYMENT = a_payment()
-ASK = StoreInquiry(Inquiry(1, NOW))
+INQUIRY = StoreInquiry(Inquiry(1, NOW))
 ANSWER = StoreAnswer(Inquiry(1, NOW, InquiryOutcome.NO_RESULT))
 OPEN, CLOSE = OpenBreaker("result 2001"), CloseBreaker(NOW)
 JUDGE = JudgeOperation(
@@ -67,8 +73,8 @@ def test_every_fact_has_an_entry_with_its_text() -> None:
 
 
 def test_every_disposition_in_the_history_has_an_entry_with_its_text() -> None:
-    noted = {Disposition(each) for each in get_args(EntryDisposition)}
-    assert {HistoryEntry(each.value).value for each in noted} == {each.value for each in noted}
+    texts = {Disposition(each).value for each in get_args(EntryDisposition)}
+    assert {HistoryEntry(text).value for text in texts} == texts
 
 
 def test_each_text_matches_the_pattern_in_openapi() -> None:
@@ -91,26 +97,35 @@ def test_the_runbook_explains_entries_that_exist() -> None:
     assert [name for name in named if name not in TEXTS] == []
 
 
-@for_each("path", sorted((ROOT / "domain").rglob("*.py")), ids=lambda path: path.name)
-def test_no_statement_writes_an_entry_that_is_not_a_member(path: Path) -> None:
-    """`what` is a parameter, which holds a `HistoryEntry`, or a literal `HistoryEntry`."""
-    for statement in path.read_text().split("INSERT INTO mkwanja.payment_history")[1:]:
-        values = " ".join(statement.split("SELECT", 1)[1].split("FROM", 1)[0].split())
-        assert "now(), what, " in values or re.search(
-            r"now\(\), '\{HistoryEntry\.\w+\}', ", values
-        ), values
+def inserted_entries() -> Iterator[str]:
+    """Yields the SQL value of the column `what` in each statement that adds a history entry."""
+    for path in sorted((ROOT / "domain").rglob("*.py")):
+        source = " ".join(path.read_text().split())
+        inserts = list(ENTRY_INSERT.finditer(source))
+        assert len(inserts) == len(re.findall(r"(?i)into\W+(mkwanja\W+)?payment_history", source))
+        for insert in inserts:
+            columns, values = insert["columns"].split(", "), insert["values"].split(", ")
+            yield values[columns.index("what")]
+
+
+def test_no_statement_writes_an_entry_that_is_not_a_member() -> None:
+    """`what` is the parameter of that name, which is a `HistoryEntry`, or a member by its name."""
+    entries = list(inserted_entries())
+    assert len(entries) >= 3
+    members = {"what", *(f"'{{HistoryEntry.{name}}}'" for name in HistoryEntry.__members__)}
+    assert [entry for entry in entries if entry not in members] == []
 
 
 def test_every_effect_is_assigned_to_its_statement() -> None:
     payment = a_payment()
     decided = [
-        Decided(payment=payment, entry=ENTRY, effects=(ANNOUNCE, ASK, OPEN, JUDGE, PROBE)),
+        Decided(payment=payment, entry=ENTRY, effects=(ANNOUNCE, INQUIRY, OPEN, JUDGE, PROBE)),
         Decided(payment=payment, effects=(ANSWER, CLOSE)),
         Decided(payment=None),
     ]
     assert {type(effect) for each in decided for effect in each.effects} == set(get_args(Effect))
     assert sort_effects(decided) == BatchEffects(
-        inquiries=[(payment, ASK.inquiry)],
+        inquiries=[(payment, INQUIRY.inquiry)],
         answers=[(payment.id, ANSWER.inquiry)],
         breaker_reasons=[(payment, "result 2001")],
         credential_accepted_at=[NOW],
@@ -120,21 +135,21 @@ def test_every_effect_is_assigned_to_its_statement() -> None:
 
 
 @pytest.mark.parametrize(
-    "says",
+    "fields",
     [
         {"payment": None, "entry": ENTRY},
-        {"payment": None, "effects": (ASK,)},
+        {"payment": None, "effects": (INQUIRY,)},
         {"payment": PAYMENT, "effects": (ANNOUNCE,)},
-        {"payment": PAYMENT, "effects": (ASK, ANSWER)},
+        {"payment": PAYMENT, "effects": (INQUIRY, ANSWER)},
         {"payment": PAYMENT, "effects": (OPEN, CLOSE)},
-        {"payment": PAYMENT, "effects": (ASK, ASK)},
+        {"payment": PAYMENT, "effects": (INQUIRY, INQUIRY)},
         {"payment": PAYMENT, "is_message_flagged": True},
     ],
     ids=", ".join,
 )
-def test_a_decision_that_cannot_be_written_is_rejected(says: dict[str, Any]) -> None:
+def test_a_decision_that_cannot_be_written_is_rejected(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"\w"):
-        Decided(**says)
+        Decided(**fields)
 
 
 def test_a_decision_finds_its_own_effects() -> None:

@@ -281,7 +281,8 @@ def test_a_query_that_says_paid_ends_it_with_the_receipt_that_waited() -> None:
 
 
 @pytest.mark.parametrize(
-    ("known", "others"), [(waiting(RECEIPT, OTHER_RECEIPT), frozenset()), (waiting(), frozenset({RECEIPT}))],
+    ("known", "others"),
+    [(waiting(RECEIPT, OTHER_RECEIPT), frozenset()), (waiting(), frozenset({RECEIPT}))],
     ids=["two receipts", "another payment's"],
 )  # fmt: skip
 def test_a_receipt_that_is_disputed_is_not_taken_and_a_person_is_told(

@@ -22,16 +22,16 @@ from tests.unit.status_messages import status
 
 OPERATIONS = [*sorted(PAYMENT_OPERATIONS), "status-1", "status-2-timeout", "deposit-timeout", ""]
 BROKEN: list[bytes] = [
-    b"", b" ", b"null", b"0", b'"0"', b"[]", b"{}", b"<html><body>502</body></html>", b"\xff\xfe\x00", b"\x80",
-    json.dumps(stk()).encode()[:-3],
-    json.dumps(stk()).encode() + b"x",
+    b"", b" ", b"null", b"0", b'"0"', b"[]", b"{}", b"<html><body>502</body></html>",
+    b"\xff\xfe\x00", b"\x80", json.dumps(stk()).encode()[:-3], json.dumps(stk()).encode() + b"x",
     json.dumps(stk()).replace('"ResultCode": 0', '"ResultCode": NaN').encode(),
     json.dumps(stk()).replace('"ResultCode": 0', '"ResultCode": -0').encode(),
     json.dumps(stk()).replace("250.0", "Infinity").encode(),
     json.dumps(stk()).replace('"ResultCode": 0', '"ResultCode": 1032, "ResultCode": 0').encode(),
-    json.dumps(stk()).replace('"ResultCode": 0', '"ResultCode": 0, "Deep": ' + "[" * 20 + "]" * 20).encode(),
-    b"[" * 60_000,
-    b'{"Body":' * 9_000,
+    json.dumps(stk())
+    .replace('"ResultCode": 0', '"ResultCode": 0, "Deep": ' + "[" * 20 + "]" * 20)
+    .encode(),
+    b"[" * 60_000, b'{"Body":' * 9_000,
     b'{"Body":{"stkCallback":{"ResultCode":' + b"0" * 5_000 + b"}}}",
     b'{"Body":{"stkCallback":{"ResultCode":' + b"1" * 5_000 + b"}}}",
     json.dumps(stk()).encode("utf-16"),

@@ -35,8 +35,9 @@ from workers.daraja_inquirer import DarajaInquirer
 SECRET, CREDENTIAL, PASSKEY = "callback-secret", "c2VjcmV0LWNyZWRlbnRpYWw=", "pa55key"
 CHECKOUT = "ws_CO_010320261015034711000111"
 ACCOUNT = RequestSettings(
-    shortcode="174379", passkey=PASSKEY, till="555111", payout_shortcode="600988", initiator_name="testapi",
-    callback_base_url="https://pay.example.co.ke/in", callback_secret=SECRET,
+    shortcode="174379", passkey=PASSKEY, till="555111", payout_shortcode="600988",
+    initiator_name="testapi", callback_base_url="https://pay.example.co.ke/in",
+    callback_secret=SECRET,
 )  # fmt: skip
 EVENING = datetime(
     2026, 3, 1, 21, 30, 5, tzinfo=UTC
@@ -230,7 +231,10 @@ async def test_an_inquiry_whose_connection_breaks_has_no_answer(error: Exception
 async def test_the_record_of_an_inquiry_has_no_secret_and_no_phone_number(
     payment: Payment,
 ) -> None:
-    body = b'{"CheckoutRequestID":"ws_CO_010320261015034711000111","errorMessage":"Invalid Access Token - abcDEF123"}'
+    body = (
+        b'{"CheckoutRequestID":"ws_CO_010320261015034711000111",'
+        b'"errorMessage":"Invalid Access Token - abcDEF123"}'
+    )
     client, exchanges = Client(Tokens("one"), (500, body)), list[Exchange]()
     await client.inquire(payment, 1, exchanges)
     ((_, asked),) = client.asked

@@ -121,29 +121,37 @@ def test_an_unknown_code_is_no_result(code: object) -> None:
 
 # In flight, in the three shapes that were seen, and what else comes instead of a result: status,
 # answer, verdict.
+INVALID_CHECKOUT_ID = envelope("400.002.02", "Bad Request - Invalid CheckoutRequestID")
 ANSWERS: list[tuple[str, int, Any, InquiryOutcome]] = [
     ("shape A", 200, result("4999"), V.UNDER_WAY),
     ("shape B", 200, envelope("500.001.1001", ""), V.VAGUE),
     ("shape C", 500, envelope("500.001.1001", "The transaction is being processed"), V.VAGUE),
-    ("another's push", 500, envelope("500.001.1001", "a transaction is already in process for the subscriber"), V.VAGUE),
-    ("unknown id, or at random", 500, envelope("500.001.1001", "The transaction does not Exist"), V.VAGUE),
-    ("unknown id", 500, envelope("500.001.1001", "[StkQuery] - The transaction does not exist"), V.VAGUE),
+    ("another's push", 500,
+     envelope("500.001.1001", "a transaction is already in process for the subscriber"), V.VAGUE),
+    ("unknown id, or at random", 500,
+     envelope("500.001.1001", "The transaction does not Exist"), V.VAGUE),
+    ("unknown id", 500,
+     envelope("500.001.1001", "[StkQuery] - The transaction does not exist"), V.VAGUE),
     ("without a text", 500, envelope("500.001.1001", None), V.VAGUE),
     ("another status", 503, envelope("500.001.1001", ""), V.VAGUE),
-    ("too early", 400, envelope("400.002.02", "Bad Request - Invalid CheckoutRequestID"), V.NO_RESULT),
-    ("too early, in a 200", 200, envelope("400.002.02", "Bad Request - Invalid CheckoutRequestID"), V.NO_RESULT),
+    ("too early", 400, INVALID_CHECKOUT_ID, V.NO_RESULT),
+    ("too early, in a 200", 200, INVALID_CHECKOUT_ID, V.NO_RESULT),
     # Daraja did not look for the payment: that is our fault, and no silence of M-PESA's
     ("our password", 500, envelope("500.001.1001", "Wrong credentials"), V.NO_ANSWER),
-    ("our password, in short", 500, envelope("500.001.1001", "[MerchantValidate] - Wrong credentials"), V.NO_ANSWER),
+    ("our password, in short", 500,
+     envelope("500.001.1001", "[MerchantValidate] - Wrong credentials"), V.NO_ANSWER),
     ("our shortcode", 500, envelope("500.001.1001", "Merchant does not exist"), V.NO_ANSWER),
     ("our timestamp", 400, envelope("400.002.02", "Bad Request - Invalid Timestamp"), V.NO_ANSWER),
-    ("our shortcode's form", 400, envelope("400.002.02", "Bad Request - Invalid BusinessShortCode"), V.NO_ANSWER),
+    ("our shortcode's form", 400,
+     envelope("400.002.02", "Bad Request - Invalid BusinessShortCode"), V.NO_ANSWER),
     ("our body", 400, envelope("400.002.05", "Invalid Request Payload"), V.NO_ANSWER),
     ("our path", 404, envelope("404.001.01", "Resource not found"), V.NO_ANSWER),
     ("our header", 404, envelope("404.001.04", "Invalid Authentication Header"), V.NO_ANSWER),
     ("other 5xx", 500, envelope("500.003.1001", "Internal Server Error"), V.NO_ANSWER),
-    ("busy", 500, envelope("500.003.02", "System is busy. Please try again in few minutes."), V.NO_ANSWER),
-    ("maintenance", 503, envelope("500.002.1001", "Service is currently under maintenance"), V.NO_ANSWER),
+    ("busy", 500,
+     envelope("500.003.02", "System is busy. Please try again in few minutes."), V.NO_ANSWER),
+    ("maintenance", 503,
+     envelope("500.002.1001", "Service is currently under maintenance"), V.NO_ANSWER),
     ("another fault", 500, fault("steps.javascript.ScriptExecutionFailed"), V.NO_ANSWER),
     ("502, html", 502, b"<html>Bad Gateway</html>", V.NO_ANSWER),
     ("200, html", 200, b"<html>Welcome</html>", V.NO_ANSWER),
@@ -167,9 +175,8 @@ def test_an_answer_without_a_result_is_no_result_or_no_answer(
     _, status, answer, verdict = row
     report = read(answer, status)
     assert (report.outcome, report.inquiry_outcome) == (ReportedOutcome.UNDECIDED, verdict)
-    assert (report.failure, report.receipt, report.ids if report.code != "4999" else frozenset()) == (
-        None, None, frozenset(),
-    )  # fmt: skip
+    assert (report.failure, report.receipt) == (None, None)
+    assert report.code == "4999" or not report.ids
 
 
 @pytest.mark.parametrize("code", ["1", 1, "", None, "00", False, True, 0.0, [], {}])
@@ -323,10 +330,14 @@ def test_the_acknowledgement_of_a_status_inquiry_is_only_recorded(
 
 HOSTILE: list[bytes] = [
     b"[" * 60_000, b'{"a":' * 9_000, b'{"errorCode":' + b"1" * 5_000 + b"}", b"\xff\xfe", b"\x00",
-    b'{"errorCode":NaN,"errorMessage":Infinity}', b'{"errorCode":"\\ud800","errorMessage":"\\ud800"}',
-    b'{"ResponseCode":"0","ResultCode":"\\ud800"}', b'{"ResponseCode":"0","ResultCode":' + b"9" * 4_000 + b"}",
-    *(b'{"errorCode":"1","errorMessage":' + b"[" * depth + b"]" * depth + b"}" for depth in (100, 900, 980, 990)),
-    *(b'{"ResultCode":' + b'{"a":' * depth + b"1" + b"}" * (depth + 1) for depth in (100, 900, 980)),
+    b'{"errorCode":NaN,"errorMessage":Infinity}',
+    b'{"errorCode":"\\ud800","errorMessage":"\\ud800"}',
+    b'{"ResponseCode":"0","ResultCode":"\\ud800"}',
+    b'{"ResponseCode":"0","ResultCode":' + b"9" * 4_000 + b"}",
+    *(b'{"errorCode":"1","errorMessage":' + b"[" * depth + b"]" * depth + b"}"
+      for depth in (100, 900, 980, 990)),
+    *(b'{"ResultCode":' + b'{"a":' * depth + b"1" + b"}" * (depth + 1)
+      for depth in (100, 900, 980)),
 ]  # fmt: skip
 
 
@@ -343,8 +354,8 @@ CODES = st.sampled_from(
 JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | CODES,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["errorCode", "errorMessage", "fault", "detail", "errorcode", "faultstring", "ResponseCode",
-                         "ResultCode", "CheckoutRequestID"]), inner),
+        st.sampled_from(["errorCode", "errorMessage", "fault", "detail", "errorcode", "faultstring",
+                         "ResponseCode", "ResultCode", "CheckoutRequestID"]), inner),
     max_leaves=10,
 )  # fmt: skip
 STATUSES = st.sampled_from([200, 204, 302, 400, 401, 403, 404, 408, 429, 500, 502, 503])

@@ -44,7 +44,8 @@ OTHER_ENVELOPES: dict[str, Any] = {
         "message": "The element OriginatorConversationID is invalid.",
     },
     "a field named in a text": b"Invalid ConversationID.",
-    "plain text": b"Failed to deserialize the JSON body: Amount: invalid type: integer, expected a string",
+    "plain text": b"Failed to deserialize the JSON body: "
+    b"Amount: invalid type: integer, expected a string",
     "empty": b"",
     "list": [{"loc": ["body", "Amount"], "msg": "not a string"}],
     "text in JSON": "Bad Request",
@@ -193,10 +194,11 @@ _C, _A, _P, _J = (
 # Field, and the reason for a deposit, a withdrawal, a bill payment.
 FIELDS: list[tuple[str, FailureReason, FailureReason, FailureReason]] = [
     *((name, _C, _C, _C) for name in (
-        "CallBackURL", "Callback URL", "callback_url", "BusinessShortCode", "Business Short Code", "ShortCode", "Password",
-        "Timestamp", "TransactionType", "Initiator", "InitiatorName", "Initiator Name", "SecurityCredential",
-        "Security Credential", "ResultURL", "Result URL", "QueueTimeOutURL", "QueueTimeoutUrl", "Queue Time Out URL",
-        "SenderIdentifierType", "RecieverIdentifierType", "ReceiverIdentifierType", "IdentifierType", "CommandID",
+        "CallBackURL", "Callback URL", "callback_url", "BusinessShortCode", "Business Short Code",
+        "ShortCode", "Password", "Timestamp", "TransactionType", "Initiator", "InitiatorName",
+        "Initiator Name", "SecurityCredential", "Security Credential", "ResultURL", "Result URL",
+        "QueueTimeOutURL", "QueueTimeoutUrl", "Queue Time Out URL", "SenderIdentifierType",
+        "RecieverIdentifierType", "ReceiverIdentifierType", "IdentifierType", "CommandID",
         "Command ID", "OriginatorConversationID", "Occassion", "Occasion",
     )),
     *((name, _A, _A, _A) for name in ("Amount", "amount", "AMOUNT", "Transaction Amount")),
@@ -204,7 +206,8 @@ FIELDS: list[tuple[str, FailureReason, FailureReason, FailureReason]] = [
     *((name, _P, _C, _C) for name in ("PartyA", "Party A", "partya", "PARTY_A")),
     *((name, _C, _P, _P) for name in ("PartyB", "Party B", "partyb")),
     *((name, _J, _J, _J) for name in (
-        "AccountReference", "Account Reference", "TransactionDesc", "Remarks", "Something", "Party", "Party Account", "",
+        "AccountReference", "Account Reference", "TransactionDesc", "Remarks", "Something", "Party",
+        "Party Account", "",
     )),
 ]  # fmt: skip
 

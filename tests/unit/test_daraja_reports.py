@@ -375,8 +375,9 @@ def test_a_timeout_message_is_only_a_timeout_with_any_content(operation: str, me
 @pytest.mark.parametrize(
     ("operation", "message"),
     [
-        ("deposit", payout()), ("withdrawal", stk()), ("bill-payment", stk()), ("deposit", stk()["Body"]),
-        ("status-1", stk()), ("status-1", payout()["Result"]), ("status-1-timeout", [payout()]), ("unknown", stk()),
+        ("deposit", payout()), ("withdrawal", stk()), ("bill-payment", stk()),
+        ("deposit", stk()["Body"]), ("status-1", stk()), ("status-1", payout()["Result"]),
+        ("status-1-timeout", [payout()]), ("unknown", stk()),
     ],
 )  # fmt: skip
 def test_the_operation_alone_decides_how_a_body_is_read(operation: str, message: Any) -> None:

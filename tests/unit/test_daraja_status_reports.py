@@ -74,8 +74,9 @@ def test_a_failed_payout_never_has_a_receipt() -> None:
 @for_each(
     "said",
     [
-        "Initiated", "Authorized", "Pending", ABSENT, None, "", "completed", "COMPLETED", " Completed", "Completed ",
-        "Complete", "failed", "Unknown", 0, 1, True, ["Completed"], {"Completed": 1}, "Completed\x00", "x" * 500,
+        "Initiated", "Authorized", "Pending", ABSENT, None, "", "completed", "COMPLETED",
+        " Completed", "Completed ", "Complete", "failed", "Unknown", 0, 1, True, ["Completed"],
+        {"Completed": 1}, "Completed\x00", "x" * 500,
     ],
 )  # fmt: skip
 def test_any_other_status_ends_nothing_but_shows_that_daraja_found_it(said: Any) -> None:
@@ -387,8 +388,10 @@ NAMES = st.sampled_from(
     ["TransactionStatus", "Amount", "ReceiptNo", "OriginatorConversationID", "CreditPartyName", "x"]
 )
 VALUES: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | st.sampled_from([*ALLOWED, "0", 0]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["Key", "Value", "ResultParameter"]), inner),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12)
+    | st.sampled_from([*ALLOWED, "0", 0]),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(["Key", "Value", "ResultParameter"]), inner),
     max_leaves=8,
 )  # fmt: skip
 ITEMS = (

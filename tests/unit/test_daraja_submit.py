@@ -243,9 +243,12 @@ async def test_a_token_is_read_whether_its_lifetime_is_a_number_or_text(lifetime
 
 
 NO_TOKEN = [
-    (500, b"<html>"), (503, b""), (200, b""), (200, b"[]"), (200, b'{"access_token": 5, "expires_in": 1}'), (302, b""),
-    (200, b'{"access_token": "a\\nb", "expires_in": 3599}'), (200, b'{"access_token": "a", "expires_in": "soon"}'),
-    (429, b'{"fault": {}}'), (200, b'{"access_token": "a", "expires_in": -1}'), (401, b'{"access_token":"a","expires_in":9}'),
+    (500, b"<html>"), (503, b""), (200, b""), (200, b"[]"),
+    (200, b'{"access_token": 5, "expires_in": 1}'), (302, b""),
+    (200, b'{"access_token": "a\\nb", "expires_in": 3599}'),
+    (200, b'{"access_token": "a", "expires_in": "soon"}'), (429, b'{"fault": {}}'),
+    (200, b'{"access_token": "a", "expires_in": -1}'),
+    (401, b'{"access_token":"a","expires_in":9}'),
 ]  # fmt: skip
 
 
