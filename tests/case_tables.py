@@ -1,9 +1,8 @@
-"""Tables of cases that one test plays one after the other: a test of a pure function costs no more
-than its calls.
+"""Tables of cases that one test plays one after the other.
 
-`@for_each("a, b", cases)` stands where `@pytest.mark.parametrize` stands. It does not stop at the
-first case that fails: it names each. A test that needs fixtures is parametrized, for each case gets
-its own.
+A test of a pure function then costs no more than its calls. Use `@for_each("a, b", cases)` in place
+of `@pytest.mark.parametrize`. It names each case that fails, and does not stop at the first. A test
+that needs fixtures is parametrized instead, because each case needs its own fixtures.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 
-_TOLD_MAX = 20
+_PRINTED_MAX = 20
 
 
 def for_each(
@@ -24,20 +23,19 @@ def for_each(
     *,
     ids: Callable[[Any], object] | Iterable[object] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Plays the test with each case; fails once, with what each failing case said.
+    """Plays the test with each case, and fails once, with the message of each failing case.
 
-    `names`, `cases` and `ids` are as for `pytest.mark.parametrize`. Cases of several tables are
-    multiplied.
+    `names`, `cases` and `ids` are as for `pytest.mark.parametrize`. Several tables are multiplied.
     """
-    split = [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
-    table = [_case(split, case) for case in cases]
+    columns = [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
+    table = [_case(columns, case) for case in cases]
     assert table, "a table without a case tests nothing"
-    told = _ids(split, table, ids)
+    case_names = _ids(columns, table, ids)
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
         own: list[tuple[str, dict[str, Any]]] = [
-            (name, dict(zip(split, values, strict=True)))
-            for name, (values, _) in zip(told, table, strict=True)
+            (name, dict(zip(columns, values, strict=True)))
+            for name, (values, _) in zip(case_names, table, strict=True)
         ]
         earlier: list[tuple[str, dict[str, Any]]] = getattr(test, "_cases", [("", {})])
         played = getattr(test, "_played", test)
@@ -68,22 +66,22 @@ def _play(test: Callable[..., None], cases: list[tuple[str, dict[str, Any]]]) ->
     for name, values in cases:
         try:
             test(**values)
-        except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - the next case is played whatever this one said
+        except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - the next case follows
             failures.append((name, error))  # type: ignore[arg-type]
     if failures:
         lines = [
-            f"[{name}] {type(error).__name__}: {error}" for name, error in failures[:_TOLD_MAX]
+            f"[{name}] {type(error).__name__}: {error}" for name, error in failures[:_PRINTED_MAX]
         ]
-        more = [f"and {len(failures) - _TOLD_MAX} more"] if len(failures) > _TOLD_MAX else []
-        said = "\n".join([f"{len(failures)} of {len(cases)} cases failed:", *lines, *more])
-        raise AssertionError(said) from failures[0][1]
+        more = [f"and {len(failures) - _PRINTED_MAX} more"] if len(failures) > _PRINTED_MAX else []
+        message = "\n".join([f"{len(failures)} of {len(cases)} cases failed:", *lines, *more])
+        raise AssertionError(message) from failures[0][1]
 
 
 def _case(names: Sequence[str], case: Any) -> tuple[tuple[Any, ...], str | None]:
     if (
         hasattr(case, "values") and hasattr(case, "marks") and hasattr(case, "id")
     ):  # pytest.param(…)
-        assert not case.marks, "a case of a table has no mark of its own"
+        assert not case.marks, "a case of a table cannot have a mark"
         return tuple(case.values), None if case.id is None else str(case.id)
     return ((case,) if len(names) == 1 else tuple(case)), None
 
@@ -93,24 +91,24 @@ def _ids(
     table: Sequence[tuple[tuple[Any, ...], str | None]],
     ids: Callable[[Any], object] | Iterable[object] | None,
 ) -> list[str]:
-    """What names each case in a message."""
+    """The name of each case, for messages."""
     given = None if ids is None or callable(ids) else [str(one) for one in ids]
-    told = []
+    case_names = []
     for number, (values, own) in enumerate(table):
         assert len(values) == len(names), (
             f"case {number} has {len(values)} values for {len(names)} names"
         )
         if own is not None:
-            told.append(own)
+            case_names.append(own)
         elif given is not None:
-            told.append(given[number])
+            case_names.append(given[number])
         else:
-            told.append(
+            case_names.append(
                 "-".join(str(ids(value)) if callable(ids) else _short(value) for value in values)
             )
-    return told
+    return case_names
 
 
 def _short(value: Any) -> str:
-    said = repr(value)
-    return said if len(said) <= 60 else f"{said[:57]}..."
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

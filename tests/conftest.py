@@ -1,6 +1,6 @@
-"""For all tests: nothing reaches a machine that is not ours.
+"""Fixtures of all tests. No test reaches another machine.
 
-Servers and stacks start when a test first asks for them.
+Servers and stacks start when a test first requests them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.stack.lending import Lending
 from tests.stack.servers import PostgresServer, RedisServer
 from tests.stack.starter import Starter
 
-# How long an example takes says how busy the machine is, and nothing of the code.
+# The time of an example depends on the load of the machine, and not on the code.
 settings.register_profile(
     "any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -68,7 +68,7 @@ def _is_ours(host: str) -> bool:
 
 
 def _addresses_of_given_servers() -> set[str]:
-    """`make test` may be told of servers elsewhere; those it may ask."""
+    """`DATABASE_URL` and `REDIS_URL` may name other machines. Tests may reach these."""
     hosts = [urlsplit(os.environ.get(name, "")).hostname for name in ("DATABASE_URL", "REDIS_URL")]
     return {str(found[4][0]) for host in hosts if host for found in socket.getaddrinfo(host, None)}
 
@@ -91,7 +91,7 @@ def _only_local_connections() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def folder() -> Iterator[Path]:
-    """Where servers live and leave their logs."""
+    """The folder of the servers' data and logs."""
     own: TemporaryFolder = temporary_folder()
     yield own.path
     own.remove()
@@ -115,8 +115,8 @@ async def redis_of_run(folder: Path) -> AsyncIterator[RedisServer | GivenRedis]:
 async def template(postgres: PostgresServer | GivenPostgres, starter: Starter) -> str:
     """A database as `alembic upgrade head` leaves it, for copies; no process connects to it."""
     url = await postgres.create_database()
-    status, said = await alembic("upgrade", "head", url=url)
-    assert status == 0, said
+    status, output = await alembic("upgrade", "head", url=url)
+    assert status == 0, output
     return url
 
 
@@ -130,7 +130,7 @@ def databases_to_borrow(
 
 @pytest.fixture(scope="session")
 def starter() -> Iterator[Starter]:
-    """Starts the commands of the Procfile in a moment."""
+    """Starts the commands of the Procfile quickly."""
     with Starter() as starter:
         yield starter
 

@@ -1,7 +1,7 @@
-"""What `/openapi.json` says, asked by tests: whether an answer or a body is as described.
+"""Checks of answers and bodies against `/openapi.json`.
 
-Answers are described openly, as callers should read them. Here every object is closed first: a
-member that nobody described is a fault.
+The document allows unknown members in answers, because callers should ignore them. Here every
+object is closed first, so a member that is not described is a fault.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from jsonschema_rs import Draft202012Validator
 
-# Of HTTP itself and of whatever stands between; they tell nothing of payments.
+# Headers of HTTP itself and of proxies. They say nothing about payments.
 _USUAL_HEADERS = {
     "cache-control", "connection", "content-length", "content-type", "date", "server", "vary",
     "x-content-type-options",
@@ -22,7 +22,7 @@ Operation = tuple[str, str]  # ("GET", "/v1/payments/{payment_id}")
 
 
 class Described:
-    """One document."""
+    """One OpenAPI document."""
 
     def __init__(self, document: Any) -> None:
         self.document = document
@@ -33,19 +33,19 @@ class Described:
         """Every operation, by method and path."""
         paths = self.document["paths"]
         return {
-            (method.upper(), path): said
+            (method.upper(), path): operation
             for path, item in paths.items()
-            for method, said in item.items()
+            for method, operation in item.items()
         }
 
     def answers(self) -> Iterator[tuple[Operation, str, Any]]:
         """Every answer of every operation, by status."""
-        for operation, said in self.operations.items():
-            for status, answer in said["responses"].items():
+        for operation, description in self.operations.items():
+            for status, answer in description["responses"].items():
                 yield operation, status, answer
 
     def resolved(self, value: Any) -> Any:
-        """`value`, or what it refers to."""
+        """`value`, or the target of its reference."""
         while "$ref" in value:
             found = self.document
             for part in value["$ref"].removeprefix("#/").split("/"):
@@ -62,7 +62,7 @@ class Described:
         }
 
     def validator(self, schema: Any, *, is_closed: bool) -> Draft202012Validator:
-        """What checks values by `schema`."""
+        """A validator of values by `schema`."""
         components = self._closed if is_closed else self.document["components"]
         root = {"components": components, "allOf": [_closed(schema) if is_closed else schema]}
         return Draft202012Validator(
@@ -70,14 +70,14 @@ class Described:
         )
 
     def faults(self, schema: Any, value: Any) -> list[str]:
-        """Where `value` is not as `schema` says, closed."""
+        """The places where `value` contradicts the closed `schema`."""
         found = self.validator(schema, is_closed=True).iter_errors(value)
         return [f"{error.instance_path}: {error.message}" for error in found]
 
     def answer_faults(
         self, operation: Operation, status: int, headers: Mapping[str, str], body: bytes
     ) -> list[str]:
-        """Where an answer is not as the document describes it for this operation and status."""
+        """The places where an answer contradicts the document, for this operation and status."""
         answer = self.operations[operation]["responses"].get(str(status))
         if answer is None:
             return [f"{operation}: {status} is not described"]
@@ -87,13 +87,14 @@ class Described:
         value = body.decode() if media == "text/plain" else json.loads(body)
         found = self.faults(answer["content"][media]["schema"], value)
         for name, header in answer.get("headers", {}).items():
-            said = self.resolved(header)
+            described = self.resolved(header)
             if name not in headers:
-                found += [f"{name} is missing"] if said.get("required") else []
+                found += [f"{name} is missing"] if described.get("required") else []
             else:
                 text = headers[name]
                 found += self.faults(
-                    said["schema"], int(text) if said["schema"]["type"] == "integer" else text
+                    described["schema"],
+                    int(text) if described["schema"]["type"] == "integer" else text,
                 )
         named = {name.lower() for name in answer.get("headers", {})}
         found += [
@@ -105,12 +106,12 @@ class Described:
 
 
 def _is_plain_text(text: str) -> bool:
-    """The document's own words: one line of printable characters, not blank."""
+    """The document's own format: one line of printable characters, not blank."""
     return text.isprintable() and bool(text.strip())
 
 
 def _closed(value: Any) -> Any:
-    """`value` with every described object closed to members that are not."""
+    """`value`, with every described object closed to members that are not described."""
     if isinstance(value, list):
         return [_closed(item) for item in value]
     if not isinstance(value, dict):

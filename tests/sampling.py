@@ -1,9 +1,9 @@
-"""Which tests a run plays: a sample of all levels in minutes, or what the sample left out.
+"""The choice of tests for a run: a sample of all levels in minutes, or the rest.
 
 `make test` plays the sample, `make test-all` the rest, and pytest by itself everything.
 
 * `whole` marks a test that takes long by nature. The sample leaves it out.
-* `shortened` marks one of which the sample plays a short form. Tests of hypothesis are shortened
+* `shortened` marks a test of which the sample plays a short form. Tests of hypothesis are shortened
   without a mark.
 * `sampled(n)` marks a test with many cases. The sample plays n of them, drawn by `--sample-seed`.
 """
@@ -30,10 +30,10 @@ class Part(StrEnum):
     REST = "rest"
 
 
-# Whether a test is the last one of its file in this process, once it is over.
+# Whether a finished test was the last one of its file in this process.
 ENDS_FILE = pytest.StashKey[bool]()
 
-# The files of which tests were collected, and of what is played the file and the name of each test.
+# The files of the collected tests; and the file and the name of each test that is played.
 COLLECTED = pytest.StashKey[tuple[set[str], set[tuple[str, str]]]]()
 
 # The folders of tests that mostly wait, the longest first.
@@ -48,13 +48,13 @@ _MARKS = {
 
 def add_options(parser: pytest.Parser) -> None:
     """Adds `--part` and `--sample-seed`."""
-    parts, what = list(Part), "which tests to play (default: all)"
-    parser.addoption("--part", type=Part, choices=parts, default=Part.ALL, help=what)
+    parts, text = list(Part), "which tests to play (default: all)"
+    parser.addoption("--part", type=Part, choices=parts, default=Part.ALL, help=text)
     parser.addoption("--sample-seed", type=int, default=1, help="draws the cases (default: 1)")
 
 
 def add_marks(config: pytest.Config) -> None:
-    """Makes the marks known."""
+    """Registers the marks."""
     for name, meaning in _MARKS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
 
@@ -71,7 +71,7 @@ def part_of(config: pytest.Config) -> Part:
 
 
 def select(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keeps of `items` those that belong to the part, in their order."""
+    """Keeps the items that belong to the part, in their order."""
     part = part_of(config)
     if part is Part.ALL:
         return
@@ -87,7 +87,7 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
 
 
 def remember(config: pytest.Config, files: set[str], items: list[pytest.Item]) -> None:
-    """So that a test can look at what is played (`COLLECTED`)."""
+    """Stores what is played, for tests (`COLLECTED`)."""
     config.stash[COLLECTED] = (
         files,
         {(_file(item), item.name.partition("[")[0]) for item in items},
@@ -95,7 +95,7 @@ def remember(config: pytest.Config, files: set[str], items: list[pytest.Item]) -
 
 
 def files_of(items: list[pytest.Item]) -> set[str]:
-    """Where the items come from."""
+    """The files of the items."""
     return {_file(item) for item in items}
 
 
@@ -104,14 +104,15 @@ def _file(item: pytest.Item) -> str:
 
 
 def _draws_examples(item: pytest.Item) -> bool:
-    """Whether it is a test of hypothesis, which draws fewer examples in the sample
-    (`tests/conftest.py`).
+    """Whether it is a test of hypothesis.
+
+    Such a test draws fewer examples in the sample (`tests/conftest.py`).
     """
     return is_hypothesis_test(getattr(item, "obj", None))
 
 
 def _mixed(items: Sequence[pytest.Item]) -> list[pytest.Item]:
-    """Files of tests that wait, and between them files of tests that compute."""
+    """The items, with files that wait and files that compute in turns."""
     files: dict[Path, list[pytest.Item]] = {}
     for item in items:
         files.setdefault(item.path, []).append(item)
@@ -122,7 +123,7 @@ def _mixed(items: Sequence[pytest.Item]) -> list[pytest.Item]:
 
 
 def _sample(items: list[pytest.Item], seed: int) -> set[str]:
-    """The node ids of the sample: the same for the same seed, whatever else is collected."""
+    """The node ids of the sample. They depend only on the seed, not on the other tests."""
     chosen: set[str] = set()
     cases: defaultdict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:

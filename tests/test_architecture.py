@@ -1,6 +1,4 @@
-"""The rules of the layout that import-linter cannot say: `make check` runs these, without
-servers.
-"""
+"""The rules of the layout that import-linter cannot express. They need no server."""
 
 from __future__ import annotations
 
@@ -39,7 +37,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def docstrings(path: Path) -> set[int]:
-    """The nodes of docstrings, by identity: they are prose and may name anything."""
+    """The ids of the docstring nodes. Docstrings are prose and may use any word."""
     owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     return {
         id(node.body[0].value)
@@ -49,8 +47,9 @@ def docstrings(path: Path) -> set[int]:
 
 
 def identifiers(path: Path) -> Iterator[tuple[str, int]]:
-    """Every name that a file gives to something of its own, with its line; names from elsewhere
-    are not its choice.
+    """Every name that a file defines, with its line.
+
+    Names from elsewhere are not the file's choice.
     """
     for node in ast.walk(tree(path)):
         match node:
@@ -67,7 +66,7 @@ def identifiers(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def texts(path: Path) -> Iterator[tuple[str, int]]:
-    """Every string that a file works with."""
+    """Every string of a file except docstrings, with its line."""
     prose = docstrings(path)
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Constant) and id(node) not in prose:
@@ -93,9 +92,7 @@ def test_the_environment_is_read_in_settings_and_nowhere_else() -> None:
 
 
 def test_arq_is_known_to_one_module() -> None:
-    """Its job format, the names of its keys and its worker's private parts (docs/adr, "One
-    module knows arq").
-    """
+    """Its job format, the names of its keys and its worker's private parts (ADR 15)."""
     found = [
         name(path)
         for path in PRODUCT
@@ -104,21 +101,22 @@ def test_arq_is_known_to_one_module() -> None:
     assert found == ["domain/adapters/redis/arq_queue.py"]
 
 
-# Where private parts of aiohttp may be touched: for what comes in, and for what goes out.
+# The modules that may use private parts of aiohttp: one for requests to us, one for our own.
 INSIDE_AIOHTTP = ["domain/adapters/daraja/wire.py", "gateway/edge/aiohttp_internals.py"]
 AIOHTTP_MODULES = {
     "aiohttp",
     *(f"aiohttp.{module.name}" for module in pkgutil.iter_modules(aiohttp.__path__)),
 }
-# The last one holds classes of exceptions and no state: the log knows by them what quotes a peer.
+# The last one has only exception classes. By them the log knows which messages quote the peer.
 PUBLIC = {
     f"aiohttp{module}" for module in ("", ".abc", ".hdrs", ".typedefs", ".web", ".http_exceptions")
 }
 
 
 def touches_inside_of_aiohttp(path: Path) -> bool:
-    """Whether a file imports an undocumented module of aiohttp, extends a class of it, or
-    silences ruff about `_x`.
+    """Whether a file uses undocumented parts of aiohttp.
+
+    It imports such a module, extends a class of it, or silences ruff about `_x`.
     """
     names = [module for module in imports(path) if module.split(".")[0] == "aiohttp"]
     modules = {
@@ -142,15 +140,12 @@ def touches_inside_of_aiohttp(path: Path) -> bool:
 
 
 def test_private_parts_of_aiohttp_are_touched_in_one_module_a_direction() -> None:
-    """ruff (SLF001) finds `_x` of another object everywhere.
-
-    Here are those that may silence it, or extend a class.
-    """
+    """ruff (SLF001) reports a use of another object's `_x`. Only these modules may silence it."""
     assert [name(path) for path in PRODUCT if touches_inside_of_aiohttp(path)] == INSIDE_AIOHTTP
 
 
 def run_by_import(node: ast.AST) -> Iterator[ast.AST]:
-    """What runs when a module is imported: all but the bodies of its functions."""
+    """The nodes that run at import: all except the bodies of functions."""
     for inner in ast.iter_child_nodes(node):
         if not isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             yield inner
@@ -158,9 +153,7 @@ def run_by_import(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def test_no_import_changes_what_belongs_to_another_module() -> None:
-    """No patch: no module assigns to an attribute of anything, or calls setattr, while it is
-    imported.
-    """
+    """At import no module assigns to an attribute or calls setattr, so nothing is patched."""
     found = [
         f"{name(path)}: {ast.unparse(node)}"
         for path in PRODUCT
@@ -182,8 +175,8 @@ def daraja_names() -> set[str]:
 
 
 def test_daraja_s_own_names_are_known_to_its_adapter_alone() -> None:
-    """But for the receiver's answer, whose body Daraja wants so."""
-    names = daraja_names() - {"PhoneNumber"}  # which is a word of ours as well
+    """Except for the receiver's answer, whose body Daraja requires."""
+    names = daraja_names() - {"PhoneNumber"}  # it is also our own word
     assert {
         "CheckoutRequestID",
         "SecurityCredential",
@@ -203,7 +196,7 @@ def test_daraja_s_own_names_are_known_to_its_adapter_alone() -> None:
 
 
 def test_a_file_of_tests_is_imported_nowhere() -> None:
-    """Several files of tests share code through a helper module beside them."""
+    """Files of tests share code only through helper modules."""
     assert [
         f"{name(path)}: {module}"
         for path in sorted((ROOT / "tests").rglob("*.py"))
@@ -257,7 +250,7 @@ def test_no_identifier_uses_a_word_that_means_something_else_here() -> None:
 
 
 def test_no_function_only_handles_or_processes() -> None:
-    """The verb of a function says what it does."""
+    """The verb of a function must say what it does."""
     found = [
         f"{name(path)}:{node.lineno} {node.name}"
         for path in PRODUCT
@@ -297,7 +290,7 @@ def test_the_code_needs_the_newest_revision_of_the_schema() -> None:
 
 
 def test_the_stages_document_is_the_table_in_the_code() -> None:
-    """`python -m tests.diagram` writes it anew."""
+    """After a change of the table, `python -m tests.diagram` writes it."""
     assert diagram.PATH.read_text() == diagram.document()
 
 
@@ -308,7 +301,7 @@ def test_the_document_of_the_packages_has_the_imports_of_the_code() -> None:
 
 
 def test_each_line_of_the_procfile_is_one_simple_command() -> None:
-    """The process itself gets the signals: no assignment, pipe, list or shell."""
+    """The process itself must get the signals, so there is no assignment, pipe, list or shell."""
     lines = (ROOT / "Procfile").read_text().splitlines()
     assert [line.split(":")[0] for line in lines] == ["release", "web", "callbacks", "worker"]
     for line in lines:

@@ -10,9 +10,10 @@ from tests.committed_files import files
 # A citation is `daraja.md §4.2`, or has several sections: `rules.md §6, §7`. A line break inside it,
 # with the mark of a comment behind it, counts as a blank.
 _LINE_BREAK = re.compile(r"\s*\n[ \t]*(?:#[: ]?)?[ \t]*")
+_ONE = r"§\d+(?:\.\d+)*(?:\s*\([\w ]*\))?"  # with a remark: "§12 (stages)"
 _CITED = re.compile(
     r"(?<![\w./-])(?:(?P<document>[\w./-]+\.md)(?:\]\([^)]*\))?`?:?\s+)?"
-    r"(?P<sections>§\d+(?:\.\d+)*(?:\s*\([\w ]*\))?(?:(?:,\s*|,?\s+and\s+)§\d+(?:\.\d+)*(?:\s*\([\w ]*\))?)*)"
+    rf"(?P<sections>{_ONE}(?:(?:,\s*|,?\s+and\s+){_ONE})*)"
 )
 _SECTION = re.compile(r"§(\d+(?:\.\d+)*)")
 _HEADING = re.compile(r"^##+ (\d+(?:\.\d+)*)\.? ", re.MULTILINE)
@@ -56,7 +57,10 @@ def test_no_file_cites_a_document_outside_the_repository() -> None:
 
 
 def test_the_search_finds_what_it_looks_for() -> None:
-    text = "# (rules.md %6, %7 and\n    # %18; `daraja.md` %4.2, RFC 9110 %7.8) and %5 ([x.md](a/x.md) %2)"
+    text = (
+        "# (rules.md %6, %7 and\n    # %18; `daraja.md` %4.2, RFC 9110 %7.8) and %5"
+        " ([x.md](a/x.md) %2)"
+    )
     text = text.replace("%", "§")  # so that this file cites nothing
     assert list(citations("a.py", text)) == [
         ("rules.md", "6"),

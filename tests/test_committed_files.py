@@ -1,4 +1,4 @@
-"""Nothing is committed that gives somebody power, and nothing that is true on one machine only."""
+"""No secret is committed, and no path or address of one machine."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.committed_files import files
 SECRETS = {
     "a key or certificate": re.compile(r"-----BEGIN [A-Z ]+-----\s+[A-Za-z0-9+/]{40}"),
     "a signed token": re.compile(r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{20,}"),
-    # A security credential of Daraja's, or what is in a key, without its first line.
+    # A security credential of Daraja, or the content of a key without its first line.
     "a long secret": re.compile(r"(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{200,}"),
     "a key of a cloud": re.compile(
         r"\b(?:AKIA[0-9A-Z]{16}|gh[pousr]_\w{30,}|github_pat_\w{30,}|xox[abp]-[\w-]{20,})"
     ),
 }
-# Written so that they do not find themselves.
+# The patterns are written so that they do not match themselves.
 ADDRESSES = {
     "an index's address": re.compile(
         r"\bpypi[.]|pythonhoste[d]|-(?:-extra)?-index-ur[l]|https?://(?!127\.0\.)[^\s\"']+/simple\b"
@@ -56,7 +56,7 @@ def test_no_file_has_the_name_of_a_secret() -> None:
 
 
 def test_the_search_finds_what_it_looks_for() -> None:
-    """Secrets made a moment ago, of no use to anybody."""
+    """The secrets are made in the test and used nowhere."""
     key = ec.generate_private_key(ec.SECP256R1())
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

@@ -25,7 +25,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("
 
 
 def test_the_shown_program_mints_a_token_that_a_backend_can_use(tmp_path: Path) -> None:
-    """The program, run as shown, prints a signed token with every claim that the service requires."""
+    """The program, run as shown, prints a signed token with every required claim."""
     program = re.search(r"```python\n(.*?)```", USING.read_text(), re.DOTALL)
     assert program is not None
     (tmp_path / "mint.py").write_text(program[1])

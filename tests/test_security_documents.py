@@ -1,5 +1,6 @@
-"""The threat model and SECURITY.md are whole: each threat has a control and a test, each secret
-a way to be changed.
+"""The threat model and SECURITY.md are complete.
+
+Each threat has a control and a test, and each secret has instructions for a change.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ LINES = [row for boundary in BOUNDARIES for row in rows(boundary)]
 
 
 def faults(row: list[str]) -> list[str]:
-    """What a line of a table lacks."""
+    """The faults of a line of a table."""
     if len(row) != len(COLUMNS) or not all(row):
         return ["a cell is empty or missing"]
     _, _, stride, owasp, control, test = row
@@ -73,7 +74,7 @@ def faults(row: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("row", LINES, ids=lambda row: row[0])
 def test_every_threat_has_a_control_and_a_test(row: list[str]) -> None:
-    """That the tests exist is seen to by test_documents.py."""
+    """test_documents.py checks that the tests exist."""
     assert faults(row) == []
 
 
@@ -101,18 +102,18 @@ def test_a_line_that_lacks_something_is_found(change: dict[str, str]) -> None:
     assert faults([*{**good, **change}.values()]) != []
 
 
-def test_each_threat_has_a_name_of_its_own() -> None:
+def test_no_two_threats_have_the_same_id() -> None:
     names = [row[0] for row in LINES]
     assert len(set(names)) == len(names)
 
 
-def test_every_letter_of_stride_and_every_one_of_the_owasp_ten_is_thought_of() -> None:
+def test_every_letter_of_stride_and_every_risk_of_the_owasp_ten_occurs() -> None:
     assert {row[2] for row in LINES} == set("STRIDE")
     assert {row[3] for row in LINES} - {"-"} == {f"API{number}" for number in range(1, 11)}
 
 
-def test_every_boundary_has_a_table_and_what_is_awaited_stands_apart() -> None:
-    """The section of awaited lines goes with its last line."""
+def test_every_boundary_has_a_table_and_awaited_lines_have_their_own_section() -> None:
+    """The section of awaited lines is removed with its last line."""
     expected = {"What is worth attacking", "What is assumed", *BOUNDARIES, "Accepted risks"}
     assert set(sections()) - {"Awaited"} == expected
     assert [
@@ -121,8 +122,8 @@ def test_every_boundary_has_a_table_and_what_is_awaited_stands_apart() -> None:
 
 
 def test_security_says_how_each_secret_is_changed() -> None:
-    """Every setting that is a secret, or that holds one, is named where rotation is told."""
-    told = (ROOT / "SECURITY.md").read_text().split("## Changing secrets")[1].split("\n## ")[0]
+    """The section on changes names every setting that is a secret or contains one."""
+    section = (ROOT / "SECURITY.md").read_text().split("## Changing secrets")[1].split("\n## ")[0]
     settings = {
         name.upper()
         for kind in (IngressSettings, CallbackSettings, WorkerSettings)
@@ -133,4 +134,4 @@ def test_security_says_how_each_secret_is_changed() -> None:
         )
     }
     assert len(settings) > 8
-    assert {name for name in settings if f"`{name}`" not in told} == set()
+    assert {name for name in settings if f"`{name}`" not in section} == set()

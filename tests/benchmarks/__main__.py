@@ -1,9 +1,8 @@
-"""`make bench`: accepts and whole lives a second, each beside a floor that was measured in the same
-run.
+"""`make bench`: accepts and whole lives a second, each with a floor measured in the same run.
 
-Figures of one machine say little about another; the ratios say what our own code costs. PostgreSQL
-is durable here (fsync on), as in production. Nothing is asserted about time: a noisy neighbour is
-no failure.
+The figures of one machine say little about another. The ratios show what our own code costs.
+PostgreSQL is durable here (fsync on), as in production. Nothing is asserted about time, because
+other load on the machine is no failure.
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ async def run(seconds: float, connections: int, lives: int) -> None:
     ) as stack:
         ours = await whole_lives(stack, lives)
         arq = await arq_jobs_per_second(stack.redis_url, jobs=2000)
-        say(
-            f"whole lives: withdrawals from request to event           {ours:8,.0f} /s   ({lives} of {lives} succeeded)"
+        say_rate(
+            "whole lives: withdrawals from request to event",
+            ours,
+            f"({lives} of {lives} succeeded)",
         )
-        say(
-            f"  floor: arq jobs that do nothing, one worker            {arq:8,.0f} /s   ratio {ours / arq:.2f}"
-        )
-        # From here on nobody works off the queue: the accepts are measured alone.
+        say_rate("  floor: arq jobs that do nothing, one worker", arq, f"ratio {ours / arq:.2f}")
+        # Without a worker the accepts are measured alone.
         await stack.stop_process("worker")
         await accepts(stack, seconds, connections)
 
@@ -66,15 +65,15 @@ async def accepts(stack: Stack, seconds: float, connections: int) -> None:
     tokens = [stack.issuer.user_token(str(uuid4())) for _ in range(connections)]
 
     def deposit(number: int) -> bytes:
-        """Of many users, each with its limits, from as many phones."""
+        """A deposit of one of many users, each with its own limits and phone."""
         headers = {
             "Authorization": f"Bearer {tokens[number % connections]}",
             "X-Idempotency-Key": uuid4().hex,
         }
-        of_its_own = json.dumps(
+        own_body = json.dumps(
             {"amount": 250, "phone_number": f"07{number % 100_000_000:08}"}
         ).encode()
-        return post(stack.web_url, "/v1/deposits", of_its_own, headers)
+        return post(stack.web_url, "/v1/deposits", own_body, headers)
 
     bare = await requests_per_second(
         floor_url,
@@ -88,13 +87,13 @@ async def accepts(stack: Stack, seconds: float, connections: int) -> None:
     )
     ours = await requests_per_second(stack.web_url, deposit, **measured)  # type: ignore[arg-type]
     await floors.terminate()
-    say(f"\naccepted payments (token, key, history, 202)             {ours:8,.0f} /s")
-    say(
-        f"  floor: aiohttp that answers 202 and does nothing       {bare:8,.0f} /s   ratio {ours / bare:.2f}"
-    )
-    say(
-        f"  floor: aiohttp with one durable insert a request       {insert:8,.0f} /s   ratio {ours / insert:.2f}"
-    )
+    say("")
+    say_rate("accepted payments (token, key, history, 202)", ours)
+    for floor, rate in (
+        ("aiohttp that answers 202 and does nothing", bare),
+        ("aiohttp with one durable insert a request", insert),
+    ):
+        say_rate(f"  floor: {floor}", rate, f"ratio {ours / rate:.2f}")
 
 
 async def whole_lives(stack: Stack, lives: int) -> float:
@@ -111,7 +110,7 @@ async def whole_lives(stack: Stack, lives: int) -> float:
     await send_all(stack.web_url, requests, connections=32, expected_status=202)
     while True:
         row = await connection.fetchrow(
-            "SELECT count(*) FILTER (WHERE stage = 'succeeded') AS succeeded, count(*) AS all_of_them FROM mkwanja.payments"
+            "SELECT count(*) FILTER (WHERE stage = 'succeeded') AS succeeded FROM mkwanja.payments"
         )
         if row["succeeded"] == lives:
             break
@@ -121,6 +120,10 @@ async def whole_lives(stack: Stack, lives: int) -> float:
     elapsed = time.monotonic() - began_at
     await connection.close()
     return lives / elapsed
+
+
+def say_rate(text: str, per_second: float, remark: str = "") -> None:
+    say(f"{text:<55} {per_second:8,.0f} /s   {remark}".rstrip())
 
 
 def say(text: str) -> None:

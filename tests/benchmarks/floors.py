@@ -1,8 +1,7 @@
-"""The floors: the least that the same work costs on this machine, in this run, with the same tools
-and none of our code.
+"""The floors: the cost of the same work with the same libraries and none of our code.
 
-`python -m tests.benchmarks.floors web DATABASE_URL PORT` serves two of them in a process of its
-own, as the service does.
+`python -m tests.benchmarks.floors DATABASE_URL PORT` serves two of them in a process of its own, as
+the service does.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _BODY = b'{"id": "00000000-0000-0000-0000-000000000000", "status": "pending"}'
 
 
 async def serve(database_url: str, port: int) -> None:
-    """`/bare` answers 202; `/insert` makes one durable row first, one commit a request."""
+    """Serves `/bare`, which answers 202, and `/insert`, which first commits one durable row."""
     pool = await asyncpg.create_pool(database_url, min_size=10, max_size=10)
     await pool.execute(
         "CREATE TABLE IF NOT EXISTS floor (id bigserial PRIMARY KEY, body text NOT NULL)"
@@ -50,7 +49,7 @@ async def serve(database_url: str, port: int) -> None:
 
 
 async def arq_jobs_per_second(redis_url: str, *, jobs: int) -> float:
-    """arq with nothing to do: one worker, jobs that return at once."""
+    """The speed of one arq worker with jobs that return at once."""
 
     async def nothing(_context: dict[Any, Any]) -> None:
         return None

@@ -1,5 +1,6 @@
-"""Load on 127.0.0.1, from as little code as HTTP allows: what the load costs is taken from the
-servers under test.
+"""Load on 127.0.0.1, with as little code as HTTP allows.
+
+The load runs on the same cores as the servers under test.
 """
 
 from __future__ import annotations
@@ -18,9 +19,7 @@ async def requests_per_second(
     seconds: float,
     expected_status: int,
 ) -> float:
-    """Sends `request(n)`, n = 0, 1, …, on so many connections for so long; answers of the
-    expected status a second.
-    """
+    """Sends `request(n)`, n = 0, 1, …, and returns the answers of the expected status a second."""
     numbers = iter(range(10**9))
     ends_at = time.monotonic() + seconds
     began_at = time.monotonic()

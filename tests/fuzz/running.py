@@ -1,6 +1,4 @@
-"""Runs schemathesis against a running system, as a person would from the command line, and
-counts what it saw.
-"""
+"""Runs schemathesis by its command line against a running system, and counts the answers."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ ROOT = HERE.parents[1]
 
 @dataclass
 class Run:
-    """What came of one run: its report for a person, and how often each operation answered with
-    each status.
-    """
+    """The result of one run: its report, and how often each operation answered with each status."""
 
     exit_status: int
     report: str
@@ -42,7 +38,7 @@ class Run:
         return {status for name, status in self.answers if name == operation}
 
     def table(self) -> str:
-        """Operations, and how often they answered with which status."""
+        """A table of the operations and how often each answered with each status."""
         names = sorted({name for name, _ in self.answers})
         lines = [
             f"{name:40} "
@@ -55,7 +51,7 @@ class Run:
 async def schemathesis(system: System, identity: str, folder: Path, *options: str) -> Run:
     """One run over all of `/openapi.json`.
 
-    `identity`: `backend`, or `users` (two of them, each other's strangers).
+    `identity`: `backend`, or `users` (two of them, who may not see each other's data).
     """
     config, events = folder / f"{identity}.toml", folder / f"{identity}.ndjson"
     config.write_text(
@@ -107,7 +103,7 @@ def _count(run: Run, scenario: dict[str, Any]) -> None:
 
 
 def _authorization(system: System, identity: str, folder: Path) -> str:
-    """The part of the configuration that says who asks."""
+    """The part of the configuration with the tokens."""
     issuer = system.stack.issuer
     if identity == "backend":
         return f'\n[auth.openapi]\nbearer = {{ bearer = "{issuer.backend_token()}" }}\n'
@@ -121,7 +117,7 @@ def _authorization(system: System, identity: str, folder: Path) -> str:
     return f'\n[auth.wfc]\npath = "{file}"\npeers = {json.dumps(list(peers))}\n'
 
 
-# Two of the app's users: neither may see what the other has.
+# Two of the app's users. Neither may see the other's data.
 PEERS = {
     "amina": "7f6a1c7e-52cb-4b0e-9f53-0c2b8f1d4a11",
     "baraka": "7f6a1c7e-52cb-4b0e-9f53-0c2b8f1d4a12",

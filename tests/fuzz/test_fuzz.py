@@ -1,4 +1,4 @@
-"""Schemathesis finds nothing in the running service that its document does not say."""
+"""Schemathesis finds no difference between the running service and its document."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from tests.fuzz.running import Run, schemathesis
 from tests.spec.conftest import a_system
 from tests.spec.system import System
 
-# All that is asked in a run is asked by few, of few phone numbers: limits on how much would end it
-# early.
+# A run has few callers and few phone numbers, so limits would end it early.
 _GENEROUS = """
 [caller]
 requests_per_second = "unlimited"
@@ -31,10 +30,10 @@ _SEED = int(os.environ.get("SEED") or (random.randrange(2**31) if _MINUTES else 
 _TIME = ("--max-time", str(int(_MINUTES * 60 / 2)))
 _LENGTH = (*_TIME, "--max-examples", "1000") if _MINUTES else ("--max-examples", "20")
 
-# The phase that tries every value at its limits is the backend's, unless there is time: the bodies
-# are the same.
+# Only the backend's run has the phase that tries every value at its limits, unless there is time,
+# because the bodies are the same.
 _USERS_PHASES = () if _MINUTES else ("--phases", "examples,fuzzing,stateful")
-# What a user may not do is refused before its body is looked at: there is little to find in it.
+# A request that a user may not make is refused before its body is read, so there is little to find.
 _USERS_MAY = (
     "--exclude-operation-id",
     "createWithdrawal",
@@ -71,9 +70,7 @@ async def _played(system: System, identity: str, folder: Path, *options: str) ->
 async def test_a_backend_gets_no_answer_that_contradicts_the_document(
     generous_system: System, tmp_path: Path
 ) -> None:
-    """Every route is answered well and refused in every way that a request alone can bring
-    about.
-    """
+    """Every route answers well, and refuses in every way that a single request can cause."""
     run = await _played(generous_system, "backend", tmp_path)
     for post in _POSTS:
         assert run.statuses(post) >= {202, 400, 401, 422}, run.table()
@@ -86,7 +83,7 @@ async def test_a_backend_gets_no_answer_that_contradicts_the_document(
 async def test_users_get_no_answer_that_contradicts_the_document(
     generous_system: System, tmp_path: Path
 ) -> None:
-    """Nor does one user ever get what is another's."""
+    """No user ever gets another user's data."""
     run = await _played(generous_system, "users", tmp_path, *_USERS_MAY, *_USERS_PHASES)
     assert run.statuses("POST /v1/deposits") >= {202, 401, 422}, run.table()
     _assert_reading_was_tried(run)
@@ -96,6 +93,6 @@ async def test_users_get_no_answer_that_contradicts_the_document(
 def _assert_reading_was_tried(run: Run) -> None:
     for path in _LISTS:
         assert run.statuses(path) >= {200, 401}, run.table()
-    # 200 and 409: links were followed from payments that were made.
+    # 200 and 409 show that links from created payments were followed.
     assert set().union(*map(run.statuses, _OF_ONE)) >= {200, 401, 404}, run.table()
     assert run.statuses("POST /v1/payments/{payment_id}/cancel") & {200, 409}, run.table()

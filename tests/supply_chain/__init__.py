@@ -1,3 +1,1 @@
-"""What we stand on and did not write: pip-audit and pip-licenses judge it, called by `python -m
-tests.supply_chain`.
-"""
+"""Checks of the dependencies, by pip-audit and pip-licenses: `python -m tests.supply_chain`."""

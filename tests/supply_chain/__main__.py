@@ -1,5 +1,6 @@
-"""`python -m tests.supply_chain` judges the lock: a line for each thing that is red, then one
-line for each tool.
+"""`python -m tests.supply_chain` judges the lock file.
+
+It prints a line for each red finding, then one line for each tool.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The known vulnerabilities of what the lock names, as pip-audit reports them.
+"""The known vulnerabilities of the locked packages, as pip-audit reports them.
 
-pip-audit says "no known vulnerabilities" also if it learned nothing. Here a package of which
-nothing was learned is counted and named as *not audited*, and the service must first report a
-vulnerability that is known to everybody.
+pip-audit says "no known vulnerabilities" even if it got no data. Here a package without data is
+counted and named as *not audited*, and the service must first report a famous vulnerability.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from typing import Any
 
 from tests.supply_chain.policy import VulnerabilityException
 
-# A package that the lock does not name, in a version whose vulnerabilities every service reports.
+# A package that is not in the lock file, in a version whose vulnerabilities every service reports.
 KNOWN_VULNERABLE = "jinja2", "2.10"
 
 _ANSWER_SECONDS = 10
 _ALL_SECONDS = 120.0
-# The last line of pip-audit's errors if the network or the service failed. Another failure is not
-# the service's.
+# The last line of pip-audit's errors if the network or the service failed. Any other failure is
+# pip-audit's own.
 _SERVICE_FAILED = re.compile(
     r"requests\.exceptions\.|pip_audit\._service\.|your network may be blocking"
 )
@@ -34,7 +33,7 @@ _SERVICE_FAILED = re.compile(
 
 @dataclass(slots=True)
 class Audit:
-    """What pip-audit reported. `red` has a line for each reason to stop."""
+    """The judged report of pip-audit. `red` has a line for each reason to stop."""
 
     total: int
     red: list[str] = field(default_factory=list)
@@ -52,7 +51,7 @@ class Audit:
 
 
 class ServiceFailed(Exception):
-    """pip-audit learned nothing; the message says why."""
+    """pip-audit got no data. The message says why."""
 
 
 def audit(
@@ -79,7 +78,7 @@ def judge(
     exceptions: Sequence[VulnerabilityException],
     today: date,
 ) -> Audit:
-    """Judges a report of pip-audit's, which has an entry for each package."""
+    """Judges a report of pip-audit, which has an entry for each package."""
     result = Audit(len(versions))
     is_informed = any(entry.get("vulns") for entry in reported.values())
     met: set[VulnerabilityException] = set()
@@ -110,9 +109,9 @@ def judge(
 
 
 def _report(versions: dict[str, str], seconds: float) -> dict[str, Any]:
-    """pip-audit's report by package.
+    """pip-audit's report, by package.
 
-    Neither pip nor a cache takes part, and no marker hides a package of the lock.
+    pip and its cache are not used, and no marker hides a package of the lock file.
     """
     with TemporaryDirectory() as folder:
         pins = Path(folder, "pins.txt")
@@ -158,9 +157,10 @@ def _report(versions: dict[str, str], seconds: float) -> dict[str, Any]:
 def _line(package: str, version: str, vulnerability: dict[str, Any]) -> str:
     names = " ".join([vulnerability["id"], *sorted(vulnerability["aliases"])])
     remedy = ", ".join(vulnerability["fix_versions"]) or "none known"
-    return f"{package} {version}: {names} (mended in: {remedy}): {_printable(vulnerability['description'])[:200]}"
+    description = _printable(vulnerability["description"])[:200]
+    return f"{package} {version}: {names} (mended in: {remedy}): {description}"
 
 
 def _printable(text: str) -> str:
-    """The service's text, fit for a terminal."""
+    """The service's text, without control characters."""
     return "".join(letter if letter.isprintable() else " " for letter in text)

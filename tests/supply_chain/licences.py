@@ -1,4 +1,4 @@
-"""The licences of what the lock names, as pip-licenses reads them from the installed packages.
+"""The licences of the locked packages, as pip-licenses reads them from the installed ones.
 
 It needs no network.
 """
@@ -15,9 +15,7 @@ from tests.supply_chain.policy import Licences
 
 
 def installed_licences() -> dict[str, str]:
-    """What each installed package says its licence is, by the name that the lock gives the
-    package.
-    """
+    """The licence of each installed package, by the package's name in the lock file."""
     command = [
         sys.executable,
         "-m",
@@ -33,10 +31,9 @@ def installed_licences() -> dict[str, str]:
 def check_licences(
     locked: Iterable[str], found: dict[str, str], licences: Licences
 ) -> tuple[list[str], str]:
-    """A line for each licence that is not agreed to, and a summary that names the packages that
-    were not looked at.
+    """A line for each licence that is not agreed to, and a summary with the unchecked packages.
 
-    pip-licenses could compare by itself. But its `--allow-only` accepts a package if *one* of its
+    pip-licenses could compare by itself, but its `--allow-only` accepts a package if *one* of its
     licences is allowed.
     """
     judged = sorted(set(locked) & found.keys())

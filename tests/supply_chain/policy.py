@@ -1,6 +1,4 @@
-"""docs/supply-chain.toml, read strictly: the licences that we accept, and exceptions with a
-reason and an end.
-"""
+"""Reads docs/supply-chain.toml: the accepted licences, and exceptions with a reason and an end."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 ROOT = Path(__file__).resolve().parent.parent.parent
 LOCK = ROOT / "requirements.lock"
 POLICY = ROOT / "docs" / "supply-chain.toml"
-# Within a year a person looks at an exception again.
+# A person must look at an exception again within a year.
 EXCEPTION_DAYS_MAX = 366
 
 
@@ -24,7 +22,7 @@ class _Table(BaseModel):
 
 
 class VulnerabilityException(_Table):
-    """A vulnerability that does not stop us from `since` to `until`, both included.
+    """A vulnerability that is accepted from `since` to `until`, both included.
 
     `id` is its CVE, GHSA or PYSEC.
     """
@@ -43,9 +41,7 @@ class VulnerabilityException(_Table):
 
 
 class Licences(_Table):
-    """Texts as pip-licenses prints them: `allowed` for every package, `packages` for one package
-    each.
-    """
+    """The accepted texts, as pip-licenses prints them: for every package, or for one package."""
 
     allowed: Annotated[list[str], Field(min_length=1)]
     packages: dict[str, str] = {}
@@ -59,12 +55,12 @@ class Policy(_Table):
 
 
 def read_policy(path: Path = POLICY) -> Policy:
-    """Raises OSError, or ValueError with a line for each fault."""
+    """Reads the policy. Raises OSError, or ValueError with a line for each fault."""
     return Policy.model_validate(tomllib.loads(path.read_text()))
 
 
 def locked_versions(path: Path = LOCK) -> dict[str, str]:
-    """Every package of a lock and its version, also those for other systems.
+    """Every package of a lock file with its version, including those for other systems.
 
     Raises OSError or ValueError.
     """

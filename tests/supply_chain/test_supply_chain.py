@@ -1,6 +1,4 @@
-"""The command of `make check` on locks of our own: pip-audit itself asks a service on this
-machine.
-"""
+"""The check of dependencies, on small lock files: pip-audit asks a service on this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +20,10 @@ from tests.supply_chain.licences import check_licences, installed_licences
 from tests.supply_chain.policy import ROOT, Licences, locked_versions, read_policy
 
 TODAY = datetime.now(UTC).date()
-LOCK = f"alpha==1.0 \\\n    --hash=sha256:{'0' * 64}\n    # via beta\nbeta==2.0 ; sys_platform == 'win32' \\\n"
+LOCK = (
+    f"alpha==1.0 \\\n    --hash=sha256:{'0' * 64}\n    # via beta\n"
+    "beta==2.0 ; sys_platform == 'win32' \\\n"
+)
 UNREACHABLE = "2 of 2 packages not audited (the service cannot be reached)"
 
 
@@ -35,9 +36,9 @@ def exceptions(*, since: date = TODAY, until: date = TODAY, **changes: str) -> s
 
 
 class Service:
-    """A service of vulnerabilities, spoken to as OSV.
+    """A vulnerability service with the protocol of OSV.
 
-    `known` has the ids by package; an answer is for every question.
+    `known` has the ids of each package. `answer`, if set, answers every question.
     """
 
     def __init__(self) -> None:
@@ -53,8 +54,8 @@ class Service:
         if self.answer is not None:
             return web.Response(status=self.answer.status, text=self.answer.text)
         ids = self.known.get(name, [])
-        told = {"aliases": ids[1:], "summary": "runs\x1b[2J what it reads", "affected": []}
-        return web.json_response({"vulns": [{"id": ids[0], **told}]} if ids else {})
+        details = {"aliases": ids[1:], "summary": "runs\x1b[2J what it reads", "affected": []}
+        return web.json_response({"vulns": [{"id": ids[0], **details}]} if ids else {})
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ async def service() -> AsyncIterator[Service]:
 async def run(
     folder: Path, url: str, policy: str = "[licences]\nallowed = ['MIT']\n"
 ) -> tuple[int | None, list[str]]:
-    """The exit code, and what was printed but for the summary of the licences."""
+    """The exit code, and the printed lines without the summary of the licences."""
     (folder / "some.lock").write_text(LOCK)
     (folder / "policy.toml").write_text(policy)
     process = await asyncio.create_subprocess_exec(
@@ -94,7 +95,7 @@ async def run(
 async def test_every_package_of_the_lock_is_asked_about_and_a_clean_report_is_green(
     service: Service, tmp_path: Path
 ) -> None:
-    """Also the package that is for another system than this."""
+    """Also a package for another system."""
     code, lines = await run(tmp_path, service.url)
     assert (code, lines) == (0, ["audit: 0 findings, 0 excepted, 0 of 2 packages not audited"])
     assert service.asked == {("alpha", "1.0"), ("beta", "2.0"), KNOWN_VULNERABLE}
@@ -114,7 +115,7 @@ async def test_a_known_vulnerability_is_red_and_printed_without_control_characte
 
 @pytest.mark.whole
 @pytest.mark.parametrize("name", ["PYSEC-1", "CVE-1"])
-async def test_an_exception_lets_one_vulnerability_of_one_package_pass(
+async def test_an_exception_accepts_one_vulnerability_of_one_package(
     service: Service, tmp_path: Path, name: str
 ) -> None:
     service.known["alpha"] = ["PYSEC-1", "CVE-1"]
@@ -124,10 +125,10 @@ async def test_an_exception_lets_one_vulnerability_of_one_package_pass(
 
 @pytest.mark.whole
 @pytest.mark.parametrize("days", [-1, 1])
-async def test_an_exception_that_is_over_is_red_and_lets_nothing_pass(
+async def test_an_expired_exception_is_red_and_accepts_nothing(
     service: Service, tmp_path: Path, days: int
 ) -> None:
-    """An exception that has not begun is no different."""
+    """The same holds for an exception that has not begun."""
     service.known["alpha"] = ["CVE-1"]
     day = TODAY + timedelta(days=days)
     code, lines = await run(tmp_path, service.url, exceptions(since=day, until=day))
@@ -139,8 +140,10 @@ async def test_an_exception_that_is_over_is_red_and_lets_nothing_pass(
 
 
 @pytest.mark.whole
-async def test_a_service_that_cannot_be_reached_is_not_audited_and_green(tmp_path: Path) -> None:
-    """`make check` works without a network. It never says that nothing was found."""
+async def test_without_a_reachable_service_nothing_is_audited_and_the_check_is_green(
+    tmp_path: Path,
+) -> None:
+    """`make check` works without a network. It then never says that nothing was found."""
     port = reserve_port()
     code, lines = await run(tmp_path, f"http://127.0.0.1:{port}/", exceptions())
     release_port(port)
@@ -151,7 +154,7 @@ async def test_a_service_that_cannot_be_reached_is_not_audited_and_green(tmp_pat
 @pytest.mark.parametrize(
     "answer", [web.Response(status=500), web.Response(text="<html>Not Found</html>")]
 )
-async def test_a_service_that_does_not_report_is_not_audited(
+async def test_a_broken_answer_of_the_service_audits_nothing(
     service: Service, tmp_path: Path, answer: web.Response
 ) -> None:
     service.answer = answer
@@ -160,10 +163,8 @@ async def test_a_service_that_does_not_report_is_not_audited(
 
 
 @pytest.mark.whole
-async def test_a_service_that_knows_nothing_at_all_is_not_believed(
-    service: Service, tmp_path: Path
-) -> None:
-    """A mirror without data answers like a service that knows of nothing bad."""
+async def test_a_service_without_data_audits_nothing(service: Service, tmp_path: Path) -> None:
+    """A mirror without data answers like a service that knows no vulnerability."""
     service.known.clear()
     code, lines = await run(tmp_path, service.url)
     reason = "the service reports no vulnerability that everybody knows"
@@ -174,12 +175,12 @@ async def test_a_service_that_knows_nothing_at_all_is_not_believed(
 
 
 @pytest.mark.whole
-async def test_a_failure_that_is_not_the_service_s_is_red(service: Service, tmp_path: Path) -> None:
+async def test_a_failure_of_pip_audit_itself_is_red(service: Service, tmp_path: Path) -> None:
     service.answer = web.Response(text='{"something": 1}')
     assert await run(tmp_path, service.url) == (1, ["pip-audit failed: KeyError: 'vulns'"])
 
 
-def test_an_audit_ends_although_the_service_does_not_answer() -> None:
+def test_an_audit_ends_if_the_service_does_not_answer() -> None:
     result = audit({"alpha": "1.0"}, [], TODAY, seconds=0.01)
     assert result.not_audited == {"alpha": "the service did not answer in time"}
 
@@ -227,14 +228,14 @@ def test_a_malformed_policy_is_refused(tmp_path: Path, text: str) -> None:
     "text",
     ["", "alpha>=1.0\n", "alpha\n", "!!\n", "-e .\n", "alpha==1.*\n", "alpha==1.0 beta==2\n"],
 )
-def test_what_does_not_name_versions_is_no_lock(tmp_path: Path, text: str) -> None:
+def test_a_file_without_exact_versions_is_no_lock_file(tmp_path: Path, text: str) -> None:
     (tmp_path / "some.lock").write_text(text)
     with pytest.raises(ValueError, match=r"some\.lock"):
         locked_versions(tmp_path / "some.lock")
 
 
 def test_a_licence_is_red_unless_its_whole_text_is_agreed_to() -> None:
-    """Two licences are not agreed to because one of them is."""
+    """A package with two licences needs both to be agreed to."""
     found = {"a": "MIT", "b": "MIT; GPL-3.0-only", "c": "", "tool": "Unlicense", "stray": "UNKNOWN"}
     licences = Licences(allowed=["MIT"], packages={"tool": "Unlicense"})
     red, summary = check_licences(["a", "b", "c", "tool", "absent"], found, licences)
@@ -243,7 +244,8 @@ def test_a_licence_is_red_unless_its_whole_text_is_agreed_to() -> None:
         "c: its licence '' is not agreed to",
     ]
     assert summary == (
-        "licences: 2 red, 4 packages; not installed here: absent; here without being locked, so not judged: stray"
+        "licences: 2 red, 4 packages; not installed here: absent;"
+        " here without being locked, so not judged: stray"
     )
 
 
