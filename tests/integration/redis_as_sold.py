@@ -1,6 +1,4 @@
-"""Redis as hosts sell it: cluster mode, users with few rights, TLS that no known authority
-signed, Sentinels.
-"""
+"""Redis as hosts sell it: cluster mode, users with few rights, self-signed TLS, Sentinels."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from tests.stack.ports import release_port, reserve_port
 from tests.stack.servers import RedisServer
 
 PASSWORD = "L1mited-Passw0rd"
-# What docs/deployment.md says that a user needs.
+# The rights that a user needs, as in docs/deployment.md.
 KEYS_AND_CHANNELS = "resetkeys ~mkwanja:* ~arq:* resetchannels &payment-events &payment-events:*"
 _SLOTS = 16384
 _PATIENCE_SECONDS = 30.0
@@ -28,14 +26,14 @@ _PATIENCE_SECONDS = 30.0
 
 @asynccontextmanager
 async def cluster() -> AsyncIterator[RedisServer]:
-    """A server in cluster mode that has every slot."""
+    """Starts a server in cluster mode that has every slot."""
     async with shards(1) as (server,):
         yield server
 
 
 @asynccontextmanager
 async def shards(count: int, *, replicas: int = 0) -> AsyncIterator[Sequence[RedisServer]]:
-    """The servers of one cluster, which share its slots; behind them replicas of the first."""
+    """Starts the servers of one cluster, which share its slots, and replicas of the first."""
     async with AsyncExitStack() as stack:
         servers, bus_ports = [], [reserve_port() for _ in range(count + replicas)]
         for port in bus_ports:
@@ -60,8 +58,8 @@ async def shards(count: int, *, replicas: int = 0) -> AsyncIterator[Sequence[Red
             await clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", server.port, port)
 
         async def knows_all(client: Redis) -> bool:
-            said = await client.execute_command("CLUSTER INFO")  # type: ignore[no-untyped-call]
-            return bool(said["cluster_state"] == "ok" and said["cluster_size"] == str(count))
+            info = await client.execute_command("CLUSTER INFO")  # type: ignore[no-untyped-call]
+            return bool(info["cluster_state"] == "ok" and info["cluster_size"] == str(count))
 
         async with asyncio.timeout(_PATIENCE_SECONDS):
             while not all([await knows_all(client) for client in clients]):  # noqa: ASYNC110 - Redis does not tell us
@@ -76,7 +74,7 @@ async def shards(count: int, *, replicas: int = 0) -> AsyncIterator[Sequence[Red
 
 
 def limited_user(rights: str) -> str:
-    """The line of redis.conf that makes a user of these rights, whose URL is `url_of_user`."""
+    """Returns the line of redis.conf for a user with these rights. Its URL is `url_of_user`."""
     return f"user limited on >{PASSWORD} {rights}"
 
 
@@ -97,7 +95,7 @@ class Tls:
 async def tls_before(
     server: RedisServer, folder: Path, *, host: str = "127.0.0.1"
 ) -> AsyncIterator[Tls]:
-    """TLS before `server`, with a certificate for `host` that is signed by itself."""
+    """Puts TLS in front of `server`, with a self-signed certificate for `host`."""
     certificate, key = self_signed(folder, host)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
@@ -133,7 +131,7 @@ async def tls_before(
 
 
 def self_signed(folder: Path, host: str) -> tuple[Path, Path]:
-    """A certificate that its own key signed, and the key, as PEM files."""
+    """Writes a self-signed certificate and its key as PEM files."""
     key = ec.generate_private_key(ec.SECP256R1())
     folder.mkdir(exist_ok=True)
     certificate_file, key_file = folder / "redis.pem", folder / "redis.key"
@@ -154,7 +152,7 @@ class Watched:
 
 @asynccontextmanager
 async def watched_by_sentinels(count: int = 3) -> AsyncIterator[Watched]:
-    """A primary that Sentinels replace within about a second after it died."""
+    """Starts a primary that Sentinels replace within about a second after its death."""
     async with AsyncExitStack() as stack:
         own = [f"masterauth {PASSWORD}", "repl-diskless-sync-delay 0"]
         primary = await stack.enter_async_context(RedisServer(password=PASSWORD, settings=own))

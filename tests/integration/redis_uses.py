@@ -1,6 +1,4 @@
-"""Everything that the product uses Redis for, each as one call: what must work on every kind of
-Redis.
-"""
+"""Every use of Redis by the product, each as one call. All must work on every kind of Redis."""
 
 from __future__ import annotations
 
@@ -58,15 +56,15 @@ async def _locked(redis: RedisClient) -> None:
 
 
 async def _one_round_of_jobs(redis: RedisClient) -> None:
-    """arq takes a wake-up, runs it, and records its end."""
+    """arq starts a wake-up, runs it, and records its end."""
     woken: list[str] = []
 
-    async def take_step(payment_id: str) -> None:
+    async def run_step(payment_id: str) -> None:
         woken.append(payment_id)
 
     payment_id = new_id()
     await RedisWakeups(redis).wake([payment_id])
-    jobs = JobLoop(redis, take_step, jobs_at_once=10, job_seconds_max=10)
+    jobs = JobLoop(redis, run_step, jobs_at_once=10, job_seconds_max=10)
     running = asyncio.create_task(jobs.main())
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):

@@ -1,4 +1,4 @@
-"""How often a caller may ask: a bucket in Redis that all web processes share, and nobody else's."""
+"""The rate of each caller: one bucket in Redis for each caller, shared by all web processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from domain.errors import QueueUnavailable
 from domain.policy import CallerLimits
 from tests.stack.servers import RedisServer
 
-# So slow that no token comes back while a test runs.
+# So slow that the bucket does not refill while a test runs.
 SLOW = CallerLimits(requests_per_second=0.001, burst=5)
 
 
@@ -49,7 +49,7 @@ async def test_each_caller_has_a_bucket_of_its_own(redis: RedisClient) -> None:
 
 
 async def test_a_refused_request_is_not_charged(redis: RedisClient) -> None:
-    """Whoever keeps asking is not locked out for longer by it."""
+    """A caller that keeps sending requests does not have to wait longer."""
     rates = CallerRates(redis)
     await asked(rates, 5)
     first = await rates.charge("somebody", SLOW)
@@ -65,7 +65,7 @@ async def test_a_refunded_request_can_be_charged_again(redis: RedisClient) -> No
 
 
 async def test_a_refund_never_makes_the_burst_larger(redis: RedisClient) -> None:
-    """Also what was never taken."""
+    """This also holds for a refund of a request that was never charged."""
     rates = CallerRates(redis)
     await rates.charge("somebody", SLOW)
     for _ in range(9):
@@ -77,9 +77,9 @@ async def test_a_refund_never_makes_the_burst_larger(redis: RedisClient) -> None
 async def test_a_caller_that_waited_the_given_time_is_served(redis: RedisClient) -> None:
     rates, quick = CallerRates(redis), CallerLimits(requests_per_second=50, burst=1)
     for _ in range(5):
-        while not (told := await rates.charge("a caller", quick)):
-            pass  # until it asks too often, also on a slow machine
-        await asyncio.sleep(told)
+        while not (wait_seconds := await rates.charge("a caller", quick)):
+            pass  # until a request is too early, also on a slow machine
+        await asyncio.sleep(wait_seconds)
         assert await rates.charge("a caller", quick) == 0
 
 
@@ -110,9 +110,7 @@ async def test_without_redis_a_charge_raises(redis_of_run: RedisServer) -> None:
 async def test_a_rate_with_a_fractional_interval_serves_its_whole_burst(
     redis: RedisClient, burst: int
 ) -> None:
-    """A time of today has a quarter of a microsecond as its smallest part, by which a sum may be
-    too large.
-    """
+    """Lua's numbers resolve today's time to a quarter of a microsecond, so sums are not exact."""
     limits = [
         CallerLimits(requests_per_second=rate, burst=burst)
         for rate in (0.3, 0.7, 3, 6, 7, 9, 11, 13)

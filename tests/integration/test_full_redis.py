@@ -1,6 +1,4 @@
-"""A Redis that is full and evicts nothing: what a send needs of it goes on, and the rest is
-refused without harm.
-"""
+"""A full Redis without eviction: the parts that a send needs work, and it refuses the rest."""
 
 from __future__ import annotations
 
@@ -44,14 +42,14 @@ async def server() -> AsyncIterator[RedisServer]:
 
 @pytest.fixture
 async def full(server: RedisServer) -> AsyncIterator[RedisClient]:
-    """A client of a Redis that others filled to the brim."""
+    """A client of a Redis that other applications filled."""
     async with client_of(server.url) as client:
         await fill(server)
         yield client
 
 
 async def fill(server: RedisServer) -> None:
-    """Foreign keys take what memory there is."""
+    """Fills the memory with keys of another application."""
     async with Redis.from_url(server.url) as admin:
         used = (await admin.info("memory"))["used_memory"]
         await admin.config_set("maxmemory", used + 1_000_000)
@@ -75,22 +73,23 @@ async def test_other_writes_to_a_full_redis_are_refused_as_full(full: RedisClien
             await USES[name](full)
     for name in NEEDED_BY_A_SEND:
         await USES[name](full)
-    assert full.faults.kinds == [FaultKind.FULL]  # what may run all the same proves nothing
+    # The uses that a full Redis allows do not end the fault.
+    assert full.faults.kinds == [FaultKind.FULL]
 
 
 async def test_a_worker_runs_the_steps_that_redis_refuses_to_queue(
     full: RedisClient, server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So many at once, each payment once at a time; and it queues again when Redis has room."""
+    """It runs a limited number at once, each payment once, and queues again if there is room."""
     monkeypatch.setattr(wakeups, "_AT_ONCE_MAX", 5)
     running: list[tuple[UUID, bool]] = []
     may_end = asyncio.Event()
 
-    async def take_step(payment_id: UUID, is_charged: bool) -> None:
+    async def run_step(payment_id: UUID, is_charged: bool) -> None:
         running.append((payment_id, is_charged))
         await may_end.wait()
 
-    here = QueueOrLocal(RedisWakeups(full), take_step)
+    here = QueueOrLocal(RedisWakeups(full), run_step)
     ids = [new_id() for _ in range(9)]
     await here.wake(ids[:2])
     await here.hand_over(ids)
@@ -117,21 +116,21 @@ async def test_a_worker_runs_the_steps_that_redis_refuses_to_queue(
 async def test_a_worker_runs_no_step_itself_while_redis_is_away(
     full: RedisClient, server: RedisServer
 ) -> None:
-    """Without the common rate it could not send; and with a wrong password neither."""
-    taken: list[UUID] = []
+    """Without the common rate it could not send. The same holds for a wrong password."""
+    run: list[UUID] = []
 
-    async def take_step(payment_id: UUID, is_charged: bool) -> None:
-        taken.append(payment_id)
+    async def run_step(payment_id: UUID, is_charged: bool) -> None:
+        run.append(payment_id)
 
     async with client_of(server.url.replace("default:", "default:x")) as wrong:
         for client in (wrong, full):
             if client is full:
                 await server.stop()
             with pytest.raises(QueueUnavailable):
-                await QueueOrLocal(RedisWakeups(client), take_step).wake([new_id()])
+                await QueueOrLocal(RedisWakeups(client), run_step).wake([new_id()])
             with pytest.raises(QueueUnavailable):
-                await QueueOrLocal(RedisWakeups(client), take_step).room()
-    assert taken == []
+                await QueueOrLocal(RedisWakeups(client), run_step).room()
+    assert run == []
 
 
 async def test_the_fault_ends_when_a_full_redis_has_room_again(
@@ -140,9 +139,8 @@ async def test_the_fault_ends_when_a_full_redis_has_room_again(
     with pytest.raises(QueueUnavailable):
         await USES["wake"](full)
     async with Redis.from_url(server.url) as admin:
-        await admin.execute_command(
-            "FLUSHALL", "SYNC"
-        )  # else its memory is given back some time later
+        # Without SYNC, Redis frees the memory later.
+        await admin.execute_command("FLUSHALL", "SYNC")
 
     async def works() -> bool:
         await USES["wake"](full)

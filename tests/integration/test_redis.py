@@ -1,6 +1,4 @@
-"""Redis: wake-ups that arq reads, a bell that needs no listener, copies that may be garbage, a
-rate that all keep together.
-"""
+"""The uses of Redis: wake-ups that arq reads, the bell, copies of answers, a shared rate."""
 
 from __future__ import annotations
 
@@ -44,7 +42,7 @@ def an_announcement(body: str = '{"id":"1"}') -> Announcement:
 
 
 async def jobs(redis: RedisClient) -> list[tuple[Any, ...]]:
-    """The queue's jobs in order, as arq would read them: function, arguments, try."""
+    """Returns the queue's jobs in order, as arq reads them: function, arguments, try."""
     read = []
     for job_id in await redis.zrange(QUEUE, 0, -1):
         raw = await redis.get(job_key_prefix + job_id.decode())
@@ -56,10 +54,10 @@ async def jobs(redis: RedisClient) -> list[tuple[Any, ...]]:
 
 
 class TestWakeups:
-    """arq jobs that say only: look at this payment."""
+    """Wake-ups are arq jobs that carry only the id of a payment."""
 
     async def test_a_wake_up_is_a_json_job_with_an_id_of_its_own(self, redis: RedisClient) -> None:
-        """The same payment twice is two jobs: a killed worker's key must not block the second."""
+        """One payment may have two jobs: a killed worker's key must not block the second."""
         payment_id = new_id()
         queue = RedisWakeups(redis)
         await asyncio.gather(queue.wake_one(payment_id), queue.wake_one(payment_id))
@@ -67,7 +65,7 @@ class TestWakeups:
         assert await jobs(redis) == [(STEP_JOB, [str(payment_id)], {})] * 4
 
     async def test_arq_runs_our_job(self, redis: RedisClient) -> None:
-        """With our deserializer, as the worker process does."""
+        """arq uses our deserializer, as in the worker process."""
         woken: list[str] = []
 
         async def submit(_context: dict[Any, Any], payment_id: str) -> None:
@@ -95,7 +93,7 @@ class TestWakeups:
     async def test_with_a_long_queue_only_a_few_wake_ups_are_added_in_front(
         self, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The queue holds their work already; whose wake-up was lost still gets a turn."""
+        """The queue holds enough work. A payment whose wake-up was lost is still processed."""
         monkeypatch.setattr(wakeups, "_QUEUE_LENGTH_ENOUGH", 10)
         monkeypatch.setattr(wakeups, "_ALWAYS_WOKEN", 2)
         queue = RedisWakeups(redis)
@@ -103,17 +101,17 @@ class TestWakeups:
         assert await queue.room() == 5
         await queue.wake([new_id() for _ in range(20)])
         assert await queue.room() == 2
-        forgotten = [new_id() for _ in range(2)]
-        await queue.wake(forgotten)
+        lost = [new_id() for _ in range(2)]
+        await queue.wake(lost)
         ahead = {arguments[0] for _, arguments, _ in (await jobs(redis))[:22]}
-        assert ahead >= set(map(str, forgotten))
+        assert ahead >= set(map(str, lost))
 
     async def test_a_full_queue_accepts_the_sweepers_wake_ups_but_not_a_floods(
         self, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A flood finds no place, and leaves nothing in Redis.
 
-        What the sweeper adds stands before it, up to a bound.
+        The sweeper's jobs go before the flood's, up to a limit.
         """
         monkeypatch.setattr(wakeups, "_QUEUE_LENGTH_MAX", 10)
         monkeypatch.setattr(wakeups, "_PLACES_OF_SWEEPERS", 4)
@@ -133,22 +131,22 @@ class TestWakeups:
         assert len(await redis.keys(f"{job_key_prefix}*")) == 14
 
     async def test_an_empty_list_of_wake_ups_is_no_error(self, redis: RedisClient) -> None:
-        """An empty sweep."""
+        """A sweep may find nothing."""
         await RedisWakeups(redis).wake([])
         assert await redis.zcard(QUEUE) == 0
 
 
 class TestBell:
-    """A hint, at most once by itself."""
+    """The bell publishes each event at most once."""
 
     async def test_an_event_is_published_without_a_subscriber(self, redis: RedisClient) -> None:
-        """Who comes later reads the payment."""
+        """A late subscriber reads the payment instead."""
         await RedisBell(redis).ring(an_announcement())
 
     async def test_an_event_is_published_on_both_channels_byte_for_byte(
         self, redis: RedisClient
     ) -> None:
-        """Also when many ring at once."""
+        """This also holds for concurrent events."""
         announcements = [
             an_announcement(f'{{"note":"thanks \u00e9 \u2713","n":{number}}}')
             for number in range(20)
@@ -159,15 +157,15 @@ class TestBell:
                 "payment-events", f"payment-events:{announcements[0].payment_id}"
             )
             await asyncio.gather(*map(bell.ring, announcements))
-            heard: list[tuple[str, str]] = []
-            while len(heard) < 21:
+            received: list[tuple[str, str]] = []
+            while len(received) < 21:
                 message = await listener.get_message(ignore_subscribe_messages=True, timeout=1)
                 if message is not None:
-                    heard.append((message["channel"].decode(), message["data"].decode()))
-        assert sorted(body for channel, body in heard if channel == "payment-events") == sorted(
+                    received.append((message["channel"].decode(), message["data"].decode()))
+        assert sorted(body for channel, body in received if channel == "payment-events") == sorted(
             announcement.body for announcement in announcements
         )
-        own = [body for channel, body in heard if channel != "payment-events"]
+        own = [body for channel, body in received if channel != "payment-events"]
         assert own == [announcements[0].body]
 
 
@@ -177,7 +175,7 @@ class TestReplays:
     async def test_a_copy_is_the_answer_byte_for_byte_for_its_own_caller_and_key(
         self, redis: RedisClient
     ) -> None:
-        """And no name in Redis shows either of them."""
+        """No name in Redis shows the caller or the key."""
         replays = Replays(redis)
         await replays.write("3:isssub", "order-42", COPY, NOW + timedelta(hours=1))
         assert await replays.read("3:isssub", "order-42", now=NOW) == COPY
@@ -186,7 +184,7 @@ class TestReplays:
         assert not [name for name in await redis.keys() if b"order" in name or b"sub" in name]
 
     async def test_concurrent_reads_get_their_own_copies(self, redis: RedisClient) -> None:
-        """They share round trips, not answers."""
+        """They share round trips, but not answers."""
         replays = Replays(redis)
         copies = [
             Copy(FirstAnswer(b"\x01", 202, str(n).encode(), str(n)), f"life {n}") for n in range(50)
@@ -203,7 +201,7 @@ class TestReplays:
         assert read == copies
 
     async def test_an_expired_copy_is_not_returned(self, redis: RedisClient) -> None:
-        """By the reader's clock as well as by Redis's own."""
+        """It expires by the reader's clock and by the clock of Redis."""
         replays = Replays(redis)
         await replays.write("caller", "key", COPY, NOW + timedelta(hours=1))
         assert await replays.read("caller", "key", now=NOW + timedelta(hours=1)) is None
@@ -215,7 +213,7 @@ class TestReplays:
     async def test_copies_are_bounded_in_size_and_time_and_number(
         self, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Postgres has every answer, so Redis need not."""
+        """Postgres has every answer, so Redis may have few."""
         replays = Replays(redis)
         monkeypatch.setattr(replays_module, "_COPIES_MAX", 3)
         large = Copy(FirstAnswer(b"\x01", 202, b"x" * 4096, "1"), "one life")
@@ -244,7 +242,7 @@ class TestReplays:
     async def test_garbage_is_not_returned_as_a_copy(
         self, redis: RedisClient, garbage: bytes
     ) -> None:
-        """Postgres is asked then."""
+        """The service then reads Postgres."""
         replays = Replays(redis)
         await replays.write("caller", "key", COPY, NOW + timedelta(hours=1))
         (name,) = await redis.keys(f"{PREFIX}replay:*")
@@ -309,7 +307,7 @@ CALLS: dict[str, Callable[[RedisClient], Awaitable[object]]] = {
     "write a copy": lambda redis: Replays(redis).write(
         "caller", "key", COPY, NOW + timedelta(hours=1)
     ),
-    "take": lambda redis: SharedRate(redis, "rate", per_second=1).charge(),
+    "charge": lambda redis: SharedRate(redis, "rate", per_second=1).charge(),
     "read": lambda redis: SharedText(redis, "token").read(),
     "write": lambda redis: SharedText(redis, "token").write("text", ttl_seconds=1),
     "lock": lambda redis: SharedText(redis, "token").lock().__aenter__(),
@@ -317,18 +315,18 @@ CALLS: dict[str, Callable[[RedisClient], Awaitable[object]]] = {
 
 
 class TestAway:
-    """Redis cannot be reached: every user of it is told so, by one error."""
+    """If Redis is away, every call raises the same error."""
 
     @pytest.mark.parametrize("call", list(CALLS))
     async def test_every_call_says_that_the_queue_is_unavailable(self, call: str) -> None:
-        """Nothing of redis-py's gets out."""
+        """No exception of redis-py escapes."""
         away = connect("redis://127.0.0.1:9/0", client_name="mkwanja-test")
         with pytest.raises(QueueUnavailable):
             await CALLS[call](away)
         await away.aclose(close_connection_pool=True)
 
     async def test_a_call_to_a_hanging_server_times_out(self, redis_of_run: Any) -> None:
-        """Frozen, it takes connections and says nothing; thawed, it is used again."""
+        """A frozen Redis accepts connections and does not answer. Afterwards it is used again."""
         if not redis_of_run.can_be_stopped:
             pytest.skip("REDIS_URL names a server that is not ours to stop")
         client = connect(redis_of_run.url + "?socket_timeout=0.2", client_name="mkwanja-test")

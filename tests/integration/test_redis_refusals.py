@@ -1,4 +1,4 @@
-"""What Redis refuses: each kind of fault has its name, and loses it when the fault is over."""
+"""Faults of Redis: each kind is reported by its name until the fault is over."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _with(url: str, **parts: str) -> str:
 
 
 async def _no_mending(_admin: Redis) -> None:
-    """The mending is another URL; nothing changes at the server."""
+    """The remedy is another URL, so nothing changes at the server."""
 
 
 @asynccontextmanager
@@ -52,8 +52,8 @@ def _command(*arguments: str) -> Callable[[Redis], Awaitable[Any]]:
     return lambda admin: admin.execute_command(*arguments)  # type: ignore[no-untyped-call]
 
 
-# How it is refused: the server's settings, the user or None, what an operator does to bring it
-# about and to mend it, the use that meets it, and the fault's name.
+# For each refusal: the server's settings, whether the limited user connects, the commands that cause
+# and repair it, the use that it blocks, and the kind of fault.
 REFUSED: dict[str, tuple[list[str], bool, Any, Any, str, FaultKind]] = {
     "wrong password": (
         [limited_user("on >other ~* &* +@all").replace(">L1mited-Passw0rd", "")], True, None,
@@ -98,7 +98,7 @@ REFUSED: dict[str, tuple[list[str], bool, Any, Any, str, FaultKind]] = {
 
 
 class TestRefused:
-    """A refusal is no outage: it is named, once, and its end is seen."""
+    """A refusal is not an outage: it is logged once by its name, and so is its end."""
 
     @pytest.mark.parametrize("case", list(REFUSED))
     async def test_a_fault_is_logged_once_and_reported_until_it_is_repaired(
@@ -117,8 +117,9 @@ class TestRefused:
                             client.faults.record_failure("jobs", caught.value)
                         else:
                             assert isinstance(caught.value, QueueUnavailable)
-                said = [line for line in logs if line["event"].startswith("redis")]
-                assert [(line["event"], line["kind"]) for line in said] == [("redis_refuses", kind)]
+                lines = [line for line in logs if line["event"].startswith("redis")]
+                events = [(line["event"], line["kind"]) for line in lines]
+                assert events == [("redis_refuses", kind)]
                 assert client.faults.kinds == [kind]
                 assert client.faults.report.startswith(f"refuses: {kind}: ")
                 for secret in (
@@ -139,9 +140,7 @@ class TestRefused:
     async def test_a_connection_leaves_a_primary_that_became_a_replica(
         self,
     ) -> None:
-        """Its connections stay open and refuse every write; the name of the primary leads to
-        another server.
-        """
+        """Its connections stay open and refuse every write. Its name now leads to another server."""
         async with RedisServer(password=PASSWORD) as old, RedisServer(password=PASSWORD) as new:
             target = old
 
@@ -173,9 +172,9 @@ class TestRefused:
                 assert client.faults.report == "ok"
 
     async def test_several_shards_are_a_fault(self) -> None:
-        """A shard that has not our keys names the one that has them.
+        """A shard without our keys names the shard that has them.
 
-        At start each process refuses such a cluster.
+        At start each process rejects such a cluster.
         """
         async with shards(2) as servers:
             found = []
@@ -217,7 +216,7 @@ class TestRefused:
     async def test_a_certificate_that_cannot_be_verified_is_named(
         self, tmp_path: Path, host: str
     ) -> None:
-        """Signed by nobody we know; or by the right one, for another host."""
+        """The signer is unknown, or the certificate is for another host."""
         async with RedisServer() as server, tls_before(server, tmp_path, host=host) as tls:
             file = None if host == "127.0.0.1" else tls.certificate
             async with client_of(tls.url, ca_file=file) as client:

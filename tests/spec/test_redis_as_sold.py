@@ -33,11 +33,11 @@ from tests.stack.servers import RedisServer
 
 @dataclass(frozen=True)
 class Sold:
-    """What an operator sets."""
+    """The settings of an operator."""
 
     url: str
     env: dict[str, str] = field(default_factory=dict)
-    warnings: frozenset[str] = frozenset()  # what may be logged of Redis
+    warnings: frozenset[str] = frozenset()  # the events about Redis that may be logged
 
 
 @asynccontextmanager
@@ -123,9 +123,7 @@ async def test_payments_work_on_each_kind_of_hosted_redis(kind: str, tmp_path: P
 
 @pytest.mark.whole
 async def test_sentinels_replace_the_primary_under_load_and_payments_go_on() -> None:
-    """The primary dies while payments are made; what was queued there is forgotten, and no
-    payment is.
-    """
+    """The primary dies while payments are accepted. Queued jobs are lost, but no payment is."""
     async with (
         watched_by_sentinels() as watched,
         a_system(env={"REDIS_URL": watched.url}, workers=2) as system,
@@ -179,9 +177,7 @@ async def test_several_shards_stop_every_process_with_one_line() -> None:
 
 
 async def test_a_fault_of_redis_is_logged_once_and_stops_no_acceptance() -> None:
-    """A user that may use no key of arq's: no wake-up can be queued, and each payment is paid
-    all the same.
-    """
+    """The user may not use arq's keys, so no wake-up is queued. Each payment is still paid."""
     user = limited_user("resetkeys ~mkwanja:* resetchannels &payment-events* +@all -@dangerous")
     async with (
         RedisServer(settings=[user]) as server,
@@ -210,9 +206,7 @@ async def test_a_fault_of_redis_is_logged_once_and_stops_no_acceptance() -> None
 
 
 async def test_a_full_redis_stops_no_payment() -> None:
-    """Foreign keys fill it, and it evicts nothing: payments are accepted, sent, settled and
-    announced, and it is reported.
-    """
+    """Other applications fill it: payments are still accepted, sent, settled and announced."""
     async with RedisServer(settings=["maxmemory-policy noeviction"]) as server:
         env = {"REDIS_URL": server.url, "INQUIRY_FIRST_AFTER_SECONDS": "1"}
         async with a_system(env=env, workers=2) as system, Redis.from_url(server.url) as admin:

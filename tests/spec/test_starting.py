@@ -1,6 +1,4 @@
-"""Starting: settings that are missing or impossible, and a project that signs with its legacy
-secret.
-"""
+"""The start of processes: missing and invalid settings, and a project with its legacy secret."""
 
 from __future__ import annotations
 
@@ -46,8 +44,8 @@ _MISSING = {
 
 _SECRET = "s3cr3t"
 
-# Each value is impossible, and each that may be a secret holds one.
-_IMPOSSIBLE: Mapping[str, Mapping[str, str]] = {
+# Each value is invalid, and each that may be a secret holds one.
+_INVALID: Mapping[str, Mapping[str, str]] = {
     "release": {"DATABASE_URL": f"mysql://root:{_SECRET}@localhost/db"},
     "web": {
         "DATABASE_URL": f"mysql://root:{_SECRET}@localhost/db",
@@ -106,7 +104,7 @@ async def _started(name: str, env: Mapping[str, str], folder: Path) -> Process:
 
 
 async def _refusal(name: str, env: Mapping[str, str], folder: Path) -> str:
-    """The one line that the process printed before it refused to start."""
+    """Returns the one line that the process printed before it refused to start."""
     process = await _started(name, env, folder)
     code = await process.wait(within_seconds=30)
     assert code > 0
@@ -117,9 +115,7 @@ async def _refusal(name: str, env: Mapping[str, str], folder: Path) -> str:
 
 @pytest.mark.parametrize("name", _MISSING)
 async def test_missing_settings_stop_a_process_with_one_line(name: str, tmp_path: Path) -> None:
-    """The line names every setting that is missing, as the documentation writes it, and none
-    that is not needed.
-    """
+    """The line names every missing setting as the documentation does, and no other setting."""
     line = await _refusal(name, {}, tmp_path)
     assert [setting for setting in _MISSING[name] if setting not in line] == []
     others = {setting for settings in _MISSING.values() for setting in settings} - set(
@@ -128,16 +124,16 @@ async def test_missing_settings_stop_a_process_with_one_line(name: str, tmp_path
     assert [setting for setting in others if setting in line] == []
 
 
-@pytest.mark.parametrize("name", _IMPOSSIBLE)
+@pytest.mark.parametrize("name", _INVALID)
 async def test_invalid_settings_stop_a_process_with_one_line(name: str, tmp_path: Path) -> None:
-    """The line names every setting that is impossible, and no value that might be a secret."""
-    line = await _refusal(name, _IMPOSSIBLE[name], tmp_path)
-    assert [setting for setting in _IMPOSSIBLE[name] if setting not in line] == []
+    """The line names every invalid setting, and no value that might be a secret."""
+    line = await _refusal(name, _INVALID[name], tmp_path)
+    assert [setting for setting in _INVALID[name] if setting not in line] == []
     assert _SECRET not in line
 
 
 async def test_missing_and_invalid_settings_are_named_together(tmp_path: Path) -> None:
-    """Whoever sets up a process learns of everything at once; an empty value is a missing one."""
+    """The line names all faults at once. An empty value counts as missing."""
     line = await _refusal("callbacks", {**_SERVERS, "PORT": "0", "CALLBACK_SECRETS": ""}, tmp_path)
     assert "CALLBACK_SECRETS" in line
     assert "PORT" in line
@@ -145,9 +141,7 @@ async def test_missing_and_invalid_settings_are_named_together(tmp_path: Path) -
 
 
 async def test_a_project_with_only_a_legacy_secret_is_served() -> None:
-    """With JWT_SECRET and no key set, tokens signed with the secret are accepted and those
-    signed with keys are not.
-    """
+    """With JWT_SECRET and no key set, only tokens signed with the secret are accepted."""
     web_env = {"JWT_JWKS_URL": None, "JWT_SECRET": _LEGACY_SECRET}
     async with a_system(processes=("web",), process_env={"web": web_env}) as system:
         issuer, body = system.stack.issuer, {"amount": 15, "phone_number": "0711000111"}
@@ -164,9 +158,7 @@ async def test_a_project_with_only_a_legacy_secret_is_served() -> None:
 
 
 async def test_no_process_prints_its_secrets() -> None:
-    """Passwords, keys, tokens and callback tokens are in no log, at the most talkative level,
-    after a payment of each kind.
-    """
+    """After a payment of each kind, no log has a secret, also at the level DEBUG."""
     async with a_system(env={"LOG_LEVEL": "DEBUG"}, release=True) as system:
         for payment_id in [
             await system.deposit(),

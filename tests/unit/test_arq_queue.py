@@ -17,7 +17,7 @@ from domain.adapters.settings.errors import SettingsError
 
 
 class Stubborn:
-    """A task that swallows so many cancellations."""
+    """A task that swallows a number of cancellations."""
 
     def __init__(self, swallows: int) -> None:
         self.swallowed = 0
@@ -34,7 +34,7 @@ class Stubborn:
 
 
 async def test_a_loop_that_swallows_a_cancellation_is_cancelled_again() -> None:
-    """redis-py swallows it on Python 3.11 if it comes at the moment at which a command was sent."""
+    """On Python 3.11 redis-py swallows one that arrives when a send completes."""
     stubborn = Stubborn(2)
     task = asyncio.create_task(stubborn.work())
     await asyncio.sleep(0)
@@ -44,7 +44,7 @@ async def test_a_loop_that_swallows_a_cancellation_is_cancelled_again() -> None:
 
 
 async def test_the_loop_ends_also_if_its_caller_is_cancelled() -> None:
-    """The worker cancels its jobs while they end. A loop that went on keeps the process alive."""
+    """The worker cancels its jobs while they end. A running loop would keep it alive."""
     task = asyncio.create_task(Stubborn(2).work())
     await asyncio.sleep(0)
     ending = asyncio.create_task(end_task(task))
@@ -82,9 +82,7 @@ def test_patch_releases_of_the_tested_arq_are_accepted(version: str) -> None:
 def test_an_arq_with_another_name_for_its_fixed_key_is_rejected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With several names in one transaction Redis in cluster mode refuses keys of different
-    slots.
-    """
+    """In cluster mode Redis refuses a transaction with keys of different slots."""
     monkeypatch.setattr(arq_queue, "abort_jobs_ss", "arq:aborted")
     with pytest.raises(SettingsError, match="arq:aborted"):
         require_tested_arq()
@@ -93,7 +91,7 @@ def test_an_arq_with_another_name_for_its_fixed_key_is_rejected(
 async def test_redis_wakeups_check_the_version_of_arq(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each of the three makes `RedisWakeups` before it is ready."""
+    """Each of the three processes creates `RedisWakeups` before it is ready."""
 
     def refuse() -> None:
         raise RuntimeError("not tested")

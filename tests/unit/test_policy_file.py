@@ -1,4 +1,4 @@
-"""The policy file: what it may say, what is said where it says nothing, and every fault named."""
+"""The policy file: its keys, the defaults, and a message for every fault."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ _POLICIES = st.builds(
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
 @given(policy=_POLICIES)
 def test_every_policy_is_printed_exactly(policy: Policy) -> None:
-    """Read again, it is the same policy, to the last digit.
+    """The printed policy parses to the same policy, to the last digit.
 
     Without a rate a burst has no meaning, and is not printed.
     """
@@ -229,9 +229,7 @@ def test_an_unreadable_file_is_explained(tmp_path: Path) -> None:
 
 
 def test_a_pipe_is_rejected() -> None:
-    """A file is read more than once; whoever reads a pipe after the first finds no limits in it,
-    or waits for ever.
-    """
+    """A process reads the file more than once. A second read of a pipe is empty, or never ends."""
     reader, writer = os.pipe()
     try:
         os.write(writer, b"[payment]\namount_max = 5")

@@ -1,4 +1,4 @@
-"""REDIS_URL: what each form means, and which forms stop the start."""
+"""REDIS_URL: the meaning of each form, and the forms that stop the start."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_a_ca_file_is_accepted_with_a_tls_url(monkeypatch: Monkey, tmp_path: Pat
 
 
 def test_a_ca_file_without_tls_stops_the_start(monkeypatch: Monkey, tmp_path: Path) -> None:
-    """The operator would believe that the traffic is protected."""
+    """Otherwise the operator would believe that the traffic is encrypted."""
     file, _ = self_signed(tmp_path, "r.example")
     with pytest.raises(
         SettingsError, match=r"^cannot start; settings invalid: REDIS_CA_FILE \([^\n]*\)$"

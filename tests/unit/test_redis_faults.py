@@ -1,4 +1,4 @@
-"""What Redis's errors mean: that it is away, or that it refuses us, and how."""
+"""Errors of Redis: which mean that it is away, which are faults, and of what kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process reads from its environment, and how it says what is wrong there."""
+"""The settings of each process, and the messages about missing and invalid ones."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def worker(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Settle:
-    """Sets the environment to exactly this, of all that we read."""
+    """Sets exactly these variables, of all that a process reads."""
 
     def settle(values: dict[str, str], **more: str) -> None:
         for process in PROCESSES:
@@ -74,7 +74,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Settle:
     return settle
 
 
-def complaint(process: type[ProcessSettings]) -> str:
+def message_of(process: type[ProcessSettings]) -> str:
     with pytest.raises(SettingsError) as caught:
         read_settings(process)
     text = str(caught.value)
@@ -160,17 +160,17 @@ def test_a_process_names_every_missing_setting_in_one_line(
     environment: Settle, process: type[ProcessSettings], missing: set[str]
 ) -> None:
     environment({})
-    text = complaint(process)
+    text = message_of(process)
     assert text.startswith("cannot start; settings missing: ")
     assert names_in(text) == missing
 
 
 def test_an_empty_setting_counts_as_missing(environment: Settle) -> None:
     environment(dict.fromkeys(CALLBACKS, ""))
-    assert names_in(complaint(CallbackSettings)) == set(CALLBACKS)
+    assert names_in(message_of(CallbackSettings)) == set(CALLBACKS)
 
 
-IMPOSSIBLE = {
+INVALID = {
     "DATABASE_URL": ["mysql://db", "postgresql://", "db.example", "postgresql://db:port/x", "postgresql://[::1"],
     "DATABASE_POOL_SIZE": ["0", "-1", "many", "1.5", "9999"],
     "REDIS_URL": [
@@ -209,13 +209,13 @@ IMPOSSIBLE = {
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [(name, value) for name, values in IMPOSSIBLE.items() for value in values]
+    ("name", "value"), [(name, value) for name, values in INVALID.items() for value in values]
 )
 def test_an_invalid_setting_is_the_only_one_named(
     environment: Settle, worker: dict[str, str], name: str, value: str
 ) -> None:
     environment(worker, **{name: value})
-    text = complaint(WorkerSettings)
+    text = message_of(WorkerSettings)
     assert text.startswith(f"cannot start; settings invalid: {name} (")
     assert names_in(text) == {name}
 
@@ -225,7 +225,7 @@ def test_missing_and_invalid_settings_are_named_together(
 ) -> None:
     del worker["DARAJA_PASSKEY"], worker["REDIS_URL"]
     environment(worker, DARAJA_SHORTCODE="1", SUBMITTING_LEASE_SECONDS="1", DATABASE_URL="x")
-    text = complaint(WorkerSettings)
+    text = message_of(WorkerSettings)
     before, _, after = text.partition("invalid: ")
     assert names_in(before) == {"DARAJA_PASSKEY", "REDIS_URL"}
     assert names_in(after) == {"DARAJA_SHORTCODE", "SUBMITTING_LEASE_SECONDS", "DATABASE_URL"}
@@ -249,7 +249,7 @@ def test_no_other_host_passes_for_localhost(
     environment: Settle, worker: dict[str, str], url: str
 ) -> None:
     environment(worker, CALLBACK_BASE_URL=url)
-    assert names_in(complaint(WorkerSettings)) == {"CALLBACK_BASE_URL"}
+    assert names_in(message_of(WorkerSettings)) == {"CALLBACK_BASE_URL"}
 
 
 @pytest.mark.parametrize("content", [b"", b"not a certificate", pem("ec")])
@@ -259,7 +259,7 @@ def test_the_certificate_file_must_hold_an_rsa_certificate(
     file = tmp_path / "other.pem"
     file.write_bytes(content)
     environment(worker, DARAJA_CERTIFICATE_FILE=str(file))
-    assert names_in(complaint(WorkerSettings)) == {"DARAJA_CERTIFICATE_FILE"}
+    assert names_in(message_of(WorkerSettings)) == {"DARAJA_CERTIFICATE_FILE"}
 
 
 SECRETS = ("Passw0rd", "S3cret", "K3y")
@@ -293,12 +293,12 @@ def test_a_message_holds_no_value_even_of_a_misplaced_secret(
     environment: Settle, name: str
 ) -> None:
     environment(CALLBACKS, **{name: "S3cret"})
-    assert "S3cret" not in complaint(CallbackSettings)
+    assert "S3cret" not in message_of(CallbackSettings)
 
 
 def test_a_message_is_one_line_for_any_value(environment: Settle) -> None:
     environment(CALLBACKS, TRUSTED_PROXIES="10.0.0.0/8,a\nb", LOG_LEVEL="a\nb")
-    assert names_in(complaint(CallbackSettings)) == {"TRUSTED_PROXIES", "LOG_LEVEL"}
+    assert names_in(message_of(CallbackSettings)) == {"TRUSTED_PROXIES", "LOG_LEVEL"}
 
 
 def test_supabase_url_sets_key_set_and_issuer_by_its_conventions(environment: Settle) -> None:
@@ -340,7 +340,7 @@ def test_a_secret_alone_is_enough_to_verify_tokens(environment: Settle) -> None:
 
 def test_a_short_secret_is_invalid(environment: Settle) -> None:
     environment(INGRESS, JWT_SECRET="S3cret" * 5)
-    text = complaint(IngressSettings)
+    text = message_of(IngressSettings)
     assert names_in(text) == {"JWT_SECRET"}
     assert "S3cret" not in text
 
@@ -361,7 +361,7 @@ def test_lists_are_split_at_commas_and_trimmed(environment: Settle) -> None:
 @pytest.mark.parametrize("value", ["10.0.0.1/8", "everything", "10.0.0.0/33", "*"])
 def test_a_network_is_written_in_cidr_form(environment: Settle, value: str) -> None:
     environment(CALLBACKS, CALLBACK_ALLOWED_NETWORKS=value)
-    assert names_in(complaint(CallbackSettings)) == {"CALLBACK_ALLOWED_NETWORKS"}
+    assert names_in(message_of(CallbackSettings)) == {"CALLBACK_ALLOWED_NETWORKS"}
 
 
 def test_the_default_sources_are_the_fourteen_published_addresses(environment: Settle) -> None:

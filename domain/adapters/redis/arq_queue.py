@@ -56,7 +56,7 @@ _CANCEL_AGAIN_SECONDS = 0.1
 
 # Does the work of a job. The argument is the payment id from the job. It is not validated and may
 # be any JSON value.
-TakeStep = Callable[[str], Awaitable[None]]
+RunStep = Callable[[str], Awaitable[None]]
 
 # Writes the same keys as arq's enqueue_job, but needs one round trip for all jobs and not three for
 # each, and writes only as many jobs as the queue has room for. enqueue_job also checks for a
@@ -143,10 +143,10 @@ class JobLoop(Worker):
     """arq's worker without its INFO command at start, for which a user needs `@dangerous`."""
 
     def __init__(
-        self, redis: RedisClient, take_step: TakeStep, *, jobs_at_once: int, job_seconds_max: float
+        self, redis: RedisClient, run_step: RunStep, *, jobs_at_once: int, job_seconds_max: float
     ) -> None:
         async def run(_context: dict[Any, Any], payment_id: str) -> None:
-            await take_step(payment_id)
+            await run_step(payment_id)
 
         super().__init__(
             functions=[func(cast("WorkerCoroutine", run), name=STEP_JOB)],
@@ -186,7 +186,7 @@ class JobLoop(Worker):
 
 async def run_jobs(
     redis: RedisClient,
-    take_step: TakeStep,
+    run_step: RunStep,
     stopping: asyncio.Event,
     *,
     jobs_at_once: int,
@@ -198,7 +198,7 @@ async def run_jobs(
     """
     while not stopping.is_set():
         worker = JobLoop(
-            redis, take_step, jobs_at_once=jobs_at_once, job_seconds_max=job_seconds_max
+            redis, run_step, jobs_at_once=jobs_at_once, job_seconds_max=job_seconds_max
         )
         try:
             await _run_until(worker, stopping)
