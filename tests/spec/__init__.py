@@ -1,1 +1,1 @@
-"""The system through its front doors. Read these tests to learn the product."""
+"""Tests of the running service from outside. Read them to learn the product."""

@@ -1,4 +1,4 @@
-"""Running systems: tests use `system`, and break `a_system`."""
+"""Running systems: tests share `system`, and stop or kill processes only in `a_system`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.stack.shape import Shape
 from tests.stack.stack import Stack
 from tests.stack.starter import Starter
 
-# Faster than in life, and without our own limits in the way; everything else is as shipped.
+# Sweeps often, and has limits that no test reaches. Every other setting has its default.
 BRISK: dict[str, str | None] = {
     "SWEEP_INTERVAL_SECONDS": "0.2",
     "DARAJA_REQUESTS_PER_SECOND": "500",
@@ -24,15 +24,15 @@ BRISK: dict[str, str | None] = {
 TIME_SCALE = 0.02
 
 
-# What only a stack that is started for it can have.
-_OF_ITS_OWN = {"starter", "postgres", "database_url", "release"}
+# The lending cannot lend a stack with one of these options: it is started for the test.
+_OWN_STACK_OPTIONS = {"starter", "postgres", "database_url", "release"}
 
 _lending: Lending | None = None
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _stacks_to_borrow(lending: Lending) -> Iterator[None]:
-    """So that `a_system` can be called anywhere in a test."""
+def _set_lending(lending: Lending) -> Iterator[None]:
+    """Make the lending available to `a_system`, which is a function and not a fixture."""
     global _lending  # noqa: PLW0603 - one for each test process
     _lending = lending
     yield
@@ -43,21 +43,21 @@ def _stacks_to_borrow(lending: Lending) -> Iterator[None]:
 async def a_system(
     *, env: Mapping[str, str | None] | None = None, **options: Any
 ) -> AsyncIterator[System]:
-    """A system as if just started. The block may stop, kill and freeze what it likes."""
+    """A system as if just started. The block may stop, kill and freeze its processes."""
     options = {"time_scale": TIME_SCALE, **options, "env": {**BRISK, **(env or {})}}
     async with _a_stack(options) as stack, System(stack) as system:
         yield system
 
 
 def _a_stack(options: dict[str, Any]) -> AbstractAsyncContextManager[Stack]:
-    if _lending is None or options.keys() & _OF_ITS_OWN:
+    if _lending is None or options.keys() & _OWN_STACK_OPTIONS:
         return Stack(**{"starter": Starter.of_this_process, **options})
     return _lending.stack(Shape(**options))
 
 
 @asynccontextmanager
 async def a_used_system(lending: Lending) -> AsyncIterator[System]:
-    """A system as shipped that others have used. Its simulator is new, its brakes are released."""
+    """A system that other tests have used, with the simulator reset and the brakes released."""
     shape = Shape(env=BRISK, time_scale=TIME_SCALE)
     async with lending.used_stack(shape) as stack, System(stack) as system:
         await system.release_brakes()
@@ -70,20 +70,20 @@ async def a_used_system(lending: Lending) -> AsyncIterator[System]:
 
 @pytest.fixture
 async def system(lending: Lending, request: pytest.FixtureRequest) -> AsyncIterator[System]:
-    """As shipped; other tests have used it."""
+    """A running system with default settings. Other tests have used it."""
     async with a_used_system(lending) as system:
         yield system
-        await _let_sleep(system, request)
+        await _stop_workers_at_end(system, request)
 
 
-async def _let_sleep(system: System, request: pytest.FixtureRequest) -> None:
-    """After the last test of a file: its worker would sweep all the same."""
+async def _stop_workers_at_end(system: System, request: pytest.FixtureRequest) -> None:
+    """Stop the workers after a file's last test, because they would go on sweeping."""
     if request.node.stash.get(ENDS_FILE, False):
         await system.stack.stop_workers()
 
 
-# A minute of life is about a second: first question after half a second, then each second, windows
-# of a few.
+# About 60 times as fast as the default settings: the first inquiry after half a second, then one
+# each second, and windows of a few seconds.
 INQUIRE_SOON: dict[str, str | None] = {
     "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
     "INQUIRY_INTERVAL_MAX_SECONDS": "1",
@@ -99,12 +99,12 @@ INQUIRE_SOON: dict[str, str | None] = {
 async def inquiring_system(
     lending: Lending, request: pytest.FixtureRequest
 ) -> AsyncIterator[System]:
-    """A system that soon asks Daraja about what is open.
+    """A system that soon inquires about its open payments.
 
-    Other tests have used it, and it is not reset: Daraja does not forget what was sent to it.
+    Other tests have used it. The simulator is not reset: it knows every earlier payment.
     """
     shape = Shape(env={**BRISK, **INQUIRE_SOON}, time_scale=TIME_SCALE)
     async with lending.used_stack(shape) as stack, System(stack) as system:
         await system.forget_open_payments()
         yield system
-        await _let_sleep(system, request)
+        await _stop_workers_at_end(system, request)

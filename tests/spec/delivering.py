@@ -1,4 +1,4 @@
-"""Delivers messages as Daraja does, or as an attacker does who knows a secret callback address."""
+"""Delivers callbacks as Daraja does, or as an attacker who knows a secret callback address."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class AwaitedPayment:
     def result(
         self, *, code: Any = 0, amount: Any = None, receipt: Any = "UKN7TEST01", **changes: Any
     ) -> Any:
-        """Its result in Daraja's shape.
+        """The payment's result in Daraja's shape.
 
-        `amount` is its own unless given; a value of `...` leaves a part out.
+        `amount` defaults to the payment's amount. A value of `...` leaves the field out.
         """
         amount = self.amount if amount is None else amount
         if self.api == "stk":
@@ -60,9 +60,7 @@ async def begin_awaited(system: System, api: Api = "stk") -> AwaitedPayment:
 async def deliver(
     system: System, url: str, body: Any, *, headers: Sequence[tuple[str, str]] = ()
 ) -> Answer:
-    """One POST to an address of ours; bytes go as they are, anything else as JSON, None not at
-    all.
-    """
+    """Post `body` to a callback address: bytes unchanged, None as no body, else as JSON."""
     data = (
         body
         if isinstance(body, bytes) or body is None or hasattr(body, "__aiter__")
@@ -76,8 +74,9 @@ async def deliver(
 
 
 async def deliver_raw(url: str, path: bytes) -> bytes:
-    """One POST to exactly these bytes of a path, which no HTTP client would send; the whole
-    answer.
+    """Post to a path of exactly these bytes, and return the whole answer.
+
+    No HTTP client would send such a path.
     """
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
@@ -94,7 +93,7 @@ async def deliver_raw(url: str, path: bytes) -> bytes:
 
 def _stk(ids: dict[str, Any], code: Any, amount: Any, receipt: Any) -> Any:
     callback: dict[str, Any] = {name: value for name, value in ids.items() if value is not ...}
-    callback |= {"ResultCode": code, "ResultDesc": "Told by a test."}
+    callback |= {"ResultCode": code, "ResultDesc": "Sent by a test."}
     if str(code) == "0":
         items = [
             {"Name": "Amount", "Value": amount},
@@ -108,7 +107,7 @@ def _stk(ids: dict[str, Any], code: Any, amount: Any, receipt: Any) -> Any:
 
 def _payout(api: Api, ids: dict[str, Any], code: Any, amount: Any, receipt: Any) -> Any:
     result: dict[str, Any] = {name: value for name, value in ids.items() if value is not ...}
-    result |= {"ResultType": 0, "ResultCode": code, "ResultDesc": "Told by a test."}
+    result |= {"ResultType": 0, "ResultCode": code, "ResultDesc": "Sent by a test."}
     if receipt is not ...:
         result["TransactionID"] = receipt
     if str(code) == "0":

@@ -1,4 +1,4 @@
-"""Follows the feed of events, and holds up others by an open transaction of its own."""
+"""Reads the feed of events, and blocks other transactions with an open one."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from tests.spec.system import System
 from tests.stack.client import Client
 from tests.stack.databases import connection
 
-_PAGES_MAX = 1000  # only so that a cursor that does not move fails a test and does not hang it
+_PAGES_MAX = 1000  # a cursor that does not move fails the test instead of blocking it
 
-# Locks, not `pg_stat_activity`: that shows one transaction always the same.
-_WAITING_FOR_US = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+# `pg_stat_activity` does not work here: inside one transaction it always shows the same rows.
+BLOCKED_BY_US = (
+    "SELECT count(*) FROM pg_locks"
+    " WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+)
 
 
 class Reader:
-    """Follows the feed from its end as it is now, or from its beginning."""
+    """Follows the feed from its beginning, or after `skip` from its present end."""
 
     def __init__(self, client: Client, *, limit: int = 100) -> None:
         self._client = client
@@ -28,7 +31,7 @@ class Reader:
         self.events: list[Any] = []
 
     async def read(self) -> list[Any]:
-        """Every page up to an empty one; what they held."""
+        """Read pages up to an empty one, and return their events."""
         found: list[Any] = []
         for _ in range(_PAGES_MAX):
             page = await self._page()
@@ -45,7 +48,7 @@ class Reader:
         raise AssertionError("the feed has no end")
 
     async def skip(self) -> Reader:
-        """This reader, at the end of what there is."""
+        """Move this reader to the present end of the feed."""
         await self.read()
         self.events.clear()
         return self
@@ -67,9 +70,7 @@ class Reader:
 async def open_transaction(
     system: System, statement: str
 ) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    """Somebody else's open transaction, in which `statement` was run, for the block; then it is
-    rolled back.
-    """
+    """An open transaction that has run `statement`; it is rolled back after the block."""
     async with connection(system.stack.database_url) as raw:
         transaction = raw.transaction()
         await transaction.start()
@@ -81,6 +82,7 @@ async def open_transaction(
 
 
 async def wait_for_blocked(system: System, raw: asyncpg.Connection[asyncpg.Record]) -> None:
+    """Wait until another transaction waits for a lock of `raw`."""
     await system.eventually(
-        lambda: raw.fetchval(_WAITING_FOR_US), awaited="somebody who waits for our lock"
+        lambda: raw.fetchval(BLOCKED_BY_US), awaited="a transaction that waits for our lock"
     )

@@ -1,8 +1,9 @@
-"""Bodies for a genuine address that must settle nothing, and their twins that must: each a change
-of a payment's own result.
+"""Hostile bodies for a genuine callback address, and their harmless twins.
 
-A case makes its bytes from the payment it is sent about and from another one that is settled. A
-success in them names a receipt of its own, so that a payment which believed one would show it.
+Each body is a changed result of a payment. A case makes its bytes from the payment that the address
+belongs to and from another, settled payment. A hostile body must settle nothing, and a twin must
+settle its payment. Each hostile success names a forged receipt: a payment that believed the body
+would show that receipt.
 """
 
 from __future__ import annotations
@@ -21,25 +22,25 @@ BYTES_MAX = 64 * 1024
 _CODE = '"ResultCode": 0'
 
 
-def text(one: AwaitedPayment, **changes: Any) -> str:
-    """Its own success, with the receipt that no payment may ever have."""
+def success_text(one: AwaitedPayment, **changes: Any) -> str:
+    """The payment's own success, with the forged receipt."""
     return json.dumps(one.result(**{"receipt": forged_receipt(one), **changes}))
 
 
 def forged_receipt(one: AwaitedPayment) -> str:
-    """The receipt that lies about `one`."""
+    """The receipt that no payment may show."""
     return f"EVLX{one.amount:06}"
 
 
 def _changed(
     old: str | Callable[[AwaitedPayment], str], new: str | Callable[[AwaitedPayment], str]
 ) -> Make:
-    """Its success with `old` replaced by `new` in the text."""
+    """The success with `old` replaced by `new` in its text."""
 
     def make(one: AwaitedPayment, _other: AwaitedPayment) -> bytes:
         before = old if isinstance(old, str) else old(one)
         after = new if isinstance(new, str) else new(one)
-        body = text(one)
+        body = success_text(one)
         assert before in body, (before, body)
         return body.replace(before, after, 1).encode("utf-8", "surrogatepass")
 
@@ -47,7 +48,7 @@ def _changed(
 
 
 def _whole(change: Callable[[bytes], bytes]) -> Make:
-    return lambda one, _other: change(text(one).encode())
+    return lambda one, _other: change(success_text(one).encode())
 
 
 def _code(literal: str) -> Make:
@@ -64,13 +65,13 @@ def _amount(literal: str | Callable[[AwaitedPayment], str]) -> Make:
 def _receipt(literal: str | Callable[[AwaitedPayment, AwaitedPayment], str]) -> Make:
     def make(one: AwaitedPayment, other: AwaitedPayment) -> bytes:
         value = literal if isinstance(literal, str) else literal(one, other)
-        return text(one).replace(f'"{forged_receipt(one)}"', value).encode()
+        return success_text(one).replace(f'"{forged_receipt(one)}"', value).encode()
 
     return make
 
 
 def _items(one: AwaitedPayment, more: list[tuple[str, Any]], *, first: bool = False) -> bytes:
-    """Its success with more named values, behind its own or before them."""
+    """The success with more named values, after its own or before them."""
     message = one.result(receipt=forged_receipt(one))
     if one.api == "stk":
         items, key = message["Body"]["stkCallback"]["CallbackMetadata"]["Item"], "Name"
@@ -91,25 +92,52 @@ _OUTER = {"stk": "Body", "b2c": "Result", "b2b": "Result"}
 _INNER = {"stk": "stkCallback", "b2c": "Result", "b2b": "Result"}
 
 
+def _more(
+    names: dict[str, str], value: Any | Callable[[AwaitedPayment], Any], *, first: bool = False
+) -> Make:
+    """The success with one more named value; `names` holds its name for each API."""
+    return lambda one, _: _items(
+        one, [(names[one.api], value(one) if callable(value) else value)], first=first
+    )
+
+
+def _other_amount(one: AwaitedPayment) -> int:
+    return one.amount + 5
+
+
+def _parsed(one: AwaitedPayment) -> Any:
+    return json.loads(success_text(one))
+
+
+def _success(**changes: Any) -> Make:
+    return lambda one, _: success_text(one, **changes).encode()
+
+
+def _without_ids(one: AwaitedPayment) -> dict[str, Any]:
+    return dict.fromkeys(one.ids, ...)
+
+
 def _foreign_ids(one: AwaitedPayment, other: AwaitedPayment) -> dict[str, Any]:
     names = [name for name in one.ids if name in other.ids]
     return {name: other.ids[name] for name in names}
 
 
 def _each_id(change: Callable[[str], Any]) -> Make:
-    return lambda one, _other: text(
+    return lambda one, _other: success_text(
         one, **{name: change(value) for name, value in one.ids.items()}
     ).encode()
 
 
 _UNREADABLE_CODES = [
-    "true", "false", "null", "[]", "{}", "[0]", '{"0":0}', "0.0", "0e0", "0.5", "-0", "-0.0", "1e-400",
-    "NaN", "Infinity", "-Infinity", "00", "+0", "0x0", "0b0", "'0'", '""', '"0\\u0000"', '"\\ud800"', '"0\\n"',
+    "true", "false", "null", "[]", "{}", "[0]", '{"0":0}', "0.0", "0e0", "0.5", "-0", "-0.0",
+    "1e-400", "NaN", "Infinity", "-Infinity", "00", "+0", "0x0", "0b0", "'0'", '""',
+    '"0\\u0000"', '"\\ud800"', '"0\\n"',
     "1" * 5000, "1e99999999999999999999", '"' + "0" * 500 + '"',
 ]  # fmt: skip
 _UNKNOWN_CODES = [
-    '"00"', '"0 "', '" 0"', '"+0"', '"-0"', '"0x0"', '"0.0"', '"0e0"', '"\\u0660"', '"\\uff10"', '"O"', '"success"',
-    '"true"', '"null"', '"NaN"', "-1", "10", "1000000000000", "4999", '"0;1032"', '"0,0"', '"\'0\'"', '"0 OR 1=1"',
+    '"00"', '"0 "', '" 0"', '"+0"', '"-0"', '"0x0"', '"0.0"', '"0e0"', '"\\u0660"', '"\\uff10"',
+    '"O"', '"success"', '"true"', '"null"', '"NaN"', "-1", "10", "1000000000000", "4999",
+    '"0;1032"', '"0,0"', '"\'0\'"', '"0 OR 1=1"',
     '"%d"', '"{0}"', '"${0}"',
 ]  # fmt: skip
 
@@ -174,7 +202,8 @@ _NO_RECEIPTS: dict[str, str | Callable[[AwaitedPayment, AwaitedPayment], str]] =
     "a format": '"%s%n{0}${x}"',
     "a path": '"../../etc/passwd"',
     "markup": '"<script>1</script>"',
-    "twice as a key": '"EVLXAAAAAA", "Value": "EVLXBBBBBB", "TransactionID": "EVLXCCCCCC", "TransactionID": "EVLXDDDDDD"',
+    "twice as a key": '"EVLXAAAAAA", "Value": "EVLXBBBBBB", '
+    '"TransactionID": "EVLXCCCCCC", "TransactionID": "EVLXDDDDDD"',
 }
 
 _ENCODINGS: dict[str, Callable[[bytes], bytes]] = {
@@ -227,33 +256,49 @@ _MADE: dict[str, Make] = {
     "the code twice, once escaped": _changed(_CODE, '"ResultCode": 1032, "Result\\u0043ode": 0'),
     "the code under another name": _changed('"ResultCode"', '"resultCode"'),
     "the code with a space": _changed('"ResultCode"', '"ResultCode "'),
-    "the code beside its place": lambda one, _: b'{"ResultCode": 0, ' + text(one).replace(_CODE, '"Code": 0').encode()[1:],
-    "another shape": lambda one, _: text(one).replace(f'"{_OUTER[one.api]}"', '"Data"').encode(),
-    "wrapped twice": lambda one, _: json.dumps({_OUTER[one.api]: json.loads(text(one))}).encode(),
-    "a list of results": lambda one, _: json.dumps({_OUTER[one.api]: [json.loads(text(one))[_OUTER[one.api]]]}).encode(),
-    "a result as text": lambda one, _: json.dumps({_OUTER[one.api]: text(one)}).encode(),
-    "no parts": lambda one, _: text(one, amount=..., receipt=...).encode(),
-    "no amount": lambda one, _: text(one, amount=...).encode(),
-    "no receipt": lambda one, _: text(one, receipt=...).encode(),
-    "two amounts, its own first": lambda one, _: _items(one, [(_AMOUNT_NAMES[one.api], one.amount + 5)]),
-    "two amounts, its own last": lambda one, _: _items(one, [(_AMOUNT_NAMES[one.api], one.amount + 5)], first=True),
-    "two amounts and a value that is no number": lambda one, _: _items(
-        one, [(_AMOUNT_NAMES[one.api], True), (_AMOUNT_NAMES[one.api], one.amount + 5)]
+    "the code beside its place": lambda one, _: (
+        b'{"ResultCode": 0, ' + success_text(one).replace(_CODE, '"Code": 0').encode()[1:]
     ),
-    "two receipts": lambda one, _: _items(one, [(_RECEIPT_NAMES[one.api], "EVLXSECOND")]),
-    "two receipts, the other first": lambda one, _: _items(one, [(_RECEIPT_NAMES[one.api], "EVLXSECOND")], first=True),
-    "two receipts, one a number": lambda one, _: _items(one, [(_RECEIPT_NAMES[one.api], 7)]),
-    "the ids of another payment": lambda one, other: text(one, **_foreign_ids(one, other)).encode(),
-    "one id of another payment": lambda one, other: text(one, **dict([next(iter(_foreign_ids(one, other).items()))])).encode(),
-    "the result of another payment": lambda one, other: json.dumps(other.result(receipt=forged_receipt(one))).encode(),
-    "the receipt of another payment": lambda one, other: text(one, receipt=settled_receipt(other)).encode(),
-    "the receipt of another payment, without ids": lambda one, other: text(
-        one, receipt=settled_receipt(other), **dict.fromkeys(one.ids, ...)
+    "another shape": lambda one, _: (
+        success_text(one).replace(f'"{_OUTER[one.api]}"', '"Data"').encode()
+    ),
+    "wrapped twice": lambda one, _: json.dumps({_OUTER[one.api]: _parsed(one)}).encode(),
+    "a list of results": lambda one, _: json.dumps(
+        {_OUTER[one.api]: [_parsed(one)[_OUTER[one.api]]]}
     ).encode(),
-    "a failure with the ids of another payment": lambda one, other: text(one, code=1, **_foreign_ids(one, other)).encode(),
-    "a failure of another amount": lambda one, _: _items(one, [(_AMOUNT_NAMES[one.api], one.amount + 5)]).replace(
-        _CODE.encode(), b'"ResultCode": 1'
+    "a result as text": lambda one, _: json.dumps({_OUTER[one.api]: success_text(one)}).encode(),
+    "no parts": _success(amount=..., receipt=...),
+    "no amount": _success(amount=...),
+    "no receipt": _success(receipt=...),
+    "two amounts, its own first": _more(_AMOUNT_NAMES, _other_amount),
+    "two amounts, its own last": _more(_AMOUNT_NAMES, _other_amount, first=True),
+    "two amounts and a value that is no number": lambda one, _: _items(
+        one, [(_AMOUNT_NAMES[one.api], True), (_AMOUNT_NAMES[one.api], _other_amount(one))]
     ),
+    "two receipts": _more(_RECEIPT_NAMES, "EVLXSECOND"),
+    "two receipts, the other first": _more(_RECEIPT_NAMES, "EVLXSECOND", first=True),
+    "two receipts, one a number": _more(_RECEIPT_NAMES, 7),
+    "the ids of another payment": lambda one, other: success_text(
+        one, **_foreign_ids(one, other)
+    ).encode(),
+    "one id of another payment": lambda one, other: success_text(
+        one, **dict([next(iter(_foreign_ids(one, other).items()))])
+    ).encode(),
+    "the result of another payment": lambda one, other: json.dumps(
+        other.result(receipt=forged_receipt(one))
+    ).encode(),
+    "the receipt of another payment": lambda one, other: success_text(
+        one, receipt=settled_receipt(other)
+    ).encode(),
+    "the receipt of another payment, without ids": lambda one, other: success_text(
+        one, receipt=settled_receipt(other), **_without_ids(one)
+    ).encode(),
+    "a failure with the ids of another payment": lambda one, other: success_text(
+        one, code=1, **_foreign_ids(one, other)
+    ).encode(),
+    "a failure of another amount": lambda one, _: _items(
+        one, [(_AMOUNT_NAMES[one.api], _other_amount(one))]
+    ).replace(_CODE.encode(), b'"ResultCode": 1'),
     "ids with a space": _each_id(lambda value: value + " "),
     "ids in a list": _each_id(lambda value: [value]),
     "ids as numbers": _each_id(lambda _value: 5),
@@ -262,28 +307,30 @@ _MADE: dict[str, Make] = {
     "ids with NUL": _each_id(lambda value: value + "\0"),
     "ids in other case": _each_id(lambda value: value.swapcase()),
     "ids of SQL": _each_id(lambda value: value + "'; DROP TABLE payments; --"),
-    "ids of the payment's number": lambda one, _: text(one, **dict.fromkeys(one.ids, "x" + one.id)).encode(),
-}  # fmt: skip
+    "ids of the payment's number": lambda one, _: success_text(
+        one, **dict.fromkeys(one.ids, "x" + one.id)
+    ).encode(),
+}
 
 
 def settled_receipt(other: AwaitedPayment) -> str:
-    """The receipt that the settled payment has."""
+    """The receipt of the settled payment."""
     return f"UKNX{other.amount:06}"
 
 
 HOSTILE: dict[str, Make] = {
-    **{f"encoding: {what}": _whole(change) for what, change in _ENCODINGS.items()},
+    **{f"encoding: {name}": _whole(change) for name, change in _ENCODINGS.items()},
     **{
         f"code: {literal[:40]}": _code(literal) for literal in [*_UNREADABLE_CODES, *_UNKNOWN_CODES]
     },
-    **{f"amount: {what}": _amount(literal) for what, literal in _OTHER_AMOUNTS.items()},
-    **{f"receipt: {what}": _receipt(literal) for what, literal in _NO_RECEIPTS.items()},
+    **{f"amount: {name}": _amount(literal) for name, literal in _OTHER_AMOUNTS.items()},
+    **{f"receipt: {name}": _receipt(literal) for name, literal in _NO_RECEIPTS.items()},
     **_MADE,
 }
 assert len(HOSTILE) >= 150, len(HOSTILE)
 
-# Unusual, and still one clear word about the right payment: these settle it. Each is the neighbour
-# of something above.
+# Unusual bodies that still state clearly that this payment succeeded: they settle it. Each is like
+# a hostile body above, without its fault.
 TWINS: dict[str, Make] = {
     "as it is": _whole(lambda body: body),
     "a byte order mark": _whole(lambda body: b"\xef\xbb\xbf" + body),
@@ -293,18 +340,21 @@ TWINS: dict[str, Make] = {
     "the amount as text": _amount(lambda one: f'"{one.amount}"'),
     "the amount as a fraction": _amount(lambda one: f"{one.amount}.00"),
     "the amount with an exponent": _amount(lambda one: f"{one.amount}e0"),
-    "the amount twice, alike": lambda one, _: _items(one, [(_AMOUNT_NAMES[one.api], f"{one.amount}.0")]),
-    "the amount, and a value there that is no number": lambda one, _: _items(one, [(_AMOUNT_NAMES[one.api], True)]),
-    "the receipt twice, alike": lambda one, _: _items(one, [(_RECEIPT_NAMES[one.api], forged_receipt(one))]),
-    "without ids": lambda one, _: text(one, **dict.fromkeys(one.ids, ...)).encode(),
+    "the amount twice, alike": _more(_AMOUNT_NAMES, lambda one: f"{one.amount}.0"),
+    "the amount, and a value there that is no number": _more(_AMOUNT_NAMES, True),
+    "the receipt twice, alike": _more(_RECEIPT_NAMES, forged_receipt),
+    "without ids": lambda one, _: success_text(one, **_without_ids(one)).encode(),
     "other names with other amounts": lambda one, _: _items(
         one, [("Balance", 5), ("AmountDue", 7), ("Charges", "x")], first=True
     ),
     "a reference that names another receipt": _whole(
-        lambda body: body[:-1] + b', "ReferenceData": {"ReferenceItem": {"Key": "TransactionReceipt", "Value": "EVLXOTHER1"}}}'
+        lambda body: (
+            body[:-1] + b', "ReferenceData": {"ReferenceItem": '
+            b'{"Key": "TransactionReceipt", "Value": "EVLXOTHER1"}}}'
+        )
     ),
     "a name of control characters and markup": lambda one, _: _items(
         one, [("ReceiverPartyPublicName", "254711000111 - \u202e<b>'; DROP TABLE x; --\0")]
     ),
     "an escaped name": _changed('"ResultCode"', '"Result\\u0043ode"'),
-}  # fmt: skip
+}

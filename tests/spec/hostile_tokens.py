@@ -1,8 +1,8 @@
-"""Tokens that must not be believed, as data: a name that completes "a token …", and how it is made.
+"""Tokens that the service must refuse: a name that completes "a token …", and its maker.
 
-Each is wrong in one way, and made by hand from the real issuer's keys, so that nothing else about
-it is wrong. `GOOD` has the twin of each family: the same in everything but that one fault, and
-accepted. `tests/spec/test_hostile_tokens.py` judges.
+Each token has one fault only. It is made by hand with the real issuer's keys, so everything else in
+it is right. `GOOD` holds the twins: tokens of the same families without the fault, which the
+service accepts. `tests/spec/test_hostile_tokens.py` sends them all.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.stack.identity import Issuer
 
 Signer = Callable[[bytes], bytes]
 
-ABSENT = "(absent)"  # in place of a value: leave the field out
+ABSENT = "(absent)"  # a field with this value is left out
 SUBJECT = "subject-that-no-answer-repeats"
 # The order of P-256's group: r and s are numbers below it.
 N = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
@@ -38,7 +38,7 @@ def b64(data: bytes) -> str:
 
 
 def encoded(part: object) -> str:
-    """Bytes are taken as they are, anything else as JSON."""
+    """A part of a token, in base64url: bytes unchanged, anything else as JSON."""
     return b64(part if isinstance(part, bytes) else json.dumps(part).encode())
 
 
@@ -47,8 +47,9 @@ def raw(r: int, s: int) -> bytes:
 
 
 class Forge:
-    """What an attacker has, and the project's own private keys besides: every token but its one
-    fault is signed well.
+    """Makes tokens with the attacker's key and with the issuer's private keys.
+
+    With the issuer's keys, a token is signed correctly except for its one fault.
     """
 
     def __init__(self, issuer: Issuer, secret: str) -> None:
@@ -58,7 +59,7 @@ class Forge:
         self.ec, self.rsa = (
             load_pem_private_key(issuer.key(kid).private_pem.encode(), None) for kid in issuer.kids
         )
-        self.own = ec.generate_private_key(ec.SECP256R1())  # the attacker's
+        self.own = ec.generate_private_key(ec.SECP256R1())  # the attacker's key
         self.jwk = dict(issuer.key(self.ec_kid).public_jwk)
 
     @property
@@ -68,8 +69,8 @@ class Forge:
     @property
     def claims(self) -> dict[str, object]:
         now = int(time.time())
-        who = {"sub": SUBJECT, "role": "authenticated", "aud": "authenticated"}
-        return {"iss": self.issuer.url, "iat": now, "exp": now + 3600, **who}
+        identity = {"sub": SUBJECT, "role": "authenticated", "aud": "authenticated"}
+        return {"iss": self.issuer.url, "iat": now, "exp": now + 3600, **identity}
 
     def token(
         self,
@@ -77,7 +78,7 @@ class Forge:
         sign: Signer | None = None,
         **claims: object,
     ) -> str:
-        """A good token but for what is given."""
+        """A good token except for the header fields, the signer and the claims that are given."""
         parts = self.header | dict(header or {}), self.claims | claims
         fields, body = (
             {name: value for name, value in part.items() if value is not ABSENT} for part in parts
@@ -89,11 +90,11 @@ class Forge:
         return f"{signed}.{b64((sign or self.es256)(signed.encode()))}"
 
     def payload(self, data: bytes) -> str:
-        """A good token but for its payload, which is `data`."""
+        """A correctly signed token with the payload `data`."""
         return self.compact(self.header, data)
 
     def claim_as(self, name: str, text: str) -> str:
-        """A good token with one claim spelt as JSON writers would not spell it."""
+        """A good token with one claim written as `text`, which no JSON writer would write."""
         claims = {key: value for key, value in self.claims.items() if key != name}
         return self.payload(f'{json.dumps(claims)[:-1]}, "{name}": {text}}}'.encode())
 
@@ -105,7 +106,7 @@ class Forge:
         return self.ec.sign(data, ec.ECDSA(hashes.SHA256()))
 
     def twin(self, data: bytes) -> bytes:
-        """The other signature that anybody can make from one: as good, and of the same token."""
+        """The second valid ECDSA signature of the data, which anyone can compute from the first."""
         r, s = utils.decode_dss_signature(self.der(data))
         return raw(r, N - s)
 
@@ -123,7 +124,7 @@ class Forge:
         )
 
     def by_public(self, encoding: Encoding, form: PublicFormat, *, of_rsa: bool = False) -> str:
-        """The attack of old: HS256 with the public key, in some spelling, as its secret."""
+        """The classic attack: HS256 with the issuer's public key, in this encoding, as secret."""
         key: Any = self.rsa if of_rsa else self.ec
         kid = self.rsa_kid if of_rsa else self.ec_kid
         return self.token(
@@ -135,13 +136,13 @@ class Forge:
         return {**self.jwk, "x": b64(point.x.to_bytes(32)), "y": b64(point.y.to_bytes(32))}
 
     def respelt(self) -> str:
-        """A good token with its last character replaced by one that stands for the same bytes."""
+        """A good token whose last character is replaced by one that decodes to the same bytes."""
         text = self.token()
         return text[:-1] + {"A": "B", "Q": "R", "g": "h", "w": "x"}[text[-1]]
 
     def with_payload_of_another(self) -> str:
-        mine, wanted = self.token().split("."), self.token(role="service_role").split(".")
-        return f"{mine[0]}.{wanted[1]}.{mine[2]}"
+        signed, other = self.token().split("."), self.token(role="service_role").split(".")
+        return f"{signed[0]}.{other[1]}.{signed[2]}"
 
     def twice(self, part: dict[str, object], name: str, text: str) -> bytes:
         return f'{json.dumps(part)[:-1]}, "{name}": {text}}}'.encode()
@@ -198,7 +199,7 @@ ALGORITHMS: dict[str, Callable[[Forge], str]] = {
     "is RS256 under the kid of an EC key": lambda f: f.token(RS, f.rs()),
 }
 SIGNATURES: dict[str, Callable[[Forge], str]] = {
-    "is signed by somebody else": lambda f: f.token(sign=f.by_attacker),
+    "is signed with another key": lambda f: f.token(sign=f.by_attacker),
     "has no signature": lambda f: f.token(sign=lambda _: b""),
     "has a signature of zeros": lambda f: f.token(sign=lambda _: ZEROS),
     "has r and s of the group's order": lambda f: f.token(sign=lambda _: raw(N, N)),
@@ -214,13 +215,13 @@ SIGNATURES: dict[str, Callable[[Forge], str]] = {
 }
 HEADERS: dict[str, Callable[[Forge], str]] = {
     "names no key": lambda f: f.token({"kid": ABSENT}),
-    "names its key with nothing": lambda f: f.token({"kid": ""}),
+    "names its key with an empty text": lambda f: f.token({"kid": ""}),
     "names its key with a number": lambda f: f.token({"kid": 0}),
     "names its key with a list": lambda f: f.token({"kid": [f.ec_kid]}),
-    "names a key that nobody published": lambda f: f.token({"kid": "unpublished"}),
+    "names an unpublished key": lambda f: f.token({"kid": "unpublished"}),
     "names a file as its key": lambda f: f.token({"kid": "../../../../dev/null"}, lambda _: ZEROS),
     "names SQL as its key": lambda f: f.token({"kid": "' UNION SELECT 'key"}),
-    "names a key of a line of the log": lambda f: f.token(
+    "names a line of the log as its key": lambda f: f.token(
         {"kid": 'x\r\n{"event": "forged"}\x1b[2J'}
     ),
     "names half a surrogate pair as its key": lambda f: f.token({"kid": "\ud800"}),
@@ -230,11 +231,13 @@ HEADERS: dict[str, Callable[[Forge], str]] = {
         {"jwk": f.attacker_jwk(), "kid": "mine"}, f.by_attacker
     ),
     "brings a certificate": lambda f: f.token({"x5c": ["MIIB"]}, f.by_attacker),
-    "says where its key is": lambda f: f.token({"jku": "http://127.0.0.1/keys"}, f.by_attacker),
-    "says where its certificate is": lambda f: f.token(
+    "names the address of its key": lambda f: f.token(
+        {"jku": "http://127.0.0.1/keys"}, f.by_attacker
+    ),
+    "names the address of its certificate": lambda f: f.token(
         {"x5u": "http://127.0.0.1/key"}, f.by_attacker
     ),
-    "has something critical": lambda f: f.token({"crit": ["exp"]}),
+    "has a critical header": lambda f: f.token({"crit": ["exp"]}),
     "has a payload that is not encoded": lambda f: f.token({"b64": False, "crit": ["b64"]}),
     "is of another type": lambda f: f.token({"typ": "dpop+jwt"}),
     "has a list for a header": lambda f: f.compact(["ES256"], f.claims),
@@ -276,7 +279,7 @@ CLAIMS: dict[str, Callable[[Forge], str]] = {
     ),
     "has a list of roles": lambda f: f.token(role=["service_role"]),
     "has an empty role": lambda f: f.token(role=""),
-    "says nothing": lambda f: f.payload(b"{}"),
+    "has no claims": lambda f: f.payload(b"{}"),
     "has a list of claims": lambda f: f.payload(json.dumps([f.claims]).encode()),
     "has claims after a byte order mark": lambda f: f.payload(
         b"\xef\xbb\xbf" + json.dumps(f.claims).encode()
@@ -314,7 +317,7 @@ FORMS: dict[str, Callable[[Forge], str]] = {
         f.hs(),
     ),
 }
-# Valid in everything, of a kind that may not call: 403.
+# Valid tokens of a kind of caller that may not call the API: 403.
 OF_OTHER_KINDS: dict[str, Callable[[Forge], str]] = {
     "is of the role anon": lambda f: f.token(role="anon"),
     "is of an administrator of the database": lambda f: f.token(role="supabase_admin"),
@@ -322,12 +325,12 @@ OF_OTHER_KINDS: dict[str, Callable[[Forge], str]] = {
     "is of a backend and a space": lambda f: f.token(role="service_role "),
     "is of a backend and a character without width": lambda f: f.token(role="service_role\u200b"),
     "is of an anonymous user": lambda f: f.token(is_anonymous=True),
-    "is of a user called anonymous in a text": lambda f: f.token(is_anonymous="false"),
-    "is of a user of whom null is said": lambda f: f.token(is_anonymous=None),
+    "is of a user with is_anonymous as text": lambda f: f.token(is_anonymous="false"),
+    "is of a user with is_anonymous null": lambda f: f.token(is_anonymous=None),
 }
 HOSTILE = {401: ALGORITHMS | SIGNATURES | HEADERS | CLAIMS | FORMS, 403: OF_OTHER_KINDS}
 
-# All values of the Authorization header, which holds a good token but not as it should: 401.
+# Values of the Authorization header that hold a good token in a wrong form: 401.
 HEADER_VALUES: dict[str, Callable[[str], list[str]]] = {
     "is not there": lambda _: [],
     "is empty": lambda _: [""],
@@ -350,9 +353,7 @@ GOOD: dict[str, Callable[[Forge], str]] = {
     "HS256 without a kid": lambda f: f.token({"alg": "HS256", "kid": ABSENT}, f.hs()),
     "HS256 with the kid of another key": lambda f: f.token({"alg": "HS256"}, f.hs()),
     "a backend": lambda f: f.token(role="service_role"),
-    "a backend of which is_anonymous is said": lambda f: f.token(
-        role="service_role", is_anonymous=True
-    ),
+    "a backend with is_anonymous": lambda f: f.token(role="service_role", is_anonymous=True),
     "a user who is not anonymous": lambda f: f.token(is_anonymous=False),
     "no typ": lambda f: f.token({"typ": ABSENT}),
     "several audiences": lambda f: f.token(aud=["other", "authenticated"]),

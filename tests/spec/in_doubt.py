@@ -1,4 +1,4 @@
-"""Payments in doubt: what Daraja answers to the inquiries about each, and how many there were."""
+"""Payments in doubt: scripts Daraja's answers to the inquiries, and reads what was stored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True, slots=True)
 class InquiryRule:
-    """The simulator's scenario for the next `times` inquiries about one payment (None: for all)."""
+    """The simulator's scenario for the next `times` inquiries (None: all) about one payment."""
 
     scenario: str
     params: dict[str, Any] = field(default_factory=dict)
@@ -31,7 +31,7 @@ async def begin_in_doubt(
     times: int | None = None,
     **params: Any,
 ) -> str:
-    """Make a payment that meets `scenario` when it is sent; returns its id.
+    """Make a payment whose send meets `scenario`, and return its id.
 
     The inquiries about it meet `answers`, in this order.
     """
@@ -55,7 +55,7 @@ async def begin_in_doubt(
 
 
 async def _answer(system: System, answers: Sequence[InquiryRule], **match: Any) -> None:
-    for answer in reversed(answers):  # the newest rule is met first
+    for answer in reversed(answers):  # the simulator applies the newest rule first
         await system.scenario(answer.scenario, times=answer.times, params=answer.params, **match)
 
 
@@ -71,7 +71,10 @@ async def wait_until_observed(
     *,
     flagged_or_not: bool = False,
 ) -> None:
-    """Wait until each payment, by label, is as expected; `flagged_or_not` ignores needs_review."""
+    """Wait until each payment is as expected under its label.
+
+    `flagged_or_not` ignores `needs_review`.
+    """
 
     async def differences() -> list[tuple[str, Observed, Observed]]:
         now = await observe(system, ids)
@@ -102,7 +105,8 @@ async def wait_for_inquiries(
     `after_window` counts only inquiries after the payment's result window.
     """
     sql = (
-        "SELECT inquiry.* FROM mkwanja.inquiries AS inquiry WHERE payment_id = $1::uuid AND asked_at >= ("
+        "SELECT inquiry.* FROM mkwanja.inquiries AS inquiry"
+        " WHERE payment_id = $1::uuid AND asked_at >= ("
         "SELECT coalesce(max(attempt.ended_at), 'infinity') FROM mkwanja.attempts AS attempt"
         " WHERE attempt.payment_id = $1::uuid) + interval '3 seconds'"
         if after_window
@@ -117,30 +121,33 @@ async def wait_for_inquiries(
 
 
 async def load_awaited(system: System, payment_id: str, api: Api) -> AwaitedPayment:
-    """The payment as one whose result the test delivers, without ids, to the payment's address."""
+    """The payment as an `AwaitedPayment`: a test delivers its result, which names no ids."""
     payment = await system.payment(payment_id)
     url = await system.callback_url(payment_id, OPERATIONS[api])
     return AwaitedPayment(payment_id, api, payment["amount"], url, {})
 
 
 async def receipt_of(system: System, payment_id: str) -> str:
-    """The receipt of the one movement of money, by the simulator's ledger."""
+    """The receipt of the payment's only movement in the simulator's ledger."""
     [movement] = await system.movements(payment_id)
     return str(movement["receipt"])
 
 
 async def event_types(system: System, payment_id: str) -> list[str]:
-    """The types of the payment's events, in order, without their common prefix."""
-    sql = "SELECT event_type FROM mkwanja.payment_history WHERE payment_id = $1::uuid AND event_type IS NOT NULL"
-    rows = await system.rows(f"{sql} ORDER BY sequence", payment_id)
+    """The types of the payment's events in their order, without the common prefix."""
+    sql = (
+        "SELECT event_type FROM mkwanja.payment_history"
+        " WHERE payment_id = $1::uuid AND event_type IS NOT NULL ORDER BY sequence"
+    )
+    rows = await system.rows(sql, payment_id)
     return [row["event_type"].removeprefix("mkwanja.payment.") for row in rows]
 
 
 async def count_stored(system: System, disposition: str) -> float:
-    """How many callbacks with `disposition` the receiver counts in its /metrics."""
-    wanted = f'mkwanja_callbacks_stored_total{{disposition="{disposition}"}} '
+    """How many callbacks with `disposition` the receiver's /metrics count."""
+    metric = f'mkwanja_callbacks_stored_total{{disposition="{disposition}"}} '
     async with system.http.get(f"{system.stack.callbacks_url}/metrics") as answer:
         lines = (await answer.text()).splitlines()
     return next(
-        (float(line.removeprefix(wanted)) for line in lines if line.startswith(wanted)), 0.0
+        (float(line.removeprefix(metric)) for line in lines if line.startswith(metric)), 0.0
     )

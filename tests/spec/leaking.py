@@ -1,5 +1,6 @@
-"""Everything that goes wrong, with phone numbers, names and secrets that nobody else has; and
-all that is written of it.
+"""A run of all kinds of failures with known secrets, and everything that the service writes.
+
+The phone numbers and names of the run occur nowhere else, so a search finds every leak.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from urllib.parse import quote, unquote, urlsplit
 from yarl import URL
 
 from tests.spec.delivering import begin_awaited, deliver
-from tests.spec.operating import CommandResult, operate
+from tests.spec.operating import operate
 from tests.spec.relay import Relay
 from tests.spec.system import System
 
 NAME = "WANJIRU NYAMBURA"
 _NUMBERS = (f"7{number:08}" for number in itertools.count(31_900_501, 7_919))
-# In parts: nothing that looks like a signed token is committed.
+# In parts, because no text that looks like a signed token may be committed.
 _HEADER = "eyJhbGciOiJFUzI1NiJ9"
 _BAD_TOKEN = f"{_HEADER}.eyJzdWIiOiJub2JvZHkifQ.bm90LWEtc2lnbmF0dXJl"
 _API_KEY = "sb_secret_0123456789abcdefghijklmnop"
@@ -31,55 +32,55 @@ _API_KEY = "sb_secret_0123456789abcdefghijklmnop"
 
 @dataclass(slots=True)
 class Run:
-    """What was secret in the run, by what it is, and everything that was written, by where."""
+    """The secrets of the run by their kind, and all written texts by their place."""
 
     secrets: dict[str, set[str]] = field(default_factory=dict)
     written: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
-    def secret(self, what: str, *values: str) -> None:
-        self.secrets.setdefault(what, set()).update(values)
+    def add_secrets(self, kind: str, *values: str) -> None:
+        self.secrets.setdefault(kind, set()).update(values)
 
-    def number(self) -> str:
-        """A subscriber's number that nobody else has, as `07…`."""
+    def new_number(self) -> str:
+        """A phone number that occurs nowhere else, as `07…`."""
         subscriber = next(_NUMBERS)
-        self.secret("phone numbers", subscriber)
+        self.add_secrets("phone numbers", subscriber)
         return f"0{subscriber}"
 
-    def found(self, what: str) -> list[str]:
-        """Where which of these secrets stand, with what stands around them."""
+    def find_leaks(self, kind: str) -> list[str]:
+        """The places where secrets of this kind stand, with the text around them."""
         return [
             f"{place}: …{text[max(0, text.index(value) - 120) : text.index(value) + 60]}…"
             for place, text in sorted(self.written.items())
-            for value in sorted(self.secrets[what])
+            for value in sorted(self.secrets[kind])
             if value in text
         ]
 
 
 async def play(system: System, relay: Relay, worker_port: int) -> Run:
-    """The whole run. `worker_port` is where the worker shows its metrics."""
+    """Play the whole run. The worker shows its metrics at `worker_port`."""
     run = Run()
-    _know_secrets(run, system)
-    await _lives(run, system)
-    await _failures(run, system, relay)
-    await _bad_requests(run, system)
-    await _hostile_callbacks(run, system)
-    await _rows_refused(run, system)
-    await _outages(run, system)
-    await _operators(run, system)
-    run.secret("tokens of Daraja and of callbacks", *relay.overheard)
-    await _gather(run, system, worker_port)
+    _collect_secrets(run, system)
+    await _succeed(run, system)
+    await _fail(run, system, relay)
+    await _send_bad_requests(run, system)
+    await _deliver_hostile_callbacks(run, system)
+    await _refuse_rows(run, system)
+    await _stop_servers(run, system)
+    await _run_commands(run, system)
+    run.add_secrets("tokens of Daraja and of callbacks", *relay.secrets)
+    await _collect_written(run, system, worker_port)
     return run
 
 
-def _know_secrets(run: Run, system: System) -> None:
+def _collect_secrets(run: Run, system: System) -> None:
     worker, web = system.stack.env("worker"), system.stack.env("web")
-    run.secret("names", NAME, *NAME.split(), "JANE DOE", "SUPPLIER LTD")
+    run.add_secrets("names", NAME, *NAME.split(), "JANE DOE", "SUPPLIER LTD")
     tokens = [system.stack.issuer.user_token(), system.stack.issuer.backend_token(), _BAD_TOKEN]
     tokens += [
         client._headers["Authorization"].split()[1] for client in (system.user, system.backend)
     ]
-    run.secret(
+    run.add_secrets(
         "tokens of callers",
         _API_KEY,
         *(part for token in tokens for part in (token, token.rsplit(".")[2])),
@@ -94,16 +95,16 @@ def _know_secrets(run: Run, system: System) -> None:
     keys = f"{worker['DARAJA_CONSUMER_KEY']}:{worker['DARAJA_CONSUMER_SECRET']}"
     secrets += [base64.b64encode(keys.encode()).decode(), *(unquote(secret) for secret in secrets)]
     assert all(len(secret) >= 8 for secret in secrets)
-    run.secret("settings", *secrets)
+    run.add_secrets("settings", *secrets)
 
 
 # --- what happens ---------------------------------------------------------------------------------
 
 
-async def _lives(run: Run, system: System) -> None:
+async def _succeed(run: Run, system: System) -> None:
     ids = [
-        await system.deposit(phone_number=run.number()),
-        await system.withdrawal(phone_number=run.number()),
+        await system.deposit(phone_number=run.new_number()),
+        await system.withdrawal(phone_number=run.new_number()),
     ]
     ids += [await system.bill_payment(), await system.bill_payment(till="556677")]
     for payment_id in ids:
@@ -111,7 +112,7 @@ async def _lives(run: Run, system: System) -> None:
     assert (await system.payment(ids[1]))["recipient_name"] == "JANE DOE"
 
 
-async def _failures(run: Run, system: System, relay: Relay) -> None:
+async def _fail(run: Run, system: System, relay: Relay) -> None:
     for api, pay, scenarios in (
         (
             "stk",
@@ -125,56 +126,62 @@ async def _failures(run: Run, system: System, relay: Relay) -> None:
         ),
     ):
         for scenario in scenarios:
-            number = run.number()
+            number = run.new_number()
             await system.scenario(scenario, times=1, api=api, phone_number=f"254{number[1:]}")
             await system.settled(await pay(phone_number=number))
     await system.scenario("credential_refused", times=1, api="b2c", amount=4321)
-    await system.settled(await system.withdrawal(amount=4321, phone_number=run.number()))
+    await system.settled(await system.withdrawal(amount=4321, phone_number=run.new_number()))
     (await operate(system, "payouts", "start", "--breaker", "--reason", "a test")).expect(0)
-    # Daraja, or somebody in its place, answers with all that it was sent, to the send and to the
-    # questions.
-    numbers = [run.number(), run.number()]
+    # Daraja, or an attacker in its place, echoes the whole request in its answers to the send and
+    # to the inquiries.
+    numbers = [run.new_number(), run.new_number()]
     relay.echoes |= {number[1:] for number in numbers} | {"ECHO7731"}
     ids = [
         await system.deposit(phone_number=numbers[0]),
         await system.withdrawal(phone_number=numbers[1]),
     ]
     ids.append(await system.bill_payment(account_reference="ECHO7731"))
-    exchanges = "SELECT count(DISTINCT payment_id) AS count FROM mkwanja.daraja_exchanges WHERE payment_id = ANY($1::uuid[])"
+    exchanges = (
+        "SELECT count(DISTINCT payment_id) AS count FROM mkwanja.daraja_exchanges"
+        " WHERE payment_id = ANY($1::uuid[])"
+    )
     await system.eventually(
         lambda: system.rows(exchanges, ids), lambda rows: rows[0]["count"] == len(ids)
     )
     relay.echoes.clear()
     silent = await begin_awaited(system, "stk")
-    relay.echoes.add(
-        silent.ids["CheckoutRequestID"]
-    )  # an STK query, whose id ends with the phone number
-    run.secret("phone numbers", silent.ids["CheckoutRequestID"][-9:])
+    # The id in an STK query ends with the phone number.
+    relay.echoes.add(silent.ids["CheckoutRequestID"])
+    run.add_secrets("phone numbers", silent.ids["CheckoutRequestID"][-9:])
     asked = (
         "SELECT 1 FROM mkwanja.daraja_exchanges WHERE payment_id = $1::uuid AND api = 'stk_query'"
     )
     await system.eventually(lambda: system.rows(asked, silent.id))
 
 
-async def _bad_requests(run: Run, system: System) -> None:
+async def _send_bad_requests(run: Run, system: System) -> None:
     web = system.stack.web_url
     good = dict(system.user._headers)
     bodies: list[Any] = [
-        {"amount": 250, "phone_number": f"{run.number()}9"},
-        {"amount": 250, "phone_number": int(run.number())},
-        {"amount": 250, "phone_number": run.number(), run.number(): NAME},
-        {"amount": run.number(), "phone_number": NAME},
-        {"amount": 250, "phone_number": {run.number(): NAME}},
-        {"amount": 250, "phone_number": run.number(), "metadata": {"x": [run.number(), NAME]}},
+        {"amount": 250, "phone_number": f"{run.new_number()}9"},
+        {"amount": 250, "phone_number": int(run.new_number())},
+        {"amount": 250, "phone_number": run.new_number(), run.new_number(): NAME},
+        {"amount": run.new_number(), "phone_number": NAME},
+        {"amount": 250, "phone_number": {run.new_number(): NAME}},
         {
             "amount": 250,
-            "phone_number": run.number(),
-            "account_reference": f"{NAME} {run.number()}",
+            "phone_number": run.new_number(),
+            "metadata": {"x": [run.new_number(), NAME]},
         },
-        {"amount": 250, "phone_number": run.number(), "owner": run.number()},
-        [run.number(), NAME],
-        f'{{"amount": 1, "phone_number": "{run.number()}", "x": {NAME}}}',
-        f'{{"{run.number()}": 1, "{NAME}": 1, "{NAME}": 2}}',
+        {
+            "amount": 250,
+            "phone_number": run.new_number(),
+            "account_reference": f"{NAME} {run.new_number()}",
+        },
+        {"amount": 250, "phone_number": run.new_number(), "owner": run.new_number()},
+        [run.new_number(), NAME],
+        f'{{"amount": 1, "phone_number": "{run.new_number()}", "x": {NAME}}}',
+        f'{{"{run.new_number()}": 1, "{NAME}": 1, "{NAME}": 2}}',
     ]
     for body in bodies:
         data = body if isinstance(body, str) else json.dumps(body)
@@ -183,85 +190,88 @@ async def _bad_requests(run: Run, system: System) -> None:
             "Content-Type": "application/json",
             "X-Idempotency-Key": f"key-{next(_NUMBERS)}",
         }
-        await _ask(run, system, "POST", f"{web}/v1/deposits", data=data, headers=headers)
-    number = quote(f"+254{run.number()[1:]}")
+        await _request(run, system, "POST", f"{web}/v1/deposits", data=data, headers=headers)
+    number = quote(f"+254{run.new_number()[1:]}")
     for path in (
-        f"/v1/payments?phone_number={number}&unknown={run.number()}",
-        f"/v1/payments?phone_number={run.number()}1",
-        f"/v1/payments?{run.number()}={quote(NAME)}",
-        f"/v1/payments?cursor={run.number()}",
-        f"/v1/payments/{run.number()}",
-        f"/v1/payments/{run.number()}/history?x={quote(NAME)}",
-        f"/nothing/{run.number()}?access_token={_BAD_TOKEN}",
-        f"/v1/events?after={run.number()}",
+        f"/v1/payments?phone_number={number}&unknown={run.new_number()}",
+        f"/v1/payments?phone_number={run.new_number()}1",
+        f"/v1/payments?{run.new_number()}={quote(NAME)}",
+        f"/v1/payments?cursor={run.new_number()}",
+        f"/v1/payments/{run.new_number()}",
+        f"/v1/payments/{run.new_number()}/history?x={quote(NAME)}",
+        f"/nothing/{run.new_number()}?access_token={_BAD_TOKEN}",
+        f"/v1/events?after={run.new_number()}",
     ):
-        await _ask(run, system, "GET", web + path, headers=good)
+        await _request(run, system, "GET", web + path, headers=good)
     for authorization in (
         f"Bearer {_BAD_TOKEN}",
         f"Bearer {_API_KEY}",
-        f"Basic {run.number()}",
+        f"Basic {run.new_number()}",
         f"{good['Authorization']}x",
     ):
-        await _ask(
+        await _request(
             run, system, "GET", f"{web}/v1/payments", headers={"Authorization": authorization}
         )
     key = {
         **good,
         "Content-Type": "application/json",
-        "X-Idempotency-Key": f"{NAME} {run.number()}\u00e9",
+        "X-Idempotency-Key": f"{NAME} {run.new_number()}\u00e9",
     }
-    await _ask(run, system, "POST", f"{web}/v1/deposits", data="{}", headers=key)
-    await _ask(run, system, "DELETE", f"{web}/v1/payments/{run.number()}", headers=good)
+    await _request(run, system, "POST", f"{web}/v1/deposits", data="{}", headers=key)
+    await _request(run, system, "DELETE", f"{web}/v1/payments/{run.new_number()}", headers=good)
 
 
-async def _hostile_callbacks(run: Run, system: System) -> None:
+async def _deliver_hostile_callbacks(run: Run, system: System) -> None:
     payment = await begin_awaited(system, "b2c")
-    named = {"Key": "ReceiverPartyPublicName", "Value": f"{run.number()} - {NAME}"}
+    named = {"Key": "ReceiverPartyPublicName", "Value": f"{run.new_number()} - {NAME}"}
     message = {
         "Result": {
             "ResultCode": NAME,
-            "ResultDesc": run.number(),
-            "ConversationID": f"x{run.number()}",
+            "ResultDesc": run.new_number(),
+            "ConversationID": f"x{run.new_number()}",
             "TransactionID": NAME,
         }
     }
     for body in (
         message,
-        f"{run.number()} {NAME} not JSON".encode(),
+        f"{run.new_number()} {NAME} not JSON".encode(),
         {"Result": {"ResultCode": 0, "ResultParameters": {"ResultParameter": [named]}}},
-        payment.result(ConversationID=f"AG_{run.number()}"),
-        payment.result(amount=f"{run.number()}"),
-        f'{{"Result": {{"ResultCode": 0, "ResultCode": "{run.number()}"}}}}'.encode(),
-        b"[" * 5_000 + run.number().encode(),
+        payment.result(ConversationID=f"AG_{run.new_number()}"),
+        payment.result(amount=f"{run.new_number()}"),
+        f'{{"Result": {{"ResultCode": 0, "ResultCode": "{run.new_number()}"}}}}'.encode(),
+        b"[" * 5_000 + run.new_number().encode(),
     ):  # fmt: skip
         answer = await deliver(
-            system, f"{payment.url}?phone={run.number()}&name={quote(NAME)}", body
+            system, f"{payment.url}?phone={run.new_number()}&name={quote(NAME)}", body
         )
         assert answer.status == 200
-    number = run.number()
+    number = run.new_number()
     headers = [("X-Forwarded-For", number), ("Content-Type", f"text/{number}")]
     await deliver(system, payment.url, message, headers=headers)
     for url in (
         f"{payment.url}0",
-        payment.url.replace("/withdrawal/", f"/{run.number()}/"),
-        f"{payment.url}/{run.number()}",
+        payment.url.replace("/withdrawal/", f"/{run.new_number()}/"),
+        f"{payment.url}/{run.new_number()}",
     ):
         run.problems.append((await deliver(system, url, message)).body.decode())
     for target in (system.stack.web_url, system.stack.callbacks_url):
         path = urlsplit(payment.url).path
         for raw in (
-            f"POST {path}?n={run.number()} NOHTTP\r\n\r\n",
-            f"POST {path} HTTP/1.1\r\nHost: x\r\n{NAME}\x00 {run.number()}: {_BAD_TOKEN}\r\n\r\n",
-            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {run.number()}x\r\n\r\n{NAME}",
-            f"GET /{run.number()}{'x' * 9000} HTTP/1.1\r\nHost: x\r\n\r\n",
+            f"POST {path}?n={run.new_number()} NOHTTP\r\n\r\n",
+            (
+                f"POST {path} HTTP/1.1\r\nHost: x\r\n"
+                f"{NAME}\x00 {run.new_number()}: {_BAD_TOKEN}\r\n\r\n"
+            ),
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {run.new_number()}x\r\n\r\n{NAME}",
+            f"GET /{run.new_number()}{'x' * 9000} HTTP/1.1\r\nHost: x\r\n\r\n",
         ):
             run.problems.append(await _raw(target, raw))
 
 
-async def _rows_refused(run: Run, system: System) -> None:
-    """Postgres refuses a row of ours, and its error quotes the row: what nobody foresaw."""
+async def _refuse_rows(run: Run, system: System) -> None:
+    """Make PostgreSQL refuse rows: its error, which no code of ours expects, quotes the row."""
     payment = await begin_awaited(system, "b2c")
-    number = run.number()
+    number = run.new_number()
     async with _constraint(system, "recipient_name IS NULL OR recipient_name NOT LIKE 'WANJIRU%'"):
         message = payment.result()
         items = [{"Key": "ReceiverPartyPublicName", "Value": f"254{number[1:]} - {NAME}"}]
@@ -269,7 +279,7 @@ async def _rows_refused(run: Run, system: System) -> None:
             "ResultParameter"
         ] += items
         assert (await deliver(system, payment.url, message)).status == 200
-    number = run.number()
+    number = run.new_number()
     async with _constraint(system, f"phone_number IS NULL OR phone_number <> '254{number[1:]}'"):
         answer = await system.backend.pay(
             "/v1/withdrawals", {"amount": 100, "phone_number": number, "remarks": NAME}
@@ -280,6 +290,7 @@ async def _rows_refused(run: Run, system: System) -> None:
 
 @asynccontextmanager
 async def _constraint(system: System, condition: str) -> AsyncIterator[None]:
+    """A constraint on the payments for the block."""
     await system.execute(
         f"ALTER TABLE mkwanja.payments ADD CONSTRAINT refuses CHECK ({condition}) NOT VALID"
     )
@@ -289,9 +300,9 @@ async def _constraint(system: System, condition: str) -> AsyncIterator[None]:
         await system.execute("ALTER TABLE mkwanja.payments DROP CONSTRAINT refuses")
 
 
-async def _outages(run: Run, system: System) -> None:
+async def _stop_servers(run: Run, system: System) -> None:
     payment = await begin_awaited(system, "stk")
-    body = {"amount": 250, "phone_number": run.number(), "description": "Wanjiru"}
+    body = {"amount": 250, "phone_number": run.new_number(), "description": "Wanjiru"}
     await system.stack.postgres.stop()
     late = asyncio.create_task(deliver(system, payment.url, payment.result()))
     answer = await system.user.pay("/v1/deposits", body)
@@ -301,8 +312,8 @@ async def _outages(run: Run, system: System) -> None:
     await late
     await system.stack.redis.kill()
     ids = [
-        await system.deposit(phone_number=run.number()),
-        await system.withdrawal(phone_number=run.number()),
+        await system.deposit(phone_number=run.new_number()),
+        await system.withdrawal(phone_number=run.new_number()),
     ]
     await system.stack.redis.start()
     await system.stack.restart_process("worker", kill=True)
@@ -311,17 +322,17 @@ async def _outages(run: Run, system: System) -> None:
     await system.stack.restart_process(
         "worker", env={"DARAJA_CONSUMER_SECRET": "a-wrong-secret-of-ours"}, wait=True
     )
-    run.secret("settings", "a-wrong-secret-of-ours")
-    await system.stack.redis.kill()  # the shared token goes with it
+    run.add_secrets("settings", "a-wrong-secret-of-ours")
+    await system.stack.redis.kill()  # this also loses the shared token
     await system.stack.redis.start()
-    await system.deposit(phone_number=run.number())
+    await system.deposit(phone_number=run.new_number())
     refused = system.stack.process("worker")
     await refused.wait_logged("daraja_credentials_refused")
     await system.stack.restart_process("worker")
 
 
-async def _operators(run: Run, system: System) -> None:
-    payment_id = await system.deposit(phone_number=run.number())
+async def _run_commands(run: Run, system: System) -> None:
+    payment_id = await system.deposit(phone_number=run.new_number())
     await system.settled(payment_id)
     worker = system.stack.env("worker")
     broken = {"DATABASE_URL": worker["DATABASE_URL"].replace("127.0.0.1:", "127.0.0.1:1")}
@@ -333,7 +344,7 @@ async def _operators(run: Run, system: System) -> None:
         (["payouts", "status"], refused),
     ]
     for arguments, env in commands:
-        _keep(run, await operate(system, *arguments, env=env))
+        run.problems += (await operate(system, *arguments, env=env)).lines
     for kind in ("web", "callbacks", "worker"):
         env = {
             name: ""
@@ -346,14 +357,10 @@ async def _operators(run: Run, system: System) -> None:
         await ended.wait(within_seconds=30)
 
 
-def _keep(run: Run, result: CommandResult) -> None:
-    run.problems += result.lines
-
-
 # --- what is written ------------------------------------------------------------------------------
 
 
-async def _gather(run: Run, system: System, worker_port: int) -> None:
+async def _collect_written(run: Run, system: System, worker_port: int) -> None:
     urls = {
         "web": system.stack.web_url,
         "callbacks": system.stack.callbacks_url,
@@ -370,20 +377,20 @@ async def _gather(run: Run, system: System, worker_port: int) -> None:
     run.written["answers to errors"] = "\n".join(run.problems)
     await system.stack.stop_process("worker")
     logs = system.stack.logs()
-    # Not those of the servers and of the simulator, which stand for other people's
-    # (docs/database-roles.md).
+    # Without the logs of the servers and of the simulator: in production these programs belong to
+    # others (docs/database-roles.md).
     for name in (*system.stack.names, "release"):
         run.written[f"log of {name}"] = logs[name]
 
 
-async def _ask(run: Run, system: System, method: str, url: str, **options: Any) -> None:
+async def _request(run: Run, system: System, method: str, url: str, **options: Any) -> None:
     async with system.http.request(method, URL(url, encoded=True), **options) as answer:
         assert answer.status >= 400, (url, answer.status)
         run.problems.append(f"{dict(answer.headers)} {await answer.text()}")
 
 
 async def _raw(url: str, text: str) -> str:
-    """What is answered to what is no HTTP, sent as it is."""
+    """Send bytes that are no valid HTTP, and return the answer."""
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     writer.write(text.encode())

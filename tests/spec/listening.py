@@ -30,7 +30,7 @@ class Listener:
         ]
 
     def events(self, payment_id: str) -> list[Any]:
-        """The events of one payment on the channel of all, in the order in which they came."""
+        """The events of one payment on the common channel, in order of arrival."""
         return [
             json.loads(body) for channel, body in self.of(payment_id) if channel == CHANNEL_OF_ALL
         ]

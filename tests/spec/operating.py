@@ -1,4 +1,4 @@
-"""Runs an operator's command as a real process that has only DATABASE_URL in its environment."""
+"""Runs an operator's command as a real process, with only DATABASE_URL in its environment."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _COMMAND_SECONDS = 2 * PATIENCE_SECONDS
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """How a command ended and what it printed."""
+    """A command's exit code and output."""
 
     code: int
     out: str
@@ -33,24 +33,25 @@ class CommandResult:
 
     @property
     def lines(self) -> list[str]:
-        """Everything that it printed, line by line."""
+        """All lines of stdout, then all of stderr."""
         return [*self.out.splitlines(), *self.err.splitlines()]
 
     def expect(self, code: int) -> CommandResult:
-        """The same, if it ended so, and without a stack trace."""
+        """This result, after a check of its exit code and that it shows no stack trace."""
         assert self.code == code, self
         assert "Traceback" not in self.out + self.err, self
         return self
 
 
-# The same command, imported and then waiting for a line: so that a test knows when it begins.
-_WHEN_TOLD = (
+# The same command, but it imports everything and then waits for a line: a test can start it exactly
+# when it needs.
+_RUN_AFTER_A_LINE = (
     "import sys, workers.__main__ as it; print(flush=True); sys.stdin.readline(); it.main()"
 )
 
 
-class Standing(Protocol):
-    """Something that stands on a stack, as a `System` does."""
+class OnStack(Protocol):
+    """An object with a stack, for example a `System`."""
 
     @property
     def stack(self) -> Stack: ...
@@ -59,13 +60,13 @@ class Standing(Protocol):
 class Command:
     """`python -m workers …` with these arguments."""
 
-    def __init__(self, system: Standing, *arguments: str) -> None:
+    def __init__(self, system: OnStack, *arguments: str) -> None:
         self._env = bare() | {"DATABASE_URL": system.stack.database_url}
         self._arguments = arguments
         self._stack = system.stack
 
     async def run(self, *, env: Mapping[str, str] | None = None) -> CommandResult:
-        """Runs it; `env` is added to its environment."""
+        """Run the command to its end, with `env` added to its environment."""
         if self._stack.starter is None:
             return await _finish(await self.start("-m", "workers", env=env))
         with tempfile.TemporaryDirectory(dir=self._stack.folder) as folder:
@@ -85,8 +86,8 @@ class Command:
 
     @asynccontextmanager
     async def ready(self) -> AsyncIterator[Callable[[], Awaitable[CommandResult]]]:
-        """A process that has everything but the word to go, which the yielded function gives."""
-        process = await self.start("-c", _WHEN_TOLD)
+        """A process that has imported everything; the yielded function starts the command."""
+        process = await self.start("-c", _RUN_AFTER_A_LINE)
         try:
             assert process.stdout is not None
             await asyncio.wait_for(process.stdout.readline(), timeout=_COMMAND_SECONDS)
@@ -97,11 +98,11 @@ class Command:
                 await process.wait()
 
     async def start(
-        self, *what: str, env: Mapping[str, str] | None = None
+        self, *interpreter_arguments: str, env: Mapping[str, str] | None = None
     ) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             sys.executable,
-            *what,
+            *interpreter_arguments,
             *self._arguments,
             cwd=ROOT,
             env=self._env | dict(env or {}),
@@ -124,13 +125,13 @@ async def _finish(process: asyncio.subprocess.Process) -> CommandResult:
 async def operate(
     system: System, *arguments: str, env: Mapping[str, str] | None = None
 ) -> CommandResult:
-    """Runs a command to its end."""
+    """Run a command to its end."""
     return await Command(system, *arguments).run(env=env)
 
 
-# Many of them in one process, which saves most of their time: each is the command's own `main`,
-# with its own arguments.
-_ALL_OF_THEM = """
+# Runs many commands in one process, which saves most of their time. Each runs the command's own
+# `main` with its own arguments.
+_RUN_ALL = """
 import contextlib, io, json, sys, workers.__main__ as it
 for line in sys.stdin:
     out, err, code = io.StringIO(), io.StringIO(), 0
@@ -147,13 +148,10 @@ for line in sys.stdin:
 
 
 async def operate_all(
-    system: Standing, commands: Sequence[Sequence[str]], *, env: Mapping[str, str] | None = None
+    system: OnStack, commands: Sequence[Sequence[str]], *, env: Mapping[str, str] | None = None
 ) -> list[CommandResult]:
-    """Runs the commands one after the other; how each ended.
-
-    `env` is added to their environment.
-    """
-    process = await Command(system).start("-c", _ALL_OF_THEM, env=env)
+    """Run the commands one after the other, with `env` added to their environment."""
+    process = await Command(system).start("-c", _RUN_ALL, env=env)
     lines = "".join(json.dumps(list(command)) + "\n" for command in commands)
     try:
         out, err = await asyncio.wait_for(
@@ -168,12 +166,12 @@ async def operate_all(
 
 
 async def stop(system: System, reason: str = "a test") -> CommandResult:
-    """Stops payouts."""
+    """Stop payouts."""
     return (await operate(system, "payouts", "stop", "--reason", reason)).expect(0)
 
 
 async def start(system: System, *more: str) -> CommandResult:
-    """Lets payouts go."""
+    """Start payouts again."""
     return (await operate(system, "payouts", "start", "--reason", "a test is over", *more)).expect(
         0
     )

@@ -1,4 +1,4 @@
-"""Plays many payments at once, each under its own rule of the simulator, and observes them."""
+"""Makes many payments at once, each under its own simulator scenario, and observes them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _numbers = itertools.count(1)
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """The payment on record, and how often the simulator moved its money and received it."""
+    """A payment's stored state, and how often the simulator received it and moved its money."""
 
     stage: str
     reason: str | None = None
@@ -39,9 +39,9 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Play:
-    """One row of a table: a scenario, and what is to be seen of its payment.
+    """One row of a table: a scenario and the expected state of its payment.
 
-    `times` counts the calls that meet it.
+    `times` is the number of requests that meet the scenario.
     """
 
     scenario: str
@@ -62,10 +62,10 @@ IN_DOUBT = Observed("in_doubt")
 AWAITED = Observed("awaiting_result")
 CORRECTED = Observed(
     "succeeded", moved=1, needs_review=True
-)  # after its subscribers were told that it failed
+)  # the service had published that it failed
 PAID_BY_INQUIRY = Observed(
     "succeeded", moved=1, needs_review=True
-)  # its callback said paid, and not what
+)  # its callback reported a success without the receipt or the amount
 
 
 # What every API plays: a success comes in any shape and at any time.
@@ -84,7 +84,7 @@ SUCCESSES = (
 
 
 def failed(reason: str, code: str | None, *, safe: bool = True) -> Observed:
-    """A payment that failed, for which no money moved."""
+    """The state of a payment that failed and moved no money."""
     return Observed("failed", reason, code, safe)
 
 
@@ -128,9 +128,7 @@ PAYOUTS_INQUIRED = (
 
 
 def results(table: dict[str, tuple[str, bool]]) -> list[Play]:
-    """A row for each result code, which ends a payment with a reason that is safe to retry or
-    not.
-    """
+    """A row for each result code of the table: code → (failure reason, safe to retry)."""
     return [
         Play(
             "result_code",
@@ -142,7 +140,10 @@ def results(table: dict[str, tuple[str, bool]]) -> list[Play]:
 
 
 def refusals_in_other_envelopes() -> list[Play]:
-    """A row for each envelope that is not Daraja's: final at once, and not safe to retry."""
+    """A row for each refusal in a shape that Daraja does not document.
+
+    Each is final at once and not safe to retry.
+    """
     forms = {name: failed("rejected_by_provider", None, safe=False) for name in OTHER_ENVELOPES}
     forms["unknown_code"] = failed("rejected_by_provider", "BAD_REQUEST", safe=False)
     return [Play("refused_otherwise", seen, {"form": name}) for name, seen in forms.items()]
@@ -151,8 +152,9 @@ def refusals_in_other_envelopes() -> list[Play]:
 async def begin(
     system: System, api: Api, scenario: str, *, times: int | None = None, **params: Any
 ) -> str:
-    """A payment that meets `scenario` and shares neither phone number, amount nor account with
-    another; its id.
+    """Make a payment that meets `scenario`, and return its id.
+
+    Its phone number, amount and account belong to no other payment.
     """
     number = next(_numbers)
     phone_number, amount = f"2547{12_000_000 + number}", 1000 + number
@@ -170,10 +172,11 @@ async def begin(
 async def play(
     system: System, api: Api, table: Sequence[Play], *, results_after_answers: bool = False
 ) -> dict[str, str]:
-    """Plays the whole table at once and compares what is seen; the payments' ids by label.
+    """Make all payments of the table at once, compare their states, and return ids by label.
 
-    What is still open then is made overdue, so that Daraja is asked about it: whatever comes of
-    that, it is not sent again, no more money moves, and what is told agrees with the money.
+    Payments that are still open then become overdue, so that the sweeper has Daraja asked about
+    them. After that no payment was sent again, no more money moved, and the API agrees with the
+    ledger.
     """
     await system.control("POST", "/switches", {"hold_callbacks": results_after_answers})
     started = await asyncio.gather(
@@ -187,9 +190,8 @@ async def play(
     await system.eventually(
         lambda: _differences(system, ids, expected), lambda differences: not differences
     )
-    await wait_for_callbacks(
-        system
-    )  # what is open may only look right because its result was still on the way
+    # An open payment may only look right because its result has not arrived yet.
+    await wait_for_callbacks(system)
     differences = await _differences(system, ids, expected)
     assert not differences, differences
     await _sweep_open(system, ids)
@@ -206,7 +208,7 @@ async def play(
 
 
 async def _release_results(system: System, payment_ids: list[str]) -> None:
-    """Delivers what was held back, once Daraja's own answers are on record."""
+    """Deliver the results that were held back, once Daraja's own answers are stored."""
     answered = {"awaiting_result", "in_doubt"}
     await system.eventually(
         lambda: system.stage_counts(payment_ids), lambda counts: set(counts) <= answered
@@ -247,12 +249,12 @@ async def observe(system: System, ids: dict[str, str]) -> dict[str, Observed]:
 
 
 async def wait_for_callbacks(system: System) -> None:
-    """Wait until the simulator has delivered every result, and got an answer to each."""
+    """Wait until the simulator has delivered every result and received an answer to each."""
     await system.eventually(lambda: system.control("GET", ""), lambda state: state["pending"] == 0)
 
 
 async def count_sends(system: System, payment_id: str) -> int:
-    """How many requests to make this payment reached the simulator."""
+    """How many sends of this payment reached the simulator."""
     requests = (await system.control("GET", "/requests"))["items"]
     return sum(_submits(item, payment_id) for item in requests)
 
@@ -262,9 +264,12 @@ def _submits(request: Any, payment_id: str) -> bool:
 
 
 async def sweep(system: System, payment_ids: list[str]) -> None:
-    """Makes open payments overdue and waits until a sweep has given each its next time."""
-    overdue = "UPDATE mkwanja.payments SET next_step_at = now() - interval '1 hour' WHERE id = ANY($1::uuid[])"
-    await system.execute(f"{overdue} AND next_step_at IS NOT NULL", payment_ids)
+    """Make the open payments overdue, and wait until a sweep has given each a new due time."""
+    overdue = (
+        "UPDATE mkwanja.payments SET next_step_at = now() - interval '1 hour'"
+        " WHERE id = ANY($1::uuid[]) AND next_step_at IS NOT NULL"
+    )
+    await system.execute(overdue, payment_ids)
     left = "SELECT id FROM mkwanja.payments WHERE id = ANY($1::uuid[]) AND next_step_at <= now()"
     await system.eventually(lambda: system.rows(left, payment_ids), lambda rows: not rows)
 
@@ -280,23 +285,22 @@ async def _sweep_open(system: System, ids: dict[str, str]) -> None:
 async def _assert_callers_view(
     system: System, ids: dict[str, str], expected: dict[str, Observed]
 ) -> None:
-    """The API shows the caller what is on record, and the receipt of the movement."""
+    """Check that the API shows the expected state, and the receipt of the movement."""
     ledger = (await system.control("GET", "/ledger"))["items"]
     for label, payment_id in ids.items():
         payment, seen = await system.payment(payment_id), expected[label]
         moved = [item for item in ledger if payment_id in item["result_url"]]
         if seen.stage in _FINAL:
             assert payment["status"] == _FINAL[seen.stage], label
-        if (
-            payment["status"] == "success"
-        ):  # told, or found out by asking; STK query names no receipt
+        if payment["status"] == "success":
             assert [item["amount"] for item in moved] == [payment["amount"]], label
-            names_none = (
+            # STK query returns no receipt, so a deposit that an inquiry settled has none.
+            may_lack_receipt = (
                 payment["receipt"] is None
                 and payment["kind"] == "deposit"
                 and seen not in (PAID, PAID_LATER)
             )
-            assert payment["receipt"] == moved[0]["receipt"] or names_none, label
+            assert payment["receipt"] == moved[0]["receipt"] or may_lack_receipt, label
         else:
             assert payment["receipt"] is None, label
         if seen.stage == "failed":
@@ -311,8 +315,11 @@ async def _assert_callers_view(
 
 @asynccontextmanager
 async def stopped_payouts(system: System) -> AsyncIterator[None]:
-    """Meanwhile no money goes out: withdrawals and bill payments are accepted and wait."""
-    change = "UPDATE mkwanja.brakes SET is_engaged = $1, reason = $2, changed_at = now() WHERE name = 'kill_switch'"
+    """Stop payouts for the block: payments of these kinds are accepted and wait."""
+    change = (
+        "UPDATE mkwanja.brakes SET is_engaged = $1, reason = $2, changed_at = now()"
+        " WHERE name = 'kill_switch'"
+    )
     await system.execute(change, True, "a test")
     try:
         yield

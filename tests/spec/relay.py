@@ -1,8 +1,7 @@
-"""Stands between the worker and Daraja: knows every secret that was sent, and can answer with all
-of it.
+"""A relay between the worker and Daraja that collects all secrets and can echo a request.
 
-As an error page of a proxy does that repeats the request; or an answer of somebody who would like
-to see it in a log.
+An error page of a proxy may repeat the request in this way. So may an attacker who wants the
+secrets in our log.
 """
 
 from __future__ import annotations
@@ -17,24 +16,22 @@ from tests.stack.ports import release_port, reserve_port
 
 
 class Relay:
-    """`async with Relay() as relay:`; passes on to `target` once that is known."""
+    """`async with Relay(name=…) as relay:`; forwards requests to `target` once it is set."""
 
     def __init__(self, *, name: str) -> None:
-        """`name` is in every answer that echoes."""
+        """`name` is part of every echoed answer."""
         self.target: str | None = None
-        self.echoes: set[str] = (
-            set()
-        )  # requests with one of these in the body are answered with themselves
-        self.overheard: set[str] = (
-            set()
-        )  # tokens, credentials, passwords and callback tokens, as they were sent
+        # If a request's body contains one of these, the answer repeats the request.
+        self.echoes: set[str] = set()
+        # Tokens, credentials, passwords and callback tokens of all requests.
+        self.secrets: set[str] = set()
         self._name = name
 
     async def __aenter__(self) -> Self:
         self._port = reserve_port()
         self._session = aiohttp.ClientSession(trust_env=False, auto_decompress=False)
         app = web.Application()
-        app.router.add_route("*", "/{path:.*}", self._pass_on)
+        app.router.add_route("*", "/{path:.*}", self._forward)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
@@ -49,9 +46,9 @@ class Relay:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._port}"
 
-    async def _pass_on(self, request: web.Request) -> web.Response:
+    async def _forward(self, request: web.Request) -> web.Response:
         body = await request.read()
-        self._overhear(request, body)
+        self._collect_secrets(request, body)
         if any(part.encode() in body for part in self.echoes):
             return self._echo(request, body)
         if self.target is None:
@@ -77,10 +74,10 @@ class Relay:
             request.transport.abort()
             return web.Response(status=502)
 
-    def _overhear(self, request: web.Request, body: bytes) -> None:
-        self.overheard.add(request.headers.get("Authorization", "").partition(" ")[2])
+    def _collect_secrets(self, request: web.Request, body: bytes) -> None:
+        self.secrets.add(request.headers.get("Authorization", "").partition(" ")[2])
         sent: dict[str, Any] = json.loads(body) if body else {}
-        self.overheard |= {
+        self.secrets |= {
             str(sent[name]) for name in ("Password", "SecurityCredential") if name in sent
         }
         urls = [
@@ -88,8 +85,8 @@ class Relay:
             for name in ("CallBackURL", "ResultURL", "QueueTimeOutURL")
             if name in sent
         ]
-        self.overheard |= {url.rpartition("/")[2] for url in urls}
-        self.overheard.discard("")
+        self.secrets |= {url.rpartition("/")[2] for url in urls}
+        self.secrets.discard("")
 
     def _echo(self, request: web.Request, body: bytes) -> web.Response:
         headers = "\n".join(f"{name}: {value}" for name, value in request.headers.items())

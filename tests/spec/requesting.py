@@ -1,6 +1,6 @@
-"""Asks the service as no good client would: any header, any body, any token.
+"""Sends requests that no good client sends: with any header, any body and any token.
 
-Every refusal is checked for its shape.
+Also checks that a refusal has the shape that every refusal has.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Headers = Sequence[tuple[str, str]]
 
 @asynccontextmanager
 async def caller(system: System, **claims: Any) -> AsyncIterator[Client]:
-    """A client with a token of its own: `sub`, `role` and whatever else `Issuer.mint` takes."""
+    """A client with its own token, of these claims (`sub`, `role`, …; see `Issuer.mint`)."""
     async with Client(system.stack.web_url, system.stack.issuer.mint(**claims)) as client:
         yield client
 
 
 def new_subject() -> str:
-    """A `sub` that nobody had before."""
+    """A new `sub`: a caller that the service has never seen."""
     return str(uuid4())
 
 
@@ -45,8 +45,9 @@ async def send_request(
     data: Any = None,
     token: str | None = None,
 ) -> Answer:
-    """One request to the ingress, with just these headers; as the shared app user, unless a
-    token (or "") is given.
+    """Send one request to the ingress, with these headers only.
+
+    The caller is the shared app user, unless `token` is given ("" sends no token).
     """
     all_headers = CIMultiDict(headers)
     bearer = system.stack.issuer.user_token() if token is None else token
@@ -74,7 +75,7 @@ async def post(
     token: str | None = None,
     headers: Headers = (),
 ) -> Answer:
-    """One POST of `body` (bytes as they are, else as JSON), with a key of its own."""
+    """Post `body` (bytes unchanged, anything else as JSON) with a new idempotency key."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     named = [
         ("X-Idempotency-Key", key or str(uuid4())),
@@ -85,16 +86,15 @@ async def post(
 
 
 def expect_problem(answer: Answer, status: int, code: str) -> Any:
-    """The answer's problem, once it has the shape that every refusal has."""
+    """The answer's problem details, after a check that they have the shape of every refusal."""
     answer.expect(status)
     assert answer.headers["Content-Type"].partition(";")[0] == "application/problem+json", (
         answer.headers
     )
     problem_details = answer.json()
-    wanted = {"type", "title", "status", "detail", "code", "retryable"}
-    assert wanted <= set(problem_details) <= wanted | {"errors", "limit", "maximum", "resets_at"}, (
-        problem_details
-    )
+    required = {"type", "title", "status", "detail", "code", "retryable"}
+    optional = {"errors", "limit", "maximum", "resets_at"}
+    assert required <= set(problem_details) <= required | optional, problem_details
     assert (
         problem_details["status"],
         problem_details["code"],
@@ -113,7 +113,7 @@ def expect_problem(answer: Answer, status: int, code: str) -> Any:
 
 
 def pointers(problem_details: Any) -> set[str]:
-    """The fields that a problem names."""
+    """The JSON pointers of the fields that the problem names."""
     return {fault["pointer"] for fault in problem_details["errors"]}
 
 

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from tests.spec.playing import Api
 
-# Expected stage, needs_review, and the disposition of the stored callback.
+# Expected stage, needs_review, and disposition of the stored callback.
 _FINAL = ("succeeded", False, "finalized")
 _REVIEW = ("awaiting_result", True, "amount_differs")
 _OTHER_IDS = ("awaiting_result", True, "ids_differ")

@@ -1,6 +1,4 @@
-"""The running system as a test sees it: clients, the simulator's control and ledger, the record,
-the bell.
-"""
+"""The running system as a test sees it: clients, the simulator, and the database."""
 
 from __future__ import annotations
 
@@ -18,11 +16,11 @@ import asyncpg
 from tests.stack.client import Client
 from tests.stack.stack import Stack
 
-# How long a test is willing to wait for what happens at once on an idle machine; no test asserts a
+# How long a test waits for an event that takes no time on an idle machine. No test asserts a
 # duration.
 PATIENCE_SECONDS = 30.0
 
-_LOOK_AGAIN_SECONDS_MAX = 0.2
+_POLL_SECONDS_MAX = 0.2
 
 FINAL = ("success", "failed")
 
@@ -30,10 +28,7 @@ _NUMBERS = itertools.count(300_000)
 
 
 class System:
-    """`async with System(stack) as system:`.
-
-    `user` is an app's user, `backend` one of our own services.
-    """
+    """`async with System(stack) as system:`; `user` is an app's user, `backend` a service."""
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
@@ -59,11 +54,10 @@ class System:
     async def deposit(
         self, *, amount: int = 250, phone_number: str | None = None, **more: Any
     ) -> str:
-        """A deposit by the app's user; its id. Without a number of its own it gets one that nobody
-        had before.
+        """Make a deposit as the app's user, by default for a new phone number; return its id.
 
-        Daraja holds one prompt a phone: a shared number would let one test's late deposit refuse
-        another's.
+        Daraja shows one prompt a phone. With a shared number, one test's open prompt could make
+        Daraja refuse another test's deposit.
         """
         body = {"amount": amount, "phone_number": phone_number or f"0711{next(_NUMBERS)}", **more}
         return await self._pay(self.user, "/v1/deposits", body)
@@ -71,12 +65,12 @@ class System:
     async def withdrawal(
         self, *, amount: int = 1200, phone_number: str | None = None, **more: Any
     ) -> str:
-        """A withdrawal by a backend; its id."""
+        """Make a withdrawal as a backend; return its id."""
         body = {"amount": amount, "phone_number": phone_number or f"0722{next(_NUMBERS)}", **more}
         return await self._pay(self.backend, "/v1/withdrawals", body)
 
     async def bill_payment(self, *, amount: int = 830, **more: Any) -> str:
-        """A bill payment by a backend, to a paybill unless `till` is given; its id."""
+        """Pay a bill as a backend, to a paybill unless `till` is given; return the id."""
         party = {} if "till" in more else {"paybill": "888880", "account_reference": "METER7731"}
         return await self._pay(
             self.backend, "/v1/bill-payments", {"amount": amount, **party, **more}
@@ -85,7 +79,7 @@ class System:
     async def pochi_payment(
         self, *, amount: int = 640, phone_number: str | None = None, **more: Any
     ) -> str:
-        """A payment to a Pochi till by a backend; its id."""
+        """Make a Pochi payment as a backend; return its id."""
         body = {"amount": amount, "phone_number": phone_number or f"0733{next(_NUMBERS)}", **more}
         return await self._pay(self.backend, "/v1/pochi-payments", body)
 
@@ -111,7 +105,7 @@ class System:
     # --- the simulator ----------------------------------------------------------------------------
 
     async def control(self, method: str, path: str, body: Any = None) -> Any:
-        """A call of the simulator's control API (`tests/simulator/README.md`)."""
+        """Call the simulator's control API (`tests/simulator/README.md`)."""
         url = self.stack.control_url + path
         async with self.http.request(
             method, url, json=body if body is not None else None
@@ -122,14 +116,15 @@ class System:
     async def scenario(
         self, name: str, *, times: int | None = None, params: Any = None, **match: Any
     ) -> None:
-        """From now on the simulator does `name` for what matches (api, phone_number, amount,
-        reference, …).
+        """Make the simulator play the scenario for requests that match.
+
+        `match` names their api, phone_number, amount, reference, …
         """
         body = {"scenario": name, "match": match, "times": times, "params": params or {}}
         await self.control("POST", "/scenarios", body)
 
     async def movements(self, payment_id: str) -> list[Any]:
-        """Every time money moved for this payment, by the simulator's own ledger."""
+        """All movements of money for this payment in the simulator's ledger."""
         ledger = await self.control("GET", "/ledger")
         return [item for item in ledger["items"] if payment_id in item["result_url"]]
 
@@ -139,8 +134,9 @@ class System:
         return [item for item in requests["items"] if payment_id in str(item["body"])]
 
     async def assert_money_agrees(self, payment_ids: list[str]) -> None:
-        """I1, I3, I7: money moved once for each success, never for a failure, and the amounts
-        agree.
+        """Check I1, I3 and I7: money moved once for a success and never for a failure.
+
+        The amounts must agree too.
         """
         ledger = await self.control("GET", "/ledger")
         for payment_id in payment_ids:
@@ -152,21 +148,21 @@ class System:
     # --- the record -------------------------------------------------------------------------------
 
     async def rows(self, sql: str, *arguments: Any) -> list[Any]:
-        """Rows of the record, read past the service."""
+        """Read rows from the database directly."""
         async with self._connection() as connection, connection.transaction():
             return [dict(row) for row in await connection.fetch(sql, *arguments)]
 
     async def execute(self, sql: str, *arguments: Any) -> None:
-        """Changes the record behind the service's back, to bring about what would take hours."""
+        """Change the database directly, to reach a state that would take hours otherwise."""
         async with self._connection() as connection, connection.transaction():
             await connection.execute(sql, *arguments)
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-        """An idle connection, or a new one. A new one costs more than most questions."""
+        """An idle connection, or a new one: a new one costs more time than most queries."""
         while self._idle and self._idle[-1].is_closed():
             self._idle.pop()
-        connection = self._idle.pop() if self._idle else await self._connected()
+        connection = self._idle.pop() if self._idle else await self._connect()
         try:
             yield connection
         except BaseException:
@@ -174,42 +170,48 @@ class System:
             raise
         self._idle.append(connection)
 
-    async def _connected(self) -> asyncpg.Connection[asyncpg.Record]:
+    async def _connect(self) -> asyncpg.Connection[asyncpg.Record]:
         return await asyncpg.connect(self.stack.database_url, statement_cache_size=0)
 
     async def release_brakes(self) -> None:
-        """Releases the kill switch and the breaker, whatever engaged them."""
-        release = "UPDATE mkwanja.brakes SET is_engaged = false, reason = NULL, changed_at = now() WHERE is_engaged"
+        """Release all engaged brakes."""
+        release = (
+            "UPDATE mkwanja.brakes SET is_engaged = false, reason = NULL, changed_at = now()"
+            " WHERE is_engaged"
+        )
         await self.execute(release)
 
     async def finish_sends(self) -> None:
-        """What other tests left to be sent is sent: its prompt would keep the phone from this
-        test's.
+        """Wait until the payments of other tests are sent.
+
+        An open prompt on a phone would make Daraja refuse this test's deposit.
         """
         unsent = (
             "SELECT id FROM mkwanja.payments WHERE stage IN ('accepted', 'submitting')"
             " AND NOT needs_review AND next_step_at < now() + interval '1 minute'"
         )
-        await self.eventually(lambda: self.rows(unsent), lambda rows: not rows, "an end of sending")
+        await self.eventually(
+            lambda: self.rows(unsent), lambda rows: not rows, "all payments of other tests are sent"
+        )
 
     async def forget_open_payments(self) -> None:
-        """Daraja is not asked about what other tests left open. What is to be sent is sent."""
+        """Postpone inquiries about the open payments of other tests. Sends are not postponed."""
         await self.execute(
             "UPDATE mkwanja.payments SET next_step_at = now() + interval '1 day'"
             " WHERE next_step IN ('query', 'status', 'watch')"
         )
 
     async def stages(self, payment_id: str) -> list[str]:
-        """The stages that the payment went through, by its history."""
+        """The stages of the payment's history entries, in order."""
         return [item["stage"] for item in await self.backend.history(payment_id)]
 
     async def callbacks(self, payment_id: str) -> list[Any]:
-        """Every callback stored for this payment, oldest first."""
+        """All stored callbacks of this payment, oldest first."""
         sql = "SELECT * FROM mkwanja.callbacks WHERE payment_id = $1 ORDER BY received_at, id"
         return await self.rows(sql, UUID(payment_id))
 
     async def callback_url(self, payment_id: str, operation: str) -> str:
-        """The address that Daraja was given for this payment's `operation`."""
+        """The callback address that we sent to Daraja for this payment's `operation`."""
         requests = await self.eventually(lambda: self.provider_requests(payment_id), bool)
         for request in requests:
             for name in ("CallBackURL", "ResultURL", "QueueTimeOutURL"):
@@ -223,31 +225,32 @@ class System:
     async def eventually(
         self,
         look: Callable[[], Awaitable[Any]],
-        is_so: Callable[[Any], object] = bool,
+        is_done: Callable[[Any], object] = bool,
         awaited: str = "",
         *,
         patience_seconds: float = PATIENCE_SECONDS,
-        look_again_seconds: float = 0.02,
+        poll_seconds: float = 0.02,
     ) -> Any:
-        """What `look` returns once `is_so`; fails with the last look when patience ends.
+        """Call `look` until `is_done` accepts its value, and return that value.
 
-        The waits between looks grow, because looks cost what the processes need that are looked at.
+        If the time is up, fail with the last value. The pauses grow, because each look takes CPU
+        time from the processes under test.
         """
         seen: Any = None
-        wait_seconds = look_again_seconds
+        pause_seconds = poll_seconds
         try:
             async with asyncio.timeout(patience_seconds):
                 while True:
                     seen = await look()
-                    if is_so(seen):
+                    if is_done(seen):
                         return seen
-                    await asyncio.sleep(wait_seconds)
-                    longer = min(wait_seconds * 1.5, _LOOK_AGAIN_SECONDS_MAX)
-                    wait_seconds = max(look_again_seconds, longer)
+                    await asyncio.sleep(pause_seconds)
+                    longer = min(pause_seconds * 1.5, _POLL_SECONDS_MAX)
+                    pause_seconds = max(poll_seconds, longer)
         except TimeoutError:
             raise AssertionError(f"did not come about: {awaited}; last seen: {seen}") from None
 
     async def stage_counts(self, payment_ids: list[str]) -> Counter[str]:
-        """How many of the payments are in which stage."""
+        """The number of these payments in each stage."""
         sql = "SELECT stage FROM mkwanja.payments WHERE id = ANY($1::uuid[])"
         return Counter(row["stage"] for row in await self.rows(sql, payment_ids))

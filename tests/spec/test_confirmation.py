@@ -86,9 +86,7 @@ async def _asked_until(system: System, payment_id: str, stage: str) -> Any:
         await system.execute(overdue, payment_id)
         return await system.payment(payment_id)
 
-    return await system.eventually(
-        look, lambda payment: payment["stage"] == stage, look_again_seconds=1
-    )
+    return await system.eventually(look, lambda payment: payment["stage"] == stage, poll_seconds=1)
 
 
 @pytest.mark.parametrize("api", _APIS)

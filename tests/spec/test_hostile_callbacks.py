@@ -14,7 +14,13 @@ import pytest
 
 from domain.callback_address import make_token
 from tests.spec.delivering import ACCEPTED, OPERATIONS, AwaitedPayment, begin_awaited, deliver
-from tests.spec.hostile_callbacks import HOSTILE, TWINS, forged_receipt, settled_receipt, text
+from tests.spec.hostile_callbacks import (
+    HOSTILE,
+    TWINS,
+    forged_receipt,
+    settled_receipt,
+    success_text,
+)
 from tests.spec.playing import Api
 from tests.spec.system import System
 from tests.unit.status_messages import parameters, status
@@ -126,7 +132,10 @@ async def test_a_success_at_the_address_of_another_operation_settles_nothing(
     questions = ["status-1", "status-1-timeout", "status-999999", "status-999999-timeout"]
     others = [*OPERATIONS.values(), "withdrawal-timeout", "bill-payment-timeout", *questions]
     bodies = {
-        operation: (_address(silent, one.id, operation), text(one, ResultDesc=operation).encode())
+        operation: (
+            _address(silent, one.id, operation),
+            success_text(one, ResultDesc=operation).encode(),
+        )
         for operation in others
         if operation != OPERATIONS[api]
     }
@@ -223,7 +232,7 @@ async def test_no_forged_address_is_heard(silent: System, api: Api) -> None:
     stored = "SELECT count(*) AS stored FROM mkwanja.callbacks"
     before = await silent.rows(stored)
     answers = await asyncio.gather(
-        *(deliver(silent, url, text(one).encode()) for url in forged.values())
+        *(deliver(silent, url, success_text(one).encode()) for url in forged.values())
     )
     heard = {
         what: answer

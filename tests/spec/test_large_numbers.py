@@ -54,7 +54,7 @@ async def _all_in(system: System, ids: list[str], stage: str) -> None:
         lambda: system.stage_counts(ids),
         lambda counts: counts[stage] == len(ids),
         patience_seconds=_PATIENCE_SECONDS,
-        look_again_seconds=0.5,  # a look costs more than a payment
+        poll_seconds=0.5,  # a look costs more than a payment
     )
 
 

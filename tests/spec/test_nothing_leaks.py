@@ -49,7 +49,7 @@ async def run() -> AsyncIterator[Run]:
 def test_nothing_secret_is_written_anywhere(run: Run, what: str) -> None:
     """Not in a log, an exchange, a metric or an answer to an error, whole."""
     assert run.secrets[what]
-    assert run.found(what) == []
+    assert run.find_leaks(what) == []
 
 
 def test_everything_that_could_leak_was_written(run: Run) -> None:
