@@ -310,17 +310,6 @@ def test_each_line_of_the_procfile_is_one_simple_command() -> None:
         assert command.split()[0] in {"python", "alembic"}
 
 
-def test_the_paths_that_the_readme_names_exist() -> None:
-    readme = ROOT / "README.md"
-    if not readme.exists():
-        pytest.skip("there is no README yet")
-    text = readme.read_text()
-    named = re.findall(r"`((?:domain|gateway|workers|alembic|tests|docs)/[\w./-]*)`", text)
-    named += [link for link in re.findall(r"\]\(([^)#\s]+)\)", text) if "://" not in link]
-    assert named
-    assert [path for path in named if not (ROOT / path).exists()] == []
-
-
 @pytest.mark.parametrize("path", TESTS, ids=name)
 def test_a_test_states_a_behaviour_by_its_name_or_docstring(path: Path) -> None:
     found = [

@@ -85,6 +85,16 @@ def test_every_link_of_a_document_leads_to_something_that_exists(document: Path)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_path_that_a_document_names_exists(document: Path) -> None:
+    """A path in backticks, also a pattern with `*`, names a file or folder of the repository."""
+    if document.name == "daraja.md":
+        pytest.skip("its paths are those of other repositories")
+    folders = "domain|gateway|workers|tests|alembic|docs"
+    named = re.findall(rf"`((?:{folders})/[\w./*-]*)(?:::\w+)?`", document.read_text())
+    assert [path for path in named if not any(ROOT.glob(path.rstrip("/")))] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_test_that_a_document_names_exists(document: Path) -> None:
     """A guarantee whose test was renamed or removed is no longer one."""
     named = re.findall(r"`(tests/\S+?\.py)::(\w+)`", document.read_text())
