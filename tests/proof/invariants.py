@@ -5,8 +5,8 @@
     assert verdict.is_good, verdict.text()
 
 A finding names the invariant, the payment and the reason. If the rules foresee the finding, it has
-an explanation, which was checked against facts of both sides (`tests/proof/soak/explanations.py`). A
-run is good if no other finding is left. The judge knows the product only by its record and its
+an explanation that was checked against facts of both sides (`soak/explanations.py`). A run is good
+if no other finding is left. The judge knows the product only by its record and its
 messages, and imports nothing of it.
 """
 
@@ -96,7 +96,9 @@ def _on_record(evidence: Evidence, payment_id: str, key: str, request: Any) -> I
 def _money_without_a_payment(evidence: Evidence) -> Iterator[Finding]:
     for movement in evidence.movements:
         if movement.payment_id not in evidence.payments:
-            reason = f"{movement.amount} moved (receipt {movement.receipt}), and no such payment is on record"
+            reason = (
+                f"{movement.amount} moved (receipt {movement.receipt}) for no payment on record"
+            )
             yield Finding("I2", FindingKind.LOST, movement.payment_id or "unknown", reason)
 
 
@@ -118,7 +120,9 @@ def _ended(facts: Facts, payment: RecordedPayment, history: Sequence[Entry]) -> 
         yield Finding("I3", FindingKind.LOST, payment.id, reason, explanation)
     for before, entry in pairwise(history):
         if before.stage == "failed" and entry.stage == "succeeded":
-            reason = f"announced as failed (entry {before.sequence}), then as succeeded (entry {entry.sequence})"
+            reason = (
+                f"announced as failed ({before.sequence}), then as succeeded ({entry.sequence})"
+            )
             explanation = explanations.of_correction(facts, payment, _reason_of_failure(history))
             yield Finding("I4", FindingKind.CORRECTED, payment.id, reason, explanation)
 
@@ -159,10 +163,8 @@ def _kept_its_end(payment: RecordedPayment, history: Sequence[Entry]) -> Iterato
             )
     if (history[-1].stage, history[-1].sequence) != (payment.stage, payment.sequence):
         last = history[-1]
-        yield broken(
-            "I4",
-            f"it is {payment.stage} at {payment.sequence}, its history {last.stage} at {last.sequence}",
-        )
+        ends = f"its history ends with {last.stage} at {last.sequence}"
+        yield broken("I4", f"it is {payment.stage} at {payment.sequence}, and {ends}")
 
 
 def _seen(evidence: Evidence) -> Iterator[Finding]:
@@ -193,9 +195,8 @@ def _announced(payment: RecordedPayment, history: Sequence[Entry]) -> Iterator[F
         if entry.stage in FINAL and entry.stage != entry.previous_stage:
             expected = _EVENT_OF.get((entry.previous_stage == "failed", entry.stage))
             if entry.event_type != expected:
-                yield broken(
-                    f"entry {entry.sequence} ends it as {entry.stage}, its event is {entry.event_type}"
-                )
+                end = f"entry {entry.sequence} ends it as {entry.stage}"
+                yield broken(f"{end}, and its event is {entry.event_type}")
         if entry.event_type is None:
             continue
         if entry.publications == 0:
@@ -246,7 +247,7 @@ def _followed(evidence: Evidence) -> Iterator[Finding]:
         times = Counter(str(event["id"]) for event in feed)
         for entry in fixed.values():
             if times[entry.id] != 1:
-                reason = f"the event of entry {entry.sequence} came {times[entry.id]} times in the feed as {who}"
+                reason = f"the feed as {who} has event {entry.sequence} {times[entry.id]} times"
                 yield Finding("I5", FindingKind.BROKEN, entry.payment_id, reason)
         for event in feed:
             known = fixed.get(str(event["id"]))
@@ -282,7 +283,7 @@ def _callbacks_kept(evidence: Evidence) -> Iterator[Finding]:
         place = mark[:2]
         is_comparable = REPLACED.encode() not in sent
         if count[place] == 0 or (is_comparable and kept[mark] == 0):
-            reason = f"a {delivery.operation} callback was answered 200 and is not on record as it was sent"
+            reason = f"a {delivery.operation} callback was answered 200 and is not stored as sent"
             yield Finding("I6", FindingKind.BROKEN, delivery.payment_id, reason)
         else:
             count[place] -= 1

@@ -106,8 +106,8 @@ async def assert_batch_is_good(
         for finding in judge(evidence).unexplained
         if finding.payment_id in ids | {"unknown"}
     ]
-    # The judge explains payments that wait for a person. The table says which payments those are, so
-    # only unexplained findings are bad.
+    # The judge explains payments that wait for a person. The table says which payments those are,
+    # so only unexplained findings are bad.
     assert not bad, "\n".join(finding.text() for finding in bad)
     events = [
         entry

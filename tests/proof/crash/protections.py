@@ -28,7 +28,7 @@ from tests.proof.failpoints.starting import reached, start_armed
 from tests.spec.system import System
 from tests.stack.servers import PostgresServer
 
-# An armed worker sweeps only once, at its start. Later changes of its payments are another worker's.
+# An armed worker sweeps only once, at its start. Another worker makes all later changes.
 _RARELY: dict[str, str | None] = {"SWEEP_INTERVAL_SECONDS": "60"}
 
 # How long to wait if a broken promise means that nothing happens: many times the usual time.

@@ -41,7 +41,7 @@ class Arming:
     """`point:action`, or `point:action:n` for the n-th time that the point is reached, once.
 
     `point:action:n:together`: calls wait at the point until n different payments are there. Then the
-    process stops, so one kill hits all of them. A frozen process lets them go on after its thaw.
+    process stops, so one kill hits all. After a freeze and a thaw they go on.
     """
 
     point: str

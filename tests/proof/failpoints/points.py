@@ -95,8 +95,8 @@ POINTS: Mapping[str, Point] = {
         crash_point=5,
         side=Side.BEFORE,
         target="domain.fence:Fence.pass_first_byte",
-        sentence="The claim is committed and a connection is open; nothing of the request is written, "
-        "and the fence is not checked.",
+        sentence="The claim is committed and a connection is open; nothing of the request is "
+        "written, and the fence is not checked.",
     ),
     "sent_before_answer": Point(
         crash_point=6,
@@ -138,19 +138,19 @@ POINTS: Mapping[str, Point] = {
         crash_point=12,
         side=Side.AFTER,
         target="domain.adapters.postgres.accepting:Accepting._accept_in",
-        sentence="Payments and their keys are written, and the transaction that holds them is open.",
+        sentence="Payments and their keys are written, and their transaction is open.",
     ),
     "writing_in_transaction": Point(
         crash_point=12,
         side=Side.AFTER,
         target="domain.adapters.postgres.changing:write",
-        sentence="Changes are written, and the transaction that holds their payments' rows is open.",
+        sentence="Changes are written, and the transaction that locks their payments is open.",
     ),
     "announcing_in_transaction": Point(
         crash_point=12,
         side=Side.AFTER,
         target="domain.adapters.postgres.sweeping:record_published",
-        sentence="Publications are recorded, and the transaction that holds their payments' rows is open.",
+        sentence="Publications are recorded; the transaction that locks their payments is open.",
     ),
 }
 
@@ -172,7 +172,7 @@ CHECKS: Mapping[str, Check] = {
     "claim_operation": Check(
         target="domain.adapters.postgres.claiming:_CLAIM",
         by="tests.proof.failpoints.without:the_operation",
-        sentence="While Daraja refuses an operation, only one probe is claimed after each cool-down.",
+        sentence="If Daraja refuses an operation, only one probe is claimed after each cool-down.",
     ),
     "claim_age": Check(
         target="domain.adapters.postgres.claiming:_CLAIM",
@@ -182,7 +182,7 @@ CHECKS: Mapping[str, Check] = {
     "attempt_fencing": Check(
         target="domain.lifecycle.submit:answer_change",
         by="tests.proof.failpoints.without:fencing_by_attempt",
-        sentence="The outcome of an earlier attempt does not move a payment that a newer one sends.",
+        sentence="The outcome of an old attempt does not move a payment that a newer one sends.",
     ),
     "intent_commit": Check(
         target="domain.adapters.postgres.claiming:Claiming.claim",

@@ -95,32 +95,40 @@ def test_an_arming_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "claimed", "claimed:kill", "claimed_before_first_byte", "claimed_before_first_byte:stop",
-             "claimed_before_first_byte:kill:0", "claimed_before_first_byte:kill:once", "claimed_before_call:kill::together",
-             "claimed_before_call:kill:2:apart", "claimed_before_call:kill:2:together:", "claimed_before_call:tell",
-             "sent_before_answer:kill"]
-)  # fmt: skip
+    "text",
+    [
+        "",
+        "claimed",
+        "claimed:kill",
+        "claimed_before_first_byte",
+        "claimed_before_first_byte:stop",
+        "claimed_before_first_byte:kill:0",
+        "claimed_before_first_byte:kill:once",
+        "claimed_before_call:kill::together",
+        "claimed_before_call:kill:2:apart",
+        "claimed_before_call:kill:2:together:",
+        "claimed_before_call:tell",
+        "sent_before_answer:kill",
+    ],
+)
 def test_a_misspelt_arming_is_an_error(text: str) -> None:
-    """Otherwise its test would pass because nothing happened."""
+    """Otherwise the test that uses it would pass because nothing happened."""
     with pytest.raises(FailpointError):
         Arming.read(text)
 
 
 def test_a_misspelt_check_is_an_error() -> None:
-    """Likewise."""
     with pytest.raises(FailpointError, match="fence_check"):
         take_away("fence")
 
 
 @pytest.mark.parametrize(
     "target",
-    ["domain.nothing:Fence.check", "domain.fence:Fence.nothing", "domain.fence:Fence", "domain.fence:Fence.seconds_left",
-     "domain.adapters.postgres.engine:Database.transaction"],
+    ["domain.nothing:Fence.check", "domain.fence:Fence.nothing", "domain.fence:Fence",
+     "domain.fence:Fence.seconds_left", "domain.adapters.postgres.engine:Database.transaction"],
 )  # fmt: skip
 def test_what_is_no_function_is_refused(target: str) -> None:
-    """A class, a property, a context manager and what does not exist have no single beginning
-    and end.
-    """
+    """A class, a property and a context manager have no single beginning and end."""
     with pytest.raises(FailpointError, match=target):
         located(target)
 

@@ -59,7 +59,8 @@ INSIDE = (
 MESSAGES = (
     "callback_is_lost", "callback_is_repeated", "callback_is_late", "comes_from_elsewhere",
     "omits_receipt", "reports_another_amount", "sends_timeout", "does_not_find_yet",
-    "does_not_find_once", "is_vague", "gives_no_answer", "reports_failed_once", "is_still_under_way", "refuses_credential",
+    "does_not_find_once", "is_vague", "gives_no_answer", "reports_failed_once",
+    "is_still_under_way", "refuses_credential",
 )  # fmt: skip
 
 # People.

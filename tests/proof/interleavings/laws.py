@@ -1,8 +1,8 @@
 """The laws, judged by what was sent, answered and paid, never by the core's conclusions.
 
 `Witness` sees every claim, first byte, answer and message of a run as it happens. At the end, when
-nothing more is due, `judge` compares the payment with the provider's ledger. The sentences are those of
-rules.md: §12 (stages), §15 (in doubt), §24 (invariants).
+nothing more is due, `judge` compares the payment with the provider's ledger. The sentences are
+those of rules.md: §12 (stages), §15 (in doubt), §24 (invariants).
 """
 
 from __future__ import annotations

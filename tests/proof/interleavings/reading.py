@@ -120,13 +120,15 @@ def _answer_bytes(answer: Answer) -> tuple[int, bytes]:
         case "acknowledged" if answer.first_id.startswith("ws_CO_"):
             body = {
                 "MerchantRequestID": answer.second_id, "CheckoutRequestID": answer.first_id,
-                "ResponseCode": "0", "ResponseDescription": "Success. Request accepted for processing",
+                "ResponseCode": "0",
+                "ResponseDescription": "Success. Request accepted for processing",
                 "CustomerMessage": "Success. Request accepted for processing",
             }  # fmt: skip
         case "acknowledged":
             body = {
                 "ConversationID": answer.second_id, "OriginatorConversationID": answer.first_id,
-                "ResponseCode": "0", "ResponseDescription": "Accept the service request successfully.",
+                "ResponseCode": "0",
+                "ResponseDescription": "Accept the service request successfully.",
             }  # fmt: skip
         case "token_refused":
             return _error(404, "404.001.03", "Invalid Access Token")

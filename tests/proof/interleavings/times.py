@@ -1,6 +1,4 @@
-"""The settings that a run may have: the product's own, and others that bring their limits close
-to each other.
-"""
+"""The settings of a run: the product's own, and others whose limits are close to each other."""
 
 from __future__ import annotations
 
@@ -24,22 +22,22 @@ class LifeTimes(NamedTuple):
     expires_after: int
     call: int
     worker: Times
-    accounts: Mapping[Kind, Account]  # by which the worker sends and asks
+    accounts: Mapping[Kind, Account]  # of the worker's sends and inquiries
     delays: tuple[int, ...]  # near every limit
     calm_after: tuple[int, ...]  # when faults stop
 
     def by(self, account: Account) -> LifeTimes:
-        """The same times for a worker that sends and asks by `account`."""
+        """The same times for a worker with another account."""
         return self._replace(accounts=dict.fromkeys(self.accounts, account))
 
 
 def _times(
-    *,
     lease: float,
     first: float,
     longest: float,
     trusted: float,
     window: float,
+    *,
     expires: float,
     kind: Kind,
 ) -> LifeTimes:
@@ -75,44 +73,18 @@ _EXPIRES = {
     Kind.POCHI_PAYMENT: (600, 60),
 }
 
+# lease, first inquiry, longest interval, "not found" trusted after, result window, and which age.
+_RUNS = (
+    (60, 30, 300, 300, 180, 0),
+    (60, 30, 60, 60, 60, 0),
+    (10, 2, 20, 30, 30, 1),
+    (300, 10, 30, 20, 15, 0),
+)
+
 TIMES = {
-    kind: (
-        _times(
-            lease=60,
-            first=30,
-            longest=300,
-            trusted=300,
-            window=180,
-            expires=_EXPIRES[kind][0],
-            kind=kind,
-        ),
-        _times(
-            lease=60,
-            first=30,
-            longest=60,
-            trusted=60,
-            window=60,
-            expires=_EXPIRES[kind][0],
-            kind=kind,
-        ),
-        _times(
-            lease=10,
-            first=2,
-            longest=20,
-            trusted=30,
-            window=30,
-            expires=_EXPIRES[kind][1],
-            kind=kind,
-        ),
-        _times(
-            lease=300,
-            first=10,
-            longest=30,
-            trusted=20,
-            window=15,
-            expires=_EXPIRES[kind][0],
-            kind=kind,
-        ),
+    kind: tuple(
+        _times(lease, first, longest, trusted, window, expires=_EXPIRES[kind][age], kind=kind)
+        for lease, first, longest, trusted, window, age in _RUNS
     )
     for kind in Kind
 }

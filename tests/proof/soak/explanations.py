@@ -110,8 +110,8 @@ def _bill_without_a_result(facts: Facts, payment: RecordedPayment) -> str | None
     lost = len(facts.deliveries(payment.id, RESULT_OF[payment.kind]))
     moved = len(facts.movements(payment.id))
     return (
-        "no inquiry can find a bill payment without a conversation id, and its result never reached us"
-        f" (Daraja sent {lost}, none answered 200; money moved {moved} times): flagged for a person"
+        "no inquiry can find a bill payment without a conversation id, and its result never reached"
+        f" us (Daraja sent {lost}, none answered 200; money moved {moved} times): flagged"
     )
 
 
@@ -155,7 +155,7 @@ def of_money_that_moved(facts: Facts, payment: RecordedPayment) -> str | None:
     lost = len(facts.deliveries(payment.id, "deposit"))
     return (
         "no inquiry can find a deposit without CheckoutRequestID, and its callback never reached us"
-        f" (Daraja sent {lost}, none answered 200): failed as no_result_confirmed, not safe to retry"
+        f" (Daraja sent {lost}, none answered 200): failed as no_result_confirmed, unsafe to retry"
     )
 
 

@@ -23,7 +23,7 @@ _START_AGAIN_PAUSE_SECONDS = 0.5
 
 
 class FaultInjector:
-    """The faults of one run: one at a time for each process and server, at once for different ones."""
+    """The faults of one run: one at a time for each process or server, else concurrently."""
 
     def __init__(self, stack: Stack, plan: Plan) -> None:
         if not isinstance(stack.postgres, PostgresServer) or not isinstance(

@@ -22,27 +22,33 @@ def _record(evidence: Evidence, payment_id: str) -> Iterator[str]:
     yield f"record: {evidence.payments.get(payment_id, 'none')}"
     for acceptance in evidence.witness.acceptances:
         if acceptance.payment_id == payment_id:
-            yield f"answered 202: {acceptance.path} {json.dumps(acceptance.request)} key {acceptance.key}"
+            request = json.dumps(acceptance.request)
+            yield f"answered 202: {acceptance.path} {request} key {acceptance.key}"
     for entry in evidence.history:
         if entry.payment_id == payment_id:
             yield (
-                f"history {entry.sequence}: {entry.at} {entry.what}: {entry.previous_stage} -> {entry.stage}"
-                f" {json.dumps(entry.detail)} event {entry.event_type} published {entry.publications}"
+                f"history {entry.sequence}: {entry.at} {entry.what}: {entry.previous_stage} ->"
+                f" {entry.stage} {json.dumps(entry.detail)} event {entry.event_type}"
+                f" published {entry.publications}"
             )
     outcomes = [outcome for owner, outcome in evidence.attempts if owner == payment_id]
-    yield f"attempts: {outcomes}; ids known: {sorted(kind for owner, kind in evidence.provider_ids if owner == payment_id)}"
+    id_kinds = sorted(kind for owner, kind in evidence.provider_ids if owner == payment_id)
+    yield f"attempts: {outcomes}; ids known: {id_kinds}"
     for owner, row in evidence.inquiries:
         if owner == payment_id:
-            yield f"inquiry: { {name: str(value) for name, value in row.items() if name != 'payment_id'} }"
+            columns = {name: str(value) for name, value in row.items() if name != "payment_id"}
+            yield f"inquiry: {columns}"
     for callback in evidence.callbacks:
         if callback.payment_id == payment_id:
-            yield f"stored callback: {callback.operation} {callback.disposition} flagged {callback.is_flagged}"
+            disposition = f"{callback.disposition} flagged {callback.is_flagged}"
+            yield f"stored callback: {callback.operation} {disposition}"
 
 
 def _daraja(evidence: Evidence, payment_id: str) -> Iterator[str]:
     for call in evidence.calls:
         if call.payment_id == payment_id:
-            yield f"Daraja was asked: {call.at} {call.path} amount {call.amount} -> {call.status} ({call.scenario})"
+            answer = f"{call.status} ({call.scenario})"
+            yield f"Daraja was asked: {call.at} {call.path} amount {call.amount} -> {answer}"
     for movement in evidence.movements:
         if movement.payment_id == payment_id:
             yield f"money moved: {movement.amount} receipt {movement.receipt}"

@@ -21,9 +21,9 @@ MAGIC_AMOUNT = 249_900
 _KINDS = {"deposit": 45, "withdrawal": 35, "bill_payment": 20}
 _ODD_SHARE = 0.3  # of payments that meet another scenario than approval
 
-# Scenario numbers by kind. A number that is listed twice is drawn twice as often. Scenarios that need
-# a person by design (a wrong amount, a Duplicate for a first send) or that stop the service (wrong
-# credentials) are left out.
+# Scenario numbers by kind. A number that is listed twice is drawn twice as often. Scenarios that
+# need a person by design (a wrong amount, a Duplicate for a first send) or that stop the service
+# (wrong credentials) are left out.
 _ODD_RESULTS = [15, 15, 16, 16, 16, 17, 17, 17, 18, 18, 18, 18, 45, 46, 49, 49, 53, 62]
 _ODD_ANSWERS = [19, 19, 19, 28, 36, 38, 41, 42, 21, 21, 23, 24, 25, 26, 26, 27, 32, 44, 44]
 _ODD = {
@@ -35,10 +35,12 @@ _ODD = {
 # Random faults of calls without an amount, for the whole run: tokens and inquiries.
 _CHAOS_APIS = ["oauth", "status", "stk_query"]
 _CHAOS_RATES = {
-    "answer_lost_after_acting": 0.04, "cut_before_acting": 0.03, "html_503": 0.02, "html_200": 0.01, "slow": 0.02,
-    "spike_arrest_json": 0.01, "internal_error_without_acting": 0.02, "garbage_200": 0.01,
-    "lost_callback": 0.05, "slow_result": 0.03, "duplicate_callbacks": 0.04, "callback_before_answer": 0.03,
-    "timeout_message": 0.03, "not_found": 0.03, "in_flight_a": 0.03, "in_flight_b": 0.03, "in_flight_c": 0.03,
+    "answer_lost_after_acting": 0.04, "cut_before_acting": 0.03, "html_503": 0.02,
+    "html_200": 0.01, "slow": 0.02, "spike_arrest_json": 0.01,
+    "internal_error_without_acting": 0.02, "garbage_200": 0.01, "lost_callback": 0.05,
+    "slow_result": 0.03, "duplicate_callbacks": 0.04, "callback_before_answer": 0.03,
+    "timeout_message": 0.03, "not_found": 0.03, "in_flight_a": 0.03, "in_flight_b": 0.03,
+    "in_flight_c": 0.03,
     "stray_500": 0.04,
 }  # fmt: skip
 
@@ -91,7 +93,7 @@ class PlannedFault:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaymentOrder:
-    """One payment that a client will ask for; `replays` counts deliberate repeats of the request."""
+    """One payment that a client asks for. `replays` counts deliberate repeats of the request."""
 
     at: float
     key: str
@@ -104,7 +106,7 @@ class PaymentOrder:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All orders and faults by time. `chaos` is the simulator's switch (tests/simulator/README.md)."""
+    """All orders and faults by time. `chaos` is a switch of the simulator (its README)."""
 
     seed: int
     seconds: float
@@ -122,7 +124,7 @@ def make_plan(
     processes: dict[str, int],
     has_faults: bool = True,
 ) -> Plan:
-    """The plan of a seed. `rate` is payments a second; `processes` are targets with their weights."""
+    """The plan of a seed. `rate` is payments a second; `processes` are targets with weights."""
     chance = random.Random(seed)
     orders = [_order(chance, seed, n, n / rate) for n in range(int(seconds * rate))]
     faults: list[PlannedFault] = []
@@ -140,7 +142,7 @@ def make_plan(
 def _kills(
     chance: random.Random, times: Sequence[float], processes: dict[str, int]
 ) -> list[PlannedFault]:
-    """Draw from a deck with each process by its weight, and each once first, also for short runs."""
+    """Draw from a deck: each process by its weight, and each once first, also in a short run."""
     deck: list[str] = []
     kills = []
     for at in times:

@@ -34,8 +34,8 @@ def _head(result: SoakResult) -> Iterator[str]:
     yield f"# Soak, seed {options.seed}: {'good' if result.is_good else 'FAILED'}"
     yield ""
     yield (
-        f"{result.load_seconds / 60:.1f} minutes of load at {options.payments_per_second:g} payments/s, then"
-        f" {result.settle_seconds:.0f} s until all was settled. {os.cpu_count()} cores."
+        f"{result.load_seconds / 60:.1f} minutes of load at {options.payments_per_second:g}"
+        f" payments/s, then {result.settle_seconds:.0f} s until all was settled. {os.cpu_count()} cores."
     )
     yield f"Again: `python -m tests.proof.soak --minutes {options.minutes:g} --seed {options.seed}`"
 
@@ -52,8 +52,9 @@ def _verdict(result: SoakResult) -> Iterator[str]:
     settled = result.settled
     yield ""
     yield (
-        f"Before that a person settled by hand what Daraja had never reported ({len(settled.done)} payments), with the real"
-        " commands and the ledger as M-PESA's statement:"
+        "Before that a person settled by hand what Daraja had never reported"
+        f" ({len(settled.done)} payments), with the real commands and the ledger as M-PESA's"
+        " statement:"
     )
     yield ""
     yield from (f"- {count} x {left}" for left, count in sorted(settled.left.items()))
@@ -87,8 +88,8 @@ def _violence(result: SoakResult) -> Iterator[str]:
     yield from ("", "## Faults", "")
     yield f"- kills (SIGKILL): {sum(kills.values())}, {a_minute:.1f} a minute: {_counted(kills)}"
     yield (
-        f"- freezes (SIGSTOP): {sum(freezes.values())}, {result.injector.past_lease} of them thawed past the lease:"
-        f" {_counted(freezes)}"
+        f"- freezes (SIGSTOP): {sum(freezes.values())}, {result.injector.past_lease} of them thawed"
+        f" past the lease: {_counted(freezes)}"
     )
     yield f"- drains (SIGTERM): {sum(drains.values())}: {_counted(drains)}"
     yield f"- servers and Daraja: {_counted(others)}"
@@ -96,7 +97,8 @@ def _violence(result: SoakResult) -> Iterator[str]:
     met = Counter(
         call.scenario for call in result.evidence.calls if call.scenario not in {None, "approve"}
     )
-    yield f"- payment and status calls that met a fault or oddity: {met.total()}: {_counted(dict(met.most_common(15)))}"
+    most = _counted(dict(met.most_common(15)))
+    yield f"- payment and status calls that met a fault or oddity: {met.total()}: {most}"
     if result.injector.failed:
         yield from _section(
             "Faults that could not be injected (an error of the harness)", result.injector.failed
@@ -116,11 +118,14 @@ def _payments(result: SoakResult) -> Iterator[str]:
     lost = sum(delivery.status != 200 for delivery in deliveries)
     yield from ("", "## Payments", "")
     yield f"- on record: {len(payments)}: {_counted(by_kind)}"
-    yield f"- moved: {len(result.evidence.movements)} times, {sum(m.amount for m in result.evidence.movements)} KES"
+    movements = result.evidence.movements
+    yield f"- moved: {len(movements)} times, {sum(item.amount for item in movements)} KES"
     for name, count in sorted(ends.items()):
         yield f"- {name}: {count}"
-    yield f"- needs_review: {len(flagged)} ({sum(not payment.is_final for payment in flagged)} of them pending)"
-    yield f"- callbacks sent: {len(deliveries)}, of which not answered 200: {lost}; stored {len(result.evidence.callbacks)}"
+    pending = sum(not payment.is_final for payment in flagged)
+    yield f"- needs_review: {len(flagged)} ({pending} of them pending)"
+    stored = len(result.evidence.callbacks)
+    yield f"- callbacks sent: {len(deliveries)}, of which not answered 200: {lost}; stored {stored}"
 
 
 def _service(result: SoakResult) -> Iterator[str]:
@@ -130,15 +135,17 @@ def _service(result: SoakResult) -> Iterator[str]:
     published = sum(entry.publications for entry in evidence.history)
     answered = sum(row.get("answered_at") is not None for _, row in evidence.inquiries)
     yield from ("", "## How the service did it", "")
-    yield f"- throughput: {len(evidence.payments) / result.load_seconds:.1f} payments/s from request to end"
+    rate = len(evidence.payments) / result.load_seconds
+    yield f"- throughput: {rate:.1f} payments/s from request to end"
     yield f"- clients: {_counted(result.client_counts)}"
     yield f"- payments that were in doubt: {len(doubts)}"
     apis = Counter(str(row["api"]) for _, row in evidence.inquiries)
     yield f"- inquiries: {len(evidence.inquiries)}, answered {answered}: {_counted(apis)}"
     again = sum(count - 1 for count in sends.values())
     yield f"- attempts: {len(evidence.attempts)}, of which resends or new tries: {again}"
+    events = sum(entry.event_type is not None for entry in evidence.history)
     yield (
-        f"- events: {sum(entry.event_type is not None for entry in evidence.history)}, published {published} times,"
+        f"- events: {events}, published {published} times,"
         f" received {len(evidence.witness.received_events)}, repeated {result.repeated_messages};"
         f" read from the feed {len(evidence.witness.followed or ())}"
     )

@@ -198,9 +198,10 @@ async def _load(
         while True:
             await asyncio.sleep(min(30.0, plan.seconds / 4))
             kills = sum(count for (kind, _), count in injector.done.items() if kind == "kill")
+            others = sum(injector.done.values()) - kills
             say(
-                f"{time.monotonic() - began_at:5.0f} s: {payers.counts['202']} accepted, {payers.waiting} clients"
-                f" busy, {kills} kills, {sum(injector.done.values()) - kills} other faults,"
+                f"{time.monotonic() - began_at:5.0f} s: {payers.counts['202']} accepted,"
+                f" {payers.waiting} clients busy, {kills} kills, {others} other faults,"
                 f" load average {os.getloadavg()[0]:.1f}"
             )
 
@@ -225,7 +226,8 @@ async def _settle(stack: Stack, patience_seconds: float, say: Callable[[str], No
         if seen != last:
             last = seen
             say(
-                f"pending {seen[0]}, for a person {seen[1]}, events owed {seen[2]}, still to come from Daraja {seen[3]}"
+                f"pending {seen[0]}, for a person {seen[1]}, events owed {seen[2]},"
+                f" still to come from Daraja {seen[3]}"
             )
         waiting, for_a_person, owed, coming = seen
         if (

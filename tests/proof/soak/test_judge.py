@@ -38,8 +38,8 @@ def entries(
     made = []
     for sequence, (before, stage) in enumerate(zip((None, *stages), stages, strict=False), start=1):
         entry = Entry(
-            id=f"{payment_id}-{sequence}", payment_id=payment_id, sequence=sequence, what=stage, previous_stage=before,
-            stage=stage,
+            id=f"{payment_id}-{sequence}", payment_id=payment_id, sequence=sequence, what=stage,
+            previous_stage=before, stage=stage,
         )  # fmt: skip
         if stage in {"succeeded", "failed"}:
             name = "corrected" if before == "failed" else stage
@@ -126,19 +126,25 @@ def a_good_run() -> Evidence:
         ),
         movements=[Movement(payment_id=PAID, kind="b2c", amount=250, receipt="UC1")],
         deliveries=deliveries,
-        calls=[Call(at="", payment_id=PAID, path="/b2c", amount=250, status=200, scenario="approve")],
+        calls=[
+            Call(at="", payment_id=PAID, path="/b2c", amount=250, status=200, scenario="approve")
+        ],
         payments={
             PAID: RecordedPayment(
-                id=PAID, kind="withdrawal", stage="succeeded", amount=250, key="key-1", receipt="UC1", sequence=4
+                id=PAID, kind="withdrawal", stage="succeeded", amount=250, key="key-1",
+                receipt="UC1", sequence=4,
             ),
             REFUSED: RecordedPayment(
-                id=REFUSED, kind="deposit", stage="failed", amount=9, key="key-2", sequence=4, failure_reason="cancelled"
+                id=REFUSED, kind="deposit", stage="failed", amount=9, key="key-2",
+                failure_reason="cancelled", sequence=4,
             ),
         },
         keys={"key-1": PAID, "key-2": REFUSED},
         history=history,
         callbacks=[
-            StoredCallback(payment_id=item.payment_id, operation=item.operation, sha256=_sha256(item.body))
+            StoredCallback(
+                payment_id=item.payment_id, operation=item.operation, sha256=_sha256(item.body)
+            )
             for item in deliveries
         ],
         attempts=[(PAID, "acknowledged"), (REFUSED, "failed")],

@@ -34,7 +34,7 @@ def timeline(evidence: Evidence, log: Sequence[tuple[datetime, PlannedFault]]) -
         "",
         "## In slices",
         "",
-        "| from, s | accepted | s to first claim: median | 95 % | never claimed | kills | meanwhile |",
+        "| from, s | accepted | s to first claim: median | 95 % | never claimed | kills | faults |",
         "|---|---|---|---|---|---|---|",
     )
     begin = first
@@ -46,10 +46,11 @@ def timeline(evidence: Evidence, log: Sequence[tuple[datetime, PlannedFault]]) -
         meanwhile = [fault for at, fault in log if begin <= at < begin + span]
         kills = sum(fault.kind is FaultKind.KILL for fault in meanwhile)
         others = Counter(_named(fault) for fault in meanwhile if fault.kind is not FaultKind.KILL)
+        median = statistics.median(waits) if waits else 0
+        slowest = waits[int(len(waits) * 0.95)] if waits else 0
         yield (
-            f"| {(begin - first).total_seconds():.0f} | {len(ids)} | {statistics.median(waits) if waits else 0:.1f}"
-            f" | {waits[int(len(waits) * 0.95)] if waits else 0:.1f} | {len(ids) - len(waits)} | {kills}"
-            f" | {', '.join(others)} |"
+            f"| {(begin - first).total_seconds():.0f} | {len(ids)} | {median:.1f} | {slowest:.1f}"
+            f" | {len(ids) - len(waits)} | {kills} | {', '.join(others)} |"
         )
         begin += span
 
