@@ -1,4 +1,4 @@
-"""A borrowed database is as the migrations leave it, whatever the borrower before did to it."""
+"""A borrowed database is in its state after the migrations, whatever the last borrower did."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The stack that other tests stand on: processes, tokens, given servers, the whole.
+"""The local stack: processes, tokens, given servers, and the whole.
 
-Its own servers: `test_servers`.
+`test_servers` tests its own servers.
 """
 
 import asyncio
@@ -34,19 +34,19 @@ from tests.stack.processes import Process, ProcessError
 from tests.stack.servers import PostgresServer, RedisServer
 from tests.stack.stack import Stack
 
-LONG_SECONDS = 20.0  # how long we are willing to wait for what happens at once on an idle machine
+LONG_SECONDS = 20.0  # for a busy machine; on an idle one it happens at once
 
 
 @pytest.fixture(scope="module")
 async def postgres() -> AsyncIterator[PostgresServer]:
-    """One PostgreSQL for the tests that do not need it whole."""
+    """One PostgreSQL for the tests that can share it."""
     async with PostgresServer() as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 async def redis() -> AsyncIterator[RedisServer]:
-    """One Redis, likewise."""
+    """One Redis for the tests that can share it."""
     async with RedisServer() as server:
         yield server
 
@@ -60,13 +60,13 @@ def folder() -> Iterator[Path]:
 
 
 def python(code: str, folder: Path, **env: str) -> Process:
-    """A process that runs a few lines of Python, unbuffered."""
+    """Returns a process that runs a few lines of Python, unbuffered."""
     command = [sys.executable, "-u", "-c", code]
     return Process("script", command, env=env, log=folder / "script.log", cwd=ROOT)
 
 
 async def one(url: str, statement: str) -> Any:
-    """The first value that a statement returns."""
+    """Returns the first value of a statement."""
     async with connection(url) as connected:
         return await connected.fetchval(statement)
 
@@ -77,7 +77,7 @@ class TestGivenServers:
     async def test_a_stack_creates_and_drops_its_own_database(
         self, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, folder: Path
     ) -> None:
-        """Whatever else is on that server stays as it is."""
+        """The other databases on that server do not change."""
         monkeypatch.setenv("DATABASE_URL", f"{postgres.url}?sslmode=disable")
         async with postgres_server(folder, fast=True, connections_max=10) as given:
             assert isinstance(given, GivenPostgres)
@@ -96,7 +96,7 @@ class TestGivenServers:
     async def test_the_given_database_is_used_if_the_role_may_create_none(
         self, postgres: PostgresServer
     ) -> None:
-        """A hosted database often allows no more; that is said, not hidden."""
+        """A hosted database often allows no more. The stack says so in its note."""
         async with connection(postgres.admin_url) as admin:
             await admin.execute("CREATE ROLE guest LOGIN PASSWORD 'guest'")
         url = f"postgresql://guest:guest@127.0.0.1:{postgres.port}/postgres"
@@ -109,7 +109,7 @@ class TestGivenServers:
     async def test_a_stack_reserves_an_empty_redis_number(
         self, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, folder: Path
     ) -> None:
-        """Two stacks get two; a number with somebody's keys is neither taken nor flushed."""
+        """Two stacks get two numbers. A number with keys is neither used nor flushed."""
         async with Redis.from_url(redis.url) as somebody:
             await somebody.set("theirs", "1")
             monkeypatch.setenv("REDIS_URL", redis.url)
@@ -124,7 +124,7 @@ class TestGivenServers:
             assert set(await somebody.info("keyspace")) == {"db0"}
 
     async def test_redis_without_an_empty_number_is_not_flushed(self, redis: RedisServer) -> None:
-        """Better a test that refuses than a cache of somebody's that is gone."""
+        """The keys may be another application's cache, so the test fails instead."""
         for number in range(16):
             async with Redis.from_url(redis.url.replace("/0", f"/{number}")) as somebody:
                 await somebody.set("theirs", "1")
@@ -140,9 +140,7 @@ class TestProcess:
     """A command that runs beside us."""
 
     async def test_gets_exactly_its_environment(self, folder: Path) -> None:
-        """A variable that the documentation forgot would be missed, because nothing else slips
-        in.
-        """
+        """It inherits no variable, so a variable that the documentation forgot is missing."""
         process = python(
             "import os; print(sorted(os.environ.items() - {('LC_CTYPE', 'C.UTF-8')}))",
             folder,
@@ -153,7 +151,7 @@ class TestProcess:
         assert process.log_text() == "[('ONE', '1')]\n"
 
     async def test_freezes_thaws_and_is_killed(self, folder: Path) -> None:
-        """Frozen it is there and does nothing; killed it says so in its exit status."""
+        """A frozen process exists and does nothing. The exit status shows the kill."""
         program = "import signal, time\nsignal.signal(signal.SIGUSR1, lambda *_: print('heard'))\nprint('up')\n"
         process = python(program + "while True: time.sleep(0.01)", folder)
         await process.start()
@@ -168,7 +166,7 @@ class TestProcess:
         assert await process.kill() == -signal.SIGKILL == process.returncode
 
     async def test_that_ignores_sigterm_is_killed_and_reported(self, folder: Path) -> None:
-        """A drain that never ends must not look like one that did; a frozen process drains too."""
+        """A drain without end must not look like a complete one. A frozen process drains too."""
         stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up'); time.sleep(3600)"
         process = python(stubborn, folder)
         await process.start()
@@ -181,7 +179,7 @@ class TestProcess:
     async def test_that_ends_instead_of_getting_ready_is_reported_with_its_last_words(
         self, folder: Path
     ) -> None:
-        """The message is where one looks first, so it has the reason."""
+        """The message has the reason, because a person reads it first."""
         port = reserve_port()
         process = python("raise SystemExit('DATABASE_URL is missing')", folder)
         await process.start()
@@ -190,7 +188,7 @@ class TestProcess:
         release_port(port)
 
     async def test_that_does_not_exist_is_reported(self, folder: Path) -> None:
-        """Also a mistyped command is only an error message."""
+        """A mistyped command is also only an error message."""
         process = Process(
             "missing", "no-such-command --at-all", env={}, log=folder / "missing.log", cwd=ROOT
         )
@@ -200,11 +198,11 @@ class TestProcess:
 
 
 class TestIssuer:
-    """The stand-in for the project's Supabase Auth."""
+    """The issuer that replaces the project's Supabase Auth."""
 
     @pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
     async def test_mints_what_its_published_keys_verify(self, algorithm: Any) -> None:
-        """Verified by an independent library, from the key set as fetched."""
+        """An independent library verifies them with the fetched key set."""
         async with Issuer() as issuer, aiohttp.ClientSession() as client:
             kid = issuer.add_key(algorithm)
             token = issuer.mint(role="service_role", claims={"extra": 1}, drop=["iat"])
@@ -221,7 +219,7 @@ class TestIssuer:
             assert issuer.fetches == 1
 
     async def test_rotates_withdraws_and_is_down(self) -> None:
-        """Every trouble that a key set can give."""
+        """The key set can show every kind of failure."""
         async with Issuer() as issuer, aiohttp.ClientSession() as client:
             (old,) = issuer.kids
             new = issuer.rotate()
@@ -239,11 +237,11 @@ class TestIssuer:
 
 
 class TestStack:
-    """The parts together; what they do for payments is in `tests/spec`."""
+    """The parts together. `tests/spec` tests payments on them."""
 
     @pytest.mark.whole
     async def test_two_at_once_share_nothing(self) -> None:
-        """Two checkouts, or a demo beside the tests."""
+        """For example two checkouts, or a demo beside the tests."""
         async with (
             Stack(processes=(), release=False) as one_stack,
             Stack(processes=(), release=False) as other,
@@ -257,7 +255,7 @@ class TestStack:
     async def test_that_cannot_start_says_why_and_leaves_only_its_logs(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The exception has the last lines; the folder has the rest, and no data."""
+        """The exception has the last lines. The folder has the whole logs, and no data."""
         monkeypatch.setattr(
             stack_module,
             "procfile_commands",

@@ -100,8 +100,7 @@ def decode_job(value: bytes) -> Any:
 def _new_job_id() -> str:
     """Returns an id that no job had before.
 
-    If a worker is killed, its in-progress key blocks a second job with the same id
-    (rules.md §2).
+    If a worker is killed, its in-progress key blocks a second job with the same id (rules.md §2).
     """
     return TAG + uuid4().hex
 

@@ -18,14 +18,14 @@ from domain.adapters.redis.names import PREFIX
 _HANDED_OVER = f"{PREFIX}handed-over:"
 _HANDED_OVER_SECONDS = 30
 
-# If the queue holds this many jobs, no job was lost: the workers are behind. The sweeper then adds
-# only a few, and puts them in front, so that a payment whose wake-up was lost is still processed.
+# If the queue holds this many jobs, payments are overdue because the workers are behind, and not
+# because jobs were lost. The sweeper then adds only a few, and puts them in front, so that a payment
+# whose wake-up was lost is still processed.
 _QUEUE_LENGTH_ENOUGH = 200
 _ALWAYS_WOKEN = 20
 # How far in front. It is more than the time for which arq hides a dead worker's jobs (the lease of
 # at most 600 s, and a margin), so the sweeper's jobs also go before those.
 _AHEAD_MS = 900_000
-
 
 # The queue has a limit because without any worker it would grow for ever. If it is full, a job is
 # not queued; the sweeper finds its payment. The sweepers have places of their own, which a flood of
