@@ -151,7 +151,7 @@ def a_payment(
 
 
 # The id by which Daraja can be asked about each kind; a withdrawal by its own, which it always has.
-ASKED_BY: dict[Kind, dict[str, Any]] = {
+INQUIRY_IDS: dict[Kind, dict[str, Any]] = {
     Kind.DEPOSIT: {"checkout_request_id": "ws_CO_1"},
     Kind.WITHDRAWAL: {},
     Kind.BILL_PAYMENT: {"originator_conversation_id": "9d20-1"},
@@ -159,12 +159,14 @@ ASKED_BY: dict[Kind, dict[str, Any]] = {
 }
 
 
-def a_due(kind: Kind = Kind.WITHDRAWAL, stage: Stage = Stage.IN_DOUBT, **overrides: Any) -> Payment:
+def a_due_payment(
+    kind: Kind = Kind.WITHDRAWAL, stage: Stage = Stage.IN_DOUBT, **overrides: Any
+) -> Payment:
     """A payment that was sent twenty minutes ago, with unknown outcome, and is to be asked about
     now.
     """
     sent_at = NOW - timedelta(minutes=20)
-    attempts = (a_send(Outcome.UNKNOWN, at=sent_at, **ASKED_BY[kind]),)
+    attempts = (a_send(Outcome.UNKNOWN, at=sent_at, **INQUIRY_IDS[kind]),)
     fields = {
         "kind": kind,
         "stage": stage,

@@ -22,7 +22,7 @@ from domain.operations import Operation, OperationAnswer
 from domain.payment import Payment
 
 
-def noted(decided: Decided) -> HistoryEntry | None:
+def entry_of(decided: Decided) -> HistoryEntry | None:
     """What its entry in the history says, if it has one."""
     return decided.entry.name if decided.entry is not None else None
 
@@ -36,17 +36,17 @@ def event_of(decided: Decided) -> EventType | None:
     return effect.type if effect is not None else None
 
 
-def asked_by(decided: Decided) -> Inquiry | None:
+def inquiry_of(decided: Decided) -> Inquiry | None:
     effect = decided.effect(StoreInquiry)
     return effect.inquiry if effect is not None else None
 
 
-def answered_by(decided: Decided) -> Inquiry | None:
+def answer_of(decided: Decided) -> Inquiry | None:
     effect = decided.effect(StoreAnswer)
     return effect.inquiry if effect is not None else None
 
 
-def breaker_opened_by(decided: Decided) -> str | None:
+def breaker_reason_of(decided: Decided) -> str | None:
     """The reason for which the breaker is opened, if it is."""
     effect = decided.effect(OpenBreaker)
     return effect.reason if effect is not None else None
@@ -57,12 +57,12 @@ def credential_accepted_at(decided: Decided) -> datetime | None:
     return effect.accepted_at if effect is not None else None
 
 
-def heard_by(decided: Decided) -> OperationAnswer | None:
+def operation_answer_of(decided: Decided) -> OperationAnswer | None:
     effect = decided.effect(JudgeOperation)
     return effect.answer if effect is not None else None
 
 
-def probed_by(decided: Decided) -> Operation | None:
+def probed_operation_of(decided: Decided) -> Operation | None:
     effect = decided.effect(ProbeOperation)
     return effect.operation if effect is not None else None
 

@@ -19,7 +19,7 @@ from domain.payment import Payment
 from domain.report import Report, ReportedOutcome
 from domain.stages import Step
 from tests.builders import ACCOUNTS, TIMES
-from tests.decisions import asked_by
+from tests.decisions import inquiry_of
 from tests.integration.conftest import Store, a_callback, acknowledgement, new_id
 
 # Questions may follow each other at once: what is tested here is not the spacing.
@@ -81,7 +81,7 @@ async def asked(store: Store, payment_id: UUID, *, is_probe: bool = False) -> In
     result = await store.changing.change(
         inquiry_change(payment_id, AT_ONCE, ACCOUNTS, is_breaker_probe=is_probe)
     )
-    return asked_by(result.decided)
+    return inquiry_of(result.decided)
 
 
 def an_answer(

@@ -18,7 +18,7 @@ from domain.operations import Operation, OperationHealth
 from domain.report import Report, ReportedOutcome
 from domain.stages import Step
 from tests.builders import ACCOUNTS
-from tests.decisions import asked_by, probed_by
+from tests.decisions import inquiry_of, probed_operation_of
 from tests.integration.conftest import Store, acknowledgement, new_id
 from tests.integration.held import B2C, claim, claimed, cooled, hold, is_held, row
 from tests.integration.inquiries import AT_ONCE, count_due, due, resendable
@@ -77,7 +77,7 @@ async def question(
             inquiry_change(payment_id, AT_ONCE, ACCOUNTS, is_breaker_probe=is_probe)
         )
     ).decided
-    return asked_by(decided), probed_by(decided)
+    return inquiry_of(decided), probed_operation_of(decided)
 
 
 async def said(store: Store, payment_id: UUID, number: int, health: OperationHealth | None) -> None:

@@ -13,7 +13,7 @@ from domain.attempts import Outcome
 from domain.errors import ProductRefused
 from domain.kinds import Kind
 from domain.payment import Payment
-from tests.builders import a_due
+from tests.builders import a_due_payment
 from tests.builders import an_attempt as an_attempt_with_ids
 from tests.integration.daraja import TokenStore, an_attempt, client_of, to_submit
 from tests.simulator.app import Simulator
@@ -60,8 +60,8 @@ async def client(simulator: Simulator, session: aiohttp.ClientSession) -> Daraja
 
 def to_ask(api: str) -> Payment:
     if api == "status":
-        return a_due(Kind.WITHDRAWAL)
-    return a_due(
+        return a_due_payment(Kind.WITHDRAWAL)
+    return a_due_payment(
         Kind.DEPOSIT,
         attempts=(an_attempt_with_ids(Outcome.ACKNOWLEDGED, checkout_request_id="ws_CO_1"),),
     )

@@ -19,7 +19,7 @@ from domain.lifecycle.inquiry_changes import inquiry_answer_change, inquiry_chan
 from domain.report import Report, ReportedOutcome
 from domain.stages import Stage, Step
 from tests.builders import A_FAILURE, ACCOUNTS, TIMES
-from tests.decisions import answered_by, asked_by
+from tests.decisions import answer_of, inquiry_of
 from tests.integration.conftest import Store, new_id
 from tests.integration.inquiries import (
     AT_ONCE,
@@ -108,7 +108,7 @@ class TestQuestions:
 
 
 async def _asked_spaced(store: Store, payment_id: UUID) -> Inquiry | None:
-    return asked_by(
+    return inquiry_of(
         (await store.changing.change(inquiry_change(payment_id, TIMES, ACCOUNTS))).decided
     )
 
@@ -135,7 +135,7 @@ class TestAnswers:
         results = await asyncio.gather(
             *(answered(process, payment_id, 1, FAILED) for process in [store, other] * 5)
         )
-        assert sum(answered_by(result.decided) is not None for result in results) == 1
+        assert sum(answer_of(result.decided) is not None for result in results) == 1
         assert (await store.payment(payment_id)).stage is Stage.IN_DOUBT
 
     async def test_two_queries_that_agree_end_a_deposit_once(

@@ -55,7 +55,7 @@ ANSWERS: list[tuple[ProviderError | None, FactName, Outcome]] = [
 ]
 
 
-def answered(
+def decide_answer(
     payment: Payment, error: ProviderError | None, *, ids: Any = frozenset(), **context: Any
 ) -> Decided:
     return answer_change(PAYMENT_ID, an_open_attempt(), ids, error, TIMES, ACCOUNTS).decide(

@@ -14,7 +14,7 @@ from tests.builders import (
 )
 
 
-def decided(
+def decide_callback(
     payment: Payment | None, report: Report, *, source_allowed: bool = True, **context: Any
 ) -> Decided:
     return judge_report(payment, a_context(**context), report, source_allowed=source_allowed)

@@ -40,7 +40,7 @@ BILL_PARAMETERS: dict[str, Any] = {
 }
 
 
-def named(values: dict[str, Any], key: str) -> list[dict[str, Any]]:
+def as_items(values: dict[str, Any], key: str) -> list[dict[str, Any]]:
     return [
         {key: name} | ({} if value is ABSENT else {"Value": value})
         for name, value in values.items()
@@ -57,7 +57,7 @@ def stk(code: Any = 0, items: Any = None, **fields: Any) -> dict[str, Any]:
     }
     if items is not ABSENT:
         callback["CallbackMetadata"] = {
-            "Item": named(STK_ITEMS, "Name") if items is None else items
+            "Item": as_items(STK_ITEMS, "Name") if items is None else items
         }
     callback.update(fields)
     return {
@@ -81,13 +81,15 @@ def payout(code: Any = 0, parameters: Any = None, **fields: Any) -> dict[str, An
     }
     if parameters is not ABSENT:
         result["ResultParameters"] = {
-            "ResultParameter": named(PAYOUT_PARAMETERS, "Key") if parameters is None else parameters
+            "ResultParameter": as_items(PAYOUT_PARAMETERS, "Key")
+            if parameters is None
+            else parameters
         }
     result.update(fields)
     return {"Result": {name: value for name, value in result.items() if value is not ABSENT}}
 
 
-def read(operation: str, message: Any) -> Report:
+def read_message(operation: str, message: Any) -> Report:
     return read_report(
         operation, message if isinstance(message, bytes) else json.dumps(message).encode()
     )
@@ -112,7 +114,7 @@ PAYOUT_ACK = {
 ACKS = {Kind.DEPOSIT: STK_ACK, **dict.fromkeys(PAYOUTS, PAYOUT_ACK)}
 
 
-def meaning(kind: Kind, status: int, answer: object) -> ProviderError | None:
+def answer_error(kind: Kind, status: int, answer: object) -> ProviderError | None:
     """The error that an answer means, or None for an acknowledgement."""
     body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
     try:

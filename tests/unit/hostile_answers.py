@@ -8,11 +8,6 @@ import gzip
 import json
 from typing import Any
 
-from domain.adapters.daraja.answers import read_answer
-from domain.adapters.daraja.pages import PAGES
-from domain.errors import ProviderError
-from domain.kinds import Kind
-
 CHECKOUT = "ws_CO_010320261015034711000111"
 
 # What each question is answered with when all is well: nearly each of these could be taken for it.
@@ -107,12 +102,3 @@ def retyped(good: dict[str, Any], name: str) -> dict[str, bytes]:
         **changed,
         f"{name}: absent": text_of({key: value for key, value in good.items() if key != name}),
     }
-
-
-def meaning(kind: Kind, status: int, body: bytes) -> ProviderError | None:
-    """The error that an answer means, or None for an acknowledgement."""
-    try:
-        read_answer(PAGES[kind].api, kind, status, body)
-    except ProviderError as error:
-        return error
-    return None

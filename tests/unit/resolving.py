@@ -22,14 +22,14 @@ from tests.builders import (
     a_payment,
 )
 
-WHO: dict[str, Any] = {"operator": "wanjiku", "reason": "statement of 1 March, page 2"}
-PAID = Resolution(decision=OperatorDecision.PAID, receipt=RECEIPT, **WHO)
-UNPAID = Resolution(decision=OperatorDecision.UNPAID, **WHO)
-LOOKED_AT = Resolution(decision=OperatorDecision.REVIEWED, **WHO)
+DECIDED_BY: dict[str, Any] = {"operator": "wanjiku", "reason": "statement of 1 March, page 2"}
+PAID = Resolution(decision=OperatorDecision.PAID, receipt=RECEIPT, **DECIDED_BY)
+UNPAID = Resolution(decision=OperatorDecision.UNPAID, **DECIDED_BY)
+REVIEWED = Resolution(decision=OperatorDecision.REVIEWED, **DECIDED_BY)
 OPEN = (Stage.AWAITING_RESULT, Stage.IN_DOUBT)
 
 
-def a_flagged(stage: Stage = Stage.IN_DOUBT, **overrides: Any) -> Payment:
+def a_flagged_payment(stage: Stage = Stage.IN_DOUBT, **overrides: Any) -> Payment:
     long_ago = NOW - timedelta(hours=1)  # the window of its kind is over
     fields = {
         "kind": Kind.BILL_PAYMENT,
@@ -40,13 +40,13 @@ def a_flagged(stage: Stage = Stage.IN_DOUBT, **overrides: Any) -> Payment:
     return a_payment(**{**fields, **overrides})
 
 
-def resolved(payment: Payment | None, decision: Resolution, **context: Any) -> Decided:
+def decide_resolution(payment: Payment | None, decision: Resolution, **context: Any) -> Decided:
     return resolution_change(PAYMENT_ID, decision).decide(payment, a_context(**context))
 
 
 def refusal(payment: Payment | None, decision: Resolution, **context: Any) -> str:
     with pytest.raises(ResolutionRefused) as caught:
-        resolved(payment, decision, **context)
+        decide_resolution(payment, decision, **context)
     return caught.value.message
 
 

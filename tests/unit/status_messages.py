@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.unit.daraja_messages import ABSENT, named
+from tests.unit.daraja_messages import ABSENT, as_items
 
 TARGET = "0199a0b1-c2d3-7e4f-8a5b-6c7d8e9f0a1b"
 PARAMETERS: dict[str, Any] = {
@@ -33,7 +33,7 @@ def parameters(**changes: Any) -> list[dict[str, Any]]:
         for name, value in {**PARAMETERS, **changes}.items()
         if name not in changes or value is not ABSENT
     }
-    return named(values, "Key")
+    return as_items(values, "Key")
 
 
 def status(code: Any = 0, items: Any = None, **fields: Any) -> dict[str, Any]:

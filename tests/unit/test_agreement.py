@@ -11,7 +11,7 @@ from domain.stages import Stage
 from tests.builders import a_payment, a_report, an_attempt
 from tests.case_tables import for_each
 from tests.decisions import payment_of
-from tests.unit.callbacks import OWN_ID, decided
+from tests.unit.callbacks import OWN_ID, decide_callback
 
 MADE_BY_DARAJA = ("originator_conversation_id", "9a1e-4c22-8d0f-1b2c3d4e5f60112233")
 SECOND_OF_DARAJA = ("originator_conversation_id", "9a1e-4c22-8d0f-1b2c3d4e5f60112234")
@@ -53,7 +53,7 @@ def test_an_originator_id_that_no_payment_has_contradicts_nothing_beside_our_con
         if verdict
         else None
     )
-    decision = decided(payment, a_report(word, ids=frozenset(ids), inquiry_outcome=said))
+    decision = decide_callback(payment, a_report(word, ids=frozenset(ids), inquiry_outcome=said))
     assert (decision.disposition == Disposition.IDS_DIFFER) is not is_believed
     assert payment_of(decision).stage.is_final is is_believed
     assert not decision.ids & {MADE_BY_DARAJA, SECOND_OF_DARAJA}  # it is no id to ask by
@@ -63,7 +63,7 @@ def test_an_originator_id_of_another_payment_is_not_believed_beside_our_conversa
     attempt = an_attempt(Outcome.ACKNOWLEDGED, conversation_id="AG_1")
     payment = a_payment(kind=Kind.WITHDRAWAL, stage=Stage.AWAITING_RESULT, attempts=(attempt,))
     report = a_report(ids=frozenset({MADE_BY_DARAJA, OUR_CONVERSATION}))
-    decision = decided(payment, report, ids_of_others=frozenset({MADE_BY_DARAJA}))
+    decision = decide_callback(payment, report, ids_of_others=frozenset({MADE_BY_DARAJA}))
     assert (payment_of(decision).stage, decision.disposition) == (
         Stage.AWAITING_RESULT,
         Disposition.IDS_DIFFER,
@@ -76,7 +76,7 @@ def test_a_failure_that_does_not_name_our_own_id_speaks_for_one_send_only() -> N
         an_attempt(Outcome.UNKNOWN, number=2),
     )
     payment = a_payment(kind=Kind.WITHDRAWAL, stage=Stage.IN_DOUBT, attempts=attempts)
-    decision = decided(
+    decision = decide_callback(
         payment,
         a_report(ReportedOutcome.FAILURE, ids=frozenset({MADE_BY_DARAJA, OUR_CONVERSATION})),
     )

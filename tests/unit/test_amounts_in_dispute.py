@@ -28,13 +28,13 @@ from tests.builders import (
     TIMES,
     a_callback,
     a_context,
-    a_due,
+    a_due_payment,
     a_payment,
     a_report,
     an_inquiry,
     evidence_of,
 )
-from tests.decisions import answered_by, event_of, payment_of
+from tests.decisions import answer_of, event_of, payment_of
 
 DISPUTED = {"names_another_amount": True, "claims_success": True}
 NO_AMOUNT: dict[str, Any] = {"has_amount": False, "amount": None}
@@ -53,7 +53,7 @@ def answered(payment: Payment, **report: Any) -> Decided:
 def test_an_answer_that_says_paid_and_not_how_much_is_for_a_person(
     stage: Stage, kind: Kind
 ) -> None:
-    payment = a_due(kind, stage)
+    payment = a_due_payment(kind, stage)
     decision = answered(payment, **NO_AMOUNT, receipt=None)
     after = payment_of(decision)
     assert (after.stage, after.needs_review, after.next_step_at) == (
@@ -66,20 +66,20 @@ def test_an_answer_that_says_paid_and_not_how_much_is_for_a_person(
         None,
         True,
     )
-    answer = answered_by(decision)
+    answer = answer_of(decision)
     assert answer is not None
     assert answer.outcome is InquiryOutcome.PAID
 
 
 @pytest.mark.parametrize("kind", Kind)
 def test_an_answer_that_names_the_payment_s_own_amount_decides(kind: Kind) -> None:
-    after = payment_of(answered(a_due(kind), receipt="UC14KD82QZ"))
+    after = payment_of(answered(a_due_payment(kind), receipt="UC14KD82QZ"))
     assert (after.stage, after.amount_settled_kes) == (Stage.SUCCEEDED, AMOUNT_KES)
 
 
 def test_a_callback_that_names_the_payment_s_own_amount_decides() -> None:
     decision = judge_report(
-        a_due(Kind.DEPOSIT), a_context(evidence=evidence_of(**DISPUTED)), a_report()
+        a_due_payment(Kind.DEPOSIT), a_context(evidence=evidence_of(**DISPUTED)), a_report()
     )
     assert (payment_of(decision).stage, event_of(decision)) == (
         Stage.SUCCEEDED,
@@ -97,7 +97,7 @@ def test_above_the_limit_a_confirmation_without_an_amount_does_not_settle_a_disp
         (),
         TIMES,
     )
-    decision = change.decide(a_due(Kind.DEPOSIT), a_context(evidence=known))
+    decision = change.decide(a_due_payment(Kind.DEPOSIT), a_context(evidence=known))
     assert (payment_of(decision).stage, decision.disposition) == (
         Stage.IN_DOUBT,
         Disposition.AMOUNT_NOT_CERTAIN,
@@ -109,7 +109,7 @@ def test_no_silence_ends_a_deposit_that_daraja_called_paid() -> None:
         an_inquiry(n, InquiryOutcome.NO_RESULT, at=NOW - (5 - n) * TIMES.inquiry_first_after)
         for n in range(2, 5)
     ]
-    payment = a_due(Kind.DEPOSIT)
+    payment = a_due_payment(Kind.DEPOSIT)
     assert no_result_is_confirmed(payment, evidence_of(*silent), NOW, TIMES)
     paid = an_inquiry(1, InquiryOutcome.PAID, at=NOW - 6 * TIMES.inquiry_first_after)
     assert not no_result_is_confirmed(payment, evidence_of(paid, *silent), NOW, TIMES)
@@ -142,7 +142,7 @@ def test_a_success_shows_what_it_settled_and_nothing_else_does() -> None:
 
 def test_a_failure_that_names_another_amount_is_no_claim_of_success() -> None:
     decision = judge_report(
-        a_due(Kind.DEPOSIT),
+        a_due_payment(Kind.DEPOSIT),
         a_context(),
         a_report(ReportedOutcome.FAILURE, has_amount=True, amount=Decimal(1)),
     )

@@ -27,14 +27,14 @@ from domain.stages import Stage
 from tests.builders import (
     ACCOUNTS,
     AMOUNT_KES,
-    ASKED_BY,
+    INQUIRY_IDS,
     NOW,
     PAYMENT_ID,
     RECEIPT,
     TIMES,
     a_callback,
     a_context,
-    a_due,
+    a_due_payment,
     a_payment,
     a_report,
     an_attempt,
@@ -44,7 +44,7 @@ from tests.builders import (
     evidence_of,
 )
 from tests.case_tables import for_each
-from tests.decisions import asked_by, event_of, noted, payment_of
+from tests.decisions import entry_of, event_of, inquiry_of, payment_of
 
 D, S, V = Disposition, Stage, InquiryOutcome
 OPEN = [S.AWAITING_RESULT, S.IN_DOUBT]
@@ -111,7 +111,7 @@ def test_above_the_limit_a_success_is_noted_and_daraja_is_asked_at_once(
     payment = a_payment(stage=stage, kind=kind)
     decision = told(payment)
     assert decision.payment == replace(payment, next_step_at=NOW)
-    assert (decision.disposition, noted(decision), decision.is_message_flagged) == (
+    assert (decision.disposition, entry_of(decision), decision.is_message_flagged) == (
         D.AWAITS_CONFIRMATION,
         HistoryEntry.AWAITS_CONFIRMATION,
         False,
@@ -128,7 +128,7 @@ def test_up_to_the_limit_a_success_finalizes(stage: Stage, above: int | None) ->
 
 def test_it_teaches_the_ids_by_which_daraja_can_be_asked() -> None:
     """The message may be the first to name them: Daraja's own answer was lost."""
-    ids = frozenset(ASKED_BY[Kind.DEPOSIT].items())
+    ids = frozenset(INQUIRY_IDS[Kind.DEPOSIT].items())
     decision = told(a_payment(stage=S.IN_DOUBT), a_report(ids=ids))
     assert (decision.ids, decision.attempt_id) == (ids, an_attempt_id())
 
@@ -218,7 +218,7 @@ def test_an_answer_of_daraja_is_the_confirmation_itself(stage: Stage) -> None:
         PAYMENT_ID, a_callback(operation="status-1"), STATUS_PAID, confirm_above_kes=0
     )
     context = a_context(evidence=evidence_of(an_inquiry(1, at=NOW - MINUTE)))
-    payment = a_due(stage=stage)
+    payment = a_due_payment(stage=stage)
     assert payment_of(change.decide(payment, context)).stage is S.SUCCEEDED
 
 
@@ -239,7 +239,7 @@ def test_whether_it_waits_is_judged_with_what_waits_already() -> None:
 
 def test_told_again_it_is_noted_in_the_history_once() -> None:
     decision = told(a_payment(stage=S.AWAITING_RESULT), **waiting())
-    assert (decision.disposition, noted(decision)) == (D.AWAITS_CONFIRMATION, None)
+    assert (decision.disposition, entry_of(decision)) == (D.AWAITS_CONFIRMATION, None)
 
 
 @for_each(
@@ -274,7 +274,7 @@ def test_a_message_never_puts_a_question_off() -> None:
 
 
 def test_a_query_that_says_paid_ends_it_with_the_receipt_that_waited() -> None:
-    decision = answered(a_due(Kind.DEPOSIT), QUERY_PAID, **waiting())
+    decision = answered(a_due_payment(Kind.DEPOSIT), QUERY_PAID, **waiting())
     after = payment_of(decision)
     assert (after.stage, after.receipt, after.needs_review) == (S.SUCCEEDED, RECEIPT, False)
     assert (event_of(decision), decision.is_message_flagged) == (EventType.SUCCEEDED, False)
@@ -289,7 +289,7 @@ def test_a_receipt_that_is_disputed_is_not_taken_and_a_person_is_told(
     known: dict[str, Any], others: frozenset[str]
 ) -> None:
     """That it was paid is Daraja's own word; whose receipt it is, nobody's."""
-    decision = answered(a_due(Kind.DEPOSIT), QUERY_PAID, receipts_of_others=others, **known)
+    decision = answered(a_due_payment(Kind.DEPOSIT), QUERY_PAID, receipts_of_others=others, **known)
     after = payment_of(decision)
     assert (after.stage, after.receipt, after.needs_review) == (S.SUCCEEDED, None, True)
     assert (event_of(decision), decision.is_message_flagged) == (EventType.SUCCEEDED, True)
@@ -302,7 +302,7 @@ def test_a_receipt_that_is_disputed_is_not_taken_and_a_person_is_told(
 def test_an_answer_that_names_its_own_receipt_is_taken_at_its_word(
     receipts: tuple[str, ...], is_flagged: bool
 ) -> None:
-    decision = answered(a_due(), STATUS_PAID, **waiting(*receipts))
+    decision = answered(a_due_payment(), STATUS_PAID, **waiting(*receipts))
     after = payment_of(decision)
     assert (after.stage, after.receipt, after.needs_review) == (S.SUCCEEDED, RECEIPT, is_flagged)
     assert decision.is_message_flagged is is_flagged
@@ -311,7 +311,7 @@ def test_an_answer_that_names_its_own_receipt_is_taken_at_its_word(
 def test_a_receipt_that_is_another_payment_s_by_now_does_not_end_a_payout() -> None:
     change = inquiry_answer_change(PAYMENT_ID, 1, STATUS_PAID, (), TIMES)
     context = a_context(evidence=evidence_of(an_inquiry(1), **waiting()), is_receipt_of_other=True)
-    decision = change.decide(a_due(), context)
+    decision = change.decide(a_due_payment(), context)
     assert (payment_of(decision).stage, decision.disposition) == (
         S.IN_DOUBT,
         D.RECEIPT_OF_ANOTHER_PAYMENT,
@@ -319,7 +319,7 @@ def test_a_receipt_that_is_another_payment_s_by_now_does_not_end_a_payout() -> N
 
 
 def test_a_correction_that_is_confirmed_is_announced() -> None:
-    decision = answered(a_due(stage=S.FAILED, needs_review=True), STATUS_PAID, **waiting())
+    decision = answered(a_due_payment(stage=S.FAILED, needs_review=True), STATUS_PAID, **waiting())
     after = payment_of(decision)
     assert (after.stage, after.receipt, event_of(decision)) == (
         S.SUCCEEDED,
@@ -333,7 +333,7 @@ def test_a_correction_that_is_confirmed_is_announced() -> None:
 def test_an_answer_that_says_failed_ends_nothing_and_is_for_a_person(
     stage: Stage, kind: Kind
 ) -> None:
-    payment = a_due(kind, stage)
+    payment = a_due_payment(kind, stage)
     decision = answered(payment, SAYS_FAILED, **waiting())
     assert decision.payment == replace(payment, needs_review=True)
     assert (decision.disposition, event_of(decision)) == (D.CONTRADICTION, None)
@@ -357,7 +357,7 @@ def test_a_deposit_does_not_fail_for_silence_while_a_success_waits() -> None:
     for claims_success, expected in ((True, S.IN_DOUBT), (False, S.FAILED)):
         known = evidence_of(*silent, an_inquiry(4, at=NOW), claims_success=claims_success)
         assert (
-            payment_of(change.decide(a_due(Kind.DEPOSIT), a_context(evidence=known))).stage
+            payment_of(change.decide(a_due_payment(Kind.DEPOSIT), a_context(evidence=known))).stage
             is expected
         )
 
@@ -370,7 +370,7 @@ def next_question(payment: Payment, *inquiries: Inquiry, **known: Any) -> timede
     decision = inquiry_change(PAYMENT_ID, TIMES, ACCOUNTS).decide(
         payment, a_context(evidence=evidence_of(*inquiries, **known))
     )
-    assert asked_by(decision) is not None
+    assert inquiry_of(decision) is not None
     due = payment_of(decision).next_step_at
     return None if due is None else due - NOW
 
@@ -382,7 +382,7 @@ def ago(*minutes: int, outcome: InquiryOutcome | None = None) -> list[Inquiry]:
 @pytest.mark.parametrize("kind", Kind)
 def test_a_failed_payment_is_asked_about_until_daraja_answers(kind: Kind) -> None:
     """What was asked before the success came says nothing about it."""
-    payment = a_due(kind, S.FAILED)
+    payment = a_due_payment(kind, S.FAILED)
     since = waiting(since=timedelta(minutes=30))
     assert next_question(payment) is None
     assert next_question(payment, **since) == timedelta(seconds=30)
@@ -400,13 +400,15 @@ def test_one_query_that_denies_it_is_not_enough() -> None:
     denied = ago(10, outcome=V.FAILED)
     assert (
         next_question(
-            a_due(Kind.DEPOSIT, S.FAILED), *denied, **waiting(since=timedelta(minutes=30))
+            a_due_payment(Kind.DEPOSIT, S.FAILED), *denied, **waiting(since=timedelta(minutes=30))
         )
         is not None
     )
     assert (
         next_question(
-            a_due(Kind.WITHDRAWAL, S.FAILED), *denied, **waiting(since=timedelta(minutes=30))
+            a_due_payment(Kind.WITHDRAWAL, S.FAILED),
+            *denied,
+            **waiting(since=timedelta(minutes=30)),
         )
         is None
     )
@@ -414,7 +416,7 @@ def test_one_query_that_denies_it_is_not_enough() -> None:
 
 def test_an_open_payment_is_asked_about_as_ever_and_flagged_in_the_end() -> None:
     since = waiting(since=timedelta(minutes=30))
-    payment = a_due()
+    payment = a_due_payment()
     assert next_question(payment, *ago(20), **since) == timedelta(seconds=60)
     asked = inquiry_change(PAYMENT_ID, TIMES, ACCOUNTS)
     decision = asked.decide(

@@ -27,7 +27,15 @@ from domain.errors import (
 from domain.failures import FailureReason
 from domain.kinds import Kind
 from tests.case_tables import for_each
-from tests.unit.daraja_messages import ACKS, PAYOUT_ACK, PAYOUTS, STK_ACK, envelope, fault, meaning
+from tests.unit.daraja_messages import (
+    ACKS,
+    PAYOUT_ACK,
+    PAYOUTS,
+    STK_ACK,
+    answer_error,
+    envelope,
+    fault,
+)
 
 
 def test_an_acknowledgement_has_the_ids() -> None:
@@ -47,20 +55,20 @@ def test_an_acknowledgement_has_the_ids() -> None:
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("code", ["0", 0])
 def test_a_zero_acknowledges_as_text_or_number(kind: Kind, code: object) -> None:
-    assert meaning(kind, 200, ACKS[kind] | {"ResponseCode": code}) is None
+    assert answer_error(kind, 200, ACKS[kind] | {"ResponseCode": code}) is None
 
 
 @for_each("kind", Kind)
 @for_each("code", [None, "", "1", 1, "00", False, True, 0.0, [], {}, "0 "])
 def test_any_other_response_code_acknowledges_nothing(kind: Kind, code: object) -> None:
-    assert type(meaning(kind, 200, ACKS[kind] | {"ResponseCode": code})) is OutcomeUnknown
+    assert type(answer_error(kind, 200, ACKS[kind] | {"ResponseCode": code})) is OutcomeUnknown
 
 
 @for_each("kind", Kind)
 @for_each("value", [None, "", 5, [], {}, "x" * 65, "a\nb", "\ud800"])
 def test_an_answer_without_its_id_is_no_acknowledgement(kind: Kind, value: object) -> None:
     name = PAGES[kind].api.acknowledgement_id
-    assert type(meaning(kind, 200, ACKS[kind] | {name: value})) is OutcomeUnknown
+    assert type(answer_error(kind, 200, ACKS[kind] | {name: value})) is OutcomeUnknown
 
 
 # Every row of the contract's tables: status, answer, class for a deposit, a withdrawal, a bill
@@ -326,7 +334,7 @@ def test_each_answer_of_the_contract_has_its_class_for_each_kind(row: Any) -> No
     expected[Kind.POCHI_PAYMENT] = expected[
         Kind.BILL_PAYMENT
     ]  # of neither it is known that an id's second use is refused
-    assert {kind: type(meaning(kind, status, answer)) for kind in Kind} == expected
+    assert {kind: type(answer_error(kind, status, answer)) for kind in Kind} == expected
 
 
 @pytest.mark.parametrize(
@@ -346,7 +354,7 @@ def test_each_answer_of_the_contract_has_its_class_for_each_kind(row: Any) -> No
     ],
 )
 def test_each_refusal_has_its_failure_reason(code: str, text: str, reason: FailureReason) -> None:
-    error = meaning(Kind.DEPOSIT, 400 if code.startswith("400") else 500, envelope(code, text))
+    error = answer_error(Kind.DEPOSIT, 400 if code.startswith("400") else 500, envelope(code, text))
     assert isinstance(error, Refused)
     assert (error.failure.reason, error.failure.safe_to_retry, error.failure.provider_code) == (
         reason,
@@ -365,7 +373,7 @@ def test_any_other_gateway_refusal_is_our_configuration() -> None:
         (405, "405.001"),
         (400, "400.002.05"),
     ):
-        error = meaning(Kind.WITHDRAWAL, status, envelope(code, "Not for you"))
+        error = answer_error(Kind.WITHDRAWAL, status, envelope(code, "Not for you"))
         assert isinstance(error, Refused)
         assert (error.failure.reason, error.failure.safe_to_retry) == (
             FailureReason.CONFIGURATION,
@@ -374,7 +382,7 @@ def test_any_other_gateway_refusal_is_our_configuration() -> None:
 
 
 def test_a_throttled_answer_has_the_seconds_to_wait() -> None:
-    error = meaning(Kind.DEPOSIT, 429, b"")
+    error = answer_error(Kind.DEPOSIT, 429, b"")
     assert isinstance(error, Throttled)
     assert error.wait_seconds > 0
 
@@ -382,7 +390,7 @@ def test_a_throttled_answer_has_the_seconds_to_wait() -> None:
 @pytest.mark.parametrize("status", [200, 201, 299, 300, 400, 401, 403, 404, 429, 500, 503])
 def test_a_token_error_is_known_by_its_code_with_any_status(status: int) -> None:
     assert (
-        type(meaning(Kind.WITHDRAWAL, status, envelope("401.002.01", "Invalid Access Token")))
+        type(answer_error(Kind.WITHDRAWAL, status, envelope("401.002.01", "Invalid Access Token")))
         is TokenRefused
     )
 
@@ -402,7 +410,7 @@ HOSTILE: list[bytes] = [
 @for_each("body", HOSTILE, ids=range(len(HOSTILE)))
 @for_each("status", [200, 302, 400, 401, 429, 500])
 def test_a_hostile_answer_raises_nothing_but_a_provider_error(body: bytes, status: int) -> None:
-    assert meaning(Kind.WITHDRAWAL, status, body) is not None
+    assert answer_error(Kind.WITHDRAWAL, status, body) is not None
 
 
 JSON: st.SearchStrategy[Any] = st.recursive(
@@ -420,7 +428,7 @@ STATUSES = st.sampled_from([200, 204, 302, 400, 401, 403, 404, 408, 429, 500, 50
 
 @given(kind=st.sampled_from(Kind), status=STATUSES, value=JSON)
 def test_no_json_value_raises_anything_else(kind: Kind, status: int, value: Any) -> None:
-    error = meaning(kind, status, value)
+    error = answer_error(kind, status, value)
     # Unreachable means that nothing was written. An answer proves the opposite.
     assert type(error) is not Unreachable
     if error is None:
@@ -430,7 +438,7 @@ def test_no_json_value_raises_anything_else(kind: Kind, status: int, value: Any)
 
 @given(kind=st.sampled_from(Kind), status=STATUSES, body=st.binary(max_size=200))
 def test_no_bytes_raise_anything_else(kind: Kind, status: int, body: bytes) -> None:
-    assert meaning(kind, status, body) is not None
+    assert answer_error(kind, status, body) is not None
 
 
 @given(
@@ -442,4 +450,4 @@ def test_no_bytes_raise_anything_else(kind: Kind, status: int, body: bytes) -> N
 def test_a_5xx_with_an_unknown_text_may_have_acted(
     kind: Kind, status: int, code: str, text: str
 ) -> None:
-    assert type(meaning(kind, status, envelope(f"{code}?", text))) is OutcomeUnknown
+    assert type(answer_error(kind, status, envelope(f"{code}?", text))) is OutcomeUnknown

@@ -19,6 +19,7 @@ from domain.failures import FailureReason
 from domain.kinds import Kind
 from domain.report import ReportedOutcome
 from tests.case_tables import for_each
+from tests.unit.daraja_messages import answer_error
 from tests.unit.hostile_answers import (
     CHECKOUT,
     ENVELOPE,
@@ -26,7 +27,6 @@ from tests.unit.hostile_answers import (
     QUERY,
     STK,
     TOKEN,
-    meaning,
     retyped,
     shapeless,
     text_of,
@@ -43,7 +43,7 @@ ACKNOWLEDGEMENTS = {**dict.fromkeys(Kind, PAYOUT), Kind.DEPOSIT: STK}
 def test_the_answers_before_mangling_are_valid() -> None:
     """Otherwise the tests below would prove nothing."""
     for kind, good in ACKNOWLEDGEMENTS.items():
-        assert meaning(kind, 200, text_of(good)) is None
+        assert answer_error(kind, 200, text_of(good)) is None
     assert read_query_answer(200, text_of(QUERY), CHECKOUT).inquiry_outcome is InquiryOutcome.PAID
     assert read_status_acknowledgement(200, text_of(PAYOUT)) == "acknowledged"
     assert _parse_token(200, text_of(TOKEN), 1000).expires_at == 4599
@@ -77,7 +77,7 @@ def test_no_mangled_answer_acknowledges_or_refuses_a_payment(kind: Kind) -> None
         (what, status): error
         for what, body in {**shapeless(good), **fields}.items()
         for status in STATUSES
-        if type(error := meaning(kind, status, body)) is not OutcomeUnknown
+        if type(error := answer_error(kind, status, body)) is not OutcomeUnknown
         and not (what in SILENT and status in REFUSING)
         and not (
             what.startswith(acceptable["an id is any text"])
@@ -93,7 +93,7 @@ def test_no_mangled_answer_acknowledges_or_refuses_a_payment(kind: Kind) -> None
 def test_a_refusing_status_refuses_if_no_trace_of_a_payment_is_shown(kind: Kind, what: str) -> None:
     body = shapeless(ACKNOWLEDGEMENTS[kind])[what]
     for status in STATUSES:
-        assert (type(meaning(kind, status, body)) is Refused) == (status in REFUSING)
+        assert (type(answer_error(kind, status, body)) is Refused) == (status in REFUSING)
 
 
 def _is_text_id(body: bytes, kind: Kind) -> bool:
@@ -107,7 +107,7 @@ def _is_text_id(body: bytes, kind: Kind) -> bool:
 @for_each("kind", Kind)
 @for_each("status", STATUSES)
 def test_an_acknowledgement_counts_only_with_a_status_of_success(kind: Kind, status: int) -> None:
-    error = meaning(kind, status, text_of(ACKNOWLEDGEMENTS[kind]))
+    error = answer_error(kind, status, text_of(ACKNOWLEDGEMENTS[kind]))
     assert error is None if 200 <= status < 300 else type(error) is OutcomeUnknown
 
 
@@ -135,7 +135,7 @@ def test_an_answer_that_refuses_and_acknowledges_is_an_unknown_outcome(
     """
     good = ACKNOWLEDGEMENTS[kind]
     is_good = status == 200 and what in ("nothing", "limiter")
-    error = meaning(kind, status, text_of({**good, **REFUSALS[what]}))
+    error = answer_error(kind, status, text_of({**good, **REFUSALS[what]}))
     assert error is None if is_good else type(error) is OutcomeUnknown
 
 
@@ -157,7 +157,7 @@ def test_a_code_that_differs_from_daraja_s_is_not_daraja_s(
     body = text_of(
         {"requestId": "1", "errorCode": code, "errorMessage": "Bad Request - Invalid Amount"}
     )
-    error = meaning(kind, status, body)
+    error = answer_error(kind, status, body)
     if status in REFUSING and type(error) is Refused:
         # By its status alone: an envelope that we do not know.
         assert (error.failure.reason, error.failure.safe_to_retry) == (
@@ -177,7 +177,7 @@ def test_a_code_that_differs_from_daraja_s_is_not_daraja_s(
 def test_a_refusal_by_its_text_needs_a_text(kind: Kind, text: object) -> None:
     for code in ("500.001.1001", "500.002.1001", "500.003.02"):
         body = text_of({"errorCode": code, "errorMessage": text})
-        assert type(meaning(kind, 500, body)) is OutcomeUnknown
+        assert type(answer_error(kind, 500, body)) is OutcomeUnknown
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -188,8 +188,8 @@ def test_a_redirect_refuses_nothing_with_any_body(kind: Kind) -> None:
     ):
         body = text_of({"errorCode": code, "errorMessage": text})
         for status in (300, 301, 302, 303, 304, 307, 308, 399):
-            assert type(meaning(kind, status, body)) is OutcomeUnknown
-        assert type(meaning(kind, 400, body)) is Refused
+            assert type(answer_error(kind, status, body)) is OutcomeUnknown
+        assert type(answer_error(kind, 400, body)) is Refused
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -200,8 +200,8 @@ def test_a_401_and_a_429_are_known_by_their_status_with_any_body(kind: Kind) -> 
     for what, body in shapeless(ENVELOPE | {"ResponseCode": "1"}).items():
         if what in ("names in small", "names in capitals", "another key twice"):
             continue
-        assert type(meaning(kind, 401, body)) in (TokenRefused, OutcomeUnknown), what
-        assert type(meaning(kind, 429, body)) in (Throttled, OutcomeUnknown), what
+        assert type(answer_error(kind, 401, body)) in (TokenRefused, OutcomeUnknown), what
+        assert type(answer_error(kind, 429, body)) in (Throttled, OutcomeUnknown), what
 
 
 def test_no_mangled_answer_is_a_result_of_a_query() -> None:

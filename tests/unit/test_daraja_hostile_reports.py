@@ -17,7 +17,7 @@ from domain.callback_address import PAYMENT_OPERATIONS
 from domain.evidence import InquiryOutcome
 from domain.report import ReportedOutcome
 from tests.case_tables import for_each
-from tests.unit.daraja_messages import ABSENT, payout, read, stk
+from tests.unit.daraja_messages import ABSENT, payout, read_message, stk
 from tests.unit.status_messages import status
 
 OPERATIONS = [*sorted(PAYMENT_OPERATIONS), "status-1", "status-2-timeout", "deposit-timeout", ""]
@@ -52,12 +52,12 @@ def test_a_text_longer_than_a_sentence_is_not_read_as_not_found(text: str) -> No
     busy for seconds.
     """
     body = status("SFC_IC0003", ABSENT, ResultDesc=text)
-    assert read("status-1", body).inquiry_outcome is InquiryOutcome.NO_ANSWER
+    assert read_message("status-1", body).inquiry_outcome is InquiryOutcome.NO_ANSWER
 
 
 def test_a_byte_order_mark_is_accepted() -> None:
     assert (
-        read("deposit", b"\xef\xbb\xbf" + json.dumps(stk()).encode()).outcome
+        read_message("deposit", b"\xef\xbb\xbf" + json.dumps(stk()).encode()).outcome
         is ReportedOutcome.SUCCESS
     )
 
@@ -104,7 +104,7 @@ def test_no_json_value_is_a_success_but_with_an_explicit_zero(
         {"Body": {"stkCallback": outer}},
         outer,
     ):
-        report = read(operation, json.dumps(message).encode())
+        report = read_message(operation, json.dumps(message).encode())
         assert (report.outcome is ReportedOutcome.SUCCESS) <= is_explicit_zero(operation, message)
         assert (report.outcome is ReportedOutcome.FAILURE) == (report.failure is not None)
 

@@ -27,7 +27,7 @@ from domain.lifecycle.inquiry_changes import InquiryAnswer
 from domain.operations import OperationHealth
 from domain.payment import Payment
 from domain.stages import Stage, Step
-from tests.builders import PAYMENT_ID, a_due, a_payment, an_attempt
+from tests.builders import PAYMENT_ID, a_due_payment, a_payment, an_attempt
 from tests.unit.client_parts import Tokens
 from workers.daraja_access import DarajaAccess, Slots, Turns
 from workers.daraja_inquirer import DarajaInquirer
@@ -128,7 +128,7 @@ PAID = told(200, ResponseCode="0", ResultCode="0", CheckoutRequestID=CHECKOUT)
 TAKEN = told(200, ResponseCode="0", ConversationID="AG_1")
 INVALID_TOKEN = told(400, errorCode="400.003.01", errorMessage="Invalid Access Token")
 SPIKE = told(429, fault={"detail": {"errorcode": "policies.ratelimit.SpikeArrestViolation"}})
-DEPOSIT = a_due(
+DEPOSIT = a_due_payment(
     Kind.DEPOSIT, attempts=(an_attempt(Outcome.ACKNOWLEDGED, checkout_request_id=CHECKOUT),)
 )
 
@@ -151,7 +151,10 @@ async def test_an_answer_to_stk_query_is_read_at_once_and_recorded() -> None:
 
 @pytest.mark.parametrize(
     ("payment", "target"),
-    [(a_due(Kind.WITHDRAWAL), str(PAYMENT_ID)), (a_due(Kind.BILL_PAYMENT), "9d20-1")],
+    [
+        (a_due_payment(Kind.WITHDRAWAL), str(PAYMENT_ID)),
+        (a_due_payment(Kind.BILL_PAYMENT), "9d20-1"),
+    ],
     ids=["withdrawal", "bill payment"],
 )
 async def test_an_inquiry_has_the_id_that_the_payout_was_sent_with(
@@ -217,7 +220,7 @@ async def test_without_a_token_no_inquiry_is_sent(error: Exception) -> None:
 )
 async def test_an_inquiry_whose_connection_breaks_has_no_answer(error: Exception) -> None:
     """A callback may still answer an inquiry about a payout, so nothing is recorded yet."""
-    for payment, expected in ((DEPOSIT, NO_ANSWER), (a_due(), None)):
+    for payment, expected in ((DEPOSIT, NO_ANSWER), (a_due_payment(), None)):
         exchanges: list[Exchange] = []
         assert await Client(Tokens("one"), error).inquire(payment, 1, exchanges) == expected
         assert [(exchange.http_status, exchange.outcome) for exchange in exchanges] == [
@@ -226,7 +229,9 @@ async def test_an_inquiry_whose_connection_breaks_has_no_answer(error: Exception
 
 
 @pytest.mark.parametrize(
-    "payment", [DEPOSIT, a_due(), a_due(Kind.BILL_PAYMENT)], ids=["query", "status", "bill"]
+    "payment",
+    [DEPOSIT, a_due_payment(), a_due_payment(Kind.BILL_PAYMENT)],
+    ids=["query", "status", "bill"],
 )
 async def test_the_record_of_an_inquiry_has_no_secret_and_no_phone_number(
     payment: Payment,
@@ -279,7 +284,9 @@ def inquirer_of(client: Client) -> tuple[DarajaInquirer, Rate, dict[Step, Rate]]
     return DarajaInquirer(client, DarajaAccess(client, Slots(1), turns), turns), rate, budgets
 
 
-@pytest.mark.parametrize(("payment", "step"), [(DEPOSIT, Step.QUERY), (a_due(), Step.STATUS)])
+@pytest.mark.parametrize(
+    ("payment", "step"), [(DEPOSIT, Step.QUERY), (a_due_payment(), Step.STATUS)]
+)
 async def test_a_throttled_inquiry_slows_down_the_common_limit_and_its_own_budget(
     payment: Payment, step: Step
 ) -> None:
@@ -296,7 +303,7 @@ async def test_a_throttled_inquiry_slows_down_the_common_limit_and_its_own_budge
     }
 
 
-@pytest.mark.parametrize(("payment", "expected"), [(DEPOSIT, NO_ANSWER), (a_due(), None)])
+@pytest.mark.parametrize(("payment", "expected"), [(DEPOSIT, NO_ANSWER), (a_due_payment(), None)])
 async def test_an_inquiry_that_was_not_sent_is_no_answer_and_slows_nothing_down(
     payment: Payment, expected: Any
 ) -> None:
@@ -325,13 +332,13 @@ UNKNOWN_ENVELOPE = told(500, anything="else")
 @pytest.mark.parametrize(
     ("payment", "answers", "health"),
     [
-        (a_due(), [TAKEN], OperationHealth.WORKS),
-        (a_due(), [NO_PRODUCT, NO_PRODUCT], OperationHealth.PRODUCT_REFUSED),
+        (a_due_payment(), [TAKEN], OperationHealth.WORKS),
+        (a_due_payment(), [NO_PRODUCT, NO_PRODUCT], OperationHealth.PRODUCT_REFUSED),
         (DEPOSIT, [NO_PRODUCT, NO_PRODUCT], OperationHealth.PRODUCT_REFUSED),
-        (a_due(), [NO_PRODUCT, TAKEN], OperationHealth.WORKS),
-        (a_due(), [UNKNOWN_ENVELOPE], None),
+        (a_due_payment(), [NO_PRODUCT, TAKEN], OperationHealth.WORKS),
+        (a_due_payment(), [UNKNOWN_ENVELOPE], None),
         (DEPOSIT, [UNKNOWN_ENVELOPE], None),
-        (a_due(), [TimeoutError()], None),
+        (a_due_payment(), [TimeoutError()], None),
         (DEPOSIT, [SPIKE], None),
     ],
 )

@@ -13,7 +13,7 @@ from domain.errors import DuplicateSubmission, OutcomeUnknown, Refused
 from domain.failures import FailureReason
 from domain.kinds import Kind
 from tests.case_tables import for_each
-from tests.unit.daraja_messages import PAYOUT_ACK, envelope, fault, meaning
+from tests.unit.daraja_messages import PAYOUT_ACK, answer_error, envelope, fault
 
 # --- refusals in envelopes that are not Daraja's --------------------------------------------------
 
@@ -69,7 +69,7 @@ def test_a_refusing_status_is_final_in_any_envelope(kind: Kind, what: str) -> No
     That a retry is safe we do not promise for an envelope that we do not know.
     """
     for status in REFUSING_STATUSES:
-        error = meaning(kind, status, OTHER_ENVELOPES[what])
+        error = answer_error(kind, status, OTHER_ENVELOPES[what])
         assert isinstance(error, Refused), status
         assert (error.failure.reason, error.failure.safe_to_retry) == (
             FailureReason.REJECTED_BY_PROVIDER,
@@ -101,13 +101,13 @@ def test_another_status_refuses_nothing_in_an_envelope_that_we_do_not_know(what:
         451,
         499,
     ):
-        assert type(meaning(Kind.WITHDRAWAL, status, OTHER_ENVELOPES[what])) is OutcomeUnknown, (
-            status
-        )
+        assert (
+            type(answer_error(Kind.WITHDRAWAL, status, OTHER_ENVELOPES[what])) is OutcomeUnknown
+        ), status
     for status in (199, 300, 302, 307, 500, 501, 502, 503, 504, 520):
-        assert type(meaning(Kind.WITHDRAWAL, status, OTHER_ENVELOPES[what])) is OutcomeUnknown, (
-            status
-        )
+        assert (
+            type(answer_error(Kind.WITHDRAWAL, status, OTHER_ENVELOPES[what])) is OutcomeUnknown
+        ), status
 
 
 SIGNS: dict[str, Any] = {
@@ -154,7 +154,7 @@ def test_a_refusal_with_a_trace_of_a_payment_refuses_nothing(kind: Kind, what: s
     What cannot be read may be either.
     """
     for status in (*REFUSING_STATUSES, 403):
-        assert type(meaning(kind, status, SIGNS[what])) is OutcomeUnknown, status
+        assert type(answer_error(kind, status, SIGNS[what])) is OutcomeUnknown, status
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -165,7 +165,7 @@ def test_a_refusal_in_daraja_s_own_envelope_refuses_nothing_beside_an_id(kind: K
         {"data": {"CheckoutRequestID": "ws_CO_1"}},
     ):
         answer = envelope("400.002.02", "Bad Request - Invalid Amount") | sign
-        assert type(meaning(kind, 400, answer)) is OutcomeUnknown
+        assert type(answer_error(kind, 400, answer)) is OutcomeUnknown
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_refusal_in_daraja_s_own_envelope_refuses_nothing_beside_an_id(kind: K
 )
 def test_a_duplicate_is_known_in_any_envelope_and_with_any_status(status: int, answer: Any) -> None:
     """An earlier send may have paid, so this refusal ends nothing."""
-    assert type(meaning(Kind.WITHDRAWAL, status, answer)) is DuplicateSubmission
+    assert type(answer_error(Kind.WITHDRAWAL, status, answer)) is DuplicateSubmission
 
 
 # --- whose field it is ----------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def test_a_refused_field_is_the_callers_or_ours_by_its_name_and_the_api(row: Any
             f"[x] - invalid value for {name}",
         ]
         for text in [*texts, f"The element {name} is invalid."]:
-            error = meaning(kind, 400, envelope("400.002.02", text))
+            error = answer_error(kind, 400, envelope("400.002.02", text))
             assert isinstance(error, Refused)
             assert (error.failure.reason, error.failure.safe_to_retry) == (reason, True), text
 
@@ -237,6 +237,6 @@ def test_another_code_that_names_the_callers_field_is_not_our_configuration() ->
         ("Invalid Access Header", _C),
         ("Invalid ResultURL", _C),
     ):
-        error = meaning(Kind.DEPOSIT, 400, envelope("400.003.02", text))
+        error = answer_error(Kind.DEPOSIT, 400, envelope("400.003.02", text))
         assert isinstance(error, Refused)
         assert error.failure.reason is reason

@@ -20,15 +20,15 @@ from tests.unit.daraja_messages import (
     BILL_PARAMETERS,
     PAYOUT_PARAMETERS,
     STK_ITEMS,
-    named,
+    as_items,
     payout,
-    read,
+    read_message,
     stk,
 )
 
 
 def test_every_field_of_a_deposits_success_is_read() -> None:
-    assert read("deposit", stk()) == Report(
+    assert read_message("deposit", stk()) == Report(
         outcome=ReportedOutcome.SUCCESS,
         code="0",
         ids=frozenset(
@@ -41,7 +41,7 @@ def test_every_field_of_a_deposits_success_is_read() -> None:
 
 
 def test_every_field_of_a_withdrawals_success_is_read() -> None:
-    assert read("withdrawal", payout()) == Report(
+    assert read_message("withdrawal", payout()) == Report(
         outcome=ReportedOutcome.SUCCESS,
         code="0",
         ids=frozenset(
@@ -58,9 +58,9 @@ def test_every_field_of_a_withdrawals_success_is_read() -> None:
 
 
 def test_every_field_of_a_bill_payments_success_is_read_from_text() -> None:
-    report = read(
+    report = read_message(
         "bill-payment",
-        payout("0", named(BILL_PARAMETERS, "Key"), TransactionID="UC19BQ77TL", ResultType="0"),
+        payout("0", as_items(BILL_PARAMETERS, "Key"), TransactionID="UC19BQ77TL", ResultType="0"),
     )
     assert (report.outcome, report.amount, report.receipt, report.recipient_name) == (
         ReportedOutcome.SUCCESS, Decimal(1800), "UC19BQ77TL", "SUPPLIER LTD",
@@ -91,7 +91,7 @@ def test_every_field_of_a_bill_payments_success_is_read_from_text() -> None:
 def test_a_code_is_read_as_its_text_whether_it_came_as_number_or_string(
     operation: str, message: Any, code: object, word: ReportedOutcome, text: str
 ) -> None:
-    report = read(operation, message(code))
+    report = read_message(operation, message(code))
     assert (report.outcome, report.code) == (word, text)
 
 
@@ -101,12 +101,12 @@ def test_a_code_is_read_as_its_text_whether_it_came_as_number_or_string(
 )
 def test_a_code_of_another_type_makes_the_message_unreadable(operation: str, code: object) -> None:
     message = stk(code) if operation == "deposit" else payout(code)
-    assert read(operation, message) == UNREADABLE
+    assert read_message(operation, message) == UNREADABLE
 
 
 def test_a_code_is_never_longer_than_a_column_of_text_should_be() -> None:
     """A number may have thousands of digits and still be JSON."""
-    report = read("deposit", stk(10**4000))
+    report = read_message("deposit", stk(10**4000))
     assert report.outcome in (ReportedOutcome.UNREADABLE, ReportedOutcome.UNDECIDED)
     assert len(report.code or "") <= 40
 
@@ -118,7 +118,7 @@ def test_a_code_is_never_longer_than_a_column_of_text_should_be() -> None:
 def test_a_deposits_failure_has_no_metadata_and_needs_none(
     code: str, reason: FailureReason
 ) -> None:
-    report = read("deposit", stk(code, ABSENT))
+    report = read_message("deposit", stk(code, ABSENT))
     assert report.failure is not None
     assert (report.outcome, report.failure.reason, report.has_amount, report.receipt) == (
         ReportedOutcome.FAILURE, reason, False, None,
@@ -128,7 +128,7 @@ def test_a_deposits_failure_has_no_metadata_and_needs_none(
 @pytest.mark.parametrize("transaction_id", ["MJO61H754M", "OAK0000000", "PCQ91HIOZJ"])
 def test_a_failures_transaction_id_is_never_a_receipt(transaction_id: str) -> None:
     single = {"Key": "BOCompletedTime", "Value": 20260301102031}
-    report = read("withdrawal", payout(2001, single, TransactionID=transaction_id))
+    report = read_message("withdrawal", payout(2001, single, TransactionID=transaction_id))
     assert (report.outcome, report.receipt) == (ReportedOutcome.FAILURE, None)
 
 
@@ -150,13 +150,13 @@ def test_a_failures_transaction_id_is_never_a_receipt(transaction_id: str) -> No
     ],
 )
 def test_a_placeholder_is_not_a_receipt(receipt: object) -> None:
-    items = named({**STK_ITEMS, "MpesaReceiptNumber": receipt}, "Name")
-    assert read("deposit", stk(0, items)).receipt is None
+    items = as_items({**STK_ITEMS, "MpesaReceiptNumber": receipt}, "Name")
+    assert read_message("deposit", stk(0, items)).receipt is None
 
 
 def test_a_withdrawal_whose_two_receipts_differ_has_none() -> None:
-    assert read("withdrawal", payout(TransactionID="UC1OTHER22")).receipt is None
-    assert read("withdrawal", payout(TransactionID=ABSENT)).receipt == "UC17KX20PM"
+    assert read_message("withdrawal", payout(TransactionID="UC1OTHER22")).receipt is None
+    assert read_message("withdrawal", payout(TransactionID=ABSENT)).receipt == "UC17KX20PM"
 
 
 AMOUNTS: list[tuple[object, Decimal | None]] = [
@@ -186,7 +186,7 @@ AMOUNTS: list[tuple[object, Decimal | None]] = [
 def test_an_amount_is_exact_or_is_left_out_and_marked(
     value: object, amount: Decimal | None
 ) -> None:
-    report = read("deposit", stk(0, named({**STK_ITEMS, "Amount": value}, "Name")))
+    report = read_message("deposit", stk(0, as_items({**STK_ITEMS, "Amount": value}, "Name")))
     is_number = amount is not None
     assert (report.outcome, report.has_amount, report.amount) == (
         ReportedOutcome.SUCCESS,
@@ -213,8 +213,8 @@ SEVERAL_AMOUNTS: list[tuple[list[object], object]] = [
 def test_all_numbers_under_an_amount_s_name_must_agree(
     operation: str, second: str, values: list[object], amount: object
 ) -> None:
-    first = named({**PAYOUT_PARAMETERS, "TransactionAmount": values[0]}, "Key")
-    report = read(
+    first = as_items({**PAYOUT_PARAMETERS, "TransactionAmount": values[0]}, "Key")
+    report = read_message(
         operation, payout(0, [*first, *({"Key": second, "Value": value} for value in values[1:])])
     )
     assert report.has_amount is (amount is not None)
@@ -230,9 +230,9 @@ def test_parameters_are_found_by_the_letters_of_their_names() -> None:
         "TRANSACTION_RECEIPT": "UC17KX20PM",
         "Receiver Party Public Name": "1 - JANE",
     }
-    message = payout(0, named(spaced, "Key"), TransactionID=ABSENT, ConversationID=ABSENT)
+    message = payout(0, as_items(spaced, "Key"), TransactionID=ABSENT, ConversationID=ABSENT)
     message["Result"]["Conversation ID"] = "AG_1"
-    report = read("withdrawal", message)
+    report = read_message("withdrawal", message)
     assert (report.amount, report.receipt, report.recipient_name) == (
         Decimal(1500),
         "UC17KX20PM",
@@ -240,7 +240,7 @@ def test_parameters_are_found_by_the_letters_of_their_names() -> None:
     )
     assert (IdKind.CONVERSATION, "AG_1") in report.ids
     items = {"amount": 250.0, "Mpesa Receipt Number": "UC14KD82QZ"}
-    deposit = read("deposit", stk(0, named(items, "Name")))
+    deposit = read_message("deposit", stk(0, as_items(items, "Name")))
     assert (deposit.amount, deposit.receipt) == (Decimal(250), "UC14KD82QZ")
 
 
@@ -248,7 +248,9 @@ def test_an_id_in_two_spellings_is_read_twice() -> None:
     message = payout()
     message["Result"]["Conversation ID"] = "AG_another"
     assert {
-        value for kind, value in read("withdrawal", message).ids if kind == IdKind.CONVERSATION
+        value
+        for kind, value in read_message("withdrawal", message).ids
+        if kind == IdKind.CONVERSATION
     } == {
         "AG_20260301_2010",
         "AG_another",
@@ -257,7 +259,7 @@ def test_an_id_in_two_spellings_is_read_twice() -> None:
 
 def test_an_amount_is_read_from_its_text_without_a_float() -> None:
     body = json.dumps(stk()).replace("250.0", "250.00000000000000000001").encode()
-    assert read("deposit", body).amount == Decimal("250.00000000000000000001")
+    assert read_message("deposit", body).amount == Decimal("250.00000000000000000001")
 
 
 @pytest.mark.parametrize(
@@ -265,13 +267,13 @@ def test_an_amount_is_read_from_its_text_without_a_float() -> None:
 )
 def test_a_number_of_any_size_is_read_without_an_error(number: str) -> None:
     body = json.dumps(stk()).replace("250.0", number).encode()
-    report = read("deposit", body)
+    report = read_message("deposit", body)
     assert report.amount != 250
 
 
 @pytest.mark.parametrize("value", [ABSENT, None, ""])
 def test_an_amount_without_a_value_is_absent(value: object) -> None:
-    report = read("deposit", stk(0, named({**STK_ITEMS, "Amount": value}, "Name")))
+    report = read_message("deposit", stk(0, as_items({**STK_ITEMS, "Amount": value}, "Name")))
     assert (report.outcome, report.has_amount, report.amount) == (
         ReportedOutcome.SUCCESS,
         False,
@@ -280,14 +282,14 @@ def test_an_amount_without_a_value_is_absent(value: object) -> None:
 
 
 def test_amounts_that_differ_within_a_message_are_unreadable() -> None:
-    parameters = [*named(PAYOUT_PARAMETERS, "Key"), {"Key": "Amount", "Value": "1499"}]
-    report = read("withdrawal", payout(0, parameters))
+    parameters = [*as_items(PAYOUT_PARAMETERS, "Key"), {"Key": "Amount", "Value": "1499"}]
+    report = read_message("withdrawal", payout(0, parameters))
     assert (report.has_amount, report.amount) == (True, None)
 
 
 def test_items_are_read_by_name_in_any_order() -> None:
-    items = named(STK_ITEMS, "Name")[::-1]
-    assert read("deposit", stk(0, items)) == read("deposit", stk())
+    items = as_items(STK_ITEMS, "Name")[::-1]
+    assert read_message("deposit", stk(0, items)) == read_message("deposit", stk())
 
 
 @pytest.mark.parametrize(
@@ -297,7 +299,7 @@ def test_metadata_that_is_missing_or_broken_leaves_a_success_without_amount_and_
     items: Any,
 ) -> None:
     message = stk(0, items) if items is not None else stk(0, ABSENT, CallbackMetadata=None)
-    report = read("deposit", message)
+    report = read_message("deposit", message)
     assert (report.outcome, report.has_amount, report.receipt) == (
         ReportedOutcome.SUCCESS,
         False,
@@ -306,38 +308,38 @@ def test_metadata_that_is_missing_or_broken_leaves_a_success_without_amount_and_
 
 
 def test_a_single_object_stands_for_a_list() -> None:
-    report = read("withdrawal", payout(0, {"Key": "TransactionAmount", "Value": 1500}))
+    report = read_message("withdrawal", payout(0, {"Key": "TransactionAmount", "Value": 1500}))
     assert (report.has_amount, report.amount, report.receipt) == (True, Decimal(1500), "UC17KX20PM")
 
 
 def test_a_repeated_parameter_name_is_read_as_a_list() -> None:
     parameters = [
-        *named(PAYOUT_PARAMETERS, "Key"),
+        *as_items(PAYOUT_PARAMETERS, "Key"),
         {"Key": "ReceiverPartyPublicName", "Value": "1 - SECOND"},
     ]
-    assert read("withdrawal", payout(0, parameters)).recipient_name == "JANE DOE"
+    assert read_message("withdrawal", payout(0, parameters)).recipient_name == "JANE DOE"
 
 
 @pytest.mark.parametrize(
     "value", [None, 5, "JANE DOE", "254711000111 - ", "1 - A\nB", "1 - \ud800", [], {}]
 )
 def test_a_name_of_another_form_is_none(value: object) -> None:
-    parameters = named({**PAYOUT_PARAMETERS, "ReceiverPartyPublicName": value}, "Key")
-    report = read("withdrawal", payout(0, parameters))
+    parameters = as_items({**PAYOUT_PARAMETERS, "ReceiverPartyPublicName": value}, "Key")
+    report = read_message("withdrawal", payout(0, parameters))
     assert (report.outcome, report.recipient_name) == (ReportedOutcome.SUCCESS, None)
 
 
 @pytest.mark.parametrize("value", [ABSENT, None, ""])
 def test_an_absent_id_is_no_id(value: object) -> None:
-    assert read("deposit", stk(CheckoutRequestID=value)).ids == {
+    assert read_message("deposit", stk(CheckoutRequestID=value)).ids == {
         (IdKind.MERCHANT_REQUEST, "4c1e-118203")
     }
 
 
 @pytest.mark.parametrize("value", [5, True, [], {}, "x" * 65, "é", "a\0b", "\ud800"])
 def test_an_id_that_cannot_be_one_makes_the_message_unreadable(value: object) -> None:
-    assert read("deposit", stk(CheckoutRequestID=value)) == UNREADABLE
-    assert read("withdrawal", payout(ConversationID=value)) == UNREADABLE
+    assert read_message("deposit", stk(CheckoutRequestID=value)) == UNREADABLE
+    assert read_message("withdrawal", payout(ConversationID=value)) == UNREADABLE
 
 
 @pytest.mark.parametrize(
@@ -356,7 +358,7 @@ def test_an_id_that_cannot_be_one_makes_the_message_unreadable(value: object) ->
 )
 @pytest.mark.parametrize("operation", ["withdrawal-timeout", "bill-payment-timeout"])
 def test_a_timeout_message_is_only_a_timeout_with_any_content(operation: str, message: Any) -> None:
-    report = read(operation, message)
+    report = read_message(operation, message)
     assert (report.outcome, report.inquiry_outcome, report.failure, report.receipt) == (
         ReportedOutcome.TIMEOUT,
         None,
@@ -381,4 +383,4 @@ def test_a_timeout_message_is_only_a_timeout_with_any_content(operation: str, me
     ],
 )  # fmt: skip
 def test_the_operation_alone_decides_how_a_body_is_read(operation: str, message: Any) -> None:
-    assert read(operation, message) == UNREADABLE
+    assert read_message(operation, message) == UNREADABLE

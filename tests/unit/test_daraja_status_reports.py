@@ -18,7 +18,7 @@ from domain.evidence import InquiryOutcome
 from domain.failures import Failure, FailureReason
 from domain.report import Report, ReportedOutcome
 from tests.case_tables import for_each
-from tests.unit.daraja_messages import ABSENT, payout, read, stk
+from tests.unit.daraja_messages import ABSENT, payout, read_message, stk
 from tests.unit.status_messages import TARGET, parameters, status
 
 V, R = InquiryOutcome, FailureReason
@@ -28,7 +28,7 @@ IDS = frozenset(
 
 
 def reading(message: Any) -> Report:
-    return read("status-1", message)
+    return read_message("status-1", message)
 
 
 def test_every_field_of_a_completed_payout_is_read_and_none_of_the_envelope() -> None:
@@ -362,7 +362,9 @@ def test_a_payout_s_result_at_an_inquiry_s_address_ends_nothing() -> None:
     assert reading(payout(1)).outcome is ReportedOutcome.UNDECIDED
     for operation in ("withdrawal", "bill-payment"):
         assert (
-            read(operation, status(0, parameters(TransactionStatus="Failed"))).inquiry_outcome
+            read_message(
+                operation, status(0, parameters(TransactionStatus="Failed"))
+            ).inquiry_outcome
             is None
         )
 
@@ -370,7 +372,7 @@ def test_a_payout_s_result_at_an_inquiry_s_address_ends_nothing() -> None:
 @pytest.mark.parametrize("operation", ["status-1-timeout", "status-999999-timeout"])
 def test_a_time_out_of_an_inquiry_is_only_a_time_out(operation: str) -> None:
     for message in (status(), status(2001), {"Initiator": "api", "SecurityCredential": "c2VjcmV0"}):
-        report = read(operation, message)
+        report = read_message(operation, message)
         assert (report.outcome, report.inquiry_outcome, report.refuses_credential) == (
             ReportedOutcome.TIMEOUT,
             None,

@@ -24,13 +24,13 @@ from domain.stages import Stage
 from tests.builders import (
     ACCOUNTS,
     AN_ACCOUNT,
-    ASKED_BY,
+    INQUIRY_IDS,
     NOW,
     PAYMENT_ID,
     TIMES,
     a_callback,
     a_context,
-    a_due,
+    a_due_payment,
     a_report,
     a_send,
     an_attempt_id,
@@ -38,7 +38,13 @@ from tests.builders import (
     evidence_of,
 )
 from tests.case_tables import for_each
-from tests.decisions import asked_by, breaker_opened_by, credential_accepted_at, detail_of, noted
+from tests.decisions import (
+    breaker_reason_of,
+    credential_accepted_at,
+    detail_of,
+    entry_of,
+    inquiry_of,
+)
 
 OTHERS: dict[str, Account] = {
     "base_url": replace(AN_ACCOUNT, base_url="https://other.example"),
@@ -55,7 +61,7 @@ def sent_by(
 ) -> Any:
     """Attempts of these accounts."""
     return tuple(
-        replace(a_send(outcome, number=number, at=SENT_AT, **ASKED_BY[kind]), account=account)
+        replace(a_send(outcome, number=number, at=SENT_AT, **INQUIRY_IDS[kind]), account=account)
         for number, account in enumerate(accounts, 1)
     )
 
@@ -98,7 +104,7 @@ def test_only_the_account_of_every_send_may_send_again(
             replace(a, outcome=Outcome.RESENDABLE) if a.outcome is Outcome.UNKNOWN else a
             for a in attempts
         )
-    payment = a_due(attempts=attempts)
+    payment = a_due_payment(attempts=attempts)
     evidence = Evidence() if is_busy else not_found_twice()
     assert may_be_resent(payment, evidence, NOW, TIMES, ACCOUNTS) is is_permitted
     claimed = resend_claim_change(PAYMENT_ID, an_attempt_id(50), TIMES, ACCOUNTS)
@@ -111,7 +117,7 @@ def test_only_the_account_of_every_send_may_send_again(
 
 def test_a_worker_that_does_not_know_its_account_sends_nothing_again() -> None:
     assert not may_be_resent(
-        a_due(attempts=sent_by(AN_ACCOUNT)), not_found_twice(), NOW, TIMES, accounts={}
+        a_due_payment(attempts=sent_by(AN_ACCOUNT)), not_found_twice(), NOW, TIMES, accounts={}
     )
 
 
@@ -120,7 +126,9 @@ def test_a_not_found_that_was_asked_for_another_account_permits_nothing() -> Non
     nothing.
     """
     evidence = not_found_twice(is_of_former_account=True)
-    assert not may_be_resent(a_due(attempts=sent_by(AN_ACCOUNT)), evidence, NOW, TIMES, ACCOUNTS)
+    assert not may_be_resent(
+        a_due_payment(attempts=sent_by(AN_ACCOUNT)), evidence, NOW, TIMES, ACCOUNTS
+    )
 
 
 def asked(payment: Payment, *, is_probe: bool = False) -> Decided:
@@ -136,10 +144,10 @@ def asked(payment: Payment, *, is_probe: bool = False) -> Decided:
 def test_an_inquiry_says_whether_it_is_of_a_former_account(
     kind: Kind, account: Account | None, is_former: bool
 ) -> None:
-    decided = asked(a_due(kind, attempts=sent_by(account, kind=kind)))
-    stored = asked_by(decided)
+    decided = asked(a_due_payment(kind, attempts=sent_by(account, kind=kind)))
+    stored = inquiry_of(decided)
     assert stored is not None
-    assert (stored.is_of_former_account, noted(decided)) == (is_former, None)
+    assert (stored.is_of_former_account, entry_of(decided)) == (is_former, None)
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -148,11 +156,11 @@ def test_an_account_whose_credentials_are_gone_is_not_asked_for(kind: Kind, part
     """It is flagged once with the reason, and looked at ever more rarely, in case the setting
     comes back.
     """
-    payment = a_due(kind, attempts=sent_by(OTHERS[part], kind=kind))
+    payment = a_due_payment(kind, attempts=sent_by(OTHERS[part], kind=kind))
     decided = asked(payment)
     after = decided.payment
     assert after is not None
-    assert (asked_by(decided), noted(decided), after.needs_review) == (
+    assert (inquiry_of(decided), entry_of(decided), after.needs_review) == (
         None,
         HistoryEntry.ACCOUNT_NOT_CONFIGURED,
         True,
@@ -160,17 +168,19 @@ def test_an_account_whose_credentials_are_gone_is_not_asked_for(kind: Kind, part
     assert detail_of(decided) == {"differs": part, "shortcode": "600111"}
     assert after.next_step_at == NOW + timedelta(minutes=20)
     again = asked(replace(after, next_step_at=NOW))
-    assert (asked_by(again), noted(again)) == (None, None)
+    assert (inquiry_of(again), entry_of(again)) == (None, None)
 
 
 def test_a_deposit_that_failed_for_silence_under_a_former_account_is_for_a_person() -> None:
     silent = Failure(FailureReason.NO_RESULT_CONFIRMED, safe_to_retry=False)
     attempts = sent_by(OTHERS["app"], kind=Kind.DEPOSIT)
     decided = asked(
-        a_due(Kind.DEPOSIT, Stage.FAILED, attempts=attempts, failure=silent, finalized_at=NOW)
+        a_due_payment(
+            Kind.DEPOSIT, Stage.FAILED, attempts=attempts, failure=silent, finalized_at=NOW
+        )
     )
     assert decided.payment is not None
-    assert (asked_by(decided), decided.payment.stage, decided.payment.needs_review) == (
+    assert (inquiry_of(decided), decided.payment.stage, decided.payment.needs_review) == (
         None,
         Stage.FAILED,
         True,
@@ -180,8 +190,8 @@ def test_a_deposit_that_failed_for_silence_under_a_former_account_is_for_a_perso
 @pytest.mark.parametrize("account", OTHERS.values())
 def test_a_probe_is_not_asked_about_what_another_account_sent(account: Account) -> None:
     """Its answer would not say whether Daraja accepts the credential in use."""
-    assert asked_by(asked(a_due(attempts=sent_by(account)), is_probe=True)) is None
-    assert asked_by(asked(a_due(attempts=sent_by(AN_ACCOUNT)), is_probe=True)) is not None
+    assert inquiry_of(asked(a_due_payment(attempts=sent_by(account)), is_probe=True)) is None
+    assert inquiry_of(asked(a_due_payment(attempts=sent_by(AN_ACCOUNT)), is_probe=True)) is not None
 
 
 @pytest.mark.parametrize("account", OTHERS.values())
@@ -191,8 +201,10 @@ def test_a_probe_may_ask_about_what_never_reached_daraja_by_another_account(
     """Otherwise an open breaker stays open after the account changed: nothing was sent by the
     new one yet.
     """
-    unsent = a_due(stage=Stage.ACCEPTED, attempts=sent_by(account, outcome=Outcome.NOT_ACTED))
-    stored = asked_by(asked(unsent, is_probe=True))
+    unsent = a_due_payment(
+        stage=Stage.ACCEPTED, attempts=sent_by(account, outcome=Outcome.NOT_ACTED)
+    )
+    stored = inquiry_of(asked(unsent, is_probe=True))
     assert stored is not None
     assert not stored.is_of_former_account
     assert [attempt.inquiry_account for attempt in unsent.attempts] == [None]
@@ -200,7 +212,7 @@ def test_a_probe_may_ask_about_what_never_reached_daraja_by_another_account(
 
 def test_a_deposit_s_silence_counts_only_where_its_own_account_was_asked() -> None:
     """Another passkey is refused as "wrong credentials", which says nothing about the deposit."""
-    payment = a_due(
+    payment = a_due_payment(
         Kind.DEPOSIT, Stage.AWAITING_RESULT, attempts=sent_by(AN_ACCOUNT, kind=Kind.DEPOSIT)
     )
     asked_at = [NOW - timedelta(minutes=n) for n in range(1, 7)]
@@ -220,9 +232,9 @@ def test_a_refused_credential_of_a_former_account_opens_no_breaker(is_former: bo
         refuses_credential=True,
     )
     change = callback_change(PAYMENT_ID, a_callback(operation="status-3"), report)
-    decided = change.decide(a_due(), a_context(evidence=evidence_of(question)))
+    decided = change.decide(a_due_payment(), a_context(evidence=evidence_of(question)))
     assert decided.payment is not None
-    assert (breaker_opened_by(decided) is None, decided.payment.needs_review) == (
+    assert (breaker_reason_of(decided) is None, decided.payment.needs_review) == (
         is_former,
         is_former,
     )
@@ -233,7 +245,7 @@ def test_a_good_answer_for_a_former_account_closes_no_breaker(is_former: bool) -
     question = replace(an_inquiry(3), is_of_former_account=is_former)
     report = a_report(ReportedOutcome.UNDECIDED, code="0", inquiry_outcome=InquiryOutcome.NOT_FOUND)
     change = callback_change(PAYMENT_ID, a_callback(operation="status-3"), report)
-    decided = change.decide(a_due(), a_context(evidence=evidence_of(question)))
+    decided = change.decide(a_due_payment(), a_context(evidence=evidence_of(question)))
     assert (credential_accepted_at(decided) is None) is is_former
 
 
@@ -243,7 +255,7 @@ def test_a_failure_of_one_account_s_send_speaks_for_no_send_of_another() -> None
     report = a_report(ReportedOutcome.FAILURE, code="1", ids=own)
     change = callback_change(PAYMENT_ID, a_callback(operation="withdrawal"), report)
     by_one, by_two = (
-        change.decide(a_due(attempts=sent_by(*accounts)), a_context()).payment
+        change.decide(a_due_payment(attempts=sent_by(*accounts)), a_context()).payment
         for accounts in ((AN_ACCOUNT, AN_ACCOUNT), (AN_ACCOUNT, OTHERS["shortcode"]))
     )
     assert by_one is not None

@@ -49,7 +49,8 @@ from gateway.edge.requests import read_json
 from gateway.schemas import queries
 from gateway.sources import is_allowed, source_address
 from tests.builders import PAYMENT_ID, a_payment
-from tests.unit.hostile_answers import CHECKOUT, TOKEN, meaning
+from tests.unit.daraja_messages import answer_error
+from tests.unit.hostile_answers import CHECKOUT, TOKEN
 from tests.unit.mutations import ANSWERS, CALLBACKS, mangled, mutated
 
 _EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
@@ -193,7 +194,7 @@ def test_a_secret_is_replaced_wherever_it_stands_in_a_message(body: bytes, secre
 @given(body=answers | st.binary(max_size=200))
 def test_a_changed_answer_acknowledges_only_where_its_bytes_say_so(body: bytes) -> None:
     for status, kind in product(STATUSES, Kind):
-        error = meaning(kind, status, body)
+        error = answer_error(kind, status, body)
         if error is not None:
             assert type(error) is not Unreachable  # it was written: that can never be said of it
             assert error.code is None or parse_storable_text(error.code) == error.code

@@ -25,13 +25,13 @@ from tests.builders import (
     PAYMENT_ID,
     TIMES,
     a_context,
-    a_due,
+    a_due_payment,
     a_send,
     an_inquiry,
     evidence_of,
 )
 from tests.case_tables import for_each
-from tests.decisions import asked_by, event_of, noted, payment_of
+from tests.decisions import entry_of, event_of, inquiry_of, payment_of
 
 V, S = InquiryOutcome, Stage
 SECOND = timedelta(seconds=1)
@@ -58,17 +58,17 @@ def asked(
 def test_a_due_question_is_numbered_and_stored_and_the_next_one_has_its_time(
     stage: Stage, kind: Kind
 ) -> None:
-    payment = a_due(kind, stage)
+    payment = a_due_payment(kind, stage)
     decision = asked(payment)
-    assert asked_by(decision) == Inquiry(1, NOW)
+    assert inquiry_of(decision) == Inquiry(1, NOW)
     assert decision.payment == replace(payment, next_step_at=NOW + 30 * SECOND)
-    assert (noted(decision), event_of(decision)) == (None, None)
+    assert (entry_of(decision), event_of(decision)) == (None, None)
 
 
 def test_a_question_has_the_next_number_and_leaves_twice_the_time_to_the_next() -> None:
     earlier = [an_inquiry(1, V.NOT_FOUND, at=SENT_AT), an_inquiry(3, at=SENT_AT + SECOND)]
-    decision = asked(a_due(), *earlier)
-    assert asked_by(decision) == Inquiry(4, NOW)
+    decision = asked(a_due_payment(), *earlier)
+    assert inquiry_of(decision) == Inquiry(4, NOW)
     assert payment_of(decision).next_step_at == NOW + 120 * SECOND
 
 
@@ -79,18 +79,18 @@ def test_a_job_that_comes_when_nothing_is_due_asks_nothing(late: float, expected
     """A sweep gave the payment its next time, 5 s ahead, when it handed it over; later than that
     it was asked meanwhile.
     """
-    payment = a_due(next_step_at=NOW + timedelta(seconds=late))
+    payment = a_due_payment(next_step_at=NOW + timedelta(seconds=late))
     decision = asked(payment)
-    assert (asked_by(decision) is not None) is expected
+    assert (inquiry_of(decision) is not None) is expected
     assert (decision.payment == payment) is not expected
 
 
 def test_a_second_job_for_the_same_due_time_asks_nothing() -> None:
-    first = asked(a_due())
-    stored = asked_by(first)
+    first = asked(a_due_payment())
+    stored = inquiry_of(first)
     assert stored is not None
     again = asked(first.payment, stored)
-    assert (asked_by(again), again.payment) == (None, first.payment)
+    assert (inquiry_of(again), again.payment) == (None, first.payment)
 
 
 @pytest.mark.parametrize(("ago", "expected"), [(0, False), (4.999999, False), (5, True)])
@@ -100,8 +100,8 @@ def test_a_question_that_was_asked_a_moment_ago_is_not_asked_again(
     """Also where something brought it forward: a callback that comes ten times is no reason to
     ask ten times.
     """
-    decision = asked(a_due(), an_inquiry(1, at=NOW - timedelta(seconds=ago)))
-    assert (asked_by(decision) is not None) is expected
+    decision = asked(a_due_payment(), an_inquiry(1, at=NOW - timedelta(seconds=ago)))
+    assert (inquiry_of(decision) is not None) is expected
 
 
 def test_the_moment_is_shorter_where_questions_come_faster() -> None:
@@ -110,26 +110,26 @@ def test_the_moment_is_shorter_where_questions_come_faster() -> None:
     for ago, expected in ((0.9, False), (1, True)):
         evidence = evidence_of(an_inquiry(1, at=NOW - timedelta(seconds=ago)))
         assert (
-            asked_by(change.decide(a_due(), a_context(evidence=evidence))) is not None
+            inquiry_of(change.decide(a_due_payment(), a_context(evidence=evidence))) is not None
         ) is expected
 
 
 @pytest.mark.parametrize("stage", [S.ACCEPTED, S.SUBMITTING])
 @pytest.mark.parametrize("kind", Kind)
 def test_a_payment_that_is_not_out_yet_is_not_asked_about(kind: Kind, stage: Stage) -> None:
-    payment = a_due(kind, stage)
+    payment = a_due_payment(kind, stage)
     assert asked(payment) == Decided(payment=payment)
 
 
 def test_a_final_payment_without_a_due_time_is_not_asked_about() -> None:
     for stage in (S.SUCCEEDED, S.FAILED):
-        payment = a_due(Kind.DEPOSIT, stage, next_step_at=None)
+        payment = a_due_payment(Kind.DEPOSIT, stage, next_step_at=None)
         assert asked(payment) == Decided(payment=payment)
 
 
 def test_what_cannot_be_asked_about_is_not() -> None:
     for kind in (Kind.DEPOSIT, Kind.BILL_PAYMENT):
-        payment = a_due(kind, attempts=UNASKABLE)
+        payment = a_due_payment(kind, attempts=UNASKABLE)
         assert asked(payment) == Decided(payment=payment)
         assert asked(payment, is_probe=True) == Decided(payment=payment)
     assert asked(None) == Decided(payment=None)
@@ -138,12 +138,12 @@ def test_what_cannot_be_asked_about_is_not() -> None:
 @pytest.mark.parametrize("kind", Kind)
 def test_while_the_breaker_is_open_no_question_carries_the_credential(kind: Kind) -> None:
     """STK query carries none."""
-    decision = asked(a_due(kind), breaker_is_open=True, payouts_are_stopped=True)
-    assert (asked_by(decision) is not None) is (kind is Kind.DEPOSIT)
+    decision = asked(a_due_payment(kind), breaker_is_open=True, payouts_are_stopped=True)
+    assert (inquiry_of(decision) is not None) is (kind is Kind.DEPOSIT)
 
 
 def test_the_kill_switch_stops_no_question() -> None:
-    assert asked_by(asked(a_due(), payouts_are_stopped=True)) is not None
+    assert inquiry_of(asked(a_due_payment(), payouts_are_stopped=True)) is not None
 
 
 @pytest.mark.parametrize("stage", [S.SUBMITTING, *OPEN, S.SUCCEEDED, S.FAILED])
@@ -151,9 +151,11 @@ def test_a_probe_is_asked_whatever_is_due_and_changes_nothing_else(stage: Stage)
     """Its payment may be long final: it is asked only to see whether Daraja takes the credential
     again.
     """
-    payment = a_due(stage=stage, next_step_at=None if stage.is_final else NOW + timedelta(hours=1))
+    payment = a_due_payment(
+        stage=stage, next_step_at=None if stage.is_final else NOW + timedelta(hours=1)
+    )
     decision = asked(payment, an_inquiry(1, at=NOW), is_probe=True, breaker_is_open=True)
-    assert (decision.payment, asked_by(decision), noted(decision)) == (
+    assert (decision.payment, inquiry_of(decision), entry_of(decision)) == (
         payment, Inquiry(2, NOW, is_probe=True), None,
     )  # fmt: skip
 
@@ -184,7 +186,7 @@ BEFORE, SINCE = SENT_AT - SECOND, SENT_AT + SECOND
 def test_the_back_off_counts_questions_since_the_last_send_and_no_probes(
     inquiries: list[Inquiry], wait: int, kind: Kind
 ) -> None:
-    assert payment_of(asked(a_due(kind), *inquiries)).next_step_at == NOW + wait * SECOND
+    assert payment_of(asked(a_due_payment(kind), *inquiries)).next_step_at == NOW + wait * SECOND
 
 
 def test_ten_probes_call_no_person() -> None:
@@ -192,18 +194,18 @@ def test_ten_probes_call_no_person() -> None:
         replace(an_inquiry(number, V.NO_ANSWER, at=SENT_AT), is_probe=True)
         for number in range(1, 11)
     ]
-    assert noted(asked(a_due(), *probes)) is None
+    assert entry_of(asked(a_due_payment(), *probes)) is None
 
 
 def test_after_ten_questions_in_vain_a_person_is_called_and_daraja_asked_all_the_same() -> None:
     inquiries = [an_inquiry(number, V.NO_ANSWER, at=SENT_AT) for number in range(1, 11)]
-    payment = a_due()
+    payment = a_due_payment()
     decision = asked(payment, *inquiries)
-    assert asked_by(decision) == Inquiry(11, NOW)
+    assert inquiry_of(decision) == Inquiry(11, NOW)
     assert decision.payment == replace(payment, needs_review=True, next_step_at=NOW + 300 * SECOND)
-    assert (noted(decision), event_of(decision)) == (HistoryEntry.NEEDS_A_PERSON, None)
+    assert (entry_of(decision), event_of(decision)) == (HistoryEntry.NEEDS_A_PERSON, None)
     again = asked(replace(payment, needs_review=True), *inquiries)
-    assert (noted(again), asked_by(again)) == (None, Inquiry(11, NOW))
+    assert (entry_of(again), inquiry_of(again)) == (None, Inquiry(11, NOW))
 
 
 def _unconfirmed(times: int, verdict: InquiryOutcome) -> dict[str, Any]:
@@ -221,23 +223,23 @@ def test_a_reviewed_payment_is_flagged_once_more_if_daraja_never_confirms_its_su
 ) -> None:
     """An operator who reviewed it at once could not know that no answer would come."""
     known = _unconfirmed(times, V.NO_ANSWER)
-    decision = asked(a_due(kind, S.FAILED), *known.pop("inquiries"), **known)
-    assert asked_by(decision) is not None
+    decision = asked(a_due_payment(kind, S.FAILED), *known.pop("inquiries"), **known)
+    assert inquiry_of(decision) is not None
     assert payment_of(decision).needs_review is is_flagged
 
 
 @pytest.mark.parametrize("kind", Kind)
 def test_a_reviewed_payment_is_not_flagged_again_if_daraja_denied_its_success(kind: Kind) -> None:
     known = _unconfirmed(10, V.FAILED)
-    decision = asked(a_due(kind, S.FAILED), *known.pop("inquiries"), **known)
+    decision = asked(a_due_payment(kind, S.FAILED), *known.pop("inquiries"), **known)
     assert not payment_of(decision).needs_review
 
 
 def test_a_deposit_that_failed_for_silence_is_asked_about_at_each_of_its_second_looks() -> None:
     ended = NOW - timedelta(minutes=10)
-    payment = a_due(Kind.DEPOSIT, S.FAILED, failure=SILENCE, finalized_at=ended)
+    payment = a_due_payment(Kind.DEPOSIT, S.FAILED, failure=SILENCE, finalized_at=ended)
     decision = asked(payment)
-    assert asked_by(decision) == Inquiry(1, NOW)
+    assert inquiry_of(decision) == Inquiry(1, NOW)
     assert decision.payment == replace(payment, next_step_at=ended + timedelta(hours=1))
     last = replace(payment, finalized_at=NOW - timedelta(hours=24))
     assert payment_of(asked(last)).next_step_at is None
@@ -251,7 +253,7 @@ def test_a_question_that_must_wait_for_its_turn_has_another_time_and_nothing_els
     stage: Stage,
 ) -> None:
     for kind in Kind:
-        payment = a_due(kind, stage)
+        payment = a_due_payment(kind, stage)
         decision = postponement_change(PAYMENT_ID, 7 * SECOND).decide(payment, a_context())
         is_question = stage not in (S.ACCEPTED, S.SUBMITTING)
         assert decision.payment == (
@@ -260,8 +262,8 @@ def test_a_question_that_must_wait_for_its_turn_has_another_time_and_nothing_els
 
 
 def test_what_has_no_question_is_not_postponed() -> None:
-    final = a_due(stage=S.SUCCEEDED, next_step_at=None)
-    unaskable = a_due(Kind.DEPOSIT, attempts=UNASKABLE)
+    final = a_due_payment(stage=S.SUCCEEDED, next_step_at=None)
+    unaskable = a_due_payment(Kind.DEPOSIT, attempts=UNASKABLE)
     for payment in (final, unaskable, None):
         assert (
             postponement_change(PAYMENT_ID, SECOND).decide(payment, a_context()).payment == payment
@@ -278,7 +280,7 @@ def watched(payment: Payment | None, *, now: Any = NOW, **evidence: Any) -> Deci
 
 
 def test_a_deposit_without_an_id_fails_for_silence_when_its_window_is_over() -> None:
-    payment = a_due(Kind.DEPOSIT, attempts=UNASKABLE)
+    payment = a_due_payment(Kind.DEPOSIT, attempts=UNASKABLE)
     decision = watched(payment, now=SENT_AT + TIMES.result_window)
     assert (payment_of(decision).failure, event_of(decision)) == (SILENCE, EventType.FAILED)
     held = watched(payment, now=SENT_AT + TIMES.result_window, claims_success=True)
@@ -286,32 +288,32 @@ def test_a_deposit_without_an_id_fails_for_silence_when_its_window_is_over() -> 
 
 
 def test_a_deposit_without_an_id_waits_for_its_window_and_is_then_looked_at() -> None:
-    payment = a_due(Kind.DEPOSIT, attempts=UNASKABLE)
+    payment = a_due_payment(Kind.DEPOSIT, attempts=UNASKABLE)
     decision = watched(payment, now=SENT_AT + SECOND)
     assert decision.payment == replace(payment, next_step_at=SENT_AT + TIMES.result_window)
-    assert noted(decision) is None
+    assert entry_of(decision) is None
 
 
 def test_a_bill_payment_without_an_id_needs_a_person_once_its_result_should_have_come() -> None:
-    payment = a_due(Kind.BILL_PAYMENT, attempts=UNASKABLE)
+    payment = a_due_payment(Kind.BILL_PAYMENT, attempts=UNASKABLE)
     decision = watched(payment)
     assert decision.payment == replace(
         payment, needs_review=True, next_step_at=NOW + TIMES.inquiry_interval_max
     )
-    assert (noted(decision), event_of(decision)) == (HistoryEntry.NEEDS_A_PERSON, None)
+    assert (entry_of(decision), event_of(decision)) == (HistoryEntry.NEEDS_A_PERSON, None)
     again = watched(decision.payment)
-    assert (noted(again), payment_of(again).stage) == (None, S.IN_DOUBT)
+    assert (entry_of(again), payment_of(again).stage) == (None, S.IN_DOUBT)
 
 
 @pytest.mark.parametrize(
     "payment",
     [
         None,
-        a_due(Kind.DEPOSIT),  # an id came: it is asked about now
-        a_due(Kind.WITHDRAWAL),
-        a_due(Kind.DEPOSIT, S.SUBMITTING, attempts=UNASKABLE),
-        a_due(Kind.DEPOSIT, S.FAILED, attempts=UNASKABLE),
-        a_due(Kind.DEPOSIT, S.SUCCEEDED, attempts=UNASKABLE),
+        a_due_payment(Kind.DEPOSIT),  # an id came: it is asked about now
+        a_due_payment(Kind.WITHDRAWAL),
+        a_due_payment(Kind.DEPOSIT, S.SUBMITTING, attempts=UNASKABLE),
+        a_due_payment(Kind.DEPOSIT, S.FAILED, attempts=UNASKABLE),
+        a_due_payment(Kind.DEPOSIT, S.SUCCEEDED, attempts=UNASKABLE),
     ],
     ids=["none", "askable", "withdrawal", "submitting", "failed", "succeeded"],
 )

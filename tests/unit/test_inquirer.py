@@ -29,12 +29,12 @@ from tests.builders import (
     PAYMENT_ID,
     TIMES,
     a_context,
-    a_due,
+    a_due_payment,
     an_attempt_id,
     an_inquiry,
     evidence_of,
 )
-from tests.decisions import answered_by, asked_by
+from tests.decisions import answer_of, inquiry_of
 
 NOT_FOUND = tuple(
     an_inquiry(n, InquiryOutcome.NOT_FOUND, at=NOW - timedelta(minutes=10)) for n in (1, 2)
@@ -100,7 +100,7 @@ class World:
         if self.store_raises is not None:
             raise self.store_raises
         decided = change.decide(self.payment, a_context(evidence=self.evidence))
-        asked, answered = asked_by(decided), answered_by(decided)
+        asked, answered = inquiry_of(decided), answer_of(decided)
         if asked is not None:
             self.did.append(f"store {asked.number}")
             self.evidence = Evidence(inquiries=(*self.evidence.inquiries, asked))
@@ -125,40 +125,42 @@ async def test_a_question_is_readied_stored_asked_and_recorded_in_this_order(kin
     """What may wait comes before the number is taken; the number is on disk before Daraja is
     asked.
     """
-    world = World(a_due(kind))
+    world = World(a_due_payment(kind))
     await world.run()
     assert world.did == ["ready", "store 1", "ask 1", "answered 1"]
     assert world.exchanges == (SENT_NOTHING,)
 
 
 async def test_an_answer_that_comes_by_callback_is_not_recorded_as_one() -> None:
-    world = World(a_due())
+    world = World(a_due_payment())
     world.answer = None
     await world.run()
     assert world.did == ["ready", "store 1", "ask 1"]
 
 
 async def test_a_job_that_finds_nothing_due_asks_nothing() -> None:
-    world = World(a_due())
+    world = World(a_due_payment())
     await world.run(is_due=False)
     assert world.did == []
-    world = World(a_due(next_step_at=NOW + timedelta(minutes=1)))  # it was due when the job looked
+    world = World(
+        a_due_payment(next_step_at=NOW + timedelta(minutes=1))
+    )  # it was due when the job looked
     await world.run()
     assert world.did == ["ready"]
 
 
 async def test_of_two_jobs_for_one_due_time_one_asks() -> None:
-    world = World(a_due())
+    world = World(a_due_payment())
     await asyncio.gather(world.run(), world.run())
     assert [word for word in world.did if word.startswith("ask")] == ["ask 1"]
 
 
 async def test_a_question_that_our_own_limit_holds_back_has_its_turn_later() -> None:
-    world = World(a_due())
+    world = World(a_due_payment())
     world.not_ready = Throttled(wait_seconds=7)
     await world.run()
     assert world.did == ["ready", "changed"]
-    assert world.payment == a_due(next_step_at=NOW + timedelta(seconds=7))
+    assert world.payment == a_due_payment(next_step_at=NOW + timedelta(seconds=7))
 
 
 @pytest.mark.parametrize(
@@ -167,15 +169,15 @@ async def test_a_question_that_our_own_limit_holds_back_has_its_turn_later() -> 
 )
 async def test_a_question_that_cannot_be_made_ready_leaves_no_trace(error: Exception) -> None:
     """The sweep moved its due time when it handed it over: it comes again within seconds."""
-    world = World(a_due())
+    world = World(a_due_payment())
     world.not_ready = error
     await world.run()
-    assert (world.did, world.payment) == (["ready"], a_due())
+    assert (world.did, world.payment) == (["ready"], a_due_payment())
 
 
 async def test_a_withdrawal_that_may_be_sent_again_is_sent_and_not_asked_about() -> None:
     for is_due in (True, False):
-        world = World(a_due(), *NOT_FOUND)
+        world = World(a_due_payment(), *NOT_FOUND)
         await world.run(is_due=is_due)
         assert world.did == ["resend"]
 
@@ -183,11 +185,11 @@ async def test_a_withdrawal_that_may_be_sent_again_is_sent_and_not_asked_about()
 @pytest.mark.parametrize(
     ("payment", "inquiries"),
     [
-        (a_due(), NOT_FOUND[:1]),
-        (a_due(needs_review=True), NOT_FOUND),
-        (a_due(stage=Stage.AWAITING_RESULT), NOT_FOUND),
-        (a_due(Kind.BILL_PAYMENT), NOT_FOUND),
-        (a_due(Kind.DEPOSIT), NOT_FOUND),
+        (a_due_payment(), NOT_FOUND[:1]),
+        (a_due_payment(needs_review=True), NOT_FOUND),
+        (a_due_payment(stage=Stage.AWAITING_RESULT), NOT_FOUND),
+        (a_due_payment(Kind.BILL_PAYMENT), NOT_FOUND),
+        (a_due_payment(Kind.DEPOSIT), NOT_FOUND),
     ],
     ids=["one answer", "for review", "awaiting", "bill payment", "deposit"],
 )
@@ -206,7 +208,7 @@ async def probed(world: World) -> None:
 
 
 async def test_a_probe_asks_about_a_payment_that_is_long_final() -> None:
-    world = World(a_due(stage=Stage.FAILED, next_step_at=None))
+    world = World(a_due_payment(stage=Stage.FAILED, next_step_at=None))
     world.answer = None
     await probed(world)
     assert world.did == ["ready", "store 1", "ask 1"]
@@ -214,7 +216,7 @@ async def test_a_probe_asks_about_a_payment_that_is_long_final() -> None:
 
 @pytest.mark.parametrize("error", [StoreUnavailable(), RuntimeError("bug")])
 async def test_a_probe_that_fails_ends_nobody_s_sweep(error: Exception) -> None:
-    world = World(a_due())
+    world = World(a_due_payment())
     world.store_raises = error
     await probed(world)
     assert world.did == ["ready"]

@@ -23,7 +23,7 @@ from domain.kinds import Kind
 from domain.payment import Payment
 from domain.stages import Stage
 from tests.builders import (
-    ASKED_BY,
+    INQUIRY_IDS,
     NOW,
     TIMES,
     a_payment,
@@ -45,7 +45,7 @@ def a_sent(
     kind: Kind, stage: Stage = Stage.AWAITING_RESULT, *, askable: bool = True, **overrides: Any
 ) -> Payment:
     """A payment that was sent twenty minutes ago."""
-    ids: dict[str, Any] = ASKED_BY[kind] if askable else {}
+    ids: dict[str, Any] = INQUIRY_IDS[kind] if askable else {}
     attempts = (a_send(Outcome.UNKNOWN, at=SENT_AT, **ids),)
     created_at = SENT_AT - SECOND
     return a_payment(

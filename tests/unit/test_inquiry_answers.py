@@ -27,13 +27,13 @@ from tests.builders import (
     RECEIPT,
     TIMES,
     a_context,
-    a_due,
+    a_due_payment,
     a_report,
     a_send,
     an_inquiry,
     evidence_of,
 )
-from tests.decisions import answered_by, detail_of, event_of, noted, payment_of
+from tests.decisions import answer_of, detail_of, entry_of, event_of, payment_of
 
 V, S = InquiryOutcome, Stage
 SECOND = timedelta(seconds=1)
@@ -74,7 +74,7 @@ def answered(
 
 
 def test_an_answer_that_comes_by_callback_changes_nothing_yet() -> None:
-    payment = a_due()
+    payment = a_due_payment()
     assert answered(payment, None, an_inquiry(1)) == Decided(payment=payment)
 
 
@@ -85,22 +85,22 @@ def test_an_answer_for_a_payment_that_is_not_there_is_nobody_s() -> None:
 
 @pytest.mark.parametrize("verdict", InquiryOutcome)
 def test_an_answer_is_recorded_with_its_code_once(verdict: InquiryOutcome) -> None:
-    payment = a_due(Kind.DEPOSIT)
+    payment = a_due_payment(Kind.DEPOSIT)
     answer = an_answer(verdict)
     first = answered(payment, answer, an_inquiry(1))
-    assert answered_by(first) == Inquiry(1, NOW, verdict, answer.code)
+    assert answer_of(first) == Inquiry(1, NOW, verdict, answer.code)
     again = answered(payment, answer, an_inquiry(1, V.VAGUE))
-    assert answered_by(again) is None
-    assert answered_by(answered(payment, answer, an_inquiry(1), number=2)) is None
+    assert answer_of(again) is None
+    assert answer_of(answered(payment, answer, an_inquiry(1), number=2)) is None
 
 
 def test_an_answer_that_tells_nothing_leaves_the_payment_and_its_next_question_alone() -> None:
-    payment = a_due(Kind.DEPOSIT, next_step_at=NOW + 30 * SECOND)
+    payment = a_due_payment(Kind.DEPOSIT, next_step_at=NOW + 30 * SECOND)
     for verdict in (V.UNDER_WAY, V.NOT_FOUND, V.NO_RESULT, V.VAGUE, V.NO_ANSWER):
         decision = answered(payment, an_answer(verdict), an_inquiry(1))
         assert (
             decision.payment,
-            noted(decision),
+            entry_of(decision),
             event_of(decision),
             decision.is_message_flagged,
         ) == (
@@ -113,7 +113,7 @@ def test_an_answer_that_tells_nothing_leaves_the_payment_and_its_next_question_a
 
 @pytest.mark.parametrize("stage", OPEN)
 def test_a_query_of_zero_is_a_success_without_a_receipt(stage: Stage) -> None:
-    decision = answered(a_due(Kind.DEPOSIT, stage), an_answer(V.PAID), an_inquiry(1))
+    decision = answered(a_due_payment(Kind.DEPOSIT, stage), an_answer(V.PAID), an_inquiry(1))
     after = payment_of(decision)
     assert (after.stage, after.receipt, after.needs_review) == (S.SUCCEEDED, None, False)
     assert (event_of(decision), detail_of(decision)) == (
@@ -127,15 +127,15 @@ def test_a_completed_payout_brings_its_receipt(kind: Kind) -> None:
     answer = an_answer(
         V.PAID, code="Completed", receipt=RECEIPT, has_amount=True, amount=Decimal("250.00")
     )
-    after = payment_of(answered(a_due(kind), answer, an_inquiry(1)))
+    after = payment_of(answered(a_due_payment(kind), answer, an_inquiry(1)))
     assert (after.stage, after.receipt) == (S.SUCCEEDED, RECEIPT)
 
 
 def test_a_deposit_s_failure_told_by_one_query_waits_for_another_that_agrees() -> None:
-    payment = a_due(Kind.DEPOSIT)
+    payment = a_due_payment(Kind.DEPOSIT)
     first = answered(payment, an_answer(V.FAILED), an_inquiry(1))
     assert (first.payment, event_of(first), first.disposition) == (payment, None, "not_agreed_yet")
-    assert answered_by(first) is not None
+    assert answer_of(first) is not None
     second = answered(
         payment, an_answer(V.FAILED), an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2), number=2
     )
@@ -144,7 +144,7 @@ def test_a_deposit_s_failure_told_by_one_query_waits_for_another_that_agrees() -
 
 
 def test_two_queries_that_tell_different_failures_do_not_agree() -> None:
-    payment = a_due(Kind.DEPOSIT)
+    payment = a_due_payment(Kind.DEPOSIT)
     earlier = an_inquiry(1, V.FAILED, code="1037")
     assert (
         answered(payment, an_answer(V.FAILED), earlier, an_inquiry(2), number=2).payment == payment
@@ -152,20 +152,20 @@ def test_two_queries_that_tell_different_failures_do_not_agree() -> None:
 
 
 def test_the_same_inquiry_answered_twice_does_not_agree_with_itself() -> None:
-    payment = a_due(Kind.DEPOSIT)
+    payment = a_due_payment(Kind.DEPOSIT)
     again = answered(payment, an_answer(V.FAILED), an_inquiry(1, V.FAILED, code="1032"))
-    assert (again.payment, answered_by(again)) == (payment, None)
+    assert (again.payment, answer_of(again)) == (payment, None)
 
 
 @pytest.mark.parametrize("kind", [Kind.WITHDRAWAL, Kind.BILL_PAYMENT])
 def test_a_payout_s_failure_told_by_its_status_is_final_at_once(kind: Kind) -> None:
-    decision = answered(a_due(kind), an_answer(V.FAILED, code="Failed"), an_inquiry(1))
+    decision = answered(a_due_payment(kind), an_answer(V.FAILED, code="Failed"), an_inquiry(1))
     assert (payment_of(decision).stage, event_of(decision)) == (S.FAILED, EventType.FAILED)
 
 
 def test_a_failure_of_one_send_leaves_the_others_to_be_asked_about_in_their_own_time() -> None:
     attempts = (a_send(at=SENT_AT), a_send(number=2, at=SENT_AT))
-    payment = a_due(attempts=attempts, next_step_at=NOW + 60 * SECOND)
+    payment = a_due_payment(attempts=attempts, next_step_at=NOW + 60 * SECOND)
     decision = answered(payment, an_answer(V.FAILED, code="Failed"), an_inquiry(1))
     assert (payment_of(decision).stage, payment_of(decision).next_step_at) == (
         S.IN_DOUBT,
@@ -175,16 +175,16 @@ def test_a_failure_of_one_send_leaves_the_others_to_be_asked_about_in_their_own_
 
 def test_an_answer_after_a_success_that_says_otherwise_is_a_contradiction() -> None:
     """STK query has told failures of payments whose callback said 0 (daraja.md §3)."""
-    payment = a_due(Kind.DEPOSIT, S.SUCCEEDED)
+    payment = a_due_payment(Kind.DEPOSIT, S.SUCCEEDED)
     decision = answered(
         payment, an_answer(V.FAILED), an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2), number=2
     )
     assert (decision.payment, event_of(decision)) == (replace(payment, needs_review=True), None)
-    assert answered_by(decision) is not None
+    assert answer_of(decision) is not None
 
 
 def test_a_second_look_that_finds_the_money_is_a_correction() -> None:
-    payment = a_due(Kind.DEPOSIT, S.FAILED, failure=SILENCE)
+    payment = a_due_payment(Kind.DEPOSIT, S.FAILED, failure=SILENCE)
     decision = answered(payment, an_answer(V.PAID), an_inquiry(1))
     after = payment_of(decision)
     assert (after.stage, after.failure, after.needs_review) == (S.SUCCEEDED, None, True)
@@ -192,7 +192,7 @@ def test_a_second_look_that_finds_the_money_is_a_correction() -> None:
 
 
 def test_a_second_look_that_finds_nothing_leaves_the_failure_as_it_is() -> None:
-    payment = a_due(Kind.DEPOSIT, S.FAILED, failure=SILENCE)
+    payment = a_due_payment(Kind.DEPOSIT, S.FAILED, failure=SILENCE)
     for verdict in (V.FAILED, V.NO_RESULT, V.VAGUE):
         decision = answered(
             payment,
@@ -214,28 +214,28 @@ def silent_answers(count: int) -> list[Inquiry]:
 
 @pytest.mark.parametrize("stage", OPEN)
 def test_the_answer_that_completes_the_silence_ends_the_deposit(stage: Stage) -> None:
-    payment = a_due(Kind.DEPOSIT, stage)
+    payment = a_due_payment(Kind.DEPOSIT, stage)
     last = an_inquiry(3, at=SENT_AT + TIMES.result_window + 3 * TIMES.inquiry_first_after)
     decision = answered(payment, an_answer(V.NO_RESULT), *silent_answers(2), last, number=3)
     after = payment_of(decision)
     assert (after.stage, after.failure) == (S.FAILED, SILENCE)
-    assert (noted(decision), event_of(decision)) == (
+    assert (entry_of(decision), event_of(decision)) == (
         HistoryEntry.NO_RESULT_CONFIRMED,
         EventType.FAILED,
     )
-    assert answered_by(decision) == Inquiry(3, NOW, V.NO_RESULT, "4999")
+    assert answer_of(decision) == Inquiry(3, NOW, V.NO_RESULT, "4999")
 
 
 @pytest.mark.parametrize("verdict", [V.PAID, V.FAILED, V.NO_ANSWER])
 def test_an_answer_that_is_no_silence_does_not_complete_it(verdict: InquiryOutcome) -> None:
-    payment = a_due(Kind.DEPOSIT)
+    payment = a_due_payment(Kind.DEPOSIT)
     last = an_inquiry(3, at=SENT_AT + TIMES.result_window + 3 * TIMES.inquiry_first_after)
     decision = answered(payment, an_answer(verdict), *silent_answers(2), last, number=3)
-    assert noted(decision) != HistoryEntry.NO_RESULT_CONFIRMED
+    assert entry_of(decision) != HistoryEntry.NO_RESULT_CONFIRMED
 
 
 def test_a_result_outranks_the_silence_before_it() -> None:
-    payment = a_due(Kind.DEPOSIT)
+    payment = a_due_payment(Kind.DEPOSIT)
     paid = answered(payment, an_answer(V.PAID), *silent_answers(3), an_inquiry(4), number=4)
     assert payment_of(paid).stage is S.SUCCEEDED
     agreeing = (an_inquiry(4, V.FAILED, code="1032"), an_inquiry(5))
@@ -244,7 +244,7 @@ def test_a_result_outranks_the_silence_before_it() -> None:
 
 
 def test_silence_does_not_end_a_deposit_while_a_stored_message_claims_success() -> None:
-    payment = a_due(Kind.DEPOSIT)
+    payment = a_due_payment(Kind.DEPOSIT)
     last = an_inquiry(4, at=NOW)
     decision = answered(
         payment, an_answer(V.NO_RESULT), *silent_answers(3), last, number=4, claims_success=True
@@ -265,7 +265,7 @@ def test_queries_do_not_end_as_failed_what_a_stored_callback_says_was_paid() -> 
     """A query must never overwrite a success callback (daraja.md §3): one without a receipt
     waits for a person.
     """
-    payment = a_due(Kind.DEPOSIT, needs_review=True)
+    payment = a_due_payment(Kind.DEPOSIT, needs_review=True)
     earlier = (an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2))
     decision = answered(payment, an_answer(V.FAILED), *earlier, number=2, claims_success=True)
     assert (decision.payment, event_of(decision)) == (payment, None)

@@ -37,7 +37,7 @@ from tests.builders import (
     RECEIPT,
     a_callback,
     a_context,
-    a_due,
+    a_due_payment,
     a_report,
     a_send,
     an_attempt_id,
@@ -45,11 +45,11 @@ from tests.builders import (
     evidence_of,
 )
 from tests.decisions import (
-    answered_by,
-    breaker_opened_by,
+    answer_of,
+    breaker_reason_of,
     credential_accepted_at,
+    entry_of,
     event_of,
-    noted,
     payment_of,
 )
 
@@ -88,10 +88,10 @@ ASKED = an_inquiry(1, at=ASKED_AT)
 
 @pytest.mark.parametrize("kind", PAYOUTS)
 def test_a_completed_payout_succeeds_with_the_receipt_of_the_answer(kind: Kind) -> None:
-    decision = told(a_due(kind), COMPLETED, ASKED)
+    decision = told(a_due_payment(kind), COMPLETED, ASKED)
     assert (payment_of(decision).stage, payment_of(decision).receipt) == (S.SUCCEEDED, RECEIPT)
     assert (event_of(decision), decision.disposition) == (EventType.SUCCEEDED, D.FINALIZED)
-    assert answered_by(decision) == Inquiry(1, NOW, V.PAID, "Completed")
+    assert answer_of(decision) == Inquiry(1, NOW, V.PAID, "Completed")
 
 
 @pytest.mark.parametrize(
@@ -102,15 +102,15 @@ def test_an_answer_without_a_result_is_recorded_and_leaves_the_payment_alone(
     kind: Kind, report: Report
 ) -> None:
     """The next question has its own time: an answer is no reason to ask at once."""
-    payment = a_due(kind, next_step_at=NOW + timedelta(minutes=2))
+    payment = a_due_payment(kind, next_step_at=NOW + timedelta(minutes=2))
     decision = told(payment, report, ASKED)
-    assert (decision.payment, noted(decision), decision.is_message_flagged) == (
+    assert (decision.payment, entry_of(decision), decision.is_message_flagged) == (
         payment,
         None,
         False,
     )
     assert decision.disposition is D.INQUIRY_ANSWERED
-    assert answered_by(decision) == Inquiry(1, NOW, report.inquiry_outcome, report.code)
+    assert answer_of(decision) == Inquiry(1, NOW, report.inquiry_outcome, report.code)
 
 
 @pytest.mark.parametrize(
@@ -118,18 +118,18 @@ def test_an_answer_without_a_result_is_recorded_and_leaves_the_payment_alone(
 )
 def test_only_the_first_answer_to_an_inquiry_that_was_asked_counts(report: Report) -> None:
     for inquiries in ((), (an_inquiry(2, at=ASKED_AT),), (an_inquiry(1, V.VAGUE, at=ASKED_AT),)):
-        assert answered_by(told(a_due(), report, *inquiries)) is None
+        assert answer_of(told(a_due_payment(), report, *inquiries)) is None
 
 
 def test_an_answer_that_came_too_late_for_its_number_still_tells_what_it_tells() -> None:
     """The word is believed for its address; only the count of answers is kept to one an inquiry."""
-    decision = told(a_due(), COMPLETED, an_inquiry(1, V.NO_ANSWER, at=ASKED_AT))
+    decision = told(a_due_payment(), COMPLETED, an_inquiry(1, V.NO_ANSWER, at=ASKED_AT))
     assert payment_of(decision).stage is S.SUCCEEDED
 
 
 def test_a_failed_payout_fails_and_the_payment_s_own_id_speaks_for_every_send() -> None:
     attempts = (a_send(at=ASKED_AT), a_send(number=2, at=ASKED_AT))
-    payment = a_due(attempts=attempts)
+    payment = a_due_payment(attempts=attempts)
     assert payment_of(told(payment, FAILED, ASKED)).stage is S.IN_DOUBT
     decision = told(payment, replace(FAILED, ids=OWN_ID), ASKED)
     assert (payment_of(decision).stage, event_of(decision)) == (S.FAILED, EventType.FAILED)
@@ -151,7 +151,7 @@ def test_an_answer_about_another_payment_or_amount_is_flagged_and_finalizes_noth
     overrides: dict[str, Any], disposition: Disposition
 ) -> None:
     for report in (COMPLETED, replace(FAILED, has_amount=True, amount=Decimal(250))):
-        payment = a_due()
+        payment = a_due_payment()
         decision = told(payment, replace(report, **overrides), ASKED)
         assert decision.payment == replace(payment, needs_review=True)
         assert (decision.disposition, decision.is_message_flagged, event_of(decision)) == (
@@ -162,14 +162,14 @@ def test_an_answer_about_another_payment_or_amount_is_flagged_and_finalizes_noth
 
 
 def test_an_answer_of_another_shape_is_flagged_and_answers_nothing() -> None:
-    payment = a_due()
+    payment = a_due_payment()
     decision = told(payment, UNREADABLE, ASKED)
     assert (decision.payment, decision.disposition, decision.is_message_flagged) == (
         payment,
         D.UNREADABLE,
         True,
     )
-    assert (answered_by(decision), credential_accepted_at(decision)) == (None, None)
+    assert (answer_of(decision), credential_accepted_at(decision)) == (None, None)
 
 
 @pytest.mark.parametrize("operation", ["status-1", "status-1-timeout"])
@@ -179,22 +179,22 @@ def test_an_answer_of_another_shape_is_flagged_and_answers_nothing() -> None:
 def test_an_answer_from_a_wrong_source_answers_nothing_and_brings_the_next_question_forward(
     report: Report, operation: str
 ) -> None:
-    payment = a_due(next_step_at=NOW + timedelta(minutes=2))
+    payment = a_due_payment(next_step_at=NOW + timedelta(minutes=2))
     decision = told(payment, report, ASKED, operation=operation, source_allowed=False)
     assert decision.payment == replace(payment, next_step_at=NOW)
     assert (decision.disposition, decision.is_message_flagged) == (D.WRONG_SOURCE, True)
     assert (
-        answered_by(decision),
-        breaker_opened_by(decision),
+        answer_of(decision),
+        breaker_reason_of(decision),
         credential_accepted_at(decision),
     ) == (None, None, None)
 
 
 @pytest.mark.parametrize("stage", Stage)
 def test_a_time_out_of_our_question_changes_nothing(stage: Stage) -> None:
-    payment = a_due(stage=stage)
+    payment = a_due_payment(stage=stage)
     decision = told(payment, a_report(ReportedOutcome.TIMEOUT), ASKED, operation="status-1-timeout")
-    assert (decision.payment, noted(decision), answered_by(decision)) == (payment, None, None)
+    assert (decision.payment, entry_of(decision), answer_of(decision)) == (payment, None, None)
     assert (decision.disposition, decision.is_message_flagged) == (D.INQUIRY_ANSWERED, False)
     assert (
         credential_accepted_at(decision) is None
@@ -203,14 +203,14 @@ def test_a_time_out_of_our_question_changes_nothing(stage: Stage) -> None:
 
 @pytest.mark.parametrize("operation", ["status-1", "status-1-timeout"])
 def test_nothing_about_a_deposit_s_status_can_come(operation: str) -> None:
-    payment = a_due(Kind.DEPOSIT)
+    payment = a_due_payment(Kind.DEPOSIT)
     decision = told(payment, COMPLETED, ASKED, operation=operation)
     assert (decision.payment, decision.disposition, decision.is_message_flagged) == (
         payment,
         D.OTHER_OPERATION,
         True,
     )
-    assert answered_by(decision) is None
+    assert answer_of(decision) is None
 
 
 @pytest.mark.parametrize("operation", ["status-1", "status-1-timeout"])
@@ -226,7 +226,7 @@ def test_an_answer_about_a_payment_that_is_not_on_record_is_kept_and_flagged(
 
 
 def test_a_reversal_after_a_success_is_for_a_person() -> None:
-    payment = a_due(stage=S.SUCCEEDED)
+    payment = a_due_payment(stage=S.SUCCEEDED)
     decision = told(payment, replace(FAILED, code="Reversed"), ASKED)
     assert decision.payment == replace(payment, needs_review=True)
     assert (decision.disposition, event_of(decision)) == (D.CONTRADICTION, None)
@@ -237,8 +237,8 @@ def test_a_reversal_after_a_success_is_for_a_person() -> None:
 
 @pytest.mark.parametrize("stage", [S.AWAITING_RESULT, S.IN_DOUBT, S.SUCCEEDED, S.FAILED])
 def test_a_refused_credential_opens_the_breaker_whatever_the_payment(stage: Stage) -> None:
-    decision = told(a_due(stage=stage), WRONG_CREDENTIAL, ASKED)
-    assert breaker_opened_by(decision) == f"result 2001 for payment {PAYMENT_ID}"
+    decision = told(a_due_payment(stage=stage), WRONG_CREDENTIAL, ASKED)
+    assert breaker_reason_of(decision) == f"result 2001 for payment {PAYMENT_ID}"
     assert credential_accepted_at(decision) is None
 
 
@@ -246,11 +246,13 @@ def test_a_refused_credential_opens_the_breaker_whatever_the_payment(stage: Stag
 def test_a_payout_s_result_that_refuses_the_credential_opens_the_breaker(kind: Kind) -> None:
     operation = RULES[kind].result_operation
     report = a_report(ReportedOutcome.FAILURE, code="8006", refuses_credential=True)
-    decision = told(a_due(kind), report, operation=operation)
-    assert breaker_opened_by(decision) == f"result 8006 for payment {PAYMENT_ID}"
+    decision = told(a_due_payment(kind), report, operation=operation)
+    assert breaker_reason_of(decision) == f"result 8006 for payment {PAYMENT_ID}"
     assert payment_of(decision).stage is S.FAILED
     assert (
-        breaker_opened_by(told(a_due(kind), a_report(ReportedOutcome.FAILURE), operation=operation))
+        breaker_reason_of(
+            told(a_due_payment(kind), a_report(ReportedOutcome.FAILURE), operation=operation)
+        )
         is None
     )
 
@@ -259,7 +261,7 @@ def test_a_result_that_is_not_believed_opens_nothing() -> None:
     report = replace(
         WRONG_CREDENTIAL, ids=frozenset({(IdKind.ORIGINATOR_CONVERSATION, "of-another-payment")})
     )
-    assert breaker_opened_by(told(a_due(), report, ASKED)) is None
+    assert breaker_reason_of(told(a_due_payment(), report, ASKED)) is None
 
 
 @pytest.mark.parametrize(
@@ -269,18 +271,18 @@ def test_an_answer_shows_that_the_credential_was_taken_when_the_question_was_ask
     report: Report,
 ) -> None:
     """Not when it came: the breaker may have opened in between, for a newer refusal."""
-    decision = told(a_due(), report, an_inquiry(1, at=ASKED_AT), an_inquiry(2, at=NOW))
+    decision = told(a_due_payment(), report, an_inquiry(1, at=ASKED_AT), an_inquiry(2, at=NOW))
     assert credential_accepted_at(decision) == ASKED_AT
 
 
 def test_an_answer_to_what_was_never_asked_shows_nothing_about_the_credential() -> None:
-    assert credential_accepted_at(told(a_due(), COMPLETED)) is None
+    assert credential_accepted_at(told(a_due_payment(), COMPLETED)) is None
 
 
 def test_a_result_that_came_by_itself_shows_nothing_about_the_credential() -> None:
     """A payout's result may be old."""
-    decision = told(a_due(), a_report(), operation="withdrawal")
-    assert (credential_accepted_at(decision), answered_by(decision)) == (None, None)
+    decision = told(a_due_payment(), a_report(), operation="withdrawal")
+    assert (credential_accepted_at(decision), answer_of(decision)) == (None, None)
 
 
 def test_what_an_answer_needs_to_be_judged_is_loaded_for_it() -> None:

@@ -30,8 +30,8 @@ from tests.builders import (
     an_open_attempt,
 )
 from tests.case_tables import for_each
-from tests.decisions import noted, payment_of
-from tests.unit.answers_to_sends import ACKNOWLEDGED, ANSWERS, UNKNOWN, answered
+from tests.decisions import entry_of, payment_of
+from tests.unit.answers_to_sends import ACKNOWLEDGED, ANSWERS, UNKNOWN, decide_answer
 
 IDS = frozenset({("conversation_id", "AG_1"), ("originator_conversation_id", "9d20-1")})
 MAY_HAVE_ACTED = [
@@ -41,7 +41,7 @@ DID_NOT_ACT = [error for error, name, outcome in ANSWERS if outcome.is_accounted
 
 
 def lost(kind: Kind, stage: Stage, *outcomes: Outcome | None, **fields: Any) -> Payment:
-    """A payment with attempts numbered from 2: the claim of attempt 1, which is answered, is not
+    """A payment with attempts numbered from 2: the claim of attempt 1, which is decide_answer, is not
     on record.
     """
     attempts = tuple(
@@ -58,7 +58,7 @@ def test_an_answer_that_fits_no_claim_is_evidence_of_a_send(
     """The database lost the claim: the payment is in doubt and asked about, and the attempt has
     its account and its ids.
     """
-    decision = answered(lost(kind, Stage.ACCEPTED), error, ids=IDS)
+    decision = decide_answer(lost(kind, Stage.ACCEPTED), error, ids=IDS)
     after = payment_of(decision)
     assert (after.stage, after.next_step_at, after.needs_review) == (
         Stage.IN_DOUBT,
@@ -67,7 +67,7 @@ def test_an_answer_that_fits_no_claim_is_evidence_of_a_send(
     )
     [attempt] = after.attempts
     assert (attempt.id, attempt.outcome, attempt.account) == (an_attempt_id(), outcome, AN_ACCOUNT)
-    assert (noted(decision), decision.ids, decision.attempt_id) == (
+    assert (entry_of(decision), decision.ids, decision.attempt_id) == (
         HistoryEntry.CLAIM_LOST,
         IDS,
         an_attempt_id(),
@@ -81,7 +81,7 @@ def test_an_answer_that_nothing_acted_and_fits_no_claim_changes_nothing(
 ) -> None:
     """The claim was never committed: the usual case of a COMMIT whose outcome was not known."""
     payment = a_payment(stage=stage, attempts=())
-    assert answered(payment, error) == Decided(payment=payment)
+    assert decide_answer(payment, error) == Decided(payment=payment)
 
 
 @for_each("kind", Kind)
@@ -102,7 +102,7 @@ def test_an_acknowledgement_beside_another_send_is_a_second_one_and_for_a_person
     Of the other kinds both may have acted.
     """
     payment = lost(kind, stage, outcome)
-    after = payment_of(answered(payment, None, ids=IDS))
+    after = payment_of(decide_answer(payment, None, ids=IDS))
     assert (after.stage, after.lease_until, after.attempt_id) == (
         stage,
         payment.lease_until,
@@ -118,7 +118,7 @@ def test_an_acknowledgement_of_a_payment_that_ended_unsent_is_asked_about_and_fo
     kind: Kind,
 ) -> None:
     payment = lost(kind, Stage.FAILED, failure=Failure(FailureReason.NOT_SUBMITTED_IN_TIME, True))
-    after = payment_of(answered(payment, None, ids=IDS))
+    after = payment_of(decide_answer(payment, None, ids=IDS))
     assert (after.stage, after.needs_review) == (Stage.FAILED, True)
     assert after.next_step_at == NOW + timedelta(seconds=30)
 
@@ -127,7 +127,7 @@ def test_an_acknowledgement_of_a_payment_that_ended_unsent_is_asked_about_and_fo
 def test_after_an_answer_that_fitted_no_claim_no_later_word_makes_it_sendable(kind: Kind) -> None:
     """The newer attempt is proved unsent; the lost one may have acted all the same."""
     payment = lost(kind, Stage.SUBMITTING, None)
-    found = payment_of(answered(payment, None, ids=IDS))
+    found = payment_of(decide_answer(payment, None, ids=IDS))
     change = answer_change(
         PAYMENT_ID, an_open_attempt(2), frozenset(), Unreachable(), TIMES, ACCOUNTS
     )

@@ -11,7 +11,7 @@ from domain.attempts import Outcome
 from domain.kinds import RULES, Kind
 from domain.payment import Fact
 from domain.stages import FactName, Stage, Step
-from tests.builders import ASKED_BY, NOW, a_payment, an_attempt, an_attempt_id, attempts_with
+from tests.builders import INQUIRY_IDS, NOW, a_payment, an_attempt, an_attempt_id, attempts_with
 from tests.case_tables import for_each
 
 # Ids that Daraja also gives, but by which no inquiry is possible.
@@ -26,7 +26,7 @@ OTHER_IDS: dict[Kind, dict[str, Any]] = {
     [(Kind.DEPOSIT, Step.QUERY), (Kind.WITHDRAWAL, Step.STATUS), (Kind.BILL_PAYMENT, Step.STATUS)],
 )
 def test_each_kind_has_its_own_inquiry_step(kind: Kind, expected: Step) -> None:
-    attempts = (an_attempt(Outcome.UNKNOWN, **ASKED_BY[kind]),)
+    attempts = (an_attempt(Outcome.UNKNOWN, **INQUIRY_IDS[kind]),)
     assert a_payment(kind=kind, stage=Stage.IN_DOUBT, attempts=attempts).inquiry_step is expected
 
 
@@ -40,9 +40,9 @@ def test_without_daraja_s_id_no_inquiry_is_possible(kind: Kind) -> None:
         assert payment.inquiry_step is None
 
 
-@pytest.mark.parametrize("kind", ASKED_BY)
+@pytest.mark.parametrize("kind", INQUIRY_IDS)
 def test_the_id_of_any_attempt_makes_an_inquiry_possible(kind: Kind) -> None:
-    attempts = (an_attempt(Outcome.UNKNOWN, **ASKED_BY[kind]), an_attempt(None, number=2))
+    attempts = (an_attempt(Outcome.UNKNOWN, **INQUIRY_IDS[kind]), an_attempt(None, number=2))
     assert a_payment(kind=kind, stage=Stage.IN_DOUBT, attempts=attempts).inquiry_step is not None
 
 
@@ -63,7 +63,7 @@ def test_each_stage_has_its_step_and_without_an_inquiry_the_step_is_watch(
     row: list[str], kind: Kind
 ) -> None:
     stage, askable, unaskable = row
-    for ids, expected in ((ASKED_BY[kind], askable), ({}, unaskable)):
+    for ids, expected in ((INQUIRY_IDS[kind], askable), ({}, unaskable)):
         payment = a_payment(
             kind=kind,
             stage=Stage(stage),

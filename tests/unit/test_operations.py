@@ -33,9 +33,9 @@ from domain.operations import (
     health_from_answer,
 )
 from domain.stages import Stage, Step
-from tests.builders import ACCOUNTS, PAYMENT_ID, TIMES, a_context, a_due
+from tests.builders import ACCOUNTS, PAYMENT_ID, TIMES, a_context, a_due_payment
 from tests.case_tables import for_each
-from tests.decisions import asked_by, probed_by
+from tests.decisions import inquiry_of, probed_operation_of
 
 WORKS, NONE = OperationHealth.WORKS, None
 SAID: list[tuple[ProviderError | None, OperationHealth | None]] = [
@@ -98,20 +98,20 @@ def test_an_inquiry_waits_for_its_own_held_operation_or_is_its_probe(
     held: dict[str, frozenset[Operation]], is_asked: bool, probe: Operation | None, is_probe: bool
 ) -> None:
     """Also the inquiry that probes the breaker."""
-    payment = a_due(Kind.DEPOSIT)
+    payment = a_due_payment(Kind.DEPOSIT)
     assert payment.inquiry_step is Step.QUERY
     context = a_context(evidence=Evidence(**held))  # type: ignore[arg-type]
     decided = inquiry_change(PAYMENT_ID, TIMES, ACCOUNTS, is_breaker_probe=is_probe).decide(
         payment, context
     )
-    assert (asked_by(decided) is not None, probed_by(decided)) == (is_asked, probe)
+    assert (inquiry_of(decided) is not None, probed_operation_of(decided)) == (is_asked, probe)
     if not is_asked:
         assert decided.payment == payment  # it keeps its due time
 
 
 def test_no_deposit_fails_for_silence_while_its_inquiries_are_held() -> None:
     """No inquiry is sent, so there is no answer that could count, however late it is."""
-    payment = replace(a_due(Kind.DEPOSIT), stage=Stage.AWAITING_RESULT)
+    payment = replace(a_due_payment(Kind.DEPOSIT), stage=Stage.AWAITING_RESULT)
     context = a_context(evidence=Evidence(held_operations=frozenset({Operation.STK_QUERY})))
     late = replace(context, now=context.now + timedelta(days=30))
     assert inquiry_change(PAYMENT_ID, TIMES, ACCOUNTS).decide(payment, late).payment == payment

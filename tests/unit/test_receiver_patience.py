@@ -25,7 +25,7 @@ from domain.changes import Change, ChangeResult, Decided, Disposition, StoreAnsw
 from domain.errors import BodyTooSlow, StoreUnavailable
 from domain.evidence import Inquiry, InquiryOutcome
 from gateway.callbacks import Receiver
-from tests.builders import NOW, a_due
+from tests.builders import NOW, a_due_payment
 from tests.case_tables import for_each
 
 DARAJA_WAITS_SECONDS = 8.0
@@ -221,7 +221,7 @@ def test_a_redis_that_hangs_does_not_hold_up_the_answer() -> None:
             answered = StoreAnswer(Inquiry(1, NOW, InquiryOutcome.NOT_FOUND))
             disposition = Disposition.INQUIRY_ANSWERED
             return ChangeResult(
-                Decided(payment=a_due(), disposition=disposition, effects=(answered,)), None
+                Decided(payment=a_due_payment(), disposition=disposition, effects=(answered,)), None
             )
 
     async def told() -> tuple[int, float]:

@@ -43,7 +43,7 @@ from tests.builders import (
     attempts_with,
 )
 from tests.case_tables import for_each
-from tests.decisions import detail_of, event_of, noted, payment_of
+from tests.decisions import detail_of, entry_of, event_of, payment_of
 from tests.unit.answers_to_sends import (
     ACKNOWLEDGED,
     ANSWERS,
@@ -51,7 +51,7 @@ from tests.unit.answers_to_sends import (
     NOT_ACTED,
     TIMES,
     UNKNOWN,
-    answered,
+    decide_answer,
 )
 
 
@@ -114,10 +114,10 @@ def test_an_answer_leads_where_the_stage_table_says(
     stage: Stage, outcomes: tuple[Outcome | None, ...], error: ProviderError | None, expected: Stage
 ) -> None:
     payment = a_payment(stage=stage, attempts=attempts_with(*outcomes), attempt_id=an_attempt_id())
-    decision = answered(payment, error)
+    decision = decide_answer(payment, error)
     after = payment_of(decision)
     assert after.stage is expected
-    assert (noted(decision) is not None) == (expected is not stage or after.needs_review)
+    assert (entry_of(decision) is not None) == (expected is not stage or after.needs_review)
     assert event_of(decision) == (
         EventType.FAILED if expected is Stage.FAILED is not stage else None
     )
@@ -132,7 +132,7 @@ def test_a_word_about_an_old_attempt_leaves_a_newer_one_that_is_under_way_alone(
 ) -> None:
     """What came of the old attempt is recorded; the stage and the lease belong to the newer one."""
     payment = a_payment(stage=Stage.SUBMITTING, attempts=attempts_with(None, None))
-    after = payment_of(answered(payment, error))
+    after = payment_of(decide_answer(payment, error))
     assert (after.stage, after.lease_until, after.attempt_id) == (
         Stage.SUBMITTING,
         payment.lease_until,
@@ -164,31 +164,31 @@ def test_the_answers_find_payments_in_every_stage() -> None:
 def test_what_stays_open_has_its_next_step_at_a_known_time(
     error: ProviderError | None, seconds: float
 ) -> None:
-    after = payment_of(answered(a_payment(stage=Stage.SUBMITTING), error))
+    after = payment_of(decide_answer(a_payment(stage=Stage.SUBMITTING), error))
     assert after.next_step_at == NOW + timedelta(seconds=seconds)
 
 
 def test_an_answer_that_moves_nothing_leaves_the_next_step_where_it_was() -> None:
     payment = a_payment(stage=Stage.IN_DOUBT)
-    assert payment_of(answered(payment, OutcomeUnknown())).next_step_at == payment.next_step_at
+    assert payment_of(decide_answer(payment, OutcomeUnknown())).next_step_at == payment.next_step_at
 
 
 def test_a_refusal_after_a_success_is_a_contradiction_for_review() -> None:
     payment = a_payment(stage=Stage.SUCCEEDED)
-    decision = answered(payment, Refused(NO))
+    decision = decide_answer(payment, Refused(NO))
     after = payment_of(decision)
     assert (after.stage, after.receipt, after.needs_review) == (
         Stage.SUCCEEDED,
         payment.receipt,
         True,
     )
-    assert (noted(decision), event_of(decision)) == ("refused", None)
+    assert (entry_of(decision), event_of(decision)) == ("refused", None)
 
 
 def test_ids_that_another_payment_has_are_a_reason_to_look() -> None:
     ids = frozenset({("checkout_request_id", "ws_CO_1")})
     after = payment_of(
-        answered(a_payment(stage=Stage.SUBMITTING), None, ids=ids, ids_of_others=ids)
+        decide_answer(a_payment(stage=Stage.SUBMITTING), None, ids=ids, ids_of_others=ids)
     )
     assert (after.stage, after.needs_review) == (Stage.AWAITING_RESULT, True)
 
@@ -196,12 +196,12 @@ def test_ids_that_another_payment_has_are_a_reason_to_look() -> None:
 @pytest.mark.parametrize("stage", Stage)
 def test_an_acknowledgements_ids_are_recorded_however_late_it_comes(stage: Stage) -> None:
     ids = frozenset({("checkout_request_id", "ws_CO_1")})
-    decision = answered(a_payment(stage=stage, attempts=(an_attempt(),)), None, ids=ids)
+    decision = decide_answer(a_payment(stage=stage, attempts=(an_attempt(),)), None, ids=ids)
     assert (decision.ids, decision.attempt_id) == (ids, an_attempt_id())
 
 
 def test_the_history_says_which_error_it_was() -> None:
-    decision = answered(a_payment(stage=Stage.SUBMITTING), Refused(NO))
+    decision = decide_answer(a_payment(stage=Stage.SUBMITTING), Refused(NO))
     assert detail_of(decision) == {"error": "Refused", "provider_code": "400.002.02"}
 
 
@@ -270,16 +270,16 @@ def test_a_payment_too_old_to_be_sent_fails_as_not_sent_in_time(
     assert after.stage is expected
     if expected is Stage.FAILED:
         assert after.failure == Failure(FailureReason.NOT_SUBMITTED_IN_TIME, True)
-        assert (noted(decision), event_of(decision)) == (HistoryEntry.TOO_OLD, EventType.FAILED)
+        assert (entry_of(decision), event_of(decision)) == (HistoryEntry.TOO_OLD, EventType.FAILED)
     else:
-        assert (noted(decision), event_of(decision)) == (None, None)
+        assert (entry_of(decision), event_of(decision)) == (None, None)
 
 
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.ACCEPTED])
 def test_age_ends_nothing_that_may_have_been_sent(stage: Stage) -> None:
     payment = aged(1e6, stage)
     decision = expiry_change(PAYMENT_ID).decide(payment, a_context())
-    assert (decision.payment, noted(decision), event_of(decision)) == (payment, None, None)
+    assert (decision.payment, entry_of(decision), event_of(decision)) == (payment, None, None)
 
 
 def test_each_kind_has_an_age_of_its_own() -> None:
@@ -304,7 +304,9 @@ def test_a_submission_whose_lease_is_over_is_in_doubt(lease_left: float, expecte
     decision = lease_expiry_change(PAYMENT_ID, TIMES).decide(payment, a_context())
     after = payment_of(decision)
     assert after.stage is expected
-    assert noted(decision) == (HistoryEntry.LEASE_EXPIRED if expected is Stage.IN_DOUBT else None)
+    assert entry_of(decision) == (
+        HistoryEntry.LEASE_EXPIRED if expected is Stage.IN_DOUBT else None
+    )
     assert after.attempts[0].outcome is None  # its answer may still come, and counts
 
 
@@ -312,7 +314,7 @@ def test_a_submission_whose_lease_is_over_is_in_doubt(lease_left: float, expecte
 def test_a_lease_ends_only_a_submission(stage: Stage) -> None:
     payment = a_payment(stage=stage, lease_until=NOW - timedelta(seconds=1))
     decision = lease_expiry_change(PAYMENT_ID, TIMES).decide(payment, a_context())
-    assert (decision.payment, noted(decision)) == (payment, None)
+    assert (decision.payment, entry_of(decision)) == (payment, None)
 
 
 def test_only_a_proof_that_it_was_not_sent_takes_a_flag_away() -> None:

@@ -33,8 +33,8 @@ from tests.builders import (
     an_attempt_id,
 )
 from tests.case_tables import for_each
-from tests.decisions import detail_of, event_of, noted, payment_of
-from tests.unit.callbacks import OWN_ID, decided
+from tests.decisions import detail_of, entry_of, event_of, payment_of
+from tests.unit.callbacks import OWN_ID, decide_callback
 
 D, S = Disposition, Stage
 PENDING = [stage for stage in Stage if not stage.is_final]
@@ -90,7 +90,9 @@ ROWS = [line.split() for line in AGREEING.strip().splitlines()]
 @for_each("row", ROWS, ids=lambda row: f"{row[0]}-{row[1]}")
 def test_a_message_that_agrees_does_what_its_word_says(row: list[str], kind: Kind) -> None:
     word, before, after, disposition, event = row
-    decision = decided(a_payment(stage=Stage(before), kind=kind), a_report(ReportedOutcome(word)))
+    decision = decide_callback(
+        a_payment(stage=Stage(before), kind=kind), a_report(ReportedOutcome(word))
+    )
     assert (payment_of(decision).stage, decision.disposition) == (after, disposition)
     assert event_of(decision) == (None if event == "." else event)
 
@@ -128,7 +130,7 @@ def test_nothing_but_an_explicit_word_that_agrees_finalizes(kind: Kind) -> None:
         report = a_report(
             word, has_amount=has_amount, amount=value, ids=ids[named], receipt=receipt
         )
-        decision = decided(
+        decision = decide_callback(
             payment,
             report,
             source_allowed=allowed,
@@ -175,17 +177,21 @@ def test_a_word_that_disagrees_is_flagged_for_review_and_changes_nothing_else(
     overrides, context, disposition = VETOES[veto]
     attempt = an_attempt(Outcome.ACKNOWLEDGED, conversation_id="AG_1")
     payment = a_payment(stage=stage, attempts=(attempt,))
-    decision = decided(payment, a_report(word, **overrides), **context)
+    decision = decide_callback(payment, a_report(word, **overrides), **context)
     assert decision.disposition is disposition
     assert decision.is_message_flagged
-    assert noted(decision) is HistoryEntry(disposition.value)
+    assert entry_of(decision) is HistoryEntry(disposition.value)
     assert decision.payment == replace(payment, needs_review=True)
 
 
 def test_a_review_is_noted_in_the_history_once_however_often_its_reason_comes() -> None:
     payment = a_payment(stage=S.AWAITING_RESULT, needs_review=True)
-    decision = decided(payment, a_report(has_amount=True, amount=Decimal(1)))
-    assert (noted(decision), decision.is_message_flagged, decision.payment) == (None, True, payment)
+    decision = decide_callback(payment, a_report(has_amount=True, amount=Decimal(1)))
+    assert (entry_of(decision), decision.is_message_flagged, decision.payment) == (
+        None,
+        True,
+        payment,
+    )
 
 
 @for_each("stage", Stage)
@@ -194,7 +200,7 @@ def test_a_message_from_a_wrong_source_only_brings_the_inquiry_forward(
     word: ReportedOutcome, stage: Stage
 ) -> None:
     payment = a_payment(stage=stage)
-    decision = decided(payment, a_report(word), source_allowed=False)
+    decision = decide_callback(payment, a_report(word), source_allowed=False)
     is_asked = stage in (S.AWAITING_RESULT, S.IN_DOUBT) or (
         stage is S.FAILED and word is ReportedOutcome.SUCCESS
     )
@@ -211,7 +217,7 @@ def test_a_message_from_a_wrong_source_only_brings_the_inquiry_forward(
 def test_a_message_for_a_payment_that_is_not_on_record_is_kept_and_flagged(
     word: ReportedOutcome,
 ) -> None:
-    decision = decided(None, a_report(word))
+    decision = decide_callback(None, a_report(word))
     assert (decision.payment, decision.disposition, decision.is_message_flagged) == (
         None,
         D.UNKNOWN_PAYMENT,
@@ -246,7 +252,7 @@ def test_a_callback_that_could_not_be_processed_is_kept_and_changes_nothing(stag
     payment = a_payment(stage=stage)
     change = raw_callback_change(payment.id, a_callback())
     decision = change.decide(payment, a_context())
-    assert (decision.payment, noted(decision), event_of(decision)) == (payment, None, None)
+    assert (decision.payment, entry_of(decision), event_of(decision)) == (payment, None, None)
     assert (decision.disposition, decision.is_message_flagged) == (D.NOT_PROCESSED, True)
     assert change.callback == a_callback()
     assert (change.ids, change.receipt) == (
@@ -264,10 +270,10 @@ def test_a_success_without_receipt_or_amount_is_flagged_and_brings_the_inquiry_f
     tells (rules.md §14).
     """
     payment = a_payment(stage=stage)
-    decision = decided(payment, a_report(**missing))
+    decision = decide_callback(payment, a_report(**missing))
     # One that was never sent, as far as we can prove, must not be sent now.
     expected = D.CONTRADICTION if stage is S.ACCEPTED else D.SUCCESS_WITHOUT_RECEIPT
-    assert (decision.disposition, noted(decision), decision.is_message_flagged) == (
+    assert (decision.disposition, entry_of(decision), decision.is_message_flagged) == (
         expected,
         HistoryEntry(expected.value),
         True,
@@ -282,7 +288,7 @@ def test_a_word_that_is_no_result_teaches_its_ids_and_brings_the_inquiry_forward
     word: ReportedOutcome,
 ) -> None:
     ids = frozenset({("conversation_id", "AG_1")})
-    decision = decided(a_payment(stage=S.IN_DOUBT), a_report(word, ids=ids))
+    decision = decide_callback(a_payment(stage=S.IN_DOUBT), a_report(word, ids=ids))
     assert (decision.ids, decision.attempt_id) == (ids, an_attempt_id())
     assert (payment_of(decision).next_step_at, decision.is_message_flagged) == (NOW, False)
 
@@ -290,7 +296,7 @@ def test_a_word_that_is_no_result_teaches_its_ids_and_brings_the_inquiry_forward
 @pytest.mark.parametrize("stage", [*PENDING, S.FAILED])
 def test_a_receipt_of_another_payment_finalizes_nothing(stage: Stage) -> None:
     payment = a_payment(stage=stage)
-    decision = decided(payment, a_report(), is_receipt_of_other=True)
+    decision = decide_callback(payment, a_report(), is_receipt_of_other=True)
     assert decision.payment == replace(payment, needs_review=True)
     assert (decision.disposition, decision.is_message_flagged) == (
         D.RECEIPT_OF_ANOTHER_PAYMENT,
@@ -300,35 +306,35 @@ def test_a_receipt_of_another_payment_finalizes_nothing(stage: Stage) -> None:
 
 def test_a_second_receipt_for_a_payment_that_succeeded_is_a_contradiction() -> None:
     payment = a_payment(stage=S.SUCCEEDED)
-    decision = decided(payment, a_report(receipt="UC1SECOND2"))
+    decision = decide_callback(payment, a_report(receipt="UC1SECOND2"))
     assert decision.payment == replace(payment, needs_review=True)
     assert (decision.disposition, event_of(decision)) == (D.CONTRADICTION, None)
 
 
 def test_a_receipt_that_comes_after_a_success_without_one_is_announced() -> None:
-    decision = decided(a_payment(stage=S.SUCCEEDED, receipt=None), a_report())
+    decision = decide_callback(a_payment(stage=S.SUCCEEDED, receipt=None), a_report())
     assert (payment_of(decision).receipt, event_of(decision)) == (RECEIPT, EventType.RECEIPT_ADDED)
     assert decision.disposition is D.RECEIPT_ADDED
-    assert noted(decision) == "success_reported"
+    assert entry_of(decision) == "success_reported"
 
 
 def test_a_failure_after_a_success_is_a_contradiction_that_changes_nothing() -> None:
     payment = a_payment(stage=S.SUCCEEDED)
-    decision = decided(payment, a_report(ReportedOutcome.FAILURE))
+    decision = decide_callback(payment, a_report(ReportedOutcome.FAILURE))
     assert decision.payment == replace(payment, needs_review=True)
     assert event_of(decision) is None
 
 
 def test_a_correction_is_announced_and_flagged() -> None:
-    decision = decided(a_payment(stage=S.FAILED), a_report())
+    decision = decide_callback(a_payment(stage=S.FAILED), a_report())
     assert (event_of(decision), decision.is_message_flagged) == (EventType.CORRECTED, True)
     assert (payment_of(decision).failure, payment_of(decision).receipt) == (None, RECEIPT)
 
 
 def test_a_repeated_result_is_a_duplicate_that_writes_no_history() -> None:
-    first = decided(a_payment(stage=S.AWAITING_RESULT), a_report())
-    again = decided(first.payment, a_report())
-    assert (again.payment, noted(again), event_of(again)) == (first.payment, None, None)
+    first = decide_callback(a_payment(stage=S.AWAITING_RESULT), a_report())
+    again = decide_callback(first.payment, a_report())
+    assert (again.payment, entry_of(again), event_of(again)) == (first.payment, None, None)
     assert (again.disposition, again.is_message_flagged) == (D.DUPLICATE, False)
 
 
@@ -355,7 +361,7 @@ def test_a_failure_finalizes_only_when_every_send_is_accounted_for(
         an_attempt(Outcome.UNKNOWN, number=2),
     )
     payment = a_payment(kind=kind, stage=S.IN_DOUBT, attempts=attempts)
-    decision = decided(payment, a_report(ReportedOutcome.FAILURE, ids=frozenset(ids)))
+    decision = decide_callback(payment, a_report(ReportedOutcome.FAILURE, ids=frozenset(ids)))
     after = payment_of(decision)
     assert after.stage is expected
     if expected is S.IN_DOUBT:
@@ -365,7 +371,7 @@ def test_a_failure_finalizes_only_when_every_send_is_accounted_for(
 def test_a_withdrawal_result_under_another_id_is_about_another_payment() -> None:
     ids = frozenset({("originator_conversation_id", "somebody-elses")})
     for word in (ReportedOutcome.SUCCESS, ReportedOutcome.FAILURE, ReportedOutcome.TIMEOUT):
-        decision = decided(
+        decision = decide_callback(
             a_payment(kind=Kind.WITHDRAWAL, stage=S.AWAITING_RESULT), a_report(word, ids=ids)
         )
         assert (payment_of(decision).stage, decision.disposition) == (
@@ -378,7 +384,7 @@ def test_an_answer_whose_only_amount_is_no_number_is_for_a_person() -> None:
     report = a_report(
         inquiry_outcome=InquiryOutcome.PAID, has_amount=False, amount=None, has_ignored_amount=True
     )
-    decision = decided(a_payment(stage=S.AWAITING_RESULT), report)
+    decision = decide_callback(a_payment(stage=S.AWAITING_RESULT), report)
     assert (payment_of(decision).stage, decision.disposition) == (
         S.AWAITING_RESULT,
         D.AMOUNT_DIFFERS,
@@ -386,7 +392,9 @@ def test_an_answer_whose_only_amount_is_no_number_is_for_a_person() -> None:
 
 
 def test_a_value_that_was_no_amount_is_noted_in_the_history() -> None:
-    decision = decided(a_payment(stage=S.AWAITING_RESULT), a_report(has_ignored_amount=True))
+    decision = decide_callback(
+        a_payment(stage=S.AWAITING_RESULT), a_report(has_ignored_amount=True)
+    )
     assert payment_of(decision).stage is S.SUCCEEDED
     assert "no number" in detail_of(decision)["note"]
 
@@ -394,14 +402,19 @@ def test_a_value_that_was_no_amount_is_noted_in_the_history() -> None:
 def test_a_result_that_overtakes_the_acknowledgement_finalizes_and_teaches_the_ids() -> None:
     """The callback may be there before Daraja's own answer was read."""
     ids = frozenset({("checkout_request_id", "ws_CO_1"), ("merchant_request_id", "m-1")})
-    decision = decided(a_payment(stage=S.SUBMITTING), a_report(ids=ids))
+    decision = decide_callback(a_payment(stage=S.SUBMITTING), a_report(ids=ids))
     assert payment_of(decision).stage is S.SUCCEEDED
     assert (decision.ids, decision.attempt_id) == (ids, an_attempt_id())
 
 
 def test_daraja_s_code_is_noted_with_the_result() -> None:
-    decision = decided(a_payment(stage=S.AWAITING_RESULT), a_report(ReportedOutcome.FAILURE))
-    assert (noted(decision), detail_of(decision)) == ("failure_reported", {"provider_code": "1032"})
+    decision = decide_callback(
+        a_payment(stage=S.AWAITING_RESULT), a_report(ReportedOutcome.FAILURE)
+    )
+    assert (entry_of(decision), detail_of(decision)) == (
+        "failure_reported",
+        {"provider_code": "1032"},
+    )
 
 
 def test_a_failure_reported_for_a_payment_proved_unsent_is_marked_for_a_person() -> None:
@@ -409,4 +422,4 @@ def test_a_failure_reported_for_a_payment_proved_unsent_is_marked_for_a_person()
     would be sent again.
     """
     payment = a_payment(stage=S.ACCEPTED, attempts=(an_attempt(Outcome.NOT_ACTED),))
-    assert payment_of(decided(payment, a_report(ReportedOutcome.FAILURE))).needs_review
+    assert payment_of(decide_callback(payment, a_report(ReportedOutcome.FAILURE))).needs_review

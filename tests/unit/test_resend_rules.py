@@ -32,7 +32,7 @@ from tests.builders import (
     an_inquiry,
     evidence_of,
 )
-from tests.decisions import event_of, noted
+from tests.decisions import entry_of, event_of
 
 V = InquiryOutcome
 UNKNOWN, NOT_ACTED, RESENDABLE = Outcome.UNKNOWN, Outcome.NOT_ACTED, Outcome.RESENDABLE
@@ -254,7 +254,7 @@ def test_a_permitted_claim_begins_a_numbered_attempt_under_a_lease() -> None:
         (1, UNKNOWN),
         (2, None),
     ]
-    assert (noted(decision), decision.attempt_id, event_of(decision)) == (
+    assert (entry_of(decision), decision.attempt_id, event_of(decision)) == (
         HistoryEntry.CLAIMED,
         SECOND_ATTEMPT,
         None,
@@ -286,13 +286,13 @@ def test_a_resend_that_is_forbidden_when_it_is_claimed_changes_nothing(case: str
     overrides, evidence = FORBIDDEN[case]
     payment = a_withdrawal(**overrides)
     decision = claimed(payment, **evidence)
-    assert (decision.payment, noted(decision), event_of(decision)) == (payment, None, None)
+    assert (decision.payment, entry_of(decision), event_of(decision)) == (payment, None, None)
 
 
 def test_a_claim_whose_commit_was_lost_is_done_again_and_finds_itself_done() -> None:
     first = claimed(a_withdrawal()).payment
     again = claimed(first)
-    assert (again.payment, noted(again)) == (first, None)
+    assert (again.payment, entry_of(again)) == (first, None)
 
 
 def test_a_payment_that_is_not_stored_is_not_claimed() -> None:

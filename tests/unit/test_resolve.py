@@ -24,17 +24,17 @@ from tests.builders import (
     evidence_of,
 )
 from tests.case_tables import for_each
-from tests.decisions import detail_of, event_of, noted
+from tests.decisions import detail_of, entry_of, event_of
 from tests.unit.resolving import (
-    LOOKED_AT,
+    DECIDED_BY,
     NEVER_SENT,
     OPEN,
     PAID,
+    REVIEWED,
     UNPAID,
-    WHO,
-    a_flagged,
+    a_flagged_payment,
+    decide_resolution,
     refusal,
-    resolved,
 )
 
 S = Stage
@@ -48,46 +48,48 @@ FOUND_UNPAID = Failure(FailureReason.RESOLVED_BY_OPERATOR, safe_to_retry=True)
 def test_what_the_statement_shows_as_paid_has_succeeded(
     kind: Kind, stage: Stage, needs_review: bool
 ) -> None:
-    decision = resolved(a_flagged(stage, kind=kind, needs_review=needs_review), PAID)
+    decision = decide_resolution(
+        a_flagged_payment(stage, kind=kind, needs_review=needs_review), PAID
+    )
     after = decision.payment
     assert after is not None
     assert (after.stage, after.receipt, after.needs_review) == (S.SUCCEEDED, RECEIPT, False)
-    assert (noted(decision), event_of(decision)) == (
+    assert (entry_of(decision), event_of(decision)) == (
         HistoryEntry.RESOLVED_PAID,
         EventType.SUCCEEDED,
     )
-    assert detail_of(decision) == WHO
+    assert detail_of(decision) == DECIDED_BY
 
 
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("stage", OPEN)
 def test_what_the_statement_shows_as_unpaid_has_failed(kind: Kind, stage: Stage) -> None:
-    decision = resolved(a_flagged(stage, kind=kind), UNPAID)
+    decision = decide_resolution(a_flagged_payment(stage, kind=kind), UNPAID)
     after = decision.payment
     assert after is not None
     assert (after.stage, after.failure, after.needs_review) == (S.FAILED, FOUND_UNPAID, False)
-    assert (noted(decision), event_of(decision), detail_of(decision)) == (
+    assert (entry_of(decision), event_of(decision), detail_of(decision)) == (
         HistoryEntry.RESOLVED_UNPAID,
         EventType.FAILED,
-        WHO,
+        DECIDED_BY,
     )
 
 
 @pytest.mark.parametrize("stage", Stage)
 def test_what_was_looked_at_loses_its_flag_and_nothing_else(stage: Stage) -> None:
-    payment = a_flagged(stage)
-    decision = resolved(payment, LOOKED_AT)
+    payment = a_flagged_payment(stage)
+    decision = decide_resolution(payment, REVIEWED)
     assert decision.payment == replace(payment, needs_review=False)
-    assert (noted(decision), event_of(decision), detail_of(decision)) == (
+    assert (entry_of(decision), event_of(decision), detail_of(decision)) == (
         HistoryEntry.REVIEWED,
         None,
-        WHO,
+        DECIDED_BY,
     )
 
 
 @pytest.mark.parametrize("failure", [SILENCE, FOUND_UNPAID])
 def test_a_failure_that_was_only_concluded_gives_way_to_the_statement(failure: Failure) -> None:
-    decision = resolved(a_flagged(S.FAILED, failure=failure), PAID)
+    decision = decide_resolution(a_flagged_payment(S.FAILED, failure=failure), PAID)
     assert decision.payment is not None
     assert (decision.payment.stage, decision.payment.failure) == (S.SUCCEEDED, None)
     assert event_of(decision) is EventType.CORRECTED
@@ -102,7 +104,7 @@ def test_a_failure_that_was_only_concluded_gives_way_to_the_statement(failure: F
     ],
 )
 def test_a_failure_that_daraja_told_is_evidence(reason: FailureReason) -> None:
-    payment = a_flagged(S.FAILED, failure=Failure(reason, True, "1"))
+    payment = a_flagged_payment(S.FAILED, failure=Failure(reason, True, "1"))
     assert "Daraja said that the payment failed" in refusal(payment, PAID)
 
 
@@ -110,10 +112,10 @@ def test_a_failure_that_a_callback_disputes_gives_way_to_the_statement() -> None
     """Daraja cannot be asked which is true, or says what it said before: else it would be wrong
     for ever.
     """
-    payment = a_flagged(
+    payment = a_flagged_payment(
         S.FAILED, failure=Failure(FailureReason.SUBSCRIBER_BUSY, True, "500.001.1001")
     )
-    decision = resolved(
+    decision = decide_resolution(
         payment, PAID, evidence=evidence_of(unconfirmed_receipts=frozenset({RECEIPT}))
     )
     assert decision.payment is not None
@@ -122,11 +124,11 @@ def test_a_failure_that_a_callback_disputes_gives_way_to_the_statement() -> None
 
 @pytest.mark.parametrize("receipt", [None, "", "UC14", "UC10000000", "TK61000000", "UC14KD82Q!"])
 def test_paid_needs_a_receipt_that_can_be_one(receipt: str | None) -> None:
-    assert "--receipt" in refusal(a_flagged(), replace(PAID, receipt=receipt))
+    assert "--receipt" in refusal(a_flagged_payment(), replace(PAID, receipt=receipt))
 
 
 def test_a_receipt_of_another_payment_proves_nothing() -> None:
-    assert "another payment" in refusal(a_flagged(), PAID, is_receipt_of_other=True)
+    assert "another payment" in refusal(a_flagged_payment(), PAID, is_receipt_of_other=True)
     assert (
         resolution_change(PAYMENT_ID, PAID).receipt == RECEIPT
     )  # so that it is looked up whose it is
@@ -134,19 +136,19 @@ def test_a_receipt_of_another_payment_proves_nothing() -> None:
 
 @pytest.mark.parametrize("decision", [PAID, UNPAID])
 def test_a_success_is_never_decided_again(decision: Resolution) -> None:
-    assert "succeeded. " in refusal(a_flagged(S.SUCCEEDED), decision)
+    assert "succeeded. " in refusal(a_flagged_payment(S.SUCCEEDED), decision)
 
 
 def test_a_failure_is_not_found_unpaid_again() -> None:
-    assert "already failed" in refusal(a_flagged(S.FAILED, failure=SILENCE), UNPAID)
+    assert "already failed" in refusal(a_flagged_payment(S.FAILED, failure=SILENCE), UNPAID)
 
 
 @pytest.mark.parametrize("stage", OPEN)
 def test_a_stored_message_that_says_paid_forbids_unpaid(stage: Stage) -> None:
     assert "stored callback" in refusal(
-        a_flagged(stage), UNPAID, evidence=evidence_of(claims_success=True)
+        a_flagged_payment(stage), UNPAID, evidence=evidence_of(claims_success=True)
     )
-    resolved(a_flagged(stage), UNPAID, evidence=evidence_of(has_message=True))
+    decide_resolution(a_flagged_payment(stage), UNPAID, evidence=evidence_of(has_message=True))
 
 
 @pytest.mark.parametrize(
@@ -162,8 +164,8 @@ def test_a_message_that_daraja_has_denied_forbids_nothing(kind: Kind, denials: i
         "unconfirmed_receipts": frozenset({RECEIPT}),
         "unconfirmed_since": NOW,
     }
-    payment = a_flagged(kind=kind)
-    resolved(payment, UNPAID, evidence=evidence_of(*asked, **waiting))
+    payment = a_flagged_payment(kind=kind)
+    decide_resolution(payment, UNPAID, evidence=evidence_of(*asked, **waiting))
     for known in (
         evidence_of(*asked[1:], **waiting),
         evidence_of(*asked, **{**waiting, "unconfirmed_since": NOW + timedelta(seconds=1)}),
@@ -176,15 +178,15 @@ def test_a_message_that_daraja_has_denied_forbids_nothing(kind: Kind, denials: i
 def test_an_inquiry_answered_paid_forbids_unpaid(verdict: InquiryOutcome) -> None:
     evidence = evidence_of(an_inquiry(1, verdict))
     if verdict is InquiryOutcome.PAID:
-        assert "answered an inquiry" in refusal(a_flagged(), UNPAID, evidence=evidence)
+        assert "answered an inquiry" in refusal(a_flagged_payment(), UNPAID, evidence=evidence)
     else:
-        resolved(a_flagged(), UNPAID, evidence=evidence)
+        decide_resolution(a_flagged_payment(), UNPAID, evidence=evidence)
     assert resolution_change(PAYMENT_ID, UNPAID).reads is Reads.EVIDENCE
 
 
 @pytest.mark.parametrize("decision", [PAID, UNPAID])
 def test_what_is_being_sent_right_now_is_nobody_s_to_decide(decision: Resolution) -> None:
-    assert "being sent right now" in refusal(a_flagged(S.SUBMITTING), decision)
+    assert "being sent right now" in refusal(a_flagged_payment(S.SUBMITTING), decision)
 
 
 @pytest.mark.parametrize("decision", [PAID, UNPAID])
@@ -192,26 +194,26 @@ def test_what_was_not_sent_and_will_be_is_decided_only_where_it_is_flagged(
     decision: Resolution,
 ) -> None:
     """A flag holds it: Daraja spoke of it although it was never sent, as far as we can prove."""
-    unsent = a_flagged(S.ACCEPTED, attempts=attempts_with(Outcome.NOT_ACTED))
+    unsent = a_flagged_payment(S.ACCEPTED, attempts=attempts_with(Outcome.NOT_ACTED))
     assert "is not sent yet" in refusal(replace(unsent, needs_review=False), decision)
-    after = resolved(unsent, decision).payment
+    after = decide_resolution(unsent, decision).payment
     assert after is not None
     assert after.stage.is_final
 
 
 @pytest.mark.parametrize("stage", Stage)
 def test_nothing_is_looked_at_that_is_not_flagged(stage: Stage) -> None:
-    assert "not flagged" in refusal(a_flagged(stage, needs_review=False), LOOKED_AT)
+    assert "not flagged" in refusal(a_flagged_payment(stage, needs_review=False), REVIEWED)
 
 
-@pytest.mark.parametrize("decision", [PAID, UNPAID, LOOKED_AT])
+@pytest.mark.parametrize("decision", [PAID, UNPAID, REVIEWED])
 def test_nothing_is_decided_about_no_payment(decision: Resolution) -> None:
     assert "no such payment" in refusal(None, decision)
 
 
 def test_a_correction_after_an_operator_found_it_unpaid_is_still_possible() -> None:
     """Success outranks failure, whoever told it (rules.md §7)."""
-    unpaid = resolved(a_flagged(), UNPAID).payment
-    after = resolved(unpaid, PAID).payment
+    unpaid = decide_resolution(a_flagged_payment(), UNPAID).payment
+    after = decide_resolution(unpaid, PAID).payment
     assert after is not None
     assert (after.stage, after.receipt) == (S.SUCCEEDED, RECEIPT)

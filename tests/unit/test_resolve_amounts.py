@@ -28,15 +28,15 @@ from tests.builders import (
 from tests.case_tables import for_each
 from tests.decisions import detail_of
 from tests.unit.resolving import (
-    LOOKED_AT,
+    DECIDED_BY,
     NEVER_SENT,
     OPEN,
     PAID,
+    REVIEWED,
     UNPAID,
-    WHO,
-    a_flagged,
+    a_flagged_payment,
+    decide_resolution,
     refusal,
-    resolved,
 )
 
 SILENCE = Failure(FailureReason.NO_RESULT_CONFIRMED, safe_to_retry=False)
@@ -45,7 +45,7 @@ MINUTE = timedelta(minutes=1)
 
 
 def settled(payment: Payment, decision: Resolution, **known: Any) -> int | None:
-    after = resolved(payment, decision, evidence=evidence_of(**known)).payment
+    after = decide_resolution(payment, decision, evidence=evidence_of(**known)).payment
     assert after is not None
     assert after.stage is Stage.SUCCEEDED
     return after.amount_settled_kes
@@ -53,21 +53,21 @@ def settled(payment: Payment, decision: Resolution, **known: Any) -> int | None:
 
 @pytest.mark.parametrize("kind", Kind)
 def test_paid_settles_the_payment_s_amount_unless_the_statement_has_another(kind: Kind) -> None:
-    assert settled(a_flagged(kind=kind), PAID) == AMOUNT_KES
-    decision = resolved(a_flagged(kind=kind), replace(PAID, amount_kes=400))
+    assert settled(a_flagged_payment(kind=kind), PAID) == AMOUNT_KES
+    decision = decide_resolution(a_flagged_payment(kind=kind), replace(PAID, amount_kes=400))
     assert decision.payment is not None
     assert (decision.payment.amount_settled_kes, decision.payment.request.amount_kes) == (
         400,
         AMOUNT_KES,
     )
-    assert detail_of(decision) == {**WHO, "amount": "400"}
+    assert detail_of(decision) == {**DECIDED_BY, "amount": "400"}
 
 
 @pytest.mark.parametrize(
     "payment",
     [
-        *(a_flagged(stage) for stage in OPEN),
-        *(a_flagged(Stage.FAILED, failure=f) for f in (SILENCE, TOLD_FAILED)),
+        *(a_flagged_payment(stage) for stage in OPEN),
+        *(a_flagged_payment(Stage.FAILED, failure=f) for f in (SILENCE, TOLD_FAILED)),
     ],
 )
 def test_where_a_message_names_another_amount_a_person_names_the_statement_s(
@@ -81,12 +81,12 @@ def test_where_a_message_names_another_amount_a_person_names_the_statement_s(
 
 @pytest.mark.parametrize("amount", [0, -1, 250_001])
 def test_an_amount_of_the_statement_is_one_that_m_pesa_can_move(amount: int) -> None:
-    assert "--amount" in refusal(a_flagged(), replace(PAID, amount_kes=amount))
+    assert "--amount" in refusal(a_flagged_payment(), replace(PAID, amount_kes=amount))
 
 
-@pytest.mark.parametrize("decision", [UNPAID, LOOKED_AT])
+@pytest.mark.parametrize("decision", [UNPAID, REVIEWED])
 def test_only_paid_takes_an_amount(decision: Resolution) -> None:
-    assert "--amount" in refusal(a_flagged(), replace(decision, amount_kes=400))
+    assert "--amount" in refusal(a_flagged_payment(), replace(decision, amount_kes=400))
 
 
 @for_each("kind", Kind)
@@ -96,7 +96,9 @@ def test_what_was_never_sent_is_not_paid_and_daraja_is_not_blamed(
     outcomes: tuple[Outcome, ...], reason: FailureReason, kind: Kind
 ) -> None:
     attempts = tuple(a_send(outcome, at=NOW) for outcome in outcomes)
-    payment = a_flagged(Stage.FAILED, kind=kind, failure=Failure(reason, True), attempts=attempts)
+    payment = a_flagged_payment(
+        Stage.FAILED, kind=kind, failure=Failure(reason, True), attempts=attempts
+    )
     told = refusal(payment, PAID)
     assert "never sent to Daraja" in told
     assert "Daraja said" not in told
@@ -114,14 +116,14 @@ def test_what_was_never_sent_is_not_paid_and_daraja_is_not_blamed(
 def test_what_was_never_sent_is_paid_where_a_message_says_so(
     known: dict[str, Any], reason: FailureReason
 ) -> None:
-    payment = a_flagged(Stage.FAILED, failure=Failure(reason, True))
+    payment = a_flagged_payment(Stage.FAILED, failure=Failure(reason, True))
     assert settled(payment, replace(PAID, amount_kes=AMOUNT_KES), **known) == AMOUNT_KES
 
 
 @pytest.mark.parametrize("reason", NEVER_SENT)
 def test_what_was_never_sent_is_paid_where_daraja_answered_so(reason: FailureReason) -> None:
-    payment = a_flagged(Stage.FAILED, failure=Failure(reason, True))
-    after = resolved(
+    payment = a_flagged_payment(Stage.FAILED, failure=Failure(reason, True))
+    after = decide_resolution(
         payment, PAID, evidence=evidence_of(an_inquiry(1, InquiryOutcome.PAID))
     ).payment
     assert after is not None
@@ -146,36 +148,39 @@ def test_after_an_acknowledgement_unpaid_waits_for_the_window_of_its_kind(
         (WINDOWS[kind] - timedelta(seconds=1), False),
         (WINDOWS[kind], True),
     ):
-        payment = a_flagged(
+        payment = a_flagged_payment(
             stage, kind=kind, attempts=(a_send(Outcome.ACKNOWLEDGED, at=NOW - since),)
         )
         if is_over:
-            resolved(payment, UNPAID)
+            decide_resolution(payment, UNPAID)
         else:
             told = refusal(payment, UNPAID)
             assert f"Try again after {NOW - since + WINDOWS[kind]:%Y-%m-%d %H:%M:%S} UTC" in told
-        resolved(payment, PAID)
-        resolved(
-            a_flagged(stage, kind=kind, attempts=(a_send(Outcome.UNKNOWN, at=NOW - since),)), UNPAID
+        decide_resolution(payment, PAID)
+        decide_resolution(
+            a_flagged_payment(
+                stage, kind=kind, attempts=(a_send(Outcome.UNKNOWN, at=NOW - since),)
+            ),
+            UNPAID,
         )
 
 
 def test_the_window_of_a_deposit_under_way_is_longer() -> None:
-    payment = a_flagged(
+    payment = a_flagged_payment(
         kind=Kind.DEPOSIT, attempts=(a_send(Outcome.ACKNOWLEDGED, at=NOW - 4 * MINUTE),)
     )
-    resolved(payment, UNPAID)
+    decide_resolution(payment, UNPAID)
     under_way = evidence_of(an_inquiry(1, InquiryOutcome.UNDER_WAY, at=NOW - MINUTE))
     assert "Try again" in refusal(payment, UNPAID, evidence=under_way)
 
 
 def test_the_window_is_that_of_the_worker_s_settings() -> None:
-    payment = a_flagged(
+    payment = a_flagged_payment(
         kind=Kind.DEPOSIT, attempts=(a_send(Outcome.ACKNOWLEDGED, at=NOW - 4 * MINUTE),)
     )
     longer = replace(TIMES, result_window=10 * MINUTE)
     change = resolution_change(
-        payment.id, Resolution(decision=OperatorDecision.UNPAID, **WHO), longer
+        payment.id, Resolution(decision=OperatorDecision.UNPAID, **DECIDED_BY), longer
     )
     with pytest.raises(Exception, match="Try again"):
         change.decide(payment, a_context())

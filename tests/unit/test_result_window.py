@@ -13,7 +13,7 @@ import pytest
 from domain.evidence import InquiryOutcome
 from domain.inquiry import last_sent_at, no_result_is_confirmed, result_window_end
 from domain.kinds import Kind
-from tests.builders import TIMES, a_due, an_inquiry, evidence_of
+from tests.builders import TIMES, a_due_payment, an_inquiry, evidence_of
 
 V = InquiryOutcome
 MINUTE = timedelta(minutes=1)
@@ -34,7 +34,7 @@ MINUTE = timedelta(minutes=1)
 def test_still_under_processing_extends_the_window_to_at_most_fifteen_minutes(
     under_way_after: tuple[timedelta, ...], ends_after: timedelta
 ) -> None:
-    payment = a_due(Kind.DEPOSIT)
+    payment = a_due_payment(Kind.DEPOSIT)
     sent_at = last_sent_at(payment, TIMES)
     known = [
         an_inquiry(n, V.UNDER_WAY, at=sent_at + after) for n, after in enumerate(under_way_after, 1)
@@ -45,7 +45,7 @@ def test_still_under_processing_extends_the_window_to_at_most_fifteen_minutes(
 
 
 def test_a_deposit_still_under_processing_does_not_fail_before_fifteen_minutes() -> None:
-    payment = a_due(Kind.DEPOSIT)  # sent twenty minutes ago
+    payment = a_due_payment(Kind.DEPOSIT)  # sent twenty minutes ago
     sent_at = last_sent_at(payment, TIMES)
 
     def ends(*asked: tuple[InquiryOutcome, float], now: float) -> bool:

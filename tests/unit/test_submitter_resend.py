@@ -37,7 +37,7 @@ from tests.builders import (
     PAYMENT_ID,
     TIMES,
     a_context,
-    a_due,
+    a_due_payment,
     a_payment,
     a_send,
     an_inquiry,
@@ -121,7 +121,7 @@ def outcomes(payment: Payment) -> list[Outcome | None]:
 
 
 async def test_a_resend_is_readied_claimed_sent_and_recorded_in_this_order() -> None:
-    world = Sending(a_due(), *NOT_FOUND)
+    world = Sending(a_due_payment(), *NOT_FOUND)
     await world.run()
     assert world.did == ["ready", "claim", "send", "record"]
     assert world.payment.stage is Stage.AWAITING_RESULT
@@ -131,10 +131,10 @@ async def test_a_resend_is_readied_claimed_sent_and_recorded_in_this_order() -> 
 @pytest.mark.parametrize(
     "payment",
     [
-        a_due(needs_review=True),
-        a_due(stage=Stage.SUCCEEDED),
+        a_due_payment(needs_review=True),
+        a_due_payment(stage=Stage.SUCCEEDED),
         a_payment(kind=Kind.WITHDRAWAL, attempts=(a_send(Outcome.NOT_ACTED, at=NOW),)),
-        a_due(stage=Stage.SUBMITTING),
+        a_due_payment(stage=Stage.SUBMITTING),
     ],
     ids=["for review", "succeeded meanwhile", "proved unsent meanwhile", "claimed meanwhile"],
 )
@@ -151,7 +151,7 @@ async def test_a_resend_whose_claim_is_not_known_to_be_committed_sends_nothing(
     loses_commit: bool,
 ) -> None:
     """If it was committed after all, it is given back: in doubt for the first send, as before."""
-    world = Sending(a_due(), *NOT_FOUND)
+    world = Sending(a_due_payment(), *NOT_FOUND)
     world.claim_raises, world.loses_commit = [StoreUnavailable()], loses_commit
     await world.run()
     assert "send" not in world.did
@@ -172,7 +172,7 @@ async def test_a_resend_whose_claim_is_not_known_to_be_committed_sends_nothing(
 async def test_a_resend_without_a_definite_answer_leaves_the_payment_in_doubt(
     answer: Exception, outcome: Outcome
 ) -> None:
-    world = Sending(a_due(), *NOT_FOUND)
+    world = Sending(a_due_payment(), *NOT_FOUND)
     world.answer = answer
     await world.run()
     assert (world.payment.stage, outcomes(world.payment)) == (
@@ -185,7 +185,7 @@ async def test_a_refusal_of_a_later_send_does_not_fail_a_payment_whose_first_is_
     """Once a send's outcome is unknown, no synchronous answer to a later one fails the payment
     (rules.md §13).
     """
-    world = Sending(a_due(), *NOT_FOUND)
+    world = Sending(a_due_payment(), *NOT_FOUND)
     world.answer = Refused(Failure(FailureReason.REJECTED_BY_PROVIDER, True, "400.002.02"))
     await world.run()
     assert (world.payment.stage, world.payment.failure) == (Stage.IN_DOUBT, None)
@@ -193,21 +193,21 @@ async def test_a_refusal_of_a_later_send_does_not_fail_a_payment_whose_first_is_
 
 @pytest.mark.parametrize("error", [Throttled(wait_seconds=1), Unreachable(), QueueUnavailable()])
 async def test_a_resend_that_cannot_be_made_ready_claims_nothing(error: Exception) -> None:
-    world = Sending(a_due(), *NOT_FOUND)
+    world = Sending(a_due_payment(), *NOT_FOUND)
     world.not_ready = error
     await world.run()
-    assert (world.did, world.payment) == (["ready"], a_due())
+    assert (world.did, world.payment) == (["ready"], a_due_payment())
 
 
 async def test_a_stopping_worker_sends_nothing_again() -> None:
-    world = Sending(a_due(), *NOT_FOUND)
+    world = Sending(a_due_payment(), *NOT_FOUND)
     world.submitter.drain()
     await world.run()
     assert world.did == []
 
 
 async def test_a_worker_told_to_stop_before_the_first_byte_gives_a_resend_back() -> None:
-    world = Sending(a_due(), *NOT_FOUND)
+    world = Sending(a_due_payment(), *NOT_FOUND)
     original = world.change
 
     async def change(change: Change) -> ChangeResult:

@@ -28,7 +28,7 @@ from domain.operations import OperationHealth
 from domain.payment import Payment
 from domain.stages import Stage, Step
 from tests.builders import PAYMENT_ID, an_attempt_id
-from tests.decisions import asked_by, probed_by
+from tests.decisions import inquiry_of, probed_operation_of
 from tests.proof.interleavings.clockwork import Flow
 from tests.proof.interleavings.provider import KEYED, OWN_ID, Answer, Message
 from tests.proof.interleavings.reading import (
@@ -233,7 +233,7 @@ def _inquire(world: World, found: Due) -> Flow:
                     ),
                     instant(world.now),
                 )
-                record.claim_is_probe = probed_by(decided) is not None
+                record.claim_is_probe = probed_operation_of(decided) is not None
                 return _is_claimed_by(decided.payment, attempt_id)
 
             yield from _claim_and_send(world, claim, times)
@@ -265,7 +265,7 @@ def ask(world: World, *, is_probe: bool) -> Flow:
             PAYMENT_ID, times.worker, times.accounts, is_breaker_probe=is_probe
         ),
     )
-    payment, asked = decided.payment, asked_by(decided)
+    payment, asked = decided.payment, inquiry_of(decided)
     if payment is None or asked is None:
         return
     number = asked.number

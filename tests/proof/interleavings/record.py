@@ -42,7 +42,7 @@ from domain.stages import TRANSITIONS, FactName, Stage, Step
 from domain.stamp import stamp_change
 from domain.times import HANDOVER_RETRY_AFTER
 from tests.builders import a_payment
-from tests.decisions import event_of, noted
+from tests.decisions import entry_of, event_of
 from tests.proof.interleavings.brakes import START, Brakes, Hold
 from tests.proof.interleavings.swift import swift_replace as replace
 from tests.proof.interleavings.times import LifeTimes
@@ -185,7 +185,7 @@ class Record:
         new_ids = decided.ids - self.ids.keys()
         self.ids.update(dict.fromkeys(new_ids, decided.attempt_id))
         after = stamp_change(before, after, attempt_id=decided.attempt_id, new_ids=new_ids, now=now)
-        what, event = noted(decided), event_of(decided)
+        what, event = entry_of(decided), event_of(decided)
         if what is None and after is before:
             return
         written: dict[str, object] = {"attempts": self._ended(before.attempts, after.attempts, now)}

@@ -31,7 +31,7 @@ from domain.payment import Fact, Payment
 from domain.report import Report
 from domain.stages import TRANSITIONS, FactName, Guard, Stage, Transition
 from domain.times import Times
-from tests.decisions import noted
+from tests.decisions import entry_of
 from tests.proof.interleavings.record import Record
 from tests.proof.interleavings.world import World
 
@@ -212,7 +212,7 @@ def _due_time_forgotten(patch: Patch) -> None:
 
         def decide(payment: Payment | None, context: Context) -> Decided:
             decided = change.decide(payment, context)
-            if noted(decided) is None or decided.payment is None:
+            if entry_of(decided) is None or decided.payment is None:
                 return decided
             return replace(decided, payment=replace(decided.payment, next_step_at=None))
 

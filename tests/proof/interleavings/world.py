@@ -20,7 +20,7 @@ from domain.lifecycle.record_callback import callback_change
 from domain.stages import FactName, Stage
 from domain.times import BREAKER_COOL_DOWN_MAX, HANDOVER_RETRY_AFTER
 from tests.builders import AMOUNT_KES, AN_ACCOUNT, PAYMENT_ID
-from tests.decisions import answered_by, heard_by, noted
+from tests.decisions import answer_of, entry_of, operation_answer_of
 from tests.proof.interleavings import flows, people
 from tests.proof.interleavings.chances import Chances
 from tests.proof.interleavings.clockwork import Clockwork, Flow
@@ -200,9 +200,9 @@ class World(Clockwork):
             self.witness.note_inquiry_answer(*inquiry_answer)
         decided = self.record.change(change, instant(now))
         after = self.record.payment
-        if (answer := heard_by(decided)) is not None:
+        if (answer := operation_answer_of(decided)) is not None:
             self.witness.note_operation_answer(answer, now, self.now)
-        self.note(f"{name}: {decided.disposition or noted(decided) or '-'}")
+        self.note(f"{name}: {decided.disposition or entry_of(decided) or '-'}")
         if after.stage is not before.stage:
             self._quiet_sweeps = 0
             self.witness.note_stage(after, now)
@@ -383,5 +383,5 @@ class World(Clockwork):
         if message.address == "result":
             self._quiet_sweeps = 0  # the result is news, also if the sweeps had become quiet
             self.look_again()
-        if answered_by(decided) is not None and message.outcome == "not_found":
+        if answer_of(decided) is not None and message.outcome == "not_found":
             self.wake()
