@@ -109,7 +109,7 @@ async def test_a_backends_payment_has_the_pinned_shape(
     assert payment["idempotency_key"]
 
 
-async def test_what_is_left_out_is_filled_in(system: System) -> None:
+async def test_the_service_fills_in_fields_that_the_caller_leaves_out(system: System) -> None:
     """Left out, a reference is twelve letters and digits of the payment's own, and every text is
     Payment.
     """
@@ -124,7 +124,7 @@ async def test_what_is_left_out_is_filled_in(system: System) -> None:
     assert (bill["account_reference"], bill["remarks"]) == ("METER7731", "Payment")
 
 
-async def test_a_field_that_is_null_is_left_out(system: System) -> None:
+async def test_a_null_field_counts_as_left_out(system: System) -> None:
     """A field that may be left out may be null instead."""
     nothing = {"account_reference": None, "description": None, "owner": None, "metadata": None}
     payment = await _accepted(system.user, "/v1/deposits", {**DEPOSIT, **nothing})
@@ -158,7 +158,7 @@ async def test_a_phone_number_may_be_written_in_four_ways(
     )
 
 
-async def test_metadata_is_the_callers_own(system: System) -> None:
+async def test_the_caller_gets_its_metadata_back_unchanged(system: System) -> None:
     """Metadata comes back untouched, order included, wherever the payment is shown, and never
     goes to Daraja.
     """
@@ -209,7 +209,9 @@ async def test_metadata_is_the_callers_own(system: System) -> None:
         ("/v1/withdrawals", {**WITHDRAWAL, "remarks": "é" * 100}),
     ],
 )
-async def test_the_limits_themselves_are_allowed(system: System, path: str, body: Any) -> None:
+async def test_the_service_accepts_the_smallest_and_the_largest_values(
+    system: System, path: str, body: Any
+) -> None:
     """The smallest and the largest amount, and texts of the greatest length, are accepted and
     sent as they are.
     """
@@ -220,7 +222,7 @@ async def test_the_limits_themselves_are_allowed(system: System, path: str, body
     assert request["status"] == 200
 
 
-async def test_an_owner_is_the_callers_or_a_backends_choice(system: System) -> None:
+async def test_a_user_owns_its_payments_and_a_backend_may_name_an_owner(system: System) -> None:
     """A user owns what it pays and cannot say otherwise; a backend may name an owner, who then
     sees the payment.
     """
@@ -237,7 +239,7 @@ async def test_an_owner_is_the_callers_or_a_backends_choice(system: System) -> N
         assert (await _accepted(system.backend, "/v1/deposits", DEPOSIT))["owner"] is None
 
 
-async def test_what_daraja_is_asked_is_what_was_asked_for(system: System) -> None:
+async def test_daraja_receives_what_the_caller_asked_for(system: System) -> None:
     """Amount, parties, reference and texts reach Daraja as the caller gave them, under the
     payment's own address.
     """
@@ -279,7 +281,7 @@ async def test_what_daraja_is_asked_is_what_was_asked_for(system: System) -> Non
     assert re.fullmatch(rf"/results/{deposit}/deposit/[0-9a-f]{{32,}}", address)
 
 
-async def test_texts_that_make_daraja_fail_are_reduced_and_ours_are_kept(system: System) -> None:
+async def test_daraja_receives_texts_without_special_characters(system: System) -> None:
     """Special characters do not reach Daraja. The caller reads back what it wrote."""
     await system.scenario("special_characters_fail", phone_number="254733100001")
     deposit = await system.deposit(phone_number="0733100001", description="Tea & café#1")
@@ -294,7 +296,7 @@ async def test_texts_that_make_daraja_fail_are_reduced_and_ours_are_kept(system:
         assert request["body"][sent[0]] == sent[1]
 
 
-async def test_a_server_that_refuses_an_amount_as_a_number_is_paid_through(system: System) -> None:
+async def test_a_daraja_that_refuses_numbers_accepts_our_amounts(system: System) -> None:
     """The portal's samples write it as a string."""
     await system.scenario("number_refused", phone_number="254733100002")
     await system.scenario("number_refused", api="b2b", party="888882")
@@ -307,7 +309,7 @@ async def test_a_server_that_refuses_an_amount_as_a_number_is_paid_through(syste
         assert (await system.settled(payment_id))["status"] == "success"
 
 
-async def test_a_bills_account_is_paid_exactly_as_written_and_found_by_it(system: System) -> None:
+async def test_a_bill_is_paid_to_its_account_exactly_as_written(system: System) -> None:
     """Blanks, dashes, dots and slashes belong to it."""
     account = f"0/1-2.3 {uuid4().hex[:5]}"
     payment_id = await system.bill_payment(account_reference=account)
@@ -318,7 +320,7 @@ async def test_a_bills_account_is_paid_exactly_as_written_and_found_by_it(system
     assert [item["id"] for item in page["items"]] == [payment_id]
 
 
-async def test_many_at_once_are_each_their_own(system: System) -> None:
+async def test_payments_accepted_at_once_each_get_their_own_answer(system: System) -> None:
     """Payments that are accepted together each get their own id, amount and answer, and are all
     paid once.
     """

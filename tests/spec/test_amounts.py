@@ -42,7 +42,7 @@ async def _resolve(system: System, payment_id: str, decision: str, *more: str, *
 @pytest.mark.parametrize(
     ("api", "answers"), [("stk", ()), ("b2c", (_WITHOUT_AMOUNT,)), ("b2b", (_WITHOUT_AMOUNT,))]
 )
-async def test_a_payment_whose_amounts_disagree_is_for_a_person(
+async def test_a_payment_whose_amounts_disagree_waits_for_an_operator(
     system: System, api: Any, answers: Any
 ) -> None:
     """A callback names another amount, then Daraja says paid and not how much: a person decides
@@ -87,7 +87,7 @@ async def test_a_payment_whose_amounts_disagree_is_for_a_person(
     assert (last["what"], last["detail"]["amount"]) == ("resolved_paid", str(statement))
 
 
-async def test_a_callback_that_names_the_payment_s_own_amount_decides(system: System) -> None:
+async def test_a_callback_with_the_right_amount_settles_a_flagged_payment(system: System) -> None:
     """Unlike a query it says how much. The flag of the first callback stays for a person."""
     payment_id = await begin_in_doubt(
         system, "stk", "slow_result", InquiryRule("in_flight_a"), seconds=600
@@ -107,7 +107,7 @@ async def test_a_callback_that_names_the_payment_s_own_amount_decides(system: Sy
     assert payment["amount_settled"] == payment["amount"]
 
 
-async def test_unpaid_waits_for_the_window_after_an_acknowledgement(system: System) -> None:
+async def test_an_operator_resolves_as_unpaid_only_after_the_window(system: System) -> None:
     """The refusal says from when on it may be tried again; the worker's own times count where
     they are set.
     """
@@ -122,7 +122,7 @@ async def test_unpaid_waits_for_the_window_after_an_acknowledgement(system: Syst
     assert (payment["status"], payment["amount_settled"]) == ("failed", None)
 
 
-async def test_what_its_caller_cancelled_unsent_is_not_said_to_be_refused_by_daraja(
+async def test_resolve_names_the_cancellation_of_a_payment_that_was_never_sent(
     system: System,
 ) -> None:
     """`paid` is refused, and the reason is the true one."""

@@ -179,7 +179,7 @@ _FIELDS: list[tuple[str, Any, set[str]]] = [
 ]
 
 
-async def test_every_wrong_field_is_named(quiet: System) -> None:
+async def test_a_refusal_names_every_wrong_field(quiet: System) -> None:
     """A body with wrong, missing or unknown fields is 422 invalid_request, and names each of
     them and no other.
     """
@@ -233,7 +233,7 @@ _NOT_JSON: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("what", _NOT_JSON)
-async def test_what_is_not_json_is_refused(quiet: System, what: str) -> None:
+async def test_the_service_refuses_a_body_that_is_not_json(quiet: System, what: str) -> None:
     """A body that RFC 8259 does not call JSON, or that two readers could read differently, is
     400 invalid_json.
     """
@@ -256,7 +256,7 @@ _KEYS: dict[str, tuple[list[tuple[str, str]], str]] = {
 
 
 @pytest.mark.parametrize("what", _KEYS)
-async def test_a_payment_needs_one_key(quiet: System, what: str) -> None:
+async def test_a_payment_needs_exactly_one_idempotency_key(quiet: System, what: str) -> None:
     """Without an idempotency key, or with one that is malformed or ambiguous, nothing is
     accepted.
     """
@@ -271,7 +271,9 @@ async def test_a_payment_needs_one_key(quiet: System, what: str) -> None:
     "names", [["Idempotency-Key"], ["X-Idempotency-Key", "Idempotency-Key"], ["x-idempotency-key"]]
 )
 @pytest.mark.parametrize("length", [1, 255])
-async def test_a_key_has_two_names(system: System, names: list[str], length: int) -> None:
+async def test_an_idempotency_key_may_come_under_two_header_names(
+    system: System, names: list[str], length: int
+) -> None:
     """A key of 1 to 255 characters is taken under its standard name, or under both with one
     value.
     """
@@ -304,7 +306,9 @@ _MEDIA: list[list[tuple[str, str]]] = [
 
 
 @pytest.mark.parametrize("headers", _MEDIA)
-async def test_a_body_is_json_in_utf8(quiet: System, headers: list[tuple[str, str]]) -> None:
+async def test_the_service_reads_only_json_in_utf8(
+    quiet: System, headers: list[tuple[str, str]]
+) -> None:
     """A body of another type, charset or encoding is 415."""
     headers = [("X-Idempotency-Key", str(uuid4())), *headers]
     answer = await send_request(
@@ -318,7 +322,7 @@ async def _in_chunks(size: int) -> AsyncIterator[bytes]:
         yield b" " * _MANY
 
 
-async def test_a_body_that_is_too_large_is_refused(quiet: System) -> None:
+async def test_the_service_refuses_a_body_above_sixteen_kib(quiet: System) -> None:
     """More than 16 KiB is 413, whether the length was said before or came out in chunks."""
     expect_problem(await post(quiet, "/v1/deposits", b" " * 17 * _MANY), 413, "body_too_large")
     headers = [("X-Idempotency-Key", str(uuid4())), _JSON]
@@ -328,7 +332,7 @@ async def test_a_body_that_is_too_large_is_refused(quiet: System) -> None:
     expect_problem(answer, 413, "body_too_large")
 
 
-async def test_a_body_of_sixteen_kib_is_read(system: System) -> None:
+async def test_the_service_reads_a_body_of_sixteen_kib(system: System) -> None:
     """Exactly 16 KiB is not too much."""
     text = json.dumps(DEPOSIT).encode()
     (await post(system, "/v1/deposits", text + b" " * (16 * _MANY - len(text)))).expect(202)
@@ -356,7 +360,7 @@ async def test_a_body_of_sixteen_kib_is_read(system: System) -> None:
         ("GET", f"/v1/payments/{UNKNOWN_PAYMENT_ID}/cancel", 405),
     ],
 )
-async def test_what_is_not_there_is_a_problem_too(
+async def test_unknown_routes_and_wrong_methods_are_answered_with_problems(
     quiet: System, method: str, path: str, status: int
 ) -> None:
     """An unknown route or payment is 404 and a wrong method 405 with Allow, told as problems
@@ -367,7 +371,7 @@ async def test_what_is_not_there_is_a_problem_too(
     assert ("Allow" in answer.headers) == (status == 405)
 
 
-async def test_a_post_takes_no_query(quiet: System) -> None:
+async def test_the_service_refuses_a_query_on_a_post(quiet: System) -> None:
     """A query on a request that makes a payment is refused: nobody may believe that it meant
     something.
     """
@@ -377,7 +381,7 @@ async def test_a_post_takes_no_query(quiet: System) -> None:
     assert pointers(problem_details) == {"?amount"}
 
 
-async def test_many_refusals_at_once_are_each_their_own(quiet: System) -> None:
+async def test_refusals_at_once_each_name_their_own_fault(quiet: System) -> None:
     """Refusals that are made together each name their own fault."""
     bodies: list[dict[str, Any]] = [{**DEPOSIT, f"field{number}": number} for number in range(30)]
     answers = await asyncio.gather(*(post(quiet, "/v1/deposits", body) for body in bodies))

@@ -60,7 +60,7 @@ _INQUIRED = [
 ]
 
 
-async def test_a_bill_that_was_paid_succeeds_however_it_is_told(system: System) -> None:
+async def test_a_paid_bill_succeeds_whatever_the_form_of_its_result(system: System) -> None:
     """A bill that was paid succeeds once, whatever became of the answer and in whatever shape
     the result comes.
     """
@@ -85,7 +85,7 @@ async def test_a_bill_payment_that_daraja_refuses_fails_at_once(system: System) 
     await play(system, "b2b", _REFUSED)
 
 
-async def test_a_bill_payment_that_may_have_acted_is_in_doubt_and_not_sent_again(
+async def test_a_bill_payment_without_a_clear_answer_is_in_doubt_and_not_sent_again(
     system: System,
 ) -> None:
     """A bill payment whose request left and got no definite answer is in doubt, and never sent
@@ -99,7 +99,9 @@ async def test_a_bill_payment_without_a_definite_result_stays_open(system: Syste
     await play(system, "b2b", PAYOUTS_AWAITED)
 
 
-async def test_what_a_result_does_not_decide_transaction_status_does(system: System) -> None:
+async def test_transaction_status_settles_a_bill_that_its_result_does_not_decide(
+    system: System,
+) -> None:
     """An incomplete or unknown result, a timeout message, or a code to be verified: Daraja is
     asked, and its word ends it.
     """

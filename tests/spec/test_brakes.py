@@ -105,7 +105,7 @@ async def _all_paid(system: System, payment_ids: list[str]) -> None:
 
 
 @pytest.mark.whole
-async def test_stopping_under_load(system: System) -> None:
+async def test_no_payout_leaves_after_the_stop_command_returns(system: System) -> None:
     """While hundreds are being accepted: once the command has returned nothing leaves, and all
     are paid after `start`.
     """
@@ -152,7 +152,7 @@ async def test_stopping_under_load(system: System) -> None:
     await _all_paid(system, [*payment_ids, deposit])
 
 
-async def test_what_is_on_the_wire_may_finish_and_is_told(system: System) -> None:
+async def test_the_stop_command_waits_for_open_sends_and_prints_them(system: System) -> None:
     """The command waits for Daraja's answer to what was being sent, and prints each with what
     became of it.
     """
@@ -194,7 +194,7 @@ async def test_what_is_on_the_wire_may_finish_and_is_told(system: System) -> Non
     assert again.lines == ["payouts were stopped already", "no payout is being sent; 0 were"]
 
 
-async def test_stopped_payouts_stay_stopped(system: System) -> None:
+async def test_only_the_start_command_starts_stopped_payouts(system: System) -> None:
     """A flush of Redis, its restart, a killed worker: nothing starts them but the command, which
     also says how it stands.
     """
@@ -220,7 +220,7 @@ async def test_stopped_payouts_stay_stopped(system: System) -> None:
     await _all_paid(system, [*payment_ids, *later, deposit])
 
 
-async def test_a_resend_waits_for_start_too(system: System) -> None:
+async def test_the_kill_switch_stops_a_resend_too(system: System) -> None:
     """Daraja has said twice that it knows nothing of the payment; while payouts are stopped it
     is asked, and not sent.
     """
@@ -255,7 +255,7 @@ async def test_a_wrong_command_changes_nothing(system: System) -> None:
 # --- seen from outside ----------------------------------------------------------------------------
 
 
-async def test_an_engaged_brake_is_seen_in_metrics_and_log(system: System) -> None:
+async def test_metrics_and_log_show_an_engaged_brake(system: System) -> None:
     """Both processes that listen show each brake as 1 while it is engaged; the worker's log says
     which.
     """
@@ -337,7 +337,7 @@ async def test_the_first_refusal_of_our_credential_opens_the_breaker(system: Sys
         await system.assert_money_agrees([payment_id])
 
 
-async def test_a_customers_pin_opens_no_breaker(system: System) -> None:
+async def test_a_wrong_pin_of_a_customer_opens_no_breaker(system: System) -> None:
     """2001 and 8006 of a deposit are about who pays: in its result and in the answer to a query
     alike.
     """
@@ -367,7 +367,7 @@ async def test_a_customers_pin_opens_no_breaker(system: System) -> None:
     await system.assert_money_agrees([*told, *asked])
 
 
-async def test_while_it_is_open_the_credential_is_used_for_ever_rarer_probes_only(
+async def test_an_open_breaker_permits_only_ever_rarer_probes(
     system: System,
 ) -> None:
     """No payout, bill payment or question but the probe's; deposits go on; nothing closes it but

@@ -33,7 +33,7 @@ async def _refused(system: System, url: str, body: Any) -> tuple[int, bytes, str
     return answer.status, answer.body, answer.headers.get("Content-Type")
 
 
-async def test_only_the_right_address_is_heard(system: System) -> None:
+async def test_the_receiver_refuses_a_wrong_address(system: System) -> None:
     """A wrong token, operation or payment gets one and the same empty 403, and nothing of it is
     stored.
     """
@@ -73,7 +73,7 @@ async def test_only_the_right_address_is_heard(system: System) -> None:
         assert (await system.payment(one.id))["stage"] == "awaiting_result"
 
 
-async def test_bytes_that_are_no_text_are_no_address(system: System) -> None:
+async def test_the_receiver_refuses_a_path_that_is_no_text(system: System) -> None:
     """A path of bytes that no text has is refused, is no fault of ours, and leaves no token in
     the log.
     """
@@ -88,7 +88,7 @@ async def test_bytes_that_are_no_text_are_no_address(system: System) -> None:
     assert path.decode().rpartition("/")[2] not in system.stack.logs()["callbacks.1"]
 
 
-async def test_nothing_else_answers_there(system: System) -> None:
+async def test_the_receiver_has_no_other_routes(system: System) -> None:
     """The receiver has no other routes, and takes nothing but POST."""
     one = await begin_awaited(system)
     for path in ("/", "/results", "/v1/payments", "/docs", "/results/" + one.id):
@@ -133,7 +133,7 @@ _NO_RESULT: dict[str, bytes] = {
 }
 
 
-async def test_whatever_comes_to_the_right_address_is_kept(system: System) -> None:
+async def test_the_receiver_stores_any_body_for_a_right_address(system: System) -> None:
     """Any body under a right token is answered 200, kept byte for byte and flagged, and
     finalizes nothing.
     """
@@ -151,7 +151,7 @@ async def test_whatever_comes_to_the_right_address_is_kept(system: System) -> No
     assert (await system.payment(one.id))["receipt"] == "UKN7KEPT01"
 
 
-async def test_a_body_that_is_too_large_is_refused(system: System) -> None:
+async def test_the_receiver_refuses_a_body_above_64_kib(system: System) -> None:
     """One byte more than 64 KiB is 413, said in advance or not, and is not stored."""
     one = await begin_awaited(system)
 
@@ -164,7 +164,7 @@ async def test_a_body_that_is_too_large_is_refused(system: System) -> None:
     assert await system.callbacks(one.id) == []
 
 
-async def test_a_result_is_believed_only_where_it_agrees(system: System) -> None:
+async def test_a_result_that_disagrees_with_its_payment_settles_nothing(system: System) -> None:
     """A result finalizes only if its amount and ids are the payment's own; else it is kept,
     flagged, and changes nothing.
     """
@@ -191,7 +191,7 @@ async def test_a_result_is_believed_only_where_it_agrees(system: System) -> None
     assert not wrong, wrong
 
 
-async def test_ids_and_receipts_of_another_payment_are_no_proof(system: System) -> None:
+async def test_the_ids_or_the_receipt_of_another_payment_settle_nothing(system: System) -> None:
     """A result with the ids or the receipt of another payment is kept for review, and finalizes
     neither.
     """
@@ -233,7 +233,7 @@ async def test_a_repeated_result_changes_nothing(system: System, code: int) -> N
 
 
 @pytest.mark.parametrize("code", [0, 1032])
-async def test_a_contradiction_of_a_success_is_for_a_person(system: System, code: int) -> None:
+async def test_a_contradiction_of_a_success_flags_the_payment(system: System, code: int) -> None:
     """A second receipt, or a failure after a success, changes neither stage nor receipt, and
     asks for review.
     """
@@ -258,7 +258,9 @@ async def _of_operation(system: System, payment_id: str, operation: str) -> list
 
 
 @pytest.mark.parametrize("api", ["b2c", "b2b"])
-async def test_a_timeout_message_is_kept_without_its_credential(system: System, api: Api) -> None:
+async def test_the_receiver_stores_a_timeout_message_without_its_credential(
+    system: System, api: Api
+) -> None:
     """A timeout message finalizes nothing; what it echoes is stored without the credential, with
     the original's digest.
     """
@@ -291,7 +293,7 @@ async def test_a_timeout_message_is_kept_without_its_credential(system: System, 
     assert (await system.payment(one.id))["status"] == "success"
 
 
-async def test_the_credential_is_nowhere_on_record(system: System) -> None:
+async def test_the_database_holds_no_credential_and_no_callback_token(system: System) -> None:
     """What Daraja echoes of our own requests leaves no credential, password or callback token on
     record.
     """
@@ -337,7 +339,7 @@ _OTHER_HOPS = [
 ]
 
 
-async def test_a_right_token_from_a_wrong_source_is_kept_and_not_believed() -> None:
+async def test_a_result_from_a_wrong_source_address_is_stored_and_settles_nothing() -> None:
     """From an address that is not Daraja's, seen through trusted proxies and no further, a
     result is kept and gets 403.
     """

@@ -11,7 +11,7 @@ from tests.spec.system import System
 _CANCELLED = {"reason": "cancelled_by_caller", "provider_code": None, "safe_to_retry": True}
 
 
-async def test_a_payment_that_waits_can_be_cancelled(system: System) -> None:
+async def test_a_caller_cancels_a_waiting_payment(system: System) -> None:
     """While it waits a payment is cancelled with 200, again with the same 200, and is never sent
     afterwards.
     """
@@ -47,7 +47,7 @@ async def test_a_payment_that_waits_can_be_cancelled(system: System) -> None:
     await system.assert_money_agrees([withdrawal, bill, later])
 
 
-async def test_a_stopped_payment_waits_and_then_goes(system: System) -> None:
+async def test_a_stopped_payout_waits_and_is_then_paid_once(system: System) -> None:
     """While payouts are stopped deposits go on, a withdrawal waits unsent, and afterwards it is
     paid once.
     """
@@ -64,7 +64,7 @@ async def test_a_stopped_payment_waits_and_then_goes(system: System) -> None:
     await system.assert_money_agrees([withdrawal, deposit])
 
 
-async def test_what_was_sent_cannot_be_cancelled(system: System) -> None:
+async def test_a_caller_cannot_cancel_a_payment_that_may_have_been_sent(system: System) -> None:
     """Once it may have been sent a payment is not cancelled: 409, and it goes on as if nobody
     had asked.
     """
@@ -116,7 +116,7 @@ async def test_a_cancellation_and_a_claim_exclude_each_other(system: System) -> 
     await system.assert_money_agrees(payment_ids)
 
 
-async def test_users_cancel_only_their_own(system: System) -> None:
+async def test_a_user_cancels_only_its_own_payments(system: System) -> None:
     """A user cancels its own waiting payment; somebody else's is not there for it, and stays."""
     await system.control("POST", "/listener", {"open": False, "seconds": None})
     try:
@@ -136,7 +136,7 @@ async def test_users_cancel_only_their_own(system: System) -> None:
     assert (await system.settled(payment_id))["status"] == "success"
 
 
-async def test_a_cancellation_has_no_body(system: System) -> None:
+async def test_the_service_ignores_the_body_of_a_cancellation(system: System) -> None:
     """What a cancellation carries, and how it is called, is not looked at."""
     async with stopped_payouts(system):
         payment_id = await system.withdrawal()

@@ -89,7 +89,7 @@ async def _asked_as(system: System, payment_id: str) -> set[str]:
     }
 
 
-async def test_a_withdrawal_is_asked_about_as_the_short_code_that_sent_it_and_is_not_paid_by_another(
+async def test_the_worker_inquires_about_a_withdrawal_by_the_short_code_that_sent_it(
     system: System,
 ) -> None:
     """It was paid by 600111 and its answer was lost. 600222 would not find it, and would pay it
@@ -104,7 +104,7 @@ async def test_a_withdrawal_is_asked_about_as_the_short_code_that_sent_it_and_is
     await system.assert_money_agrees([payment_id])
 
 
-async def test_a_withdrawal_that_one_account_lost_is_sent_again_by_that_account_only(
+async def test_only_the_account_that_sent_a_lost_withdrawal_resends_it(
     system: System,
 ) -> None:
     """Daraja never saw it: 'not found' permits no send by another short code, however often.
@@ -123,7 +123,7 @@ async def test_a_withdrawal_that_one_account_lost_is_sent_again_by_that_account_
     await system.assert_money_agrees([payment_id])
 
 
-async def test_a_send_older_than_the_record_of_accounts_is_asked_about_and_not_sent_again(
+async def test_a_payment_without_a_stored_account_is_not_sent_again(
     system: System,
 ) -> None:
     payment_id = await _open(system, "b2c", "cut_before_acting", times=1)
@@ -143,7 +143,7 @@ async def _restarted_again(system: System) -> None:
     await system.stack.start_process("worker")
 
 
-async def test_deposits_and_bills_are_found_by_the_short_code_that_sent_them(
+async def test_the_worker_inquires_about_deposits_and_bills_by_the_short_code_that_sent_them(
     system: System,
 ) -> None:
     ids = {"deposit": await _open(system, "stk"), "bill payment": await _open(system, "b2b")}
@@ -157,7 +157,7 @@ async def test_deposits_and_bills_are_found_by_the_short_code_that_sent_them(
 
 
 @pytest.mark.whole
-async def test_a_deposit_that_another_passkey_cannot_ask_about_is_not_failed_for_silence(
+async def test_a_deposit_does_not_fail_if_another_passkey_cannot_inquire_about_it(
     system: System,
 ) -> None:
     """'Wrong credentials' is no answer about the deposit: it stays open and is a person's."""
@@ -178,7 +178,7 @@ _GONE: dict[str, dict[str, str | None]] = {
 
 
 @pytest.mark.parametrize("part", _GONE)
-async def test_payments_of_an_account_whose_credentials_are_gone_are_for_a_person(
+async def test_payments_of_an_account_without_credentials_are_flagged(
     system: System, part: str, tmp_path: Path
 ) -> None:
     """Another app, initiator or Daraja is not asked and sends nothing.
@@ -246,7 +246,7 @@ async def _is_settled_by_its_callback(system: System, payment_id: str, api: Api)
     assert (await system.settled(payment_id))["status"] == "success"
 
 
-async def test_an_operator_reads_which_accounts_the_open_payments_belong_to(system: System) -> None:
+async def test_the_accounts_command_prints_the_accounts_of_open_payments(system: System) -> None:
     await _open(system, "b2c", "cut_before_acting", times=1)
     result = (await operate(system, "accounts")).expect(0)
     [line] = [

@@ -91,7 +91,7 @@ async def _asked_until(system: System, payment_id: str, stage: str) -> Any:
 
 @pytest.mark.parametrize("api", _APIS)
 @pytest.mark.sampled(1)
-async def test_a_large_payment_ends_once_daraja_has_confirmed_it(system: System, api: Api) -> None:
+async def test_a_large_payment_succeeds_once_daraja_confirms_it(system: System, api: Api) -> None:
     """Its callback is noted, Daraja is asked at once, and its receipt is that of the money that
     moved.
     """
@@ -115,7 +115,7 @@ async def test_a_large_payment_ends_once_daraja_has_confirmed_it(system: System,
 
 @pytest.mark.parametrize("api", _APIS)
 @pytest.mark.sampled(1)
-async def test_a_callback_before_the_acknowledgement_is_confirmed_once_there_is_one(
+async def test_a_callback_before_the_acknowledgement_is_confirmed_after_it(
     system: System, api: Api
 ) -> None:
     """While it is being sent there is nothing to ask by; Daraja's own answer has it asked at
@@ -135,7 +135,7 @@ async def test_a_callback_before_the_acknowledgement_is_confirmed_once_there_is_
 
 @pytest.mark.parametrize("api", _APIS)
 @pytest.mark.sampled(1)
-async def test_a_callback_that_comes_several_times_is_asked_about_and_noted_once(
+async def test_a_repeated_callback_causes_one_inquiry_and_one_history_entry(
     system: System, api: Api
 ) -> None:
     payment_id = await begin_in_doubt(system, api, "duplicate_callbacks", count=5)
@@ -147,13 +147,13 @@ async def test_a_callback_that_comes_several_times_is_asked_about_and_noted_once
 
 
 @pytest.mark.parametrize("api", _APIS)
-async def test_a_small_payment_ends_by_its_callback(system: System, api: Api) -> None:
+async def test_a_small_payment_succeeds_by_its_callback(system: System, api: Api) -> None:
     payment_id = await begin(system, api, "approve")
     assert (await system.settled(payment_id))["status"] == "success"
     assert await _questions(system, payment_id) == []
 
 
-async def test_a_payment_at_the_limit_ends_by_its_callback_and_one_shilling_more_does_not(
+async def test_only_an_amount_above_the_limit_needs_a_confirmation(
     system: System,
 ) -> None:
     at, above = (
@@ -170,7 +170,7 @@ async def test_a_payment_at_the_limit_ends_by_its_callback_and_one_shilling_more
 
 
 @pytest.mark.parametrize("api", _APIS)
-async def test_a_forged_success_of_a_payment_that_failed_is_never_believed(
+async def test_a_forged_success_never_settles_a_payment_that_failed(
     system: System, api: Api
 ) -> None:
     """Whoever learned its address tells of a success before Daraja tells of the failure, and
@@ -204,7 +204,7 @@ async def test_a_forged_success_of_a_payment_that_failed_is_never_believed(
 
 @pytest.mark.parametrize("api", _APIS)
 @pytest.mark.sampled(1)
-async def test_a_forged_correction_is_for_a_person(system: System, api: Api) -> None:
+async def test_a_forged_correction_flags_the_failed_payment(system: System, api: Api) -> None:
     """A failure that Daraja told stays one, however often somebody says otherwise, and somebody
     sees it.
     """
@@ -226,7 +226,7 @@ async def test_a_forged_correction_is_for_a_person(system: System, api: Api) -> 
 
 @pytest.mark.parametrize("api", _APIS)
 @pytest.mark.sampled(1)
-async def test_a_true_correction_is_confirmed_and_announced(system: System, api: Api) -> None:
+async def test_a_true_correction_is_confirmed_and_published(system: System, api: Api) -> None:
     """Money moved after Daraja had told of a failure: the late success is asked about before it
     is believed.
     """
@@ -242,7 +242,9 @@ async def test_a_true_correction_is_confirmed_and_announced(system: System, api:
     await system.assert_money_agrees([payment_id])
 
 
-async def test_a_receipt_that_somebody_else_named_first_is_not_taken(system: System) -> None:
+async def test_a_deposit_gets_no_receipt_if_two_callbacks_name_different_ones(
+    system: System,
+) -> None:
     """STK query names none: where two messages disagree, the deposit ends as paid, without one,
     and a person is told.
     """

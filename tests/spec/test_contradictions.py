@@ -99,7 +99,7 @@ async def _value(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("api", _APIS)
-async def test_a_failure_after_a_success_takes_nothing_back(system: System, api: Api) -> None:
+async def test_a_failure_after_a_success_only_flags_the_payment(system: System, api: Api) -> None:
     """Failure after success: a success stays one, the failure is kept and flagged, and nobody is
     told anything.
     """
@@ -121,7 +121,7 @@ async def test_a_failure_after_a_success_takes_nothing_back(system: System, api:
 
 
 @pytest.mark.parametrize("api", _APIS)
-async def test_a_second_receipt_is_for_a_person(system: System, api: Api) -> None:
+async def test_a_second_receipt_flags_the_payment(system: System, api: Api) -> None:
     """Two successes with two receipts: the first stays, the second is kept and flagged."""
     one = await _begin_ours(system, api)
     first, second = {
@@ -139,7 +139,7 @@ async def test_a_second_receipt_is_for_a_person(system: System, api: Api) -> Non
 
 
 @pytest.mark.parametrize("api", _APIS)
-async def test_another_amount_is_for_a_person(system: System, api: Api) -> None:
+async def test_a_success_with_another_amount_flags_the_payment(system: System, api: Api) -> None:
     """A success over another amount finalizes nothing: kept, flagged and counted; the right one
     afterwards does.
     """
@@ -199,7 +199,7 @@ async def test_a_payout_found_without_receipt_gets_its_receipt_later(system: Sys
     await system.assert_money_agrees([payment_id])
 
 
-async def test_a_query_that_says_failed_yields_to_a_callback_that_says_paid(system: System) -> None:
+async def test_a_successful_callback_outranks_a_failed_query(system: System) -> None:
     """One query that says failed does not stand against the callback; two that ended the deposit
     are corrected by it.
     """
@@ -226,7 +226,7 @@ async def test_a_query_that_says_failed_yields_to_a_callback_that_says_paid(syst
     assert await event_types(system, twice.id) == ["failed", "corrected"]
 
 
-async def test_a_status_that_says_failed_takes_no_success_back(system: System) -> None:
+async def test_a_failed_status_answer_does_not_change_a_success(system: System) -> None:
     """A late answer of Failed to our question, after the callback said paid: kept, flagged, and
     the success stays.
     """
@@ -249,7 +249,7 @@ async def test_a_status_that_says_failed_takes_no_success_back(system: System) -
     assert await _whats(system, one.id) == ["success_reported", "contradiction"]
 
 
-async def test_a_status_that_says_paid_corrects_a_failure(system: System) -> None:
+async def test_a_completed_status_answer_corrects_a_failure(system: System) -> None:
     """A late answer of Completed to our question, after the callback said failed, is a
     correction.
     """
@@ -271,7 +271,7 @@ async def test_a_status_that_says_paid_corrects_a_failure(system: System) -> Non
     assert await event_types(system, one.id) == ["failed", "corrected"]
 
 
-async def test_a_reversal_after_a_success_is_for_a_person(system: System) -> None:
+async def test_a_reversal_after_a_success_flags_the_payment(system: System) -> None:
     """Reversed, once a payment has succeeded, takes nothing back: it is kept and flagged."""
     one = await _begin_ours(
         system,

@@ -115,7 +115,7 @@ _INCOMPLETE = [
 ]
 
 
-async def test_a_deposit_that_the_customer_paid_succeeds_however_it_is_told(system: System) -> None:
+async def test_a_paid_deposit_succeeds_whatever_the_form_of_its_result(system: System) -> None:
     """A deposit that was paid succeeds once, whatever became of the answer and in whatever shape
     the result comes.
     """
@@ -148,7 +148,7 @@ async def test_money_that_moves_after_a_refusal_corrects_it(system: System) -> N
     await play(system, "stk", _REFUSED_YET_PAID)
 
 
-async def test_a_refusals_text_is_kept_in_the_history_for_backends(system: System) -> None:
+async def test_the_history_shows_backends_the_text_of_a_refusal(system: System) -> None:
     """It says what was wrong where no code does.
 
     It may name our settings, so an app's user does not see it.
@@ -162,7 +162,7 @@ async def test_a_refusals_text_is_kept_in_the_history_for_backends(system: Syste
     assert "provider_said" not in seen_by_user["detail"]
 
 
-async def test_what_daraja_turned_away_is_sent_again(system: System) -> None:
+async def test_the_worker_resends_a_payment_that_daraja_throttled(system: System) -> None:
     """A payment of any kind that was refused before it could act (too many requests) is sent
     again and paid once.
     """
@@ -170,7 +170,9 @@ async def test_what_daraja_turned_away_is_sent_again(system: System) -> None:
     await asyncio.gather(*(play(system, api, _PAID_LATER) for api in apis))
 
 
-async def test_a_deposit_that_may_have_acted_is_in_doubt_and_not_sent_again(system: System) -> None:
+async def test_a_deposit_without_a_clear_answer_is_in_doubt_and_not_sent_again(
+    system: System,
+) -> None:
     """A deposit whose request left and got no definite answer is in doubt, keeps a due time and
     is never sent again.
     """
@@ -184,7 +186,9 @@ async def test_a_deposit_without_a_definite_result_stays_open(system: System) ->
     await play(system, "stk", _AWAITED)
 
 
-async def test_a_deposit_that_says_paid_and_not_what_is_asked_about(system: System) -> None:
+async def test_the_worker_inquires_about_a_success_without_receipt_or_amount(
+    system: System,
+) -> None:
     """A success without receipt or amount is for a person, and Daraja, asked at once, says that
     it was paid.
     """
@@ -216,14 +220,14 @@ async def test_a_late_success_corrects_a_failed_deposit(system: System) -> None:
 
 
 @pytest.mark.parametrize("api", ["stk", "b2c", "b2b"])
-async def test_a_refused_token_is_replaced_once(system: System, api: Api) -> None:
+async def test_the_worker_replaces_a_refused_token_once(system: System, api: Api) -> None:
     """Whatever an API says to an invalid token, the payment is sent once more with a new one,
     and paid once.
     """
     await play(system, api, [Play("token_expired", PAID_LATER, times=1)])
 
 
-async def test_all_tokens_gone_costs_nothing_but_a_new_one(system: System) -> None:
+async def test_the_worker_replaces_expired_tokens_and_pays_once(system: System) -> None:
     """With every access token expired at once, each payment is sent again with a new one and
     paid once.
     """
@@ -240,7 +244,7 @@ async def test_all_tokens_gone_costs_nothing_but_a_new_one(system: System) -> No
     await system.assert_money_agrees(payment_ids)
 
 
-async def test_a_daraja_that_refuses_connections_is_waited_for(system: System) -> None:
+async def test_payments_wait_while_daraja_refuses_connections(system: System) -> None:
     """While nothing can have been written payments wait; once Daraja is back each is sent once
     and paid once.
     """

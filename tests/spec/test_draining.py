@@ -38,7 +38,7 @@ def _sixty_of_three_kinds(system: System) -> list[Awaitable[str]]:
     ]
 
 
-async def test_a_worker_that_drains_leaves_no_payment_in_doubt(system: System) -> None:
+async def test_a_draining_worker_leaves_no_payment_in_doubt(system: System) -> None:
     """With sixty payments in flight it ends in time and well; none is in doubt or lost, and each
     is paid once.
     """
@@ -60,7 +60,7 @@ async def test_a_worker_that_drains_leaves_no_payment_in_doubt(system: System) -
     await system.assert_money_agrees(payment_ids)
 
 
-async def test_every_202_that_left_an_ingress_before_its_end_is_on_record(system: System) -> None:
+async def test_a_draining_ingress_has_stored_every_payment_that_it_accepted(system: System) -> None:
     """Callers who ask on while it drains are served or refused a connection; what they were told
     is so.
     """
@@ -92,7 +92,7 @@ async def test_every_202_that_left_an_ingress_before_its_end_is_on_record(system
     assert (await system.stage_counts(promised)).total() == len(set(promised)) == len(promised)
 
 
-async def test_a_callback_under_way_is_answered_before_its_receiver_ends(system: System) -> None:
+async def test_a_draining_receiver_answers_a_callback_under_way(system: System) -> None:
     """Daraja sends once: whoever got through before SIGTERM is stored and answered 200."""
     await system.scenario("lost_callback", times=1, phone_number="254711000777")
     payment_id = await system.deposit(phone_number="0711000777")

@@ -12,7 +12,7 @@ from tests.spec.playing import begin
 _WAITING = 3_000
 
 
-async def test_a_backlog_is_listed_and_announced_while_payments_go_on() -> None:
+async def test_the_service_publishes_a_backlog_of_events_while_payments_go_on() -> None:
     """All of it gets its positions and is published, each event once in the feed; no payment
     waits for it.
     """

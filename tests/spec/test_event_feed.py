@@ -83,7 +83,9 @@ async def _cancelled(system: System, count: int) -> list[str]:
         ("wait=5", "?wait"),
     ],
 )
-async def test_a_wrong_parameter_is_named(system: System, parameters: str, wrong: str) -> None:
+async def test_the_feed_names_a_wrong_parameter(
+    system: System, parameters: str, wrong: str
+) -> None:
     """A cursor that we did not give, a limit outside 1 to 100, an unknown or repeated parameter:
     422, and which it is.
     """
@@ -95,13 +97,13 @@ async def test_a_wrong_parameter_is_named(system: System, parameters: str, wrong
     assert pointers(problem_details) == {wrong}
 
 
-async def test_nobody_reads_events_without_a_token(system: System) -> None:
+async def test_the_feed_refuses_a_caller_without_a_token(system: System) -> None:
     expect_problem(
         await send_request(system, "GET", "/v1/events", token=""), 401, "unauthenticated"
     )
 
 
-async def test_pages_are_as_long_as_asked_and_always_say_where_to_go_on(system: System) -> None:
+async def test_every_page_of_the_feed_has_a_cursor_for_the_next_one(system: System) -> None:
     """Twenty unless asked otherwise; a page of any size continues where the one before ended; an
     empty one stays there.
     """
@@ -125,7 +127,7 @@ async def test_pages_are_as_long_as_asked_and_always_say_where_to_go_on(system: 
     assert {event["subject"] for event in reader.events} == set(payment_ids)
 
 
-async def test_an_event_is_what_was_published_and_what_is_on_record(system: System) -> None:
+async def test_the_feed_returns_events_as_they_were_stored(system: System) -> None:
     """The same JSON that the finalizing commit fixed, whatever has become of the payment since."""
     reader = await Reader(system.backend).skip()
     payment_id = await begin(system, "b2c", "failure_then_success")
@@ -175,7 +177,7 @@ async def test_a_backend_reads_all_events_and_a_user_its_own(system: System) -> 
 # --- late commits ---------------------------------------------------------------------------------
 
 
-async def test_an_event_that_commits_late_is_not_passed_over(system: System) -> None:
+async def test_a_reader_misses_no_event_that_commits_late(system: System) -> None:
     """Two transactions made facts before others did, and commit after a reader has read those:
     it reads theirs next.
     """
@@ -221,7 +223,9 @@ async def _announce_by_hand(
     )
 
 
-async def test_a_receiver_frozen_inside_its_commit_is_not_passed_over(system: System) -> None:
+async def test_a_reader_misses_no_event_of_a_receiver_frozen_before_its_commit(
+    system: System,
+) -> None:
     """It wrote an event and stopped before its COMMIT: others' events are read meanwhile, and
     its own when it commits.
     """
@@ -300,7 +304,7 @@ async def test_readers_of_many_finalizations_read_each_event_once(system: System
 # --- nobody waits for a reader, and a reader for nobody -------------------------------------------
 
 
-async def test_while_nothing_can_be_listed_payments_go_on_to_their_end(system: System) -> None:
+async def test_payments_finish_while_no_event_can_be_listed(system: System) -> None:
     """A lister that never ends holds up nobody who pays, and no reader: what it kept back is
     read when it is gone.
     """
@@ -363,7 +367,9 @@ async def _others_go_on(system: System, reader: Reader, ids: list[str]) -> None:
     assert len(reader.ids) == len(set(reader.ids))
 
 
-async def test_an_ingress_frozen_while_it_lists_holds_nobody_up(system: System) -> None:
+async def test_an_ingress_frozen_while_it_lists_events_blocks_no_payment_and_no_reader(
+    system: System,
+) -> None:
     """Payments end, other readers are answered, and once Postgres has ended its transaction they
     read every event, once.
     """
@@ -373,7 +379,7 @@ async def test_an_ingress_frozen_while_it_lists_holds_nobody_up(system: System) 
         await _others_go_on(system, reader, ids)
 
 
-async def test_an_ingress_frozen_between_two_messages_to_postgres_holds_nobody_up(
+async def test_an_ingress_frozen_between_two_messages_to_postgres_blocks_no_payment_and_no_reader(
     system: System,
 ) -> None:
     """The same where Postgres has parsed its next statement and waits to be told its parameters."""
@@ -382,7 +388,7 @@ async def test_an_ingress_frozen_between_two_messages_to_postgres_holds_nobody_u
         await _others_go_on(system, reader, ids)
 
 
-async def test_events_are_read_without_redis_and_without_a_worker(system: System) -> None:
+async def test_a_reader_reads_events_without_redis_and_without_a_worker(system: System) -> None:
     """Postgres is the record: what was committed is in the feed, though no bell could ring and
     nobody swept.
     """

@@ -61,7 +61,7 @@ async def _value(value: Any) -> Any:
         ("stk", "duplicate_callbacks", "succeeded"),
     ],
 )
-async def test_each_end_is_announced_once(
+async def test_each_finalization_is_published_once(
     system: System, api: Api, scenario: str, kind: str
 ) -> None:
     """A finalization is one CloudEvent, on both channels with the same bytes, which are those on
@@ -89,7 +89,7 @@ async def test_each_end_is_announced_once(
     assert event["data"] == {name: value for name, value in payment.items() if name not in hidden}
 
 
-async def test_a_cancellation_is_announced(system: System) -> None:
+async def test_a_cancellation_is_published_once(system: System) -> None:
     """A payment cancelled by its caller is announced as failed, once, however often it is
     cancelled.
     """
@@ -106,7 +106,7 @@ async def test_a_cancellation_is_announced(system: System) -> None:
     )
 
 
-async def test_a_correction_is_announced_as_one(system: System) -> None:
+async def test_a_correction_is_published_as_a_second_event(system: System) -> None:
     """A success after a failure is a second fact with an id of its own, of type corrected, in
     sequence.
     """
@@ -126,7 +126,7 @@ async def test_a_correction_is_announced_as_one(system: System) -> None:
     ]
 
 
-async def test_what_finalizes_nothing_is_not_announced(system: System) -> None:
+async def test_a_message_that_finalizes_nothing_publishes_no_event(system: System) -> None:
     """Flags, duplicates, contradictions and unreadable messages ring no bell."""
     async with listening(system) as listener:
         one = await begin_awaited(system)
@@ -143,7 +143,9 @@ async def test_what_finalizes_nothing_is_not_announced(system: System) -> None:
     assert len(await facts(system, one.id)) == 1
 
 
-async def test_a_fact_that_nobody_recorded_as_told_is_told_again(system: System) -> None:
+async def test_the_sweeper_republishes_an_event_that_is_not_recorded_as_published(
+    system: System,
+) -> None:
     """What is not recorded as published the sweeper publishes: the same bytes, the same id, and
     then it is recorded.
     """
@@ -187,7 +189,7 @@ async def _forget_publication(system: System, payment_id: str) -> None:
         "TRUNCATE mkwanja.callbacks",
     ],
 )
-async def test_what_was_recorded_stays_as_it_was(system: System, change: str) -> None:
+async def test_postgres_refuses_changes_of_insert_only_tables(system: System, change: str) -> None:
     """The record of what happened can be added to, and neither changed nor deleted."""
     with pytest.raises(asyncpg.RestrictViolationError, match="insert-only"):
         await system.execute(change)

@@ -78,7 +78,7 @@ async def test_a_failover_under_load_loses_no_payment_and_pays_none_twice(
 
 
 @pytest.mark.whole
-async def test_three_troubles_at_once_stop_nothing_but_the_missing_product(
+async def test_three_failures_at_once_stop_only_the_missing_product(
     two_servers: tuple[PostgresServer, StandbyServer],
 ) -> None:
     """The app lacks B2C, the Redis user has few rights, and the primary fails over under load.

@@ -105,7 +105,7 @@ async def test_a_worker_frozen_past_its_lease_sends_nothing(system: System) -> N
     await system.assert_money_agrees(payment_ids)
 
 
-async def test_without_the_fence_it_would_send(system: System) -> None:
+async def test_a_frozen_worker_without_the_fence_sends_after_its_lease(system: System) -> None:
     """The same worker with the check taken away sends after its lease: so the test before this
     one can fail.
     """
@@ -119,7 +119,9 @@ async def test_without_the_fence_it_would_send(system: System) -> None:
         await system.eventually(partial(system.provider_requests, payment_id), awaited="a request")
 
 
-async def test_a_worker_killed_before_its_first_byte_leaves_a_doubt(system: System) -> None:
+async def test_a_worker_killed_before_its_first_byte_leaves_its_payment_in_doubt(
+    system: System,
+) -> None:
     """Nobody can tell that nothing left, so the payment is in doubt once the lease is over, and
     not sent again.
     """

@@ -119,7 +119,7 @@ async def test_eighty_withdrawals_wait_for_a_missing_product_while_deposits_go_o
     assert not (await _brake(system))["is_engaged"]
 
 
-async def test_withdrawals_that_are_under_way_together_are_refused_once_and_then_wait(
+async def test_withdrawals_claimed_together_are_refused_once_and_then_wait(
     system: System,
 ) -> None:
     """However many were claimed before the first refusal was on record, none is claimed after it
@@ -137,7 +137,9 @@ async def test_withdrawals_that_are_under_way_together_are_refused_once_and_then
 
 @pytest.mark.parametrize("api", ["stk", "b2b"])
 @pytest.mark.sampled(1)
-async def test_every_other_send_is_held_alike_in_every_form(system: System, api: str) -> None:
+async def test_deposits_and_bill_payments_are_held_in_the_same_way(
+    system: System, api: str
+) -> None:
     """The form of each refusal is drawn by the simulator's seed."""
     name, pay = {"stk": ("stk_push", system.deposit), "b2b": ("b2b", system.bill_payment)}[api]
     await system.control("POST", "/switches", {"missing_products": [api], "seed": 3})
@@ -151,9 +153,7 @@ async def test_every_other_send_is_held_alike_in_every_form(system: System, api:
 
 @pytest.mark.parametrize("kind", ["deposit", "withdrawal"])
 @pytest.mark.sampled(1)
-async def test_while_questions_are_refused_payments_stay_open_and_are_asked_about_later(
-    system: System, kind: str
-) -> None:
+async def test_payments_stay_open_while_daraja_refuses_inquiries(system: System, kind: str) -> None:
     """Their callbacks are lost, so that only a question can tell."""
     api, path, name = {
         "deposit": ("stk", _QUERY, "stk_query"),
@@ -177,7 +177,7 @@ async def test_while_questions_are_refused_payments_stay_open_and_are_asked_abou
 
 
 @pytest.mark.whole
-async def test_refusals_of_our_own_settings_burn_a_few_payments_and_hold_the_rest(
+async def test_refusals_of_our_settings_fail_a_few_payments_and_hold_the_rest(
     system: System,
 ) -> None:
     await system.scenario("invalid_request", api="b2c", params={"field": "ResultURL"})

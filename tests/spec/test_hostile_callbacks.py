@@ -103,7 +103,7 @@ async def test_no_hostile_body_settles_a_payment(silent: System, api: Api) -> No
 
 
 @pytest.mark.parametrize("api", APIS)
-async def test_a_strange_body_that_is_clear_settles_its_payment(silent: System, api: Api) -> None:
+async def test_an_unusual_but_clear_body_settles_its_payment(silent: System, api: Api) -> None:
     """The neighbours of the hostile ones: if nothing worked, nothing hostile would either."""
 
     async def settled_by(what: str) -> AwaitedPayment:
@@ -164,7 +164,7 @@ _ANSWERS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("api", ["b2c", "b2b"])
-async def test_a_hostile_answer_to_a_question_settles_nothing(silent: System, api: Api) -> None:
+async def test_a_hostile_answer_to_an_inquiry_settles_nothing(silent: System, api: Api) -> None:
     """Transaction Status answers under the question's own address: not of this payment, not of
     this amount, or not clear.
     """
@@ -197,7 +197,7 @@ async def test_a_hostile_answer_to_a_question_settles_nothing(silent: System, ap
 
 
 @pytest.mark.parametrize("api", APIS)
-async def test_no_forged_address_is_heard(silent: System, api: Api) -> None:
+async def test_the_receiver_refuses_every_forged_address(silent: System, api: Api) -> None:
     """A right result under a token of another payment, operation or secret: 403, empty, and
     nothing is kept.
     """
@@ -246,7 +246,7 @@ async def test_no_forged_address_is_heard(silent: System, api: Api) -> None:
         await _settle(silent, untouched)
 
 
-async def test_one_receipt_for_two_payments_at_once_settles_one(silent: System) -> None:
+async def test_one_receipt_for_six_payments_at_once_settles_one(silent: System) -> None:
     """Replayed in the same moment, a receipt is still that of one payment; the other is for a
     person, and not lost.
     """

@@ -82,7 +82,7 @@ async def target(
 
 @pytest.mark.sampled(30)
 @pytest.mark.parametrize(("status", "make"), TOKENS)
-async def test_a_hostile_token_opens_nothing(
+async def test_the_service_refuses_a_hostile_token(
     target: Target, status: int, make: Callable[[Forge], str]
 ) -> None:
     """A hostile token is 401, or 403 where it is only of a kind that may not call, and no part
@@ -92,7 +92,7 @@ async def test_a_hostile_token_opens_nothing(
 
 
 @pytest.mark.parametrize("values", HEADER_VALUES.values(), ids=HEADER_VALUES)
-async def test_a_good_token_in_a_wrong_header_opens_nothing(
+async def test_the_service_refuses_a_good_token_in_a_wrong_header(
     target: Target, values: Callable[[str], list[str]]
 ) -> None:
     """A good token opens nothing unless it comes once, alone, after the scheme Bearer."""
@@ -102,7 +102,7 @@ async def test_a_good_token_in_a_wrong_header_opens_nothing(
 @pytest.mark.sampled(15)
 @pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER "])
-async def test_its_good_twin_is_accepted(
+async def test_the_service_accepts_the_good_twin_of_a_hostile_token(
     target: Target, scheme: str, make: Callable[[Forge], str]
 ) -> None:
     """What the corpus changes in one way is accepted unchanged, so nothing there is refused for
@@ -112,7 +112,7 @@ async def test_its_good_twin_is_accepted(
     answer.expect(200)
 
 
-async def test_the_corpus_is_large_and_left_nothing_behind(target: Target) -> None:
+async def test_hostile_tokens_store_no_payment_and_appear_in_no_log(target: Target) -> None:
     """Over a hundred hostile tokens recorded no payment, and the log holds no piece of any
     token, good or bad.
     """
