@@ -1,4 +1,4 @@
-"""One key, one payment: whoever repeats a request gets the first answer, and money moves once."""
+"""Idempotency keys: a repeated request gets the first answer, and money moves once."""
 
 from __future__ import annotations
 
@@ -34,33 +34,33 @@ _ROUTES = {
     "/v1/pochi-payments": POCHI_PAYMENT,
 }
 
-_HELD_NO_LONGER = (
+_EXPIRE_KEY = (
     "UPDATE mkwanja.idempotency_keys SET expires_at = now() - interval '1 hour' WHERE key = $1"
 )
-_LONG_AGO = (
+_AGE_PAYMENT = (
     "UPDATE mkwanja.payments SET updated_at = now() - interval '25 hours' WHERE id = $1::uuid"
 )
 
 
 async def flush_redis(system: System) -> None:
-    """Redis forgets everything, as it may at any moment."""
+    """Redis may lose everything at any moment."""
     redis: Redis = Redis.from_url(system.stack.redis_url)
     await redis.flushdb()
     await redis.aclose()
 
 
 async def payments_of(system: System, key: str) -> list[Any]:
-    """The payments on record under a key."""
+    """The payments stored under a key."""
     return await system.rows(
         "SELECT id::text FROM mkwanja.payments WHERE idempotency_key = $1", key
     )
 
 
 @pytest.mark.parametrize("path", _ROUTES)
-async def test_a_hundred_at_once_are_one_payment(system: System, path: str) -> None:
-    """A hundred concurrent requests with one key make one payment, one call to Daraja and one
-    answer, 99 times replayed.
-    """
+async def test_a_hundred_concurrent_requests_with_one_key_make_one_payment(
+    system: System, path: str
+) -> None:
+    """Daraja gets one request. All answers are equal, and 99 of them are marked as replays."""
     key = str(uuid4())
     answers = await asyncio.gather(
         *(system.backend.pay(path, _ROUTES[path], key=key) for _ in range(100))
@@ -75,10 +75,8 @@ async def test_a_hundred_at_once_are_one_payment(system: System, path: str) -> N
     await system.assert_money_agrees([row["id"]])
 
 
-async def test_a_retry_gets_the_first_answer_even_after_the_end(system: System) -> None:
-    """A retry of a finished payment gets the first answer byte for byte, marked as replayed,
-    with its Location.
-    """
+async def test_a_retry_of_a_finished_payment_gets_the_first_answer(system: System) -> None:
+    """The body and the Location are the same. Idempotency-Replayed marks the retry."""
     key = str(uuid4())
     first = (await system.user.pay("/v1/deposits", DEPOSIT, key=key)).expect(202)
     assert "Idempotency-Replayed" not in first.headers
@@ -93,7 +91,7 @@ async def test_a_retry_gets_the_first_answer_even_after_the_end(system: System) 
 
 
 async def test_a_flushed_redis_changes_no_answer(system: System) -> None:
-    """With Redis emptied, a retry is answered from the record with the same bytes."""
+    """Without the copy in Redis, the retry is answered from PostgreSQL with the same bytes."""
     key = str(uuid4())
     first = (await system.backend.pay("/v1/withdrawals", WITHDRAWAL, key=key)).expect(202)
     await flush_redis(system)
@@ -103,10 +101,8 @@ async def test_a_flushed_redis_changes_no_answer(system: System) -> None:
     await system.assert_money_agrees([first.json()["id"]])
 
 
-async def test_the_same_json_written_otherwise_is_the_same_request(system: System) -> None:
-    """Other white space, another order of keys and another way to write a character are still
-    the same request.
-    """
+async def test_json_that_differs_only_in_form_is_the_same_request(system: System) -> None:
+    """Other white space, another order of members, an escaped character."""
     key = str(uuid4())
     first = (
         await post(system, "/v1/deposits", {**DEPOSIT, "description": "Chai"}, key=key)
@@ -129,8 +125,8 @@ async def test_the_same_json_written_otherwise_is_the_same_request(system: Syste
         {**DEPOSIT, "metadata": None},
     ],
 )
-async def test_a_key_is_for_one_request(system: System, other: Any) -> None:
-    """Another body under a used key is refused, even one that would have meant the same."""
+async def test_a_key_with_another_body_is_refused(system: System, other: Any) -> None:
+    """Also if the other body would have had the same effect."""
     key = str(uuid4())
     (await post(system, "/v1/deposits", DEPOSIT, key=key)).expect(202)
     result = expect_problem(
@@ -140,8 +136,8 @@ async def test_a_key_is_for_one_request(system: System, other: Any) -> None:
     assert len(await payments_of(system, key)) == 1
 
 
-async def test_a_key_is_for_one_route(system: System) -> None:
-    """The same body under the same key on another route is another request."""
+async def test_a_key_on_another_route_is_refused(system: System) -> None:
+    """Also with the same body."""
     key = str(uuid4())
     (await system.backend.pay("/v1/deposits", WITHDRAWAL, key=key)).expect(202)
     expect_problem(
@@ -153,7 +149,7 @@ async def test_a_key_is_for_one_route(system: System) -> None:
 
 
 async def test_a_key_belongs_to_its_caller(system: System) -> None:
-    """Two callers may use the same key; each gets a payment of its own."""
+    """Two callers may use the same key. Each gets a payment of its own."""
     key = str(uuid4())
     async with caller(system, sub=new_subject()) as one, caller(system, sub=new_subject()) as other:
         first = (await one.pay("/v1/deposits", DEPOSIT, key=key)).expect(202)
@@ -166,8 +162,8 @@ async def test_a_key_belongs_to_its_caller(system: System) -> None:
     }
 
 
-async def test_both_names_of_the_header_are_one_key(system: System) -> None:
-    """A retry that names its key by the standard header is the same request."""
+async def test_both_header_names_carry_the_same_key(system: System) -> None:
+    """A retry may send the key in the standard header Idempotency-Key, plain or quoted."""
     key = str(uuid4())
     first = (await post(system, "/v1/deposits", DEPOSIT, key=key)).expect(202)
     for value in (key, f'"{key}"'):
@@ -178,8 +174,8 @@ async def test_both_names_of_the_header_are_one_key(system: System) -> None:
         assert (again.expect(202).body, again.was_replayed) == (first.body, True)
 
 
-async def test_a_refused_request_uses_no_key(system: System) -> None:
-    """A key whose request was refused before acceptance is as good as new."""
+async def test_the_key_of_a_refused_request_is_still_free(system: System) -> None:
+    """Neither an invalid request nor one that is not permitted uses it up."""
     key = str(uuid4())
     expect_problem(
         await post(system, "/v1/deposits", {**DEPOSIT, "amount": 0}, key=key),
@@ -192,12 +188,10 @@ async def test_a_refused_request_uses_no_key(system: System) -> None:
 
 
 @pytest.mark.parametrize("is_flushed", [False, True])
-async def test_a_retry_is_answered_before_it_is_judged_anew(
+async def test_a_retry_is_replayed_before_its_request_is_checked(
     system: System, is_flushed: bool
 ) -> None:
-    """A request that its caller may no longer make, or whose body is no longer valid, is
-    replayed, not refused.
-    """
+    """Also if its caller may no longer make it, or its body is no longer valid."""
     sub, withdrawal_key, deposit_key = new_subject(), str(uuid4()), str(uuid4())
     owned = {**DEPOSIT, "owner": "somebody"}  # a user may not name an owner
     async with (
@@ -221,12 +215,12 @@ async def test_a_retry_is_answered_before_it_is_judged_anew(
 
 
 async def test_an_expired_key_of_a_finished_payment_is_free(system: System) -> None:
-    """Past its time a key is free, once its payment has been final and settled for as long."""
+    """The payment must have been final and settled for as long as a key lives."""
     key = str(uuid4())
     first = (await post(system, "/v1/deposits", DEPOSIT, key=key)).expect(202).json()
     await system.settled(first["id"])
-    await system.execute(_HELD_NO_LONGER, key)
-    await system.execute(_LONG_AGO, first["id"])
+    await system.execute(_EXPIRE_KEY, key)
+    await system.execute(_AGE_PAYMENT, first["id"])
     await flush_redis(system)
     other = {**DEPOSIT, "amount": 251}
     second = (await post(system, "/v1/deposits", other, key=key)).expect(202)
@@ -237,25 +231,23 @@ async def test_an_expired_key_of_a_finished_payment_is_free(system: System) -> N
     await system.assert_money_agrees([first["id"], second.json()["id"]])
 
 
-_IN_REVIEW = _LONG_AGO.replace("SET", "SET needs_review = true,")
-_ASKED_ABOUT = _LONG_AGO.replace(
+_AGE_AND_FLAG = _AGE_PAYMENT.replace("SET", "SET needs_review = true,")
+_AGE_WITH_INQUIRY_DUE = _AGE_PAYMENT.replace(
     "SET", "SET next_step_at = now() + interval '1 day', next_step = 'query',"
 )
 
 _NOT_FREE = {
-    "it is still open": ("lost_callback", [_HELD_NO_LONGER, _LONG_AGO]),
-    "it needs review": ("approve", [_HELD_NO_LONGER, _IN_REVIEW]),
-    "it is final for less than a day": ("approve", [_HELD_NO_LONGER]),
-    "it is still asked about": ("approve", [_HELD_NO_LONGER, _ASKED_ABOUT]),
-    "its time is not over": ("approve", [_LONG_AGO]),
+    "it is still open": ("lost_callback", [_EXPIRE_KEY, _AGE_PAYMENT]),
+    "it needs review": ("approve", [_EXPIRE_KEY, _AGE_AND_FLAG]),
+    "it is final for less than a day": ("approve", [_EXPIRE_KEY]),
+    "an inquiry about it is due": ("approve", [_EXPIRE_KEY, _AGE_WITH_INQUIRY_DUE]),
+    "the key has not expired": ("approve", [_AGE_PAYMENT]),
 }
 
 
 @pytest.mark.parametrize("reason", _NOT_FREE)
 async def test_a_key_is_not_free_while_its_payment_can_change(system: System, reason: str) -> None:
-    """Even past its time a key stays taken while its payment is open, in review, asked about, or
-    final for a short time.
-    """
+    """Even an expired key is not free while its payment can change or is only just final."""
     scenario, changes = _NOT_FREE[reason]
     await system.scenario(scenario)
     key = str(uuid4())
@@ -263,7 +255,7 @@ async def test_a_key_is_not_free_while_its_payment_can_change(system: System, re
     payment_id = first.json()["id"]
     await system.in_stage(payment_id, "succeeded" if scenario == "approve" else "awaiting_result")
     for sql in changes:
-        await system.execute(sql, key if sql == _HELD_NO_LONGER else payment_id)
+        await system.execute(sql, key if sql == _EXPIRE_KEY else payment_id)
     await flush_redis(system)
     again = (await post(system, "/v1/deposits", DEPOSIT, key=key)).expect(202)
     assert (again.body, again.was_replayed) == (first.body, True)
@@ -276,16 +268,18 @@ async def test_a_key_is_not_free_while_its_payment_can_change(system: System, re
 
 
 @asynccontextmanager
-async def _first_request_under_way(system: System, key: str) -> AsyncIterator[None]:
-    """The key as another process holds it, between its insert and its commit; undone at the end."""
+async def _first_request_in_flight(system: System, key: str) -> AsyncIterator[None]:
+    """The key is inserted and not committed, as by another process; undone at the end."""
     payment_id = (await post(system, "/v1/deposits", DEPOSIT)).expect(202).json()["id"]
     connection = await asyncpg.connect(system.stack.database_url, statement_cache_size=0)
     transaction = connection.transaction()
     await transaction.start()
     try:
         await connection.execute(
-            "INSERT INTO mkwanja.idempotency_keys SELECT caller_key, $1, fingerprint, payment_id, answer_status,"
-            " answer_body, created_at, expires_at FROM mkwanja.idempotency_keys WHERE payment_id = $2::uuid",
+            "INSERT INTO mkwanja.idempotency_keys"
+            " SELECT caller_key, $1, fingerprint, payment_id, answer_status,"
+            " answer_body, created_at, expires_at FROM mkwanja.idempotency_keys"
+            " WHERE payment_id = $2::uuid",
             key,
             payment_id,
         )
@@ -295,12 +289,12 @@ async def _first_request_under_way(system: System, key: str) -> AsyncIterator[No
         await connection.close()
 
 
-async def test_a_retry_waits_for_the_first_and_is_told_to_come_back(system: System) -> None:
-    """While the first request with its key is being accepted a retry waits, then gets 409 with
-    Retry-After; then it goes on.
-    """
+async def test_a_retry_waits_for_a_first_request_in_flight_and_then_gets_409(
+    system: System,
+) -> None:
+    """The 409 carries Retry-After. When the first request has ended, the key can be used."""
     key = str(uuid4())
-    async with _first_request_under_way(system, key):
+    async with _first_request_in_flight(system, key):
         waiting = asyncio.create_task(post(system, "/v1/deposits", DEPOSIT, key=key))
         (await post(system, "/v1/deposits", {**DEPOSIT, "phone_number": "0711000119"})).expect(202)
         answer = await waiting
@@ -309,8 +303,7 @@ async def test_a_retry_waits_for_the_first_and_is_told_to_come_back(system: Syst
     assert not (await post(system, "/v1/deposits", DEPOSIT, key=key)).expect(202).was_replayed
 
 
-async def test_a_replay_starts_nothing(system: System) -> None:
-    """Replays of a payment in doubt neither send it again nor move its money."""
+async def test_a_replay_of_a_payment_in_doubt_does_not_send_it_again(system: System) -> None:
     await system.scenario("answer_and_callback_lost")
     key = str(uuid4())
     first = (await system.backend.pay("/v1/withdrawals", WITHDRAWAL, key=key)).expect(202)

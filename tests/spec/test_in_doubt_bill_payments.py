@@ -1,5 +1,6 @@
-"""Bill payments in doubt: no key, so never sent again; asked about where Daraja gave an id, else
-a person's.
+"""Bill payments in doubt: they are never sent again, because they have no key.
+
+The service inquires about a bill payment if Daraja gave it an id. If not, it flags it for a person.
 """
 
 from __future__ import annotations
@@ -25,14 +26,12 @@ from tests.spec.system import System
 
 @pytest.fixture
 async def system(inquiring_system: System) -> System:
-    """A system that asks soon."""
+    """A system that inquires about open payments soon."""
     return inquiring_system
 
 
-async def test_a_bill_with_an_id_is_found_by_asking(system: System) -> None:
-    """Transaction Status by the id that Daraja gave ends a bill payment whose result was lost,
-    paid or not.
-    """
+async def test_an_inquiry_settles_a_bill_payment_that_has_an_id(system: System) -> None:
+    """Its result was lost. Transaction Status by Daraja's id shows if it was paid."""
     ids = {
         "paid": await begin_in_doubt(system, "b2b", "lost_callback"),
         "not paid": await begin_in_doubt(system, "b2b", "lost_callback", code=1),
@@ -54,10 +53,8 @@ async def test_a_bill_with_an_id_is_found_by_asking(system: System) -> None:
     assert (await system.payment(ids["paid"]))["receipt"] == await receipt_of(system, ids["paid"])
 
 
-async def test_a_bill_that_daraja_does_not_know_is_not_sent_again(system: System) -> None:
-    """However often Transaction Status finds nothing, a bill payment is not sent again; then a
-    person is called.
-    """
+async def test_a_bill_payment_that_daraja_does_not_know_is_not_sent_again(system: System) -> None:
+    """However often Transaction Status finds nothing. The payment is then flagged."""
     payment_id = await begin_in_doubt(
         system, "b2b", "slow_result", InquiryRule("not_found"), seconds=600
     )
@@ -74,10 +71,8 @@ _WITHOUT_ID = (
 )
 
 
-async def test_a_bill_without_an_id_waits_and_is_then_a_persons(system: System) -> None:
-    """Nothing to ask by, and no result: it is flagged, never asked about, never sent again; its
-    result may come still.
-    """
+async def test_a_bill_payment_without_an_id_is_flagged_for_a_person(system: System) -> None:
+    """Without an id there is no inquiry, and no resend. A late result still settles it."""
     ids = dict(
         zip(
             _WITHOUT_ID,
@@ -92,7 +87,10 @@ async def test_a_bill_without_an_id_waits_and_is_then_a_persons(system: System) 
         assert "needs_a_person" in [
             entry["what"] for entry in await system.backend.history(payment_id)
         ]
-        due = "SELECT FROM mkwanja.payments WHERE id = $1::uuid AND next_step = 'watch' AND next_step_at IS NOT NULL"
+        due = (
+            "SELECT FROM mkwanja.payments WHERE id = $1::uuid AND next_step = 'watch' AND"
+            " next_step_at IS NOT NULL"
+        )
         assert await system.rows(due, payment_id)
         assert await inquiries(system, payment_id) == []
     one = await load_awaited(system, ids["answer_and_callback_lost"], "b2b")
@@ -102,10 +100,10 @@ async def test_a_bill_without_an_id_waits_and_is_then_a_persons(system: System) 
     await system.assert_money_agrees([one.id])
 
 
-async def test_a_result_by_its_address_gives_a_bill_the_id_to_ask_by(system: System) -> None:
-    """A bill in doubt without an id learns it from a result that decides nothing, and is then
-    asked about and found.
-    """
+async def test_an_undecided_result_gives_a_bill_payment_the_id_for_an_inquiry(
+    system: System,
+) -> None:
+    """The answer with the id was lost. The result has it, and an inquiry settles the payment."""
     payment_id = await begin_in_doubt(
         system, "b2b", "answer_lost_after_acting", code=17, moves_money=True
     )

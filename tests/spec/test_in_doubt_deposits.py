@@ -1,5 +1,6 @@
-"""Deposits in doubt: no key, so nothing is sent twice; Daraja is asked, its URL is listened to,
-and silence is no proof.
+"""Deposits in doubt: they are never sent again, because they have no key.
+
+The service inquires by STK query and waits for a callback. Silence alone proves nothing.
 """
 
 from __future__ import annotations
@@ -29,14 +30,12 @@ _TEN_MINUTES = {"seconds": 600}
 
 @pytest.fixture
 async def system(inquiring_system: System) -> System:
-    """A system that asks soon."""
+    """A system that inquires about open payments soon."""
     return inquiring_system
 
 
-async def test_a_deposit_whose_callback_was_lost_is_found_by_asking(system: System) -> None:
-    """STK query says that it was paid and names no receipt: the deposit succeeds without one,
-    and a later callback adds it.
-    """
+async def test_an_inquiry_settles_a_deposit_whose_callback_was_lost(system: System) -> None:
+    """STK query returns no receipt. A later callback adds it."""
     payment_id = await begin_in_doubt(system, "stk", "held_callback")
     payment = await system.settled(payment_id)
     assert (payment["status"], payment["receipt"], payment["needs_review"]) == (
@@ -53,10 +52,8 @@ async def test_a_deposit_whose_callback_was_lost_is_found_by_asking(system: Syst
     assert (last["stage"], last["what"]) == ("succeeded", "success_reported")
 
 
-async def test_a_deposit_whose_answer_was_lost_is_ended_by_its_address(system: System) -> None:
-    """Without a CheckoutRequestID there is nothing to ask by; the callback finds the deposit by
-    its URL.
-    """
+async def test_a_callback_settles_a_deposit_whose_answer_was_lost(system: System) -> None:
+    """Without a CheckoutRequestID there is no inquiry. The callback's address names the deposit."""
     scenarios = {"paid": {}, "declined": {"code": 1032}}
     ids = {
         label: await begin_in_doubt(system, "stk", "answer_lost_after_acting", **p)
@@ -69,12 +66,10 @@ async def test_a_deposit_whose_answer_was_lost_is_ended_by_its_address(system: S
         assert await inquiries(system, payment_id) == []
 
 
-async def test_silence_ends_a_deposit_that_cannot_be_asked_about_only_after_its_window(
+async def test_a_deposit_without_an_id_fails_for_silence_only_after_its_window(
     system: System,
 ) -> None:
-    """No id and no callback: after the window it fails as not confirmed, not safe to retry; a
-    late success corrects it.
-    """
+    """It fails as not confirmed, not safe to retry. A late success corrects it."""
     payment_id = await begin_in_doubt(system, "stk", "answer_and_callback_lost")
     await wait_until_observed(
         system, {"it": replace(_NO_RESULT, moved=1)}, {"it": payment_id}, flagged_or_not=True
@@ -103,10 +98,8 @@ _SILENT = {
 }
 
 
-async def test_silence_ends_a_deposit_only_when_asked_after_its_window(system: System) -> None:
-    """Three answers without a result to questions after the window end it, five where one was
-    Daraja's vaguest code.
-    """
+async def test_silence_ends_a_deposit_only_by_inquiries_after_its_window(system: System) -> None:
+    """Three answers without a result end it, or five if one was Daraja's vaguest code."""
     begun = [
         begin_in_doubt(system, "stk", "slow_result", InquiryRule(name), **_TEN_MINUTES)
         for name in _SILENT
@@ -121,17 +114,15 @@ async def test_silence_ends_a_deposit_only_when_asked_after_its_window(system: S
             "SELECT next_step_at - now() AS wait FROM mkwanja.payments WHERE id = $1::uuid",
             payment_id,
         )
-        assert 500 < row["wait"].total_seconds() <= 600, "it is asked about again after ten minutes"
+        assert 500 < row["wait"].total_seconds() <= 600, "the next inquiry comes after ten minutes"
     one = await load_awaited(system, ids["query_too_early"], "stk")
     await deliver(system, one.url, one.result(receipt="UKN7SLNT01"))
     assert (await system.payment(one.id))["status"] == "success"
     assert await event_types(system, one.id) == ["failed", "corrected"]
 
 
-async def test_still_under_processing_is_an_answer_and_no_silence(system: System) -> None:
-    """A deposit that M-PESA says is under processing stays pending past its window, a quarter of
-    an hour at the most.
-    """
+async def test_a_deposit_under_processing_stays_open_past_its_window(system: System) -> None:
+    """The answer "under processing" is not silence. It counts for 15 minutes at most."""
     payment_id = await begin_in_doubt(
         system, "stk", "slow_result", InquiryRule("in_flight_a"), **_TEN_MINUTES
     )
@@ -146,10 +137,7 @@ async def test_still_under_processing_is_an_answer_and_no_silence(system: System
     await wait_until_observed(system, {"it": _NO_RESULT}, {"it": payment_id}, flagged_or_not=True)
 
 
-async def test_a_second_look_corrects_what_failed_for_silence(system: System) -> None:
-    """A deposit that failed for silence is asked about again, and a success found then is a
-    correction.
-    """
+async def test_a_later_inquiry_corrects_a_deposit_that_failed_for_silence(system: System) -> None:
     payment_id = await begin_in_doubt(
         system, "stk", "lost_callback", InquiryRule("query_too_early")
     )
@@ -177,10 +165,8 @@ _NO_ANSWERS = [
 ]
 
 
-async def test_what_is_no_answer_ends_no_deposit(system: System) -> None:
-    """Broken connections, HTML, other errors and answers about another payment are no silence:
-    the deposit stays pending.
-    """
+async def test_an_inquiry_without_an_answer_ends_no_deposit(system: System) -> None:
+    """A broken connection, HTML, an error or an answer about another payment is not silence."""
     begun = [
         begin_in_doubt(system, "stk", "slow_result", InquiryRule(name), **_TEN_MINUTES)
         for name in _NO_ANSWERS
@@ -197,10 +183,8 @@ async def test_what_is_no_answer_ends_no_deposit(system: System) -> None:
     } == dict.fromkeys(ids, "awaiting_result")
 
 
-async def test_being_told_to_ask_less_ends_no_deposit(system: System) -> None:
-    """429 is no answer: a deposit that Daraja will not let us ask about stays pending, and is
-    found when it does.
-    """
+async def test_a_rate_limited_inquiry_ends_no_deposit(system: System) -> None:
+    """429 is no answer. The deposit stays pending until Daraja answers an inquiry."""
     payment_id = await begin_in_doubt(
         system, "stk", "lost_callback", InquiryRule("spike_arrest_apigee", times=7)
     )
@@ -210,10 +194,8 @@ async def test_being_told_to_ask_less_ends_no_deposit(system: System) -> None:
     await system.assert_money_agrees([payment_id])
 
 
-async def test_while_daraja_is_out_of_reach_a_deposit_stays_pending(system: System) -> None:
-    """Past its window a deposit that nobody can be asked about is pending still; once Daraja is
-    back its truth is found.
-    """
+async def test_a_deposit_stays_pending_while_daraja_cannot_be_reached(system: System) -> None:
+    """Also past its window. Once Daraja is back, an inquiry settles it."""
     payment_id = await begin_in_doubt(
         system, "stk", "lost_callback", InquiryRule("in_flight_a", times=1)
     )
@@ -231,10 +213,8 @@ async def test_while_daraja_is_out_of_reach_a_deposit_stays_pending(system: Syst
     await system.assert_money_agrees([payment_id])
 
 
-async def test_a_claim_of_success_keeps_a_deposit_open(system: System) -> None:
-    """While a stored callback says paid and not what, no silence ends the deposit: it is
-    pending, and a person is called.
-    """
+async def test_silence_does_not_end_a_deposit_with_an_unconfirmed_success(system: System) -> None:
+    """A stored callback claims a success without a receipt. The deposit is flagged, not failed."""
     payment_id = await begin_in_doubt(
         system, "stk", "slow_result", InquiryRule("query_too_early"), **_TEN_MINUTES
     )
@@ -245,10 +225,8 @@ async def test_a_claim_of_success_keeps_a_deposit_open(system: System) -> None:
     assert await observe(system, {"it": payment_id}) == {"it": replace(AWAITED, needs_review=True)}
 
 
-async def test_a_failure_learned_by_asking_needs_two_answers_that_agree(system: System) -> None:
-    """One query that says failed ends nothing; two with the same code do, whatever other codes
-    came between.
-    """
+async def test_a_failure_found_by_inquiries_needs_two_answers_with_one_code(system: System) -> None:
+    """One failed answer ends nothing. Answers with other codes may come between the two."""
     answers = {
         "at once": (InquiryRule("query_contradicts", {"code": 1032}), 2),
         "in turn": (InquiryRule("query_codes_in_turn", {"codes": ["1032", "1037", "1"]}), 4),
@@ -260,16 +238,14 @@ async def test_a_failure_learned_by_asking_needs_two_answers_that_agree(system: 
     await wait_until_observed(
         system, dict.fromkeys(ids, failed("cancelled_by_customer", "1032")), ids
     )
-    for label, (_, questions) in answers.items():
+    for label, (_, count) in answers.items():
         assert [inquiry["verdict"] for inquiry in await inquiries(system, ids[label])] == [
             "failed"
-        ] * questions
+        ] * count
 
 
-async def test_a_query_that_is_wrong_once_ends_nothing(system: System) -> None:
-    """Queries have contradicted the truth: one that says failed, then one that says paid, is a
-    success.
-    """
+async def test_one_wrong_answer_to_an_inquiry_ends_nothing(system: System) -> None:
+    """Queries have contradicted the truth: one that says failed, then one that says paid."""
     payment_id = await begin_in_doubt(
         system, "stk", "lost_callback", InquiryRule("query_contradicts", {"code": 1037}, 1)
     )
@@ -292,10 +268,8 @@ _IN_FLIGHT = (
 )
 
 
-async def test_a_payment_under_way_is_never_read_as_failed(system: System) -> None:
-    """Every shape of "not yet", and an error for a known id, ends nothing: the truth that
-    follows is a success.
-    """
+async def test_a_deposit_under_way_is_never_read_as_failed(system: System) -> None:
+    """No form of "not yet" is a failure, nor is an error for a known id. The deposits succeed."""
     begun = [
         begin_in_doubt(system, "stk", "lost_callback", InquiryRule(name, times=2))
         for name in _IN_FLIGHT
@@ -308,9 +282,7 @@ async def test_a_payment_under_way_is_never_read_as_failed(system: System) -> No
 
 
 async def test_a_deposit_in_doubt_is_never_sent_again(system: System) -> None:
-    """A deposit has no key: cut or told that Daraja is busy, it is sent once, and fails for
-    silence without another prompt.
-    """
+    """It was cut, or Daraja was busy. It fails for silence without another prompt."""
     names = ("cut_before_acting", "system_busy", "maintenance")
     ids = {name: await begin_in_doubt(system, "stk", name, times=1) for name in names}
     for payment_id in ids.values():

@@ -1,5 +1,6 @@
-"""Withdrawals in doubt: Daraja is asked, and only what is proved unknown to it is sent again,
-under the one id.
+"""Withdrawals in doubt: the service inquires, and resends only with proof.
+
+The proof is that Daraja does not know the payment. A resend has the payment's one id.
 """
 
 from __future__ import annotations
@@ -32,21 +33,18 @@ from tests.spec.system import System
 
 _SILENCE = InquiryRule("lost_callback")
 _NOT_FOUND = InquiryRule("not_found")
-_NOT_TRUSTED_YET = InquiryRule(
-    "lost_callback", times=2
-)  # the third question is asked long enough after the send
+# The third inquiry is the first that comes long enough after the send.
+_NOT_TRUSTED_YET = InquiryRule("lost_callback", times=2)
 
 
 @pytest.fixture
 async def system(inquiring_system: System) -> System:
-    """A system that asks soon."""
+    """A system that inquires about open payments soon."""
     return inquiring_system
 
 
-async def test_a_payout_whose_answer_was_lost_is_found_by_asking(system: System) -> None:
-    """A withdrawal that Daraja made and did not acknowledge succeeds, with a callback or
-    without: one movement, one send.
-    """
+async def test_a_withdrawal_whose_answer_was_lost_is_settled_once(system: System) -> None:
+    """By its callback, or without one by an inquiry: one send, one movement of money."""
     scenarios = ("answer_lost_after_acting", "answer_and_callback_lost")
     ids = {scenario: await begin_in_doubt(system, "b2c", scenario) for scenario in scenarios}
     await wait_until_observed(system, dict.fromkeys(ids, PAID), ids)
@@ -71,10 +69,8 @@ _NEVER_ACTED = {
 }
 
 
-async def test_a_payout_that_daraja_never_saw_is_sent_again_under_its_id(system: System) -> None:
-    """Two trusted answers that there is no such transaction permit a second send under the same
-    id; it is paid once.
-    """
+async def test_a_withdrawal_that_daraja_never_saw_is_resent_under_its_id(system: System) -> None:
+    """Two trusted answers "no such transaction" permit the resend. It is paid once."""
     begun = [
         begin_in_doubt(system, "b2c", name, times=1, **params)
         for name, params in _NEVER_ACTED.items()
@@ -104,15 +100,14 @@ async def test_a_payout_that_daraja_never_saw_is_sent_again_under_its_id(system:
         )
 
 
-# What Daraja answers when it is asked about a withdrawal that it never saw → why that permits no
-# second send.
+# A reason against a resend → Daraja's answers about a withdrawal that it never saw.
 _NOT_PERMITTED = {
-    "only one question was answered": (
+    "only one inquiry was answered": (
         _NOT_TRUSTED_YET,
         InquiryRule("not_found", times=1),
         _SILENCE,
     ),
-    "one question was answered three times": (
+    "one inquiry was answered three times": (
         _NOT_TRUSTED_YET,
         InquiryRule("duplicate_callbacks", times=1),
         _SILENCE,
@@ -128,12 +123,10 @@ _NOT_PERMITTED = {
 }
 
 
-async def test_nothing_less_than_two_trusted_not_founds_permits_a_second_send(
+async def test_less_than_two_trusted_not_found_answers_permit_no_resend(
     system: System,
 ) -> None:
-    """One not-found, one told three times, another text or another code: the withdrawal stays in
-    doubt, asked and not sent.
-    """
+    """The withdrawal stays in doubt: the service inquires and does not send."""
     begun = [
         begin_in_doubt(system, "b2c", "cut_before_acting", *answers, times=1)
         for answers in _NOT_PERMITTED.values()
@@ -143,16 +136,14 @@ async def test_nothing_less_than_two_trusted_not_founds_permits_a_second_send(
         *(wait_for_inquiries(system, payment_id, 6) for payment_id in ids.values())
     )
     assert await observe(system, ids) == dict.fromkeys(ids, IN_DOUBT)
-    told_thrice = ids["one question was answered three times"]
-    assert [row["operation"] for row in await system.callbacks(told_thrice)] == ["status-3"] * 3
-    answers = [inquiry["verdict"] for inquiry in await inquiries(system, told_thrice)]
+    answered_thrice = ids["one inquiry was answered three times"]
+    assert [row["operation"] for row in await system.callbacks(answered_thrice)] == ["status-3"] * 3
+    answers = [inquiry["verdict"] for inquiry in await inquiries(system, answered_thrice)]
     assert answers[:4] == [None, None, "not_found", None]
 
 
-async def test_what_daraja_may_have_is_never_sent_again(system: System) -> None:
-    """A Duplicate, a status of Pending, or any message stored outweighs every not-found: it is
-    asked about and not sent.
-    """
+async def test_a_withdrawal_that_daraja_may_have_is_never_sent_again(system: System) -> None:
+    """A Duplicate, a status of Pending or any stored message outweighs every "not found"."""
     ids = {
         "a Duplicate was answered": await begin_in_doubt(system, "b2c", "duplicate_ocid", times=1),
         "a timeout message came": await begin_in_doubt(system, "b2c", "cut_before_acting", times=1),
@@ -183,10 +174,8 @@ async def test_what_daraja_may_have_is_never_sent_again(system: System) -> None:
         assert found.count("not_found") >= 2
 
 
-async def test_while_payouts_are_stopped_nothing_is_sent_again(system: System) -> None:
-    """The kill switch holds a permitted second send back, however often it is not found;
-    afterwards it is sent and paid.
-    """
+async def test_the_kill_switch_holds_back_a_resend(system: System) -> None:
+    """However often Daraja does not find it. After the release it is sent and paid."""
     payment_id = await begin_in_doubt(system, "b2c", "cut_before_acting", times=1)
     await system.in_stage(payment_id, "in_doubt")
     async with stopped_payouts(system):
@@ -205,10 +194,10 @@ _UPDATE = "UPDATE mkwanja.payments SET {} WHERE id = $1::uuid"
 
 
 @pytest.mark.parametrize("change", ["expires_at = now()", "needs_review = true"])
-async def test_what_is_too_old_or_flagged_is_not_sent_again(system: System, change: str) -> None:
-    """Past its age, or while a person is to look at it, a withdrawal in doubt is asked about and
-    not sent again.
-    """
+async def test_an_expired_or_flagged_withdrawal_is_not_sent_again(
+    system: System, change: str
+) -> None:
+    """The service only inquires about it."""
     payment_id = await begin_in_doubt(system, "b2c", "cut_before_acting", times=1)
     await system.in_stage(payment_id, "in_doubt")
     await system.execute(_UPDATE.format(change), payment_id)
@@ -220,10 +209,8 @@ async def test_what_is_too_old_or_flagged_is_not_sent_again(system: System, chan
 
 
 @pytest.mark.whole
-async def test_nothing_is_sent_a_fifth_time(system: System) -> None:
-    """Four sends are all: after them the withdrawal is asked about, and after ten questions in
-    vain a person is called.
-    """
+async def test_a_withdrawal_is_sent_at_most_four_times(system: System) -> None:
+    """The service then only inquires, and flags the withdrawal after ten inquiries in vain."""
     ids = {
         name: await begin_in_doubt(system, "b2c", name)
         for name in ("cut_before_acting", "system_busy")
@@ -239,10 +226,8 @@ async def test_nothing_is_sent_a_fifth_time(system: System) -> None:
         ]
 
 
-async def test_a_busy_daraja_is_tried_again_without_being_asked(system: System) -> None:
-    """ "System is busy" and maintenance permit another send under the same id after a while,
-    without a question.
-    """
+async def test_a_withdrawal_is_resent_without_an_inquiry_if_daraja_was_busy(system: System) -> None:
+    """The answers "busy" and "maintenance" permit a resend under the same id after a while."""
     table = {("system_busy", 1): 2, ("maintenance", 1): 2, ("system_busy", 3): 4}
     ids = {str(row): await begin_in_doubt(system, "b2c", row[0], times=row[1]) for row in table}
     expected = {str(row): replace(PAID, sent=sent) for row, sent in table.items()}
@@ -268,12 +253,10 @@ _STATUSES = {
 }
 
 
-async def test_the_status_of_a_transaction_decides_and_not_the_result_of_the_question(
+async def test_the_transaction_status_decides_and_not_the_result_of_the_inquiry(
     system: System,
 ) -> None:
-    """Completed is a success, each of the five ends a failure with its reason, and any other
-    word no answer.
-    """
+    """Completed is a success, five statuses are failures with a reason, others are no answer."""
     ids = {}
     for status, expected in _STATUSES.items():
         answer = InquiryRule("status_value", {"status": status})
@@ -295,8 +278,7 @@ async def test_the_status_of_a_transaction_decides_and_not_the_result_of_the_que
 
 _REVIEWED = replace(PAID, needs_review=True)
 
-# What is wrong with Daraja's first answer → what is seen of the payment, which the second answer
-# ends.
+# What is wrong with Daraja's first answer → the payment after the second answer, which is good.
 _ODD_ANSWERS: dict[str, tuple[InquiryRule, Observed]] = {
     "the status twice, in two words": (InquiryRule("status_conflicting", times=1), PAID),
     "no status": (InquiryRule("status_missing_parameters", times=1), PAID),
@@ -314,9 +296,9 @@ _ODD_ANSWERS: dict[str, tuple[InquiryRule, Observed]] = {
     ),
     "a timeout message alone": (InquiryRule("timeout_message_only", times=1), PAID),
     "HTML": (InquiryRule("html_503", times=1), PAID),
-    "too many questions": (InquiryRule("spike_arrest_apigee", times=1), PAID),
+    "too many inquiries": (InquiryRule("spike_arrest_apigee", times=1), PAID),
     "a token that is not valid": (InquiryRule("token_expired", times=1), PAID),
-    "an answer after the next question": (InquiryRule("slow_result", {"seconds": 2}, 1), PAID),
+    "an answer after the next inquiry": (InquiryRule("slow_result", {"seconds": 2}, 1), PAID),
     "an answer before the acknowledgement": (InquiryRule("callback_before_answer", times=1), PAID),
     "the answer several times": (InquiryRule("duplicate_callbacks", times=1), PAID),
     "no answer": (InquiryRule("lost_callback", times=1), PAID),
@@ -324,10 +306,8 @@ _ODD_ANSWERS: dict[str, tuple[InquiryRule, Observed]] = {
 }
 
 
-async def test_an_odd_answer_ends_nothing_and_the_next_is_asked_for(system: System) -> None:
-    """Whatever is wrong with an answer to our question, it moves no money; what disagrees is
-    flagged; the truth ends it.
-    """
+async def test_an_odd_answer_to_an_inquiry_ends_nothing(system: System) -> None:
+    """It moves no money. A contradiction is flagged. The next inquiry settles the payment."""
     begun = [
         begin_in_doubt(system, "b2c", "answer_and_callback_lost", answer)
         for answer, _ in _ODD_ANSWERS.values()
@@ -339,10 +319,8 @@ async def test_an_odd_answer_ends_nothing_and_the_next_is_asked_for(system: Syst
     await system.assert_money_agrees(list(ids.values()))
 
 
-async def test_a_late_answer_to_an_old_question_changes_nothing(system: System) -> None:
-    """An answer that was held back until the payment had ended is kept, and changes neither its
-    stage nor its history.
-    """
+async def test_a_late_answer_to_an_old_inquiry_changes_nothing(system: System) -> None:
+    """It arrives after the payment ended. It is stored; stage and history stay as they were."""
     payment_id = await begin_in_doubt(
         system, "b2c", "answer_and_callback_lost", InquiryRule("held_callback", times=1)
     )
@@ -359,21 +337,19 @@ async def test_a_late_answer_to_an_old_question_changes_nothing(system: System) 
     )
 
 
-async def test_the_question_names_the_payment_by_both_names_of_the_id(system: System) -> None:
-    """Sources differ on the key (daraja.md §6.1), so the question carries the one id under both,
-    and a numbered address.
-    """
+async def test_an_inquiry_carries_the_id_under_both_names(system: System) -> None:
+    """Sources differ on the name (daraja.md §6.1). Each inquiry also has a numbered address."""
     payment_id = await begin_in_doubt(
         system, "b2c", "lost_callback", InquiryRule("lost_callback", times=1)
     )
     await system.settled(payment_id)
-    questions = [
+    inquiry_bodies = [
         r["body"]
         for r in await system.provider_requests(payment_id)
         if "transactionstatus" in r["path"]
     ]
-    assert {question["OriginalConversationID"] for question in questions} == {payment_id}
-    assert {question["OriginatorConversationID"] for question in questions} == {payment_id}
-    numbers = [question["ResultURL"].split("/")[-2] for question in questions]
-    assert numbers == [f"status-{number}" for number in range(1, len(questions) + 1)]
+    assert {body["OriginalConversationID"] for body in inquiry_bodies} == {payment_id}
+    assert {body["OriginatorConversationID"] for body in inquiry_bodies} == {payment_id}
+    operations = [body["ResultURL"].split("/")[-2] for body in inquiry_bodies]
+    assert operations == [f"status-{number}" for number in range(1, len(inquiry_bodies) + 1)]
     assert AWAITED.stage in await system.stages(payment_id)

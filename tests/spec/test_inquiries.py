@@ -1,6 +1,4 @@
-"""Questions to Daraja: numbered and on record before they are asked, each with an address of its
-own, in good time.
-"""
+"""Inquiries: each is numbered, stored before it is sent, and has an address of its own."""
 
 from __future__ import annotations
 
@@ -25,17 +23,15 @@ from tests.spec.system import System
 
 @pytest.fixture
 async def system(inquiring_system: System) -> System:
-    """A system that asks soon."""
+    """A system that inquires about open payments soon."""
     return inquiring_system
 
 
 @pytest.mark.parametrize("api", ["stk", "b2c", "b2b"])
-async def test_questions_are_numbered_and_on_record_whatever_becomes_of_them(
+async def test_every_inquiry_is_numbered_and_stored_answered_or_not(
     system: System, api: Api
 ) -> None:
-    """Each question has the next number and a time, answered or not, and what was said to Daraja
-    is kept with it.
-    """
+    """The exchange with Daraja is stored, too."""
     payment_id = await begin_in_doubt(
         system, api, "slow_result", InquiryRule("cut_before_acting"), seconds=600
     )
@@ -58,10 +54,8 @@ async def test_questions_are_numbered_and_on_record_whatever_becomes_of_them(
     assert await observe_one(system, payment_id) == AWAITED
 
 
-async def test_the_time_between_questions_grows_up_to_its_ceiling(system: System) -> None:
-    """The first question comes after its time, the next are further apart, and none is closer
-    than the first's time.
-    """
+async def test_the_time_between_inquiries_grows_up_to_its_maximum(system: System) -> None:
+    """No gap is shorter than the wait before the first inquiry."""
     payment_id = await begin_in_doubt(
         system, "stk", "slow_result", InquiryRule("cut_before_acting"), seconds=600
     )
@@ -76,10 +70,8 @@ async def test_the_time_between_questions_grows_up_to_its_ceiling(system: System
     assert min(gaps[1:]) >= 1
 
 
-async def test_an_answer_is_heard_only_at_the_address_of_its_question(system: System) -> None:
-    """The address of one question is none of another's: with the number or the payment changed
-    it is an empty 403.
-    """
+async def test_an_answer_is_accepted_only_at_the_address_of_its_inquiry(system: System) -> None:
+    """With another number, operation or payment in the address it is an empty 403."""
     payment_id = await begin_in_doubt(
         system, "b2c", "slow_result", InquiryRule("lost_callback"), seconds=600
     )
@@ -102,14 +94,14 @@ async def test_an_answer_is_heard_only_at_the_address_of_its_question(system: Sy
     assert (await system.callbacks(payment_id))[-1]["disposition"] == "unreadable"
 
 
-async def test_the_operation_alone_decides_how_a_message_is_read(system: System) -> None:
-    """A result of a payment sent to a question's address, or the other way round, ends nothing."""
+async def test_the_operation_of_the_address_decides_how_a_message_is_parsed(system: System) -> None:
+    """A payment's result at an inquiry's address ends nothing, and the other way round."""
     payment_id = await begin_in_doubt(
         system, "b2c", "slow_result", InquiryRule("lost_callback"), seconds=600
     )
     await wait_for_inquiries(system, payment_id, 1)
     result = {
-        "Result": {"ResultCode": 0, "ResultDesc": "Told by a test.", "TransactionID": "UKN7OPER01"}
+        "Result": {"ResultCode": 0, "ResultDesc": "Sent by a test.", "TransactionID": "UKN7OPER01"}
     }
     parameters = [
         {"Key": "TransactionAmount", "Value": (await system.payment(payment_id))["amount"]}
@@ -133,10 +125,8 @@ async def test_the_operation_alone_decides_how_a_message_is_read(system: System)
     assert (payment["status"], payment["receipt"]) == ("pending", None)
 
 
-async def test_a_question_that_is_no_longer_needed_is_not_asked(system: System) -> None:
-    """Once a payment has ended well it has no due time, and however many sweeps pass it is not
-    asked about.
-    """
+async def test_the_service_does_not_inquire_about_a_succeeded_payment(system: System) -> None:
+    """It has no due time, however many sweeps pass."""
     ended = await begin_in_doubt(system, "b2c", "approve")
     await system.settled(ended)
     number = len(await inquiries(system, ended))
@@ -151,10 +141,8 @@ async def test_a_question_that_is_no_longer_needed_is_not_asked(system: System) 
     assert (row["next_step_at"], row["next_step"]) == (None, None)
 
 
-async def test_without_redis_nobody_asks_and_nothing_is_lost(system: System) -> None:
-    """The budget is common, so without Redis nobody asks; the payments keep their due times and
-    are found afterwards.
-    """
+async def test_without_redis_no_worker_inquires_and_no_payment_is_lost(system: System) -> None:
+    """All workers share one budget, in Redis. The payments keep their due times for later."""
     if not system.stack.redis.can_be_stopped:
         pytest.skip("this Redis is not ours to stop")
     payment_ids = [
@@ -168,7 +156,10 @@ async def test_without_redis_nobody_asks_and_nothing_is_lost(system: System) -> 
     await system.stack.redis.kill()
     try:
         sql = "SELECT count(*) AS asked FROM mkwanja.inquiries WHERE payment_id = ANY($1::uuid[])"
-        due = "SELECT id FROM mkwanja.payments WHERE id = ANY($1::uuid[]) AND next_step_at <= now() - interval '1 second'"
+        due = (
+            "SELECT id FROM mkwanja.payments WHERE id = ANY($1::uuid[]) AND"
+            " next_step_at <= now() - interval '1 second'"
+        )
         await system.eventually(
             lambda: system.rows(due, payment_ids), lambda rows: len(rows) == len(payment_ids)
         )
@@ -185,13 +176,14 @@ async def test_without_redis_nobody_asks_and_nothing_is_lost(system: System) -> 
 _APIS: list[Api] = ["stk", "b2c", "b2b"]
 
 
-async def test_a_message_before_the_acknowledgement_brings_the_question_forward() -> None:
-    """A message that only asks to be verified brings the question forward, also where it came
-    before Daraja's own answer.
-    """
+async def test_an_undecided_message_before_the_acknowledgement_brings_the_inquiry_forward() -> None:
+    """The message decides nothing, and comes before Daraja's own answer."""
     async with a_system() as system:
         payment_id = await begin_in_doubt(system, "b2c", "callback_before_answer", code=17)
         await system.in_stage(payment_id, "awaiting_result")
-        due = "SELECT id FROM mkwanja.payments WHERE id = $1::uuid AND next_step_at < now() + interval '10 seconds'"
-        # In this order: what is no longer due was asked.
+        due = (
+            "SELECT id FROM mkwanja.payments WHERE id = $1::uuid AND"
+            " next_step_at < now() + interval '10 seconds'"
+        )
+        # In this order: if the payment is no longer due, the inquiry was sent.
         assert await system.rows(due, payment_id) or await inquiries(system, payment_id)

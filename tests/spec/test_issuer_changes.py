@@ -1,4 +1,4 @@
-"""The issuer of tokens gets another name: callers stay who they were, and no retry pays again."""
+"""The issuer of tokens is renamed: callers stay the same callers, and no retry pays again."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _SECOND, _THIRD = "https://auth.shop.example/auth/v1", "https://id.shop.example"
 
 
 async def test_a_retry_after_the_issuer_was_renamed_is_a_replay(system: System) -> None:
-    """Once renamed and twice; and a key that was first used in between is held as well."""
+    """After one renaming and after two, also for a key that was first used in between."""
     first = system.stack.issuer.url
     key = str(uuid4())
-    keys = {key: await _paid(system.backend, key)}
+    keys = {key: await _pay(system.backend, key)}
     for issuer, former in ((_SECOND, first), (_THIRD, f"{first},{_SECOND}")):
         env = {"JWT_ISSUER": issuer, "JWT_FORMER_ISSUERS": former}
         process = await system.stack.start_process("web.2", env=env)
@@ -30,7 +30,7 @@ async def test_a_retry_after_the_issuer_was_renamed_is_a_replay(system: System) 
                 assert (again.body, again.was_replayed) == (body, True)
             assert (await old.pay("/v1/withdrawals", _WITHDRAWAL, key=key)).status == 401
             key = str(uuid4())
-            keys[key] = await _paid(renamed, key)
+            keys[key] = await _pay(renamed, key)
         await system.stack.stop_process("web.2")
     paid = await system.rows(
         "SELECT caller_key FROM mkwanja.payments WHERE idempotency_key = ANY($1)", list(keys)
@@ -39,10 +39,10 @@ async def test_a_retry_after_the_issuer_was_renamed_is_a_replay(system: System) 
     assert len({row["caller_key"] for row in paid}) == 1
 
 
-async def test_without_the_former_name_every_key_is_free(system: System) -> None:
-    """Why the runbook has the setting: another issuer's caller is another caller."""
+async def test_without_the_former_issuers_name_every_key_is_free(system: System) -> None:
+    """This is why the runbook has the setting: a caller of another issuer is another caller."""
     key = str(uuid4())
-    await _paid(system.backend, key)
+    await _pay(system.backend, key)
     process = await system.stack.start_process("web.2", env={"JWT_ISSUER": _SECOND})
     token = system.stack.issuer.mint(sub=BACKEND, role="service_role", iss=_SECOND)
     async with Client(process.url, token) as another:
@@ -54,7 +54,7 @@ async def test_without_the_former_name_every_key_is_free(system: System) -> None
     await system.stack.stop_process("web.2")
 
 
-async def _paid(client: Client, key: str) -> bytes:
+async def _pay(client: Client, key: str) -> bytes:
     answer = (await client.pay("/v1/withdrawals", _WITHDRAWAL, key=key)).expect(202)
     assert not answer.was_replayed
     return answer.body

@@ -120,7 +120,10 @@ async def test_payouts_whose_answers_are_all_lost_are_each_made_once() -> None:
         await _all_in(system, ids, "succeeded")
         await _assert_each_paid_once(system, ids)
         assert await _sends(system, "/mpesa/b2c/") == Counter(ids)
-        by_asking = "SELECT count(DISTINCT payment_id) AS found FROM mkwanja.inquiries WHERE verdict = 'paid'"
+        by_asking = (
+            "SELECT count(DISTINCT payment_id) AS found FROM mkwanja.inquiries"
+            " WHERE verdict = 'paid'"
+        )
         [row] = await system.rows(by_asking)
         assert row["found"] >= _THOUSAND / 2
 
@@ -136,7 +139,10 @@ async def test_payouts_that_were_cut_before_daraja_acted_are_each_made_once() ->
         await _all_in(system, ids, "succeeded")
         await _assert_each_paid_once(system, ids)
         assert await _sends(system, "/mpesa/b2c/") == Counter(ids * 2)
-        not_found = "SELECT payment_id, count(*) AS answers FROM mkwanja.inquiries WHERE verdict = 'not_found' GROUP BY 1"
+        not_found = (
+            "SELECT payment_id, count(*) AS answers FROM mkwanja.inquiries"
+            " WHERE verdict = 'not_found' GROUP BY 1"
+        )
         answers = {str(row["payment_id"]): row["answers"] for row in await system.rows(not_found)}
         assert set(answers) == set(ids)
         assert min(answers.values()) >= 2
@@ -205,7 +211,8 @@ async def _made_overdue(system: System, ids: list[str]) -> dict[str, datetime]:
     minutes = [10 * number / len(ids) for number in range(1, len(ids) + 1)]
     random.Random(7).shuffle(minutes)
     change = (
-        "UPDATE mkwanja.payments SET next_step_at = now() - wait FROM unnest($1::uuid[], $2::interval[]) AS due(payment, wait)"
+        "UPDATE mkwanja.payments SET next_step_at = now() - wait"
+        " FROM unnest($1::uuid[], $2::interval[]) AS due(payment, wait)"
         " WHERE id = payment"
     )
     await system.execute(change, ids, [timedelta(minutes=one) for one in minutes])
@@ -221,7 +228,10 @@ async def _assert_in_due_order(
     """Nobody was asked about before more others who waited longer than one sweep, and what was
     left of the last, may hold.
     """
-    first = "SELECT payment_id, min(asked_at) AS asked_at FROM mkwanja.inquiries WHERE payment_id = ANY($1::uuid[]) GROUP BY 1"
+    first = (
+        "SELECT payment_id, min(asked_at) AS asked_at FROM mkwanja.inquiries"
+        " WHERE payment_id = ANY($1::uuid[]) GROUP BY 1"
+    )
     asked = {str(row["payment_id"]): row["asked_at"] for row in await system.rows(first, ids)}
     assert set(asked) == set(ids)
     turn = {

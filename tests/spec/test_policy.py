@@ -137,7 +137,8 @@ async def test_who_was_refused_may_use_the_key_again(limited: System) -> None:
         expect_problem(await client.pay("/v1/deposits", body, key=key), 422, "limit_exceeded")
         await limited.settled(first)
         await limited.execute(
-            "UPDATE mkwanja.payments SET created_at = created_at - interval '1 day' WHERE owner = $1",
+            "UPDATE mkwanja.payments SET created_at = created_at - interval '1 day'"
+            " WHERE owner = $1",
             user,
         )
         assert not (await client.pay("/v1/deposits", body, key=key)).expect(202).was_replayed

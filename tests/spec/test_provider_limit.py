@@ -107,7 +107,10 @@ async def test_a_spike_arrest_slows_all_workers_down_for_a_while(system: System)
     assert (
         len([item for item in await _arrivals(system, _B2C) if item["status"] in (429, 500)]) == 4
     )
-    throttled = "SELECT count(*) AS times FROM mkwanja.attempts WHERE payment_id = ANY($1::uuid[]) AND outcome = 'not_acted'"
+    throttled = (
+        "SELECT count(*) AS times FROM mkwanja.attempts WHERE payment_id = ANY($1::uuid[])"
+        " AND outcome = 'not_acted'"
+    )
     assert await system.rows(throttled, payment_ids) == [{"times": 4}]
 
 

@@ -69,8 +69,10 @@ async def _copies(system: System, payment_id: str, count: int, changes: dict[str
     only.
     """
     copy = (
-        "INSERT INTO mkwanja.payments SELECT (jsonb_populate_record(payment, $3::jsonb || jsonb_build_object("
-        "'id', gen_random_uuid(), 'receipt', NULL))).* FROM mkwanja.payments AS payment, generate_series(1, $2)"
+        "INSERT INTO mkwanja.payments"
+        " SELECT (jsonb_populate_record(payment, $3::jsonb || jsonb_build_object("
+        "'id', gen_random_uuid(), 'receipt', NULL))).*"
+        " FROM mkwanja.payments AS payment, generate_series(1, $2)"
         " WHERE id = $1::uuid"
     )
     await system.execute(copy, payment_id, count, json.dumps(changes))
@@ -84,21 +86,31 @@ async def test_workers_that_sweep_at_once_do_nothing_twice(system: System) -> No
         payment_ids = list(
             await asyncio.gather(*(begin(system, "b2c", "lost_callback") for _ in range(40)))
         )
-        due = "UPDATE mkwanja.payments SET next_step_at = now() - interval '1 hour' WHERE id = ANY($1::uuid[])"
+        due = (
+            "UPDATE mkwanja.payments SET next_step_at = now() - interval '1 hour'"
+            " WHERE id = ANY($1::uuid[])"
+        )
         await system.execute(due, payment_ids)
     for payment_id in payment_ids:
         assert (await system.settled(payment_id))["status"] == "success"
     await system.assert_money_agrees(payment_ids)
-    attempts = "SELECT payment_id, count(*) AS claims FROM mkwanja.attempts WHERE payment_id = ANY($1::uuid[]) GROUP BY 1"
+    attempts = (
+        "SELECT payment_id, count(*) AS claims FROM mkwanja.attempts"
+        " WHERE payment_id = ANY($1::uuid[]) GROUP BY 1"
+    )
     assert {row["claims"] for row in await system.rows(attempts, payment_ids)} == {1}
     asked = Counter(item["body"]["OriginatorConversationID"] for item in await _questions(system))
-    numbers = "SELECT payment_id, count(*) AS asked FROM mkwanja.inquiries WHERE payment_id = ANY($1::uuid[]) GROUP BY 1"
+    numbers = (
+        "SELECT payment_id, count(*) AS asked FROM mkwanja.inquiries"
+        " WHERE payment_id = ANY($1::uuid[]) GROUP BY 1"
+    )
     stored = {
         str(row["payment_id"]): row["asked"] for row in await system.rows(numbers, payment_ids)
     }
     assert dict(asked) == stored
     too_soon = (
-        "SELECT payment_id FROM mkwanja.inquiries AS one JOIN mkwanja.inquiries AS next USING (payment_id)"
+        "SELECT payment_id FROM mkwanja.inquiries AS one"
+        " JOIN mkwanja.inquiries AS next USING (payment_id)"
         " WHERE next.number = one.number + 1 AND next.asked_at < one.asked_at + interval '1 second'"
         " AND payment_id = ANY($1::uuid[])"
     )
@@ -116,7 +128,10 @@ async def test_the_longest_overdue_is_asked_about_first(system: System) -> None:
         await system.stack.process(name).kill()
     await system.control("DELETE", "/requests")
     for place, payment_id in enumerate(reversed(payment_ids)):
-        due = "UPDATE mkwanja.payments SET next_step_at = now() - (100 - $2) * interval '1 minute' WHERE id = $1::uuid"
+        due = (
+            "UPDATE mkwanja.payments SET next_step_at = now() - (100 - $2) * interval '1 minute'"
+            " WHERE id = $1::uuid"
+        )
         await system.execute(due, payment_id, place)
     budget = {"DARAJA_INQUIRIES_PER_MINUTE": "60"}
     await asyncio.gather(*(system.stack.start_process(name, env=budget) for name in _WORKERS))
@@ -146,20 +161,28 @@ async def test_a_backlog_of_one_kind_of_step_keeps_no_other_waiting(system: Syst
         )
         silent = await begin(system, "stk", "answer_and_callback_lost")
         lost = await system.deposit()
-        overdue = "UPDATE mkwanja.payments SET next_step_at = now() WHERE id = $1::uuid AND next_step = 'submit'"
+        overdue = (
+            "UPDATE mkwanja.payments SET next_step_at = now() WHERE id = $1::uuid AND"
+            " next_step = 'submit'"
+        )
         await system.execute(overdue, lost)
         under_way = await begin(system, "b2b", "approve")
         await system.execute(
             "WITH attempt AS (INSERT INTO mkwanja.attempts (id, payment_id, number, claimed_at)"
             " VALUES (gen_random_uuid(), $1::uuid, 1, now()) RETURNING id)"
-            " UPDATE mkwanja.payments SET stage = 'submitting', attempt_id = (SELECT id FROM attempt),"
-            " next_step = 'end_lease', lease_until = now(), next_step_at = now() WHERE id = $1::uuid",
+            " UPDATE mkwanja.payments SET stage = 'submitting', attempt_id = (SELECT id"
+            " FROM attempt),"
+            " next_step = 'end_lease', lease_until = now(), next_step_at = now()"
+            " WHERE id = $1::uuid",
             under_way,
         )
         await system.in_stage(under_way, "in_doubt")
         assert (await system.settled(silent))["failure"]["reason"] == "no_result_confirmed"
         assert (await system.settled(lost))["status"] == "success"
-        copies = "SELECT count(*) AS held FROM mkwanja.payments WHERE created_at = (SELECT created_at FROM"
+        copies = (
+            "SELECT count(*) AS held FROM mkwanja.payments WHERE created_at = (SELECT created_at"
+            " FROM"
+        )
         held = await system.rows(
             f"{copies} mkwanja.payments WHERE id = $1::uuid) AND stage = 'accepted'", model
         )

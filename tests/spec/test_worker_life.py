@@ -36,7 +36,8 @@ _QUEUE = "arq:queue:{arq:abort}"
 
 # The worker, on a machine whose clock is wrong by as many seconds as the first argument says.
 _WRONG_CLOCK = (
-    "import time, sys; right, wrong = time.time, float(sys.argv.pop(1)); time.time = lambda: right() + wrong;"
+    "import time, sys; right, wrong = time.time, float(sys.argv.pop(1)); time.time = lambda:"
+    " right() + wrong;"
     " import workers.__main__ as it; it.main()"
 )
 
@@ -140,7 +141,10 @@ async def test_one_job_many_times_pays_once(system: System) -> None:
             worker.thaw()
     await _all_end_as_the_ledger_says(system, payment_ids)
     await redis.aclose()
-    attempts = "SELECT count(*) AS claims FROM mkwanja.attempts WHERE payment_id = ANY($1::uuid[]) AND outcome <> 'not_acted'"
+    attempts = (
+        "SELECT count(*) AS claims FROM mkwanja.attempts WHERE payment_id = ANY($1::uuid[])"
+        " AND outcome <> 'not_acted'"
+    )
     assert await system.rows(attempts, payment_ids) == [{"claims": 6}]
 
 
@@ -221,10 +225,13 @@ async def test_a_lease_ends_by_the_databases_clock(system: System, wrong_by: int
         await system.stack.process(name).kill()
     live, over = [await begin(system, "b2c", "approve") for _ in range(2)]
     claim = (
-        "WITH attempt AS (INSERT INTO mkwanja.attempts (id, payment_id, number, claimed_at, account)"
-        " SELECT gen_random_uuid(), $1::uuid, 1, now(), account FROM mkwanja.attempts WHERE payment_id = $3::uuid"
+        "WITH attempt AS (INSERT INTO mkwanja.attempts (id, payment_id, number, claimed_at,"
+        " account)"
+        " SELECT gen_random_uuid(), $1::uuid, 1, now(), account FROM mkwanja.attempts"
+        " WHERE payment_id = $3::uuid"
         " RETURNING id)"
-        " UPDATE mkwanja.payments SET stage = 'submitting', attempt_id = (SELECT id FROM attempt), next_step = 'end_lease',"
+        " UPDATE mkwanja.payments SET stage = 'submitting', attempt_id = (SELECT id FROM attempt),"
+        " next_step = 'end_lease',"
         " lease_until = now() + $2 * interval '1 second', next_step_at = now() WHERE id = $1::uuid"
     )
     await system.execute(claim, live, 1800, example)
@@ -234,7 +241,10 @@ async def test_a_lease_ends_by_the_databases_clock(system: System, wrong_by: int
     await system.stack.start_process("worker.3", command=command)
     await _all_end_as_the_ledger_says(system, [await system.withdrawal(), over])
     assert (await system.stages(over))[1] == "in_doubt"
-    row = "SELECT stage, next_step_at > now() AS is_looked_at_later FROM mkwanja.payments WHERE id = $1::uuid"
+    row = (
+        "SELECT stage, next_step_at > now() AS is_looked_at_later FROM mkwanja.payments"
+        " WHERE id = $1::uuid"
+    )
     assert (await system.rows(row, live))[0]["stage"] == "submitting"
     await system.execute(
         "UPDATE mkwanja.payments SET lease_until = now(), next_step_at = now() WHERE id = $1::uuid",
