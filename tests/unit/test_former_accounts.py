@@ -1,4 +1,4 @@
-"""Which account may ask about a payment and send it again, by the account of each of its sends."""
+"""Which account may inquire about a payment or resend it, by the account of each of its sends."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ OTHERS: dict[str, Account] = {
     "initiator": replace(AN_ACCOUNT, initiator="another"),
     "shortcode": replace(AN_ACCOUNT, shortcode="600222"),
 }
-GONE = [part for part in OTHERS if part != "shortcode"]
+PARTS_WITH_CREDENTIALS = [part for part in OTHERS if part != "shortcode"]
 SENT_AT = NOW - timedelta(minutes=20)
 
 
 def sent_by(
     *accounts: Account | None, outcome: Outcome = Outcome.UNKNOWN, kind: Kind = Kind.WITHDRAWAL
 ) -> Any:
-    """Attempts of these accounts."""
+    """One attempt by each of these accounts, in this order."""
     return tuple(
         replace(a_send(outcome, number=number, at=SENT_AT, **INQUIRY_IDS[kind]), account=account)
         for number, account in enumerate(accounts, 1)
@@ -67,11 +67,11 @@ def sent_by(
 
 
 def not_found_twice(**fields: Any) -> Evidence:
-    asked = [
+    inquiries = [
         replace(an_inquiry(n, InquiryOutcome.NOT_FOUND, at=NOW - timedelta(seconds=n)), **fields)
         for n in (1, 2)
     ]
-    return evidence_of(*asked)
+    return evidence_of(*inquiries)
 
 
 NOT_ACTED: Attempt = replace(
@@ -84,8 +84,8 @@ NOT_ACTED: Attempt = replace(
     [
         (sent_by(AN_ACCOUNT), True),
         (sent_by(AN_ACCOUNT, AN_ACCOUNT), True),
-        ((*sent_by(AN_ACCOUNT), NOT_ACTED), True),  # nothing acted: it can be at no other account
-        (sent_by(None), False),  # older than the record of accounts
+        ((*sent_by(AN_ACCOUNT), NOT_ACTED), True),  # the other account is proved to have no payment
+        (sent_by(None), False),  # sent before attempts stored their account
         (sent_by(AN_ACCOUNT, None), False),
         *[(sent_by(other), False) for other in OTHERS.values()],
         *[(sent_by(other, AN_ACCOUNT), False) for other in OTHERS.values()],
@@ -93,12 +93,10 @@ NOT_ACTED: Attempt = replace(
     ],
 )
 @for_each("is_busy", [False, True])
-def test_only_the_account_of_every_send_may_send_again(
+def test_only_the_account_that_made_every_send_may_resend(
     attempts: tuple[Attempt, ...], is_permitted: bool, is_busy: bool
 ) -> None:
-    """Judged by what is on record, under the lock of the claim: after two "not found", and after
-    a "busy" alike.
-    """
+    """The claim judges the stored attempts under its lock, after two "not found" or a "busy"."""
     if is_busy:
         attempts = tuple(
             replace(a, outcome=Outcome.RESENDABLE) if a.outcome is Outcome.UNKNOWN else a
@@ -115,23 +113,21 @@ def test_only_the_account_of_every_send_may_send_again(
         assert after.attempts[-1].account == AN_ACCOUNT
 
 
-def test_a_worker_that_does_not_know_its_account_sends_nothing_again() -> None:
+def test_a_worker_without_account_settings_resends_nothing() -> None:
     assert not may_be_resent(
         a_due_payment(attempts=sent_by(AN_ACCOUNT)), not_found_twice(), NOW, TIMES, accounts={}
     )
 
 
-def test_a_not_found_that_was_asked_for_another_account_permits_nothing() -> None:
-    """The setting was changed and changed back: what the other worker could not find proves
-    nothing.
-    """
+def test_a_not_found_for_another_account_permits_no_resend() -> None:
+    """A setting was changed and changed back. The other account's inquiries prove nothing."""
     evidence = not_found_twice(is_of_former_account=True)
     assert not may_be_resent(
         a_due_payment(attempts=sent_by(AN_ACCOUNT)), evidence, NOW, TIMES, ACCOUNTS
     )
 
 
-def asked(payment: Payment, *, is_probe: bool = False) -> Decided:
+def decide_inquiry(payment: Payment, *, is_probe: bool = False) -> Decided:
     return inquiry_change(PAYMENT_ID, TIMES, ACCOUNTS, is_breaker_probe=is_probe).decide(
         payment, a_context()
     )
@@ -141,23 +137,21 @@ def asked(payment: Payment, *, is_probe: bool = False) -> Decided:
 @pytest.mark.parametrize(
     ("account", "is_former"), [(AN_ACCOUNT, False), (None, False), (OTHERS["shortcode"], True)]
 )
-def test_an_inquiry_says_whether_it_is_of_a_former_account(
+def test_an_inquiry_stores_whether_it_is_of_a_former_account(
     kind: Kind, account: Account | None, is_former: bool
 ) -> None:
-    decided = asked(a_due_payment(kind, attempts=sent_by(account, kind=kind)))
+    decided = decide_inquiry(a_due_payment(kind, attempts=sent_by(account, kind=kind)))
     stored = inquiry_of(decided)
     assert stored is not None
     assert (stored.is_of_former_account, entry_of(decided)) == (is_former, None)
 
 
 @pytest.mark.parametrize("kind", Kind)
-@pytest.mark.parametrize("part", GONE)
-def test_an_account_whose_credentials_are_gone_is_not_asked_for(kind: Kind, part: str) -> None:
-    """It is flagged once with the reason, and looked at ever more rarely, in case the setting
-    comes back.
-    """
+@pytest.mark.parametrize("part", PARTS_WITH_CREDENTIALS)
+def test_a_payment_of_an_account_without_credentials_gets_no_inquiry(kind: Kind, part: str) -> None:
+    """It is flagged once with its reason. Checks become rarer, but the setting may return."""
     payment = a_due_payment(kind, attempts=sent_by(OTHERS[part], kind=kind))
-    decided = asked(payment)
+    decided = decide_inquiry(payment)
     after = decided.payment
     assert after is not None
     assert (inquiry_of(decided), entry_of(decided), after.needs_review) == (
@@ -167,14 +161,14 @@ def test_an_account_whose_credentials_are_gone_is_not_asked_for(kind: Kind, part
     )
     assert detail_of(decided) == {"differs": part, "shortcode": "600111"}
     assert after.next_step_at == NOW + timedelta(minutes=20)
-    again = asked(replace(after, next_step_at=NOW))
+    again = decide_inquiry(replace(after, next_step_at=NOW))
     assert (inquiry_of(again), entry_of(again)) == (None, None)
 
 
-def test_a_deposit_that_failed_for_silence_under_a_former_account_is_for_a_person() -> None:
+def test_a_deposit_that_failed_for_silence_under_a_former_account_needs_a_person() -> None:
     silent = Failure(FailureReason.NO_RESULT_CONFIRMED, safe_to_retry=False)
     attempts = sent_by(OTHERS["app"], kind=Kind.DEPOSIT)
-    decided = asked(
+    decided = decide_inquiry(
         a_due_payment(
             Kind.DEPOSIT, Stage.FAILED, attempts=attempts, failure=silent, finalized_at=NOW
         )
@@ -188,35 +182,38 @@ def test_a_deposit_that_failed_for_silence_under_a_former_account_is_for_a_perso
 
 
 @pytest.mark.parametrize("account", OTHERS.values())
-def test_a_probe_is_not_asked_about_what_another_account_sent(account: Account) -> None:
-    """Its answer would not say whether Daraja accepts the credential in use."""
-    assert inquiry_of(asked(a_due_payment(attempts=sent_by(account)), is_probe=True)) is None
-    assert inquiry_of(asked(a_due_payment(attempts=sent_by(AN_ACCOUNT)), is_probe=True)) is not None
+def test_a_probe_never_inquires_about_a_send_of_another_account(account: Account) -> None:
+    """Its answer would not show whether Daraja accepts the credential in use."""
+    assert (
+        inquiry_of(decide_inquiry(a_due_payment(attempts=sent_by(account)), is_probe=True)) is None
+    )
+    assert (
+        inquiry_of(decide_inquiry(a_due_payment(attempts=sent_by(AN_ACCOUNT)), is_probe=True))
+        is not None
+    )
 
 
 @pytest.mark.parametrize("account", OTHERS.values())
-def test_a_probe_may_ask_about_what_never_reached_daraja_by_another_account(
+def test_a_probe_may_inquire_about_an_unsent_payment_of_another_account(
     account: Account,
 ) -> None:
-    """Otherwise an open breaker stays open after the account changed: nothing was sent by the
-    new one yet.
-    """
+    """Otherwise the breaker would stay open after a change of account, before the first send."""
     unsent = a_due_payment(
         stage=Stage.ACCEPTED, attempts=sent_by(account, outcome=Outcome.NOT_ACTED)
     )
-    stored = inquiry_of(asked(unsent, is_probe=True))
+    stored = inquiry_of(decide_inquiry(unsent, is_probe=True))
     assert stored is not None
     assert not stored.is_of_former_account
     assert [attempt.inquiry_account for attempt in unsent.attempts] == [None]
 
 
-def test_a_deposit_s_silence_counts_only_where_its_own_account_was_asked() -> None:
-    """Another passkey is refused as "wrong credentials", which says nothing about the deposit."""
+def test_only_inquiries_by_a_deposit_s_own_account_count_as_silence() -> None:
+    """Daraja refuses another passkey as "wrong credentials": no proof about the deposit."""
     payment = a_due_payment(
         Kind.DEPOSIT, Stage.AWAITING_RESULT, attempts=sent_by(AN_ACCOUNT, kind=Kind.DEPOSIT)
     )
-    asked_at = [NOW - timedelta(minutes=n) for n in range(1, 7)]
-    silent = [an_inquiry(n, InquiryOutcome.VAGUE, at=at) for n, at in enumerate(asked_at, 1)]
+    times = [NOW - timedelta(minutes=n) for n in range(1, 7)]
+    silent = [an_inquiry(n, InquiryOutcome.VAGUE, at=at) for n, at in enumerate(times, 1)]
     assert no_result_is_confirmed(payment, evidence_of(*silent), NOW, TIMES)
     former = [replace(one, is_of_former_account=True) for one in silent]
     assert not no_result_is_confirmed(payment, evidence_of(*former), NOW, TIMES)
@@ -224,7 +221,7 @@ def test_a_deposit_s_silence_counts_only_where_its_own_account_was_asked() -> No
 
 @pytest.mark.parametrize("is_former", [False, True])
 def test_a_refused_credential_of_a_former_account_opens_no_breaker(is_former: bool) -> None:
-    question = replace(an_inquiry(3), is_of_former_account=is_former)
+    inquiry = replace(an_inquiry(3), is_of_former_account=is_former)
     report = a_report(
         ReportedOutcome.UNDECIDED,
         code="2001",
@@ -232,7 +229,7 @@ def test_a_refused_credential_of_a_former_account_opens_no_breaker(is_former: bo
         refuses_credential=True,
     )
     change = callback_change(PAYMENT_ID, a_callback(operation="status-3"), report)
-    decided = change.decide(a_due_payment(), a_context(evidence=evidence_of(question)))
+    decided = change.decide(a_due_payment(), a_context(evidence=evidence_of(inquiry)))
     assert decided.payment is not None
     assert (breaker_reason_of(decided) is None, decided.payment.needs_review) == (
         is_former,
@@ -242,22 +239,22 @@ def test_a_refused_credential_of_a_former_account_opens_no_breaker(is_former: bo
 
 @pytest.mark.parametrize("is_former", [False, True])
 def test_a_good_answer_for_a_former_account_closes_no_breaker(is_former: bool) -> None:
-    question = replace(an_inquiry(3), is_of_former_account=is_former)
+    inquiry = replace(an_inquiry(3), is_of_former_account=is_former)
     report = a_report(ReportedOutcome.UNDECIDED, code="0", inquiry_outcome=InquiryOutcome.NOT_FOUND)
     change = callback_change(PAYMENT_ID, a_callback(operation="status-3"), report)
-    decided = change.decide(a_due_payment(), a_context(evidence=evidence_of(question)))
+    decided = change.decide(a_due_payment(), a_context(evidence=evidence_of(inquiry)))
     assert (credential_accepted_at(decided) is None) is is_former
 
 
-def test_a_failure_of_one_account_s_send_speaks_for_no_send_of_another() -> None:
-    """Both used the payment's one id, each for itself."""
+def test_a_failed_send_of_one_account_does_not_account_for_a_send_of_another() -> None:
+    """Both accounts sent under the payment's one id."""
     own = frozenset({("originator_conversation_id", str(PAYMENT_ID))})
     report = a_report(ReportedOutcome.FAILURE, code="1", ids=own)
     change = callback_change(PAYMENT_ID, a_callback(operation="withdrawal"), report)
-    by_one, by_two = (
+    of_one_account, of_two_accounts = (
         change.decide(a_due_payment(attempts=sent_by(*accounts)), a_context()).payment
         for accounts in ((AN_ACCOUNT, AN_ACCOUNT), (AN_ACCOUNT, OTHERS["shortcode"]))
     )
-    assert by_one is not None
-    assert by_two is not None
-    assert (by_one.stage, by_two.stage) == (Stage.FAILED, Stage.IN_DOUBT)
+    assert of_one_account is not None
+    assert of_two_accounts is not None
+    assert (of_one_account.stage, of_two_accounts.stage) == (Stage.FAILED, Stage.IN_DOUBT)

@@ -1,6 +1,4 @@
-"""JWT_FORMER_ISSUERS: callers are told apart by the oldest name of their issuer, and only the
-present one is believed.
-"""
+"""JWT_FORMER_ISSUERS: the oldest name identifies callers, and tokens must name the present one."""
 
 from __future__ import annotations
 
@@ -35,7 +33,7 @@ def _caller_issuer(settings: IngressSettings) -> str:
 
 
 @pytest.mark.parametrize(
-    ("former", "by"),
+    ("former", "identifying"),
     [
         ("", _NOW),
         (_FIRST, _FIRST),
@@ -46,16 +44,16 @@ def _caller_issuer(settings: IngressSettings) -> str:
         ("supabase", "supabase"),
     ],
 )
-def test_callers_are_told_apart_by_the_oldest_name_of_their_issuer(
-    environment: pytest.MonkeyPatch, former: str, by: str
+def test_the_oldest_name_of_an_issuer_identifies_its_callers(
+    environment: pytest.MonkeyPatch, former: str, identifying: str
 ) -> None:
     environment.setenv("JWT_ISSUER", _NOW)
     environment.setenv("JWT_FORMER_ISSUERS", former)
     settings = read_settings(IngressSettings)
-    assert (settings.jwt_issuer, _caller_issuer(settings)) == (_NOW, by)
+    assert (settings.jwt_issuer, _caller_issuer(settings)) == (_NOW, identifying)
 
 
-def test_callers_keep_their_names_when_the_address_of_the_project_changes(
+def test_callers_keep_their_identity_when_the_address_of_the_project_changes(
     environment: pytest.MonkeyPatch,
 ) -> None:
     environment.setenv("SUPABASE_URL", "https://now.example")
@@ -65,7 +63,7 @@ def test_callers_keep_their_names_when_the_address_of_the_project_changes(
 
 
 @pytest.mark.parametrize("former", [f"{_FIRST},{_FIRST}", f"{_FIRST} {_NOW}", "a\tb"])
-def test_former_issuers_that_cannot_be_right_stop_the_start(
+def test_invalid_former_issuers_stop_the_start(
     environment: pytest.MonkeyPatch, former: str
 ) -> None:
     environment.setenv("JWT_ISSUER", _NOW)
@@ -74,8 +72,8 @@ def test_former_issuers_that_cannot_be_right_stop_the_start(
         read_settings(IngressSettings)
 
 
-async def test_a_caller_keeps_the_name_of_its_first_issuer() -> None:
-    """So a new name frees no idempotency key. The token itself must name the present issuer."""
+async def test_a_caller_keeps_the_identity_of_its_first_issuer() -> None:
+    """Otherwise a new name would free idempotency keys. The token must name the present issuer."""
     claims = {
         "aud": "authenticated",
         "sub": "shop",
@@ -89,7 +87,7 @@ async def test_a_caller_keeps_the_name_of_its_first_issuer() -> None:
     renamed = TokenVerifier(
         None, _SECRET, _NOW, "authenticated", former_issuers=[_FIRST, "https://second.example"]
     )
-    for _ in range(2):  # also when the token is remembered
+    for _ in range(2):  # the second time from the cache
         assert await renamed.authenticate([token]) == before == Caller(_FIRST, "shop", Role.BACKEND)
     with pytest.raises(Unauthenticated, match="issuer"):
         await renamed.authenticate([old])

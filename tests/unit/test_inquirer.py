@@ -1,6 +1,4 @@
-"""The order of an inquiry: made ready, stored, asked, recorded; or sent again instead, where
-that is permitted.
-"""
+"""The order of an inquiry: prepare, store, send, record; or a resend in its place, if permitted."""
 
 from __future__ import annotations
 
@@ -42,22 +40,20 @@ NOT_FOUND = tuple(
 NO_RESULT = Report(
     outcome=ReportedOutcome.UNDECIDED, code="4999", inquiry_outcome=InquiryOutcome.NO_RESULT
 )
-SENT_NOTHING = Exchange(
-    id=an_attempt_id(7), attempt_id=None, api="stk_query", request={}, was_written=True, http_status=200, answer=None,
-    outcome="no_result",
+AN_EXCHANGE = Exchange(
+    id=an_attempt_id(7), attempt_id=None, api="stk_query", request={}, was_written=True,
+    http_status=200, answer=None, outcome="no_result",
 )  # fmt: skip
 
 
 class World:
-    """Postgres with one payment and its inquiries, and Daraja: everything that an inquirer
-    reaches.
-    """
+    """All that an inquirer reaches: PostgreSQL with one payment and its inquiries, and Daraja."""
 
     def __init__(self, payment: Payment | None, *inquiries: Inquiry) -> None:
         self.payment = payment
         self.evidence = evidence_of(*inquiries)
-        self.did: list[str] = []
-        self.not_ready: Exception | None = None
+        self.steps: list[str] = []
+        self.prepare_raises: Exception | None = None
         self.answer: Report | None = NO_RESULT
         self.exchanges: tuple[Exchange, ...] = ()
         self.store_raises: Exception | None = None
@@ -84,31 +80,31 @@ class World:
 
     @asynccontextmanager
     async def prepare_inquiry(self) -> AsyncIterator[None]:
-        self.did.append("ready")
-        if self.not_ready is not None:
-            raise self.not_ready
+        self.steps.append("prepare")
+        if self.prepare_raises is not None:
+            raise self.prepare_raises
         yield
 
     async def send_inquiry(
         self, payment: Payment, number: int, *, is_probe: bool = False
     ) -> InquiryAnswer:
         assert payment.id == PAYMENT_ID
-        self.did.append(f"ask {number}{' as a probe' if is_probe else ''}")
-        return InquiryAnswer(self.answer, (SENT_NOTHING,))
+        self.steps.append(f"send {number}{' as a probe' if is_probe else ''}")
+        return InquiryAnswer(self.answer, (AN_EXCHANGE,))
 
     async def change(self, change: Change) -> ChangeResult:
         if self.store_raises is not None:
             raise self.store_raises
         decided = change.decide(self.payment, a_context(evidence=self.evidence))
-        asked, answered = inquiry_of(decided), answer_of(decided)
-        if asked is not None:
-            self.did.append(f"store {asked.number}")
-            self.evidence = Evidence(inquiries=(*self.evidence.inquiries, asked))
+        inquiry, answered = inquiry_of(decided), answer_of(decided)
+        if inquiry is not None:
+            self.steps.append(f"store {inquiry.number}")
+            self.evidence = Evidence(inquiries=(*self.evidence.inquiries, inquiry))
         elif answered is not None:
-            self.did.append(f"answered {answered.number}")
+            self.steps.append(f"record {answered.number}")
             self.exchanges += change.exchanges
         elif decided.payment != self.payment:
-            self.did.append("changed")
+            self.steps.append("postpone")
         self.payment = decided.payment
         return ChangeResult(decided, None)
 
@@ -117,69 +113,63 @@ class World:
 
     async def resend(self, payment_id: UUID, _kind: Kind) -> None:
         assert payment_id == PAYMENT_ID
-        self.did.append("resend")
+        self.steps.append("resend")
 
 
 @pytest.mark.parametrize("kind", Kind)
-async def test_a_question_is_readied_stored_asked_and_recorded_in_this_order(kind: Kind) -> None:
-    """What may wait comes before the number is taken; the number is on disk before Daraja is
-    asked.
-    """
+async def test_an_inquiry_is_prepared_stored_sent_and_recorded_in_this_order(kind: Kind) -> None:
+    """Steps that may wait come before the number is stored, which comes before the send."""
     world = World(a_due_payment(kind))
     await world.run()
-    assert world.did == ["ready", "store 1", "ask 1", "answered 1"]
-    assert world.exchanges == (SENT_NOTHING,)
+    assert world.steps == ["prepare", "store 1", "send 1", "record 1"]
+    assert world.exchanges == (AN_EXCHANGE,)
 
 
-async def test_an_answer_that_comes_by_callback_is_not_recorded_as_one() -> None:
+async def test_an_answer_that_comes_by_callback_is_not_recorded_by_the_inquirer() -> None:
     world = World(a_due_payment())
     world.answer = None
     await world.run()
-    assert world.did == ["ready", "store 1", "ask 1"]
+    assert world.steps == ["prepare", "store 1", "send 1"]
 
 
-async def test_a_job_that_finds_nothing_due_asks_nothing() -> None:
+async def test_a_job_for_a_payment_that_is_not_due_sends_no_inquiry() -> None:
     world = World(a_due_payment())
     await world.run(is_due=False)
-    assert world.did == []
-    world = World(
-        a_due_payment(next_step_at=NOW + timedelta(minutes=1))
-    )  # it was due when the job looked
+    assert world.steps == []
+    # It was due when the job read it.
+    world = World(a_due_payment(next_step_at=NOW + timedelta(minutes=1)))
     await world.run()
-    assert world.did == ["ready"]
+    assert world.steps == ["prepare"]
 
 
-async def test_of_two_jobs_for_one_due_time_one_asks() -> None:
+async def test_of_two_jobs_for_one_due_time_only_one_sends_an_inquiry() -> None:
     world = World(a_due_payment())
     await asyncio.gather(world.run(), world.run())
-    assert [word for word in world.did if word.startswith("ask")] == ["ask 1"]
+    assert [step for step in world.steps if step.startswith("send")] == ["send 1"]
 
 
-async def test_a_question_that_our_own_limit_holds_back_has_its_turn_later() -> None:
+async def test_an_inquiry_over_our_own_limit_is_postponed() -> None:
     world = World(a_due_payment())
-    world.not_ready = Throttled(wait_seconds=7)
+    world.prepare_raises = Throttled(wait_seconds=7)
     await world.run()
-    assert world.did == ["ready", "changed"]
+    assert world.steps == ["prepare", "postpone"]
     assert world.payment == a_due_payment(next_step_at=NOW + timedelta(seconds=7))
 
 
-@pytest.mark.parametrize(
-    "error",
-    [Unreachable(), OutcomeUnknown(), QueueUnavailable()],
-)
-async def test_a_question_that_cannot_be_made_ready_leaves_no_trace(error: Exception) -> None:
-    """The sweep moved its due time when it handed it over: it comes again within seconds."""
+@pytest.mark.parametrize("error", [Unreachable(), OutcomeUnknown(), QueueUnavailable()])
+async def test_an_inquiry_that_cannot_be_prepared_changes_nothing(error: Exception) -> None:
+    """The sweeper moved the due time when it queued the job, so it retries within seconds."""
     world = World(a_due_payment())
-    world.not_ready = error
+    world.prepare_raises = error
     await world.run()
-    assert (world.did, world.payment) == (["ready"], a_due_payment())
+    assert (world.steps, world.payment) == (["prepare"], a_due_payment())
 
 
-async def test_a_withdrawal_that_may_be_sent_again_is_sent_and_not_asked_about() -> None:
+async def test_a_withdrawal_that_may_be_resent_is_resent_without_an_inquiry() -> None:
     for is_due in (True, False):
         world = World(a_due_payment(), *NOT_FOUND)
         await world.run(is_due=is_due)
-        assert world.did == ["resend"]
+        assert world.steps == ["resend"]
 
 
 @pytest.mark.parametrize(
@@ -191,32 +181,32 @@ async def test_a_withdrawal_that_may_be_sent_again_is_sent_and_not_asked_about()
         (a_due_payment(Kind.BILL_PAYMENT), NOT_FOUND),
         (a_due_payment(Kind.DEPOSIT), NOT_FOUND),
     ],
-    ids=["one answer", "for review", "awaiting", "bill payment", "deposit"],
+    ids=["one answer", "flagged", "awaiting", "bill payment", "deposit"],
 )
-async def test_what_may_not_be_sent_again_is_asked_about(
+async def test_a_payment_that_may_not_be_resent_gets_an_inquiry(
     payment: Payment, inquiries: tuple[Inquiry, ...]
 ) -> None:
     world = World(payment, *inquiries)
     await world.run()
-    assert "resend" not in world.did
-    assert f"ask {len(inquiries) + 1}" in world.did
+    assert "resend" not in world.steps
+    assert f"send {len(inquiries) + 1}" in world.steps
 
 
-async def probed(world: World) -> None:
+async def run_probe(world: World) -> None:
     world.inquirer.probe_soon(PAYMENT_ID)
     await asyncio.gather(*world.inquirer._probes)
 
 
-async def test_a_probe_asks_about_a_payment_that_is_long_final() -> None:
+async def test_a_probe_inquires_about_a_final_payment() -> None:
     world = World(a_due_payment(stage=Stage.FAILED, next_step_at=None))
     world.answer = None
-    await probed(world)
-    assert world.did == ["ready", "store 1", "ask 1"]
+    await run_probe(world)
+    assert world.steps == ["prepare", "store 1", "send 1"]
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable(), RuntimeError("bug")])
-async def test_a_probe_that_fails_ends_nobody_s_sweep(error: Exception) -> None:
+async def test_a_failed_probe_does_not_stop_the_sweeper(error: Exception) -> None:
     world = World(a_due_payment())
     world.store_raises = error
-    await probed(world)
-    assert world.did == ["ready"]
+    await run_probe(world)
+    assert world.steps == ["prepare"]

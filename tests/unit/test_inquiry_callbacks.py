@@ -1,6 +1,4 @@
-"""Answers to our numbered questions as they come by callback: each counts once, and each judges
-the credential.
-"""
+"""Answers to status inquiries, by callback: each counts once and is evidence of our credential."""
 
 from __future__ import annotations
 
@@ -69,7 +67,7 @@ WRONG_CREDENTIAL = a_report(
 )
 
 
-def told(
+def decide_callback(
     payment: Payment | None,
     report: Report,
     *inquiries: Inquiry,
@@ -83,12 +81,12 @@ def told(
     return change.decide(payment, a_context(evidence=evidence_of(*inquiries), **context))
 
 
-ASKED = an_inquiry(1, at=ASKED_AT)
+INQUIRY = an_inquiry(1, at=ASKED_AT)
 
 
 @pytest.mark.parametrize("kind", PAYOUTS)
 def test_a_completed_payout_succeeds_with_the_receipt_of_the_answer(kind: Kind) -> None:
-    decision = told(a_due_payment(kind), COMPLETED, ASKED)
+    decision = decide_callback(a_due_payment(kind), COMPLETED, INQUIRY)
     assert (payment_of(decision).stage, payment_of(decision).receipt) == (S.SUCCEEDED, RECEIPT)
     assert (event_of(decision), decision.disposition) == (EventType.SUCCEEDED, D.FINALIZED)
     assert answer_of(decision) == Inquiry(1, NOW, V.PAID, "Completed")
@@ -98,12 +96,12 @@ def test_a_completed_payout_succeeds_with_the_receipt_of_the_answer(kind: Kind) 
     "report", [UNDER_WAY, NOT_FOUND, NO_ANSWER, WRONG_CREDENTIAL], ids=lambda report: report.code
 )
 @pytest.mark.parametrize("kind", PAYOUTS)
-def test_an_answer_without_a_result_is_recorded_and_leaves_the_payment_alone(
+def test_an_answer_without_a_result_is_recorded_and_changes_no_payment(
     kind: Kind, report: Report
 ) -> None:
-    """The next question has its own time: an answer is no reason to ask at once."""
+    """The next inquiry keeps its due time, because an answer does not bring it forward."""
     payment = a_due_payment(kind, next_step_at=NOW + timedelta(minutes=2))
-    decision = told(payment, report, ASKED)
+    decision = decide_callback(payment, report, INQUIRY)
     assert (decision.payment, entry_of(decision), decision.is_message_flagged) == (
         payment,
         None,
@@ -116,22 +114,22 @@ def test_an_answer_without_a_result_is_recorded_and_leaves_the_payment_alone(
 @pytest.mark.parametrize(
     "report", [COMPLETED, FAILED, UNDER_WAY, NOT_FOUND, NO_ANSWER], ids=lambda report: report.code
 )
-def test_only_the_first_answer_to_an_inquiry_that_was_asked_counts(report: Report) -> None:
+def test_only_the_first_answer_to_a_stored_inquiry_counts(report: Report) -> None:
     for inquiries in ((), (an_inquiry(2, at=ASKED_AT),), (an_inquiry(1, V.VAGUE, at=ASKED_AT),)):
-        assert answer_of(told(a_due_payment(), report, *inquiries)) is None
+        assert answer_of(decide_callback(a_due_payment(), report, *inquiries)) is None
 
 
-def test_an_answer_that_came_too_late_for_its_number_still_tells_what_it_tells() -> None:
-    """The word is believed for its address; only the count of answers is kept to one an inquiry."""
-    decision = told(a_due_payment(), COMPLETED, an_inquiry(1, V.NO_ANSWER, at=ASKED_AT))
+def test_the_result_in_a_second_answer_to_an_inquiry_is_still_used() -> None:
+    """Its address proves the result. The limit of one answer is only for the count of answers."""
+    decision = decide_callback(a_due_payment(), COMPLETED, an_inquiry(1, V.NO_ANSWER, at=ASKED_AT))
     assert payment_of(decision).stage is S.SUCCEEDED
 
 
-def test_a_failed_payout_fails_and_the_payment_s_own_id_speaks_for_every_send() -> None:
+def test_a_failure_with_the_payment_s_own_id_fails_every_send() -> None:
     attempts = (a_send(at=ASKED_AT), a_send(number=2, at=ASKED_AT))
     payment = a_due_payment(attempts=attempts)
-    assert payment_of(told(payment, FAILED, ASKED)).stage is S.IN_DOUBT
-    decision = told(payment, replace(FAILED, ids=OWN_ID), ASKED)
+    assert payment_of(decide_callback(payment, FAILED, INQUIRY)).stage is S.IN_DOUBT
+    decision = decide_callback(payment, replace(FAILED, ids=OWN_ID), INQUIRY)
     assert (payment_of(decision).stage, event_of(decision)) == (S.FAILED, EventType.FAILED)
     assert [attempt.outcome for attempt in payment_of(decision).attempts] == [Outcome.FAILED] * 2
 
@@ -152,7 +150,7 @@ def test_an_answer_about_another_payment_or_amount_is_flagged_and_finalizes_noth
 ) -> None:
     for report in (COMPLETED, replace(FAILED, has_amount=True, amount=Decimal(250))):
         payment = a_due_payment()
-        decision = told(payment, replace(report, **overrides), ASKED)
+        decision = decide_callback(payment, replace(report, **overrides), INQUIRY)
         assert decision.payment == replace(payment, needs_review=True)
         assert (decision.disposition, decision.is_message_flagged, event_of(decision)) == (
             disposition,
@@ -161,9 +159,9 @@ def test_an_answer_about_another_payment_or_amount_is_flagged_and_finalizes_noth
         )
 
 
-def test_an_answer_of_another_shape_is_flagged_and_answers_nothing() -> None:
+def test_an_unreadable_answer_is_flagged_and_answers_no_inquiry() -> None:
     payment = a_due_payment()
-    decision = told(payment, UNREADABLE, ASKED)
+    decision = decide_callback(payment, UNREADABLE, INQUIRY)
     assert (decision.payment, decision.disposition, decision.is_message_flagged) == (
         payment,
         D.UNREADABLE,
@@ -176,11 +174,11 @@ def test_an_answer_of_another_shape_is_flagged_and_answers_nothing() -> None:
 @pytest.mark.parametrize(
     "report", [COMPLETED, FAILED, NOT_FOUND, WRONG_CREDENTIAL], ids=lambda report: report.code
 )
-def test_an_answer_from_a_wrong_source_answers_nothing_and_brings_the_next_question_forward(
+def test_an_answer_from_a_wrong_source_only_brings_the_next_inquiry_forward(
     report: Report, operation: str
 ) -> None:
     payment = a_due_payment(next_step_at=NOW + timedelta(minutes=2))
-    decision = told(payment, report, ASKED, operation=operation, source_allowed=False)
+    decision = decide_callback(payment, report, INQUIRY, operation=operation, source_allowed=False)
     assert decision.payment == replace(payment, next_step_at=NOW)
     assert (decision.disposition, decision.is_message_flagged) == (D.WRONG_SOURCE, True)
     assert (
@@ -191,20 +189,21 @@ def test_an_answer_from_a_wrong_source_answers_nothing_and_brings_the_next_quest
 
 
 @pytest.mark.parametrize("stage", Stage)
-def test_a_time_out_of_our_question_changes_nothing(stage: Stage) -> None:
+def test_a_time_out_of_an_inquiry_changes_nothing(stage: Stage) -> None:
     payment = a_due_payment(stage=stage)
-    decision = told(payment, a_report(ReportedOutcome.TIMEOUT), ASKED, operation="status-1-timeout")
+    decision = decide_callback(
+        payment, a_report(ReportedOutcome.TIMEOUT), INQUIRY, operation="status-1-timeout"
+    )
     assert (decision.payment, entry_of(decision), answer_of(decision)) == (payment, None, None)
     assert (decision.disposition, decision.is_message_flagged) == (D.INQUIRY_ANSWERED, False)
-    assert (
-        credential_accepted_at(decision) is None
-    )  # its queue was slow: M-PESA did not read the credential
+    # The queue was slow, so M-PESA did not read the credential.
+    assert credential_accepted_at(decision) is None
 
 
 @pytest.mark.parametrize("operation", ["status-1", "status-1-timeout"])
-def test_nothing_about_a_deposit_s_status_can_come(operation: str) -> None:
+def test_a_status_answer_about_a_deposit_is_flagged_and_not_used(operation: str) -> None:
     payment = a_due_payment(Kind.DEPOSIT)
-    decision = told(payment, COMPLETED, ASKED, operation=operation)
+    decision = decide_callback(payment, COMPLETED, INQUIRY, operation=operation)
     assert (decision.payment, decision.disposition, decision.is_message_flagged) == (
         payment,
         D.OTHER_OPERATION,
@@ -214,10 +213,10 @@ def test_nothing_about_a_deposit_s_status_can_come(operation: str) -> None:
 
 
 @pytest.mark.parametrize("operation", ["status-1", "status-1-timeout"])
-def test_an_answer_about_a_payment_that_is_not_on_record_is_kept_and_flagged(
+def test_an_answer_about_an_unknown_payment_is_flagged(
     operation: str,
 ) -> None:
-    decision = told(None, COMPLETED, operation=operation)
+    decision = decide_callback(None, COMPLETED, operation=operation)
     assert (decision.payment, decision.disposition, decision.is_message_flagged) == (
         None,
         D.UNKNOWN_PAYMENT,
@@ -225,9 +224,9 @@ def test_an_answer_about_a_payment_that_is_not_on_record_is_kept_and_flagged(
     )
 
 
-def test_a_reversal_after_a_success_is_for_a_person() -> None:
+def test_a_reversal_after_a_success_needs_a_person() -> None:
     payment = a_due_payment(stage=S.SUCCEEDED)
-    decision = told(payment, replace(FAILED, code="Reversed"), ASKED)
+    decision = decide_callback(payment, replace(FAILED, code="Reversed"), INQUIRY)
     assert decision.payment == replace(payment, needs_review=True)
     assert (decision.disposition, event_of(decision)) == (D.CONTRADICTION, None)
 
@@ -236,8 +235,8 @@ def test_a_reversal_after_a_success_is_for_a_person() -> None:
 
 
 @pytest.mark.parametrize("stage", [S.AWAITING_RESULT, S.IN_DOUBT, S.SUCCEEDED, S.FAILED])
-def test_a_refused_credential_opens_the_breaker_whatever_the_payment(stage: Stage) -> None:
-    decision = told(a_due_payment(stage=stage), WRONG_CREDENTIAL, ASKED)
+def test_a_refused_credential_opens_the_breaker_in_every_stage(stage: Stage) -> None:
+    decision = decide_callback(a_due_payment(stage=stage), WRONG_CREDENTIAL, INQUIRY)
     assert breaker_reason_of(decision) == f"result 2001 for payment {PAYMENT_ID}"
     assert credential_accepted_at(decision) is None
 
@@ -246,46 +245,50 @@ def test_a_refused_credential_opens_the_breaker_whatever_the_payment(stage: Stag
 def test_a_payout_s_result_that_refuses_the_credential_opens_the_breaker(kind: Kind) -> None:
     operation = RULES[kind].result_operation
     report = a_report(ReportedOutcome.FAILURE, code="8006", refuses_credential=True)
-    decision = told(a_due_payment(kind), report, operation=operation)
+    decision = decide_callback(a_due_payment(kind), report, operation=operation)
     assert breaker_reason_of(decision) == f"result 8006 for payment {PAYMENT_ID}"
     assert payment_of(decision).stage is S.FAILED
     assert (
         breaker_reason_of(
-            told(a_due_payment(kind), a_report(ReportedOutcome.FAILURE), operation=operation)
+            decide_callback(
+                a_due_payment(kind), a_report(ReportedOutcome.FAILURE), operation=operation
+            )
         )
         is None
     )
 
 
-def test_a_result_that_is_not_believed_opens_nothing() -> None:
+def test_a_result_with_another_payment_s_id_opens_no_breaker() -> None:
     report = replace(
         WRONG_CREDENTIAL, ids=frozenset({(IdKind.ORIGINATOR_CONVERSATION, "of-another-payment")})
     )
-    assert breaker_reason_of(told(a_due_payment(), report, ASKED)) is None
+    assert breaker_reason_of(decide_callback(a_due_payment(), report, INQUIRY)) is None
 
 
 @pytest.mark.parametrize(
     "report", [COMPLETED, FAILED, UNDER_WAY, NOT_FOUND], ids=lambda report: report.code
 )
-def test_an_answer_shows_that_the_credential_was_taken_when_the_question_was_asked(
+def test_an_answer_proves_the_credential_at_the_time_of_the_inquiry(
     report: Report,
 ) -> None:
-    """Not when it came: the breaker may have opened in between, for a newer refusal."""
-    decision = told(a_due_payment(), report, an_inquiry(1, at=ASKED_AT), an_inquiry(2, at=NOW))
+    """Not at the time of the answer, because a newer refusal may have opened the breaker since."""
+    decision = decide_callback(
+        a_due_payment(), report, an_inquiry(1, at=ASKED_AT), an_inquiry(2, at=NOW)
+    )
     assert credential_accepted_at(decision) == ASKED_AT
 
 
-def test_an_answer_to_what_was_never_asked_shows_nothing_about_the_credential() -> None:
-    assert credential_accepted_at(told(a_due_payment(), COMPLETED)) is None
+def test_an_answer_without_an_inquiry_proves_nothing_about_the_credential() -> None:
+    assert credential_accepted_at(decide_callback(a_due_payment(), COMPLETED)) is None
 
 
-def test_a_result_that_came_by_itself_shows_nothing_about_the_credential() -> None:
-    """A payout's result may be old."""
-    decision = told(a_due_payment(), a_report(), operation="withdrawal")
+def test_a_payout_s_own_result_proves_nothing_about_the_credential() -> None:
+    """It may be old."""
+    decision = decide_callback(a_due_payment(), a_report(), operation="withdrawal")
     assert (credential_accepted_at(decision), answer_of(decision)) == (None, None)
 
 
-def test_what_an_answer_needs_to_be_judged_is_loaded_for_it() -> None:
+def test_only_a_callback_of_an_inquiry_reads_the_evidence() -> None:
     for operation, expected in (
         ("status-1", Reads.EVIDENCE),
         ("status-1-timeout", Reads.EVIDENCE),
@@ -301,7 +304,7 @@ def test_what_an_answer_needs_to_be_judged_is_loaded_for_it() -> None:
 
 
 @pytest.mark.parametrize("number", [1, 9, 10, 999_999])
-def test_each_question_has_two_addresses_of_its_own(number: int) -> None:
+def test_each_inquiry_has_two_addresses_of_its_own(number: int) -> None:
     answer, late = status_operation(number), status_operation(number, for_timeout=True)
     assert (inquiry_number(answer), inquiry_number(late)) == (number, number)
     assert (is_timeout(answer), is_timeout(late)) == (False, True)
@@ -309,40 +312,20 @@ def test_each_question_has_two_addresses_of_its_own(number: int) -> None:
     assert is_operation(late)
 
 
-@pytest.mark.parametrize(
-    "operation",
-    [
-        *sorted(PAYMENT_OPERATIONS),
-        "status-0",
-        "status-01",
-        "status-1000000",
-        "status-1-",
-        "status",
-        "",
-    ],
-)
-def test_what_is_no_question_s_address_has_no_number(operation: str) -> None:
+_OTHER_OPERATIONS = ["status-0", "status-01", "status-1000000", "status-1-", "status", ""]
+
+
+@pytest.mark.parametrize("operation", [*sorted(PAYMENT_OPERATIONS), *_OTHER_OPERATIONS])
+def test_an_operation_of_no_inquiry_has_no_number(operation: str) -> None:
     assert inquiry_number(operation) is None
 
 
-def test_the_token_of_one_question_is_good_for_no_other() -> None:
-    operations = [
-        "status-1",
-        "status-1-timeout",
-        "status-11",
-        "status-2",
-        "withdrawal",
-        "withdrawal-timeout",
-    ]
-    assert len(
-        {make_token("s3cret", str(PAYMENT_ID), operation) for operation in operations}
-    ) == len(operations)
-    assert (
-        len(
-            {
-                make_address("https://pay.example", "s3cret", an_attempt_id(n), "status-1")
-                for n in (1, 2)
-            }
-        )
-        == 2
+def test_a_token_is_valid_for_one_operation_of_one_payment() -> None:
+    operations = ["status-1", "status-1-timeout", "status-11", "status-2"]
+    operations += ["withdrawal", "withdrawal-timeout"]
+    tokens = {make_token("s3cret", str(PAYMENT_ID), operation) for operation in operations}
+    assert len(tokens) == len(operations)
+    one, other = (
+        make_address("https://pay.example", "s3cret", an_attempt_id(n), "status-1") for n in (1, 2)
     )
+    assert one != other
