@@ -19,8 +19,8 @@ _HANDED_OVER = f"{PREFIX}handed-over:"
 _HANDED_OVER_SECONDS = 30
 
 # If the queue holds this many jobs, payments are overdue because the workers are behind, and not
-# because jobs were lost. The sweeper then adds only a few, and puts them in front, so that a payment
-# whose wake-up was lost is still processed.
+# because jobs were lost. The sweeper then adds only a few, and puts them in front, so that a
+# payment whose wake-up was lost is still processed.
 _QUEUE_LENGTH_ENOUGH = 200
 _ALWAYS_WOKEN = 20
 # How far in front. It is more than the time for which arq hides a dead worker's jobs (the lease of
