@@ -1,4 +1,4 @@
-"""Values for tests: valid by default, so that a test says only what it is about."""
+"""Valid values for tests: a test gives only the fields that it is about."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _PARTIES: dict[Kind, dict[str, Any]] = {
     Kind.POCHI_PAYMENT: {"phone_number": "254733000333", "remarks": "Order 772"},
 }
 
-# The attempts that a payment of a stage would have had.
+# The outcomes of a payment's attempts, by the stage of the payment.
 _OUTCOMES: dict[Stage, tuple[Outcome | None, ...]] = {
     Stage.ACCEPTED: (),
     Stage.SUBMITTING: (None,),
@@ -64,7 +64,7 @@ def an_attempt_id(number: int = 1) -> UUID:
 
 
 def an_attempt(outcome: Outcome | None = None, *, number: int = 1, **ids: str) -> Attempt:
-    """An attempt; `ids` as `checkout_request_id="ws_CO_1"`."""
+    """An attempt with these provider ids, for example `checkout_request_id="ws_CO_1"`."""
     return Attempt(
         an_attempt_id(number),
         number,
@@ -82,7 +82,7 @@ def a_send(
     ended: bool = True,
     **ids: str,
 ) -> Attempt:
-    """An attempt with its times: claimed and, unless its worker never said so, over at `at`."""
+    """An attempt that was claimed at `at`, and that ended then unless `ended` is false."""
     return replace(
         an_attempt(outcome, number=number, **ids), claimed_at=at, ended_at=at if ended else None
     )
@@ -90,13 +90,13 @@ def a_send(
 
 def an_inquiry(
     number: int = 1,
-    verdict: InquiryOutcome | None = None,
+    outcome: InquiryOutcome | None = None,
     *,
     at: datetime = NOW,
     code: str | None = None,
 ) -> Inquiry:
-    """A question asked at `at`; answered where there is a verdict."""
-    return Inquiry(number, at, verdict, code)
+    """An inquiry sent at `at`. It has an answer if it has an outcome."""
+    return Inquiry(number, at, outcome, code)
 
 
 def evidence_of(*inquiries: Inquiry, **overrides: Any) -> Evidence:
@@ -107,7 +107,7 @@ def attempts_with(*outcomes: Outcome | None) -> tuple[Attempt, ...]:
     return tuple(an_attempt(outcome, number=number) for number, outcome in enumerate(outcomes, 1))
 
 
-# As the settings are shipped.
+# The defaults of the settings.
 _EXPIRIES = {
     "deposit_expires_after_seconds": timedelta(seconds=60),
     "payout_expires_after_seconds": timedelta(days=1),
@@ -117,17 +117,17 @@ EXPIRES_AFTER = {kind: _EXPIRIES[rules.expiry_setting] for kind, rules in RULES.
 
 TIMES = DEFAULT_TIMES
 
-# What of a payment is its caller's.
-_ASKED = {field.name for field in fields_of(PaymentRequest)}
+# The fields of a payment that its caller sent.
+_REQUEST_FIELDS = {field.name for field in fields_of(PaymentRequest)}
 
 
 def a_payment(
     *, stage: Stage = Stage.ACCEPTED, kind: Kind = Kind.DEPOSIT, **overrides: Any
 ) -> Payment:
-    """A payment as it would be in `stage`."""
+    """A payment in `stage`, with the attempts and times of that stage."""
     attempts = overrides.pop("attempts", attempts_with(*_OUTCOMES[stage]))
-    asked = {name: overrides.pop(name) for name in _ASKED if name in overrides}
-    request = {"kind": kind, "owner": "user-1", "amount_kes": AMOUNT_KES, **_PARTIES[kind], **asked}
+    request = {"kind": kind, "owner": "user-1", "amount_kes": AMOUNT_KES, **_PARTIES[kind]}
+    request |= {name: overrides.pop(name) for name in _REQUEST_FIELDS if name in overrides}
     fields: dict[str, Any] = {
         "id": PAYMENT_ID,
         "request": PaymentRequest(**request),
@@ -150,7 +150,7 @@ def a_payment(
     return Payment(stage=stage, attempts=attempts, **{**fields, **overrides})
 
 
-# The id by which Daraja can be asked about each kind; a withdrawal by its own, which it always has.
+# The id of Daraja that an inquiry names. A withdrawal and a Pochi payment have an id of ours.
 INQUIRY_IDS: dict[Kind, dict[str, Any]] = {
     Kind.DEPOSIT: {"checkout_request_id": "ws_CO_1"},
     Kind.WITHDRAWAL: {},
@@ -162,9 +162,7 @@ INQUIRY_IDS: dict[Kind, dict[str, Any]] = {
 def a_due_payment(
     kind: Kind = Kind.WITHDRAWAL, stage: Stage = Stage.IN_DOUBT, **overrides: Any
 ) -> Payment:
-    """A payment that was sent twenty minutes ago, with unknown outcome, and is to be asked about
-    now.
-    """
+    """A payment sent twenty minutes ago with unknown outcome, whose inquiry is due now."""
     sent_at = NOW - timedelta(minutes=20)
     attempts = (a_send(Outcome.UNKNOWN, at=sent_at, **INQUIRY_IDS[kind]),)
     fields = {
@@ -177,18 +175,16 @@ def a_due_payment(
     return a_payment(**{**fields, **overrides})
 
 
-def a_report(word: ReportedOutcome = ReportedOutcome.SUCCESS, **overrides: Any) -> Report:
-    """A message that agrees with `a_payment()` in everything that a message with its word
-    carries.
-    """
+def a_report(outcome: ReportedOutcome = ReportedOutcome.SUCCESS, **overrides: Any) -> Report:
+    """A report that agrees with `a_payment()` in all fields that its outcome has."""
     fields: dict[str, Any] = {"code": "0", "ids": frozenset()}
-    if word is ReportedOutcome.SUCCESS:
+    if outcome is ReportedOutcome.SUCCESS:
         fields |= {"has_amount": True, "amount": Decimal(AMOUNT_KES), "receipt": RECEIPT}
-    if word is ReportedOutcome.FAILURE:
+    if outcome is ReportedOutcome.FAILURE:
         fields |= {"code": "1032", "failure": A_FAILURE}
-    if word is ReportedOutcome.UNDECIDED:
+    if outcome is ReportedOutcome.UNDECIDED:
         fields |= {"code": "4999"}
-    return Report(outcome=word, **{**fields, **overrides})
+    return Report(outcome=outcome, **{**fields, **overrides})
 
 
 def a_context(**overrides: Any) -> Context:
@@ -214,27 +210,28 @@ def a_caller(role: Role = Role.BACKEND, subject: str = "shop") -> Caller:
 
 
 def an_open_attempt(number: int = 1, *, clock_at: float = 0.0) -> OpenAttempt:
-    """An attempt under way, its fence standing at `clock_at` with 30 s to go."""
+    """An attempt under way, whose fence reads `clock_at` and has a deadline of 30 s."""
     fence = Fence(clock=lambda: clock_at, deadline_seconds=30, is_draining=lambda: False)
     return OpenAttempt(attempt_id=an_attempt_id(number), fence=fence)
 
 
 _BACKLOG = """
 WITH made AS (
-    INSERT INTO mkwanja.payments (id, kind, stage, caller_key, amount_kes, phone_number, metadata, idempotency_key,
-        created_at, updated_at, finalized_at, sequence, event_due)
-    SELECT gen_random_uuid(), 'deposit', 'succeeded', 'c', 1, '254711000111', '{}', n::text, now(), now(), now(), 2, now()
+    INSERT INTO mkwanja.payments (id, kind, stage, caller_key, amount_kes, phone_number, metadata,
+        idempotency_key, created_at, updated_at, finalized_at, sequence, event_due)
+    SELECT gen_random_uuid(), 'deposit', 'succeeded', 'c', 1, '254711000111', '{}',
+        n::text, now(), now(), now(), 2, now()
     FROM generate_series(1, %d) AS n
     RETURNING id
 )
-INSERT INTO mkwanja.payment_history (id, payment_id, sequence, recorded_at, what, stage, detail, event_type, event_body)
-SELECT gen_random_uuid(), id, 2, clock_timestamp(), 'told_by_a_test', 'succeeded', '{}', 'a.test', '{"id": "told_by_a_test"}'
+INSERT INTO mkwanja.payment_history
+    (id, payment_id, sequence, recorded_at, what, stage, detail, event_type, event_body)
+SELECT gen_random_uuid(), id, 2, clock_timestamp(), 'stored_by_a_test', 'succeeded', '{}',
+    'a.test', '{"id": "stored_by_a_test"}'
 FROM made
 """
 
 
 def a_backlog_of(count: int) -> str:
-    """SQL that makes so many finished payments, each with an event that is neither listed nor
-    published.
-    """
+    """SQL that adds `count` final payments, each with an unlisted, unpublished event."""
     return _BACKLOG % count

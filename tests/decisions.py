@@ -1,4 +1,4 @@
-"""What a decision says, in a word for each effect: for tests that compare one at a time."""
+"""Reads one part of a decision, for tests that compare one part at a time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from domain.payment import Payment
 
 
 def entry_of(decided: Decided) -> HistoryEntry | None:
-    """What its entry in the history says, if it has one."""
+    """The name of its history entry, if it has one."""
     return decided.entry.name if decided.entry is not None else None
 
 
@@ -47,7 +47,7 @@ def answer_of(decided: Decided) -> Inquiry | None:
 
 
 def breaker_reason_of(decided: Decided) -> str | None:
-    """The reason for which the breaker is opened, if it is."""
+    """The reason for opening the breaker, if the decision opens it."""
     effect = decided.effect(OpenBreaker)
     return effect.reason if effect is not None else None
 

@@ -153,7 +153,7 @@ class TestNothingIsPassedOver:
         payment_id, _ = await fresh.claimed()
         facts = [("failed", 8, "now()"), ("corrected", 9, "now() - interval '1 second'")]
         rows = [
-            f"(gen_random_uuid(), '{payment_id}', {sequence}, {at}, 'told_by_a_test', 'failed', '{{}}', 'a.test',"
+            f"(gen_random_uuid(), '{payment_id}', {sequence}, {at}, 'stored_by_a_test', 'failed', '{{}}', 'a.test',"
             f' \'{{"id": "{name}"}}\')'
             for name, sequence, at in facts
         ]
@@ -179,7 +179,7 @@ class TestNothingIsPassedOver:
             read = await page(fresh)
             await raw.execute(
                 "INSERT INTO mkwanja.payment_history (id, payment_id, sequence, recorded_at, what, previous_stage, stage,"
-                " detail, event_type, event_body) VALUES (gen_random_uuid(), $1, 9, now(), 'told_by_a_test', 'submitting',"
+                " detail, event_type, event_body) VALUES (gen_random_uuid(), $1, 9, now(), 'stored_by_a_test', 'submitting',"
                 " 'submitting', '{}', 'a.test', '{\"id\": \"late\"}')",
                 late_one,
             )
@@ -293,7 +293,7 @@ class TestCost:
         payment_id = await fresh.finalized()
         await fresh.execute(
             "INSERT INTO mkwanja.payment_history (id, payment_id, sequence, recorded_at, what, stage, detail, event_type,"
-            " event_body) SELECT gen_random_uuid(), $1, 100 + n, now(), 'told_by_a_test', 'succeeded', '{}', 'a.test', '{}'"
+            " event_body) SELECT gen_random_uuid(), $1, 100 + n, now(), 'stored_by_a_test', 'succeeded', '{}', 'a.test', '{}'"
             " FROM generate_series(1, 5000) AS n",
             payment_id,
         )

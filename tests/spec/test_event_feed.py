@@ -216,7 +216,7 @@ async def _announce_by_hand(
         "WITH payment AS (UPDATE mkwanja.payments SET sequence = sequence + 1, event_due = now() WHERE id = $1::uuid"
         " RETURNING id, sequence) INSERT INTO mkwanja.payment_history"
         " (id, payment_id, sequence, recorded_at, what, previous_stage, stage, detail, event_type, event_body)"
-        " SELECT $2, id, sequence, now(), 'told_by_a_test', 'failed', 'failed', '{}', 'a.test', $3 FROM payment",
+        " SELECT $2, id, sequence, now(), 'stored_by_a_test', 'failed', 'failed', '{}', 'a.test', $3 FROM payment",
         payment_id,
         history_id,
         json.dumps({"id": str(history_id), "subject": payment_id}),

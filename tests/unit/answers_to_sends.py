@@ -1,4 +1,4 @@
-"""Each class of answer to a send, and the decision about such an answer."""
+"""Each class of answer to a send, and the decision about an answer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NO = Failure(FailureReason.REJECTED_BY_PROVIDER, True, "400.002.02")
 TIMES = replace(DEFAULT_TIMES, retry_after=timedelta(seconds=2))
 UNKNOWN, NOT_ACTED = Outcome.UNKNOWN, Outcome.NOT_ACTED
 
-# Each class of answer, the fact that it is, and what came of the attempt (rules.md §13).
+# Each class of answer, its fact in the stage table, and the attempt's outcome (rules.md §13).
 ANSWERS: list[tuple[ProviderError | None, FactName, Outcome]] = [
     (None, FactName.ACKNOWLEDGED, Outcome.ACKNOWLEDGED),
     (Unreachable(), FactName.NOT_ACTED, NOT_ACTED),
@@ -51,7 +51,7 @@ ANSWERS: list[tuple[ProviderError | None, FactName, Outcome]] = [
     (Resendable(), FactName.OUTCOME_UNKNOWN, Outcome.RESENDABLE),
     (DuplicateSubmission(), FactName.OUTCOME_UNKNOWN, Outcome.DUPLICATE),
     (OutcomeUnknown(), FactName.OUTCOME_UNKNOWN, UNKNOWN),
-    (ProviderError(), FactName.OUTCOME_UNKNOWN, UNKNOWN),  # a class that nobody has thought of yet
+    (ProviderError(), FactName.OUTCOME_UNKNOWN, UNKNOWN),  # a class that the code does not know yet
 ]
 
 

@@ -1,4 +1,4 @@
-"""Decisions about a callback, for the tests of what a callback does."""
+"""Makes decisions about callbacks, for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts of a Daraja client whose tests play the network."""
+"""Parts of a Daraja client for tests without a network."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from domain.adapters.daraja.token import Token
 
 
 class Tokens:
-    """Gives these tokens in turn, or raises."""
+    """A source of tokens that returns these in turn. It raises those that are exceptions."""
 
     def __init__(self, *given: str | Exception) -> None:
         self._given = list(given)

@@ -1,4 +1,4 @@
-"""Daraja's messages as it sends them, one argument for what a test is about."""
+"""Daraja's messages as it sends them. A test changes one field by an argument."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import Any
 from domain.adapters.daraja.answers import read_answer
 from domain.adapters.daraja.pages import PAGES
 from domain.adapters.daraja.reports import read_report
-from domain.errors import (
-    ProviderError,
-)
+from domain.errors import ProviderError
 from domain.kinds import Kind, kinds_that
 from domain.report import Report
 
@@ -115,7 +113,7 @@ ACKS = {Kind.DEPOSIT: STK_ACK, **dict.fromkeys(PAYOUTS, PAYOUT_ACK)}
 
 
 def answer_error(kind: Kind, status: int, answer: object) -> ProviderError | None:
-    """The error that an answer means, or None for an acknowledgement."""
+    """The error as which an answer is read, or None for an acknowledgement."""
     body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
     try:
         assert read_answer(PAGES[kind].api, kind, status, body)

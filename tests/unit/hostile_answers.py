@@ -1,5 +1,6 @@
-"""Answers that Daraja never gives, and somebody in its place might: none of them is an
-acknowledgement or a result.
+"""Answers that Daraja never sends, but an attacker in its place might.
+
+None of them is an acknowledgement or a result.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 CHECKOUT = "ws_CO_010320261015034711000111"
 
-# What each question is answered with when all is well: nearly each of these could be taken for it.
+# The good answer to each request. Almost every hostile answer resembles one of these.
 STK = {
     "MerchantRequestID": "4c1e-118203",
     "CheckoutRequestID": CHECKOUT,
@@ -56,12 +57,12 @@ def text_of(message: Any) -> bytes:
 
 
 def _twice(message: dict[str, Any], name: str, first: Any) -> bytes:
-    """`message` with `name` in it twice: a reader that takes the last is told all is well."""
+    """`message` with `name` in it twice. A parser that keeps the last value sees a good answer."""
     return b'{"' + name.encode() + b'":' + text_of(first) + b"," + text_of(message)[1:]
 
 
 def shapeless(good: dict[str, Any]) -> dict[str, bytes]:
-    """Bodies that say nothing, most of them made of the answer `good`."""
+    """Bodies without a valid answer, most of them made from the answer `good`."""
     body = text_of(good)
     name = "ResponseCode" if "ResponseCode" in good else "access_token"
     return {
@@ -94,9 +95,9 @@ def shapeless(good: dict[str, Any]) -> dict[str, bytes]:
 
 
 def retyped(good: dict[str, Any], name: str) -> dict[str, bytes]:
-    """The answer `good` with each wrong value for `name`, and without it."""
+    """The answer `good` with each wrong value for `name`, and without `name`."""
     changed = {
-        f"{name}: {what}": text_of(good | {name: value}) for what, value in WRONG_VALUES.items()
+        f"{name}: {label}": text_of(good | {name: value}) for label, value in WRONG_VALUES.items()
     }
     return {
         **changed,

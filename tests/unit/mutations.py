@@ -1,6 +1,4 @@
-"""Genuine messages, changed as somebody would who wants to be believed: by structure, and by
-byte.
-"""
+"""Genuine messages, changed as an attacker would change them: by structure, and by byte."""
 
 from __future__ import annotations
 
@@ -58,7 +56,7 @@ _literals = (
 
 
 class Raw(str):
-    """A piece of JSON's text, right or wrong, to stand where a value was."""
+    """A piece of JSON text, valid or not, in the place of a value."""
 
     __slots__ = ()
 
@@ -66,22 +64,22 @@ class Raw(str):
 Members = list[tuple[str, Any]]
 
 
-def _loosened(value: Any) -> Any:
-    """Objects as lists of members, so that a member may come twice."""
+def _as_members(value: Any) -> Any:
+    """Converts objects to lists of members, because a mutation may repeat a member."""
     if isinstance(value, dict):
-        return ("object", [[name, _loosened(inner)] for name, inner in value.items()])
-    return ("list", [_loosened(inner) for inner in value]) if isinstance(value, list) else value
+        return ("object", [[name, _as_members(inner)] for name, inner in value.items()])
+    return ("list", [_as_members(inner) for inner in value]) if isinstance(value, list) else value
 
 
-def _written(value: Any) -> str:
+def _json_text(value: Any) -> str:
     if isinstance(value, Raw):
         return str(value)
     if isinstance(value, tuple):
         kind, parts = value
         if kind == "list":
-            return "[" + ",".join(_written(part) for part in parts) + "]"
+            return "[" + ",".join(_json_text(part) for part in parts) + "]"
         return (
-            "{" + ",".join(f"{json.dumps(name)}:{_written(inner)}" for name, inner in parts) + "}"
+            "{" + ",".join(f"{json.dumps(name)}:{_json_text(inner)}" for name, inner in parts) + "}"
         )
     return json.dumps(value)
 
@@ -96,10 +94,11 @@ def _containers(value: Any) -> list[Any]:
 
 @st.composite
 def mutated(draw: st.DrawFn, genuine: list[Any]) -> bytes:
-    """A genuine message with some members swapped, deleted, renamed, repeated, retyped or
-    spliced in from another.
+    """A genuine message with changed members.
+
+    Some are swapped, deleted, renamed, repeated, retyped or copied from another message.
     """
-    root = _loosened(draw(st.sampled_from(genuine)))
+    root = _as_members(draw(st.sampled_from(genuine)))
     for _ in range(draw(st.integers(1, 4))):
         kind, parts = draw(st.sampled_from(_containers(root)))
         if not parts:
@@ -116,7 +115,7 @@ def mutated(draw: st.DrawFn, genuine: list[Any]) -> bytes:
                 parts.insert(other, [parts[at][0], Raw(draw(_literals))])
             case 4:
                 spliced = draw(
-                    st.sampled_from(_containers(_loosened(draw(st.sampled_from(genuine)))))
+                    st.sampled_from(_containers(_as_members(draw(st.sampled_from(genuine)))))
                 )
                 parts[at] = [parts[at][0], spliced] if kind == "object" else spliced
             case 5 if kind == "object":
@@ -127,12 +126,12 @@ def mutated(draw: st.DrawFn, genuine: list[Any]) -> bytes:
             case _:
                 raw = Raw(draw(_literals))
                 parts[at] = [parts[at][0], raw] if kind == "object" else raw
-    return _written(root).encode("utf-8", "surrogatepass")
+    return _json_text(root).encode("utf-8", "surrogatepass")
 
 
 @st.composite
 def mangled(draw: st.DrawFn, genuine: list[Any]) -> bytes:
-    """A genuine message with some bytes cut out, put in, or written over."""
+    """A genuine message with some bytes removed, inserted or overwritten."""
     body = bytearray(json.dumps(draw(st.sampled_from(genuine))).encode())
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(body)))

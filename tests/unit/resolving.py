@@ -1,4 +1,4 @@
-"""Decisions of an operator about a flagged payment, for the tests of resolve."""
+"""Makes decisions of an operator about a flagged payment, for tests."""
 
 from __future__ import annotations
 
@@ -14,13 +14,7 @@ from domain.kinds import Kind
 from domain.lifecycle.resolve import OperatorDecision, Resolution, resolution_change
 from domain.payment import Payment
 from domain.stages import Stage
-from tests.builders import (
-    NOW,
-    PAYMENT_ID,
-    RECEIPT,
-    a_context,
-    a_payment,
-)
+from tests.builders import NOW, PAYMENT_ID, RECEIPT, a_context, a_payment
 
 DECIDED_BY: dict[str, Any] = {"operator": "wanjiku", "reason": "statement of 1 March, page 2"}
 PAID = Resolution(decision=OperatorDecision.PAID, receipt=RECEIPT, **DECIDED_BY)
@@ -30,7 +24,7 @@ OPEN = (Stage.AWAITING_RESULT, Stage.IN_DOUBT)
 
 
 def a_flagged_payment(stage: Stage = Stage.IN_DOUBT, **overrides: Any) -> Payment:
-    long_ago = NOW - timedelta(hours=1)  # the window of its kind is over
+    long_ago = NOW - timedelta(hours=1)  # the result window is over
     fields = {
         "kind": Kind.BILL_PAYMENT,
         "stage": stage,

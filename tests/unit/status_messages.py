@@ -1,5 +1,6 @@
-"""Transaction Status results as Daraja sends them, one argument for what a test is about
-(daraja.md §6.1).
+"""Transaction Status results as Daraja sends them (daraja.md §6.1).
+
+A test changes one field by an argument.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ PARAMETERS: dict[str, Any] = {
 
 
 def parameters(**changes: Any) -> list[dict[str, Any]]:
-    """The parameters of a completed payout, but for `changes`; ABSENT takes one away."""
+    """The parameters of a completed payout with `changes`. ABSENT removes a parameter."""
     values = {
         name: value
         for name, value in {**PARAMETERS, **changes}.items()
@@ -37,7 +38,7 @@ def parameters(**changes: Any) -> list[dict[str, Any]]:
 
 
 def status(code: Any = 0, items: Any = None, **fields: Any) -> dict[str, Any]:
-    """A result. Its envelope names the question; only the parameters are about the payment."""
+    """A result. Its envelope has the ids of the inquiry, its parameters those of the payment."""
     result = {
         "ResultType": 0,
         "ResultCode": code,
