@@ -1,4 +1,4 @@
-"""Accepting: what a caller may ask for, and the exact promise that comes back."""
+"""Accepted requests: what a caller may send, and the exact answer that it gets."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.spec.requesting import (
 from tests.spec.system import System
 from tests.stack.client import Client
 
-_BEFORE = ("id", "kind", "status", "stage", "amount", "amount_settled", "currency")
-_AFTER = (
+_FIRST_FIELDS = ("id", "kind", "status", "stage", "amount", "amount_settled", "currency")
+_LAST_FIELDS = (
     *("owner", "metadata", "receipt", "failure", "needs_review"),
     *("created_at", "updated_at", "finalized_at"),
 )
-_FOR_BACKENDS = ("idempotency_key", "recipient_name", "provider_ids")
+_BACKEND_FIELDS = ("idempotency_key", "recipient_name", "provider_ids")
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
@@ -53,9 +53,7 @@ async def _accepted(client: Client, path: str, body: Any) -> Any:
 
 
 async def test_a_users_deposit_has_the_pinned_shape(system: System) -> None:
-    """A deposit is answered 202 with its Location and exactly the documented fields; a user sees
-    nothing more.
-    """
+    """The answer is 202 with a Location and exactly the documented fields for users."""
     body = {
         **DEPOSIT,
         "account_reference": "INV00042",
@@ -65,14 +63,14 @@ async def test_a_users_deposit_has_the_pinned_shape(system: System) -> None:
     async with caller(system, sub=(sub := new_subject())) as user:
         payment = await _accepted(user, "/v1/deposits", body)
         assert set(payment) == {
-            *_BEFORE,
+            *_FIRST_FIELDS,
             "phone_number",
             "account_reference",
             "description",
-            *_AFTER,
+            *_LAST_FIELDS,
         }
-        given = {**body, "kind": "deposit", "owner": sub, "phone_number": "254711000111"}
-        assert {name: payment[name] for name in given} == given
+        expected = {**body, "kind": "deposit", "owner": sub, "phone_number": "254711000111"}
+        assert {name: payment[name] for name in expected} == expected
         assert set(await user.payment(payment["id"])) == set(payment)
 
 
@@ -99,19 +97,18 @@ async def test_a_users_deposit_has_the_pinned_shape(system: System) -> None:
 async def test_a_backends_payment_has_the_pinned_shape(
     system: System, path: str, body: Any, kind: str, parties: set[str]
 ) -> None:
-    """A backend gets the same fields for each kind, and the key, the recipient's name and the
-    provider's ids.
-    """
+    """A backend also gets the idempotency key, the recipient's name and the provider's ids."""
     payment = await _accepted(system.backend, f"/v1/{path}", body)
-    assert set(payment) == {*_BEFORE, *parties, *_AFTER, *_FOR_BACKENDS}
+    assert set(payment) == {*_FIRST_FIELDS, *parties, *_LAST_FIELDS, *_BACKEND_FIELDS}
     assert (payment["kind"], payment["owner"], payment["metadata"]) == (kind, None, {})
     assert (payment["recipient_name"], payment["provider_ids"]) == (None, {})
     assert payment["idempotency_key"]
 
 
 async def test_the_service_fills_in_fields_that_the_caller_leaves_out(system: System) -> None:
-    """Left out, a reference is twelve letters and digits of the payment's own, and every text is
-    Payment.
+    """The reference becomes twelve letters and digits, unique for each payment.
+
+    Every other text becomes "Payment".
     """
     deposits = [await _accepted(system.user, "/v1/deposits", DEPOSIT) for _ in range(3)]
     for payment in deposits:
@@ -125,9 +122,8 @@ async def test_the_service_fills_in_fields_that_the_caller_leaves_out(system: Sy
 
 
 async def test_a_null_field_counts_as_left_out(system: System) -> None:
-    """A field that may be left out may be null instead."""
-    nothing = {"account_reference": None, "description": None, "owner": None, "metadata": None}
-    payment = await _accepted(system.user, "/v1/deposits", {**DEPOSIT, **nothing})
+    nulls = {"account_reference": None, "description": None, "owner": None, "metadata": None}
+    payment = await _accepted(system.user, "/v1/deposits", {**DEPOSIT, **nulls})
     assert (payment["description"], payment["metadata"]) == ("Payment", {})
     bill = {**BILL_PAYMENT, "till": None, "remarks": None}
     assert (await _accepted(system.backend, "/v1/bill-payments", bill))["remarks"] == "Payment"
@@ -148,7 +144,7 @@ async def test_a_null_field_counts_as_left_out(system: System) -> None:
 async def test_a_phone_number_may_be_written_in_four_ways(
     system: System, written: str, answered: str
 ) -> None:
-    """However a Kenyan mobile number is written, Daraja and the caller see it as 254…"""
+    """Daraja and the caller see every Kenyan mobile number as 254…"""
     payment = await _accepted(system.user, "/v1/deposits", {**DEPOSIT, "phone_number": written})
     assert payment["phone_number"] == answered
     requests = await system.eventually(lambda: system.provider_requests(payment["id"]))
@@ -159,9 +155,7 @@ async def test_a_phone_number_may_be_written_in_four_ways(
 
 
 async def test_the_caller_gets_its_metadata_back_unchanged(system: System) -> None:
-    """Metadata comes back untouched, order included, wherever the payment is shown, and never
-    goes to Daraja.
-    """
+    """Every view of the payment shows it, in the same order. Daraja never receives it."""
     metadata = {
         "zulu": "1",
         "alpha": " two ",
@@ -181,7 +175,8 @@ async def test_the_caller_gets_its_metadata_back_unchanged(system: System) -> No
         .json()
     )
     [event] = await system.rows(
-        "SELECT event_body FROM mkwanja.payment_history WHERE payment_id = $1::uuid AND event_body IS NOT NULL",
+        "SELECT event_body FROM mkwanja.payment_history"
+        " WHERE payment_id = $1::uuid AND event_body IS NOT NULL",
         payment["id"],
     )
     for one in [*seen, *page["items"], json.loads(event["event_body"])["data"]]:
@@ -212,9 +207,7 @@ async def test_the_caller_gets_its_metadata_back_unchanged(system: System) -> No
 async def test_the_service_accepts_the_smallest_and_the_largest_values(
     system: System, path: str, body: Any
 ) -> None:
-    """The smallest and the largest amount, and texts of the greatest length, are accepted and
-    sent as they are.
-    """
+    """The smallest and the largest amounts, and the longest texts, reach Daraja unchanged."""
     await system.control("POST", "/switches", {"magic": False})
     payment = await _accepted(system.backend, path, body)
     [request] = await system.eventually(lambda: system.provider_requests(payment["id"]))
@@ -223,9 +216,7 @@ async def test_the_service_accepts_the_smallest_and_the_largest_values(
 
 
 async def test_a_user_owns_its_payments_and_a_backend_may_name_an_owner(system: System) -> None:
-    """A user owns what it pays and cannot say otherwise; a backend may name an owner, who then
-    sees the payment.
-    """
+    """A user cannot name an owner. An owner that a backend names sees the payment."""
     sub = new_subject()
     async with caller(system, sub=sub) as user, caller(system, sub=new_subject()) as other:
         assert (await _accepted(user, "/v1/deposits", DEPOSIT))["owner"] == sub
@@ -234,15 +225,13 @@ async def test_a_user_owns_its_payments_and_a_backend_may_name_an_owner(system: 
         )
         payment = await _accepted(system.backend, "/v1/withdrawals", {**WITHDRAWAL, "owner": sub})
         assert payment["owner"] == sub
-        assert set(await user.payment(payment["id"])) == set(payment) - set(_FOR_BACKENDS)
+        assert set(await user.payment(payment["id"])) == set(payment) - set(_BACKEND_FIELDS)
         expect_problem(await other.get(f"/v1/payments/{payment['id']}"), 404, "payment_not_found")
         assert (await _accepted(system.backend, "/v1/deposits", DEPOSIT))["owner"] is None
 
 
 async def test_daraja_receives_what_the_caller_asked_for(system: System) -> None:
-    """Amount, parties, reference and texts reach Daraja as the caller gave them, under the
-    payment's own address.
-    """
+    """Amount, parties, reference and texts are the caller's; the address is the payment's own."""
     deposit = await system.deposit(amount=77, account_reference="INV7", description="Tea")
     bill = await system.bill_payment(
         amount=78, paybill="888881", account_reference="PO771", remarks="For light"
@@ -253,7 +242,7 @@ async def test_daraja_receives_what_the_caller_asked_for(system: System) -> None
     bodies = {
         one: (await system.provider_requests(one))[0]["body"] for one in (deposit, bill, till)
     }
-    for payment_id, wanted in (
+    for payment_id, expected in (
         (deposit, {"Amount": "77", "AccountReference": "INV7", "TransactionDesc": "Tea"}),
         (
             bill,
@@ -276,13 +265,13 @@ async def test_daraja_receives_what_the_caller_asked_for(system: System) -> None
             },
         ),
     ):
-        assert {name: bodies[payment_id][name] for name in wanted} == wanted
+        assert {name: bodies[payment_id][name] for name in expected} == expected
     address = bodies[deposit]["CallBackURL"].removeprefix(system.stack.callbacks_url)
     assert re.fullmatch(rf"/results/{deposit}/deposit/[0-9a-f]{{32,}}", address)
 
 
 async def test_daraja_receives_texts_without_special_characters(system: System) -> None:
-    """Special characters do not reach Daraja. The caller reads back what it wrote."""
+    """Daraja would fail on them. The caller reads its own text, unchanged."""
     await system.scenario("special_characters_fail", phone_number="254733100001")
     deposit = await system.deposit(phone_number="0733100001", description="Tea & café#1")
     withdrawal = await system.withdrawal(phone_number="0733100001", remarks="Rent @ March")
@@ -297,7 +286,7 @@ async def test_daraja_receives_texts_without_special_characters(system: System) 
 
 
 async def test_a_daraja_that_refuses_numbers_accepts_our_amounts(system: System) -> None:
-    """The portal's samples write it as a string."""
+    """The worker sends amounts as strings, as Daraja's samples do."""
     await system.scenario("number_refused", phone_number="254733100002")
     await system.scenario("number_refused", api="b2b", party="888882")
     payment_ids = [
@@ -310,7 +299,7 @@ async def test_a_daraja_that_refuses_numbers_accepts_our_amounts(system: System)
 
 
 async def test_a_bill_is_paid_to_its_account_exactly_as_written(system: System) -> None:
-    """Blanks, dashes, dots and slashes belong to it."""
+    """Blanks, dashes, dots and slashes belong to the account, and a search finds it."""
     account = f"0/1-2.3 {uuid4().hex[:5]}"
     payment_id = await system.bill_payment(account_reference=account)
     assert (await system.settled(payment_id))["account_reference"] == account
@@ -321,9 +310,7 @@ async def test_a_bill_is_paid_to_its_account_exactly_as_written(system: System) 
 
 
 async def test_payments_accepted_at_once_each_get_their_own_answer(system: System) -> None:
-    """Payments that are accepted together each get their own id, amount and answer, and are all
-    paid once.
-    """
+    """Each has its own id and amount, and is paid once."""
     amounts = range(1001, 1041)
     answers = await asyncio.gather(
         *(

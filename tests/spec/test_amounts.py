@@ -1,5 +1,6 @@
-"""Amounts that disagree: never announced by themselves, and settled by a person with the amount
-of M-PESA's statement.
+"""Payments whose reported amount differs from their own: an operator settles them.
+
+The operator reads the amount on M-PESA's statement. Before that, the service publishes no event.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _WITHOUT_AMOUNT = InquiryRule("status_missing_parameters", {"without": ["Amount"
 
 @pytest.fixture
 async def system(inquiring_system: System) -> System:
-    """A system that asks soon."""
+    """A system that soon inquires."""
     return inquiring_system
 
 
@@ -45,9 +46,7 @@ async def _resolve(system: System, payment_id: str, decision: str, *more: str, *
 async def test_a_payment_whose_amounts_disagree_waits_for_an_operator(
     system: System, api: Any, answers: Any
 ) -> None:
-    """A callback names another amount, then Daraja says paid and not how much: a person decides
-    before it is announced.
-    """
+    """A callback names another amount, and Daraja's answers report a success without an amount."""
     payment_id = await begin_in_doubt(system, api, "wrong_amount", *answers)
     await system.eventually(
         lambda: inquiries(system, payment_id),
@@ -80,15 +79,18 @@ async def test_a_payment_whose_amounts_disagree_waits_for_an_operator(
     )
     assert (payment["amount"], payment["amount_settled"]) == (statement - 1, statement)
     assert await event_types(system, payment_id) == ["succeeded"]
-    sql = "SELECT event_body FROM mkwanja.payment_history WHERE payment_id = $1::uuid AND event_body IS NOT NULL"
-    [told] = await system.rows(sql, payment_id)
-    assert f'"amount_settled":{statement},' in told["event_body"]
+    sql = (
+        "SELECT event_body FROM mkwanja.payment_history"
+        " WHERE payment_id = $1::uuid AND event_body IS NOT NULL"
+    )
+    [event] = await system.rows(sql, payment_id)
+    assert f'"amount_settled":{statement},' in event["event_body"]
     last = (await system.backend.history(payment_id))[-1]
     assert (last["what"], last["detail"]["amount"]) == ("resolved_paid", str(statement))
 
 
 async def test_a_callback_with_the_right_amount_settles_a_flagged_payment(system: System) -> None:
-    """Unlike a query it says how much. The flag of the first callback stays for a person."""
+    """Unlike an STK query, a callback names the amount. The flag of the first callback stays."""
     payment_id = await begin_in_doubt(
         system, "stk", "slow_result", InquiryRule("in_flight_a"), seconds=600
     )
@@ -108,8 +110,9 @@ async def test_a_callback_with_the_right_amount_settles_a_flagged_payment(system
 
 
 async def test_an_operator_resolves_as_unpaid_only_after_the_window(system: System) -> None:
-    """The refusal says from when on it may be tried again; the worker's own times count where
-    they are set.
+    """The refusal names the earliest time for the next try.
+
+    The command uses the worker's time settings if its environment has them.
     """
     payment_id = await begin(system, "b2c", "slow_result", seconds=600)
     await system.in_stage(payment_id, "awaiting_result")
@@ -125,7 +128,7 @@ async def test_an_operator_resolves_as_unpaid_only_after_the_window(system: Syst
 async def test_resolve_names_the_cancellation_of_a_payment_that_was_never_sent(
     system: System,
 ) -> None:
-    """`paid` is refused, and the reason is the true one."""
+    """The command refuses `paid`. It must not claim that Daraja refused the payment."""
     (await operate(system, "payouts", "stop", "--reason", _REASON)).expect(0)
     try:
         payment_id = await system.withdrawal()

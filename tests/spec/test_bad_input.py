@@ -1,6 +1,4 @@
-"""Requests that are refused: each with its pinned status and code, every fault named, and
-nothing left behind.
-"""
+"""Refused requests: each has its pinned status and code, names every fault and stores nothing."""
 
 from __future__ import annotations
 
@@ -25,14 +23,15 @@ from tests.spec.requesting import (
 from tests.spec.system import System
 
 _JSON = ("Content-Type", "application/json")
-_MANY = 1024
+_KIB = 1024
 
 
-async def _left_behind(system: System) -> tuple[Any, Any]:
-    """What there is on record and at the provider: a refused request adds to neither."""
+async def _traces(system: System) -> tuple[Any, Any]:
+    """Counts of stored rows, and Daraja's requests: a refused request adds to neither."""
     rows = await system.rows(
         "SELECT (SELECT count(*) FROM mkwanja.payments) AS payments,"
-        " (SELECT count(*) FROM mkwanja.idempotency_keys) AS keys, (SELECT count(*) FROM mkwanja.attempts) AS attempts"
+        " (SELECT count(*) FROM mkwanja.idempotency_keys) AS keys,"
+        " (SELECT count(*) FROM mkwanja.attempts) AS attempts"
     )
     requests = await system.control("GET", "/requests")
     return rows, [item for item in requests["items"] if "/oauth/" not in item["path"]]
@@ -40,16 +39,16 @@ async def _left_behind(system: System) -> tuple[Any, Any]:
 
 @pytest.fixture
 async def quiet(system: System) -> AsyncIterator[System]:
-    """A system where nothing may be left behind."""
+    """A system in which the test may store nothing and send nothing to Daraja."""
     await system.eventually(
         lambda: system.rows(
             "SELECT id FROM mkwanja.payments WHERE stage IN ('accepted', 'submitting')"
         ),
         lambda rows: not rows,
     )
-    before = await _left_behind(system)
+    before = await _traces(system)
     yield system
-    assert await _left_behind(system) == before
+    assert await _traces(system) == before
 
 
 _AMOUNTS = [
@@ -98,7 +97,7 @@ _PHONE_NUMBERS = [
     ["0711000111"],
 ]
 
-# route, body, the fields that its refusal names
+# Route, body, and the fields that the refusal names.
 _FIELDS: list[tuple[str, Any, set[str]]] = [
     *(
         ("deposits", {**DEPOSIT, "phone_number": number}, {"/phone_number"})
@@ -180,9 +179,7 @@ _FIELDS: list[tuple[str, Any, set[str]]] = [
 
 
 async def test_a_refusal_names_every_wrong_field(quiet: System) -> None:
-    """A body with wrong, missing or unknown fields is 422 invalid_request, and names each of
-    them and no other.
-    """
+    """422 invalid_request names each wrong, missing or unknown field, and no other."""
     for route, body, fields in _FIELDS:
         token = (
             quiet.stack.issuer.user_token()
@@ -197,7 +194,7 @@ async def test_a_refusal_names_every_wrong_field(quiet: System) -> None:
 
 
 async def test_an_amount_is_a_whole_number_of_shillings(quiet: System) -> None:
-    """An amount that is no JSON integer within its limits is refused, by that name."""
+    """The service refuses an amount that is no JSON integer within its limits."""
     for text in _AMOUNTS:
         body = b'{"phone_number":"0711000111","amount":' + text.encode() + b"}"
         problem_details = expect_problem(
@@ -232,12 +229,10 @@ _NOT_JSON: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("what", _NOT_JSON)
-async def test_the_service_refuses_a_body_that_is_not_json(quiet: System, what: str) -> None:
-    """A body that RFC 8259 does not call JSON, or that two readers could read differently, is
-    400 invalid_json.
-    """
-    expect_problem(await post(quiet, "/v1/deposits", _NOT_JSON[what]), 400, "invalid_json")
+@pytest.mark.parametrize("case", _NOT_JSON)
+async def test_the_service_refuses_a_body_that_is_not_json(quiet: System, case: str) -> None:
+    """Not JSON by RFC 8259, or a body that two parsers could read differently: 400."""
+    expect_problem(await post(quiet, "/v1/deposits", _NOT_JSON[case]), 400, "invalid_json")
 
 
 _KEYS: dict[str, tuple[list[tuple[str, str]], str]] = {
@@ -255,12 +250,10 @@ _KEYS: dict[str, tuple[list[tuple[str, str]], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", _KEYS)
-async def test_a_payment_needs_exactly_one_idempotency_key(quiet: System, what: str) -> None:
-    """Without an idempotency key, or with one that is malformed or ambiguous, nothing is
-    accepted.
-    """
-    headers, fault = _KEYS[what]
+@pytest.mark.parametrize("case", _KEYS)
+async def test_a_payment_needs_exactly_one_idempotency_key(quiet: System, case: str) -> None:
+    """A missing, malformed or ambiguous key is refused."""
+    headers, fault = _KEYS[case]
     answer = await send_request(
         quiet, "POST", "/v1/deposits", headers=[*headers, _JSON], data=json.dumps(DEPOSIT).encode()
     )
@@ -274,9 +267,7 @@ async def test_a_payment_needs_exactly_one_idempotency_key(quiet: System, what: 
 async def test_an_idempotency_key_may_come_under_two_header_names(
     system: System, names: list[str], length: int
 ) -> None:
-    """A key of 1 to 255 characters is taken under its standard name, or under both with one
-    value.
-    """
+    """1 to 255 characters, under its standard name, or under both names with one value."""
     key = (uuid4().hex * 8)[:length] if length > 1 else "!"
     token = system.stack.issuer.user_token(str(uuid4()))
     headers = [*((name, key) for name in names), _JSON]
@@ -318,24 +309,23 @@ async def test_the_service_reads_only_json_in_utf8(
 
 
 async def _in_chunks(size: int) -> AsyncIterator[bytes]:
-    for _ in range(size // _MANY):
-        yield b" " * _MANY
+    for _ in range(size // _KIB):
+        yield b" " * _KIB
 
 
 async def test_the_service_refuses_a_body_above_sixteen_kib(quiet: System) -> None:
-    """More than 16 KiB is 413, whether the length was said before or came out in chunks."""
-    expect_problem(await post(quiet, "/v1/deposits", b" " * 17 * _MANY), 413, "body_too_large")
+    """413, with a Content-Length or in chunks."""
+    expect_problem(await post(quiet, "/v1/deposits", b" " * 17 * _KIB), 413, "body_too_large")
     headers = [("X-Idempotency-Key", str(uuid4())), _JSON]
     answer = await send_request(
-        quiet, "POST", "/v1/deposits", headers=headers, data=_in_chunks(17 * _MANY)
+        quiet, "POST", "/v1/deposits", headers=headers, data=_in_chunks(17 * _KIB)
     )
     expect_problem(answer, 413, "body_too_large")
 
 
 async def test_the_service_reads_a_body_of_sixteen_kib(system: System) -> None:
-    """Exactly 16 KiB is not too much."""
     text = json.dumps(DEPOSIT).encode()
-    (await post(system, "/v1/deposits", text + b" " * (16 * _MANY - len(text)))).expect(202)
+    (await post(system, "/v1/deposits", text + b" " * (16 * _KIB - len(text)))).expect(202)
 
 
 @pytest.mark.parametrize(
@@ -363,18 +353,14 @@ async def test_the_service_reads_a_body_of_sixteen_kib(system: System) -> None:
 async def test_unknown_routes_and_wrong_methods_are_answered_with_problems(
     quiet: System, method: str, path: str, status: int
 ) -> None:
-    """An unknown route or payment is 404 and a wrong method 405 with Allow, told as problems
-    like everything else.
-    """
+    """An unknown route or payment is 404, a wrong method 405 with an Allow header."""
     answer = await send_request(quiet, method, path)
     expect_problem(answer, status, answer.json()["code"])
     assert ("Allow" in answer.headers) == (status == 405)
 
 
 async def test_the_service_refuses_a_query_on_a_post(quiet: System) -> None:
-    """A query on a request that makes a payment is refused: nobody may believe that it meant
-    something.
-    """
+    """A caller might believe otherwise that the query has an effect."""
     problem_details = expect_problem(
         await post(quiet, "/v1/deposits?amount=5", DEPOSIT), 422, "invalid_request"
     )
@@ -382,7 +368,6 @@ async def test_the_service_refuses_a_query_on_a_post(quiet: System) -> None:
 
 
 async def test_refusals_at_once_each_name_their_own_fault(quiet: System) -> None:
-    """Refusals that are made together each name their own fault."""
     bodies: list[dict[str, Any]] = [{**DEPOSIT, f"field{number}": number} for number in range(30)]
     answers = await asyncio.gather(*(post(quiet, "/v1/deposits", body) for body in bodies))
     for number, answer in enumerate(answers):

@@ -1,5 +1,6 @@
-"""Bill payments, whatever Daraja and the network do: Daraja gives them no key, so nothing may
-ever be sent twice.
+"""Bill payments under all failures of Daraja and of the network.
+
+Daraja accepts no key for them, so a bill payment in doubt must never be sent again.
 """
 
 from __future__ import annotations
@@ -61,48 +62,38 @@ _INQUIRED = [
 
 
 async def test_a_paid_bill_succeeds_whatever_the_form_of_its_result(system: System) -> None:
-    """A bill that was paid succeeds once, whatever became of the answer and in whatever shape
-    the result comes.
-    """
+    """It succeeds once, also if the answer to the request was lost."""
     ids = await play(system, "b2b", _PAID)
     assert (await system.payment(ids["approve"]))["recipient_name"] == "SUPPLIER LTD"
 
 
 async def test_a_bill_that_was_not_paid_fails_with_a_reason(system: System) -> None:
-    """A bill payment that Daraja could not make fails, and says why."""
     await play(system, "b2b", PAYOUT_FAILURES)
 
 
 async def test_each_result_code_of_a_bill_payment_has_its_reason(system: System) -> None:
-    """A result code that the contract calls final ends a bill payment with one reason of the
-    closed list.
-    """
+    """Every final code of the contract maps to one reason of the closed list."""
     await play(system, "b2b", results(_CODES))
 
 
 async def test_a_bill_payment_that_daraja_refuses_fails_at_once(system: System) -> None:
-    """A definite no to the request itself fails the bill payment, and is safe to retry."""
+    """If Daraja clearly refuses the request itself, the caller may safely retry."""
     await play(system, "b2b", _REFUSED)
 
 
 async def test_a_bill_payment_without_a_clear_answer_is_in_doubt_and_not_sent_again(
     system: System,
 ) -> None:
-    """A bill payment whose request left and got no definite answer is in doubt, and never sent
-    again.
-    """
     await play(system, "b2b", _IN_DOUBT)
 
 
 async def test_a_bill_payment_without_a_definite_result_stays_open(system: System) -> None:
-    """A lost result, or one that names another amount, finalizes nothing."""
+    """The result is lost, or it names another amount."""
     await play(system, "b2b", PAYOUTS_AWAITED)
 
 
 async def test_transaction_status_settles_a_bill_that_its_result_does_not_decide(
     system: System,
 ) -> None:
-    """An incomplete or unknown result, a timeout message, or a code to be verified: Daraja is
-    asked, and its word ends it.
-    """
+    """The result is incomplete, unknown, a timeout message, or has a code to verify."""
     await play(system, "b2b", _INQUIRED, results_after_answers=True)
