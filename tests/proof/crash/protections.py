@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-import asyncpg
-
-from tests.paths import ROOT
 from tests.proof.crash.delivering import CallbackDeliverer, deliver_again
 from tests.proof.crash.judging import count_received_sends
-from tests.proof.crash.ordering import PaymentOrder, ask, clients, ordinary_order
 from tests.proof.crash.running import CrashSystem
+from tests.proof.crash.steps import (
+    begin,
+    held_result,
+    hold_row,
+    row_of,
+    switch_payouts,
+    wait_for_claimed_sends,
+    wait_for_stage,
+)
 from tests.proof.crash.table import Kind
 from tests.proof.crash.waiting import stage_of, wait_until
 from tests.proof.failpoints.starting import reached, start_armed
-from tests.spec.system import System
 from tests.stack.servers import PostgresServer
 
 # An armed worker sweeps only once, at its start. Another worker makes all later changes.
@@ -84,29 +85,30 @@ def require(is_met: bool, reason: str) -> None:
 
 
 async def between_look_and_claim(crash_system: CrashSystem, without: str) -> None:
-    """A worker stands still just before three claims. Meanwhile one payment is sent by another
-    worker, payouts are stopped, and one payment grows too old: the worker that wakes up claims none
-    of them.
+    """A worker is frozen just before three claims, and claims none of them after its thaw.
+
+    Meanwhile another worker sends the first payment, payouts are stopped, and the third payment
+    passes its age.
     """
     system = crash_system.system
     place = "readied_before_claim:freeze:3:together"
     await crash_system.prepare("worker")
     worker = await start_armed(system.stack, "worker", place, without=without, env=_RARELY)
     sent, stopped, old = [
-        await _begun(system, kind) for kind in (Kind.DEPOSIT, Kind.WITHDRAWAL, Kind.DEPOSIT)
+        await begin(system, kind) for kind in (Kind.DEPOSIT, Kind.WITHDRAWAL, Kind.DEPOSIT)
     ]
     await reached(worker, place)
-    await _payouts(system, "stop")
+    await switch_payouts(system, "stop")
     age = "UPDATE mkwanja.payments SET expires_at = now(), next_step_at = now() + interval '1 hour'"
     await system.execute(f"{age} WHERE id = $1::uuid", old.payment_id)
     await system.stack.start_process("worker.2")
-    await _in_stage(system, sent, *_ASKED)
+    await wait_for_stage(system, sent, *_ASKED)
     await system.stack.process("worker.2").kill()
     worker.thaw()
     # The worker that claims this deposit has passed the other three claims.
-    later = await _begun(system, Kind.DEPOSIT)
-    await _in_stage(system, later, *_ASKED)
-    await _sent_what_is_claimed(system)
+    later = await begin(system, Kind.DEPOSIT)
+    await wait_for_stage(system, later, *_ASKED)
+    await wait_for_claimed_sends(system)
     await worker.terminate()
     require(
         await count_received_sends(system, sent) == 1,
@@ -119,22 +121,22 @@ async def between_look_and_claim(crash_system: CrashSystem, without: str) -> Non
     require(
         await count_received_sends(system, old) == 0, "a payment was sent that had waited too long"
     )
-    await _payouts(system, "start")
+    await switch_payouts(system, "start")
 
 
 async def operation_refused_meanwhile(crash_system: CrashSystem, without: str) -> None:
-    """A worker stands still just before it claims a withdrawal. Meanwhile another worker learns
-    that Daraja refuses withdrawals to our app: the worker that wakes up does not claim this one,
-    and deposits go on.
+    """A worker is frozen just before it claims a withdrawal, and does not claim it after its thaw.
+
+    Meanwhile another worker learns that Daraja refuses withdrawals to our app. Deposits go on.
     """
     system, place = crash_system.system, "readied_before_claim:freeze"
     await crash_system.prepare("worker")
     worker = await start_armed(system.stack, "worker", place, without=without, env=_RARELY)
-    waiting = await _begun(system, Kind.WITHDRAWAL)
+    waiting = await begin(system, Kind.WITHDRAWAL)
     await reached(worker, place)
     await system.control("POST", "/switches", {"missing_products": ["b2c"]})
     await system.stack.start_process("worker.2")
-    refused = await _begun(system, Kind.WITHDRAWAL)
+    refused = await begin(system, Kind.WITHDRAWAL)
     held = "SELECT name FROM mkwanja.brakes WHERE name = 'b2c' AND is_engaged"
     await wait_until(lambda: system.rows(held), what="a held operation")
     await system.stack.process("worker.2").kill()
@@ -144,9 +146,9 @@ async def operation_refused_meanwhile(crash_system: CrashSystem, without: str) -
     sent_before = await count_received_sends(system, waiting)
     worker.thaw()
     # The worker that claims this deposit has passed the other claim.
-    later = await _begun(system, Kind.DEPOSIT)
-    await _in_stage(system, later, *_ASKED)
-    await _sent_what_is_claimed(system)
+    later = await begin(system, Kind.DEPOSIT)
+    await wait_for_stage(system, later, *_ASKED)
+    await wait_for_claimed_sends(system)
     await worker.terminate()
     require(
         await count_received_sends(system, waiting) == sent_before,
@@ -160,16 +162,17 @@ async def operation_refused_meanwhile(crash_system: CrashSystem, without: str) -
 
 
 async def killed_before_the_answer(crash_system: CrashSystem, without: str) -> None:
-    """A worker is killed while Daraja has the requests: each was the only one, the withdrawal is
-    asked about and found paid, the bill payment, which cannot be asked about, is flagged for a
-    person.
+    """A worker is killed while Daraja has its requests. Neither payment is sent again.
+
+    The withdrawal is inquired about and found paid. No inquiry can find the bill payment, so it is
+    flagged for a person.
     """
     system = crash_system.system
     await crash_system.prepare("worker")
     place = "sent_before_answer:tell:2:together"
     worker = await start_armed(system.stack, "worker", place, without=without)
     withdrawal, bill = [
-        await _begun(system, kind, "slow", seconds=15, times=1)
+        await begin(system, kind, "slow", seconds=15, times=1)
         for kind in (Kind.WITHDRAWAL, Kind.BILL_PAYMENT)
     ]
     await reached(worker, place)
@@ -183,7 +186,7 @@ async def killed_before_the_answer(crash_system: CrashSystem, without: str) -> N
             await count_received_sends(system, withdrawal) > 1
             or await count_received_sends(system, bill) > 1
         )
-        row = await _row(system, bill)
+        row = await row_of(system, bill)
         return is_again or (
             await stage_of(system, withdrawal) == "succeeded" and row["needs_review"]
         )
@@ -203,16 +206,16 @@ async def killed_before_the_answer(crash_system: CrashSystem, without: str) -> N
 
 
 async def late_answer_of_an_earlier_attempt(crash_system: CrashSystem, without: str) -> None:
-    """A worker wakes up after its attempt was given up and the withdrawal was permitted another:
-    what it writes is about its own attempt, and the payment stays with the attempt that is under
-    way.
+    """A worker wakes up after its attempt was given up and another worker sends the withdrawal.
+
+    It records the outcome of its own attempt. The payment stays with the newer attempt.
     """
     system = crash_system.system
     await crash_system.prepare("worker")
     first = await start_armed(
         system.stack, "worker", "claimed_before_call:freeze", without=without, env=_RARELY
     )
-    order = await _begun(system, Kind.WITHDRAWAL)
+    order = await begin(system, Kind.WITHDRAWAL)
     await reached(first, "claimed_before_call:freeze")
     second = await start_armed(system.stack, "worker.2", "answered_before_commit:freeze")
     await reached(second, "answered_before_commit:freeze")
@@ -228,22 +231,20 @@ async def late_answer_of_an_earlier_attempt(crash_system: CrashSystem, without: 
         "an earlier attempt's answer moved a payment that is being sent",
     )
     second.thaw()
-    await _in_stage(system, order, *_ASKED)
+    await wait_for_stage(system, order, *_ASKED)
 
 
 async def woken_past_the_deadline(crash_system: CrashSystem, without: str) -> None:
-    """A worker wakes up when its deposit was long given up as never heard of: it sends nothing
-    any more.
-    """
+    """A worker wakes up long after its deposit failed. It sends nothing."""
     system = crash_system.system
     await crash_system.prepare("worker")
     worker = await start_armed(
         system.stack, "worker", "claimed_before_call:freeze", without=without, env=_RARELY
     )
-    order = await _begun(system, Kind.DEPOSIT)
+    order = await begin(system, Kind.DEPOSIT)
     await reached(worker, "claimed_before_call:freeze")
     await system.stack.start_process("worker.2")
-    await _in_stage(system, order, "failed")
+    await wait_for_stage(system, order, "failed")
     worker.thaw()
     outcome = "SELECT outcome FROM mkwanja.attempts WHERE payment_id = $1::uuid"
     await wait_until(
@@ -258,15 +259,15 @@ async def woken_past_the_deadline(crash_system: CrashSystem, without: str) -> No
 
 
 async def killed_before_publishing(crash_system: CrashSystem, without: str) -> None:
-    """The receiver is killed between the final commit and the bell: the sweeper rings it."""
+    """The receiver is killed after the final commit, before it publishes. The sweeper publishes."""
     system, place = crash_system.system, "finalized_before_publish:kill"
     await crash_system.prepare("worker", "callbacks")
     # Nobody asks meanwhile: the end is to come by the callback.
     unasked: dict[str, str | None] = {"INQUIRY_FIRST_AFTER_SECONDS": "600"}
     await start_armed(system.stack, "worker", without=without, env=unasked)
     receiver = await start_armed(system.stack, "callbacks", place)
-    order = await _begun(system, Kind.DEPOSIT)
-    await _result(system, order)
+    order = await begin(system, Kind.DEPOSIT)
+    await held_result(system, order)
     await system.control("POST", "/callbacks/release", {"url_contains": order.payment_id})
     await reached(receiver, place)
     await system.stack.start_process("callbacks")
@@ -284,16 +285,17 @@ async def killed_before_publishing(crash_system: CrashSystem, without: str) -> N
 
 
 async def one_result_many_times_at_once(crash_system: CrashSystem, without: str) -> None:
-    """While the receiver waits for the row of one payment, the result of another comes many times:
-    each is stored, and Postgres never has to refuse the second of two changes in a batch.
+    """While the receiver waits for the row of one payment, the result of another comes many times.
+
+    Each copy is stored, and Postgres never has to reject the second of two changes in a batch.
     """
     system, postgres = crash_system.system, crash_system.system.stack.postgres
     await crash_system.prepare("callbacks")
     await start_armed(system.stack, "callbacks", without=without)
-    slow, order = await _begun(system, Kind.WITHDRAWAL), await _begun(system, Kind.WITHDRAWAL)
-    waited_for, item = await _result(system, slow), await _result(system, order)
+    slow, order = await begin(system, Kind.WITHDRAWAL), await begin(system, Kind.WITHDRAWAL)
+    waited_for, item = await held_result(system, slow), await held_result(system, order)
     log_before = postgres.log_text() if isinstance(postgres, PostgresServer) else ""
-    async with _row_held(system, slow):
+    async with hold_row(system, slow):
         one = asyncio.create_task(deliver_again(system, waited_for))
         await wait_until(lambda: system.rows(_WAITS_FOR_A_ROW), what="a receiver that waits")
         copies = [asyncio.create_task(deliver_again(system, item)) for _ in range(_COPIES)]
@@ -312,49 +314,27 @@ async def one_result_many_times_at_once(crash_system: CrashSystem, without: str)
 
 
 PROTECTIONS = (
-    Protection(
-        "claim_stage",
-        "a",
-        "a payment that another worker has sent is sent again",
-        between_look_and_claim,
-    ),
-    Protection(
-        "claim_brakes", "a", "a payout is sent while payouts are stopped", between_look_and_claim
-    ),
-    Protection(
-        "claim_operation",
-        "a",
-        "a payment is sent to an operation that Daraja refuses",
-        operation_refused_meanwhile,
-    ),
+    Protection("claim_stage", "a", "a payment that another worker has sent is sent again",
+               between_look_and_claim),
+    Protection("claim_brakes", "a", "a payout is sent while payouts are stopped",
+               between_look_and_claim),
+    Protection("claim_operation", "a", "a payment is sent to an operation that Daraja refuses",
+               operation_refused_meanwhile),
     Protection("claim_age", "a", "a payment past its age is sent", between_look_and_claim),
-    Protection(
-        "attempt_fencing",
-        "b",
-        "an old attempt's answer moves the payment",
-        late_answer_of_an_earlier_attempt,
-    ),
-    Protection(
-        "intent_commit",
-        "c",
-        "no record shows that a payment was sent, and it is sent again",
-        killed_before_the_answer,
-    ),
-    Protection(
-        "lease", "d", "a payment whose worker died waits for ever", killed_before_the_answer
-    ),
+    Protection("attempt_fencing", "b", "an old attempt's answer moves the payment",
+               late_answer_of_an_earlier_attempt),
+    Protection("intent_commit", "c",
+               "no record shows that a payment was sent, and it is sent again",
+               killed_before_the_answer),
+    Protection("lease", "d", "a payment whose worker died waits for ever",
+               killed_before_the_answer),
     Protection("fence_check", "e", "a worker sends after its lease", woken_past_the_deadline),
     Protection("events_swept", "f", "an event is never published", killed_before_publishing),
-    Protection(
-        "in_doubt", "g", "a payment that Daraja has is sent again", killed_before_the_answer
-    ),
-    Protection(
-        "one_change_per_batch",
-        "h",
-        "two changes of a payment collide in Postgres",
-        one_result_many_times_at_once,
-    ),
-)
+    Protection("in_doubt", "g", "a payment that Daraja has is sent again",
+               killed_before_the_answer),
+    Protection("one_change_per_batch", "h", "two changes of a payment collide in Postgres",
+               one_result_many_times_at_once),
+)  # fmt: skip
 
 
 def cases(*, with_each_taken_away: bool) -> list[Case]:
@@ -376,86 +356,6 @@ async def play_case(crash_system: CrashSystem, case: Case) -> None:
     await crash_system.system.control(
         "POST", "/switches", {"time_scale": 0.02, "hold_callbacks": True}
     )
-    async with CallbackDeliverer(
-        crash_system.system
-    ):  # it releases answers to inquiries, and nothing else
+    # The deliverer releases answers to inquiries, and nothing else.
+    async with CallbackDeliverer(crash_system.system):
         await case.scenario(crash_system, case.without)
-
-
-# --- helpers --------------------------------------------------------------------------------------
-
-
-async def _begun(
-    system: System,
-    kind: Kind,
-    scenario: str = "approve",
-    *,
-    times: int | None = None,
-    **params: Any,
-) -> PaymentOrder:
-    order = await ordinary_order(system, kind, scenario, params, times=times)
-    answer = await ask(clients(system), order)
-    assert answer is not None
-    order.note_acceptance(answer)
-    return order
-
-
-async def _in_stage(system: System, order: PaymentOrder, *stages: str) -> None:
-    await wait_until(
-        partial(stage_of, system, order), lambda seen: seen in stages, " or ".join(stages)
-    )
-
-
-async def _sent_what_is_claimed(system: System) -> None:
-    """Wait for every send under way, because a worker that ends gives back what it has not sent."""
-    sending = "SELECT id FROM mkwanja.payments WHERE stage = 'submitting'"
-    await wait_until(lambda: system.rows(sending), lambda rows: not rows, "the end of every send")
-
-
-async def _row(system: System, order: PaymentOrder) -> Any:
-    [row] = await system.rows(
-        "SELECT * FROM mkwanja.payments WHERE id = $1::uuid", order.payment_id
-    )
-    return row
-
-
-@asynccontextmanager
-async def _row_held(system: System, order: PaymentOrder) -> AsyncIterator[None]:
-    """Lock the row of the payment."""
-    connection = await asyncpg.connect(system.stack.database_url, statement_cache_size=0)
-    try:
-        async with connection.transaction():
-            await connection.fetch(
-                "SELECT FROM mkwanja.payments WHERE id = $1::uuid FOR UPDATE", order.payment_id
-            )
-            yield
-    finally:
-        await connection.close()
-
-
-async def _result(system: System, order: PaymentOrder) -> Any:
-    """The result of a payment, once the simulator holds it."""
-
-    async def held() -> list[Any]:
-        items = (await system.control("GET", "/callbacks"))["held"]
-        return [item for item in items if order.payment_id in item["url"]]
-
-    return (await wait_until(held, what="its result"))[0]
-
-
-async def _payouts(system: System, action: str) -> None:
-    """`python -m workers payouts stop`, as an operator does it."""
-    command = [
-        sys.executable,
-        "-m",
-        "workers",
-        "payouts",
-        action,
-        "--reason",
-        "a test of the brakes",
-    ]
-    process = await asyncio.create_subprocess_exec(
-        *command, cwd=ROOT, env=system.stack.env("release"), stdout=asyncio.subprocess.PIPE
-    )
-    output, _ = await process.communicate()
-    assert process.returncode == 0, output.decode()

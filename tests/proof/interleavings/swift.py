@@ -1,7 +1,7 @@
-"""`dataclasses.replace` for payments, five times as fast, while many lives are lived.
+"""`dataclasses.replace` for payments, five times as fast, for many lives.
 
-It looks each field up by name and calls `__init__`; here the copy is written out once. Nothing else
-of the core is touched, and a test compares the two.
+`dataclasses.replace` looks up each field by name and calls `__init__`. Here the copy is generated
+code. Nothing else of the core changes, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -22,22 +22,12 @@ from domain.lifecycle import (
 )
 
 _USERS = (
-    attempts,
-    payment,
-    stamp,
-    inquiry_changes,
-    judge_report,
-    reconcile,
-    record_answer,
-    resolve,
-    submit,
-)
+    attempts, payment, stamp, inquiry_changes, judge_report, reconcile, record_answer, resolve, submit,
+)  # fmt: skip
 
 
 def _copier(kind: type) -> Callable[..., Any]:
-    """`replace` for the frozen dataclass with slots `kind`, written out as code: one assignment
-    for each field.
-    """
+    """Generate `replace` for the frozen dataclass `kind`: one assignment for each slot."""
     names = [field.name for field in dataclasses.fields(kind)]
     lines = [
         f" set_{name}(new, changed.pop('{name}') if '{name}' in changed else old.{name})"
@@ -67,7 +57,7 @@ def swift_replace(old: Any, **changed: Any) -> Any:
 
 @contextmanager
 def swiftly() -> Iterator[None]:
-    """The core copies swiftly inside."""
+    """The core uses `swift_replace` inside the block."""
     earlier = {module: vars(module)["replace"] for module in _USERS if "replace" in vars(module)}
     for module in earlier:
         vars(module)["replace"] = swift_replace
