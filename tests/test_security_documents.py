@@ -89,7 +89,7 @@ def test_every_threat_has_a_control_and_a_test(row: list[str]) -> None:
         {"test": AWAITED},
         {"test": "`tests/unit/test_token_verifier.py`"},
         {
-            "test": "`tests/unit/test_token_verifier.py::test_any_changed_character_is_refused` and care"
+            "test": "`tests/unit/test_token_verifier.py::test_a_token_with_any_changed_character_is_rejected` and care"
         },
         {"STRIDE": "X"},
         {"OWASP": "API11"},

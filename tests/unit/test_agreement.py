@@ -32,7 +32,7 @@ UNKNOWN_CONVERSATION = ("conversation_id", "AG_9")
         ({MADE_BY_DARAJA, OUR_CONVERSATION, UNKNOWN_CONVERSATION}, False),
     ],
 )
-def test_an_originator_id_that_no_payment_has_contradicts_nothing_beside_our_conversation(
+def test_an_unknown_originator_id_does_not_contradict_our_conversation_id(
     ids: set[tuple[str, str]],
     is_believed: bool,
     word: ReportedOutcome,
@@ -59,7 +59,7 @@ def test_an_originator_id_that_no_payment_has_contradicts_nothing_beside_our_con
     assert not decision.ids & {MADE_BY_DARAJA, SECOND_OF_DARAJA}  # it is no id to ask by
 
 
-def test_an_originator_id_of_another_payment_is_not_believed_beside_our_conversation() -> None:
+def test_an_originator_id_of_another_payment_contradicts_our_conversation_id() -> None:
     attempt = an_attempt(Outcome.ACKNOWLEDGED, conversation_id="AG_1")
     payment = a_payment(kind=Kind.WITHDRAWAL, stage=Stage.AWAITING_RESULT, attempts=(attempt,))
     report = a_report(ids=frozenset({MADE_BY_DARAJA, OUR_CONVERSATION}))
@@ -70,7 +70,7 @@ def test_an_originator_id_of_another_payment_is_not_believed_beside_our_conversa
     )
 
 
-def test_a_failure_that_does_not_name_our_own_id_speaks_for_one_send_only() -> None:
+def test_a_failure_without_our_own_id_accounts_for_one_send_only() -> None:
     attempts = (
         an_attempt(Outcome.ACKNOWLEDGED, conversation_id="AG_1"),
         an_attempt(Outcome.UNKNOWN, number=2),

@@ -50,7 +50,7 @@ def answered(payment: Payment, **report: Any) -> Decided:
 
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("stage", [Stage.AWAITING_RESULT, Stage.IN_DOUBT, Stage.FAILED])
-def test_an_answer_that_says_paid_and_not_how_much_is_for_a_person(
+def test_an_answer_of_paid_without_an_amount_only_flags_a_disputed_payment(
     stage: Stage, kind: Kind
 ) -> None:
     payment = a_due_payment(kind, stage)
@@ -72,12 +72,12 @@ def test_an_answer_that_says_paid_and_not_how_much_is_for_a_person(
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_an_answer_that_names_the_payment_s_own_amount_decides(kind: Kind) -> None:
+def test_an_answer_with_the_payments_own_amount_finalizes_a_disputed_payment(kind: Kind) -> None:
     after = payment_of(answered(a_due_payment(kind), receipt="UC14KD82QZ"))
     assert (after.stage, after.amount_settled_kes) == (Stage.SUCCEEDED, AMOUNT_KES)
 
 
-def test_a_callback_that_names_the_payment_s_own_amount_decides() -> None:
+def test_a_callback_with_the_payments_own_amount_finalizes_a_disputed_payment() -> None:
     decision = judge_report(
         a_due_payment(Kind.DEPOSIT), a_context(evidence=evidence_of(**DISPUTED)), a_report()
     )
@@ -87,7 +87,7 @@ def test_a_callback_that_names_the_payment_s_own_amount_decides() -> None:
     )
 
 
-def test_above_the_limit_a_confirmation_without_an_amount_does_not_settle_a_dispute() -> None:
+def test_a_confirmation_without_an_amount_does_not_finalize_a_disputed_payment() -> None:
     waiting = {**DISPUTED, "unconfirmed_receipts": frozenset({"UC14KD82QZ"})}
     known = evidence_of(an_inquiry(1, at=NOW), **waiting)
     change = inquiry_answer_change(
@@ -104,7 +104,7 @@ def test_above_the_limit_a_confirmation_without_an_amount_does_not_settle_a_disp
     )
 
 
-def test_no_silence_ends_a_deposit_that_daraja_called_paid() -> None:
+def test_a_deposit_that_daraja_called_paid_does_not_fail_by_silence() -> None:
     silent = [
         an_inquiry(n, InquiryOutcome.NO_RESULT, at=NOW - (5 - n) * TIMES.inquiry_first_after)
         for n in range(2, 5)
@@ -119,7 +119,7 @@ def test_no_silence_ends_a_deposit_that_daraja_called_paid() -> None:
     ("told", "disposition"),
     [(400, "duplicate"), (AMOUNT_KES, "amount_differs"), (401, "amount_differs")],
 )
-def test_once_a_person_has_decided_messages_are_compared_with_the_amount_of_the_statement(
+def test_later_messages_are_compared_with_the_amount_that_an_operator_recorded(
     told: int, disposition: str
 ) -> None:
     payment = a_payment(stage=Stage.SUCCEEDED, amount_settled_kes=400)
@@ -129,7 +129,7 @@ def test_once_a_person_has_decided_messages_are_compared_with_the_amount_of_the_
     assert payment_of(decision).amount_settled_kes == 400
 
 
-def test_a_success_shows_what_it_settled_and_nothing_else_does() -> None:
+def test_only_a_succeeded_payment_shows_an_amount_settled() -> None:
     for stage in Stage:
         expected = AMOUNT_KES if stage is Stage.SUCCEEDED else None
         assert public_payment(a_payment(stage=stage))["amount_settled"] == expected
@@ -140,7 +140,7 @@ def test_a_success_shows_what_it_settled_and_nothing_else_does() -> None:
     )
 
 
-def test_a_failure_that_names_another_amount_is_no_claim_of_success() -> None:
+def test_a_failure_with_another_amount_is_recorded_as_amount_differs() -> None:
     decision = judge_report(
         a_due_payment(Kind.DEPOSIT),
         a_context(),

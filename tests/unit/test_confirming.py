@@ -105,7 +105,7 @@ def waiting(*receipts: str, since: timedelta = MINUTE) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("stage", OPEN)
-def test_above_the_limit_a_success_is_noted_and_daraja_is_asked_at_once(
+def test_a_success_above_the_limit_waits_and_brings_the_inquiry_forward(
     stage: Stage, kind: Kind
 ) -> None:
     payment = a_payment(stage=stage, kind=kind)
@@ -121,19 +121,19 @@ def test_above_the_limit_a_success_is_noted_and_daraja_is_asked_at_once(
 
 @for_each("above", [None, AMOUNT_KES, AMOUNT_KES + 1])
 @for_each("stage", [*OPEN, S.SUBMITTING, S.ACCEPTED])
-def test_up_to_the_limit_a_success_finalizes(stage: Stage, above: int | None) -> None:
+def test_a_success_up_to_the_limit_finalizes(stage: Stage, above: int | None) -> None:
     decision = told(a_payment(stage=stage), above=above)
     assert (payment_of(decision).stage, decision.disposition) == (S.SUCCEEDED, D.FINALIZED)
 
 
-def test_it_teaches_the_ids_by_which_daraja_can_be_asked() -> None:
+def test_an_unconfirmed_success_stores_the_ids_for_an_inquiry() -> None:
     """The message may be the first to name them: Daraja's own answer was lost."""
     ids = frozenset(INQUIRY_IDS[Kind.DEPOSIT].items())
     decision = told(a_payment(stage=S.IN_DOUBT), a_report(ids=ids))
     assert (decision.ids, decision.attempt_id) == (ids, an_attempt_id())
 
 
-def test_one_that_is_being_sent_is_asked_about_once_its_lease_allows() -> None:
+def test_an_unconfirmed_success_during_a_send_is_inquired_about_after_the_lease() -> None:
     payment = a_payment(stage=S.SUBMITTING)
     assert payment.lease_until is not None
     decision = told(payment)
@@ -143,7 +143,7 @@ def test_one_that_is_being_sent_is_asked_about_once_its_lease_allows() -> None:
     assert decision.disposition is D.AWAITS_CONFIRMATION
 
 
-def test_one_that_was_never_sent_as_far_as_we_know_is_held_for_a_person() -> None:
+def test_an_unconfirmed_success_of_an_unsent_payment_flags_it() -> None:
     """Else it would be sent, and paid twice."""
     payment = a_payment(stage=S.ACCEPTED, attempts=(an_attempt(Outcome.NOT_ACTED),))
     decision = told(payment)
@@ -152,7 +152,9 @@ def test_one_that_was_never_sent_as_far_as_we_know_is_held_for_a_person() -> Non
 
 
 @pytest.mark.parametrize("stage", [S.SUBMITTING, S.IN_DOUBT])
-def test_one_that_is_proved_unsent_while_a_success_waits_is_held_for_a_person(stage: Stage) -> None:
+def test_a_payment_proved_unsent_is_flagged_if_a_stored_message_claims_success(
+    stage: Stage,
+) -> None:
     """A worker's late proof that nothing was written must not have it sent: somebody says that
     it was paid.
     """
@@ -168,7 +170,7 @@ def test_one_that_is_proved_unsent_while_a_success_waits_is_held_for_a_person(st
         assert (after.stage, after.needs_review) == (S.ACCEPTED, claims_success)
 
 
-def test_a_correction_is_flagged_at_once_and_confirmed_first() -> None:
+def test_a_correction_flags_the_payment_at_once_and_needs_confirmation() -> None:
     """Its subscribers were told that it failed: somebody should see it, whatever Daraja answers."""
     payment = a_payment(stage=S.FAILED)
     decision = told(payment)
@@ -180,7 +182,7 @@ def test_a_correction_is_flagged_at_once_and_confirmed_first() -> None:
     )
 
 
-def test_one_that_has_succeeded_gets_its_receipt_as_ever() -> None:
+def test_a_succeeded_payment_gets_its_receipt_without_confirmation() -> None:
     decision = told(a_payment(stage=S.SUCCEEDED, receipt=None))
     assert (payment_of(decision).receipt, event_of(decision)) == (RECEIPT, EventType.RECEIPT_ADDED)
     assert told(a_payment(stage=S.SUCCEEDED)).disposition is D.DUPLICATE
@@ -197,14 +199,14 @@ def test_one_that_has_succeeded_gets_its_receipt_as_ever() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_what_would_not_be_believed_below_the_limit_does_not_wait_either(
+def test_a_success_that_is_not_believed_below_the_limit_does_not_wait_above_it(
     report: Report, known: dict[str, Any], disposition: Disposition
 ) -> None:
     decision = told(a_payment(stage=S.AWAITING_RESULT), report, **known)
     assert (decision.disposition, decision.is_message_flagged) == (disposition, True)
 
 
-def test_from_a_wrong_source_it_does_not_wait() -> None:
+def test_a_success_from_a_wrong_source_does_not_wait_for_confirmation() -> None:
     context = a_context()
     decision = judge_report(
         a_payment(stage=S.IN_DOUBT), context, a_report(), source_allowed=False, confirm_above_kes=0
@@ -213,7 +215,7 @@ def test_from_a_wrong_source_it_does_not_wait() -> None:
 
 
 @pytest.mark.parametrize("stage", [*OPEN, S.FAILED, S.SUBMITTING])
-def test_an_answer_of_daraja_is_the_confirmation_itself(stage: Stage) -> None:
+def test_an_answer_to_an_inquiry_is_the_confirmation(stage: Stage) -> None:
     change = callback_change(
         PAYMENT_ID, a_callback(operation="status-1"), STATUS_PAID, confirm_above_kes=0
     )
@@ -222,7 +224,7 @@ def test_an_answer_of_daraja_is_the_confirmation_itself(stage: Stage) -> None:
     assert payment_of(change.decide(payment, context)).stage is S.SUCCEEDED
 
 
-def test_whether_it_waits_is_judged_with_what_waits_already() -> None:
+def test_a_callback_reads_the_evidence_if_unconfirmed_successes_matter() -> None:
     assert (
         callback_change(PAYMENT_ID, a_callback(), a_report(), confirm_above_kes=0).reads
         is Reads.EVIDENCE
@@ -237,7 +239,7 @@ def test_whether_it_waits_is_judged_with_what_waits_already() -> None:
 # --- told again -----------------------------------------------------------------------------------
 
 
-def test_told_again_it_is_noted_in_the_history_once() -> None:
+def test_the_history_shows_a_repeated_unconfirmed_success_once() -> None:
     decision = told(a_payment(stage=S.AWAITING_RESULT), **waiting())
     assert (decision.disposition, entry_of(decision)) == (D.AWAITS_CONFIRMATION, None)
 
@@ -247,7 +249,7 @@ def test_told_again_it_is_noted_in_the_history_once() -> None:
     [(0, 0), (1, 25), (2, 55), (3, 115), (4, 235), (5, 295), (50, 295), (10_000, 295)],
 )
 @for_each("word", [ReportedOutcome.SUCCESS, ReportedOutcome.TIMEOUT, ReportedOutcome.UNDECIDED])
-def test_whoever_repeats_a_message_makes_us_ask_ever_more_seldom(
+def test_repeated_messages_bring_inquiries_forward_less_and_less(
     word: ReportedOutcome, reminders: int, seconds: int
 ) -> None:
     """Five seconds after a question the next may be brought forward to so much later, and no
@@ -263,7 +265,7 @@ def test_whoever_repeats_a_message_makes_us_ask_ever_more_seldom(
     assert payment_of(decision).next_step_at == NOW + timedelta(seconds=seconds)
 
 
-def test_a_message_never_puts_a_question_off() -> None:
+def test_a_message_never_postpones_an_inquiry() -> None:
     asked = [an_inquiry(1, at=NOW)]
     for due in (NOW - MINUTE, NOW, NOW + timedelta(seconds=1)):
         payment = a_payment(stage=S.IN_DOUBT, next_step_at=due)
@@ -273,7 +275,7 @@ def test_a_message_never_puts_a_question_off() -> None:
 # --- Daraja's answer ------------------------------------------------------------------------------
 
 
-def test_a_query_that_says_paid_ends_it_with_the_receipt_that_waited() -> None:
+def test_a_query_answered_paid_finalizes_with_the_unconfirmed_receipt() -> None:
     decision = answered(a_due_payment(Kind.DEPOSIT), QUERY_PAID, **waiting())
     after = payment_of(decision)
     assert (after.stage, after.receipt, after.needs_review) == (S.SUCCEEDED, RECEIPT, False)
@@ -285,7 +287,7 @@ def test_a_query_that_says_paid_ends_it_with_the_receipt_that_waited() -> None:
     [(waiting(RECEIPT, OTHER_RECEIPT), frozenset()), (waiting(), frozenset({RECEIPT}))],
     ids=["two receipts", "another payment's"],
 )  # fmt: skip
-def test_a_receipt_that_is_disputed_is_not_taken_and_a_person_is_told(
+def test_a_disputed_receipt_is_not_used_and_flags_the_payment(
     known: dict[str, Any], others: frozenset[str]
 ) -> None:
     """That it was paid is Daraja's own word; whose receipt it is, nobody's."""
@@ -299,7 +301,7 @@ def test_a_receipt_that_is_disputed_is_not_taken_and_a_person_is_told(
     ("receipts", "is_flagged"),
     [((RECEIPT,), False), ((OTHER_RECEIPT,), True), ((RECEIPT, OTHER_RECEIPT), True)],
 )
-def test_an_answer_that_names_its_own_receipt_is_taken_at_its_word(
+def test_the_receipt_of_an_answer_outranks_unconfirmed_receipts(
     receipts: tuple[str, ...], is_flagged: bool
 ) -> None:
     decision = answered(a_due_payment(), STATUS_PAID, **waiting(*receipts))
@@ -308,7 +310,7 @@ def test_an_answer_that_names_its_own_receipt_is_taken_at_its_word(
     assert decision.is_message_flagged is is_flagged
 
 
-def test_a_receipt_that_is_another_payment_s_by_now_does_not_end_a_payout() -> None:
+def test_a_receipt_that_another_payment_has_by_now_does_not_finalize_a_payout() -> None:
     change = inquiry_answer_change(PAYMENT_ID, 1, STATUS_PAID, (), TIMES)
     context = a_context(evidence=evidence_of(an_inquiry(1), **waiting()), is_receipt_of_other=True)
     decision = change.decide(a_due_payment(), context)
@@ -318,7 +320,7 @@ def test_a_receipt_that_is_another_payment_s_by_now_does_not_end_a_payout() -> N
     )
 
 
-def test_a_correction_that_is_confirmed_is_announced() -> None:
+def test_a_confirmed_correction_is_announced() -> None:
     decision = answered(a_due_payment(stage=S.FAILED, needs_review=True), STATUS_PAID, **waiting())
     after = payment_of(decision)
     assert (after.stage, after.receipt, event_of(decision)) == (
@@ -330,7 +332,7 @@ def test_a_correction_that_is_confirmed_is_announced() -> None:
 
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("stage", [*OPEN, S.FAILED])
-def test_an_answer_that_says_failed_ends_nothing_and_is_for_a_person(
+def test_an_answer_of_failed_only_flags_a_payment_with_an_unconfirmed_success(
     stage: Stage, kind: Kind
 ) -> None:
     payment = a_due_payment(kind, stage)
@@ -340,7 +342,9 @@ def test_an_answer_that_says_failed_ends_nothing_and_is_for_a_person(
 
 
 @pytest.mark.parametrize("stage", [*OPEN, S.SUBMITTING])
-def test_a_callback_that_says_failed_ends_nothing_while_a_success_waits(stage: Stage) -> None:
+def test_a_callback_of_failed_only_flags_a_payment_with_an_unconfirmed_success(
+    stage: Stage,
+) -> None:
     """Success outranks failure also where it is not yet confirmed."""
     payment = a_payment(stage=stage)
     decision = told(payment, a_report(ReportedOutcome.FAILURE), **waiting())
@@ -348,7 +352,7 @@ def test_a_callback_that_says_failed_ends_nothing_while_a_success_waits(stage: S
     assert (decision.disposition, decision.is_message_flagged) == (D.CONTRADICTION, True)
 
 
-def test_a_deposit_does_not_fail_for_silence_while_a_success_waits() -> None:
+def test_a_deposit_with_an_unconfirmed_success_does_not_fail_by_silence() -> None:
     """Three answers without a result, long after the window."""
     silent = [an_inquiry(n, V.NO_RESULT, at=NOW - timedelta(minutes=10 - n)) for n in range(1, 4)]
     change = inquiry_answer_change(
@@ -380,7 +384,7 @@ def ago(*minutes: int, outcome: InquiryOutcome | None = None) -> list[Inquiry]:
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_a_failed_payment_is_asked_about_until_daraja_answers(kind: Kind) -> None:
+def test_inquiries_about_a_failed_payment_continue_until_daraja_answers(kind: Kind) -> None:
     """What was asked before the success came says nothing about it."""
     payment = a_due_payment(kind, S.FAILED)
     since = waiting(since=timedelta(minutes=30))
@@ -395,7 +399,7 @@ def test_a_failed_payment_is_asked_about_until_daraja_answers(kind: Kind) -> Non
     assert next_question(payment, *ago(*range(29, 19, -1)), **since) is None  # a person was told
 
 
-def test_one_query_that_denies_it_is_not_enough() -> None:
+def test_one_query_answered_failed_does_not_end_the_inquiries_about_a_deposit() -> None:
     """Queries have contradicted callbacks (daraja.md §3)."""
     denied = ago(10, outcome=V.FAILED)
     assert (
@@ -414,7 +418,7 @@ def test_one_query_that_denies_it_is_not_enough() -> None:
     )
 
 
-def test_an_open_payment_is_asked_about_as_ever_and_flagged_in_the_end() -> None:
+def test_an_open_payment_is_inquired_about_as_usual_and_flagged_in_the_end() -> None:
     since = waiting(since=timedelta(minutes=30))
     payment = a_due_payment()
     assert next_question(payment, *ago(20), **since) == timedelta(seconds=60)

@@ -55,7 +55,7 @@ def looked_up(
     return done
 
 
-async def test_above_its_rate_a_caller_has_a_bounded_number_of_look_ups() -> None:
+async def test_a_caller_above_its_rate_has_a_limited_number_of_lookups_at_once() -> None:
     """The rest is refused without one.
 
     Another caller's look-ups do not count, and those that ended make room.
@@ -70,6 +70,6 @@ async def test_above_its_rate_a_caller_has_a_bounded_number_of_look_ups() -> Non
             assert looked_up(limits, caller("other"), refused.value, 10, stack) == 10
 
 
-async def test_within_its_rate_a_request_is_counted() -> None:
+async def test_a_request_within_its_rate_is_counted() -> None:
     """The permit says that the request was counted, so that a replay can be subtracted again."""
     assert await rate_limits_of(0.0).obtain_permit(caller("busy")) == Permit(is_counted=True)

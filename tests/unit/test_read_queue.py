@@ -38,7 +38,7 @@ class Reads:
         return task
 
 
-async def test_reads_have_their_turns_in_order_of_arrival() -> None:
+async def test_reads_run_in_order_of_arrival() -> None:
     reads = Reads()
     tasks = [await reads.start(name) for name in "abc"]
     assert reads.begun == ["a"]
@@ -47,7 +47,7 @@ async def test_reads_have_their_turns_in_order_of_arrival() -> None:
     assert reads.begun == ["a", "b", "c"]
 
 
-async def test_a_request_without_a_client_leaves_the_queue() -> None:
+async def test_a_request_whose_client_disconnects_leaves_the_queue() -> None:
     """It never reads, and it keeps no turn from the one behind it."""
     reads = Reads()
     first, gone, last = [await reads.start(name) for name in ("first", "gone", "last")]
@@ -58,7 +58,7 @@ async def test_a_request_without_a_client_leaves_the_queue() -> None:
     assert reads.begun == ["first", "last"]
 
 
-async def test_a_read_that_has_begun_runs_to_its_end_without_its_client() -> None:
+async def test_a_read_that_has_begun_finishes_after_its_client_disconnects() -> None:
     """PostgreSQL may obey a cancellation late, and hit the next user of the connection."""
     reads = Reads()
     first, last = await reads.start("first"), await reads.start("last")
@@ -71,7 +71,7 @@ async def test_a_read_that_has_begun_runs_to_its_end_without_its_client() -> Non
     assert reads.ended == ["first", "last"]
 
 
-async def test_a_request_that_waits_too_long_for_its_turn_is_told_to_come_back() -> None:
+async def test_a_request_that_waits_too_long_for_its_turn_is_rejected() -> None:
     reads = Reads(patience_seconds=0.01)
     first = await reads.start("first")
     with pytest.raises(StoreUnavailable):
@@ -93,7 +93,7 @@ async def test_an_error_reaches_the_request_and_frees_its_turn() -> None:
     assert await reads.queue.run(reads.work("next")) == "next"
 
 
-async def test_a_drain_waits_for_reads_whose_clients_are_gone() -> None:
+async def test_a_drain_waits_for_reads_whose_clients_disconnected() -> None:
     reads = Reads()
     task = await reads.start("gone")
     task.cancel()

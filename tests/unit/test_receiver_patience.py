@@ -173,7 +173,7 @@ async def answer(receiver: Receiver, *, body_after: float) -> int:
 
 
 @for_each("name", CASES)
-def test_daraja_has_its_answer_within_eight_seconds(name: str) -> None:
+def test_the_receiver_answers_daraja_within_eight_seconds(name: str) -> None:
     """Whatever Postgres does meanwhile.
 
     Refused with 403 counts as 200 here: the message came from nowhere, and is kept.
@@ -192,7 +192,7 @@ def test_daraja_has_its_answer_within_eight_seconds(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LATE)
-def test_a_message_that_came_too_late_for_its_answer_is_still_stored(name: str) -> None:
+def test_a_message_whose_body_arrives_too_late_is_still_stored(name: str) -> None:
     """A slow connection is no reason to lose a result.
 
     The receiver does not wait for Postgres then.
@@ -204,7 +204,7 @@ def test_a_message_that_came_too_late_for_its_answer_is_still_stored(name: str) 
     assert len(record.tries) == case.tries_min
 
 
-def test_rows_that_are_refused_at_the_last_moment_are_still_handed_over_raw() -> None:
+def test_the_receiver_tries_to_store_a_raw_message_even_at_the_last_moment() -> None:
     """The bytes have their one try, though Daraja no longer waits for what comes of it."""
     record = Record(until(7.6, away, refuses))
     with asyncio.Runner(loop_factory=VirtualTime) as runner:
@@ -212,7 +212,7 @@ def test_rows_that_are_refused_at_the_last_moment_are_still_handed_over_raw() ->
     assert len([at for at in record.tries if at >= 7.6]) >= 2
 
 
-def test_a_redis_that_hangs_does_not_hold_up_the_answer() -> None:
+def test_a_redis_that_hangs_does_not_delay_the_answer() -> None:
     """A stored message is answered in time, though its wake-up is not sent."""
 
     class Answered(Record):

@@ -110,7 +110,7 @@ IN_EVERY_STAGE: list[tuple[Stage, tuple[Outcome | None, ...], ProviderError | No
 
 
 @for_each(("stage", "outcomes", "error", "expected"), IN_EVERY_STAGE)
-def test_an_answer_leads_where_the_stage_table_says(
+def test_an_answer_moves_the_payment_to_the_stage_in_the_table(
     stage: Stage, outcomes: tuple[Outcome | None, ...], error: ProviderError | None, expected: Stage
 ) -> None:
     payment = a_payment(stage=stage, attempts=attempts_with(*outcomes), attempt_id=an_attempt_id())
@@ -127,7 +127,7 @@ def test_an_answer_leads_where_the_stage_table_says(
 
 
 @pytest.mark.parametrize("error", [None, Refused(NO), Unreachable(), OutcomeUnknown()])
-def test_a_word_about_an_old_attempt_leaves_a_newer_one_that_is_under_way_alone(
+def test_an_answer_to_an_old_attempt_does_not_change_a_newer_open_attempt(
     error: ProviderError | None,
 ) -> None:
     """What came of the old attempt is recorded; the stage and the lease belong to the newer one."""
@@ -142,7 +142,7 @@ def test_a_word_about_an_old_attempt_leaves_a_newer_one_that_is_under_way_alone(
     assert after.attempts[1].outcome is None
 
 
-def test_the_answers_find_payments_in_every_stage() -> None:
+def test_the_table_of_answers_covers_every_stage() -> None:
     assert {row[0] for row in IN_EVERY_STAGE} == set(Stage)
 
 
@@ -161,19 +161,19 @@ def test_the_answers_find_payments_in_every_stage() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_stays_open_has_its_next_step_at_a_known_time(
+def test_a_payment_that_stays_open_has_its_next_step_at_a_known_time(
     error: ProviderError | None, seconds: float
 ) -> None:
     after = payment_of(decide_answer(a_payment(stage=Stage.SUBMITTING), error))
     assert after.next_step_at == NOW + timedelta(seconds=seconds)
 
 
-def test_an_answer_that_moves_nothing_leaves_the_next_step_where_it_was() -> None:
+def test_an_answer_that_changes_no_stage_does_not_change_the_due_time() -> None:
     payment = a_payment(stage=Stage.IN_DOUBT)
     assert payment_of(decide_answer(payment, OutcomeUnknown())).next_step_at == payment.next_step_at
 
 
-def test_a_refusal_after_a_success_is_a_contradiction_for_review() -> None:
+def test_a_refusal_after_a_success_flags_the_payment() -> None:
     payment = a_payment(stage=Stage.SUCCEEDED)
     decision = decide_answer(payment, Refused(NO))
     after = payment_of(decision)
@@ -185,7 +185,7 @@ def test_a_refusal_after_a_success_is_a_contradiction_for_review() -> None:
     assert (entry_of(decision), event_of(decision)) == ("refused", None)
 
 
-def test_ids_that_another_payment_has_are_a_reason_to_look() -> None:
+def test_an_acknowledgement_with_ids_of_another_payment_flags_the_payment() -> None:
     ids = frozenset({("checkout_request_id", "ws_CO_1")})
     after = payment_of(
         decide_answer(a_payment(stage=Stage.SUBMITTING), None, ids=ids, ids_of_others=ids)
@@ -194,13 +194,13 @@ def test_ids_that_another_payment_has_are_a_reason_to_look() -> None:
 
 
 @pytest.mark.parametrize("stage", Stage)
-def test_an_acknowledgements_ids_are_recorded_however_late_it_comes(stage: Stage) -> None:
+def test_the_ids_of_an_acknowledgement_are_stored_however_late_it_arrives(stage: Stage) -> None:
     ids = frozenset({("checkout_request_id", "ws_CO_1")})
     decision = decide_answer(a_payment(stage=stage, attempts=(an_attempt(),)), None, ids=ids)
     assert (decision.ids, decision.attempt_id) == (ids, an_attempt_id())
 
 
-def test_the_history_says_which_error_it_was() -> None:
+def test_the_history_names_the_error() -> None:
     decision = decide_answer(a_payment(stage=Stage.SUBMITTING), Refused(NO))
     assert detail_of(decision) == {"error": "Refused", "provider_code": "400.002.02"}
 
@@ -212,7 +212,7 @@ def an_exchange(answer: str | None, status: int | None = 400) -> Exchange:
     )  # fmt: skip
 
 
-def test_the_history_keeps_what_daraja_said_with_a_refusal() -> None:
+def test_the_history_stores_the_text_of_a_refusal() -> None:
     """Bounded, and as the exchange has it: masked."""
     open_attempt = an_open_attempt()
     open_attempt.exchanges += [
@@ -228,7 +228,7 @@ def test_the_history_keeps_what_daraja_said_with_a_refusal() -> None:
 @pytest.mark.parametrize(
     "error", [OutcomeUnknown(), TokenRefused(), Throttled(), Resendable(), None]
 )
-def test_the_history_keeps_the_text_of_a_refusal_only(error: ProviderError | None) -> None:
+def test_the_history_stores_no_text_of_other_answers(error: ProviderError | None) -> None:
     open_attempt = an_open_attempt()
     open_attempt.exchanges.append(an_exchange("anything"))
     change = answer_change(PAYMENT_ID, open_attempt, frozenset(), error, TIMES, ACCOUNTS)
@@ -237,7 +237,7 @@ def test_the_history_keeps_the_text_of_a_refusal_only(error: ProviderError | Non
     )
 
 
-def test_an_answer_carries_its_exchanges_into_the_record() -> None:
+def test_an_answer_stores_its_exchanges() -> None:
     open_attempt = an_open_attempt()
     exchange = Exchange(
         id=an_attempt_id(7), attempt_id=open_attempt.attempt_id, api="b2c", request={}, was_written=True,
@@ -248,9 +248,7 @@ def test_an_answer_carries_its_exchanges_into_the_record() -> None:
     assert change.exchanges == (exchange,)
 
 
-def test_an_answer_for_a_payment_that_is_not_there_leaves_its_exchanges_and_is_not_tried_again() -> (
-    None
-):
+def test_an_answer_about_an_unknown_payment_changes_no_payment() -> None:
     change = answer_change(PAYMENT_ID, an_open_attempt(), frozenset(), None, TIMES, ACCOUNTS)
     assert change.decide(None, a_context()) == Decided(payment=None)
 
@@ -276,13 +274,13 @@ def test_a_payment_too_old_to_be_sent_fails_as_not_sent_in_time(
 
 
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.ACCEPTED])
-def test_age_ends_nothing_that_may_have_been_sent(stage: Stage) -> None:
+def test_a_payment_that_may_have_been_sent_does_not_expire(stage: Stage) -> None:
     payment = aged(1e6, stage)
     decision = expiry_change(PAYMENT_ID).decide(payment, a_context())
     assert (decision.payment, entry_of(decision), event_of(decision)) == (payment, None, None)
 
 
-def test_each_kind_has_an_age_of_its_own() -> None:
+def test_each_kind_expires_at_its_own_age() -> None:
     change = expiry_change(PAYMENT_ID)
     stages = {
         kind: payment_of(change.decide(aged(300, Stage.ACCEPTED, kind=kind), a_context())).stage
@@ -291,7 +289,7 @@ def test_each_kind_has_an_age_of_its_own() -> None:
     assert stages == {**dict.fromkeys(Kind, Stage.ACCEPTED), Kind.DEPOSIT: Stage.FAILED}
 
 
-def test_nothing_is_expired_that_is_not_on_record() -> None:
+def test_an_unknown_payment_does_not_expire() -> None:
     assert expiry_change(PAYMENT_ID).decide(None, a_context()).payment is None
     assert lease_expiry_change(PAYMENT_ID, TIMES).decide(None, a_context()).payment is None
 
@@ -299,7 +297,7 @@ def test_nothing_is_expired_that_is_not_on_record() -> None:
 @pytest.mark.parametrize(
     ("lease_left", "expected"), [(1, Stage.SUBMITTING), (0, Stage.IN_DOUBT), (-60, Stage.IN_DOUBT)]
 )
-def test_a_submission_whose_lease_is_over_is_in_doubt(lease_left: float, expected: Stage) -> None:
+def test_a_submission_is_in_doubt_after_its_lease(lease_left: float, expected: Stage) -> None:
     payment = a_payment(stage=Stage.SUBMITTING, lease_until=NOW + timedelta(seconds=lease_left))
     decision = lease_expiry_change(PAYMENT_ID, TIMES).decide(payment, a_context())
     after = payment_of(decision)
@@ -311,13 +309,13 @@ def test_a_submission_whose_lease_is_over_is_in_doubt(lease_left: float, expecte
 
 
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.SUBMITTING])
-def test_a_lease_ends_only_a_submission(stage: Stage) -> None:
+def test_the_end_of_a_lease_changes_only_a_submission(stage: Stage) -> None:
     payment = a_payment(stage=stage, lease_until=NOW - timedelta(seconds=1))
     decision = lease_expiry_change(PAYMENT_ID, TIMES).decide(payment, a_context())
     assert (decision.payment, entry_of(decision)) == (payment, None)
 
 
-def test_only_a_proof_that_it_was_not_sent_takes_a_flag_away() -> None:
+def test_only_proof_that_a_payment_was_not_sent_clears_its_flag() -> None:
     """Evidence is loaded for that answer alone; another must not read its absence as silence."""
     payment = a_payment(needs_review=True, attempts=attempts_with(UNKNOWN))
     change = answer_change(

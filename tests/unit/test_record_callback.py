@@ -88,7 +88,9 @@ ROWS = [line.split() for line in AGREEING.strip().splitlines()]
 
 @for_each("kind", Kind)
 @for_each("row", ROWS, ids=lambda row: f"{row[0]}-{row[1]}")
-def test_a_message_that_agrees_does_what_its_word_says(row: list[str], kind: Kind) -> None:
+def test_a_message_that_agrees_with_the_payment_moves_it_as_the_table_says(
+    row: list[str], kind: Kind
+) -> None:
     word, before, after, disposition, event = row
     decision = decide_callback(
         a_payment(stage=Stage(before), kind=kind), a_report(ReportedOutcome(word))
@@ -97,13 +99,13 @@ def test_a_message_that_agrees_does_what_its_word_says(row: list[str], kind: Kin
     assert event_of(decision) == (None if event == "." else event)
 
 
-def test_every_word_is_decided_in_every_stage() -> None:
+def test_the_table_covers_every_reported_outcome_in_every_stage() -> None:
     """A new word or stage fails here until somebody decides what it does."""
     assert sorted((row[0], row[1]) for row in ROWS) == sorted(product(ReportedOutcome, Stage))
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_nothing_but_an_explicit_word_that_agrees_finalizes(kind: Kind) -> None:
+def test_only_an_explicit_result_that_agrees_with_the_payment_finalizes_it(kind: Kind) -> None:
     """Every combination of word, stage, amount, ids, receipt, source and ownership."""
     amounts = {"agrees": (True, Decimal("250.00")), "differs": (True, Decimal(251)),
                "two": (True, None), "absent": (False, None)}  # fmt: skip
@@ -171,7 +173,7 @@ VETOES: dict[str, tuple[dict[str, Any], dict[str, Any], Disposition]] = {
 @for_each("word", [ReportedOutcome.SUCCESS, ReportedOutcome.FAILURE])
 @for_each("stage", Stage)
 @for_each("veto", VETOES)
-def test_a_word_that_disagrees_is_flagged_for_review_and_changes_nothing_else(
+def test_a_result_that_disagrees_flags_the_payment_and_changes_nothing_else(
     veto: str, stage: Stage, word: ReportedOutcome
 ) -> None:
     overrides, context, disposition = VETOES[veto]
@@ -184,7 +186,7 @@ def test_a_word_that_disagrees_is_flagged_for_review_and_changes_nothing_else(
     assert decision.payment == replace(payment, needs_review=True)
 
 
-def test_a_review_is_noted_in_the_history_once_however_often_its_reason_comes() -> None:
+def test_the_history_shows_a_review_once_however_often_its_reason_arrives() -> None:
     payment = a_payment(stage=S.AWAITING_RESULT, needs_review=True)
     decision = decide_callback(payment, a_report(has_amount=True, amount=Decimal(1)))
     assert (entry_of(decision), decision.is_message_flagged, decision.payment) == (
@@ -214,7 +216,7 @@ def test_a_message_from_a_wrong_source_only_brings_the_inquiry_forward(
 
 
 @pytest.mark.parametrize("word", ReportedOutcome)
-def test_a_message_for_a_payment_that_is_not_on_record_is_kept_and_flagged(
+def test_a_message_about_an_unknown_payment_is_flagged(
     word: ReportedOutcome,
 ) -> None:
     decision = decide_callback(None, a_report(word))
@@ -226,7 +228,9 @@ def test_a_message_for_a_payment_that_is_not_on_record_is_kept_and_flagged(
 
 
 @for_each(("kind", "operation"), list(product(Kind, sorted(PAYMENT_OPERATIONS))))
-def test_a_message_of_another_kinds_operation_does_nothing(kind: Kind, operation: str) -> None:
+def test_a_message_at_an_address_of_another_kind_changes_nothing(
+    kind: Kind, operation: str
+) -> None:
     payment = a_payment(kind=kind, stage=S.AWAITING_RESULT)
     change = callback_change(payment.id, a_callback(operation=operation), a_report())
     decision = change.decide(payment, a_context())
@@ -240,7 +244,7 @@ def test_a_message_of_another_kinds_operation_does_nothing(kind: Kind, operation
         )
 
 
-def test_a_change_looks_up_whose_the_ids_and_the_receipt_are_and_keeps_the_raw_body() -> None:
+def test_a_callback_change_looks_up_its_ids_and_receipt_and_stores_the_raw_body() -> None:
     report = a_report(ids=frozenset({("conversation_id", "AG_1")}))
     callback = a_callback()
     change = callback_change(a_payment().id, callback, report)
@@ -248,7 +252,7 @@ def test_a_change_looks_up_whose_the_ids_and_the_receipt_are_and_keeps_the_raw_b
 
 
 @pytest.mark.parametrize("stage", Stage)
-def test_a_callback_that_could_not_be_processed_is_kept_and_changes_nothing(stage: Stage) -> None:
+def test_a_callback_that_could_not_be_processed_is_stored_and_changes_nothing(stage: Stage) -> None:
     payment = a_payment(stage=stage)
     change = raw_callback_change(payment.id, a_callback())
     decision = change.decide(payment, a_context())
@@ -284,7 +288,7 @@ def test_a_success_without_receipt_or_amount_is_flagged_and_brings_the_inquiry_f
 
 
 @pytest.mark.parametrize("word", [ReportedOutcome.TIMEOUT, ReportedOutcome.UNDECIDED])
-def test_a_word_that_is_no_result_teaches_its_ids_and_brings_the_inquiry_forward(
+def test_a_message_without_a_result_stores_its_ids_and_brings_the_inquiry_forward(
     word: ReportedOutcome,
 ) -> None:
     ids = frozenset({("conversation_id", "AG_1")})
@@ -311,14 +315,14 @@ def test_a_second_receipt_for_a_payment_that_succeeded_is_a_contradiction() -> N
     assert (decision.disposition, event_of(decision)) == (D.CONTRADICTION, None)
 
 
-def test_a_receipt_that_comes_after_a_success_without_one_is_announced() -> None:
+def test_a_receipt_that_arrives_after_a_success_without_one_is_announced() -> None:
     decision = decide_callback(a_payment(stage=S.SUCCEEDED, receipt=None), a_report())
     assert (payment_of(decision).receipt, event_of(decision)) == (RECEIPT, EventType.RECEIPT_ADDED)
     assert decision.disposition is D.RECEIPT_ADDED
     assert entry_of(decision) == "success_reported"
 
 
-def test_a_failure_after_a_success_is_a_contradiction_that_changes_nothing() -> None:
+def test_a_failure_after_a_success_only_flags_the_payment() -> None:
     payment = a_payment(stage=S.SUCCEEDED)
     decision = decide_callback(payment, a_report(ReportedOutcome.FAILURE))
     assert decision.payment == replace(payment, needs_review=True)
@@ -368,7 +372,7 @@ def test_a_failure_finalizes_only_when_every_send_is_accounted_for(
         assert (decision.disposition, after.next_step_at) == (D.NOT_ALL_ACCOUNTED_FOR, NOW)
 
 
-def test_a_withdrawal_result_under_another_id_is_about_another_payment() -> None:
+def test_a_withdrawal_does_not_accept_a_result_with_another_originator_id() -> None:
     ids = frozenset({("originator_conversation_id", "somebody-elses")})
     for word in (ReportedOutcome.SUCCESS, ReportedOutcome.FAILURE, ReportedOutcome.TIMEOUT):
         decision = decide_callback(
@@ -380,7 +384,7 @@ def test_a_withdrawal_result_under_another_id_is_about_another_payment() -> None
         )
 
 
-def test_an_answer_whose_only_amount_is_no_number_is_for_a_person() -> None:
+def test_an_answer_whose_only_amount_is_not_a_number_does_not_finalize() -> None:
     report = a_report(
         inquiry_outcome=InquiryOutcome.PAID, has_amount=False, amount=None, has_ignored_amount=True
     )
@@ -391,7 +395,7 @@ def test_an_answer_whose_only_amount_is_no_number_is_for_a_person() -> None:
     )
 
 
-def test_a_value_that_was_no_amount_is_noted_in_the_history() -> None:
+def test_the_history_notes_an_amount_that_is_not_a_number() -> None:
     decision = decide_callback(
         a_payment(stage=S.AWAITING_RESULT), a_report(has_ignored_amount=True)
     )
@@ -399,7 +403,7 @@ def test_a_value_that_was_no_amount_is_noted_in_the_history() -> None:
     assert "no number" in detail_of(decision)["note"]
 
 
-def test_a_result_that_overtakes_the_acknowledgement_finalizes_and_teaches_the_ids() -> None:
+def test_a_result_that_overtakes_the_acknowledgement_finalizes_and_stores_its_ids() -> None:
     """The callback may be there before Daraja's own answer was read."""
     ids = frozenset({("checkout_request_id", "ws_CO_1"), ("merchant_request_id", "m-1")})
     decision = decide_callback(a_payment(stage=S.SUBMITTING), a_report(ids=ids))
@@ -407,7 +411,7 @@ def test_a_result_that_overtakes_the_acknowledgement_finalizes_and_teaches_the_i
     assert (decision.ids, decision.attempt_id) == (ids, an_attempt_id())
 
 
-def test_daraja_s_code_is_noted_with_the_result() -> None:
+def test_the_history_shows_the_code_of_the_result() -> None:
     decision = decide_callback(
         a_payment(stage=S.AWAITING_RESULT), a_report(ReportedOutcome.FAILURE)
     )
@@ -417,7 +421,7 @@ def test_daraja_s_code_is_noted_with_the_result() -> None:
     )
 
 
-def test_a_failure_reported_for_a_payment_proved_unsent_is_marked_for_a_person() -> None:
+def test_a_failure_reported_for_a_payment_proved_unsent_flags_the_payment() -> None:
     """A contradiction is flagged, never dropped (rules.md §7): what is thought unsent
     would be sent again.
     """

@@ -45,7 +45,7 @@ FOUND_UNPAID = Failure(FailureReason.RESOLVED_BY_OPERATOR, safe_to_retry=True)
 @for_each("kind", Kind)
 @for_each("stage", OPEN)
 @for_each("needs_review", [True, False])
-def test_what_the_statement_shows_as_paid_has_succeeded(
+def test_a_payment_that_the_statement_shows_as_paid_succeeds(
     kind: Kind, stage: Stage, needs_review: bool
 ) -> None:
     decision = decide_resolution(
@@ -63,7 +63,7 @@ def test_what_the_statement_shows_as_paid_has_succeeded(
 
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("stage", OPEN)
-def test_what_the_statement_shows_as_unpaid_has_failed(kind: Kind, stage: Stage) -> None:
+def test_a_payment_that_the_statement_shows_as_unpaid_fails(kind: Kind, stage: Stage) -> None:
     decision = decide_resolution(a_flagged_payment(stage, kind=kind), UNPAID)
     after = decision.payment
     assert after is not None
@@ -76,7 +76,7 @@ def test_what_the_statement_shows_as_unpaid_has_failed(kind: Kind, stage: Stage)
 
 
 @pytest.mark.parametrize("stage", Stage)
-def test_what_was_looked_at_loses_its_flag_and_nothing_else(stage: Stage) -> None:
+def test_a_review_clears_the_flag_and_changes_nothing_else(stage: Stage) -> None:
     payment = a_flagged_payment(stage)
     decision = decide_resolution(payment, REVIEWED)
     assert decision.payment == replace(payment, needs_review=False)
@@ -88,7 +88,7 @@ def test_what_was_looked_at_loses_its_flag_and_nothing_else(stage: Stage) -> Non
 
 
 @pytest.mark.parametrize("failure", [SILENCE, FOUND_UNPAID])
-def test_a_failure_that_was_only_concluded_gives_way_to_the_statement(failure: Failure) -> None:
+def test_an_operator_may_correct_a_failure_that_daraja_did_not_report(failure: Failure) -> None:
     decision = decide_resolution(a_flagged_payment(S.FAILED, failure=failure), PAID)
     assert decision.payment is not None
     assert (decision.payment.stage, decision.payment.failure) == (S.SUCCEEDED, None)
@@ -103,12 +103,12 @@ def test_a_failure_that_was_only_concluded_gives_way_to_the_statement(failure: F
         if reason not in (SILENCE.reason, FOUND_UNPAID.reason, *NEVER_SENT)
     ],
 )
-def test_a_failure_that_daraja_told_is_evidence(reason: FailureReason) -> None:
+def test_an_operator_cannot_correct_a_failure_that_daraja_reported(reason: FailureReason) -> None:
     payment = a_flagged_payment(S.FAILED, failure=Failure(reason, True, "1"))
     assert "Daraja said that the payment failed" in refusal(payment, PAID)
 
 
-def test_a_failure_that_a_callback_disputes_gives_way_to_the_statement() -> None:
+def test_an_operator_may_correct_a_failure_that_a_callback_disputes() -> None:
     """Daraja cannot be asked which is true, or says what it said before: else it would be wrong
     for ever.
     """
@@ -123,11 +123,11 @@ def test_a_failure_that_a_callback_disputes_gives_way_to_the_statement() -> None
 
 
 @pytest.mark.parametrize("receipt", [None, "", "UC14", "UC10000000", "TK61000000", "UC14KD82Q!"])
-def test_paid_needs_a_receipt_that_can_be_one(receipt: str | None) -> None:
+def test_paid_needs_a_valid_receipt(receipt: str | None) -> None:
     assert "--receipt" in refusal(a_flagged_payment(), replace(PAID, receipt=receipt))
 
 
-def test_a_receipt_of_another_payment_proves_nothing() -> None:
+def test_paid_rejects_a_receipt_of_another_payment() -> None:
     assert "another payment" in refusal(a_flagged_payment(), PAID, is_receipt_of_other=True)
     assert (
         resolution_change(PAYMENT_ID, PAID).receipt == RECEIPT
@@ -135,16 +135,16 @@ def test_a_receipt_of_another_payment_proves_nothing() -> None:
 
 
 @pytest.mark.parametrize("decision", [PAID, UNPAID])
-def test_a_success_is_never_decided_again(decision: Resolution) -> None:
+def test_an_operator_cannot_decide_a_succeeded_payment(decision: Resolution) -> None:
     assert "succeeded. " in refusal(a_flagged_payment(S.SUCCEEDED), decision)
 
 
-def test_a_failure_is_not_found_unpaid_again() -> None:
+def test_an_operator_cannot_resolve_a_failed_payment_as_unpaid() -> None:
     assert "already failed" in refusal(a_flagged_payment(S.FAILED, failure=SILENCE), UNPAID)
 
 
 @pytest.mark.parametrize("stage", OPEN)
-def test_a_stored_message_that_says_paid_forbids_unpaid(stage: Stage) -> None:
+def test_a_stored_message_of_success_forbids_unpaid(stage: Stage) -> None:
     assert "stored callback" in refusal(
         a_flagged_payment(stage), UNPAID, evidence=evidence_of(claims_success=True)
     )
@@ -154,7 +154,9 @@ def test_a_stored_message_that_says_paid_forbids_unpaid(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("kind", "denials"), [(Kind.DEPOSIT, 2), (Kind.WITHDRAWAL, 1), (Kind.BILL_PAYMENT, 1)]
 )
-def test_a_message_that_daraja_has_denied_forbids_nothing(kind: Kind, denials: int) -> None:
+def test_a_message_of_success_that_daraja_denied_does_not_forbid_unpaid(
+    kind: Kind, denials: int
+) -> None:
     """It was not believed without Daraja's own word, which came after it and said no: else a
     forged one would hold for ever.
     """
@@ -185,12 +187,12 @@ def test_an_inquiry_answered_paid_forbids_unpaid(verdict: InquiryOutcome) -> Non
 
 
 @pytest.mark.parametrize("decision", [PAID, UNPAID])
-def test_what_is_being_sent_right_now_is_nobody_s_to_decide(decision: Resolution) -> None:
+def test_an_operator_cannot_decide_a_payment_that_is_being_sent(decision: Resolution) -> None:
     assert "being sent right now" in refusal(a_flagged_payment(S.SUBMITTING), decision)
 
 
 @pytest.mark.parametrize("decision", [PAID, UNPAID])
-def test_what_was_not_sent_and_will_be_is_decided_only_where_it_is_flagged(
+def test_an_operator_decides_an_unsent_payment_only_if_it_is_flagged(
     decision: Resolution,
 ) -> None:
     """A flag holds it: Daraja spoke of it although it was never sent, as far as we can prove."""
@@ -202,16 +204,16 @@ def test_what_was_not_sent_and_will_be_is_decided_only_where_it_is_flagged(
 
 
 @pytest.mark.parametrize("stage", Stage)
-def test_nothing_is_looked_at_that_is_not_flagged(stage: Stage) -> None:
+def test_an_operator_reviews_only_flagged_payments(stage: Stage) -> None:
     assert "not flagged" in refusal(a_flagged_payment(stage, needs_review=False), REVIEWED)
 
 
 @pytest.mark.parametrize("decision", [PAID, UNPAID, REVIEWED])
-def test_nothing_is_decided_about_no_payment(decision: Resolution) -> None:
+def test_an_operator_cannot_decide_an_unknown_payment(decision: Resolution) -> None:
     assert "no such payment" in refusal(None, decision)
 
 
-def test_a_correction_after_an_operator_found_it_unpaid_is_still_possible() -> None:
+def test_an_operator_may_correct_a_payment_that_was_resolved_as_unpaid() -> None:
     """Success outranks failure, whoever told it (rules.md §7)."""
     unpaid = decide_resolution(a_flagged_payment(), UNPAID).payment
     after = decide_resolution(unpaid, PAID).payment

@@ -52,7 +52,7 @@ def settled(payment: Payment, decision: Resolution, **known: Any) -> int | None:
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_paid_settles_the_payment_s_amount_unless_the_statement_has_another(kind: Kind) -> None:
+def test_paid_settles_the_requested_amount_unless_the_operator_gives_another(kind: Kind) -> None:
     assert settled(a_flagged_payment(kind=kind), PAID) == AMOUNT_KES
     decision = decide_resolution(a_flagged_payment(kind=kind), replace(PAID, amount_kes=400))
     assert decision.payment is not None
@@ -70,7 +70,7 @@ def test_paid_settles_the_payment_s_amount_unless_the_statement_has_another(kind
         *(a_flagged_payment(Stage.FAILED, failure=f) for f in (SILENCE, TOLD_FAILED)),
     ],
 )
-def test_where_a_message_names_another_amount_a_person_names_the_statement_s(
+def test_paid_needs_an_amount_if_a_message_names_another_amount(
     payment: Payment,
 ) -> None:
     known = {"names_another_amount": True, "claims_success": True}
@@ -80,19 +80,19 @@ def test_where_a_message_names_another_amount_a_person_names_the_statement_s(
 
 
 @pytest.mark.parametrize("amount", [0, -1, 250_001])
-def test_an_amount_of_the_statement_is_one_that_m_pesa_can_move(amount: int) -> None:
+def test_paid_rejects_an_amount_that_m_pesa_cannot_move(amount: int) -> None:
     assert "--amount" in refusal(a_flagged_payment(), replace(PAID, amount_kes=amount))
 
 
 @pytest.mark.parametrize("decision", [UNPAID, REVIEWED])
-def test_only_paid_takes_an_amount(decision: Resolution) -> None:
+def test_only_paid_accepts_an_amount(decision: Resolution) -> None:
     assert "--amount" in refusal(a_flagged_payment(), replace(decision, amount_kes=400))
 
 
 @for_each("kind", Kind)
 @for_each("reason", NEVER_SENT)
 @for_each("outcomes", [(), (Outcome.NOT_ACTED,)])
-def test_what_was_never_sent_is_not_paid_and_daraja_is_not_blamed(
+def test_an_unsent_payment_cannot_be_resolved_as_paid(
     outcomes: tuple[Outcome, ...], reason: FailureReason, kind: Kind
 ) -> None:
     attempts = tuple(a_send(outcome, at=NOW) for outcome in outcomes)
@@ -113,7 +113,7 @@ def test_what_was_never_sent_is_not_paid_and_daraja_is_not_blamed(
         {"names_another_amount": True},
     ],
 )
-def test_what_was_never_sent_is_paid_where_a_message_says_so(
+def test_an_unsent_payment_may_be_resolved_as_paid_if_a_message_claims_success(
     known: dict[str, Any], reason: FailureReason
 ) -> None:
     payment = a_flagged_payment(Stage.FAILED, failure=Failure(reason, True))
@@ -121,7 +121,9 @@ def test_what_was_never_sent_is_paid_where_a_message_says_so(
 
 
 @pytest.mark.parametrize("reason", NEVER_SENT)
-def test_what_was_never_sent_is_paid_where_daraja_answered_so(reason: FailureReason) -> None:
+def test_an_unsent_payment_may_be_resolved_as_paid_if_daraja_answered_paid(
+    reason: FailureReason,
+) -> None:
     payment = a_flagged_payment(Stage.FAILED, failure=Failure(reason, True))
     after = decide_resolution(
         payment, PAID, evidence=evidence_of(an_inquiry(1, InquiryOutcome.PAID))
@@ -140,7 +142,7 @@ WINDOWS = {
 
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("stage", OPEN)
-def test_after_an_acknowledgement_unpaid_waits_for_the_window_of_its_kind(
+def test_unpaid_is_rejected_until_the_result_window_of_the_kind_ends(
     stage: Stage, kind: Kind
 ) -> None:
     for since, is_over in (
@@ -174,7 +176,7 @@ def test_the_window_of_a_deposit_under_way_is_longer() -> None:
     assert "Try again" in refusal(payment, UNPAID, evidence=under_way)
 
 
-def test_the_window_is_that_of_the_worker_s_settings() -> None:
+def test_the_result_window_follows_the_settings_of_the_worker() -> None:
     payment = a_flagged_payment(
         kind=Kind.DEPOSIT, attempts=(a_send(Outcome.ACKNOWLEDGED, at=NOW - 4 * MINUTE),)
     )
@@ -186,7 +188,7 @@ def test_the_window_is_that_of_the_worker_s_settings() -> None:
         change.decide(payment, a_context())
 
 
-def test_a_payment_that_did_not_succeed_has_settled_nothing() -> None:
+def test_a_payment_that_did_not_succeed_has_no_amount_settled() -> None:
     assert {
         a_payment(stage=stage).amount_settled_kes for stage in Stage if stage is not Stage.SUCCEEDED
     } == {None}

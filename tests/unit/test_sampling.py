@@ -44,20 +44,20 @@ def played(part: Part, seed: int = 1) -> list[str]:
     return [item.nodeid for item in items]
 
 
-def test_the_sample_and_the_rest_are_all_tests_and_share_what_is_shortened() -> None:
+def test_the_sample_and_the_rest_are_all_tests_and_share_the_shortened_ones() -> None:
     sample, rest = set(played(Part.SAMPLE)), set(played(Part.REST))
     assert sample | rest == {item.nodeid for item in all_tests()} == set(played(Part.ALL))
     assert sample & rest == {"tests/proof/soak/test_soak.py::test_a_soak"}
 
 
-def test_the_sample_has_so_many_cases_of_a_table_and_no_long_test() -> None:
+def test_the_sample_limits_the_cases_of_a_table_and_omits_long_tests() -> None:
     sample = played(Part.SAMPLE)
     assert sum("test_each[" in name for name in sample) == 7
     assert sum("test_few[" in name for name in sample) == 1
     assert "tests/spec/test_long.py::test_a_thousand" not in sample
 
 
-def test_a_seed_draws_the_same_cases_again_and_another_seed_others() -> None:
+def test_a_seed_draws_the_same_cases_again_and_another_seed_draws_others() -> None:
     assert played(Part.SAMPLE) == played(Part.SAMPLE)
     assert set(played(Part.SAMPLE, seed=2)) != set(played(Part.SAMPLE))
 

@@ -50,7 +50,7 @@ def faults(kind: Kind, body: object, caller: Any = None) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_the_least_body_is_enough(kind: Kind) -> None:
+def test_a_body_with_only_the_required_fields_is_parsed(kind: Kind) -> None:
     request = payment_request(kind, BODIES[kind], a_caller())
     is_bill = kind is Kind.BILL_PAYMENT
     assert request == PaymentRequest(
@@ -65,7 +65,7 @@ def test_the_least_body_is_enough(kind: Kind) -> None:
     )
 
 
-def test_a_whole_body_is_taken_as_it_is() -> None:
+def test_a_body_with_all_fields_is_parsed() -> None:
     metadata = {"order": "42", "é": ""}
     body = {
         "amount": 1,
@@ -94,7 +94,7 @@ def test_a_whole_body_is_taken_as_it_is() -> None:
 
 @for_each("body", [None, [], "text", 5, True, [BODIES[Kind.DEPOSIT]]])
 @for_each("kind", Kind)
-def test_what_is_no_object_is_one_fault_of_the_whole(kind: Kind, body: object) -> None:
+def test_a_body_that_is_no_object_is_one_fault(kind: Kind, body: object) -> None:
     assert faults(kind, body) == {"": "must be a JSON object"}
 
 
@@ -166,7 +166,7 @@ def test_a_wrong_bill_account_is_named_with_a_sentence_about_it(account: object)
         ({"[key]": 5}, "/metadata/[key]"), ({"": 5}, "/metadata/"),
     ],
 )  # fmt: skip
-def test_metadata_is_pairs_of_text_that_can_be_stored(metadata: object, pointer: str) -> None:
+def test_metadata_must_be_pairs_of_text_that_can_be_stored(metadata: object, pointer: str) -> None:
     assert list(faults(Kind.DEPOSIT, {**BODIES[Kind.DEPOSIT], "metadata": metadata})) == [pointer]
 
 
@@ -188,7 +188,7 @@ def test_a_bill_is_paid_to_a_paybill_with_its_reference_or_to_a_till(
     assert list(faults(Kind.BILL_PAYMENT, {"amount": 250, **parties})) == [pointer]
 
 
-def test_an_app_users_owner_is_its_own_and_cannot_be_set() -> None:
+def test_an_app_user_owns_its_payments_and_cannot_name_an_owner() -> None:
     assert payment_request(Kind.DEPOSIT, BODIES[Kind.DEPOSIT], USER).owner == "user-1"
     assert list(faults(Kind.DEPOSIT, {**BODIES[Kind.DEPOSIT], "owner": "user-1"}, USER)) == [
         "/owner"
@@ -227,7 +227,7 @@ def query_faults(model: Any, *pairs: tuple[str, str]) -> list[str]:
     return [fault.pointer for fault in caught.value.errors]
 
 
-def test_a_query_is_read_whole() -> None:
+def test_a_query_with_all_parameters_is_parsed() -> None:
     found = parameters(
         kind="bill_payment", status="failed", phone_number="0711000111", account_reference="A", receipt="R",
         idempotency_key="k", needs_review="true", created_after="2026-03-01T07:15:00Z",
@@ -268,7 +268,7 @@ def test_a_wrong_parameter_is_named(name: str, values: list[str]) -> None:
         assert query_faults(PageParameters, (name, value)) == [f"?{name}"], value
 
 
-def test_every_wrong_parameter_is_named_at_once_and_one_given_twice_is_wrong() -> None:
+def test_every_wrong_or_repeated_parameter_is_named_at_once() -> None:
     assert query_faults(PageParameters, ("limit", "x"), ("kind", "x"), ("x", "x")) == [
         "?kind",
         "?limit",
@@ -282,7 +282,7 @@ def test_every_wrong_parameter_is_named_at_once_and_one_given_twice_is_wrong() -
     ]
 
 
-def test_a_route_takes_no_parameter_that_is_not_its_own() -> None:
+def test_a_route_rejects_parameters_of_other_routes() -> None:
     assert query_faults(NoParameters, ("wait", "5")) == ["?wait"]
     assert query_faults(WaitParameters, ("limit", "5")) == ["?limit"]
     assert [parse_query(WaitParameters, MultiDict(wait=text)).wait for text in ("0", "60")] == [
@@ -293,21 +293,21 @@ def test_a_route_takes_no_parameter_that_is_not_its_own() -> None:
         assert query_faults(WaitParameters, ("wait", wrong)) == ["?wait"]
 
 
-def test_an_app_user_only_asks_for_its_own_payments() -> None:
+def test_an_app_user_lists_only_its_own_payments() -> None:
     assert page_query(parameters(kind="deposit"), USER).equal == {
         "kind": Kind.DEPOSIT,
         "owner": "user-1",
     }
 
 
-def test_a_cursor_leads_to_where_the_page_ended() -> None:
+def test_a_cursor_continues_where_the_page_ended() -> None:
     last = a_payment()
     cursor = next_cursor(parameters(kind="deposit", limit="5"), last)
     asked = page_query(parameters(kind="deposit", limit="9", cursor=cursor), a_caller())
     assert asked.older_than == (last.created_at, last.id)
 
 
-def test_a_cursor_is_good_only_with_its_own_filters() -> None:
+def test_a_cursor_is_valid_only_with_the_filters_of_its_page() -> None:
     cursor = next_cursor(parameters(kind="deposit"), a_payment())
     for other in ({}, {"kind": "withdrawal"}, {"kind": "deposit", "status": "failed"}):
         with pytest.raises(InvalidRequest, match="wrong fields") as caught:
@@ -324,7 +324,7 @@ GOOD_CURSOR = next_cursor(parameters(), a_payment())
      GOOD_CURSOR.replace("payments-", "payments--"), GOOD_CURSOR.replace("payments", "events"), "events-1",
      f"history-1-{a_payment().id.hex}", GOOD_CURSOR.replace("-", "-\u0661", 1), GOOD_CURSOR[:-16] + "0" * 16],
 )  # fmt: skip
-def test_what_is_no_cursor_of_ours_is_refused(cursor: str) -> None:
+def test_an_invalid_cursor_is_rejected(cursor: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         page_query(parameters(cursor=cursor), a_caller())
     assert [fault.pointer for fault in caught.value.errors] == ["?cursor"]
@@ -334,7 +334,7 @@ def test_what_is_no_cursor_of_ours_is_refused(cursor: str) -> None:
     "created_at",
     [datetime(1970, 1, 1, tzinfo=UTC), datetime(2026, 3, 1, 7, 15, 0, 123_456, tzinfo=UTC)],
 )
-def test_a_cursor_keeps_the_microseconds(created_at: datetime) -> None:
+def test_a_cursor_contains_the_microseconds(created_at: datetime) -> None:
     """With less, a payment of the same millisecond would be in two pages, or in none."""
     cursor = next_cursor(parameters(), replace(a_payment(), created_at=created_at))
     assert page_query(parameters(cursor=cursor), a_caller()).older_than == (
@@ -343,7 +343,7 @@ def test_a_cursor_keeps_the_microseconds(created_at: datetime) -> None:
     )
 
 
-def test_a_history_begins_where_its_cursor_says_and_belongs_to_one_payment() -> None:
+def test_a_history_cursor_is_valid_only_for_its_payment() -> None:
     payment, other = a_payment(), replace(a_payment(), id=UUID(int=7))
     cursor = history_cursor(HistoryPlace(40, payment.id))
     found = parse_query(HistoryParameters, MultiDict(cursor=cursor))

@@ -85,7 +85,7 @@ PROXIES = networks("10.0.0.0/8", "fd00::/8", "192.0.2.7/32", "::ffff:172.16.0.0/
         ("10.0.0.1", ["é" * 100], "?" * 64),
     ],
 )
-def test_the_source_is_the_nearest_hop_that_is_no_proxy_of_ours(
+def test_the_source_is_the_nearest_hop_that_is_not_a_trusted_proxy(
     peer: str, forwarded_for: list[str], expected: str
 ) -> None:
     assert source_address(peer, forwarded_for, PROXIES) == expected
@@ -111,7 +111,7 @@ ODD = st.text(max_size=100) | st.sampled_from(
 
 
 @given(peer=ODD | st.just("10.0.0.1"), forwarded_for=st.lists(ODD, max_size=3))
-def test_whatever_a_header_holds_the_source_can_be_stored(
+def test_the_source_can_be_stored_whatever_the_header_contains(
     peer: str, forwarded_for: list[str]
 ) -> None:
     """Short ASCII: a callback must never be lost for what its header says."""
@@ -140,7 +140,7 @@ def test_an_address_within_a_network_is_allowed(address: str) -> None:
         ("::/0", "2001:db8::5%eth0", False),
     ],
 )
-def test_a_network_of_mapped_addresses_means_their_ipv4(
+def test_a_network_of_mapped_addresses_matches_their_ipv4_addresses(
     network: str, address: str, expected: bool
 ) -> None:
     assert is_allowed(address, networks(network)) is expected
@@ -150,6 +150,6 @@ def test_a_network_of_mapped_addresses_means_their_ipv4(
     "address",
     [ATTACKER, "196.201.214.201", "", "unknown", "::1", "196.201.214.200 x", "196.201.214"],
 )
-def test_anything_else_is_not(address: str) -> None:
+def test_an_address_outside_the_networks_is_not_allowed(address: str) -> None:
     assert not is_allowed(address, networks("2001:db8::/32", f"{SAFARICOM}/32"))
     assert not is_allowed(SAFARICOM, [])

@@ -148,7 +148,7 @@ async def world() -> World:
     return World(a_payment())
 
 
-async def test_a_payment_is_readied_claimed_sent_and_recorded_in_this_order(world: World) -> None:
+async def test_the_submitter_prepares_claims_sends_and_records_in_this_order(world: World) -> None:
     await world.run()
     assert world.did == ["ready", "claim", "send", "record"]
     assert world.stage is Stage.AWAITING_RESULT
@@ -162,13 +162,13 @@ async def test_a_job_for_a_payment_past_acceptance_does_nothing(stage: Stage) ->
     assert (world.did, world.postponed_by) == ([], [])
 
 
-async def test_a_job_for_no_payment_does_nothing() -> None:
+async def test_a_job_for_an_unknown_payment_does_nothing() -> None:
     world = World(None)
     await world.run()
     assert world.did == []
 
 
-async def test_a_payment_too_old_fails_without_being_claimed(world: World) -> None:
+async def test_an_expired_payment_fails_without_a_claim(world: World) -> None:
     assert world.payment is not None
     world.payment = replace(world.payment, expires_at=NOW)
     await world.run()
@@ -185,7 +185,7 @@ async def test_a_payment_too_old_fails_without_being_claimed(world: World) -> No
         (QueueUnavailable(), 2),
     ],
 )
-async def test_what_cannot_be_readied_waits_unclaimed(
+async def test_a_payment_whose_send_cannot_be_prepared_is_postponed_unclaimed(
     world: World, error: Exception, wait: float
 ) -> None:
     world.ready_raises = error
@@ -197,7 +197,7 @@ async def test_what_cannot_be_readied_waits_unclaimed(
     )
 
 
-async def test_who_does_not_get_the_claim_sends_nothing(world: World) -> None:
+async def test_a_worker_whose_claim_fails_sends_nothing(world: World) -> None:
     world.claim_fails = True
     await world.run()
     assert world.did == ["ready", "claim"]
@@ -215,7 +215,7 @@ async def test_who_does_not_get_the_claim_sends_nothing(world: World) -> None:
         (RuntimeError("bug"), False, Stage.ACCEPTED),
     ],
 )
-async def test_an_error_leads_to_the_stage_of_what_it_proves(
+async def test_an_error_moves_the_payment_to_the_stage_that_it_proves(
     world: World, error: Exception, is_written: bool, stage: Stage
 ) -> None:
     world.answer, world.is_written = error, is_written
@@ -223,7 +223,7 @@ async def test_an_error_leads_to_the_stage_of_what_it_proves(
     assert (world.did[-1], world.stage) == ("record", stage)
 
 
-async def test_a_cancelled_job_leaves_no_answer_unrecorded(world: World) -> None:
+async def test_a_cancelled_job_still_records_its_answer(world: World) -> None:
     world.may_answer.clear()
     job = asyncio.create_task(world.run())
     await asyncio.wait_for(world.sent.wait(), timeout=5)
@@ -264,7 +264,7 @@ async def test_a_stopping_worker_claims_nothing(world: World) -> None:
     assert world.did == []
 
 
-async def test_a_worker_told_to_stop_after_the_claim_gives_the_payment_back_at_once(
+async def test_a_worker_that_stops_after_the_claim_gives_the_payment_back_at_once(
     world: World,
 ) -> None:
     world.on_claim = world.submitter.drain
@@ -280,7 +280,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_an_answer_is_written_again_for_as_long_as_postgres_is_away(world: World) -> None:
+async def test_the_worker_retries_to_record_an_answer_while_postgresql_is_away(
+    world: World,
+) -> None:
     world.store_failures = 1000
     await world.run()
     assert world.stage is Stage.AWAITING_RESULT
@@ -290,7 +292,7 @@ async def test_an_answer_is_written_again_for_as_long_as_postgres_is_away(world:
 @pytest.mark.parametrize(
     ("faults", "stage"), [(5, Stage.AWAITING_RESULT), (1000, Stage.SUBMITTING)]
 )
-async def test_an_answer_that_a_fault_of_ours_keeps_from_being_written_is_given_up(
+async def test_the_worker_gives_up_an_answer_that_a_bug_prevents_it_from_recording(
     world: World, faults: int, stage: Stage
 ) -> None:
     """Or it would keep its slot for ever.
@@ -302,7 +304,7 @@ async def test_an_answer_that_a_fault_of_ours_keeps_from_being_written_is_given_
     assert world.stage is stage
 
 
-async def test_an_answer_that_waits_for_postgres_keeps_its_slot_though_its_job_was_let_go(
+async def test_an_unrecorded_answer_occupies_its_slot_after_its_job_is_cancelled(
     world: World,
 ) -> None:
     """So answers that wait are never more than the slots, whatever arq does with their jobs."""
@@ -316,7 +318,7 @@ async def test_an_answer_that_waits_for_postgres_keeps_its_slot_though_its_job_w
     assert (world.slots_taken, world.stage) == (0, Stage.AWAITING_RESULT)
 
 
-async def test_an_answer_that_a_worker_takes_with_it_is_its_last_line(world: World) -> None:
+async def test_a_worker_that_exits_logs_each_unrecorded_answer(world: World) -> None:
     world.store_failures = 1000
     job = asyncio.create_task(world.run())
     await asyncio.wait_for(world.store_failed.wait(), timeout=5)

@@ -120,7 +120,7 @@ def outcomes(payment: Payment) -> list[Outcome | None]:
     return [attempt.outcome for attempt in payment.attempts]
 
 
-async def test_a_resend_is_readied_claimed_sent_and_recorded_in_this_order() -> None:
+async def test_a_resend_is_prepared_claimed_sent_and_recorded_in_this_order() -> None:
     world = Sending(a_due_payment(), *NOT_FOUND)
     await world.run()
     assert world.did == ["ready", "claim", "send", "record"]
@@ -192,21 +192,21 @@ async def test_a_refusal_of_a_later_send_does_not_fail_a_payment_whose_first_is_
 
 
 @pytest.mark.parametrize("error", [Throttled(wait_seconds=1), Unreachable(), QueueUnavailable()])
-async def test_a_resend_that_cannot_be_made_ready_claims_nothing(error: Exception) -> None:
+async def test_a_resend_that_cannot_be_prepared_claims_nothing(error: Exception) -> None:
     world = Sending(a_due_payment(), *NOT_FOUND)
     world.not_ready = error
     await world.run()
     assert (world.did, world.payment) == (["ready"], a_due_payment())
 
 
-async def test_a_stopping_worker_sends_nothing_again() -> None:
+async def test_a_stopping_worker_resends_nothing() -> None:
     world = Sending(a_due_payment(), *NOT_FOUND)
     world.submitter.drain()
     await world.run()
     assert world.did == []
 
 
-async def test_a_worker_told_to_stop_before_the_first_byte_gives_a_resend_back() -> None:
+async def test_a_worker_that_stops_before_the_first_byte_gives_a_resend_back() -> None:
     world = Sending(a_due_payment(), *NOT_FOUND)
     original = world.change
 

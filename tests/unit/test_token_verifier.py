@@ -183,7 +183,7 @@ def service() -> Service:
 @pytest.mark.parametrize(
     ("sentence", "make"), [pytest.param(*row[1:], id=row[0]) for row in hostile()]
 )
-async def test_hostile_token_is_refused(
+async def test_a_hostile_token_is_rejected(
     service: Service, sentence: str, make: Callable[[], str]
 ) -> None:
     """A token that is wrong in one way is refused for that, and no part of it is repeated or
@@ -197,7 +197,7 @@ async def test_hostile_token_is_refused(
     assert not any(part in shown for part in [SECRET, *text.split(".")] if len(part) > 20)
 
 
-async def test_any_changed_character_is_refused(service: Service) -> None:
+async def test_a_token_with_any_changed_character_is_rejected(service: Service) -> None:
     """A good token with any one character changed is refused, wherever that is."""
     good = token()
     assert (await service.caller(good)).subject == "user-1"
@@ -219,7 +219,9 @@ _CLAIMS = st.dictionaries(
 
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(header=_FIELDS, claims=_CLAIMS)
-async def test_no_other_error_escapes(header: dict[str, object], claims: dict[str, object]) -> None:
+async def test_any_signed_json_names_a_caller_or_is_rejected(
+    header: dict[str, object], claims: dict[str, object]
+) -> None:
     """Whatever JSON is validly signed, it names a caller or raises one of our two refusals."""
     try:
         caller = await Service().caller(compact(HEADER | header, CLAIMS | claims))
@@ -240,7 +242,9 @@ async def test_no_other_error_escapes(header: dict[str, object], claims: dict[st
         ("API key", "sb_secret_abc"),
     ],
 )
-async def test_header_must_hold_one_token(service: Service, sentence: str, value: str) -> None:
+async def test_the_authorization_header_must_contain_one_token(
+    service: Service, sentence: str, value: str
+) -> None:
     """The Authorization header must have the scheme Bearer and one token, or the answer says
     what is wrong.
     """
@@ -248,7 +252,7 @@ async def test_header_must_hold_one_token(service: Service, sentence: str, value
         await service.verifier.authenticate([value])
 
 
-async def test_header_must_come_once(service: Service) -> None:
+async def test_a_request_must_have_one_authorization_header(service: Service) -> None:
     """No Authorization header is refused, and so are two good ones: a proxy may have believed
     either.
     """
@@ -269,7 +273,7 @@ GOOD: dict[str, Callable[[], str]] = {
 
 
 @pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
-async def test_good_token_names_its_caller(service: Service, make: Callable[[], str]) -> None:
+async def test_a_valid_token_names_its_caller(service: Service, make: Callable[[], str]) -> None:
     """A valid token names issuer, subject and role, a second time too; jose is shown only the
     one algorithm.
     """
@@ -282,13 +286,13 @@ async def test_good_token_names_its_caller(service: Service, make: Callable[[], 
     assert all(call.kwargs["algorithms"] == [algorithm] for call in decode.mock_calls)
 
 
-async def test_backend_is_told_from_user(service: Service) -> None:
+async def test_the_role_service_role_is_a_backend(service: Service) -> None:
     """The role service_role makes a backend, whether or not it carries is_anonymous."""
     assert (await service.caller(token(role="service_role", is_anonymous=True))).is_backend
 
 
 @pytest.mark.parametrize("role", ["anon", "supabase_admin", "Authenticated", "authenticated "])
-async def test_other_roles_are_not_permitted(service: Service, role: str) -> None:
+async def test_any_other_role_is_not_permitted(service: Service, role: str) -> None:
     """A valid token of any other role is a 403, but only if its signature is good."""
     with pytest.raises(NotPermitted):
         await service.caller(token(role=role))
@@ -297,7 +301,7 @@ async def test_other_roles_are_not_permitted(service: Service, role: str) -> Non
 
 
 @pytest.mark.parametrize("claim", [True, "false", None, 0])
-async def test_anonymous_users_need_the_policy(claim: object) -> None:
+async def test_anonymous_users_are_rejected_unless_the_policy_allows_them(claim: object) -> None:
     """A user who may be anonymous is refused unless the policy allows it."""
     with pytest.raises(NotPermitted, match="Anonymous"):
         await Service().caller(token(is_anonymous=claim))
@@ -306,7 +310,9 @@ async def test_anonymous_users_need_the_policy(claim: object) -> None:
 
 @pytest.mark.parametrize("secret", [SECRET, None])
 @pytest.mark.parametrize("claims", [{"iss": "supabase", "ref": "abc"}, {"iss": "supabase-demo"}])
-async def test_legacy_api_keys_are_named(secret: str | None, claims: dict[str, object]) -> None:
+async def test_a_legacy_api_key_is_rejected_with_what_to_send_instead(
+    secret: str | None, claims: dict[str, object]
+) -> None:
     """Supabase's own JWT API keys are refused with what to send instead, even where the secret
     fits them.
     """
@@ -315,13 +321,13 @@ async def test_legacy_api_keys_are_named(secret: str | None, claims: dict[str, o
         await Service(secret).caller(key)
 
 
-async def test_hs256_needs_a_secret() -> None:
+async def test_hs256_is_rejected_if_no_secret_is_configured() -> None:
     """HS256 is refused where no secret is configured."""
     with pytest.raises(Unauthenticated, match="HS256"):
         await Service(secret=None).caller(token(HS256, hs256()))
 
 
-def test_impossible_settings_are_refused_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_settings_stop_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """No keys and no secret, a secret that can be guessed, or another backend of jose stop the
     process.
     """
@@ -340,7 +346,7 @@ ELSEWHERE = "https://elsewhere.example/auth/v1"
 @pytest.mark.parametrize(
     "issuer", [ABSENT, None, "", ELSEWHERE, ISSUER + "/", ISSUER.upper(), [ISSUER], [ELSEWHERE]]
 )
-async def test_a_token_of_another_issuer_is_told_which_one_is_expected(issuer: object) -> None:
+async def test_a_rejection_names_the_expected_issuer(issuer: object) -> None:
     """But not which one it has: a refusal repeats nothing of the token."""
     claims = {
         name: value for name, value in {**CLAIMS, "iss": issuer}.items() if value is not ABSENT
@@ -351,7 +357,7 @@ async def test_a_token_of_another_issuer_is_told_which_one_is_expected(issuer: o
     assert "elsewhere" not in refusal.value.message
 
 
-async def test_a_token_for_another_audience_is_told_which_one_is_expected() -> None:
+async def test_a_rejection_names_the_expected_audience() -> None:
     with pytest.raises(Unauthenticated, match="authenticated") as refusal:
         await Service().caller(token(aud="another-project"))
     assert "another-project" not in refusal.value.message

@@ -44,11 +44,11 @@ def requirements() -> dict[str, Requirement]:
     ("name", "vulnerable"),
     [(name, text) for name, versions in NEWEST_VULNERABLE.items() for text in versions],
 )
-def test_no_bound_lets_in_what_is_known_to_be_vulnerable(name: str, vulnerable: str) -> None:
+def test_no_bound_permits_a_version_known_to_be_vulnerable(name: str, vulnerable: str) -> None:
     assert not requirements()[name].specifier.contains(vulnerable, prereleases=True)
 
 
-def test_the_lock_keeps_every_bound() -> None:
+def test_the_lock_satisfies_every_bound() -> None:
     locked = locked_versions()
     outside = {
         name: locked.get(name, "not in the lock")
@@ -67,7 +67,7 @@ def test_every_dependency_of_the_service_has_a_lower_bound() -> None:
     assert {text for text, operators in bounds.items() if ">=" not in operators} == set()
 
 
-def test_every_package_of_the_lock_has_a_hash_and_none_comes_from_an_address() -> None:
+def test_every_package_in_the_lock_has_a_hash_and_none_has_an_address() -> None:
     """pip is run with --require-hashes: an index that hands out something else than was locked
     is found out.
     """
@@ -79,13 +79,13 @@ def test_every_package_of_the_lock_has_a_hash_and_none_comes_from_an_address() -
     assert "--require-hashes --no-deps -r requirements.lock" in (ROOT / "Makefile").read_text()
 
 
-def test_what_runs_here_is_what_is_locked() -> None:
+def test_the_installed_versions_are_the_locked_versions() -> None:
     locked = locked_versions()
     running = {name: version(name) for name in NEWEST_VULNERABLE}
     assert running == {name: locked[name] for name in NEWEST_VULNERABLE}
 
 
-def test_signatures_are_checked_by_cryptography_and_not_by_the_package_with_an_exception() -> None:
+def test_jose_checks_signatures_with_cryptography_and_not_with_ecdsa() -> None:
     """What docs/supply-chain.toml says of `ecdsa`."""
     used = {backends.ECKey, backends.RSAKey, backends.HMACKey}
     assert {key.__module__ for key in used} == {"jose.backends.cryptography_backend"}
