@@ -55,7 +55,7 @@ class Outcome(StrEnum):
 
     @property
     def is_accounted_for(self) -> bool:
-        """Whether this attempt is known to have moved no money."""
+        """Whether we know that an attempt with this outcome moved no money."""
         return self in (Outcome.NOT_ACTED, Outcome.REFUSED, Outcome.FAILED)
 
 
@@ -77,6 +77,7 @@ class Attempt:
 
     @property
     def is_accounted_for(self) -> bool:
+        """Whether we know that this attempt moved no money (rules.md §7)."""
         return self.outcome is not None and self.outcome.is_accounted_for
 
     @property

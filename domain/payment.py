@@ -23,31 +23,33 @@ from domain.values import PaymentRequest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fact:
-    """Something that the service learned about a payment.
+    """Something that the service learned about a payment: its name, and the data that come with it.
 
-    `attempt_id` is the attempt that the fact is about, if it is about one. `is_about_all_sends`: it
-    is about every send of the payment, as a result that names the payment's own
-    OriginatorConversationID is. Only a claim sets `is_resend_permitted` (the result of
-    `inquiry.may_be_resent`), `at` (its time) and `account` (the account that sends).
+    Most facts have only some of the data.
     """
 
     name: FactName
+    # The attempt that the fact is about. None if the fact is not about one attempt.
     attempt_id: UUID | None = None
     outcome: Outcome | None = None
     failure: Failure | None = None
     receipt: str | None = None
-    # The amount that moved, if it is not the payment's own amount.
+    # The amount that moved, if it differs from the amount that the caller asked for.
     amount_kes: int | None = None
     recipient_name: str | None = None
+    # Whether `outcome` is the outcome of every send of the payment. That is so if a result names
+    # the payment's own OriginatorConversationID.
     is_about_all_sends: bool = False
+    # Only CLAIMED sets this, for a resend: `inquiry.may_be_resent` permitted the resend.
     is_resend_permitted: bool = False
+    # Only CLAIMED and CLAIM_LOST set these: the time of the fact, and the account that sends.
     at: datetime | None = None
     account: Account | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payment:
-    """A payment as PostgreSQL has it."""
+    """A payment as PostgreSQL stores it."""
 
     id: UUID
     # What the caller asked for. It never changes.
@@ -68,18 +70,21 @@ class Payment:
     attempt_id: UUID | None = None
     lease_until: datetime | None = None
     next_step_at: datetime | None = None
+    # Since when an event of this payment waits to be published. None if no event waits.
     event_due: datetime | None = None
-    # Set by a success: the payment's amount, unless an operator read another one on the statement.
+    # The amount that moved, set by a success. It differs from the amount that the caller asked for
+    # only if an operator read a different amount on M-PESA's statement.
     amount_settled_kes: int | None = None
     attempts: tuple[Attempt, ...] = field(default=())
-    # Not stored. True in the claim that may probe a held operation.
+    # Not stored. The operation of this payment is held (a brake stops it), and the claim of this
+    # payment is the probe: its send shows whether the operation works again.
     is_probe: bool = False
 
     def apply(self, fact: Fact) -> Payment:
-        """This payment after `fact`: its attempts, its stage and what a final stage carries.
+        """This payment after `fact`: its attempts, its stage, and its receipt or failure.
 
-        The caller sets the times (`updated_at`, `next_step_at`, …), because it knows the database's
-        clock.
+        The caller of this method sets the times (`updated_at`, `next_step_at`, …), because only the
+        caller knows the time of the database.
         """
         merged = replace(self, attempts=_attempts_after(self.attempts, fact))
         stage = _stage_after(merged, fact)
@@ -116,14 +121,14 @@ class Payment:
 
     @property
     def rules(self) -> KindRules:
-        """The properties of its kind."""
+        """The properties of this payment's kind."""
         return RULES[self.request.kind]
 
     @property
-    def own_id(self) -> ProviderId | None:
-        """The payment's id in the form in which we sent it to Daraja, as (kind of id, value).
+    def own_provider_id(self) -> ProviderId | None:
+        """This payment's own id, as Daraja knows it: (kind of id, value).
 
-        None if Daraja accepts no id of ours for this kind.
+        None if Daraja accepts no id of ours for payments of this kind.
         """
         id_kind = self.rules.own_id
         return (id_kind, str(self.id)) if id_kind is not None else None
@@ -145,7 +150,11 @@ class Payment:
 
     @property
     def inquiry_step(self) -> Step | None:
-        """The step that inquires about it, or None if we have no id for it (rules.md §15)."""
+        """The step that inquires about this payment, or None if no inquiry can name the payment.
+
+        An inquiry names an id of the kind that `inquiry_id_kind` says (rules.md §15). None if
+        Daraja gave us no id of that kind.
+        """
         id_kind = self.rules.inquiry_id_kind
         if id_kind is not None and all(known != id_kind for known, _ in self.provider_ids):
             return None
@@ -153,23 +162,25 @@ class Payment:
 
     @property
     def send_count(self) -> int:
-        """How often it may have reached Daraja: attempts that are not proved without effect."""
+        """How many sends may have acted: all attempts but those that are proved without effect."""
         return sum(attempt.outcome is not Outcome.NOT_ACTED for attempt in self.attempts)
 
     @property
     def inquiry_attempt(self) -> Attempt | None:
-        """The attempt that an inquiry is about.
+        """The attempt that an inquiry is about, or None if no inquiry can name an attempt.
 
-        It is the newest attempt that may have acted, of those with an id to inquire by.
+        An inquiry can name an attempt that has an id of the kind that `inquiry_id_kind` says. The
+        newest of these attempts that may have acted comes first. If none of them may have acted,
+        it is the newest of them.
         """
         id_kind = self.rules.inquiry_id_kind
-        askable = [
+        nameable = [
             a
             for a in self.attempts
             if id_kind is None or any(kind == id_kind for kind, _ in a.provider_ids)
         ]
-        open_attempts = [attempt for attempt in askable if attempt.outcome is not Outcome.NOT_ACTED]
-        return next(reversed(open_attempts or askable), None)
+        may_have_acted = [a for a in nameable if a.outcome is not Outcome.NOT_ACTED]
+        return next(reversed(may_have_acted or nameable), None)
 
     @property
     def sending_accounts(self) -> frozenset[Account | None]:
@@ -184,13 +195,15 @@ class Payment:
         return frozenset().union(*(attempt.provider_ids for attempt in self.attempts))
 
     def disagrees_with(self, ids: ProviderIds) -> bool:
-        """Whether one of `ids` differs from all ids of its kind that we know for this payment.
+        """Whether one of `ids` cannot be an id of this payment.
 
-        An absent id contradicts nothing. An id that we have never seen may belong to a send for
-        which we stored no id of that kind. Daraja gives every send under the payment's own id its
-        own ConversationID, even a send that it rejected.
+        That is so if we know an id of the same kind for every attempt that Daraja may know, and all
+        of them differ. If we know none for one of these attempts, the id may belong to that
+        attempt. Daraja may know every attempt that may have acted, and every attempt for which it
+        gave us an id. If we send the payment's own id, Daraja may know every attempt, because then
+        Daraja gives a ConversationID even to a send that it rejects.
         """
-        reached_attempts = [
+        attempts_known_to_daraja = [
             attempt
             for attempt in self.attempts
             if attempt.provider_ids
@@ -200,7 +213,7 @@ class Payment:
         for id_kind, value in ids:
             known_values = [
                 {known for kind, known in attempt.provider_ids if kind == id_kind}
-                for attempt in reached_attempts
+                for attempt in attempts_known_to_daraja
             ]
             if (
                 known_values
@@ -210,24 +223,25 @@ class Payment:
                 return True
         return False
 
-    def relevant_ids(self, ids: ProviderIds) -> ProviderIds:
-        """`ids` without an OriginatorConversationID that has no meaning for this payment.
+    def ids_to_compare(self, ids: ProviderIds) -> ProviderIds:
+        """The ids of a message that must agree with the ids of this payment.
 
-        In a result, Daraja may put an OriginatorConversationID of its own making beside the
-        ConversationID of its acknowledgement (daraja.md §4.3). If a message names two of them, it
-        is about two payments, so both stay.
+        These are all `ids`, with one exception. In a result, Daraja may put an
+        OriginatorConversationID of its own making beside the ConversationID of its acknowledgement
+        (daraja.md §4.3). That OriginatorConversationID is left out. If a message names two
+        OriginatorConversationIDs, the message is about two payments, so neither is left out.
         """
         conversations = {key for key in ids if key[0] == IdKind.CONVERSATION}
         originators = {key for key in ids if key[0] == IdKind.ORIGINATOR_CONVERSATION}
-        unknown = originators - self.provider_ids - {self.own_id}
+        unknown = originators - self.provider_ids - {self.own_provider_id}
         is_ours = bool(conversations) and conversations <= self.provider_ids
         return ids - unknown if is_ours and len(originators) == 1 else ids
 
     def attempt_named_by(self, ids: ProviderIds) -> UUID | None:
-        """The id of the attempt that a message with `ids` is about.
+        """The id of the attempt that a message with `ids` is about, or None.
 
-        It is the attempt that has one of the ids. If no attempt has one, and exactly one attempt is
-        not accounted for, the message can only be about that attempt.
+        It is the attempt that has one of `ids`. If no attempt has any of them, and exactly one
+        attempt may have moved money, the message can only be about that attempt.
         """
         for attempt in self.attempts:
             if attempt.provider_ids & ids:
@@ -255,7 +269,7 @@ def _attempts_after(attempts: tuple[Attempt, ...], fact: Fact) -> tuple[Attempt,
 
 
 def _stage_after(payment: Payment, fact: Fact) -> Stage | None:
-    """The stage that the table gives for `fact`, or None if the stage stays."""
+    """The next stage by `TRANSITIONS`, or None if `fact` does not change the stage."""
     transition = TRANSITIONS[payment.stage].get(fact.name)
     if transition is None:
         return None

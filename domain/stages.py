@@ -53,6 +53,8 @@ class FactName(StrEnum):
     """What the service can learn about a payment, by the names of its history."""
 
     CLAIMED = "claimed"
+    # The database lost a committed claim (for example in a failover), but the claim's worker had
+    # sent the payment, and recorded Daraja's answer later.
     CLAIM_LOST = "claim_lost"
     ACKNOWLEDGED = "acknowledged"
     REFUSED = "refused"
@@ -98,7 +100,6 @@ _RESOLVED = {FactName.RESOLVED_PAID: _SUCCESS, FactName.RESOLVED_UNPAID: Transit
 TRANSITIONS: Mapping[Stage, Mapping[FactName, Transition]] = {
     Stage.ACCEPTED: {
         FactName.CLAIMED: Transition(Stage.SUBMITTING),
-        # The database lost the claim, but Daraja answered the send.
         FactName.CLAIM_LOST: Transition(Stage.IN_DOUBT),
         FactName.TOO_OLD: Transition(Stage.FAILED),
         FactName.CANCELLED_BY_CALLER: Transition(Stage.FAILED),
@@ -154,5 +155,5 @@ class Step(StrEnum):
     QUERY = "query"
     # Transaction Status: uses one inquiry of its budget, and the credential.
     STATUS = "status"
-    # PostgreSQL only: no inquiry is possible, but a callback may still arrive.
+    # PostgreSQL only: no inquiry is possible, so check whether the wait for a callback is over.
     WATCH = "watch"

@@ -31,8 +31,13 @@ from domain.evidence import InquiryOutcome
 from domain.lifecycle.record_callback import callback_change, raw_callback_change
 from domain.report import Report
 from gateway.edge.aiohttp_internals import make_application
-from gateway.edge.load import ADDRESS_PLACES_MAX, CALLBACKS_PLACES_MAX, Load, count_place_for
-from gateway.edge.plain_http import answer_expectation, reject_odd_http
+from gateway.edge.load import (
+    ADDRESS_PLACES_MAX,
+    CALLBACKS_PLACES_MAX,
+    RequestPlaces,
+    count_place_for,
+)
+from gateway.edge.plain_http import answer_expect_header, reject_ambiguous_http
 from gateway.edge.problems import answer_with_statuses
 from gateway.edge.requests import read_bytes
 from gateway.health import Health
@@ -217,11 +222,13 @@ def callbacks_app(settings: CallbackSettings) -> web.Application:
 
     # A call with a wrong token is rejected at once. It does not count, so it occupies no place that
     # Daraja's messages need.
-    load = Load(CALLBACKS_PLACES_MAX, is_counted=has_valid_token, share_max=ADDRESS_PLACES_MAX)
+    places = RequestPlaces(
+        CALLBACKS_PLACES_MAX, is_counted=has_valid_token, share_max=ADDRESS_PLACES_MAX
+    )
     app = make_application(
-        middlewares=[answer_with_statuses, reject_odd_http, load.middleware],
+        middlewares=[answer_with_statuses, reject_ambiguous_http, places.middleware],
         body_bytes_max=BODY_BYTES_MAX,
-        answer_expectation=answer_expectation,
+        answer_expect_header=answer_expect_header,
     )
 
     async def lifetime(_app: web.Application) -> Any:

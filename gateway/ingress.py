@@ -9,23 +9,23 @@ from aiohttp import web
 
 from domain.adapters.postgres.accepting import Accepting
 from domain.adapters.postgres.engine import POOL_WAIT_SECONDS
-from domain.adapters.postgres.epoch import Epochs
+from domain.adapters.postgres.epoch import EpochReader
 from domain.adapters.postgres.feed import Feed
 from domain.adapters.redis.rates import CallerRates
 from domain.adapters.redis.replays import Replays
 from domain.adapters.redis.wakeups import RedisWakeups
-from domain.adapters.settings.errors import blame_setting
+from domain.adapters.settings.errors import raise_as_settings_error
 from domain.adapters.settings.web import IngressSettings
 from gateway import routes
 from gateway.auth.keys import KeySet
 from gateway.auth.verifier import TokenVerifier
 from gateway.edge.aiohttp_internals import make_application
 from gateway.edge.cors import allow_origins
-from gateway.edge.load import INGRESS_PLACES_MAX, Load
+from gateway.edge.load import INGRESS_PLACES_MAX, RequestPlaces
 from gateway.edge.plain_http import (
-    answer_expectation,
-    reject_escapes,
-    reject_odd_http,
+    answer_expect_header,
+    reject_ambiguous_http,
+    reject_percent_escapes,
     route_pattern,
 )
 from gateway.edge.problems import answer_with_problems
@@ -47,7 +47,7 @@ def ingress_app(settings: IngressSettings) -> web.Application:
     has_secret = settings.jwt_secret is not None
     keys = KeySet(settings.jwt_jwks_url, has_secret=has_secret) if settings.jwt_jwks_url else None
     policy = settings.policy
-    with blame_setting("JWT_SECRET"):
+    with raise_as_settings_error("JWT_SECRET"):
         verifier = TokenVerifier(
             keys,
             settings.jwt_secret,
@@ -66,32 +66,33 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         wakeups=RedisWakeups(resources.redis),
         replays=Replays(resources.redis),
         feed=Feed(resources.database),
-        epochs=Epochs(resources.database),
+        epochs=EpochReader(resources.database),
         reads=ReadQueue(
             at_once=max(1, settings.database_pool_size - _CONNECTIONS_FOR_WRITES),
             patience_seconds=POOL_WAIT_SECONDS,
         ),
     )
-    load = Load(
+    places = RequestPlaces(
         INGRESS_PLACES_MAX,
         is_counted=lambda request: (
             route_pattern(request) not in (*HEALTH_ROUTES, routes.DOCUMENT.path)
         ),
     )
-    # The health routes read the record without waiting in the queue.
-    finish_health = handlers.reads.finish_middleware(
+    # The health routes read from PostgreSQL too, but they do not wait in `handlers.reads`, which is
+    # the queue of all other requests that read.
+    bypass_for_health = handlers.reads.bypass_middleware(
         lambda request: route_pattern(request) in HEALTH_ROUTES
     )
     app = make_application(
         middlewares=[
             answer_with_problems,
-            reject_odd_http,
-            reject_escapes,
-            load.middleware,
-            finish_health,
+            reject_ambiguous_http,
+            reject_percent_escapes,
+            places.middleware,
+            bypass_for_health,
         ],
         body_bytes_max=BODY_BYTES_MAX,
-        answer_expectation=answer_expectation,
+        answer_expect_header=answer_expect_header,
     )
 
     async def lifetime(_app: web.Application) -> Any:

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from domain.adapters import observability
 from domain.adapters.postgres.accepting import Accepting
-from domain.adapters.postgres.epoch import Epochs
+from domain.adapters.postgres.epoch import EpochReader
 from domain.adapters.postgres.feed import Feed, ListedEvent
 from domain.adapters.redis.replays import Copy, Replays
 from domain.adapters.redis.wakeups import RedisWakeups
@@ -63,7 +63,7 @@ class IngressHandlers:
     wakeups: RedisWakeups
     replays: Replays
     feed: Feed
-    epochs: Epochs
+    epochs: EpochReader
     reads: ReadQueue
 
     def create_payment(self, kind: Kind) -> Handler:

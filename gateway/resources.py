@@ -16,7 +16,7 @@ from domain.adapters.redis.connection import connect, record_use
 from domain.adapters.redis.faults import EXPLANATIONS, Scope, classify_error
 from domain.adapters.redis.names import PREFIX
 from domain.adapters.settings.common import SharedSettings
-from domain.adapters.settings.errors import blame_setting
+from domain.adapters.settings.errors import raise_as_settings_error
 from domain.errors import QueueUnavailable
 from domain.lifecycle.announce import Announcer
 
@@ -58,7 +58,7 @@ class Resources:
 
     async def start(self) -> None:
         """Raises SettingsError if Redis is up and its setup cannot work."""
-        with blame_setting("REDIS_URL"):
+        with raise_as_settings_error("REDIS_URL"):
             require_one_shard(await self.redis.count_shards())
 
     async def close(self) -> None:

@@ -37,7 +37,7 @@ from domain.adapters.redis.bell import RedisBell
 from domain.adapters.redis.connection import RedisClient, connect
 from domain.adapters.redis.sharing import InquiryBudget, SharedRate, SharedText
 from domain.adapters.redis.wakeups import RedisWakeups
-from domain.adapters.settings.errors import blame_setting
+from domain.adapters.settings.errors import raise_as_settings_error
 from domain.adapters.settings.worker import WorkerSettings
 from domain.kinds import RULES, Kind
 from domain.lifecycle.announce import Announcer
@@ -90,7 +90,7 @@ async def run_worker(settings: WorkerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     if settings.worker_metrics_port is not None:
-        with blame_setting("WORKER_METRICS_PORT"):
+        with raise_as_settings_error("WORKER_METRICS_PORT"):
             _serve_metrics(settings.worker_metrics_port)
     async with _compose(settings, stopping) as parts:
 
@@ -161,7 +161,7 @@ async def _compose(
             verify=settings.redis_tls_verify,
         )
         stack.push_async_callback(_close_within, CLOSE_MAX, redis.aclose)
-        with blame_setting("REDIS_URL"):
+        with raise_as_settings_error("REDIS_URL"):
             require_one_shard(await redis.count_shards())
         session = await stack.enter_async_context(daraja_session(connections_max=_AT_ONCE_MAX))
         client = DarajaClient(

@@ -9,7 +9,7 @@ from domain.report import Report, ReportedOutcome
 
 def has_other_ids(payment: Payment, report: Report) -> bool:
     """Whether the report names an id that differs from one that we know of the payment."""
-    own = payment.own_id
+    own = payment.own_provider_id
     if own is not None and any(
         id_kind == own[0] and value != own[1] for id_kind, value in report.ids
     ):
@@ -36,7 +36,7 @@ def has_own_id(payment: Payment, report: Report) -> bool:
     An id belongs to one account. If two accounts have sent the payment, the id proves nothing
     about the sends of the other account.
     """
-    return payment.own_id in report.ids and len(payment.sending_accounts) <= 1
+    return payment.own_provider_id in report.ids and len(payment.sending_accounts) <= 1
 
 
 def is_complete_success(report: Report) -> bool:

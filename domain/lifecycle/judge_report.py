@@ -101,7 +101,7 @@ def judge_report(
         return store_message_only(payment, Disposition.UNREADABLE, is_message_flagged=True)
     if context.ids_of_others:
         return _flag_for_review(payment, report, Disposition.IDS_DIFFER)
-    report = replace(report, ids=payment.relevant_ids(report.ids))
+    report = replace(report, ids=payment.ids_to_compare(report.ids))
     if has_other_ids(payment, report):
         return _flag_for_review(payment, report, Disposition.IDS_DIFFER)
     if has_other_amount(payment, report):

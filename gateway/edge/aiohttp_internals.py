@@ -27,7 +27,7 @@ from domain.adapters.settings.errors import SettingsError
 from gateway.edge.answers import add_security_headers
 
 # A function that answers an Expect header or ignores it.
-AnswerExpectation = Callable[[web.Request], Coroutine[Any, Any, None]]
+AnswerExpectHeader = Callable[[web.Request], Coroutine[Any, Any, None]]
 
 
 def require_known_aiohttp() -> None:
@@ -212,35 +212,38 @@ class UnroutedResponse(web.Response):
 
 
 def make_application(
-    *, middlewares: Iterable[Middleware], body_bytes_max: int, answer_expectation: AnswerExpectation
+    *,
+    middlewares: Iterable[Middleware],
+    body_bytes_max: int,
+    answer_expect_header: AnswerExpectHeader,
 ) -> web.Application:
-    """An application that answers every Expect header with `answer_expectation`.
+    """An application that answers every Expect header with `answer_expect_header`.
 
     This also covers unknown paths and methods, which have no route to configure. For those,
     aiohttp's default handler echoes the header in its answer. If the header is not valid text, the
     handler raises, and the client gets a 500.
     """
     app = web.Application(middlewares=middlewares, client_max_size=body_bytes_max)
-    app._router = _Router(answer_expectation)  # noqa: SLF001 - the argument is deprecated
+    app._router = _Router(answer_expect_header)  # noqa: SLF001 - the argument is deprecated
     return app
 
 
 class _Router(web.UrlDispatcher):
     """aiohttp's router with the same answer to every Expect header."""
 
-    def __init__(self, answer_expectation: AnswerExpectation) -> None:
+    def __init__(self, answer_expect_header: AnswerExpectHeader) -> None:
         super().__init__()
-        self._answer_expectation = answer_expectation
+        self._answer_expect_header = answer_expect_header
         self._resolve = super().resolve  # bound once, because every request calls it
 
     def resolve(self, request: web.Request) -> Coroutine[Any, Any, web.UrlMappingMatchInfo]:
         match = self._resolve(request)
-        return self._with_expectation(match) if EXPECT in request.headers else match
+        return self._with_expect_handler(match) if EXPECT in request.headers else match
 
-    async def _with_expectation(
+    async def _with_expect_handler(
         self, resolving: Coroutine[Any, Any, web.UrlMappingMatchInfo]
     ) -> web.UrlMappingMatchInfo:
         match = await resolving
         # An unknown route has no argument for this.
-        match.route._expect_handler = self._answer_expectation  # noqa: SLF001
+        match.route._expect_handler = self._answer_expect_header  # noqa: SLF001
         return match

@@ -18,9 +18,9 @@ from domain.adapters import observability
 from domain.errors import Overloaded
 from gateway.edge.problems import Handler
 
-# A caller that is alone can occupy half of these places (see `Load`), and 1,000 requests must be
-# able to wait before any is rejected (rules.md §10). A pool of ten connections to Postgres answers
-# 1,000 in a few seconds, which is as long as callers wait.
+# A caller that is alone can occupy half of these places (see `RequestPlaces`), and 1,000 requests
+# must be able to wait before the process rejects any (rules.md §10). With a pool of ten connections
+# to Postgres, the process answers 1,000 requests in a few seconds. Callers wait that long.
 INGRESS_PLACES_MAX = 2500
 # Daraja sends once. A message that is rejected here is lost, and at best an inquiry finds its
 # content again. So this is the number of connections, less those that health checks need.
@@ -36,8 +36,8 @@ class Place:
     `sharer`: the caller or the callback address whose share it counts for, once that is known.
     """
 
-    def __init__(self, load: Load) -> None:
-        self.load = load
+    def __init__(self, places: RequestPlaces) -> None:
+        self.places = places
         self.sharer: Hashable | None = None
         self.is_occupied = True
 
@@ -45,7 +45,7 @@ class Place:
 _PLACE = web.RequestKey("place", Place)
 
 
-class Load:
+class RequestPlaces:
     """The places of all requests in progress.
 
     Requests for which `is_counted` is false occupy no place and are never rejected. A sharer may
@@ -132,7 +132,7 @@ def count_place_for(request: web.Request, sharer: Hashable) -> None:
         return
     place.sharer = sharer
     try:
-        place.load.count_share(place)
+        place.places.count_share(place)
     except Overloaded:
         place.sharer = None
         raise
@@ -148,9 +148,9 @@ def release_place_while_waiting(request: web.Request) -> Iterator[None]:
     if place is None:
         yield
         return
-    place.load.release(place)
+    place.places.release(place)
     yield
-    place.load.occupy(place)
+    place.places.occupy(place)
 
 
 class ConcurrencyLimit:

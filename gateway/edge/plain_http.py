@@ -17,8 +17,11 @@ HEAD_BYTES_MAX = 32 * 1024
 
 
 @web.middleware
-async def reject_odd_http(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Middleware: reject odd HTTP. It also stores the route's pattern, which the log shows."""
+async def reject_ambiguous_http(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Middleware: reject HTTP that another parser may read differently, or that no client needs.
+
+    The middleware also stores the pattern of the request's route, which the log shows.
+    """
     request[ROUTE] = route_pattern(request)
     if request.version not in {HttpVersion10, HttpVersion11}:
         # HTTP/0.9 has no status line, so its client could not read an answer.
@@ -35,7 +38,7 @@ async def reject_odd_http(request: web.Request, handler: Handler) -> web.StreamR
 
 
 @web.middleware
-async def reject_escapes(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def reject_percent_escapes(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Middleware: reject paths with percent escapes.
 
     No path of ours needs one, and an escaped path could evade a proxy's rules for our paths.
@@ -45,8 +48,11 @@ async def reject_escapes(request: web.Request, handler: Handler) -> web.StreamRe
     return await handler(request)
 
 
-async def answer_expectation(request: web.Request) -> None:
-    """Answers `Expect: 100-continue`. Ignores any other expectation, and reads the body anyway."""
+async def answer_expect_header(request: web.Request) -> None:
+    """Answers the header `Expect: 100-continue`, so that the client sends its body.
+
+    Ignores any other value of the header. The handler then reads the body as usual.
+    """
     if (
         request.headers.get(hdrs.EXPECT, "").lower() == "100-continue"
         and request.version >= HttpVersion11

@@ -41,8 +41,8 @@ class ReadQueue:
         """Runs `work` without waiting in the queue, and to its end."""
         return await self._finish(work, lambda: None)
 
-    def finish_middleware(self, is_selected: Callable[[web.Request], bool]) -> Middleware:
-        """A middleware that runs the selected requests at once, and to their end."""
+    def bypass_middleware(self, is_selected: Callable[[web.Request], bool]) -> Middleware:
+        """A middleware: selected requests do not wait in this queue, and run to their end."""
 
         @web.middleware
         async def finish(request: web.Request, handler: Handler) -> web.StreamResponse:

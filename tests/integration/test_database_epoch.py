@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 from jose import jwt
 
-from domain.adapters.postgres.epoch import Epochs
+from domain.adapters.postgres.epoch import EpochReader
 from domain.adapters.settings.common import read_settings
 from domain.adapters.settings.web import IngressSettings
 from gateway.edge.connections import Connections
@@ -140,10 +140,10 @@ async def test_a_cursor_of_another_life_is_refused_and_one_of_this_life_goes_on(
 
 async def test_an_epoch_lasts_while_the_database_lives(fresh: Store) -> None:
     """Payments, events and other processes change nothing about it."""
-    epochs = Epochs(fresh.database)
+    epochs = EpochReader(fresh.database)
     before = await epochs.current()
     await fresh.finalized()
-    assert before == await epochs.current() == await Epochs(fresh.database).current()
+    assert before == await epochs.current() == await EpochReader(fresh.database).current()
     assert before
 
 
@@ -158,12 +158,12 @@ _RESTORES = {
 async def test_a_restore_changes_the_epoch(
     fresh: Store, postgres: PostgresServer, template: str, how: str
 ) -> None:
-    before = await Epochs(fresh.database).current()
+    before = await EpochReader(fresh.database).current()
     url = await postgres.create_database(template=template) if not _RESTORES[how] else fresh.url
     if _RESTORES[how]:
         await fresh.execute(_RESTORES[how])
     async with Store(url) as restored:
-        assert await Epochs(restored.database).current() != before
+        assert await EpochReader(restored.database).current() != before
     if url != fresh.url:
         await postgres.drop_database(url)
 
@@ -176,19 +176,19 @@ async def test_while_postgres_is_away_the_last_epoch_is_believed(
     A process that has seen no epoch believes no copy.
     """
     now = [0.0]
-    epochs = Epochs(proxied.database, clock=lambda: now[0])
+    epochs = EpochReader(proxied.database, clock=lambda: now[0])
     first = await epochs.current()
     proxy.refuse()
     for _ in range(2):
         now[0] += 60
         assert await epochs.current() == first is not None
-    assert await Epochs(proxied.database).current() is None
+    assert await EpochReader(proxied.database).current() is None
 
 
 async def test_a_process_looks_again_after_two_seconds(fresh: Store) -> None:
     """And not for each request in between."""
     now = [0.0]
-    epochs = Epochs(fresh.database, clock=lambda: now[0])
+    epochs = EpochReader(fresh.database, clock=lambda: now[0])
     first = await epochs.current()
     await fresh.execute("TRUNCATE mkwanja.idempotency_keys")
     now[0] += 1.9

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from gateway.edge import connections, requests, serving
 from gateway.edge.connections import Connections
-from gateway.edge.plain_http import reject_odd_http
+from gateway.edge.plain_http import reject_ambiguous_http
 from gateway.edge.problems import answer_with_problems
 from gateway.edge.requests import read_bytes
 from gateway.edge.serving import listen
@@ -76,7 +76,7 @@ def _app(working: asyncio.Event) -> web.Application:
     async def healthz(_request: web.Request) -> web.Response:
         return web.Response()
 
-    app = web.Application(middlewares=[answer_with_problems, reject_odd_http])
+    app = web.Application(middlewares=[answer_with_problems, reject_ambiguous_http])
     app.router.add_post("/echo", echo)
     app.router.add_get("/large", large)
     app.router.add_get("/work", long_work)

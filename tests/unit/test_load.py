@@ -10,15 +10,20 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from domain.errors import Overloaded, RateLimited
-from gateway.edge.load import ConcurrencyLimit, Load, count_place_for, release_place_while_waiting
+from gateway.edge.load import (
+    ConcurrencyLimit,
+    RequestPlaces,
+    count_place_for,
+    release_place_while_waiting,
+)
 
 
 @pytest.fixture
-async def requests() -> AsyncIterator[Callable[[Load], Requests]]:
+async def requests() -> AsyncIterator[Callable[[RequestPlaces], Requests]]:
     """Makes `Requests`; all of them end with the test."""
     made: list[Requests] = []
 
-    def make(load: Load) -> Requests:
+    def make(load: RequestPlaces) -> Requests:
         made.append(Requests(load))
         return made[-1]
 
@@ -30,7 +35,7 @@ async def requests() -> AsyncIterator[Callable[[Load], Requests]]:
 class Requests:
     """Requests that wait at hand until they may end."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: RequestPlaces) -> None:
         self._load = load
         self._end = asyncio.Event()
         self._tasks: list[asyncio.Task[web.StreamResponse]] = []
@@ -69,18 +74,18 @@ class Requests:
         self._tasks.clear()
 
 
-def load_of(at_most: int, *, share_max: int | None = None) -> Load:
-    return Load(at_most, is_counted=lambda _request: True, share_max=share_max)
+def load_of(at_most: int, *, share_max: int | None = None) -> RequestPlaces:
+    return RequestPlaces(at_most, is_counted=lambda _request: True, share_max=share_max)
 
 
 async def test_a_caller_that_is_alone_can_have_half_of_the_places(
-    requests: Callable[[Load], Requests],
+    requests: Callable[[RequestPlaces], Requests],
 ) -> None:
     assert await requests(load_of(100)).come("a", 120) == 50
 
 
 async def test_every_caller_that_floods_leaves_room_for_the_next(
-    requests: Callable[[Load], Requests],
+    requests: Callable[[RequestPlaces], Requests],
 ) -> None:
     """Each may have as many places as are free then, so the places never run out."""
     waiting = requests(load_of(100))
@@ -89,7 +94,7 @@ async def test_every_caller_that_floods_leaves_room_for_the_next(
 
 
 async def test_requests_of_nobody_known_count_for_no_caller(
-    requests: Callable[[Load], Requests],
+    requests: Callable[[RequestPlaces], Requests],
 ) -> None:
     """A request that has not shown a valid token takes a place of the process, and no caller's."""
     waiting = requests(load_of(100))
@@ -99,13 +104,15 @@ async def test_requests_of_nobody_known_count_for_no_caller(
     assert await waiting.come("b", 1) == 0
 
 
-async def test_a_fixed_share_holds_for_each_address(requests: Callable[[Load], Requests]) -> None:
+async def test_a_fixed_share_holds_for_each_address(
+    requests: Callable[[RequestPlaces], Requests],
+) -> None:
     waiting = requests(load_of(100, share_max=3))
     assert [await waiting.come(name, 50) for name in "abc"] == [3, 3, 3]
 
 
 async def test_places_of_abandoned_requests_are_free_again(
-    requests: Callable[[Load], Requests],
+    requests: Callable[[RequestPlaces], Requests],
 ) -> None:
     waiting = requests(load_of(100))
     assert await waiting.come("a", 120) == 50
@@ -114,7 +121,7 @@ async def test_places_of_abandoned_requests_are_free_again(
 
 
 async def test_a_request_that_waits_for_its_peer_has_neither_place_nor_share(
-    requests: Callable[[Load], Requests],
+    requests: Callable[[RequestPlaces], Requests],
 ) -> None:
     arrived = asyncio.Event()
 

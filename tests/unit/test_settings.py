@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from domain.adapters.settings.callbacks import CallbackSettings
 from domain.adapters.settings.common import MigrationSettings, ProcessSettings, read_settings
-from domain.adapters.settings.errors import SettingsError, blame_setting
+from domain.adapters.settings.errors import SettingsError, raise_as_settings_error
 from domain.adapters.settings.web import IngressSettings
 from domain.adapters.settings.worker import WorkerSettings
 from tests.certificates import LONG_AGO, certificate_pem
@@ -389,5 +389,5 @@ def test_settings_cannot_be_changed_after_the_start(environment: Settle) -> None
 
 def test_a_fault_found_later_names_its_setting_in_the_same_form() -> None:
     message = r"^cannot start; settings invalid: DATABASE_URL \(has no host\)$"
-    with pytest.raises(SettingsError, match=message), blame_setting("DATABASE_URL"):
+    with pytest.raises(SettingsError, match=message), raise_as_settings_error("DATABASE_URL"):
         raise ValueError("has no host")

@@ -101,7 +101,10 @@ WHERE (caller_key, key) IN (
 
 
 class Accepting:
-    """Writes for the ingress. Satisfies `domain.lifecycle.accept.AcceptingStore`."""
+    """The store that accepts payments, in Postgres.
+
+    Satisfies the protocol `domain.lifecycle.accept.AcceptingStore`.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database

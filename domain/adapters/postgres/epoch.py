@@ -30,8 +30,8 @@ _FRESH_SECONDS = 2.0
 _PATIENCE_SECONDS = 1.0
 
 
-class Epochs:
-    """The current epoch, read from the database every few seconds at most."""
+class EpochReader:
+    """Reads the current epoch from the database, every few seconds at most."""
 
     def __init__(self, database: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._database = database

@@ -11,10 +11,10 @@ class SettingsError(Exception):
 
 
 @contextmanager
-def blame_setting(name: str) -> Iterator[None]:
-    """Turns a ValueError in the block into a SettingsError that names the setting.
+def raise_as_settings_error(name: str) -> Iterator[None]:
+    """Turns a ValueError in the block into a SettingsError that names the setting `name`.
 
-    For a fault that `read_settings` cannot find, for example because it shows only in a connection.
+    For faults that `read_settings` cannot find, for example because only a connection shows them.
     """
     try:
         yield
