@@ -1,4 +1,4 @@
-"""The idempotency key of a request: two names, and quotes around the standard one."""
+"""The idempotency key of a request: two header names, and quotes with the standard one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def key_of(*headers: tuple[str, str]) -> str:
         (r'"\\"', "\\"),
         ('"a;b,c"', "a;b,c"),
         ("\"'k1'\"", "'k1'"),
-        # A value that begins with another character is taken at its word, as it always was.
+        # A value that does not begin with a quote is the key itself, as it always was.
         ("'k1'", "'k1'"),
         ('k1"', 'k1"'),
         ('k"1"', 'k"1"'),
@@ -40,7 +40,7 @@ def key_of(*headers: tuple[str, str]) -> str:
         ("k\\1", "k\\1"),
     ],
 )
-def test_the_standard_name_takes_a_key_with_quotes_or_without(value: str, key: str) -> None:
+def test_the_standard_header_accepts_a_key_with_or_without_quotes(value: str, key: str) -> None:
     assert key_of((STANDARD, value)) == key
     assert key_of((STANDARD.lower(), value)) == key
 
@@ -48,19 +48,19 @@ def test_the_standard_name_takes_a_key_with_quotes_or_without(value: str, key: s
 @for_each(
     "value",
     [
-        '"', '"k1', '""', '"""', '"k1""', '"k"1"', '"k1"k2', '"k1";a=1', '"k1" ;a', '"k1", "k2"', '"k1","k1"',
-        '"k 1"', '" k1"', '"k1 "', '" "', '"k\t1"', '"ufunguo-é"', '"\\é"', r'"k\1"', r'"k\"', r'"k1\\\"', f'"{"k" * 256}"',
-        '"k1"\x7f', '"\x7f"', "", " ", "é", "k 1",
+        '"', '"k1', '""', '"""', '"k1""', '"k"1"', '"k1"k2', '"k1";a=1', '"k1" ;a', '"k1", "k2"',
+        '"k1","k1"', '"k 1"', '" k1"', '"k1 "', '" "', '"k\t1"', '"ufunguo-é"', '"\\é"', r'"k\1"',
+        r'"k\"', r'"k1\\\"', f'"{"k" * 256}"', '"k1"\x7f', '"\x7f"', "", " ", "é", "k 1",
     ],
 )  # fmt: skip
-def test_a_value_that_can_be_read_in_two_ways_is_no_key(value: str) -> None:
-    """Quotes without an end, text or parameters behind them, and whatever no key may hold."""
+def test_an_invalid_or_ambiguous_value_is_rejected(value: str) -> None:
+    """Unclosed quotes, text or parameters after them, and characters that no key may contain."""
     with pytest.raises(IdempotencyKeyInvalid):
         key_of((STANDARD, value))
 
 
-def test_our_own_name_keeps_its_quotes() -> None:
-    """Its value is no structured field, and keys with quotes are in use."""
+def test_our_own_header_keeps_the_quotes_of_a_key() -> None:
+    """Its value is not a structured field, and callers use keys with quotes."""
     assert key_of((OURS, '"k1"')) == '"k1"'
     assert key_of((OURS, '"')) == '"'
 
@@ -68,7 +68,7 @@ def test_our_own_name_keeps_its_quotes() -> None:
 @pytest.mark.parametrize(
     ("ours", "standard"), [("k1", '"k1"'), ("k1", "k1"), ('"k1"', r'"\"k1\""')]
 )
-def test_both_names_may_have_one_key(ours: str, standard: str) -> None:
+def test_both_headers_may_carry_the_same_key(ours: str, standard: str) -> None:
     assert key_of((OURS, ours), (STANDARD, standard)) == ours
 
 
@@ -83,18 +83,20 @@ def test_both_names_may_have_one_key(ours: str, standard: str) -> None:
         [(STANDARD, '"k1"'), (STANDARD, '"k1"')],
     ],
 )
-def test_two_keys_are_none(headers: list[tuple[str, str]]) -> None:
+def test_two_different_keys_or_a_repeated_header_are_rejected(
+    headers: list[tuple[str, str]],
+) -> None:
     with pytest.raises(IdempotencyKeyInvalid):
         key_of(*headers)
 
 
-def test_a_request_without_a_key_says_so() -> None:
+def test_a_missing_key_has_an_error_of_its_own() -> None:
     with pytest.raises(IdempotencyKeyMissing):
         key_of()
 
 
 @given(key=st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=255))
 def test_every_key_can_be_quoted(key: str) -> None:
-    """As RFC 8941 writes a String."""
+    """The quoted form is a String of RFC 8941."""
     quoted = '"' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'
     assert key_of((STANDARD, quoted)) == key

@@ -1,6 +1,4 @@
-"""What a key set holds: which of its keys may check a signature, and what a member that is null
-means.
-"""
+"""A key set: which of its keys may verify a signature, and how a member that is null is read."""
 
 from __future__ import annotations
 
@@ -15,16 +13,16 @@ from tests.integration.keys import jwk, rsa_jwk
 
 EC = {**jwk("k1"), "key_ops": ["verify"], "ext": True}
 RSA = {**rsa_jwk(2048), "kid": "k1", "use": "sig"}
-# Members that a key may leave out, those of private keys and of the other kind of key included.
+# The optional members of a key, also those of private keys.
 OPTIONAL = [
-    "use", "key_ops", "alg", "ext", "x5c", "x5t", "x5t#S256", "x5u", "exp", "nbf", "iat", "revoked", "issuer",
-    "d", "p", "q", "dp", "dq", "qi", "oth", "k", "",
+    "use", "key_ops", "alg", "ext", "x5c", "x5t", "x5t#S256", "x5u", "exp", "nbf", "iat",
+    "revoked", "issuer", "d", "p", "q", "dp", "dq", "qi", "oth", "k", "",
 ]  # fmt: skip
 PRIVATE = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"]
 
 
 def read(*keys: object) -> tuple[list[str], list[str]]:
-    """The kids of the usable keys, and what is said of the others."""
+    """The kids of the usable keys, and the reasons for refusing the others."""
     usable, refused = read_key_set(json.dumps({"keys": keys}).encode())
     return list(usable), refused
 
@@ -52,7 +50,7 @@ def test_a_key_whose_every_optional_member_is_null_is_usable(key: dict[str, Any]
     ],
 )
 def test_a_required_member_that_is_null_is_missing(key: dict[str, Any], name: str) -> None:
-    """The key is named with its fault, and takes no good key away."""
+    """The reader reports the key with its fault, and still uses the good keys."""
     good = jwk("k2")
     absent = {each: value for each, value in key.items() if each != name}
     assert read({**key, name: None}, good) == read(absent, good)
@@ -63,12 +61,12 @@ def test_a_required_member_that_is_null_is_missing(key: dict[str, Any], name: st
 @for_each("key", [EC, RSA], ids=["EC", "RSA"])
 @for_each("name", PRIVATE)
 @for_each("value", ["AQAB", "", 0, False, [], {}])
-def test_a_key_with_a_private_part_that_is_not_null_is_stolen(
+def test_a_key_with_a_private_part_that_is_not_null_is_refused_as_stolen(
     key: dict[str, Any], name: str, value: object
 ) -> None:
-    kids, [said] = read({**key, name: value})
+    kids, [reason] = read({**key, name: value})
     assert kids == []
-    assert "treat that key as stolen" in said
+    assert "treat that key as stolen" in reason
 
 
 @for_each("key", [EC, RSA], ids=["EC", "RSA"])
@@ -83,19 +81,19 @@ def test_a_key_with_a_private_part_that_is_not_null_is_stolen(
         {"alg": ""},
     ],
 )
-def test_a_member_that_says_otherwise_still_does(
+def test_a_key_whose_members_forbid_verifying_is_refused(
     key: dict[str, Any], changes: dict[str, Any]
 ) -> None:
-    """Only null is as if it were absent: an empty text or list is not."""
+    """Only null counts as absent. An empty text or list does not."""
     kids, refused = read({**key, **changes})
     assert (kids, len(refused)) == ([], 1)
 
 
 @pytest.mark.parametrize("body", [b"null", b'{"keys": null}', b"{}", b"[]"])
-def test_a_set_that_is_null_is_no_set(body: bytes) -> None:
+def test_a_key_set_without_a_list_of_keys_is_rejected(body: bytes) -> None:
     with pytest.raises(NoKeySet):
         read_key_set(body)
 
 
-def test_a_key_that_is_null_takes_no_other_away() -> None:
+def test_a_null_among_the_keys_removes_no_other_key() -> None:
     assert read(None, EC)[0] == ["k1"]

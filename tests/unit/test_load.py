@@ -1,4 +1,4 @@
-"""Places at hand: how many there are, and whose they are."""
+"""The places for requests: how many there are, and how many of them one caller may hold."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gateway.edge.load import (
 
 @pytest.fixture
 async def requests() -> AsyncIterator[Callable[[RequestPlaces], Requests]]:
-    """Makes `Requests`; all of them end with the test."""
+    """Make `Requests` that end with the test."""
     made: list[Requests] = []
 
     def make(load: RequestPlaces) -> Requests:
@@ -33,24 +33,24 @@ async def requests() -> AsyncIterator[Callable[[RequestPlaces], Requests]]:
 
 
 class Requests:
-    """Requests that wait at hand until they may end."""
+    """Requests that hold their places until the test ends them."""
 
     def __init__(self, load: RequestPlaces) -> None:
         self._load = load
         self._end = asyncio.Event()
         self._tasks: list[asyncio.Task[web.StreamResponse]] = []
 
-    async def come(
+    async def start(
         self,
-        sharer: str | None,
+        holder: str | None,
         count: int,
         meanwhile: Callable[[web.Request], Awaitable[None]] | None = None,
     ) -> int:
-        """How many of `count` requests of `sharer` found a place."""
+        """Start `count` requests of `holder`, and return how many of them got a place."""
 
         async def handler(request: web.Request) -> web.StreamResponse:
-            if sharer is not None:
-                count_place_for(request, sharer)
+            if holder is not None:
+                count_place_for(request, holder)
             if meanwhile is not None:
                 await meanwhile(request)
             await self._end.wait()
@@ -78,49 +78,49 @@ def load_of(at_most: int, *, share_max: int | None = None) -> RequestPlaces:
     return RequestPlaces(at_most, is_counted=lambda _request: True, share_max=share_max)
 
 
-async def test_a_caller_that_is_alone_can_have_half_of_the_places(
+async def test_a_single_caller_may_hold_half_of_the_places(
     requests: Callable[[RequestPlaces], Requests],
 ) -> None:
-    assert await requests(load_of(100)).come("a", 120) == 50
+    assert await requests(load_of(100)).start("a", 120) == 50
 
 
 async def test_every_caller_that_floods_leaves_room_for_the_next(
     requests: Callable[[RequestPlaces], Requests],
 ) -> None:
-    """Each may have as many places as are free then, so the places never run out."""
+    """A caller may hold as many places as are still free, so the places never run out."""
     waiting = requests(load_of(100))
-    assert [await waiting.come(name, 120) for name in "abcdef"] == [50, 25, 12, 6, 3, 2]
-    assert await waiting.come("g", 1) == 1
+    assert [await waiting.start(name, 120) for name in "abcdef"] == [50, 25, 12, 6, 3, 2]
+    assert await waiting.start("g", 1) == 1
 
 
-async def test_requests_of_nobody_known_count_for_no_caller(
+async def test_requests_without_a_valid_token_count_for_no_caller(
     requests: Callable[[RequestPlaces], Requests],
 ) -> None:
-    """A request that has not shown a valid token takes a place of the process, and no caller's."""
+    """They use places of the process, but no caller's share."""
     waiting = requests(load_of(100))
-    assert await waiting.come(None, 60) == 60
-    assert await waiting.come("a", 120) == 20
-    assert await waiting.come(None, 120) == 20
-    assert await waiting.come("b", 1) == 0
+    assert await waiting.start(None, 60) == 60
+    assert await waiting.start("a", 120) == 20
+    assert await waiting.start(None, 120) == 20
+    assert await waiting.start("b", 1) == 0
 
 
-async def test_a_fixed_share_holds_for_each_address(
+async def test_a_fixed_share_limits_each_address(
     requests: Callable[[RequestPlaces], Requests],
 ) -> None:
     waiting = requests(load_of(100, share_max=3))
-    assert [await waiting.come(name, 50) for name in "abc"] == [3, 3, 3]
+    assert [await waiting.start(name, 50) for name in "abc"] == [3, 3, 3]
 
 
 async def test_places_of_abandoned_requests_are_free_again(
     requests: Callable[[RequestPlaces], Requests],
 ) -> None:
     waiting = requests(load_of(100))
-    assert await waiting.come("a", 120) == 50
+    assert await waiting.start("a", 120) == 50
     await waiting.abandon()
-    assert await waiting.come("a", 120) == 50
+    assert await waiting.start("a", 120) == 50
 
 
-async def test_a_request_that_waits_for_its_peer_has_neither_place_nor_share(
+async def test_a_request_that_waits_for_its_client_holds_neither_place_nor_share(
     requests: Callable[[RequestPlaces], Requests],
 ) -> None:
     arrived = asyncio.Event()
@@ -130,17 +130,17 @@ async def test_a_request_that_waits_for_its_peer_has_neither_place_nor_share(
             await arrived.wait()
 
     waiting = requests(load_of(100))
-    assert await waiting.come("a", 80, read_body) == 80
-    assert await waiting.come("b", 120) == 50
+    assert await waiting.start("a", 80, read_body) == 80
+    assert await waiting.start("b", 120) == 50
     arrived.set()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert await waiting.come("a", 120) == 0  # as many of the eighty as fit have their places again
+    assert await waiting.start("a", 120) == 0  # as many of the eighty as fit hold a place again
     await waiting.abandon()
-    assert await waiting.come("b", 120) == 50
+    assert await waiting.start("b", 120) == 50
 
 
-async def test_a_bound_holds_for_each_name() -> None:
+async def test_a_concurrency_limit_counts_each_name_separately() -> None:
     limit, refusal = (
         ConcurrencyLimit(2),
         RateLimited("too many", limit="caller.requests_per_second", wait_seconds=1),

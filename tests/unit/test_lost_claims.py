@@ -1,6 +1,4 @@
-"""An answer of Daraja's to a send whose claim the database lost, in every stage that it may find
-the payment in.
-"""
+"""Daraja's answer to a send whose claim the database lost, in every stage of the payment."""
 
 from __future__ import annotations
 
@@ -40,10 +38,10 @@ MAY_HAVE_ACTED = [
 DID_NOT_ACT = [error for error, name, outcome in ANSWERS if outcome.is_accounted_for]
 
 
-def lost(kind: Kind, stage: Stage, *outcomes: Outcome | None, **fields: Any) -> Payment:
-    """A payment with attempts numbered from 2: the claim of attempt 1, which is decide_answer, is not
-    on record.
-    """
+def payment_without_claim(
+    kind: Kind, stage: Stage, *outcomes: Outcome | None, **fields: Any
+) -> Payment:
+    """A payment without attempt 1, which Daraja answers. Its stored attempts begin at number 2."""
     attempts = tuple(
         an_attempt(outcome, number=number) for number, outcome in enumerate(outcomes, 2)
     )
@@ -52,13 +50,11 @@ def lost(kind: Kind, stage: Stage, *outcomes: Outcome | None, **fields: Any) -> 
 
 @for_each("kind", Kind)
 @for_each(("error", "outcome"), MAY_HAVE_ACTED, ids=lambda value: type(value).__name__)
-def test_an_answer_that_fits_no_claim_is_evidence_of_a_send(
+def test_an_answer_without_its_claim_is_evidence_of_a_send(
     kind: Kind, error: ProviderError | None, outcome: Outcome
 ) -> None:
-    """The database lost the claim: the payment is in doubt and asked about, and the attempt has
-    its account and its ids.
-    """
-    decision = decide_answer(lost(kind, Stage.ACCEPTED), error, ids=IDS)
+    """The payment is in doubt and gets an inquiry. The attempt has its account and its ids."""
+    decision = decide_answer(payment_without_claim(kind, Stage.ACCEPTED), error, ids=IDS)
     after = payment_of(decision)
     assert (after.stage, after.next_step_at, after.needs_review) == (
         Stage.IN_DOUBT,
@@ -76,10 +72,10 @@ def test_an_answer_that_fits_no_claim_is_evidence_of_a_send(
 
 @for_each("stage", [stage for stage in Stage if stage is not Stage.SUBMITTING])
 @for_each("error", DID_NOT_ACT, ids=lambda error: type(error).__name__)
-def test_an_answer_that_nothing_acted_and_fits_no_claim_changes_nothing(
+def test_an_answer_that_proves_no_effect_and_has_no_claim_changes_nothing(
     stage: Stage, error: ProviderError
 ) -> None:
-    """The claim was never committed: the usual case of a COMMIT whose outcome was not known."""
+    """The claim was never committed: the usual case of a COMMIT with an unknown outcome."""
     payment = a_payment(stage=stage, attempts=())
     assert decide_answer(payment, error) == Decided(payment=payment)
 
@@ -94,14 +90,14 @@ def test_an_answer_that_nothing_acted_and_fits_no_claim_changes_nothing(
         (Stage.SUCCEEDED, ACKNOWLEDGED),
     ],
 )
-def test_an_acknowledgement_beside_another_send_is_a_second_one_and_for_a_person(
+def test_an_acknowledgement_without_its_claim_beside_another_send_needs_a_person(
     kind: Kind, stage: Stage, outcome: Outcome | None
 ) -> None:
-    """Daraja refuses a withdrawal's second send by its id.
+    """A withdrawal does not, because Daraja refuses its second send by its id.
 
-    Of the other kinds both may have acted.
+    For the other kinds both sends may have acted.
     """
-    payment = lost(kind, stage, outcome)
+    payment = payment_without_claim(kind, stage, outcome)
     after = payment_of(decide_answer(payment, None, ids=IDS))
     assert (after.stage, after.lease_until, after.attempt_id) == (
         stage,
@@ -114,21 +110,23 @@ def test_an_acknowledgement_beside_another_send_is_a_second_one_and_for_a_person
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_an_acknowledgement_of_a_payment_that_ended_unsent_is_asked_about_and_for_a_person(
+def test_an_acknowledgement_after_a_failure_without_a_send_needs_inquiries_and_a_person(
     kind: Kind,
 ) -> None:
-    payment = lost(kind, Stage.FAILED, failure=Failure(FailureReason.NOT_SUBMITTED_IN_TIME, True))
+    payment = payment_without_claim(
+        kind, Stage.FAILED, failure=Failure(FailureReason.NOT_SUBMITTED_IN_TIME, True)
+    )
     after = payment_of(decide_answer(payment, None, ids=IDS))
     assert (after.stage, after.needs_review) == (Stage.FAILED, True)
     assert after.next_step_at == NOW + timedelta(seconds=30)
 
 
 @pytest.mark.parametrize("kind", [Kind.DEPOSIT, Kind.BILL_PAYMENT])
-def test_after_an_answer_that_fitted_no_claim_no_later_word_makes_it_sendable(kind: Kind) -> None:
-    """The newer attempt is proved unsent; the lost one may have acted all the same."""
-    payment = lost(kind, Stage.SUBMITTING, None)
-    found = payment_of(decide_answer(payment, None, ids=IDS))
+def test_after_an_answer_without_its_claim_no_later_answer_permits_another_send(kind: Kind) -> None:
+    """The newer attempt is proved unsent, but the one without a claim may have acted."""
+    payment = payment_without_claim(kind, Stage.SUBMITTING, None)
+    with_lost_attempt = payment_of(decide_answer(payment, None, ids=IDS))
     change = answer_change(
         PAYMENT_ID, an_open_attempt(2), frozenset(), Unreachable(), TIMES, ACCOUNTS
     )
-    assert payment_of(change.decide(found, a_context())).stage is Stage.IN_DOUBT
+    assert payment_of(change.decide(with_lost_attempt, a_context())).stage is Stage.IN_DOUBT

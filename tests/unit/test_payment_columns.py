@@ -1,4 +1,4 @@
-"""A payment that is written to its columns reads back the same."""
+"""The columns of a payment: writing and reading them, and the lists of their names."""
 
 from __future__ import annotations
 
@@ -57,11 +57,12 @@ def row_of(payment: Payment) -> Any:
 
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("stage", Stage)
-def test_what_is_written_of_a_payment_reads_back_the_same(kind: Kind, stage: Stage) -> None:
+def test_a_payment_written_to_its_columns_reads_back_the_same(kind: Kind, stage: Stage) -> None:
     payment = a_payment(
-        kind=kind, stage=stage, caller_key=CALLER.key, attempts=(), sequence=5, event_due=NOW, metadata={"order": "4"},
-        purpose=Purpose.SALARY, needs_review=True, attempt_id=UUID(int=3), lease_until=NOW, recipient_name="JANE DOE",
-        receipt="UC14KD82QZ", amount_settled_kes=240 if stage is Stage.SUCCEEDED else None,
+        kind=kind, stage=stage, caller_key=CALLER.key, attempts=(), sequence=5, event_due=NOW,
+        metadata={"order": "4"}, purpose=Purpose.SALARY, needs_review=True, attempt_id=UUID(int=3),
+        lease_until=NOW, recipient_name="JANE DOE", receipt="UC14KD82QZ",
+        amount_settled_kes=240 if stage is Stage.SUCCEEDED else None,
         failure=Failure(FailureReason.NO_RESPONSE, True, "1037") if stage is Stage.FAILED else None,
     )  # fmt: skip
     assert payment_from(row_of(payment)) == payment
@@ -80,13 +81,13 @@ def test_a_payment_without_optional_parts_reads_back_the_same() -> None:
     assert payment_from(row_of(payment)) == payment
 
 
-def test_a_row_of_an_older_process_names_its_own_amount_as_settled() -> None:
+def test_a_success_stored_by_an_older_process_settled_its_own_amount() -> None:
     payment = a_payment(stage=Stage.SUCCEEDED, caller_key=CALLER.key, attempts=())
     row = row_of(replace(payment, amount_settled_kes=None))
     assert payment_from(row).amount_settled_kes == payment.request.amount_kes
 
 
-def test_metadata_is_read_from_text_and_from_what_the_driver_made_of_it() -> None:
+def test_metadata_is_read_from_text_and_from_a_decoded_value() -> None:
     row = row_of(a_payment(metadata={"order": "4"}))
     assert payment_from(row).request.metadata == {"order": "4"}
     row.metadata = json.loads(row.metadata)

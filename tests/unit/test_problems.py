@@ -1,12 +1,9 @@
-"""How errors are told over HTTP: every one that can reach the edge is in the table, and none
-tells a secret.
-"""
+"""Errors as HTTP problems: each error that can reach the edge is in the table, without secrets."""
 
 from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -55,7 +52,7 @@ TABLE = [
     (errors.CommitOutcomeUnknown, 503, "unavailable", True, True),
 ]
 
-# What some say besides.
+# Members that only some problems have.
 MEMBERS: dict[type[PaymentServiceError], dict[str, object]] = {
     InvalidRequest: {"errors": [{"pointer": "/amount", "detail": "is required"}]},
     errors.LimitExceeded: {
@@ -66,13 +63,10 @@ MEMBERS: dict[type[PaymentServiceError], dict[str, object]] = {
     errors.RateLimited: {"limit": "caller.requests_per_second"},
 }
 
-Raising = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
 MIDNIGHT = datetime(2026, 3, 1, 21, tzinfo=UTC)
 
 
-def made(kind: type[PaymentServiceError]) -> PaymentServiceError:
+def make_error(kind: type[PaymentServiceError]) -> PaymentServiceError:
     if kind is InvalidRequest:
         return InvalidRequest([FieldError("/amount", "is required")])
     if kind is errors.LimitExceeded:
@@ -84,7 +78,7 @@ def made(kind: type[PaymentServiceError]) -> PaymentServiceError:
     return kind()
 
 
-async def told(error: Exception) -> tuple[web.Response, dict[str, object]]:
+async def answer_error(error: Exception) -> tuple[web.Response, dict[str, object]]:
     async def handler(_request: web.Request) -> web.StreamResponse:
         raise error
 
@@ -95,20 +89,20 @@ async def told(error: Exception) -> tuple[web.Response, dict[str, object]]:
 
 
 @pytest.mark.parametrize(("kind", "status", "code", "is_retryable", "has_retry_after"), TABLE)
-async def test_an_error_is_told_as_a_problem(
+async def test_an_error_is_answered_with_its_problem(
     kind: type[PaymentServiceError],
     status: int,
     code: str,
     is_retryable: bool,
     has_retry_after: bool,
 ) -> None:
-    response, body = await told(made(kind))
+    response, body = await answer_error(make_error(kind))
     assert (response.status, response.content_type) == (status, "application/problem+json")
     assert body == {
         "type": f"urn:mkwanja:problem:{code}",
-        "title": problem_of(made(kind)).title,
+        "title": problem_of(make_error(kind)).title,
         "status": status,
-        "detail": made(kind).message,
+        "detail": make_error(kind).message,
         "code": code,
         "retryable": is_retryable,
         **MEMBERS.get(kind, {}),
@@ -124,24 +118,21 @@ def subclasses(kind: type[PaymentServiceError]) -> set[type[PaymentServiceError]
 
 
 def test_every_error_that_can_reach_the_edge_is_in_the_table() -> None:
-    """A new one fails here until somebody decides how it is told.
-
-    What Daraja says never reaches a caller.
-    """
+    """A new error fails here until the table has it. Daraja's errors never reach a caller."""
     in_errors = {
         kind
         for kind in vars(errors).values()
         if isinstance(kind, type) and issubclass(kind, PaymentServiceError)
     }
-    of_workers = {
-        ClaimUnknown,
-        ResolutionRefused,
-    }  # an operator reads the second on the command line
+    # An operator sees the second on the command line.
+    of_workers = {ClaimUnknown, ResolutionRefused}
     reach_the_edge = (
         in_errors - {PaymentServiceError, RequestRefused} - of_workers - subclasses(ProviderError)
     )
     assert {row[0] for row in TABLE} == reach_the_edge
-    assert {problem_of(made(kind)).code for kind in reach_the_edge} == {row[2] for row in TABLE}
+    assert {problem_of(make_error(kind)).code for kind in reach_the_edge} == {
+        row[2] for row in TABLE
+    }
     assert set(PROBLEMS) <= reach_the_edge
 
 
@@ -161,7 +152,7 @@ def files_behind_the_routes() -> set[Path]:
 
 
 def test_every_error_in_the_table_is_raised_behind_a_route() -> None:
-    """A row for an error that no request can meet is dead, and OpenAPI would describe it."""
+    """If no request can cause an error, its row is dead, and OpenAPI would still describe it."""
     raised = {
         name.id
         for path in files_behind_the_routes()
@@ -183,13 +174,13 @@ def test_each_refusal_has_a_code_of_its_own() -> None:
     assert all(issubclass(kind, RequestRefused | Unavailable) for kind in PROBLEMS)
 
 
-async def test_what_daraja_said_is_told_as_a_fault_of_ours() -> None:
-    response, body = await told(errors.OutcomeUnknown("host 10.1.2.3 said no"))
+async def test_an_error_of_daraja_is_answered_as_an_internal_error() -> None:
+    response, body = await answer_error(errors.OutcomeUnknown("host 10.1.2.3 refused"))
     assert (response.status, body["code"], body["retryable"]) == (500, "internal_error", True)
 
 
-async def test_a_bug_tells_nothing_of_itself() -> None:
-    response, body = await told(RuntimeError("password=S3cret in /srv/app.py"))
+async def test_a_bug_is_answered_without_its_message() -> None:
+    response, body = await answer_error(RuntimeError("password=S3cret in /srv/app.py"))
     assert (response.status, body["code"]) == (500, "internal_error")
     assert "S3cret" not in json.dumps(body)
 
@@ -209,7 +200,7 @@ async def test_a_bug_tells_nothing_of_itself() -> None:
 async def test_aiohttps_own_refusals_are_problems_too(
     error: web.HTTPException, status: int, code: str
 ) -> None:
-    response, body = await told(error)
+    response, body = await answer_error(error)
     assert (response.status, body["code"], response.content_type) == (
         status,
         code,
@@ -218,38 +209,40 @@ async def test_aiohttps_own_refusals_are_problems_too(
     assert response.headers.get("Allow") == ("GET,POST" if status == 405 else None)
 
 
-async def test_a_field_name_that_no_json_writer_takes_is_told_all_the_same() -> None:
-    _, body = await told(InvalidRequest([FieldError("/\ud800", "is not a known field: \udfff")]))
+async def test_a_field_name_that_json_cannot_encode_is_escaped() -> None:
+    _, body = await answer_error(
+        InvalidRequest([FieldError("/\ud800", "is not a known field: \udfff")])
+    )
     assert body["errors"] == [{"pointer": "/\\ud800", "detail": "is not a known field: \\udfff"}]
 
 
-async def test_an_answer_passes_untouched() -> None:
+async def test_an_answer_passes_unchanged() -> None:
     async def handler(_request: web.Request) -> web.StreamResponse:
         return web.Response(status=202)
 
     assert (await answer_with_problems(make_mocked_request("GET", "/"), handler)).status == 202
 
 
-def test_every_error_has_a_sentence_for_a_person() -> None:
+def test_the_message_of_every_error_is_a_sentence() -> None:
     for kind in subclasses(PaymentServiceError) - {InvalidRequest, errors.Refused}:
-        assert made(kind).message.endswith("."), kind
+        assert make_error(kind).message.endswith("."), kind
 
 
-async def test_a_limit_that_no_day_has_room_for_begins_never_anew() -> None:
-    _, body = await told(
+async def test_a_limit_that_no_day_allows_has_no_time_of_reset() -> None:
+    _, body = await answer_error(
         errors.LimitExceeded("Too much.", limit="payment.amount_max", maximum=1000)
     )
     assert body["resets_at"] is None
 
 
 @pytest.mark.parametrize(("wait_seconds", "retry_after"), [(0.001, "1"), (1.0, "1"), (59.2, "60")])
-async def test_who_comes_too_soon_is_told_whole_seconds_and_never_too_few(
+async def test_retry_after_is_in_whole_seconds_rounded_up(
     wait_seconds: float, retry_after: str
 ) -> None:
     error = errors.RateLimited(
         "Too soon.", limit="caller.requests_per_second", wait_seconds=wait_seconds
     )
-    response, body = await told(error)
+    response, body = await answer_error(error)
     assert (response.headers["Retry-After"], body["limit"]) == (
         retry_after,
         "caller.requests_per_second",
