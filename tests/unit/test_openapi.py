@@ -1,4 +1,4 @@
-"""The document of the ingress: valid, complete, and of the same table as the router."""
+"""The ingress's OpenAPI document: valid, complete, and made from the same table as the router."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ DESCRIBED = Described(json.loads(json.dumps(document())))
 
 
 def test_the_document_is_valid_openapi() -> None:
-    """No rule of OpenAPI 3.1 is broken."""
     assert [
         error.message for error in OpenAPIV31SpecValidator(DESCRIBED.document).iter_errors()
     ] == []
@@ -40,7 +39,6 @@ def test_the_document_is_valid_openapi() -> None:
 async def test_the_router_and_the_document_have_the_same_routes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Every route that is served is described, and every one that is described is served."""
     settings = {
         "DATABASE_URL": "postgresql://nobody@localhost/none",
         "REDIS_URL": "redis://localhost",
@@ -54,14 +52,14 @@ async def test_the_router_and_the_document_have_the_same_routes(
         for route in app.router.routes()
         if route.resource is not None
     }
-    # HEAD is GET without its body (RFC 9110); OPTIONS is a browser's question before its own.
+    # HEAD is GET without its body (RFC 9110); OPTIONS is the preflight request of a browser.
     assert {route for route in served if route[0] not in ("HEAD", "OPTIONS")} == set(
         DESCRIBED.operations
     )
 
 
-def test_the_document_is_the_same_whoever_makes_it() -> None:
-    """Its bytes do not depend on the order in which a process happens to keep sets."""
+def test_every_process_makes_the_same_document() -> None:
+    """Its bytes do not depend on the order of sets, which differs between processes."""
     program = (
         "import orjson, sys; from gateway.openapi.document import document; "
         "sys.stdout.buffer.write(orjson.dumps(document()))"
@@ -79,8 +77,7 @@ def test_the_document_is_the_same_whoever_makes_it() -> None:
     assert made[0] == made[1]
 
 
-def test_the_document_says_which_version_of_the_service_it_is_of() -> None:
-    """As pyproject.toml has it."""
+def test_the_document_has_the_version_of_the_service() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert DESCRIBED.document["info"]["version"] == VERSION == project["version"]
 
@@ -94,8 +91,9 @@ def test_the_document_says_which_version_of_the_service_it_is_of() -> None:
         ("Purpose", Purpose),
     ],
 )
-def test_closed_lists_are_the_enumerations(schema: str, values: Any) -> None:
-    """What callers may rely on is what the code has."""
+def test_each_enumeration_in_the_document_has_the_values_of_the_code(
+    schema: str, values: Any
+) -> None:
     assert DESCRIBED.document["components"]["schemas"][schema]["enum"] == [
         value.value for value in values
     ]
@@ -107,8 +105,8 @@ def test_no_description_names_our_files() -> None:
     assert not any(mark in text for mark in ("§", ".md", "docs/", ".py"))
 
 
-def test_every_kind_has_its_own_payment() -> None:
-    """`kind` says which one it is."""
+def test_every_kind_has_its_own_payment_schema() -> None:
+    """The member `kind` selects the schema."""
     payment = DESCRIBED.document["components"]["schemas"]["Payment"]
     assert set(payment["discriminator"]["mapping"]) == {kind.value for kind in Kind}
     statuses = {stage.public_status for stage in Stage}
@@ -116,41 +114,43 @@ def test_every_kind_has_its_own_payment() -> None:
         assert set(DESCRIBED.resolved(reference)["properties"]["status"]["enum"]) == statuses
 
 
-def test_every_refusal_is_described_somewhere_and_with_its_own_status() -> None:
-    """A problem of the table that no route tells of, or under another status, fails here."""
-    told = {
+def test_every_problem_is_described_on_a_route_with_its_status() -> None:
+    described = {
         (int(status), code)
         for _, status, answer in DESCRIBED.answers()
         for code in DESCRIBED.codes(answer)
     }
     expected = {(problem.status, problem.code) for problem in PROBLEMS.values()}
-    # What aiohttp refuses by itself; a wrong method is no operation.
+    # Refusals of aiohttp itself. A wrong method is no operation, so no route describes it.
     of_http = {
         (problem.status, problem.code)
         for problem in HTTP_PROBLEMS.values()
         if problem.status != 405
     }
-    assert told == expected | of_http | {(500, "internal_error")}
+    assert described == expected | of_http | {(500, "internal_error")}
 
 
 @for_each("operation", DESCRIBED.operations, ids=" ".join)
-def test_what_needs_a_token_says_so(operation: tuple[str, str]) -> None:
-    """Everything under /v1 is refused without one, and nothing else is."""
-    said = DESCRIBED.operations[operation]
-    assert ("401" in said["responses"]) == operation[1].startswith("/v1/")
-    assert (said.get("security") is None) == operation[1].startswith("/v1/")
+def test_only_operations_under_v1_require_a_token_and_describe_a_401(
+    operation: tuple[str, str],
+) -> None:
+    described = DESCRIBED.operations[operation]
+    assert ("401" in described["responses"]) == operation[1].startswith("/v1/")
+    assert (described.get("security") is None) == operation[1].startswith("/v1/")
 
 
-def test_every_operation_has_a_name_of_its_own_and_a_sentence() -> None:
-    """Clients are generated from these."""
-    names = [said["operationId"] for said in DESCRIBED.operations.values()]
+def test_every_operation_has_a_name_of_its_own_and_a_summary() -> None:
+    """Generators of clients use both."""
+    names = [described["operationId"] for described in DESCRIBED.operations.values()]
     assert len(set(names)) == len(names)
-    assert all(said["summary"] and said["tags"] for said in DESCRIBED.operations.values())
+    assert all(
+        described["summary"] and described["tags"] for described in DESCRIBED.operations.values()
+    )
 
 
 def test_every_link_leads_to_an_operation_and_to_parameters_that_it_has() -> None:
     """A link that leads nowhere would mislead generated clients and the tests that follow links."""
-    by_name = {said["operationId"]: said for said in DESCRIBED.operations.values()}
+    by_name = {described["operationId"]: described for described in DESCRIBED.operations.values()}
     links = [
         link for _, _, answer in DESCRIBED.answers() for link in answer.get("links", {}).values()
     ]
@@ -162,29 +162,29 @@ def test_every_link_leads_to_an_operation_and_to_parameters_that_it_has() -> Non
 
 def _examples() -> list[tuple[str, Any, Any]]:
     found = []
-    for (method, path), said in DESCRIBED.operations.items():
-        bodies = [("request", said["requestBody"])] if "requestBody" in said else []
-        for status, answer in [*bodies, *said["responses"].items()]:
+    for (method, path), described in DESCRIBED.operations.items():
+        bodies = [("request", described["requestBody"])] if "requestBody" in described else []
+        for status, answer in [*bodies, *described["responses"].items()]:
             for media in answer["content"].values():
                 for name, example in media.get("examples", {}).items():
                     value = DESCRIBED.resolved(example)["value"]
                     found.append((f"{method} {path} {status} {name}", media["schema"], value))
         found += [
             (f"{method} {path} {parameter['name']}", parameter["schema"], parameter["example"])
-            for parameter in said.get("parameters", [])
+            for parameter in described.get("parameters", [])
             if "example" in parameter
         ]
     return found
 
 
 @for_each(("schema", "value"), [pytest.param(*rest, id=name) for name, *rest in _examples()])
-def test_every_example_is_as_its_schema_says(schema: Any, value: Any) -> None:
-    """With nothing in it that is not described."""
+def test_every_example_is_valid_by_its_schema(schema: Any, value: Any) -> None:
+    """It also has no member that is not described."""
     assert DESCRIBED.faults(schema, value) == []
 
 
-def test_everything_has_an_example() -> None:
-    """Each body and each answer, but for those that are too long or text."""
+def test_every_body_and_answer_has_an_example() -> None:
+    """Except two answers: one is too long, the other is plain text."""
     without = [
         (operation, status)
         for operation, status, answer in DESCRIBED.answers()
@@ -192,7 +192,7 @@ def test_everything_has_an_example() -> None:
     ]
     assert without == [(("GET", "/openapi.json"), "200"), (("GET", "/metrics"), "200")]
     assert all(
-        said["requestBody"]["content"]["application/json"]["examples"]
-        for said in DESCRIBED.operations.values()
-        if "requestBody" in said
+        described["requestBody"]["content"]["application/json"]["examples"]
+        for described in DESCRIBED.operations.values()
+        if "requestBody" in described
     )

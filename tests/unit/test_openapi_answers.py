@@ -1,4 +1,4 @@
-"""Answers are described as they are made: no member too many in the document, none too few."""
+"""The document describes exactly the members that the service's answers have."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PAYMENTS = [*(a_payment(kind=kind, stage=stage) for kind in Kind for stage in St
 
 
 def views() -> list[Any]:
-    """Every payment as it is shown to a user and to a backend."""
+    """Payments of each kind, in each stage, as a user sees them and as a backend sees them."""
     return [
         public_payment(payment, for_backend=is_backend)
         for payment in PAYMENTS
@@ -33,14 +33,12 @@ def views() -> list[Any]:
 
 
 def test_every_view_of_a_payment_is_as_described() -> None:
-    """Of each kind, in each stage, to a user and to a backend."""
     for view in views():
         assert DESCRIBED.faults(PAYMENT, json.loads(json.dumps(view))) == [], view
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_every_described_member_of_a_payment_is_there(kind: Kind) -> None:
-    """The document promises nothing that is never shown."""
+def test_every_described_member_of_a_payment_is_shown(kind: Kind) -> None:
     mapping = DESCRIBED.document["components"]["schemas"]["Payment"]["discriminator"]["mapping"]
     described = DESCRIBED.resolved({"$ref": mapping[kind.value]})
     shown = [set(view) for view in views() if view["kind"] == kind.value]
@@ -49,8 +47,8 @@ def test_every_described_member_of_a_payment_is_there(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_a_payment_that_lacks_a_member_is_not_as_described(kind: Kind) -> None:
-    """Whichever it lacks, of those that only backends see too; and so is one that has another."""
+def test_a_payment_with_a_missing_or_a_new_member_is_not_as_described(kind: Kind) -> None:
+    """Also if the missing member is one that only backends see."""
     view = public_payment(a_payment(kind=kind), for_backend=True)
     for name in view:
         assert DESCRIBED.faults(PAYMENT, {other: view[other] for other in view if other != name}), (
@@ -62,14 +60,14 @@ def test_a_payment_that_lacks_a_member_is_not_as_described(kind: Kind) -> None:
 @pytest.mark.parametrize(
     "name", ["status", "stage", "currency", "kind", "phone_number", "created_at", "id", "failure"]
 )
-def test_a_value_outside_what_is_described_is_found(name: str) -> None:
-    """So that the tests that compare answers with the document can fail."""
+def test_a_value_that_is_not_described_is_found(name: str) -> None:
+    """Without this, a test that compares answers with the document might never fail."""
     assert DESCRIBED.faults(PAYMENT, {**public_payment(a_payment()), name: "something else"})
 
 
 @pytest.mark.parametrize("kind", EventType)
 def test_an_event_is_as_described(kind: EventType) -> None:
-    """Of each type, about a payment of each kind."""
+    """Each type of event, about a payment of each kind in each stage."""
     for payment in PAYMENTS:
         body = event_body(kind, event_id=UUID(int=1), payment=payment, at=NOW)
         assert DESCRIBED.faults({"$ref": "#/components/schemas/Event"}, json.loads(body)) == []

@@ -1,6 +1,4 @@
-"""What the document calls valid is accepted, and what it calls invalid is refused: bodies and
-queries, value by value.
-"""
+"""The service accepts exactly the bodies and queries that the OpenAPI document calls valid."""
 
 from __future__ import annotations
 
@@ -42,37 +40,41 @@ VALIDATORS = {
 }
 WHOLE: dict[Kind, dict[str, Any]] = {
     Kind.DEPOSIT: {
-        "amount": 250, "phone_number": "0711000111", "account_reference": "INV1", "description": "Tea", "owner": "amina",
-        "metadata": {"order": "42"},
+        "amount": 250, "phone_number": "0711000111", "account_reference": "INV1",
+        "description": "Tea", "owner": "amina", "metadata": {"order": "42"},
     },
     Kind.WITHDRAWAL: {
-        "amount": 250, "phone_number": "0711000111", "purpose": "salary", "remarks": "For tea", "owner": "amina",
-        "metadata": {"order": "42"},
+        "amount": 250, "phone_number": "0711000111", "purpose": "salary", "remarks": "For tea",
+        "owner": "amina", "metadata": {"order": "42"},
     },
     Kind.BILL_PAYMENT: {
-        "amount": 250, "paybill": "888880", "account_reference": "INV1", "remarks": "For tea", "owner": "amina",
-        "metadata": {"order": "42"},
+        "amount": 250, "paybill": "888880", "account_reference": "INV1", "remarks": "For tea",
+        "owner": "amina", "metadata": {"order": "42"},
     },
     Kind.POCHI_PAYMENT: {
-        "amount": 250, "phone_number": "0733000333", "remarks": "For tea", "owner": "amina", "metadata": {"order": "42"},
+        "amount": 250, "phone_number": "0733000333", "remarks": "For tea", "owner": "amina",
+        "metadata": {"order": "42"},
     },
 }  # fmt: skip
 NAMES = sorted({name for body in WHOLE.values() for name in body} | {"till", "other"})
 ABSENT = object()
 VALUES: list[Any] = [
-    ABSENT, None, True, 2.5, [], {}, -1, 0, 1, 9, 10, 250_000, 250_001, 10**30, "", " ", "a", "ab", "Tea", "salary", "gift",
-    "0711000111", "0111000111", "254111000111", "+254711000111", "++254711000111", "0211000111", "071100011", "07110001112",
-    "0711000111\n", "\n0711000111",
+    ABSENT, None, True, 2.5, [], {}, -1, 0, 1, 9, 10, 250_000, 250_001, 10**30,
+    "", " ", "a", "ab", "Tea", "salary", "gift",
+    "0711000111", "0111000111", "254111000111", "+254711000111", "++254711000111", "0211000111",
+    "071100011", "07110001112", "0711000111\n", "\n0711000111",
     "888880", "1234", "12345", "1234567", "12345678", "12345\n", "\u0661\u0662\u0663\u0664\u0665",
-    "INV00042", "A-1", "A/1.b", "A b", " A", "A ", "A  b", "A_b", "A&b", "-", "/", "0/1-2.3 4567", "0/1-2.3 456789",
-    "A" * 12, "A" * 13, "A" * 14, "x" * 100, "x" * 101, "x" * 255, "x" * 256, "é", "two\nlines",
-    "a\u00a0b", "\u200b", "\u2028", "a\0b", {"a": "b"}, {"a": 1}, {"a": None}, {"a\0": "b"}, {"a": "b\0"}, {"": ""},
+    "INV00042", "A-1", "A/1.b", "A b", " A", "A ", "A  b", "A_b", "A&b", "-", "/",
+    "0/1-2.3 4567", "0/1-2.3 456789", "A" * 12, "A" * 13, "A" * 14,
+    "x" * 100, "x" * 101, "x" * 255, "x" * 256, "é", "two\nlines",
+    "a\u00a0b", "\u200b", "\u2028", "a\0b",
+    {"a": "b"}, {"a": 1}, {"a": None}, {"a\0": "b"}, {"a": "b\0"}, {"": ""},
     {str(n): "" for n in range(20)}, {str(n): "" for n in range(21)},
 ]  # fmt: skip
 
 
-def assert_they_agree(kind: Kind, body: Any) -> None:
-    """About a backend's request: what a user may not set, the document says in words."""
+def assert_agreement(kind: Kind, body: Any) -> None:
+    """For a backend: the document states in words which fields a user may not set."""
     try:
         payment_request(kind, body, a_caller())
         is_accepted = True
@@ -84,36 +86,28 @@ def assert_they_agree(kind: Kind, body: Any) -> None:
 @for_each("name", NAMES)
 @for_each("kind", Kind)
 def test_the_document_and_the_service_agree_about_every_field(kind: Kind, name: str) -> None:
-    """Whichever value it has, or none."""
+    """With each value, and without the field."""
     for value in VALUES:
         body = {**WHOLE[kind], name: value}
-        assert_they_agree(
-            kind, {each: given for each, given in body.items() if given is not ABSENT}
-        )
+        assert_agreement(kind, {each: given for each, given in body.items() if given is not ABSENT})
 
 
-def test_the_document_and_the_service_agree_about_whom_a_bill_is_paid_to() -> None:
-    """A paybill with its reference, or a till; absent and null are one."""
-    options: list[list[Any]] = [
-        [ABSENT, None, "888880"],
-        [ABSENT, None, "556677"],
-        [ABSENT, None, "INV1"],
-    ]
-    for parties in itertools.product(*options):
-        body = {
-            "amount": 1,
-            **dict(zip(("paybill", "till", "account_reference"), parties, strict=True)),
-        }
-        assert_they_agree(
+def test_the_document_and_the_service_agree_about_paybill_till_and_reference() -> None:
+    """A bill has a paybill with its reference, or a till. Null counts as absent."""
+    names = ("paybill", "till", "account_reference")
+    options: list[list[Any]] = [[ABSENT, None, value] for value in ("888880", "556677", "INV1")]
+    for values in itertools.product(*options):
+        body = {"amount": 1, **dict(zip(names, values, strict=True))}
+        assert_agreement(
             Kind.BILL_PAYMENT, {name: value for name, value in body.items() if value is not ABSENT}
         )
 
 
 @for_each("kind", Kind)
 @for_each("body", [None, [], "text", 5, True, {}])
-def test_the_document_and_the_service_agree_about_what_is_no_body(kind: Kind, body: Any) -> None:
-    """An object, with what is required."""
-    assert_they_agree(kind, body)
+def test_the_document_and_the_service_agree_about_an_invalid_body(kind: Kind, body: Any) -> None:
+    """A body is an object with the required members."""
+    assert_agreement(kind, body)
 
 
 @given(
@@ -124,9 +118,9 @@ def test_the_document_and_the_service_agree_about_what_is_no_body(kind: Kind, bo
 def test_the_document_and_the_service_agree_about_any_text(
     kind: Kind, name: str, text: str
 ) -> None:
-    """In any field, and as any key of the metadata."""
-    assert_they_agree(kind, {**WHOLE[kind], name: text})
-    assert_they_agree(kind, {**WHOLE[kind], "metadata": {text: text}})
+    """In each field, and as a key of the metadata."""
+    assert_agreement(kind, {**WHOLE[kind], name: text})
+    assert_agreement(kind, {**WHOLE[kind], "metadata": {text: text}})
 
 
 QUERIES: dict[str, list[str]] = {
@@ -137,9 +131,11 @@ QUERIES: dict[str, list[str]] = {
     "receipt": ["", "UC14KD82QZ", "\0"],
     "idempotency_key": ["", "order-42", "\0"],
     "created_after": [
-        "2026-03-01T07:15:00Z", "2026-03-01T07:15:00.5+03:00", "2026-03-01T07:15:00.123456789-00:00", "2026-03-01",
-        "2026-03-01T07:15:00", "2026-03-01 07:15:00Z", "20260301T071500Z", "2026-W09-7T07:15:00Z", "2026-03-01T07:15Z",
-        "2026-13-01T07:15:00Z", "2026-03-01T25:15:00Z", "2026-03-01T07:15:00z", "2026-03-01T07:15:00+0300",
+        "2026-03-01T07:15:00Z", "2026-03-01T07:15:00.5+03:00", "2026-03-01",
+        "2026-03-01T07:15:00.123456789-00:00",
+        "2026-03-01T07:15:00", "2026-03-01 07:15:00Z", "20260301T071500Z",
+        "2026-W09-7T07:15:00Z", "2026-03-01T07:15Z", "2026-13-01T07:15:00Z",
+        "2026-03-01T25:15:00Z", "2026-03-01T07:15:00z", "2026-03-01T07:15:00+0300",
         "2026-02-30T07:15:00Z", "2026-03-01T07:15:00Z\n", "yesterday", "",
     ],
 }  # fmt: skip
@@ -151,8 +147,8 @@ def parameters(route: Route) -> dict[str, Any]:
     return {each["name"]: each["schema"] for each in described if each["in"] != "path"}
 
 
-def is_taken(route: Route, name: str, text: str) -> bool:
-    """Whether the service takes this value of a parameter."""
+def is_value_accepted(route: Route, name: str, text: str) -> bool:
+    """Whether the service accepts this value of a parameter."""
     try:
         parse_query(route.query, MultiDict({name: text}))
     except InvalidRequest:
@@ -162,10 +158,9 @@ def is_taken(route: Route, name: str, text: str) -> bool:
 
 @pytest.mark.parametrize("name", QUERIES)
 def test_the_document_and_the_service_agree_about_a_parameter(name: str) -> None:
-    """Whichever text it has."""
     for text in QUERIES[name]:
         is_valid = not DESCRIBED.faults(parameters(LIST_PAYMENTS)[name], text)
-        assert is_valid == is_taken(LIST_PAYMENTS, name, text), text
+        assert is_valid == is_value_accepted(LIST_PAYMENTS, name, text), text
 
 
 @pytest.mark.parametrize(
@@ -178,36 +173,29 @@ def test_the_document_and_the_service_agree_about_a_parameter(name: str) -> None
     ],
 )
 def test_the_document_and_the_service_agree_about_a_number(route: Route, name: str) -> None:
-    """From its smallest to its largest."""
+    """From below its minimum to above its maximum."""
     for number in range(-1, 103):
         is_valid = not DESCRIBED.faults(parameters(route)[name], number)
-        assert is_valid == is_taken(route, name, str(number)), number
+        assert is_valid == is_value_accepted(route, name, str(number)), number
 
 
-def test_a_default_is_what_is_taken_where_nothing_is_said() -> None:
-    """As the document says it."""
+def test_a_described_default_is_the_value_of_an_absent_parameter() -> None:
     assert (
         parameters(LIST_EVENTS)["limit"]["default"]
         == parse_query(EventParameters, MultiDict()).limit
     )
 
 
-def test_the_document_and_the_service_agree_about_a_key() -> None:
+def test_the_document_and_the_service_agree_about_an_idempotency_key() -> None:
     """1 to 255 visible ASCII characters."""
     schema = parameters(CREATE_PAYMENT[Kind.DEPOSIT])["X-Idempotency-Key"]
-    for key in [
-        "",
-        "k" * 255,
-        "k" * 256,
-        *(chr(number) for number in range(300)),
-        "one\nkey",
-        "key\n",
-    ]:
+    characters = [chr(number) for number in range(300)]
+    for key in ["", "k" * 255, "k" * 256, *characters, "one\nkey", "key\n"]:
         try:
-            is_taken = bool(validate_key(key))
+            is_accepted = bool(validate_key(key))
         except IdempotencyKeyInvalid:
-            is_taken = False
-        assert is_taken == (not DESCRIBED.faults(schema, key)), key
+            is_accepted = False
+        assert is_accepted == (not DESCRIBED.faults(schema, key)), key
 
 
 _PAYMENT_HEX = "0199a0b1c2d37e4f8a5b6c7d8e9f0a1b"
@@ -232,29 +220,32 @@ _NO_CURSORS = [
 
 
 @pytest.mark.parametrize(("route", "name", "genuine"), _CURSORS)
-def test_the_document_shows_what_a_cursor_looks_like(route: Route, name: str, genuine: str) -> None:
-    """The parameter and `next_cursor` have one pattern, which fits the cursors of this list and
-    nothing else.
-    """
+def test_the_document_has_the_exact_pattern_of_each_cursor(
+    route: Route, name: str, genuine: str
+) -> None:
+    """The parameter and `next_cursor` have one pattern. It fits only the cursors of this list."""
     schema = parameters(route)[name]
     answer = DESCRIBED.operations[route.method, route.path]["responses"]["200"]["content"][
         "application/json"
     ]["schema"]
-    told = DESCRIBED.resolved(answer)["properties"]["next_cursor"]
-    assert schema in (told, *told.get("anyOf", [])) or schema["pattern"] == told["pattern"]
+    next_cursor = DESCRIBED.resolved(answer)["properties"]["next_cursor"]
+    patterns = (next_cursor, *next_cursor.get("anyOf", []))
+    assert schema in patterns or schema["pattern"] == next_cursor["pattern"]
     for text in [genuine, *(each for *_, each in _CURSORS if each != genuine), *_NO_CURSORS]:
         is_described = not DESCRIBED.faults(schema, text)
-        assert is_described == is_taken(route, name, text) == (text == genuine), text
+        assert is_described == is_value_accepted(route, name, text) == (text == genuine), text
 
 
 @pytest.mark.parametrize(("route", "name", "genuine"), _CURSORS)
-def test_every_text_of_a_cursors_pattern_is_taken(route: Route, name: str, genuine: str) -> None:
-    """A fuzzer that believes the document is not refused for the form of what it sends."""
+def test_every_text_of_a_cursor_s_pattern_is_accepted(
+    route: Route, name: str, genuine: str
+) -> None:
+    """A fuzzer that follows the document gets no refusal because of a cursor's form."""
 
     @given(
         text=st.from_regex(re.compile(parameters(route)[name]["pattern"], re.ASCII), fullmatch=True)
     )
-    def sent(text: str) -> None:
-        assert is_taken(route, name, text.removesuffix("\n")), text
+    def check(text: str) -> None:
+        assert is_value_accepted(route, name, text.removesuffix("\n")), text
 
-    sent()
+    check()
