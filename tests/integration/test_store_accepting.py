@@ -1,6 +1,4 @@
-"""Accepting: payment, key and history in one commit, one payment per key whatever races, and
-nobody pays for another's row.
-"""
+"""Accept a payment: one commit, one payment for each key, no effect of one row on another."""
 
 from __future__ import annotations
 
@@ -24,8 +22,10 @@ from tests.stack.databases import connection
 
 INSERT_KEY = """
     INSERT INTO mkwanja.idempotency_keys
-        (caller_key, key, fingerprint, payment_id, answer_status, answer_body, created_at, expires_at)
-    SELECT $1, $2, $3, id, 202, 'the first answer', now(), now() + interval '1 day' FROM mkwanja.payments WHERE id = $4
+        (caller_key, key, fingerprint, payment_id, answer_status, answer_body,
+         created_at, expires_at)
+    SELECT $1, $2, $3, id, 202, 'the first answer', now(), now() + interval '1 day'
+    FROM mkwanja.payments WHERE id = $4
 """
 
 
@@ -36,14 +36,15 @@ async def payments_with(store: Store, key: str) -> int:
 
 
 class TestOneCommit:
-    """What a 202 promises is on disk, together."""
+    """Payment, key and history are committed together before the 202."""
 
     @pytest.mark.parametrize("kind", list(Kind))
     async def test_payment_key_and_history_are_written_together(
         self, store: Store, kind: Kind
     ) -> None:
-        """At one time, by the database's clock; and it is due within seconds should nobody wake
-        a worker.
+        """All have one time, by the database's clock.
+
+        The payment is due within seconds, in case the wake-up of a worker is lost.
         """
         new = a_new_payment(kind, metadata={"order": "42", "z": "a"})
         acceptance = await store.accepting.accept(new)
@@ -60,12 +61,8 @@ class TestOneCommit:
         assert payment.next_step_at is not None
         assert timedelta(0) < payment.next_step_at - payment.created_at <= timedelta(seconds=5)
 
-    async def test_the_answer_is_rendered_from_the_payment_as_it_is_on_record(
-        self, store: Store
-    ) -> None:
-        """Its time is the database's, to the millisecond, and the bytes that are kept are those
-        that are given.
-        """
+    async def test_the_answer_is_rendered_from_the_stored_payment(self, store: Store) -> None:
+        """Its time is the database's, to the millisecond. The caller gets the stored bytes."""
         for _ in range(20):
             new = a_new_payment()
             acceptance = await store.accepting.accept(new)
@@ -74,12 +71,12 @@ class TestOneCommit:
             assert orjson.loads(acceptance.answer.body)["created_at"] == timestamp(
                 payment.created_at
             )
-            kept = "SELECT answer_body FROM mkwanja.idempotency_keys WHERE key = $1"
-            assert await store.one(kept, new.idempotency_key) == acceptance.answer.body
+            sql = "SELECT answer_body FROM mkwanja.idempotency_keys WHERE key = $1"
+            assert await store.one(sql, new.idempotency_key) == acceptance.answer.body
             assert (acceptance.is_replay, acceptance.answer.status) == (False, 202)
 
-    async def test_those_who_wait_together_share_a_commit(self, store: Store) -> None:
-        """That is what makes it quick."""
+    async def test_requests_that_wait_together_share_a_commit(self, store: Store) -> None:
+        """The speed of accepting comes from this."""
         many = [a_new_payment() for _ in range(50)]
         await asyncio.gather(*map(store.accepting.accept, many))
         assert len({(await store.payment(new.id)).created_at for new in many}) == 1
@@ -96,7 +93,7 @@ class TestOneCommit:
     async def test_one_bad_row_among_fifty_fails_alone(
         self, store: Store, wrong: dict[str, Any]
     ) -> None:
-        """Whether Postgres refuses it or the driver cannot even send it."""
+        """PostgreSQL rejects some of these rows. The driver cannot send the others."""
         many = [a_new_payment() for _ in range(49)]
         many.insert(20, a_new_payment(**wrong))
         results = await asyncio.gather(*map(store.accepting.accept, many), return_exceptions=True)
@@ -108,10 +105,10 @@ class TestOneCommit:
         assert await store.accepting.first_answer(CALLER.key, many[20].idempotency_key) is None
 
     @pytest.mark.parametrize("cut", ["before", "after"])
-    async def test_a_commit_of_unknown_outcome_is_unavailable_and_the_retry_tells(
+    async def test_a_commit_of_unknown_outcome_answers_unavailable_and_a_retry_is_safe(
         self, store: Store, proxy: Proxy, proxied: Store, cut: str
     ) -> None:
-        """Nothing half done: the same request again makes the payment, or finds it made."""
+        """The retry creates the payment, or finds it if the first commit succeeded."""
         first = a_new_payment()
         proxy.cut = cut
         with pytest.raises(StoreUnavailable):
@@ -120,8 +117,8 @@ class TestOneCommit:
         assert again.is_replay is (cut == "after")
         assert await payments_with(store, first.idempotency_key) == 1
 
-    async def test_a_cancelled_request_cancels_nobody(self, store: Store) -> None:
-        """A client that hangs up leaves the others of its batch alone."""
+    async def test_a_cancelled_request_cancels_no_other_request(self, store: Store) -> None:
+        """A client that closes its connection does not affect the rest of its batch."""
         many = [a_new_payment() for _ in range(5)]
         tasks = [asyncio.create_task(store.accepting.accept(new)) for new in many]
         await asyncio.sleep(0)
@@ -132,12 +129,12 @@ class TestOneCommit:
 
 
 class TestOnePaymentPerKey:
-    """However often, wherever and whenever the same request comes."""
+    """Repeats of a request create one payment, also at once and in two processes."""
 
     async def test_the_same_request_in_two_processes_at_once_makes_one_payment(
         self, store: Store, other: Store
     ) -> None:
-        """All get the first answer, byte for byte, and only one of them first."""
+        """All get the same answer, byte for byte, and all but one are replays."""
         for number in range(15):
             key = f"race-{number}-{id(store)}"
             news = [a_new_payment(key=key) for _ in range(6)]
@@ -154,7 +151,7 @@ class TestOnePaymentPerKey:
     async def test_two_processes_with_the_same_keys_in_opposite_orders_do_not_deadlock(
         self, fresh: Store
     ) -> None:
-        """Keys are reserved in order, whatever order they came in."""
+        """Each batch reserves its keys in sorted order."""
         async with Store(fresh.url) as second:
             for number in range(5):
                 keys = [f"{number}-{place}" for place in range(150)]
@@ -166,7 +163,7 @@ class TestOnePaymentPerKey:
         assert await fresh.deadlocks() == 0
 
     async def test_a_key_with_another_request_is_refused(self, store: Store) -> None:
-        """At once, and when both wait for the same batch."""
+        """Also if both requests wait for the same batch."""
         first = a_new_payment()
         await store.accepting.accept(first)
         with pytest.raises(IdempotencyKeyReused):
@@ -187,7 +184,7 @@ class TestOnePaymentPerKey:
     async def test_a_request_waits_for_the_first_one_with_its_key_and_repeats_its_answer(
         self, store: Store
     ) -> None:
-        """The first is still being accepted, in another process."""
+        """Another process has not yet committed the first request."""
         payment_id = await store.accepted()
         new = a_new_payment()
         async with connection(store.url) as raw:
@@ -203,12 +200,10 @@ class TestOnePaymentPerKey:
         assert acceptance.answer.payment_id == str(payment_id)
 
     @pytest.mark.usefixtures("impatient")
-    async def test_it_does_not_wait_for_ever_and_others_do_not_wait_for_it(
+    async def test_the_wait_for_a_key_is_limited_and_delays_no_other_request(
         self, store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Those of its batch are accepted while the key is still held, and so is who comes
-        later.
-        """
+        """The rest of the batch, and later requests, are accepted while the key is locked."""
         monkeypatch.setattr(accepting, "_IN_FLIGHT_WAIT_SECONDS", 1.0)
         payment_id = await store.accepted()
         held, late = a_new_payment(), a_new_payment()
@@ -227,14 +222,14 @@ class TestOnePaymentPerKey:
 
 
 class TestExpiry:
-    """A key is free again only when nothing about its payment can still change."""
+    """A key is free again only after its payment can no longer change."""
 
     HOURS_25 = timedelta(hours=25)
 
     async def used(
         self, store: Store, *, expired: bool = True, final: bool = True, changes: str = ""
     ) -> NewPayment:
-        """A key whose payment ended long ago, but for `changes`."""
+        """A key whose payment ended 25 hours ago, except for `changes`."""
         first = a_new_payment()
         await store.accepting.accept(first)
         if expired:
@@ -242,19 +237,19 @@ class TestExpiry:
             await store.execute(sql, first.idempotency_key)
         if final:
             await store.execute(
-                "UPDATE mkwanja.payments SET stage = 'succeeded', finalized_at = now(), next_step_at = NULL, next_step = NULL,"
-                " updated_at = now() - $2::interval WHERE id = $1",
+                "UPDATE mkwanja.payments SET stage = 'succeeded', finalized_at = now(),"
+                " next_step_at = NULL, next_step = NULL, updated_at = now() - $2::interval"
+                " WHERE id = $1",
                 first.id,
                 self.HOURS_25,
             )
         if changes:
-            await store.execute(f"UPDATE mkwanja.payments SET {changes} WHERE id = $1", first.id)  # noqa: S608
+            sql = f"UPDATE mkwanja.payments SET {changes} WHERE id = $1"  # noqa: S608
+            await store.execute(sql, first.id)
         return first
 
-    async def test_when_its_time_is_over_and_its_payment_has_long_been_at_rest_it_is_free(
-        self, store: Store
-    ) -> None:
-        """Also for another request; it is then held again for as long."""
+    async def test_an_expired_key_of_a_payment_at_rest_is_free(self, store: Store) -> None:
+        """Another request may use it too. The key then has its full lifetime again."""
         first = await self.used(store)
         again = a_new_payment(key=first.idempotency_key, fingerprint=b"\x01other")
         acceptance = await store.accepting.accept(again)
@@ -282,20 +277,19 @@ class TestExpiry:
             "changed a day ago",
         ],
     )
-    async def test_else_it_is_held(self, store: Store, case: dict[str, Any]) -> None:
-        """And answered as the first time."""
+    async def test_any_other_key_replays_the_first_answer(
+        self, store: Store, case: dict[str, Any]
+    ) -> None:
         first = await self.used(store, **case)
         acceptance = await store.accepting.accept(a_new_payment(key=first.idempotency_key))
         assert acceptance.is_replay
         assert acceptance.answer.payment_id == str(first.id)
         assert await payments_with(store, first.idempotency_key) == 1
 
-    async def test_of_requests_that_race_for_a_free_key_one_gets_it(
+    async def test_one_of_the_requests_that_race_for_a_free_key_gets_it(
         self, store: Store, other: Store
     ) -> None:
-        """One compare-and-set: the rest repeat the answer of the winner, not of the key's first
-        life.
-        """
+        """One compare-and-set: the others repeat the winner's answer, not the first one."""
         for _ in range(8):
             first = await self.used(store)
             news = [a_new_payment(key=first.idempotency_key) for _ in range(4)]
@@ -315,7 +309,7 @@ class TestExpiry:
             assert await payments_with(store, first.idempotency_key) == 2
 
     async def test_the_same_key_of_another_caller_is_another_key(self, store: Store) -> None:
-        """Issuer and subject are its scope."""
+        """The scope of a key is issuer and subject."""
         first = a_new_payment()
         await store.accepting.accept(first)
-        assert await store.accepting.first_answer("somebody else", first.idempotency_key) is None
+        assert await store.accepting.first_answer("another caller", first.idempotency_key) is None

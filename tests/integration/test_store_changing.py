@@ -1,6 +1,4 @@
-"""Changing payments under contention, on broken connections and with every kind of clash: one
-row, one history, one truth.
-"""
+"""Change payments under contention, with conflicting ids and receipts, on broken connections."""
 
 from __future__ import annotations
 
@@ -50,20 +48,20 @@ def stages(history: list[dict[str, Any]]) -> list[str]:
 
 
 class TestOneFact:
-    """However many say it at once, a fact is recorded once."""
+    """A fact is recorded once, even if many messages report it at once."""
 
-    async def test_success_told_by_many_at_once_finalizes_once(
+    async def test_ten_callbacks_of_one_success_finalize_once(
         self, store: Store, other: Store
     ) -> None:
-        """Ten callbacks reach two processes together: one transition, one event, ten raw rows."""
+        """Two processes receive them: one transition, one event, ten raw rows."""
         for _ in range(8):
             payment_id, _ = await store.claimed()
             receipt = a_receipt()
-            told = [success(payment_id, receipt=receipt) for _ in range(10)]
+            changes = [success(payment_id, receipt=receipt) for _ in range(10)]
             results = await asyncio.gather(
                 *(
                     process.changing.change(change)
-                    for process, change in zip([store, other] * 5, told, strict=True)
+                    for process, change in zip([store, other] * 5, changes, strict=True)
                 )
             )
             history = await store.history(payment_id)
@@ -82,7 +80,7 @@ class TestOneFact:
     async def test_success_and_failure_at_once_end_as_success(
         self, store: Store, other: Store
     ) -> None:
-        """Whichever comes first, success outranks failure; the contradiction is on record."""
+        """Success outranks failure in both orders. The history shows the contradiction."""
         for _ in range(10):
             payment_id, _ = await store.claimed()
             await asyncio.gather(
@@ -96,11 +94,12 @@ class TestOneFact:
                 ["accepted", "submitting", "succeeded", "succeeded"],
             )
 
-    async def test_what_says_nothing_final_takes_back_nothing_that_another_process_wrote(
+    async def test_an_undecided_message_overwrites_no_success_of_another_process(
         self, store: Store, other: Store
     ) -> None:
-        """A change that writes no history rests on the row's lock alone: it must see the
-        success, or come before it.
+        """Only the row's lock protects a change that writes no history.
+
+        It must see the success, or commit before it.
         """
         for _ in range(25):
             payment_id, attempt_id = await store.claimed()
@@ -120,7 +119,7 @@ class TestOneFact:
     async def test_an_answer_and_its_callbacks_end_the_same_in_every_order(
         self, store: Store, order: tuple[str, ...]
     ) -> None:
-        """All wait for the same batch, which may hold only one change of a payment."""
+        """All wait for one batch, and a batch may contain only one change of a payment."""
         payment_id, attempt_id = await store.claimed()
         ids, receipt = checkout_id(), a_receipt()
         changes = {
@@ -147,9 +146,7 @@ class TestOneFact:
     async def test_every_order_of_an_unknown_answer_a_failure_and_a_success_ends_as_success(
         self, store: Store, order: tuple[str, ...]
     ) -> None:
-        """Evidence of money is accepted in every stage; that Daraja said both is for a person to
-        see.
-        """
+        """A success is accepted in every stage. A person reviews the contradiction."""
         payment_id, attempt_id = await store.claimed(Kind.WITHDRAWAL)
         changes = {
             "unknown": lambda: acknowledgement(payment_id, attempt_id, error=OutcomeUnknown()),
@@ -161,10 +158,10 @@ class TestOneFact:
         assert payment.stage is Stage.SUCCEEDED
         assert payment.needs_review
 
-    async def test_the_history_is_numbered_without_gaps_and_its_newest_is_the_payment_s(
+    async def test_the_history_has_no_gaps_and_the_payment_has_its_newest_sequence(
         self, store: Store
     ) -> None:
-        """`sequence` is what subscribers order by."""
+        """Subscribers order events by `sequence`."""
         payment_id, attempt_id = await store.claimed()
         await store.changing.change(acknowledgement(payment_id, attempt_id))
         await store.changing.change(failure(payment_id))
@@ -172,8 +169,8 @@ class TestOneFact:
         assert [entry["sequence"] for entry in await store.history(payment_id)] == [1, 2, 3, 4, 5]
         assert (await store.payment(payment_id)).sequence == 5
 
-    async def test_the_event_is_fixed_in_the_commit_that_makes_the_fact(self, store: Store) -> None:
-        """What is announced is the history's text, and says what the payment then was."""
+    async def test_the_event_is_stored_in_the_commit_of_its_change(self, store: Store) -> None:
+        """The announcement is the history's text. It shows the payment as it was then."""
         payment_id, _ = await store.claimed()
         receipt = a_receipt()
         result = await store.changing.change(success(payment_id, receipt=receipt))
@@ -185,8 +182,10 @@ class TestOneFact:
         assert (event["type"], event["sequence"]) == (entry["event_type"], entry["sequence"])
         assert (event["data"]["stage"], event["data"]["receipt"]) == ("succeeded", receipt)
 
-    async def test_a_final_payment_waits_for_nothing_and_owes_its_event(self, store: Store) -> None:
-        """Finished rows leave the sweeper's index at once."""
+    async def test_a_final_payment_has_no_due_time_and_an_unpublished_event(
+        self, store: Store
+    ) -> None:
+        """Final rows leave the sweeper's index at once."""
         payment = await store.payment(await store.finalized())
         assert payment.next_step_at is None
         assert payment.lease_until is None
@@ -195,12 +194,12 @@ class TestOneFact:
 
 
 class TestClashes:
-    """What belongs to another payment is recorded and flagged, and never an error."""
+    """An id or a receipt of another payment is recorded and flagged. It is never an error."""
 
     async def test_an_id_of_another_payment_is_flagged_and_finalizes_nothing(
         self, store: Store
     ) -> None:
-        """One of the two is not what it seems; a person decides."""
+        """One of the two messages is wrong, so a person decides."""
         first, first_attempt = await store.claimed()
         second, _ = await store.claimed()
         ids = checkout_id()
@@ -214,7 +213,7 @@ class TestClashes:
     async def test_the_same_id_again_for_the_same_payment_is_no_conflict(
         self, store: Store
     ) -> None:
-        """The acknowledgement taught it, every callback repeats it."""
+        """Every callback repeats the id of the acknowledgement."""
         payment_id, attempt_id = await store.claimed()
         ids = checkout_id()
         for _ in range(2):
@@ -224,10 +223,10 @@ class TestClashes:
         assert (payment.stage, payment.needs_review) == (Stage.SUCCEEDED, False)
 
     @pytest.mark.parametrize("where", ["one batch", "two processes"])
-    async def test_of_two_payments_that_are_given_one_id_at_once_one_is_flagged(
+    async def test_one_of_two_payments_that_get_one_id_at_once_is_flagged(
         self, store: Store, other: Store, where: str
     ) -> None:
-        """Neither looked before the other wrote; the second is looked at again."""
+        """Both read before the other writes. The second is then decided again."""
         second_process = store if where == "one batch" else other
         for _ in range(5):
             (first, one), (second, two) = await store.claimed(), await store.claimed()
@@ -241,12 +240,10 @@ class TestClashes:
             assert sorted(payment.needs_review for payment in payments) == [False, True]
 
     @pytest.mark.parametrize("where", ["one after the other", "one batch", "two processes"])
-    async def test_a_receipt_of_another_payment_leaves_the_raw_row_and_a_flag(
+    async def test_a_callback_with_the_receipt_of_another_payment_is_stored_and_flagged(
         self, store: Store, other: Store, where: str
     ) -> None:
-        """The receipt is unique; breaking that is no reason to lose what came, or to answer
-        Daraja with an error.
-        """
+        """Receipts are unique. A repeated one must not lose the message or fail the callback."""
         second_process = other if where == "two processes" else store
         for _ in range(5):
             (first, _), (second, _) = await store.claimed(), await store.claimed()
@@ -271,36 +268,32 @@ class TestClashes:
             )
             assert sorted(dispositions) == ["finalized", "receipt_of_another_payment"]
 
-    async def test_a_callback_for_a_payment_that_is_not_on_record_is_stored(
-        self, store: Store
-    ) -> None:
-        """No foreign key: storing what came never fails for its content."""
-        stranger = new_id()
+    async def test_a_callback_for_an_unknown_payment_is_stored(self, store: Store) -> None:
+        """The table has no foreign key, so no callback is rejected for its content."""
+        unknown_id = new_id()
         result = await store.changing.change(
-            success(stranger, ids=frozenset({(IdKind.CHECKOUT_REQUEST, "x")}))
+            success(unknown_id, ids=frozenset({(IdKind.CHECKOUT_REQUEST, "x")}))
         )
         assert result.decided.payment is None
-        assert await stored_callbacks(store, stranger) == ["unknown_payment"]
+        assert await stored_callbacks(store, unknown_id) == ["unknown_payment"]
 
-    async def test_bytes_of_any_kind_are_stored_as_they_came(self, store: Store) -> None:
-        """NUL, broken UTF-8, nothing at all."""
+    async def test_a_body_of_any_bytes_is_stored_unchanged(self, store: Store) -> None:
+        """NUL, broken UTF-8, and an empty body."""
         payment_id, _ = await store.claimed()
         bodies = [bytes(range(256)), b"", b"\xff\x00{"]
         for body in bodies:
             await store.changing.change(raw_callback_change(payment_id, a_callback(body=body)))
-        kept = await store.rows(
+        rows = await store.rows(
             "SELECT body FROM mkwanja.callbacks WHERE payment_id = $1 ORDER BY id", payment_id
         )
-        assert [row["body"] for row in kept] == bodies
+        assert [row["body"] for row in rows] == bodies
 
 
 class TestBatches:
-    """Whoever shares a commit shares nothing else."""
+    """Changes in one commit do not affect each other."""
 
-    async def test_a_decision_that_refuses_reaches_its_own_waiter_only(self, store: Store) -> None:
-        """Of a batch of cancellations one is too late and one is for a stranger; the rest
-        happen.
-        """
+    async def test_a_rejected_change_fails_only_for_its_own_caller(self, store: Store) -> None:
+        """In a batch of cancellations, one is too late and one names an unknown payment."""
         waiting = [await store.accepted() for _ in range(10)]
         too_late, _ = await store.claimed()
         results = await asyncio.gather(
@@ -316,8 +309,7 @@ class TestBatches:
             "not one commit"
         )
 
-    async def test_a_decision_with_a_bug_reaches_its_own_waiter_only(self, store: Store) -> None:
-        """The others of its batch are decided and written."""
+    async def test_a_bug_in_a_decision_fails_only_its_own_caller(self, store: Store) -> None:
         payments = [await store.claimed() for _ in range(5)]
 
         def broken(_payment: Payment | None, _context: Context) -> Decided:
@@ -332,10 +324,10 @@ class TestBatches:
             Stage.AWAITING_RESULT
         }
 
-    async def test_a_cancelled_waiter_cancels_nobody_not_even_its_own_change(
+    async def test_a_cancelled_caller_cancels_no_change_not_even_its_own(
         self, store: Store
     ) -> None:
-        """What Daraja said is written although the one who brought it is gone."""
+        """Daraja's answer is stored although the task that reported it was cancelled."""
         payments = [await store.claimed() for _ in range(3)]
         tasks = [
             asyncio.create_task(store.changing.change(acknowledgement(*claimed)))
@@ -352,9 +344,7 @@ class TestBatches:
     async def test_processes_that_change_the_same_payments_in_opposite_orders_do_not_deadlock(
         self, fresh: Store
     ) -> None:
-        """Rows are locked in id order, whatever order they were asked in; the sweeper's locks go
-        along.
-        """
+        """Rows are locked in id order. The sweeper's locks fit in with that."""
         claimed = [await fresh.claimed() for _ in range(30)]
         async with Store(fresh.url) as second, Store(fresh.url) as third:
             for round_number in range(6):
@@ -374,10 +364,8 @@ class TestBatches:
         assert await fresh.deadlocks() == 0
 
     @pytest.mark.usefixtures("impatient")
-    async def test_a_payment_that_somebody_holds_keeps_nobody_else_from_being_written(
-        self, store: Store
-    ) -> None:
-        """It is given up as unavailable, to be tried again; its batch goes on one by one."""
+    async def test_a_locked_payment_blocks_no_other_change_of_its_batch(self, store: Store) -> None:
+        """Its change fails as unavailable and may be retried. The rest are written one by one."""
         held, *others = [await store.claimed() for _ in range(4)]
         async with locked(store, held[0]):
             results = await asyncio.gather(
@@ -393,13 +381,13 @@ class TestBatches:
 
 
 class TestLostCommit:
-    """The connection breaks at COMMIT: the change is decided anew, so twice is once."""
+    """The connection breaks at COMMIT: the change is decided again, and is written once."""
 
     @pytest.mark.parametrize("cut", ["before", "after"])
-    async def test_it_is_written_again_without_doubling_anything(
+    async def test_a_change_of_unknown_outcome_is_written_once(
         self, store: Store, proxy: Proxy, proxied: Store, cut: str
     ) -> None:
-        """Whether the commit happened cannot be known, and need not be."""
+        """The service cannot know whether the first commit succeeded, and need not know it."""
         (first, one), (second, _) = await store.claimed(), await store.claimed()
         proxy.cut = cut
         await asyncio.gather(

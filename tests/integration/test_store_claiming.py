@@ -1,6 +1,4 @@
-"""The claim: one worker at most, only while nothing forbids it, and never a guess about what was
-committed.
-"""
+"""Claim a payment: one worker, only if no rule forbids it, and no guess after a lost COMMIT."""
 
 from __future__ import annotations
 
@@ -25,20 +23,21 @@ async def claims(store: Store, payment_id: UUID) -> list[UUID]:
 
 
 async def age(store: Store, payment_id: UUID, by: timedelta) -> None:
-    """Makes a payment look as if it had been accepted that long ago."""
-    sql = "UPDATE mkwanja.payments SET created_at = created_at - $2::interval, expires_at = expires_at - $2 WHERE id = $1"
+    """Move the acceptance of a payment into the past."""
+    sql = (
+        "UPDATE mkwanja.payments SET created_at = created_at - $2::interval,"
+        " expires_at = expires_at - $2 WHERE id = $1"
+    )
     await store.execute(sql, payment_id, by)
 
 
 class TestOneWinner:
-    """Any number of workers may want a payment; one gets it."""
+    """If several workers claim a payment, one gets it."""
 
-    async def test_of_workers_that_race_for_a_payment_exactly_one_wins(
+    async def test_exactly_one_of_the_workers_that_race_for_a_payment_claims_it(
         self, store: Store, other: Store
     ) -> None:
-        """And only the winner's attempt is on record, with its history entry, from the same
-        commit.
-        """
+        """Only the winner's attempt and its history entry are stored, in one commit."""
         for _ in range(20):
             payment_id = await store.accepted()
             attempts = [new_id() for _ in range(6)]
@@ -59,12 +58,10 @@ class TestOneWinner:
                 else None
             )
 
-    async def test_many_payments_wanted_by_two_workers_are_each_claimed_once(
+    async def test_two_workers_claim_each_of_many_payments_once(
         self, store: Store, other: Store
     ) -> None:
-        """Two batches over the same rows in opposite orders: nothing is lost, doubled or
-        blocked.
-        """
+        """Their batches name the same rows in opposite orders."""
         payments = [await store.accepted() for _ in range(40)]
         won = await asyncio.gather(
             *(
@@ -77,8 +74,7 @@ class TestOneWinner:
             ),
         )
         claimed = [payment.id for payment in won if payment is not None]
-        # A row that the other worker held was skipped; the sweeper would bring it back to one that
-        # is not.
+        # A claim skips a row that the other worker has locked. The sweeper would retry it later.
         assert len(claimed) == len(set(claimed))
         for payment_id in set(payments) - set(claimed):
             assert (
@@ -89,8 +85,8 @@ class TestOneWinner:
             payments
         )
 
-    async def test_the_winner_gets_the_payment_as_it_now_stands(self, store: Store) -> None:
-        """Under its own attempt, with a lease by the database's clock, due again when that ends."""
+    async def test_the_winner_gets_the_claimed_payment(self, store: Store) -> None:
+        """It has the new attempt and a lease, by the database's clock, and is due at its end."""
         payment_id, attempt_id = await store.accepted(Kind.WITHDRAWAL), new_id()
         payment = await store.claiming.claim(
             payment_id, attempt_id, lease=TIMES.lease, account=None
@@ -102,8 +98,8 @@ class TestOneWinner:
         assert [attempt.id for attempt in loaded.attempts] == [attempt_id]
         assert (loaded.sequence, loaded.lease_until) == (2, payment.lease_until)
 
-    async def test_a_payment_that_is_not_waiting_cannot_be_claimed(self, store: Store) -> None:
-        """Claimed already, final, or not there at all."""
+    async def test_only_a_waiting_payment_can_be_claimed(self, store: Store) -> None:
+        """A claimed, a final and an unknown payment cannot."""
         claimed, _ = await store.claimed()
         for payment_id in (claimed, await store.finalized(), new_id()):
             before = await claims(store, payment_id)
@@ -113,10 +109,8 @@ class TestOneWinner:
             )
             assert await claims(store, payment_id) == before
 
-    async def test_a_row_that_somebody_holds_is_skipped_and_not_waited_for(
-        self, store: Store
-    ) -> None:
-        """The rest of its batch is claimed while it is held; afterwards it is free."""
+    async def test_a_locked_row_is_skipped(self, store: Store) -> None:
+        """The rest of its batch is claimed while it is locked. Afterwards it can be claimed."""
         held, *others = [await store.accepted() for _ in range(4)]
         async with locked(store, held):
             won = await asyncio.gather(
@@ -130,8 +124,7 @@ class TestOneWinner:
             await store.claiming.claim(held, new_id(), lease=TIMES.lease, account=None) is not None
         )
 
-    async def test_a_cancelled_waiter_cancels_nobody(self, store: Store) -> None:
-        """What shares a batch shares no fate."""
+    async def test_a_cancelled_claim_cancels_no_other_claim(self, store: Store) -> None:
         payments = [await store.accepted() for _ in range(3)]
         tasks = [
             asyncio.create_task(
@@ -148,14 +141,14 @@ class TestOneWinner:
         )
 
 
-class TestWhatForbidsIt:
-    """Brakes and age are judged in the statement that takes the payment."""
+class TestForbiddenClaims:
+    """The claim's own statement checks brakes and age."""
 
     @pytest.mark.parametrize("brake", ["kill_switch", "breaker"])
-    async def test_while_a_brake_is_engaged_no_money_goes_out_and_deposits_go_on(
+    async def test_a_brake_stops_claims_of_payouts_and_no_deposit(
         self, fresh: Store, brake: str
     ) -> None:
-        """Either brake is enough; released, the payouts go."""
+        """One brake is enough. After its release, the payouts can be claimed."""
         kinds = list(Kind)
         payments = [await fresh.accepted(kind) for kind in kinds]
         engage = "UPDATE mkwanja.brakes SET is_engaged = true, reason = 'test' WHERE name = $1"
@@ -175,8 +168,8 @@ class TestWhatForbidsIt:
         assert None not in won
 
     @pytest.mark.parametrize("kind", list(Kind))
-    async def test_past_its_age_a_payment_is_not_claimed(self, store: Store, kind: Kind) -> None:
-        """By its own kind's limit and the database's clock; a little earlier it still is."""
+    async def test_an_expired_payment_is_not_claimed(self, store: Store, kind: Kind) -> None:
+        """By the limit of its kind and the database's clock. Shortly before, it still is."""
         limit = EXPIRES_AFTER[kind]
         too_old, just_in_time = await store.accepted(kind), await store.accepted(kind)
         await age(store, too_old, limit)
@@ -191,14 +184,12 @@ class TestWhatForbidsIt:
 
 
 class TestLostCommit:
-    """The connection breaks at COMMIT: the attempt's id tells afterwards whether the claim
-    happened.
-    """
+    """The connection breaks at COMMIT. The attempt's id then shows whether the claim succeeded."""
 
-    async def test_a_claim_that_happened_is_read_back(
+    async def test_a_committed_claim_is_read_back(
         self, store: Store, proxy: Proxy, proxied: Store
     ) -> None:
-        """Its worker goes on, and nobody needs to ask Daraja about it."""
+        """Its worker continues, and no inquiry is needed."""
         payment_id, attempt_id = await store.accepted(), new_id()
         proxy.cut = "after"
         payment = await proxied.claiming.claim(
@@ -207,10 +198,9 @@ class TestLostCommit:
         assert payment is not None
         assert (payment.stage, payment.attempt_id) == (Stage.SUBMITTING, attempt_id)
 
-    async def test_a_claim_that_did_not_happen_is_nobodys(
+    async def test_a_claim_that_was_not_committed_leaves_the_payment_free(
         self, store: Store, proxy: Proxy, proxied: Store
     ) -> None:
-        """Nothing is on record, and the payment is free."""
         payment_id = await store.accepted()
         proxy.cut = "before"
         assert (
@@ -223,17 +213,17 @@ class TestLostCommit:
             is not None
         )
 
-    async def test_a_claim_that_another_worker_made_meanwhile_is_not_ours(
+    async def test_a_claim_of_another_worker_is_not_taken_for_our_own(
         self, store: Store, proxy: Proxy, proxied: Store
     ) -> None:
-        """Ours was rolled back; what is read back is the other's, and is not sent twice."""
+        """Ours was rolled back. We read the other worker's claim, and do not send the payment."""
         payment_id = await store.accepted()
         proxy.cut = "before"
         claim = asyncio.create_task(
             proxied.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
         )
         await proxy.has_cut.wait()
-        # At first the server has not yet noticed that the connection is gone, and the row is held.
+        # The row is locked until the server notices that the connection is lost.
         theirs = await until(
             lambda: store.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
         )
@@ -243,13 +233,11 @@ class TestLostCommit:
     async def test_a_claim_that_ended_before_it_was_read_back_is_not_sent(
         self, store: Store, proxy: Proxy, proxied: Store
     ) -> None:
-        """Meanwhile a late callback said that it is paid: a worker that now sent it would pay
-        again.
-        """
+        """A late callback reported success. A worker that sent the payment now would pay twice."""
         payment_id = await store.accepted(Kind.WITHDRAWAL)
         await proxied.payment(payment_id)  # a connection is open
         proxy.cut = "after"
-        proxy.is_open.clear()  # no other connection gets through until we say so
+        proxy.is_open.clear()  # the proxy forwards no new connection until we set this again
         claim = asyncio.create_task(
             proxied.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
         )
@@ -258,17 +246,17 @@ class TestLostCommit:
         proxy.is_open.set()
         assert await claim is None
 
-    async def test_while_postgres_is_away_nothing_is_claimed(
+    async def test_no_payment_is_claimed_while_postgres_is_away(
         self, store: Store, proxy: Proxy, proxied: Store
     ) -> None:
-        """Not knowing means not sending."""
+        """If a claim cannot be confirmed, the worker must not send."""
         payment_id = await store.accepted()
         proxy.refuse()
         with pytest.raises(StoreUnavailable):
             await proxied.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
         assert await claims(store, payment_id) == []
 
-    async def test_a_payment_that_a_person_must_look_at_is_not_claimed(self, store: Store) -> None:
+    async def test_a_payment_that_needs_review_is_not_claimed(self, store: Store) -> None:
         flagged = await store.accepted(Kind.WITHDRAWAL)
         flag = "UPDATE mkwanja.payments SET needs_review = $2 WHERE id = $1"
         await store.execute(flag, flagged, True)
@@ -283,25 +271,28 @@ class TestLostCommit:
 
 
 class TestPostponing:
-    """A payment whose send could not be prepared waits for its turn."""
+    """A payment whose send could not be prepared is due again later."""
 
-    async def test_it_is_due_again_after_the_wait(self, store: Store) -> None:
+    async def test_a_postponed_payment_is_due_after_the_wait(self, store: Store) -> None:
         """By the database's clock."""
         payment_id = await store.accepted()
         await store.claiming.postpone(payment_id, timedelta(hours=1))
-        sql = "SELECT next_step_at - now() > interval '59 minutes' FROM mkwanja.payments WHERE id = $1"
+        sql = (
+            "SELECT next_step_at - now() > interval '59 minutes'"
+            " FROM mkwanja.payments WHERE id = $1"
+        )
         assert await store.one(sql, payment_id)
 
-    async def test_only_while_it_still_waits(self, store: Store) -> None:
-        """Somebody else claimed or ended it meanwhile: its lease and its end stay."""
+    async def test_a_claimed_payment_is_not_postponed(self, store: Store) -> None:
+        """Another worker claimed it meanwhile, so its lease and its due time stay."""
         payment_id, _ = await store.claimed()
         before = await store.payment(payment_id)
         await store.claiming.postpone(payment_id, timedelta(hours=1))
         after = await store.payment(payment_id)
         assert (after.next_step_at, after.lease_until) == (before.next_step_at, before.lease_until)
 
-    async def test_a_row_that_somebody_holds_is_left_to_them(self, store: Store) -> None:
-        """They decide what is next; nobody waits to give it a later time."""
+    async def test_a_locked_payment_is_not_postponed(self, store: Store) -> None:
+        """The transaction with the lock decides the next step. Postponing does not wait for it."""
         held, free = await store.accepted(), await store.accepted()
         before = await store.payment(held)
         async with locked(store, held):

@@ -102,9 +102,7 @@ class TestDue:
         assert len(taken) == len(set(taken))
         assert set(taken) == set(payments)
 
-    async def test_a_row_that_somebody_holds_is_skipped_and_not_waited_for(
-        self, fresh: Store
-    ) -> None:
+    async def test_a_locked_row_is_skipped(self, fresh: Store) -> None:
         """It comes with a later sweep."""
         held, free = await overdue(fresh, 2)
         async with locked(fresh, held):
