@@ -1,5 +1,6 @@
-"""Above its rate a caller is owed the first answers of earlier requests, and no more work than a
-few look-ups at once.
+"""A caller above its rate may only repeat earlier requests, a few of them at once.
+
+A repeated request costs a lookup of its first answer.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _LIMITS = CallerLimits(requests_per_second=1, burst=1)
 _LOOKUPS_MAX = 128
 
 
-class Rates:
+class FixedWait:
     def __init__(self, wait_seconds: float) -> None:
         self._wait_seconds = wait_seconds
 
@@ -29,47 +30,44 @@ class Rates:
 
 
 def rate_limits_of(wait_seconds: float) -> RateLimits:
-    async def if_redis_answers(ask: Callable[[], Awaitable[object]]) -> object:
-        return await ask()
+    async def if_redis_answers(call: Callable[[], Awaitable[object]]) -> object:
+        return await call()
 
     policy = Policy(callers={Role.USER: _LIMITS, Role.BACKEND: _LIMITS})
     resources = cast("Any", SimpleNamespace(if_redis_answers=if_redis_answers))
-    return RateLimits(resources, policy, cast("Any", Rates(wait_seconds)))
+    return RateLimits(resources, policy, cast("Any", FixedWait(wait_seconds)))
 
 
 def caller(name: str) -> Caller:
     return Caller("https://project.example", name, Role.USER)
 
 
-def looked_up(
-    limits: RateLimits, one: Caller, refusal: RateLimited, times: int, stack: ExitStack
+def count_lookups(
+    limits: RateLimits, name: str, refusal: RateLimited, requests: int, stack: ExitStack
 ) -> int:
-    """How many of so many requests at once look up a first answer."""
-    done = 0
-    for _ in range(times):
+    """The number of concurrent `requests` that may look up a first answer."""
+    permitted = 0
+    for _ in range(requests):
         try:
-            stack.enter_context(limits.limit_lookups(one, refusal))
+            stack.enter_context(limits.limit_lookups(caller(name), refusal))
         except RateLimited:
             continue
-        done += 1
-    return done
+        permitted += 1
+    return permitted
 
 
 async def test_a_caller_above_its_rate_has_a_limited_number_of_lookups_at_once() -> None:
-    """The rest is refused without one.
-
-    Another caller's look-ups do not count, and those that ended make room.
-    """
+    """Lookups of other callers do not count, and lookups that ended make room."""
     limits = rate_limits_of(7.0)
     with pytest.raises(RateLimited) as refused:
         await limits.obtain_permit(caller("flood"))
     assert refused.value.wait_seconds == 7.0
     for _ in range(2):
         with ExitStack() as stack:
-            assert looked_up(limits, caller("flood"), refused.value, 1000, stack) == _LOOKUPS_MAX
-            assert looked_up(limits, caller("other"), refused.value, 10, stack) == 10
+            assert count_lookups(limits, "flood", refused.value, 1000, stack) == _LOOKUPS_MAX
+            assert count_lookups(limits, "other", refused.value, 10, stack) == 10
 
 
 async def test_a_request_within_its_rate_is_counted() -> None:
-    """The permit says that the request was counted, so that a replay can be subtracted again."""
+    """The permit records it, so that a replay can be subtracted again."""
     assert await rate_limits_of(0.0).obtain_permit(caller("busy")) == Permit(is_counted=True)

@@ -1,4 +1,4 @@
-"""The queue of reads: a request without a client leaves it, and what has begun runs to its end."""
+"""The queue of reads: requests leave it if their client disconnects; a read in progress finishes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PATIENCE_SECONDS = 5.0
 
 
 class Reads:
-    """Reads that begin in their turn and end when they are told to."""
+    """A queue whose reads record when they begin, and end after `may_end` is set."""
 
     def __init__(self, *, patience_seconds: float = _PATIENCE_SECONDS) -> None:
         self.queue = ReadQueue(at_once=1, patience_seconds=patience_seconds)
@@ -22,7 +22,7 @@ class Reads:
         self.ended: list[str] = []
         self.may_end = asyncio.Event()
 
-    def work(self, name: str) -> Callable[[], Awaitable[str]]:
+    def read_of(self, name: str) -> Callable[[], Awaitable[str]]:
         async def read() -> str:
             self.begun.append(name)
             await self.may_end.wait()
@@ -32,7 +32,7 @@ class Reads:
         return read
 
     async def start(self, name: str) -> asyncio.Task[str]:
-        task = asyncio.create_task(self.queue.run(self.work(name)))
+        task = asyncio.create_task(self.queue.run(self.read_of(name)))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         return task
@@ -48,7 +48,7 @@ async def test_reads_run_in_order_of_arrival() -> None:
 
 
 async def test_a_request_whose_client_disconnects_leaves_the_queue() -> None:
-    """It never reads, and it keeps no turn from the one behind it."""
+    """It never reads, and it does not delay the request behind it."""
     reads = Reads()
     first, gone, last = [await reads.start(name) for name in ("first", "gone", "last")]
     gone.cancel()
@@ -59,7 +59,7 @@ async def test_a_request_whose_client_disconnects_leaves_the_queue() -> None:
 
 
 async def test_a_read_that_has_begun_finishes_after_its_client_disconnects() -> None:
-    """PostgreSQL may obey a cancellation late, and hit the next user of the connection."""
+    """PostgreSQL may process a cancellation late, and cancel the connection's next query."""
     reads = Reads()
     first, last = await reads.start("first"), await reads.start("last")
     first.cancel()
@@ -75,7 +75,7 @@ async def test_a_request_that_waits_too_long_for_its_turn_is_rejected() -> None:
     reads = Reads(patience_seconds=0.01)
     first = await reads.start("first")
     with pytest.raises(StoreUnavailable):
-        await reads.queue.run(reads.work("late"))
+        await reads.queue.run(reads.read_of("late"))
     reads.may_end.set()
     assert await first == "first"
     assert reads.begun == ["first"]
@@ -90,7 +90,7 @@ async def test_an_error_reaches_the_request_and_frees_its_turn() -> None:
     with pytest.raises(LookupError):
         await reads.queue.run(fail)
     reads.may_end.set()
-    assert await reads.queue.run(reads.work("next")) == "next"
+    assert await reads.queue.run(reads.read_of("next")) == "next"
 
 
 async def test_a_drain_waits_for_reads_whose_clients_disconnected() -> None:

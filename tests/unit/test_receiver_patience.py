@@ -1,6 +1,6 @@
-"""Daraja waits eight seconds for an answer, in all.
+"""The receiver answers Daraja within eight seconds, in virtual time.
 
-The receiver answers within them, in virtual time.
+Daraja waits eight seconds in all for an answer.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Try = Callable[[], Awaitable[None]]
 
 
 class VirtualTime(asyncio.SelectorEventLoop):
-    """A loop whose time passes as soon as nothing else can happen."""
+    """An event loop whose clock jumps to the next timer if no event is ready."""
 
     def __init__(self) -> None:
         self._passed = 0.0
@@ -56,18 +56,16 @@ class VirtualTime(asyncio.SelectorEventLoop):
 
 
 @dataclass
-class Record:
-    """Postgres as it behaves at a time: `tries(seconds)` is what becomes of a try that begins
-    then.
-    """
+class Changes:
+    """The store of changes: `outcome_at(seconds)` is the outcome of a try that begins then."""
 
-    behaves: Callable[[float], Try]
+    outcome_at: Callable[[float], Try]
     tries: list[float] = field(default_factory=list)
 
     async def change(self, _change: Change) -> ChangeResult:
         now = asyncio.get_running_loop().time()
         self.tries.append(now)
-        await self.behaves(now)()
+        await self.outcome_at(now)()
         return ChangeResult(Decided(payment=None, disposition=Disposition.UNKNOWN_PAYMENT), None)
 
 
@@ -75,7 +73,7 @@ async def works() -> None:
     await asyncio.sleep(0.01)
 
 
-async def away() -> None:
+async def is_away() -> None:
     raise StoreUnavailable
 
 
@@ -83,7 +81,7 @@ async def hangs() -> None:
     await asyncio.sleep(1000)
 
 
-async def locked() -> None:
+async def is_locked() -> None:
     await asyncio.sleep(2)
     raise StoreUnavailable
 
@@ -92,8 +90,8 @@ async def refuses() -> None:
     raise ValueError("a row of ours is wrong")
 
 
-def always(what: Try) -> Callable[[float], Try]:
-    return lambda _now: what
+def always(outcome: Try) -> Callable[[float], Try]:
+    return lambda _now: outcome
 
 
 def until(seconds: float, first: Try, then: Try) -> Callable[[float], Try]:
@@ -102,7 +100,7 @@ def until(seconds: float, first: Try, then: Try) -> Callable[[float], Try]:
 
 @dataclass(frozen=True)
 class Case:
-    record: Callable[[float], Try]
+    outcome_at: Callable[[float], Try]
     body_after: float = 0.0
     status: int = 503
     tries_min: int = 1
@@ -110,19 +108,19 @@ class Case:
 
 CASES = {
     "works": Case(always(works), status=200),
-    "is away": Case(always(away), tries_min=10),
+    "is away": Case(always(is_away), tries_min=10),
     "hangs": Case(always(hangs)),
-    "is locked": Case(always(locked), tries_min=3),
-    "comes back after seven seconds": Case(until(7, away, works), status=200, tries_min=2),
+    "is locked": Case(always(is_locked), tries_min=3),
+    "comes back after seven seconds": Case(until(7, is_away, works), status=200, tries_min=2),
     "refuses our rows": Case(always(refuses), tries_min=10),
-    "refuses our rows, and is away soon after": Case(until(6, away, refuses), tries_min=10),
+    "refuses our rows, and is away soon after": Case(until(6, is_away, refuses), tries_min=10),
     "refuses our rows, and then hangs": Case(until(0.01, refuses, hangs), tries_min=1),
     "is away for six seconds, refuses our rows, then hangs": Case(
-        lambda now: away if now < 6 else refuses if now < 6.2 else hangs, tries_min=10
+        lambda now: is_away if now < 6 else refuses if now < 6.2 else hangs, tries_min=10
     ),
-    "refuses our rows with no time left": Case(until(7.7, away, refuses), tries_min=10),
+    "refuses our rows with no time left": Case(until(7.7, is_away, refuses), tries_min=10),
     "hangs, and the body took five seconds": Case(always(hangs), body_after=5),
-    "is away, and the body took seven seconds": Case(always(away), body_after=7, tries_min=2),
+    "is away, and the body took seven seconds": Case(always(is_away), body_after=7, tries_min=2),
     "works, and the body took seven seconds": Case(always(works), body_after=7, status=200),
 }
 LATE = {
@@ -134,19 +132,22 @@ LATE = {
 }
 
 
-def receiver_of(record: Record, *, redis: Try = works, secret: str = _SECRET) -> Receiver:
-    async def if_redis_answers(ask: Callable[[], Awaitable[object]]) -> object:
+def receiver_of(changes: Changes, *, redis: Try = works) -> Receiver:
+    async def if_redis_answers(call: Callable[[], Awaitable[object]]) -> object:
         await redis()
-        return await ask()
+        return await call()
 
-    resources = SimpleNamespace(changes=record, if_redis_answers=if_redis_answers, announcer=Mock())
+    resources = SimpleNamespace(
+        changes=changes, if_redis_answers=if_redis_answers, announcer=Mock()
+    )
     settings = CallbackSettings.model_construct(
-        callback_secrets=[secret], callback_allowed_networks=[], trusted_proxies=[]
+        callback_secrets=[_SECRET], callback_allowed_networks=[], trusted_proxies=[]
     )
     return Receiver(cast("Any", resources), Mock(), settings, None)
 
 
-async def answer(receiver: Receiver, *, body_after: float) -> int:
+async def receive(receiver: Receiver, *, body_after: float) -> int:
+    """The status of the receiver's answer to a message whose body arrives after so long."""
     path = make_address("", _SECRET, _PAYMENT, "deposit")
     _, _, payment_id, operation, token = path.split("/")
     body = StreamReader(Mock(_reading_paused=False), 2**16, loop=asyncio.get_running_loop())
@@ -172,50 +173,50 @@ async def answer(receiver: Receiver, *, body_after: float) -> int:
         return 408
 
 
-@for_each("name", CASES)
-def test_the_receiver_answers_daraja_within_eight_seconds(name: str) -> None:
-    """Whatever Postgres does meanwhile.
+def receive_timed(receiver: Receiver, *, body_after: float = 0) -> tuple[int, float]:
+    """The status of the receiver's answer, and the seconds until it, in virtual time."""
 
-    Refused with 403 counts as 200 here: the message came from nowhere, and is kept.
-    """
-    case, record = CASES[name], Record(CASES[name].record)
-
-    async def told() -> tuple[int, float]:
-        status = await answer(receiver_of(record), body_after=case.body_after)
+    async def receive_and_read_clock() -> tuple[int, float]:
+        status = await receive(receiver, body_after=body_after)
         return status, asyncio.get_running_loop().time()
 
     with asyncio.Runner(loop_factory=VirtualTime) as runner:
-        status, seconds = runner.run(told())
+        return runner.run(receive_and_read_clock())
+
+
+@for_each("name", CASES)
+def test_the_receiver_answers_daraja_within_eight_seconds(name: str) -> None:
+    """It does so whatever PostgreSQL does.
+
+    A 403 counts as 200 here: the message has no source address, and is stored.
+    """
+    case, changes = CASES[name], Changes(CASES[name].outcome_at)
+    status, seconds = receive_timed(receiver_of(changes), body_after=case.body_after)
     assert (200 if status == 403 else status) == case.status
     assert seconds <= DARAJA_WAITS_SECONDS
-    assert len(record.tries) >= case.tries_min
+    assert len(changes.tries) >= case.tries_min
 
 
 @pytest.mark.parametrize("name", LATE)
 def test_a_message_whose_body_arrives_too_late_is_still_stored(name: str) -> None:
-    """A slow connection is no reason to lose a result.
-
-    The receiver does not wait for Postgres then.
-    """
-    case, record = LATE[name], Record(LATE[name].record)
-    with asyncio.Runner(loop_factory=VirtualTime) as runner:
-        status = runner.run(answer(receiver_of(record), body_after=case.body_after))
+    """A slow connection must not lose a result. The receiver does not wait for PostgreSQL then."""
+    case, changes = LATE[name], Changes(LATE[name].outcome_at)
+    status, _ = receive_timed(receiver_of(changes), body_after=case.body_after)
     assert (200 if status == 403 else status) == case.status
-    assert len(record.tries) == case.tries_min
+    assert len(changes.tries) == case.tries_min
 
 
 def test_the_receiver_tries_to_store_a_raw_message_even_at_the_last_moment() -> None:
-    """The bytes have their one try, though Daraja no longer waits for what comes of it."""
-    record = Record(until(7.6, away, refuses))
-    with asyncio.Runner(loop_factory=VirtualTime) as runner:
-        assert runner.run(answer(receiver_of(record), body_after=0)) == 503
-    assert len([at for at in record.tries if at >= 7.6]) >= 2
+    """It tries once to store the bytes, although Daraja no longer waits for the outcome."""
+    changes = Changes(until(7.6, is_away, refuses))
+    assert receive_timed(receiver_of(changes))[0] == 503
+    assert len([at for at in changes.tries if at >= 7.6]) >= 2
 
 
 def test_a_redis_that_hangs_does_not_delay_the_answer() -> None:
-    """A stored message is answered in time, though its wake-up is not sent."""
+    """The receiver answers in time after it stored the message, without sending the wake-up."""
 
-    class Answered(Record):
+    class AnsweredInquiry(Changes):
         async def change(self, change: Change) -> ChangeResult:
             await super().change(change)
             answered = StoreAnswer(Inquiry(1, NOW, InquiryOutcome.NOT_FOUND))
@@ -224,12 +225,6 @@ def test_a_redis_that_hangs_does_not_delay_the_answer() -> None:
                 Decided(payment=a_due_payment(), disposition=disposition, effects=(answered,)), None
             )
 
-    async def told() -> tuple[int, float]:
-        status = await answer(
-            receiver_of(Answered(until(7.5, away, works)), redis=hangs), body_after=0
-        )
-        return status, asyncio.get_running_loop().time()
-
-    with asyncio.Runner(loop_factory=VirtualTime) as runner:
-        status, seconds = runner.run(told())
+    changes = AnsweredInquiry(until(7.5, is_away, works))
+    status, seconds = receive_timed(receiver_of(changes, redis=hangs))
     assert (status, seconds <= DARAJA_WAITS_SECONDS) == (403, True)

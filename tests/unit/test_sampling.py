@@ -1,4 +1,4 @@
-"""`make test` and `make test-all` together play each test. A seed draws the same sample again."""
+"""`make test` and `make test-all` together run each test. A seed draws the same sample again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.sampling import Part
 
 
 class Item:
-    """An item as far as the selection looks at it."""
+    """The parts of a pytest item that the selection reads."""
 
     def __init__(self, nodeid: str, *marks: pytest.MarkDecorator) -> None:
         self.nodeid = nodeid
@@ -35,7 +35,7 @@ def all_tests() -> Iterator[Item]:
     yield Item("tests/proof/soak/test_soak.py::test_a_soak", pytest.mark.shortened)
 
 
-def played(part: Part, seed: int = 1) -> list[str]:
+def selected(part: Part, seed: int = 1) -> list[str]:
     options = {"--part": part, "--sample-seed": seed}
     hook = SimpleNamespace(pytest_deselected=lambda **_: None)
     config: Any = SimpleNamespace(getoption=options.get, hook=hook)
@@ -45,23 +45,23 @@ def played(part: Part, seed: int = 1) -> list[str]:
 
 
 def test_the_sample_and_the_rest_are_all_tests_and_share_the_shortened_ones() -> None:
-    sample, rest = set(played(Part.SAMPLE)), set(played(Part.REST))
-    assert sample | rest == {item.nodeid for item in all_tests()} == set(played(Part.ALL))
+    sample, rest = set(selected(Part.SAMPLE)), set(selected(Part.REST))
+    assert sample | rest == {item.nodeid for item in all_tests()} == set(selected(Part.ALL))
     assert sample & rest == {"tests/proof/soak/test_soak.py::test_a_soak"}
 
 
 def test_the_sample_limits_the_cases_of_a_table_and_omits_long_tests() -> None:
-    sample = played(Part.SAMPLE)
+    sample = selected(Part.SAMPLE)
     assert sum("test_each[" in name for name in sample) == 7
     assert sum("test_few[" in name for name in sample) == 1
     assert "tests/spec/test_long.py::test_a_thousand" not in sample
 
 
 def test_a_seed_draws_the_same_cases_again_and_another_seed_draws_others() -> None:
-    assert played(Part.SAMPLE) == played(Part.SAMPLE)
-    assert set(played(Part.SAMPLE, seed=2)) != set(played(Part.SAMPLE))
+    assert selected(Part.SAMPLE) == selected(Part.SAMPLE)
+    assert set(selected(Part.SAMPLE, seed=2)) != set(selected(Part.SAMPLE))
 
 
 def test_files_that_wait_and_files_that_compute_take_turns() -> None:
-    files = list(dict.fromkeys(name.partition("::")[0] for name in played(Part.SAMPLE)))
+    files = list(dict.fromkeys(name.partition("::")[0] for name in selected(Part.SAMPLE)))
     assert [name.split("/")[-2] for name in files] == ["soak", "unit", "spec", "unit"]

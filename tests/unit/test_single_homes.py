@@ -9,7 +9,7 @@ import pytest
 from tests.layout import PRODUCT
 from tests.paths import name
 
-# A migration states what was true when it was written.
+# A migration repeats facts, as they were when it was written.
 NOT_MIGRATIONS = [path for path in PRODUCT if path.parent.name != "versions"]
 
 # A pattern that only one product file may contain, and that file.
@@ -27,8 +27,7 @@ HOMES = {
         r"['\"](checkout_request|merchant_request|(originator_)?conversation)_id['\"]",
         {"domain/attempts.py"},
     ),
-    # The others say what they remove and call it: `Masking`, `SecretFields`, `mask_text`,
-    # `redact_exception`.
+    # Other modules call `Masking`, `SecretFields`, `mask_text` and `redact_exception`.
     "the removal of secrets": (
         r"\[masked\]|\[replaced\]|format_tb|MASK\b",
         {"domain/adapters/masking.py"},
@@ -40,8 +39,8 @@ HOMES = {
 }
 
 
-@pytest.mark.parametrize("what", HOMES)
-def test_each_fact_is_stated_in_its_home_and_nowhere_else(what: str) -> None:
-    pattern, homes = HOMES[what]
+@pytest.mark.parametrize("fact", HOMES)
+def test_each_fact_is_stated_in_its_home_and_nowhere_else(fact: str) -> None:
+    pattern, homes = HOMES[fact]
     found = {name(path) for path in NOT_MIGRATIONS if re.search(pattern, path.read_text())}
     assert found == homes

@@ -1,6 +1,4 @@
-"""Versions: no bound of pyproject lets in what is known to be vulnerable, and the lock keeps
-every bound.
-"""
+"""Versions: no bound permits a version known to be vulnerable, and the lock satisfies each bound."""
 
 from __future__ import annotations
 
@@ -15,16 +13,16 @@ from packaging.utils import canonicalize_name
 
 from tests.supply_chain.policy import ROOT, locked_versions
 
-# The newest version with a known flaw that reaches this service: no bound may let it in.
+# The newest versions with known flaws that affect this service: no bound may permit them.
 NEWEST_VULNERABLE = {
     "aiohttp": {
         "3.8.5": "CVE-2023-47627: headers that two parsers read differently",
-        "3.13.2": "CVE-2025-69223 to 69229: a body that expands without limit, chunks that cost their square",
-        "3.13.3": "CVE-2026-22815: trailers without limit; CVE-2026-34525: two Host headers",
+        "3.13.2": "CVE-2025-69223 to 69229: unlimited decompression, chunks of quadratic cost",
+        "3.13.3": "CVE-2026-22815: unlimited trailers; CVE-2026-34525: two Host headers",
         "3.14.3": "CVE-2026-69243: a request smuggled behind a WebSocket upgrade",
     },
     "python-jose": {
-        "3.3.0": "CVE-2024-33663: a public key taken for a shared secret; CVE-2024-33664"
+        "3.3.0": "CVE-2024-33663: a public key used as a shared secret; CVE-2024-33664"
     },
     "redis": {"4.5.4": "CVE-2023-28859: an answer given to another request after a cancellation"},
     "cryptography": {
@@ -34,7 +32,7 @@ NEWEST_VULNERABLE = {
 
 
 def requirements() -> dict[str, Requirement]:
-    """All of pyproject's, the service's and development's, by canonical name."""
+    """The requirements in pyproject.toml, of the service and of development, by canonical name."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     texts = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
     return {canonicalize_name(each.name): each for each in map(Requirement, texts)}
@@ -68,9 +66,7 @@ def test_every_dependency_of_the_service_has_a_lower_bound() -> None:
 
 
 def test_every_package_in_the_lock_has_a_hash_and_none_has_an_address() -> None:
-    """pip is run with --require-hashes: an index that hands out something else than was locked
-    is found out.
-    """
+    """pip runs with --require-hashes, and rejects a package that is not the locked one."""
     text = (ROOT / "requirements.lock").read_text()
     blocks = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
     assert len(blocks) == len(locked_versions())
@@ -86,6 +82,6 @@ def test_the_installed_versions_are_the_locked_versions() -> None:
 
 
 def test_jose_checks_signatures_with_cryptography_and_not_with_ecdsa() -> None:
-    """What docs/supply-chain.toml says of `ecdsa`."""
+    """docs/supply-chain.toml accepts the flaw of `ecdsa` for this reason."""
     used = {backends.ECKey, backends.RSAKey, backends.HMACKey}
     assert {key.__module__ for key in used} == {"jose.backends.cryptography_backend"}
