@@ -55,7 +55,7 @@ def judge(evidence: Evidence) -> Verdict:
     return Verdict(sorted(findings, key=lambda finding: finding.invariant))
 
 
-# --- I1, I2: promised once, kept once -------------------------------------------------------------
+# --- I1, I2: one payment for each key, and every 202 on record ------------------------------------
 
 
 def _promised(evidence: Evidence) -> Iterator[Finding]:
@@ -265,7 +265,7 @@ def _followed(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("I5", FindingKind.BROKEN, "feed", reason)
 
 
-# --- I6: every callback is kept as received; I7: amounts agree ------------------------------------
+# --- I6: every callback is stored as received; I7: amounts agree ----------------------------------
 
 
 def _callbacks_kept(evidence: Evidence) -> Iterator[Finding]:

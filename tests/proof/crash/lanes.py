@@ -48,7 +48,7 @@ class Lanes(Generic[Place, Piece]):
         await asyncio.gather(*self._lanes, return_exceptions=True)
         for future in self._done.values():
             if future.done() and not future.cancelled():
-                future.exception()  # nobody may have asked
+                future.exception()  # mark it as seen: no test may have awaited it
 
     async def done(self, piece: Piece) -> None:
         """Wait until the piece is done, and raise what it raised."""
@@ -68,7 +68,7 @@ class Lanes(Generic[Place, Piece]):
                     await self._work(place, piece)
                     self._done[id(piece)].set_result(None)
                     piece = None
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is that test's
+        except Exception as error:  # noqa: BLE001 - the test that awaits the piece raises it
             if piece is None and self._waiting:
                 piece = self._waiting.pop(0)
             if piece is not None and not self._done[id(piece)].done():

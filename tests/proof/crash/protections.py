@@ -262,7 +262,7 @@ async def killed_before_publishing(crash_system: CrashSystem, without: str) -> N
     """The receiver is killed after the final commit, before it publishes. The sweeper publishes."""
     system, place = crash_system.system, "finalized_before_publish:kill"
     await crash_system.prepare("worker", "callbacks")
-    # Nobody asks meanwhile: the end is to come by the callback.
+    # No inquiry goes out meanwhile, so the callback ends the payment.
     unasked: dict[str, str | None] = {"INQUIRY_FIRST_AFTER_SECONDS": "600"}
     await start_armed(system.stack, "worker", without=without, env=unasked)
     receiver = await start_armed(system.stack, "callbacks", place)

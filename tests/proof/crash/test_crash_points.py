@@ -16,12 +16,10 @@ from tests.proof.failpoints.points import POINTS
 
 
 @pytest.mark.sampled(3)
-async def test_whatever_was_under_way_comes_to_its_right_end(
+async def test_every_payment_under_way_gets_the_ending_of_the_table(
     batch: Batch, lanes: Lanes[CrashSystem, Batch | Case]
 ) -> None:
-    """The payments of a batch end as the table says, and I1 to I7 hold by the simulator's
-    ledger.
-    """
+    """The table gives the ending of each payment, and the ledger proves I1 to I7."""
     await lanes.done(batch)
 
 

@@ -59,7 +59,7 @@ class Arming:
             raise FailpointError(f"no action is named {action!r}; there are: {', '.join(Action)}")
         if (action == Action.TELL) is not (POINTS[point].side is Side.WITHIN):
             raise FailpointError(
-                f"{point} is {POINTS[point].side} a function: {action!r} is not for it"
+                f"{point} is {POINTS[point].side} a function: {action!r} is not possible there"
             )
         if ":" in text.partition(":")[2] and (not time.isdecimal() or int(time) < 1):
             raise FailpointError(f"{time!r} is no number of times, from 1")
@@ -90,7 +90,7 @@ def arm(arming: Arming) -> None:
     elif inspect.iscoroutinefunction(function):
         setattr(owner, name, _held(function, point.side, _Meeting(arming)))
     else:
-        raise FailpointError(f"{point.target} is not asynchronous: nobody can be held there")
+        raise FailpointError(f"{point.target} is not asynchronous, so no call can be held there")
 
 
 def take_away(check: str) -> None:
@@ -104,7 +104,7 @@ def take_away(check: str) -> None:
         return
     owner, name, function = located(CHECKS[check].target)
     if inspect.iscoroutinefunction(function):
-        raise FailpointError(f"{CHECKS[check].target} is asynchronous: say by what it is replaced")
+        raise FailpointError(f"{CHECKS[check].target} is asynchronous: name its replacement")
 
     def passes(*_arguments: object, **_named: object) -> None:
         return None
@@ -113,7 +113,7 @@ def take_away(check: str) -> None:
 
 
 def found(target: str) -> tuple[Any, str, Any]:
-    """Where `module:name` or `module:Class.name` hangs, under which name, and what it is.
+    """The owner, the name and the object of `module:name` or `module:Class.name`.
 
     Raises FailpointError.
     """

@@ -2,4 +2,4 @@
 
 
 class FailpointError(Exception):
-    """What was asked for makes no sense; the message says why."""
+    """The failpoint or the check does not exist, or cannot be used so. The message says why."""

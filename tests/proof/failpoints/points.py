@@ -1,10 +1,8 @@
-"""The whole list: the points at which a process can be stopped, and the checks that can be taken
-away from it.
+"""All points at which a process can be stopped, and all checks that can be removed from it.
 
-A point is the beginning or the end of one product function, so product code needs no hook and pays
-nothing. Where a wanted point is no function's boundary, the code probably does two things in one
-(docs/adr/0006). What a point costs a process that is not armed: nothing, because nothing is
-wrapped.
+A point is the beginning or the end of one product function, so product code needs no hook. If a
+wanted point is not the boundary of a function, the code probably does two things in one
+(docs/adr/0006). A process that is not armed is not wrapped, so a point costs it nothing.
 """
 
 from __future__ import annotations
@@ -15,11 +13,10 @@ from enum import StrEnum
 
 
 class Side(StrEnum):
-    """Where a point lies: the function was called and did nothing yet, or it has returned.
+    """Where a point lies: before the function does anything, or after it has returned.
 
-    WITHIN: it was called and has not returned. The process says that it is there, and goes on:
-    whoever started it stops it once it is where it should be, as when Daraja has the request and
-    keeps the answer to itself.
+    WITHIN: it was called and has not returned. The process reports this and goes on. The test stops
+    it at the right moment, for example when Daraja has the request and holds its answer.
     """
 
     BEFORE = "before"
@@ -42,10 +39,10 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A protection that is taken away, so that a test can show what it prevents.
+    """A protection that can be removed, so a test can show what it prevents.
 
-    `target` names a function or a constant. It is replaced by what the function `by` makes of it;
-    without one it must be a function, and does nothing any more.
+    `target` names a function or a constant, and the function `by` makes its replacement. Without
+    `by` the target must be a function, and does nothing any more.
     """
 
     target: str

@@ -127,7 +127,7 @@ def test_a_misspelt_check_is_an_error() -> None:
     ["domain.nothing:Fence.check", "domain.fence:Fence.nothing", "domain.fence:Fence",
      "domain.fence:Fence.seconds_left", "domain.adapters.postgres.engine:Database.transaction"],
 )  # fmt: skip
-def test_what_is_no_function_is_refused(target: str) -> None:
+def test_a_target_that_is_no_function_is_refused(target: str) -> None:
     """A class, a property and a context manager have no single beginning and end."""
     with pytest.raises(FailpointError, match=target):
         located(target)

@@ -81,7 +81,7 @@ def operate(world: World) -> None:
 
 
 def settle(world: World) -> None:
-    """A person ends by the statement what nothing else can end."""
+    """A person ends by the statement a payment that nothing else can end."""
     ledger = world.daraja.ledger
     if not _resolve(world, _paid(ledger[0]) if ledger else _UNPAID) and ledger:
         raise LawBroken(

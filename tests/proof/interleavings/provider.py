@@ -329,7 +329,7 @@ class Daraja:
         ]
         return next((t for t in found if t.state == "paid"), found[-1] if found else None)
 
-    # What its statement shows
+    # The statement
 
     @property
     def is_settled(self) -> bool:

@@ -226,9 +226,9 @@ _ALWAYS = 0.9
 
 
 class Removal(NamedTuple):
-    """How a protection is taken away, and of which kind the lives are that would miss it.
+    """How a protection is removed, and in which lives its absence shows.
 
-    `faults` happen in each of them.
+    `faults` happen in each of these lives.
     """
 
     remove: Callable[[Patch], None]
@@ -281,7 +281,7 @@ def _holds_ignored(patch: Patch) -> None:
 _REFUSED_FOR_A_WHILE = {"lacks_send_product": _ALWAYS, "is_not_connected": _OFTEN}
 
 
-# By the sentence that is taken away.
+# By the rule that is removed.
 REMOVALS: dict[str, Removal] = {
     "a resend needs permission": Removal(_resend_always, Kind.WITHDRAWAL),
     "two not-founds permit a resend, one does not": Removal(_one_not_found, Kind.WITHDRAWAL),
@@ -296,7 +296,7 @@ REMOVALS: dict[str, Removal] = {
         Kind.WITHDRAWAL,
         {**_BUSY, "breaker_opens_for_another": _ALWAYS, "payouts_are_stopped": _ALWAYS},
     ),
-    "no resend once Daraja spoke of it": Removal(
+    "no resend after a message of Daraja": Removal(
         _messages_ignored, Kind.WITHDRAWAL, {**_BUSY_AND_ACTS, "sends_timeout": _ALWAYS}
     ),
     "no resend past its age": Removal(
@@ -307,7 +307,7 @@ REMOVALS: dict[str, Removal] = {
     "no resend while its operation is held": Removal(
         _holds_ignored, Kind.WITHDRAWAL, {**_BUSY, "is_busy": 0.6, **_REFUSED_FOR_A_WHILE}
     ),
-    "no question while its operation is held": Removal(
+    "no inquiry while its operation is held": Removal(
         _holds_ignored,
         Kind.DEPOSIT,
         {"lacks_inquiry_product": _ALWAYS, "callback_is_lost": _ALWAYS},
@@ -319,7 +319,7 @@ REMOVALS: dict[str, Removal] = {
         changes_account=True,
     ),
     "four sends at most": Removal(_sends_unlimited, Kind.WITHDRAWAL, _BUSY),
-    "an id that Daraja had before is asked about": Removal(
+    "a duplicate id is inquired about": Removal(
         _duplicate_is_busy,
         Kind.WITHDRAWAL,
         {"is_busy": _OFTEN, "busy_yet_acts": _OFTEN, "callback_is_late": _OFTEN},
@@ -357,7 +357,7 @@ REMOVALS: dict[str, Removal] = {
         Kind.DEPOSIT,
         {"is_vague": _ALWAYS, "omits_receipt": _OFTEN, "answer_is_lost": _OFTEN},
     ),
-    "a deposit that failed for silence is looked at again": Removal(
+    "a deposit that failed for silence is inquired about again": Removal(
         _no_second_look,
         Kind.DEPOSIT,
         {"callback_is_late": _OFTEN, "callback_is_lost": _OFTEN, "is_still_under_way": _OFTEN},
@@ -372,7 +372,7 @@ REMOVALS: dict[str, Removal] = {
     "an amount in dispute is for a person": Removal(
         _other_amount_ignored, Kind.DEPOSIT, {"reports_another_amount": _ALWAYS}
     ),
-    "a correction is asked about until Daraja answers": Removal(
+    "a correction is inquired about until Daraja answers": Removal(
         _correction_confirmed_once_or_never,
         Kind.DEPOSIT,
         {
@@ -382,5 +382,5 @@ REMOVALS: dict[str, Removal] = {
             "answer_is_lost": _OFTEN,
         },
     ),
-    "nothing waits for nobody": Removal(_due_time_forgotten, Kind.DEPOSIT),
+    "every open payment has a next step": Removal(_due_time_forgotten, Kind.DEPOSIT),
 }

@@ -1,6 +1,4 @@
-"""The weaving can fail: each protection of the core, taken away, is missed within some seeded
-lives.
-"""
+"""Without each protection of the core, some of the seeded lives break a law."""
 
 from __future__ import annotations
 
@@ -14,14 +12,14 @@ RUNS_MAX = 4000
 
 
 @pytest.mark.parametrize("protection", REMOVALS)
-def test_a_protection_that_is_taken_away_is_missed(
+def test_some_life_breaks_a_law_without_the_protection(
     protection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert missed_after(protection, monkeypatch) is not None, f"nothing showed that {protection}"
 
 
 def missed_after(protection: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str] | None:
-    """After how many lives, and what broke."""
+    """The first seed that breaks a law, and the message. None if no life breaks one."""
     removal = REMOVALS[protection]
     with swiftly():
         removal.remove(monkeypatch)

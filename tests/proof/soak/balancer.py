@@ -1,7 +1,7 @@
 """Balances connections over the callback receivers: one port in front of all of them.
 
-It tries the next one where nobody listens, as a load balancer does. It does not repeat a request:
-what a receiver that is killed had in its hands is lost, because Daraja sends once.
+Like a load balancer it tries the next receiver if one does not listen. It does not repeat a
+request. Daraja sends once, so the requests of a killed receiver are lost.
 """
 
 from __future__ import annotations

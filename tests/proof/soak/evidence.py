@@ -135,7 +135,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredCallback:
-    """A row of `callbacks`. `sha256` is that of the body as it came."""
+    """A row of `callbacks`. `sha256` is the hash of the body as received."""
 
     payment_id: str
     operation: str

@@ -177,7 +177,7 @@ def test_nothing_is_found_in_a_good_run() -> None:
         (
             "lost",
             [("I2", FindingKind.LOST), ("I2", FindingKind.LOST)],
-        ),  # the promise, and the money of nobody's payment
+        ),  # the lost promise, and the movement without a payment
         ("unpaid", [("I3", FindingKind.LOST)]),
         ("amount", [("I7", FindingKind.LOST)]),
         ("stuck", [("I3", FindingKind.STUCK)]),
@@ -185,7 +185,9 @@ def test_nothing_is_found_in_a_good_run() -> None:
         ("forgotten", [("I6", FindingKind.BROKEN)]),
     ],
 )
-def test_what_was_doctored_is_found(spoiler: str, expected: list[tuple[str, FindingKind]]) -> None:
+def test_the_judge_finds_each_change_of_the_evidence(
+    spoiler: str, expected: list[tuple[str, FindingKind]]
+) -> None:
     evidence = a_good_run()
     silent = replace(
         evidence,
@@ -199,7 +201,7 @@ def test_what_was_doctored_is_found(spoiler: str, expected: list[tuple[str, Find
     assert PAID in verdict.text()
 
 
-def test_a_success_that_became_a_failure_is_found_in_the_record_and_by_who_read_it() -> None:
+def test_the_judge_finds_a_success_that_became_a_failure() -> None:
     findings = judge(SPOILERS["changed"](a_good_run())).unexplained
     assert {finding.invariant for finding in findings} == {"I3", "I4", "I5"}
     assert any("succeeded became failed" in finding.reason for finding in findings)
@@ -236,14 +238,14 @@ def test_another_amount_on_record_than_was_asked_for_is_found() -> None:
     assert found(doctored) == [("I7", FindingKind.LOST)]
 
 
-def test_an_event_in_other_words_than_the_record_s_is_found() -> None:
+def test_an_event_that_differs_from_the_record_is_found() -> None:
     evidence = a_good_run()
     other = replace(evidence.witness.received_events[0], body='{"subject": "x"}')
     witness = replace(evidence.witness, received_events=[*evidence.witness.received_events, other])
     assert found(replace(evidence, witness=witness)) == [("I5", FindingKind.BROKEN)]
 
 
-def test_silence_is_found_where_the_listener_missed_nothing() -> None:
+def test_an_unreceived_event_is_found_if_the_listener_missed_nothing() -> None:
     evidence = a_good_run()
     witness = replace(evidence.witness, received_events=evidence.witness.received_events[:1])
     assert found(replace(evidence, witness=witness)) == [("I5", FindingKind.BROKEN)]
@@ -266,18 +268,18 @@ def test_a_feed_that_skips_repeats_or_reorders_is_found() -> None:
     assert feeds(events, [events[0], {**events[1], "data": {}}]) == [broken, broken]
 
 
-# --- what the design foresees ---------------------------------------------------------------------
+# --- findings that the rules foresee --------------------------------------------------------------
 
 _LOST_TO_US = entries(PAID, "accepted", "submitting", "in_doubt")
 
 
-def _told(operation: str, status: int | None, body: Any = None) -> Delivery:
+def _delivery(operation: str, status: int | None, body: Any = None) -> Delivery:
     return Delivery(payment_id=PAID, operation=operation, body=body or _RESULT, status=status)
 
 
-def test_a_bill_payment_without_a_word_is_a_person_s_if_it_is_flagged() -> None:
+def test_a_flagged_bill_payment_without_a_result_is_explained() -> None:
     bill = a_payment("in_doubt", kind="bill_payment", needs_review=True)
-    lost = [_told("bill-payment", None)]
+    lost = [_delivery("bill-payment", None)]
     assert the_only(a_run(bill, _LOST_TO_US, deliveries=lost)).explanation
     for doctored in (
         a_run(replace(bill, needs_review=False), _LOST_TO_US, deliveries=lost),
@@ -296,14 +298,14 @@ def test_a_bill_payment_without_a_word_is_a_person_s_if_it_is_flagged() -> None:
         )
 
 
-def test_a_deposit_that_nobody_could_tell_us_about_is_explained() -> None:
+def test_a_deposit_without_id_and_callback_is_explained() -> None:
     failed = a_payment("failed", failure_reason="no_result_confirmed", is_safe_to_retry=False)
     history = entries(
         PAID, "accepted", "submitting", "in_doubt", "failed", reason="no_result_confirmed"
     )
     moved = [Movement(payment_id=PAID, kind="stk", amount=250, receipt="UC1")]
     assert the_only(
-        a_run(failed, history, movements=moved, deliveries=[_told("deposit", None)])
+        a_run(failed, history, movements=moved, deliveries=[_delivery("deposit", None)])
     ).explanation
     for doctored in (
         a_run(
@@ -324,30 +326,30 @@ def test_a_deposit_that_nobody_could_tell_us_about_is_explained() -> None:
         assert (the_only(doctored).kind, the_only(doctored).explanation) == (FindingKind.LOST, None)
 
 
-def test_a_failure_that_daraja_took_back_where_nobody_heard_is_explained() -> None:
+def test_a_lost_success_after_a_reported_failure_is_explained() -> None:
     failed = a_payment("failed", failure_reason="cancelled_by_customer")
     history = entries(
         PAID, "accepted", "submitting", "awaiting_result", "failed", reason="cancelled_by_customer"
     )
     moved = [Movement(payment_id=PAID, kind="stk", amount=250, receipt="UC1")]
     success = {"Body": {"stkCallback": {"ResultCode": 0}}}
-    said_no = StoredCallback(payment_id=PAID, operation="deposit", sha256=_sha256(_NO))
-    words = [_told("deposit", 200, _NO), _told("deposit", None, success)]
-    run = a_run(failed, history, movements=moved, deliveries=words, callbacks=[said_no])
+    stored_failure = StoredCallback(payment_id=PAID, operation="deposit", sha256=_sha256(_NO))
+    deliveries = [_delivery("deposit", 200, _NO), _delivery("deposit", None, success)]
+    run = a_run(failed, history, movements=moved, deliveries=deliveries, callbacks=[stored_failure])
     assert the_only(run).explanation
     stored = StoredCallback(payment_id=PAID, operation="deposit", sha256=_sha256(success))
     for doctored in (
-        replace(run, deliveries=words[1:]),
-        replace(run, deliveries=words[:1]),
-        replace(run, callbacks=[said_no, stored]),
+        replace(run, deliveries=deliveries[1:]),
+        replace(run, deliveries=deliveries[:1]),
+        replace(run, callbacks=[stored_failure, stored]),
     ):
         assert (the_only(doctored).kind, the_only(doctored).explanation) == (FindingKind.LOST, None)
 
 
-def test_a_withdrawal_that_daraja_denies_and_that_may_not_go_again_is_explained() -> None:
+def test_an_unknown_withdrawal_that_may_not_be_resent_is_explained() -> None:
     waiting = a_payment("in_doubt", kind="withdrawal", needs_review=True)
     denial = {"Result": {"ResultCode": "SFC_IC0003"}}
-    denials: list[Any] = [_told(f"status-{n}", 200, denial) for n in (1, 2)]
+    denials: list[Any] = [_delivery(f"status-{n}", 200, denial) for n in (1, 2)]
     kept = [
         StoredCallback(payment_id=PAID, operation=item.operation, sha256=_sha256(denial))
         for item in denials
@@ -364,7 +366,7 @@ def test_a_withdrawal_that_daraja_denies_and_that_may_not_go_again_is_explained(
         assert the_only(doctored).explanation is None
 
 
-def test_a_correction_is_explained_by_what_daraja_said_first() -> None:
+def test_a_correction_after_a_reported_failure_is_explained() -> None:
     corrected = a_payment("succeeded")
     history = entries(
         PAID, "accepted", "submitting", "failed", "succeeded", reason="cancelled_by_customer"
@@ -372,4 +374,4 @@ def test_a_correction_is_explained_by_what_daraja_said_first() -> None:
     moved = [Movement(payment_id=PAID, kind="stk", amount=250, receipt="UC1")]
     silent = a_run(corrected, history, movements=moved)
     assert (the_only(silent).kind, the_only(silent).explanation) == (FindingKind.CORRECTED, None)
-    assert the_only(replace(silent, deliveries=[_told("deposit", None, _NO)])).explanation
+    assert the_only(replace(silent, deliveries=[_delivery("deposit", None, _NO)])).explanation

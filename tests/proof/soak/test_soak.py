@@ -44,7 +44,9 @@ def test_a_short_soak_loses_and_doubles_nothing(result: SoakResult) -> None:
 
 @pytest.mark.whole
 @pytest.mark.parametrize("spoiler", SPOILERS)
-def test_the_same_run_with_doctored_evidence_is_condemned(result: SoakResult, spoiler: str) -> None:
+def test_the_judge_condemns_the_run_with_doctored_evidence(
+    result: SoakResult, spoiler: str
+) -> None:
     """This shows that the test before can fail."""
     before = len(judge(result.evidence).unexplained)
     assert len(judge(SPOILERS[spoiler](result.evidence)).unexplained) > before
