@@ -45,15 +45,20 @@ COMMON = {
 }
 OF_KIND: dict[Kind, dict[str, Any]] = {
     Kind.DEPOSIT: {
-        "kind": "deposit", "phone_number": "254711000111", "account_reference": "INV00042", "description": "Invoice 42",
+        "kind": "deposit", "phone_number": "254711000111", "account_reference": "INV00042",
+        "description": "Invoice 42",
     },
     Kind.WITHDRAWAL: {
-        "kind": "withdrawal", "phone_number": "254711000111", "purpose": "business", "remarks": "March wages",
+        "kind": "withdrawal", "phone_number": "254711000111", "purpose": "business",
+        "remarks": "March wages",
     },
     Kind.BILL_PAYMENT: {
-        "kind": "bill_payment", "paybill": "888880", "account_reference": "PO771", "remarks": "Order 771",
+        "kind": "bill_payment", "paybill": "888880", "account_reference": "PO771",
+        "remarks": "Order 771",
     },
-    Kind.POCHI_PAYMENT: {"kind": "pochi_payment", "phone_number": "254733000333", "remarks": "Order 772"},
+    Kind.POCHI_PAYMENT: {
+        "kind": "pochi_payment", "phone_number": "254733000333", "remarks": "Order 772",
+    },
 }  # fmt: skip
 
 
@@ -180,7 +185,7 @@ def test_a_receipt_that_comes_late_is_an_event_of_its_own() -> None:
 
 def test_the_event_types_never_change() -> None:
     assert {kind.value for kind in EventType} == {
-        f"mkwanja.payment.{what}" for what in ("succeeded", "failed", "corrected", "receipt_added")
+        f"mkwanja.payment.{name}" for name in ("succeeded", "failed", "corrected", "receipt_added")
     }
 
 

@@ -1,8 +1,7 @@
-"""Every reader of what comes from outside, under changes of what is genuine: nothing escapes, and
-nothing is misread.
+"""Parsers of outside input, fed with changed genuine messages: none raises, and none misreads.
 
-The same examples each time, some hundreds a reader; `FUZZ_EXAMPLES=100000` plays so many other ones
-of each.
+Each run has the same examples, some hundreds a parser. `FUZZ_EXAMPLES=100000` plays that many new
+examples for each.
 """
 
 from __future__ import annotations
@@ -71,10 +70,8 @@ callbacks = mutated(CALLBACKS) | mangled(CALLBACKS)
 answers = mutated(ANSWERS) | mangled(ANSWERS)
 
 
-def strictly(body: bytes) -> Any:
-    """What `body` says to a reader of our own that is as strict, and shares no code with the one
-    that is tested.
-    """
+def parse_strictly(body: bytes) -> Any:
+    """Parse `body` as strictly as the tested parser, without sharing code with it."""
 
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         assert len({name for name, _ in pairs}) == len(pairs)
@@ -91,24 +88,22 @@ def strictly(body: bytes) -> Any:
     )
 
 
-def said(message: Any, names: tuple[str, ...]) -> list[Any]:
-    """Every value that is said under one of `names`, wherever it stands, as a member or as a
-    named value.
-    """
+def values_under(message: Any, names: tuple[str, ...]) -> list[Any]:
+    """Every value under one of `names` at any depth: of a member, or of a Key or Name entry."""
     if isinstance(message, list):
-        return [found for inner in message for found in said(inner, names)]
+        return [found for inner in message for found in values_under(inner, names)]
     if not isinstance(message, dict):
         return []
     own = [message.get("Value")] if message.get("Key", message.get("Name")) in names else []
     return [
         *own,
         *(message[name] for name in names if name in message),
-        *said(list(message.values()), names),
+        *values_under(list(message.values()), names),
     ]
 
 
-def assert_bounded(report: Report) -> None:
-    """It can be stored, whatever it was made of."""
+def assert_storable(report: Report) -> None:
+    """Assert that PostgreSQL can store the report."""
     for text in (
         report.code,
         report.receipt,
@@ -122,26 +117,28 @@ def assert_bounded(report: Report) -> None:
 
 @fuzzed
 @given(body=callbacks)
-def test_a_changed_callback_succeeds_only_where_its_bytes_say_so(body: bytes) -> None:
-    """An explicit zero, and the amount and the receipt that stand in it."""
+def test_a_changed_callback_succeeds_only_if_its_bytes_contain_a_success(body: bytes) -> None:
+    """The bytes contain an explicit zero, and the amount and the receipt of the report."""
     for operation in OPERATIONS:
-        assert_true_to(body, operation)
+        assert_report_matches(body, operation)
 
 
-def assert_true_to(body: bytes, operation: str) -> None:
+def assert_report_matches(body: bytes, operation: str) -> None:
     report = read_report(operation, body)
-    assert_bounded(report)
+    assert_storable(report)
     if report.outcome is not ReportedOutcome.SUCCESS:
         assert report.receipt is None
         return
-    message = strictly(body)
+    message = parse_strictly(body)
     inner = message["Body"]["stkCallback"] if operation == "deposit" else message["Result"]
     assert type(inner["ResultCode"]) in (int, str)
     assert str(inner["ResultCode"]) == "0"
     if operation.startswith("status"):
-        assert set(map(repr, said(inner, ("TransactionStatus",)))) >= {repr("Completed")}
+        assert set(map(repr, values_under(inner, ("TransactionStatus",)))) >= {repr("Completed")}
     amounts = [
-        value for value in said(inner, ("Amount", "TransactionAmount")) if value not in (None, "")
+        value
+        for value in values_under(inner, ("Amount", "TransactionAmount"))
+        if value not in (None, "")
     ]
     if report.amount is not None:
         assert report.amount in [
@@ -151,7 +148,7 @@ def assert_true_to(body: bytes, operation: str) -> None:
         ]
     if report.receipt is not None:
         assert is_receipt(report.receipt)
-        assert report.receipt in said(
+        assert report.receipt in values_under(
             inner, ("MpesaReceiptNumber", "TransactionReceipt", "TransactionID", "ReceiptNo")
         )
 
@@ -162,7 +159,7 @@ def _is_number(value: Any) -> bool:
 
 @fuzzed
 @given(body=st.binary(max_size=400))
-def test_no_bytes_are_a_callback(body: bytes) -> None:
+def test_random_bytes_are_never_a_result(body: bytes) -> None:
     for operation in OPERATIONS:
         assert read_report(operation, body).outcome in (
             ReportedOutcome.UNREADABLE,
@@ -176,8 +173,8 @@ def test_no_bytes_are_a_callback(body: bytes) -> None:
     body=callbacks,
     secret=st.text(st.characters(exclude_characters='"\\', exclude_categories=["Cs"]), min_size=8),
 )
-def test_a_secret_is_replaced_wherever_it_stands_in_a_message(body: bytes, secret: str) -> None:
-    """Around it not a byte changes."""
+def test_a_secret_is_replaced_anywhere_in_a_message(body: bytes, secret: str) -> None:
+    """No other byte changes."""
     assert SECRET_FIELDS.replace_secrets(
         SECRET_FIELDS.replace_secrets(body)
     ) == SECRET_FIELDS.replace_secrets(body)
@@ -192,14 +189,14 @@ def test_a_secret_is_replaced_wherever_it_stands_in_a_message(body: bytes, secre
 
 @fuzzed
 @given(body=answers | st.binary(max_size=200))
-def test_a_changed_answer_acknowledges_only_where_its_bytes_say_so(body: bytes) -> None:
+def test_a_changed_answer_acknowledges_only_if_its_bytes_do(body: bytes) -> None:
     for status, kind in product(STATUSES, Kind):
         error = answer_error(kind, status, body)
         if error is not None:
-            assert type(error) is not Unreachable  # it was written: that can never be said of it
+            assert type(error) is not Unreachable  # the request was written
             assert error.code is None or parse_storable_text(error.code) == error.code
             continue
-        message = strictly(body)
+        message = parse_strictly(body)
         assert 200 <= status < 300
         assert "errorCode" not in message
         assert message["ResponseCode"] in ("0", 0)
@@ -208,16 +205,16 @@ def test_a_changed_answer_acknowledges_only_where_its_bytes_say_so(body: bytes) 
 
 @fuzzed
 @given(body=answers | st.binary(max_size=200))
-def test_a_changed_answer_to_a_question_says_paid_only_where_its_bytes_do(body: bytes) -> None:
+def test_a_changed_answer_to_an_inquiry_reports_a_result_only_if_its_bytes_do(body: bytes) -> None:
     for status in STATUSES:
         with suppress(TokenRefused, ProductRefused, Throttled):
-            taken = read_status_acknowledgement(status, body)
-            assert taken != "acknowledged" or strictly(body)["ResponseCode"] in ("0", 0)
+            answer = read_status_acknowledgement(status, body)
+            assert answer != "acknowledged" or parse_strictly(body)["ResponseCode"] in ("0", 0)
         with suppress(TokenRefused, ProductRefused, Throttled):
             report = read_query_answer(status, body, CHECKOUT)
-            assert_bounded(report)
+            assert_storable(report)
             if report.outcome in (ReportedOutcome.SUCCESS, ReportedOutcome.FAILURE):
-                message = strictly(body)
+                message = parse_strictly(body)
                 assert 200 <= status < 300
                 assert message.get("CheckoutRequestID") in (CHECKOUT, None, "")
                 assert (str(message["ResultCode"]) == "0") is (
@@ -227,14 +224,14 @@ def test_a_changed_answer_to_a_question_says_paid_only_where_its_bytes_do(body: 
 
 @fuzzed
 @given(body=mutated([TOKEN]) | mangled([TOKEN]) | st.binary(max_size=100))
-def test_a_changed_token_is_one_only_where_a_header_can_hold_it(body: bytes) -> None:
+def test_a_changed_token_is_accepted_only_if_a_header_can_carry_it(body: bytes) -> None:
     for status in STATUSES:
         try:
             token = _parse_token(status, body, 1000)
         except OutcomeUnknown:
             continue
         assert status == 200
-        assert token.text == strictly(body)["access_token"]
+        assert token.text == parse_strictly(body)["access_token"]
         assert token.text.isascii()
         assert token.text.isprintable()
         assert " " not in token.text
@@ -244,16 +241,16 @@ def test_a_changed_token_is_one_only_where_a_header_can_hold_it(body: bytes) -> 
 
 @fuzzed
 @given(body=callbacks | answers | st.binary(max_size=200))
-def test_what_is_parsed_has_one_meaning(body: bytes) -> None:
+def test_parsed_json_has_one_meaning(body: bytes) -> None:
     try:
         value = parse(body)
     except Unreadable:
         return
-    assert strictly(body) == value
+    assert parse_strictly(body) == value
 
 
-def _read(body: bytes, content_type: str) -> object:
-    """What `read_json` makes of a request with this body."""
+def _read_request(body: bytes, content_type: str) -> object:
+    """The result of `read_json` for a request with this body."""
 
     async def read() -> object:
         loop = asyncio.get_running_loop()
@@ -275,14 +272,14 @@ _TYPES = st.sampled_from(
 
 @fuzzed
 @given(body=callbacks | st.binary(max_size=200), content_type=_TYPES)
-def test_a_request_is_json_of_one_meaning_or_refused_with_a_reason(
+def test_a_request_body_is_json_of_one_meaning_or_rejected_with_a_reason(
     body: bytes, content_type: str
 ) -> None:
     try:
-        value = _read(body, content_type)
+        value = _read_request(body, content_type)
     except (InvalidJson, UnsupportedMediaType, BodyTooLarge):
         return
-    assert json.dumps(strictly(body), default=float) == json.dumps(value)
+    assert json.dumps(parse_strictly(body), default=float) == json.dumps(value)
 
 
 _GENUINE = [
@@ -300,42 +297,28 @@ _patterns = st.one_of(
 
 @fuzzed
 @given(text=_changed | _patterns | st.text(max_size=40))
-def test_a_cursor_is_as_we_write_it_or_is_refused(text: str) -> None:
-    """What is read is written as it was, and by one list only."""
-    readers: list[tuple[Callable[[str], Any], Callable[[Any], str]]] = [
+def test_a_cursor_that_we_would_not_write_is_rejected(text: str) -> None:
+    """Only the list that writes a text reads it."""
+    lists: list[tuple[Callable[[str], Any], Callable[[Any], str]]] = [
         (cursors.page_place, cursors.page_cursor),
         (cursors.feed_place, cursors.feed_cursor),
         (cursors.history_place, cursors.history_cursor),
     ]
     written = []
-    for read, write in readers:
+    for read, write in lists:
         with suppress(ValueError):
             written.append(write(read(text)))
     assert written in ([], [text])
 
 
-_hops = st.sampled_from(
-    [
-        "10.0.0.1",
-        "10.0.0.2",
-        "196.201.214.200",
-        "::1",
-        "[::1]:80",
-        "10.0.0.1:99",
-        "::ffff:10.0.0.1",
-        "unknown",
-        "",
-        "[",
-        "]:",
-        "1:2:3",
-        "fe80::1%x",
-    ]
-) | st.text(max_size=80)
+_HOPS = ["10.0.0.1", "10.0.0.2", "196.201.214.200", "::1", "[::1]:80", "10.0.0.1:99"]
+_HOPS += ["::ffff:10.0.0.1", "unknown", "", "[", "]:", "1:2:3", "fe80::1%x"]
+_hops = st.sampled_from(_HOPS) | st.text(max_size=80)
 
 
 @fuzzed
 @given(peer=_hops, forwarded=st.lists(st.lists(_hops, max_size=4).map(",".join), max_size=3))
-def test_a_source_is_short_and_never_from_behind_a_hop_that_is_not_trusted(
+def test_a_source_is_short_and_ignores_the_header_of_an_untrusted_hop(
     peer: str, forwarded: list[str]
 ) -> None:
     trusted = [ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::1/128")]

@@ -192,9 +192,7 @@ def test_only_inquiries_after_the_window_count_as_silence() -> None:
     assert is_confirmed(answers(V.NO_RESULT, *SILENT, start=WINDOW_ENDS - INSTANT))
 
 
-def test_a_vague_answer_within_the_window_does_not_raise_the_number_of_answers_needed_after_it() -> (
-    None
-):
+def test_a_vague_answer_within_the_window_does_not_raise_the_number_of_answers() -> None:
     assert is_confirmed(answers(V.VAGUE, *SILENT, start=WINDOW_ENDS - INSTANT))
 
 
@@ -256,8 +254,8 @@ def test_only_a_deposit_that_awaits_its_result_or_is_in_doubt_fails_for_silence(
         ([an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2, V.FAILED, code="1037")], False),
         ([an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2, V.NO_RESULT, code="1032")], False),
         # with another outcome between
-        ([an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2, V.FAILED, code="1"), an_inquiry(3, V.FAILED, code="1032")],
-         True),
+        ([an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2, V.FAILED, code="1"),
+          an_inquiry(3, V.FAILED, code="1032")], True),
     ],
 )  # fmt: skip
 def test_a_failure_known_only_from_queries_needs_two_that_agree(

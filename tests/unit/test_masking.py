@@ -1,4 +1,4 @@
-"""What no log line and no kept exchange may hold, in whatever text it comes."""
+"""The values that no log line and no stored exchange may contain, in any text."""
 
 from __future__ import annotations
 
@@ -65,9 +65,10 @@ def test_a_number_a_name_a_token_or_a_secret_is_masked(text: str, expected: str)
 @for_each(
     "text",
     [
-        "2026-11-25T17:06:39.123456Z", "2026-01-17", "01992547-1100-7111-8abc-0a1b2c3d4e5f", "UC14KD82QZ", "888880",
-        "250000", "196.201.214.200", "10.170.123.123:5432", "500.003.1001", "no access token can be had",
-        "worker_ready", "AG_20260301_7fdf0a1b", "KES 1200 to till 556677",
+        "2026-11-25T17:06:39.123456Z", "2026-01-17", "01992547-1100-7111-8abc-0a1b2c3d4e5f",
+        "UC14KD82QZ", "888880", "250000", "196.201.214.200", "10.170.123.123:5432", "500.003.1001",
+        "no access token can be had", "worker_ready", "AG_20260301_7fdf0a1b",
+        "KES 1200 to till 556677",
     ],
 )  # fmt: skip
 def test_texts_that_an_operator_searches_for_stay_readable(text: str) -> None:
@@ -143,14 +144,12 @@ def test_a_long_text_is_cut_after_it_was_masked() -> None:
 @for_each(
     "hostile",
     [
-        "eyJ", "eyJ-", "eyJ.", "token", "token , ", "Bearer ", "://", "/a", "0 ", "1-", '"', '"Name', '"aName" , "Value" ',
-        "01234567-",
+        "eyJ", "eyJ-", "eyJ.", "token", "token , ", "Bearer ", "://", "/a", "0 ", "1-", '"',
+        '"Name', '"aName" , "Value" ', "01234567-",
     ],
 )  # fmt: skip
 def test_the_time_of_masking_is_linear_in_the_length_of_a_hostile_text(hostile: str) -> None:
-    """Eight times the text costs about eight times as much, not sixty-four: compared within one
-    run.
-    """
+    """Eight times the text costs about eight times as much, not sixty-four, in the same run."""
 
     def cost(times: int) -> float:
         text, best = hostile * times, float("inf")

@@ -1,4 +1,4 @@
-"""What is said in the log: of errors, by libraries, and by Python itself."""
+"""The log: lines about errors, lines of libraries, and lines of Python itself."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def test_a_lost_connection_that_cannot_be_closed_is_only_a_warning(logger: str, 
     assert event["log_level"] == level
 
 
-class TestWhatIsToldOfAnError:
-    """Its kind, its place and what led to it; never the values that its text quotes."""
+class TestLoggedErrors:
+    """A log line has the error's type, place and causes, but no value that its text quotes."""
 
     @pytest.mark.parametrize(
         "break_it",
@@ -72,27 +72,28 @@ class TestWhatIsToldOfAnError:
         name = "JANE" + "DOE"  # put together, because a traceback shows the lines of this file
         with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever each of them raises
             break_it(name)
-        told = redact_exception(None, "error", {"event": "x", "exc_info": caught.value})
-        assert name not in str(told)
-        assert told["error"] == type(caught.value).__name__
-        assert "test_observability" in told["traceback"]
+        event = redact_exception(None, "error", {"event": "x", "exc_info": caught.value})
+        assert name not in str(event)
+        assert event["error"] == type(caught.value).__name__
+        assert "test_observability" in event["traceback"]
 
     def test_the_causes_of_an_error_are_logged_without_values(self) -> None:
-        """A database's error is mostly the cause of another error, and a group has several."""
+        """Mostly, the database's error is the cause of another one. A group has several errors."""
         row = "JANE" + "DOE"
         try:
             try:
-                raise DBAPIError("INSERT", {}, asyncpg.UniqueViolationError(f"Key (name)=({row})"))  # noqa: TRY301
+                violation = asyncpg.UniqueViolationError(f"Key (name)=({row})")
+                raise DBAPIError("INSERT", {}, violation)  # noqa: TRY301
             except DBAPIError as error:
                 raise ExceptionGroup("several", [KeyError(row), StoreUnavailable()]) from error
         except ExceptionGroup as group:
-            told = redact_exception(
+            event = redact_exception(
                 None, "error", {"event": "x", "exc_info": (type(group), group, group.__traceback__)}
             )
-        assert row not in str(told)
-        assert told["sqlstate"] == "23505"
+        assert row not in str(event)
+        assert event["sqlstate"] == "23505"
         for kind in ("DBAPIError", "ExceptionGroup", "KeyError", "StoreUnavailable"):
-            assert kind in told["traceback"]
+            assert kind in event["traceback"]
 
     def test_errors_in_a_circle_are_logged_once(self) -> None:
         first, second = RuntimeError("first"), RuntimeError("second")
@@ -105,15 +106,17 @@ class TestWhatIsToldOfAnError:
         )
 
     def test_an_error_with_our_own_text_is_logged_with_it(self) -> None:
-        told = redact_exception(
+        event = redact_exception(
             None, "error", {"event": "x", "exc_info": RuntimeError("a locked row was not written")}
         )
-        assert "a locked row was not written" in told["traceback"]
+        assert "a locked row was not written" in event["traceback"]
 
 
-_SAID_BY_OTHERS = {
+_PROGRAMS = {
     "an uncaught error": "raise ValueError('SECRET')",
-    "an uncaught error behind another": "raise RuntimeError('254711000111') from KeyError('SECRET')",
+    "an uncaught error behind another": (
+        "raise RuntimeError('254711000111') from KeyError('SECRET')"
+    ),
     "a thread's error": """
 import threading
 thread = threading.Thread(target=lambda: int('SECRET'))
@@ -151,17 +154,20 @@ try:
 except ValueError:
     structlog.get_logger().exception('x', number=254711000111)
 """,
-    "a secret of ours": "import logging; logging.getLogger('lib').error('connecting to host with pass_phrase')",
+    "a secret of ours": """
+import logging
+logging.getLogger('lib').error('connecting to host with pass_phrase')
+""",
 }
 
 
-@pytest.mark.parametrize("program", _SAID_BY_OTHERS.values(), ids=list(_SAID_BY_OTHERS))
+@pytest.mark.parametrize("program", _PROGRAMS.values(), ids=list(_PROGRAMS))
 def test_every_line_of_a_process_has_our_format_and_is_masked(program: str, tmp_path: Path) -> None:
     """A process prints only JSON, one object a line."""
     start = "from domain.adapters.observability import set_up_logging as start\n"
     start += "start('DEBUG', process='p', secrets=['pass_phrase'])\n"
-    # From a file far away: a traceback shows the lines of the program, and these hold what must not
-    # be shown.
+    # The program is in a file elsewhere, because a traceback shows lines of the program, and these
+    # contain the values that the log must not show.
     (tmp_path / "program.py").write_text(program)
     run = f"exec(compile(open({str(tmp_path / 'program.py')!r}).read(), '<program>', 'exec'))\n"
     command = [sys.executable, "-c", start + run]

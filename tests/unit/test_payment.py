@@ -36,8 +36,9 @@ ALL_ACCOUNTED_FOR: list[tuple[Outcome | None, ...]] = [
     (REFUSED,), (FAILED,), (NOT_ACTED, REFUSED), (FAILED, NOT_ACTED), (NOT_ACTED, REFUSED, FAILED),
 ]  # fmt: skip
 SOME_MAY_HAVE_ACTED: list[tuple[Outcome | None, ...]] = [
-    (None,), (UNKNOWN,), (ACKNOWLEDGED,), (RESENDABLE,), (DUPLICATE,), (NOT_ACTED, UNKNOWN), (UNKNOWN, NOT_ACTED),
-    (REFUSED, None), (ACKNOWLEDGED, FAILED), (UNKNOWN, REFUSED), (NOT_ACTED, REFUSED, UNKNOWN),
+    (None,), (UNKNOWN,), (ACKNOWLEDGED,), (RESENDABLE,), (DUPLICATE,), (NOT_ACTED, UNKNOWN),
+    (UNKNOWN, NOT_ACTED), (REFUSED, None), (ACKNOWLEDGED, FAILED), (UNKNOWN, REFUSED),
+    (NOT_ACTED, REFUSED, UNKNOWN),
 ]  # fmt: skip
 SITUATIONS = (NOTHING_ACTED, ALL_ACCOUNTED_FOR, SOME_MAY_HAVE_ACTED)
 
@@ -197,7 +198,8 @@ def test_a_later_outcome_never_replaces_one_that_says_more(
 
 
 def outcomes_after(payment: Payment, **fact: object) -> list[Outcome | None]:
-    return [attempt.outcome for attempt in payment.apply(Fact(**fact)).attempts]  # type: ignore[arg-type]
+    after = payment.apply(Fact(**fact))  # type: ignore[arg-type]
+    return [attempt.outcome for attempt in after.attempts]
 
 
 def test_an_outcome_changes_only_the_attempt_that_it_names() -> None:
@@ -288,7 +290,7 @@ FACTS = st.builds(
 def test_whatever_the_order_of_facts_a_final_stage_is_left_only_by_success(
     facts: list[Fact],
 ) -> None:
-    """No fact leaves `succeeded`, only a success leaves `failed`, and no attempt is lost or weakened."""
+    """Only a success leaves `failed`. None leaves `succeeded`, and no attempt is lost or weakened."""
     payment = a_payment()
     for fact in facts:
         after = payment.apply(fact)

@@ -240,10 +240,10 @@ class TestWhatIsLeft:
 
     def test_prompts_that_came_together_count_from_now(self) -> None:
         left = Allowances({}, NOW)
-        taken = [left.deduct(day_of(LimitName.PHONE_MINUTE, cost=1, limit=2)) for _ in range(3)]
-        assert taken[:2] == [None, None]
-        assert isinstance(taken[2], RateLimited)
-        assert taken[2].wait_seconds == 60
+        refusals = [left.deduct(day_of(LimitName.PHONE_MINUTE, cost=1, limit=2)) for _ in range(3)]
+        assert refusals[:2] == [None, None]
+        assert isinstance(refusals[2], RateLimited)
+        assert refusals[2].wait_seconds == 60
 
 
 @pytest.mark.parametrize(
