@@ -1,6 +1,4 @@
-"""A request that is refused now is answered as its first time was, and only if it is that very
-request.
-"""
+"""A repeated request gets its first answer, also if a new request would be refused now."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ REFUSAL = Overloaded()
 
 
 class Keys:
-    """The part of the record that knows the answers of keys: it has one."""
+    """A store with the answer of one key."""
 
     async def first_answer(self, caller_key: str, key: str) -> FirstAnswer | None:
         return FIRST if (caller_key, key) == (CALLER.key, "known") else None
@@ -33,7 +31,7 @@ async def answer_to(key: str, fingerprint: bytes) -> FirstAnswer:
     )
 
 
-async def test_the_request_of_the_first_time_gets_its_answer() -> None:
+async def test_a_repeated_request_gets_its_first_answer() -> None:
     assert await answer_to("known", FIRST.fingerprint) is FIRST
 
 
@@ -41,6 +39,6 @@ async def test_the_request_of_the_first_time_gets_its_answer() -> None:
     ("key", "fingerprint"), [("known", b"\x01other"), ("unknown", FIRST.fingerprint)]
 )
 async def test_another_request_and_another_key_are_refused(key: str, fingerprint: bytes) -> None:
-    """The caller of another request would take the answer for its own."""
+    """Otherwise a caller would read the answer to another request as its own."""
     with pytest.raises(Overloaded):
         await answer_to(key, fingerprint)

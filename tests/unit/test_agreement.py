@@ -1,4 +1,4 @@
-"""Ids in a message: which of them agree with a payment, and which say nothing about it."""
+"""Ids in a message: which of them contradict a payment, and which prove nothing."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ UNKNOWN_CONVERSATION = ("conversation_id", "AG_9")
 
 
 @for_each("kind", [Kind.WITHDRAWAL, Kind.BILL_PAYMENT])
-@for_each("verdict", [None, "of an inquiry"])
-@for_each("word", [ReportedOutcome.SUCCESS, ReportedOutcome.FAILURE])
+@for_each("is_answer", [False, True])
+@for_each("outcome", [ReportedOutcome.SUCCESS, ReportedOutcome.FAILURE])
 @for_each(
     ("ids", "is_believed"),
     [
@@ -35,28 +35,26 @@ UNKNOWN_CONVERSATION = ("conversation_id", "AG_9")
 def test_an_unknown_originator_id_does_not_contradict_our_conversation_id(
     ids: set[tuple[str, str]],
     is_believed: bool,
-    word: ReportedOutcome,
-    verdict: str | None,
+    outcome: ReportedOutcome,
+    is_answer: bool,
     kind: Kind,
 ) -> None:
-    """The portal's own sample of a result names one of Daraja's making (daraja.md §4.3)."""
+    """The portal's sample of a result has an originator id that Daraja made (daraja.md §4.3)."""
     our_id = OWN_ID[1] if kind is Kind.WITHDRAWAL else "9d20-1"
     attempt = an_attempt(
         Outcome.ACKNOWLEDGED, conversation_id="AG_1", originator_conversation_id=our_id
     )
     payment = a_payment(kind=kind, stage=Stage.AWAITING_RESULT, attempts=(attempt,))
-    said = (
-        {
-            ReportedOutcome.SUCCESS: InquiryOutcome.PAID,
-            ReportedOutcome.FAILURE: InquiryOutcome.FAILED,
-        }[word]
-        if verdict
-        else None
-    )
-    decision = decide_callback(payment, a_report(word, ids=frozenset(ids), inquiry_outcome=said))
+    paid_or_failed = {
+        ReportedOutcome.SUCCESS: InquiryOutcome.PAID,
+        ReportedOutcome.FAILURE: InquiryOutcome.FAILED,
+    }
+    inquiry_outcome = paid_or_failed[outcome] if is_answer else None
+    report = a_report(outcome, ids=frozenset(ids), inquiry_outcome=inquiry_outcome)
+    decision = decide_callback(payment, report)
     assert (decision.disposition == Disposition.IDS_DIFFER) is not is_believed
     assert payment_of(decision).stage.is_final is is_believed
-    assert not decision.ids & {MADE_BY_DARAJA, SECOND_OF_DARAJA}  # it is no id to ask by
+    assert not decision.ids & {MADE_BY_DARAJA, SECOND_OF_DARAJA}  # no inquiry may name it
 
 
 def test_an_originator_id_of_another_payment_contradicts_our_conversation_id() -> None:

@@ -1,6 +1,4 @@
-"""A message that names another amount: what Daraja says afterwards decides only if it says how
-much.
-"""
+"""A message with another amount: after it, only a message with an amount decides."""
 
 from __future__ import annotations
 
@@ -40,7 +38,7 @@ DISPUTED = {"names_another_amount": True, "claims_success": True}
 NO_AMOUNT: dict[str, Any] = {"has_amount": False, "amount": None}
 
 
-def answered(payment: Payment, **report: Any) -> Decided:
+def decide_answer(payment: Payment, **report: Any) -> Decided:
     known = evidence_of(an_inquiry(1, at=NOW), **DISPUTED)
     change = inquiry_answer_change(
         PAYMENT_ID, 1, a_report(inquiry_outcome=InquiryOutcome.PAID, **report), (), TIMES
@@ -54,7 +52,7 @@ def test_an_answer_of_paid_without_an_amount_only_flags_a_disputed_payment(
     stage: Stage, kind: Kind
 ) -> None:
     payment = a_due_payment(kind, stage)
-    decision = answered(payment, **NO_AMOUNT, receipt=None)
+    decision = decide_answer(payment, **NO_AMOUNT, receipt=None)
     after = payment_of(decision)
     assert (after.stage, after.needs_review, after.next_step_at) == (
         stage,
@@ -73,7 +71,7 @@ def test_an_answer_of_paid_without_an_amount_only_flags_a_disputed_payment(
 
 @pytest.mark.parametrize("kind", Kind)
 def test_an_answer_with_the_payments_own_amount_finalizes_a_disputed_payment(kind: Kind) -> None:
-    after = payment_of(answered(a_due_payment(kind), receipt="UC14KD82QZ"))
+    after = payment_of(decide_answer(a_due_payment(kind), receipt="UC14KD82QZ"))
     assert (after.stage, after.amount_settled_kes) == (Stage.SUCCEEDED, AMOUNT_KES)
 
 
@@ -116,14 +114,14 @@ def test_a_deposit_that_daraja_called_paid_does_not_fail_by_silence() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "disposition"),
+    ("amount", "disposition"),
     [(400, "duplicate"), (AMOUNT_KES, "amount_differs"), (401, "amount_differs")],
 )
 def test_later_messages_are_compared_with_the_amount_that_an_operator_recorded(
-    told: int, disposition: str
+    amount: int, disposition: str
 ) -> None:
     payment = a_payment(stage=Stage.SUCCEEDED, amount_settled_kes=400)
-    change = callback_change(PAYMENT_ID, a_callback(), a_report(amount=Decimal(told)))
+    change = callback_change(PAYMENT_ID, a_callback(), a_report(amount=Decimal(amount)))
     decision = change.decide(payment, a_context())
     assert (decision.disposition, event_of(decision)) == (disposition, None)
     assert payment_of(decision).amount_settled_kes == 400

@@ -1,4 +1,4 @@
-"""Concurrent work shares a batch: in order, one item per key, and nobody suffers for another."""
+"""Concurrent items share a batch, in order and one for each key. Each fails for itself."""
 
 from __future__ import annotations
 
@@ -14,23 +14,21 @@ Item = tuple[str, int]  # key, value
 
 
 class Recorder:
-    """Runs batches when it is let, and keeps them."""
+    """Runs batches while `open` is set, and records them."""
 
     def __init__(self) -> None:
         self.batches: list[list[Item]] = []
         self.open = asyncio.Event()
         self.open.set()
-        self.refuses: BaseException | None = None
-        self.refuses_when: set[Item] | None = None
+        self.raises: BaseException | None = None
+        self.raises_for: set[Item] | None = None
 
     async def run(self, items: Sequence[Item]) -> list[int | BaseException]:
         self.batches.append(list(items))
         async with asyncio.timeout(5):  # so that a failing test ends
             await self.open.wait()
-        if self.refuses is not None and (
-            self.refuses_when is None or self.refuses_when & set(items)
-        ):
-            raise self.refuses
+        if self.raises is not None and (self.raises_for is None or self.raises_for & set(items)):
+            raise self.raises
         return [value * 10 for _, value in items]
 
 
@@ -38,26 +36,26 @@ def lane_of(recorder: Recorder, **options: Any) -> Lane[Item, int]:
     return Lane(recorder.run, key=lambda item: item[0], **options)
 
 
-async def begun(lane: Lane[Item, int], *items: Item) -> list[asyncio.Task[int]]:
-    """The items submitted, each by a waiter of its own."""
+async def submit_all(lane: Lane[Item, int], *items: Item) -> list[asyncio.Task[int]]:
+    """Submits each item by a waiter of its own."""
     tasks = [asyncio.create_task(lane.submit(item)) for item in items]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     return tasks
 
 
-async def test_a_lone_item_waits_for_nobody() -> None:
+async def test_a_lone_item_runs_at_once() -> None:
     recorder = Recorder()
     assert await lane_of(recorder).submit(("a", 1)) == 10
     assert recorder.batches == [[("a", 1)]]
 
 
-async def test_whoever_comes_while_a_batch_runs_shares_the_next_in_order() -> None:
+async def test_items_submitted_during_a_batch_share_the_next_batch_in_order() -> None:
     recorder = Recorder()
     lane = lane_of(recorder)
     recorder.open.clear()
-    first = await begun(lane, ("a", 1))
-    rest = await begun(lane, ("b", 2), ("c", 3), ("d", 4))
+    first = await submit_all(lane, ("a", 1))
+    rest = await submit_all(lane, ("b", 2), ("c", 3), ("d", 4))
     assert lane.waiting == 3
     recorder.open.set()
     assert await asyncio.gather(*first, *rest) == [10, 20, 30, 40]
@@ -65,9 +63,9 @@ async def test_whoever_comes_while_a_batch_runs_shares_the_next_in_order() -> No
     assert lane.waiting == 0
 
 
-async def test_a_batch_holds_one_item_of_a_key_and_the_next_waits_its_turn() -> None:
+async def test_a_batch_holds_one_item_of_a_key_and_the_next_item_waits() -> None:
     recorder = Recorder()
-    tasks = await begun(lane_of(recorder), ("a", 1), ("a", 2), ("b", 3), ("a", 4))
+    tasks = await submit_all(lane_of(recorder), ("a", 1), ("a", 2), ("b", 3), ("a", 4))
     assert await asyncio.gather(*tasks) == [10, 20, 30, 40]
     assert recorder.batches == [[("a", 1), ("b", 3)], [("a", 2)], [("a", 4)]]
 
@@ -75,7 +73,7 @@ async def test_a_batch_holds_one_item_of_a_key_and_the_next_waits_its_turn() -> 
 async def test_a_batch_is_never_larger_than_its_limit() -> None:
     recorder = Recorder()
     lane = lane_of(recorder, batch_size_max=3)
-    tasks = await begun(lane, *((str(n), n) for n in range(8)))
+    tasks = await submit_all(lane, *((str(n), n) for n in range(8)))
     await asyncio.gather(*tasks)
     assert [len(batch) for batch in recorder.batches] == [3, 3, 2]
 
@@ -83,14 +81,16 @@ async def test_a_batch_is_never_larger_than_its_limit() -> None:
 async def test_a_batch_that_fails_reaches_every_waiter_and_the_lane_goes_on() -> None:
     recorder = Recorder()
     lane = lane_of(recorder)
-    recorder.refuses = ConnectionError("gone")
-    results = await asyncio.gather(*await begun(lane, ("a", 1), ("b", 2)), return_exceptions=True)
-    assert results == [recorder.refuses] * 2
-    recorder.refuses = None
+    recorder.raises = ConnectionError("gone")
+    results = await asyncio.gather(
+        *await submit_all(lane, ("a", 1), ("b", 2)), return_exceptions=True
+    )
+    assert results == [recorder.raises] * 2
+    recorder.raises = None
     assert await lane.submit(("a", 3)) == 30
 
 
-async def test_a_result_that_is_an_error_is_its_own_waiters_alone() -> None:
+async def test_an_error_as_a_result_reaches_only_its_own_waiter() -> None:
     refusal = ValueError("no")
 
     async def run(items: Sequence[Item]) -> list[int | BaseException]:
@@ -98,42 +98,42 @@ async def test_a_result_that_is_an_error_is_its_own_waiters_alone() -> None:
 
     lane: Lane[Item, int] = Lane(run, key=lambda item: item[0])
     results = await asyncio.gather(
-        *await begun(lane, ("a", 1), ("b", 2), ("c", 3)), return_exceptions=True
+        *await submit_all(lane, ("a", 1), ("b", 2), ("c", 3)), return_exceptions=True
     )
     assert results == [1, refusal, 3]
 
 
 async def test_a_batch_with_a_bad_row_runs_again_one_by_one() -> None:
     recorder = Recorder()
-    recorder.refuses, recorder.refuses_when = RunAlone(), {("b", 2)}
-    tasks = await begun(lane_of(recorder), ("a", 1), ("b", 2), ("c", 3))
+    recorder.raises, recorder.raises_for = RunAlone(), {("b", 2)}
+    tasks = await submit_all(lane_of(recorder), ("a", 1), ("b", 2), ("c", 3))
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert results[::2] == [10, 30]
-    assert isinstance(results[1], RuntimeError)  # alone, it has nobody to blame
+    assert isinstance(results[1], RuntimeError)  # it fails alone too
     assert [len(batch) for batch in recorder.batches] == [3, 1, 1, 1]
 
 
 async def test_while_an_item_runs_alone_others_of_its_key_wait_and_other_keys_do_not() -> None:
     recorder = Recorder()
     lane = lane_of(recorder)
-    recorder.refuses = RunAlone()
-    both = await begun(lane, ("a", 1), ("b", 2))
-    recorder.refuses = None
+    recorder.raises = RunAlone()
+    both = await submit_all(lane, ("a", 1), ("b", 2))
+    recorder.raises = None
     recorder.open.clear()
     await asyncio.sleep(0)
-    later = await begun(lane, ("a", 3), ("c", 4))
+    later = await submit_all(lane, ("a", 3), ("c", 4))
     assert recorder.batches[1:] == [[("a", 1)], [("b", 2)], [("c", 4)]]
     recorder.open.set()
     assert await asyncio.gather(*both, *later) == [10, 20, 30, 40]
     assert recorder.batches[-1] == [("a", 3)]
 
 
-async def test_only_so_many_run_alone_at_once() -> None:
+async def test_the_number_of_items_that_run_alone_at_once_is_limited() -> None:
     recorder = Recorder()
     lane = lane_of(recorder, alone_at_once_max=2)
-    recorder.refuses = RunAlone()
-    tasks = await begun(lane, *((str(n), n) for n in range(6)))
-    recorder.refuses = None
+    recorder.raises = RunAlone()
+    tasks = await submit_all(lane, *((str(n), n) for n in range(6)))
+    recorder.raises = None
     recorder.open.clear()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -142,12 +142,12 @@ async def test_only_so_many_run_alone_at_once() -> None:
     assert await asyncio.gather(*tasks) == [0, 10, 20, 30, 40, 50]
 
 
-async def test_a_cancelled_waiter_cancels_neither_its_work_nor_anybody_else() -> None:
+async def test_a_cancelled_waiter_cancels_neither_its_work_nor_other_waiters() -> None:
     recorder = Recorder()
     lane = lane_of(recorder)
     recorder.open.clear()
-    running = await begun(lane, ("a", 1), ("b", 2))
-    waiting = await begun(lane, ("c", 3), ("d", 4))
+    running = await submit_all(lane, ("a", 1), ("b", 2))
+    waiting = await submit_all(lane, ("c", 3), ("d", 4))
     running[0].cancel()
     waiting[0].cancel()
     await asyncio.sleep(0)
@@ -157,24 +157,24 @@ async def test_a_cancelled_waiter_cancels_neither_its_work_nor_anybody_else() ->
     assert recorder.batches == [[("a", 1), ("b", 2)], [("c", 3), ("d", 4)]]
 
 
-async def test_draining_waits_for_all_that_was_begun() -> None:
+async def test_draining_waits_for_all_submitted_items() -> None:
     recorder = Recorder()
     lane = lane_of(recorder)
-    tasks = await begun(lane, ("a", 1), ("a", 2), ("b", 3))
+    tasks = await submit_all(lane, ("a", 1), ("a", 2), ("b", 3))
     await lane.drain()
     assert all(task.done() for task in tasks) or await asyncio.gather(*tasks)
     assert sum(len(batch) for batch in recorder.batches) == 3
     await lane.drain()
 
 
-async def test_a_run_that_returns_too_few_results_leaves_nobody_waiting() -> None:
-    """Rows returned are counted against rows sent; whoever got none must hear of it."""
+async def test_a_batch_with_too_few_results_leaves_no_waiter_without_an_answer() -> None:
+    """The lane compares the number of results with the number of items."""
 
     async def run(items: Sequence[Item]) -> list[int | BaseException]:
         return [value for _, value in items[:1]]
 
     lane: Lane[Item, int] = Lane(run, key=lambda item: item[0])
-    tasks = await begun(lane, ("a", 1), ("b", 2))
+    tasks = await submit_all(lane, ("a", 1), ("b", 2))
     done, pending = await asyncio.wait(tasks, timeout=0.2)
     for task in pending:
         task.cancel()
@@ -184,22 +184,22 @@ async def test_a_run_that_returns_too_few_results_leaves_nobody_waiting() -> Non
 
 
 @pytest.mark.parametrize("error", [asyncio.CancelledError(), TimeoutError(), KeyError("x")])
-async def test_whatever_ends_a_batch_its_waiters_hear_of_it(error: BaseException) -> None:
+async def test_the_error_that_ends_a_batch_reaches_its_waiters(error: BaseException) -> None:
     recorder = Recorder()
-    recorder.refuses = error
+    recorder.raises = error
     results = await asyncio.gather(
-        *await begun(lane_of(recorder), ("a", 1), ("b", 2)), return_exceptions=True
+        *await submit_all(lane_of(recorder), ("a", 1), ("b", 2)), return_exceptions=True
     )
     assert [type(result) for result in results] == [type(error)] * 2
 
 
-async def test_batches_at_once_never_hold_two_items_of_a_key() -> None:
+async def test_concurrent_batches_never_hold_two_items_of_a_key() -> None:
     recorder = Recorder()
     lane = lane_of(recorder, batches_at_once=2)
     recorder.open.clear()
-    first = await begun(lane, ("a", 1))
-    second = await begun(lane, ("a", 2), ("b", 3))
-    third = await begun(lane, ("a", 4), ("c", 5))
+    first = await submit_all(lane, ("a", 1))
+    second = await submit_all(lane, ("a", 2), ("b", 3))
+    third = await submit_all(lane, ("a", 4), ("c", 5))
     assert recorder.batches == [[("a", 1)], [("b", 3)]]
     recorder.open.set()
     assert await asyncio.gather(*first, *second, *third) == [10, 20, 30, 40, 50]
@@ -215,9 +215,9 @@ async def test_lanes_that_share_a_gate_take_turns() -> None:
     lanes = [Lane(recorder.run, key=lambda item: item[0], gate=gate) for _ in range(2)]
     recorder.open.clear()
     tasks = [
-        *await begun(lanes[0], ("a", 1)),
-        *await begun(lanes[1], ("b", 2)),
-        *await begun(lanes[1], ("c", 3)),
+        *await submit_all(lanes[0], ("a", 1)),
+        *await submit_all(lanes[1], ("b", 2)),
+        *await submit_all(lanes[1], ("c", 3)),
     ]
     assert recorder.batches == [[("a", 1)]]
     recorder.open.set()
@@ -226,16 +226,16 @@ async def test_lanes_that_share_a_gate_take_turns() -> None:
 
 
 def shared_lane_of(recorder: Recorder, **options: Any) -> Lane[Item, int]:
-    """Items with one key ask for the same thing."""
+    """Items with one key share one run."""
     return lane_of(recorder, shared=lambda item: item[0], **options)
 
 
-async def test_waiters_that_ask_for_the_same_thing_share_one_run() -> None:
+async def test_waiters_of_the_same_item_share_one_run() -> None:
     recorder = Recorder()
     lane = shared_lane_of(recorder)
     recorder.open.clear()
-    running = await begun(lane, ("z", 0))
-    tasks = await begun(lane, *[("a", 1)] * 400, ("b", 2))
+    running = await submit_all(lane, ("z", 0))
+    tasks = await submit_all(lane, *[("a", 1)] * 400, ("b", 2))
     assert lane.waiting == 2
     recorder.open.set()
     assert await asyncio.gather(*running, *tasks) == [0, *[10] * 400, 20]
@@ -246,37 +246,37 @@ async def test_a_waiter_does_not_join_a_run_that_has_started() -> None:
     recorder = Recorder()
     lane = shared_lane_of(recorder)
     recorder.open.clear()
-    first = await begun(lane, ("a", 1))
-    later = await begun(lane, ("a", 2), ("a", 3))
+    first = await submit_all(lane, ("a", 1))
+    later = await submit_all(lane, ("a", 2), ("a", 3))
     recorder.open.set()
     assert await asyncio.gather(*first, *later) == [10, 20, 20]
     assert recorder.batches == [[("a", 1)], [("a", 2)]]
 
 
-async def test_a_shared_failure_reaches_all_who_share_it() -> None:
+async def test_a_failure_of_a_shared_item_reaches_all_its_waiters() -> None:
     recorder = Recorder()
-    recorder.refuses = ConnectionError("gone")
-    tasks = await begun(shared_lane_of(recorder), ("a", 1), ("a", 2), ("b", 3))
-    assert await asyncio.gather(*tasks, return_exceptions=True) == [recorder.refuses] * 3
+    recorder.raises = ConnectionError("gone")
+    tasks = await submit_all(shared_lane_of(recorder), ("a", 1), ("a", 2), ("b", 3))
+    assert await asyncio.gather(*tasks, return_exceptions=True) == [recorder.raises] * 3
 
 
 async def test_a_shared_item_that_runs_alone_is_still_shared() -> None:
     recorder = Recorder()
     lane = shared_lane_of(recorder)
-    recorder.refuses = RunAlone()
-    tasks = await begun(lane, ("a", 1), ("a", 2), ("b", 3))
-    recorder.refuses = None
+    recorder.raises = RunAlone()
+    tasks = await submit_all(lane, ("a", 1), ("a", 2), ("b", 3))
+    recorder.raises = None
     assert await asyncio.gather(*tasks) == [10, 10, 30]
     assert recorder.batches[1:] == [[("a", 1)], [("b", 3)]]
 
 
 @pytest.mark.parametrize("abandoned", [Abandoned.DROP, Abandoned.DROP_OR_FINISH])
-async def test_an_abandoned_item_leaves_the_line(abandoned: Abandoned) -> None:
+async def test_an_abandoned_item_leaves_the_queue(abandoned: Abandoned) -> None:
     recorder = Recorder()
     lane = lane_of(recorder, abandoned=abandoned)
     recorder.open.clear()
-    running = await begun(lane, ("z", 0))
-    waiting = await begun(lane, *((str(n), n) for n in range(50)), ("a", 1))
+    running = await submit_all(lane, ("z", 0))
+    waiting = await submit_all(lane, *((str(n), n) for n in range(50)), ("a", 1))
     for task in waiting[:-1]:
         task.cancel()
     await asyncio.sleep(0)
@@ -287,15 +287,15 @@ async def test_an_abandoned_item_leaves_the_line(abandoned: Abandoned) -> None:
     assert recorder.batches == [[("z", 0)], [("a", 1)]]
 
 
-async def test_a_shared_item_is_that_of_the_first_waiter_who_is_still_there() -> None:
+async def test_a_shared_item_runs_with_the_value_of_its_first_remaining_waiter() -> None:
     recorder = Recorder()
     lane = shared_lane_of(recorder, abandoned=Abandoned.DROP_OR_FINISH)
     recorder.open.clear()
-    running = await begun(lane, ("z", 0))
-    first, second, third = await begun(lane, ("a", 1), ("a", 2), ("a", 3))
+    running = await submit_all(lane, ("z", 0))
+    first, second, third = await submit_all(lane, ("a", 1), ("a", 2), ("a", 3))
     first.cancel()
     await asyncio.sleep(0)
-    fourth, *_ = await begun(lane, ("a", 4))
+    fourth, *_ = await submit_all(lane, ("a", 4))
     third.cancel()
     recorder.open.set()
     assert [await running[0], await second, await fourth] == [0, 20, 20]
@@ -304,30 +304,30 @@ async def test_a_shared_item_is_that_of_the_first_waiter_who_is_still_there() ->
     assert recorder.batches == [[("z", 0)], [("a", 2)]]
 
 
-async def test_when_all_who_share_an_item_are_gone_the_next_begins_anew() -> None:
+async def test_a_shared_item_without_waiters_is_dropped_and_the_next_one_is_new() -> None:
     recorder = Recorder()
     lane = shared_lane_of(recorder, abandoned=Abandoned.DROP)
     recorder.open.clear()
-    running = await begun(lane, ("z", 0))
-    gone = await begun(lane, ("a", 1), ("a", 2))
+    running = await submit_all(lane, ("z", 0))
+    gone = await submit_all(lane, ("a", 1), ("a", 2))
     for task in gone:
         task.cancel()
     await asyncio.sleep(0)
     assert lane.waiting == 0
-    [later] = await begun(lane, ("a", 3))
+    [later] = await submit_all(lane, ("a", 3))
     recorder.open.set()
     assert [await running[0], await later] == [0, 30]
 
 
-async def test_started_work_that_must_be_followed_up_outlives_its_cancellation() -> None:
-    """Its waiter gets the result all the same, also when the cancellation meets the result."""
+async def test_started_work_finishes_although_its_waiter_is_cancelled() -> None:
+    """The waiter still gets the result, even if it is cancelled at the same moment."""
     recorder = Recorder()
     lane = lane_of(recorder, abandoned=Abandoned.DROP_OR_FINISH)
     recorder.open.clear()
-    [early, late] = await begun(lane, ("a", 1), ("b", 2))
+    [early, late] = await submit_all(lane, ("a", 1), ("b", 2))
     early.cancel()
     await asyncio.sleep(0)
-    early.cancel()  # once more
+    early.cancel()  # a second time
     recorder.open.set()
     done, _ = await asyncio.wait([early], timeout=5)
     late.cancel()
@@ -335,11 +335,11 @@ async def test_started_work_that_must_be_followed_up_outlives_its_cancellation()
     assert await late == 20
 
 
-async def test_a_started_read_ends_for_its_cancelled_waiter_only() -> None:
+async def test_a_started_read_continues_for_its_other_waiters() -> None:
     recorder = Recorder()
     lane = shared_lane_of(recorder, abandoned=Abandoned.DROP)
     recorder.open.clear()
-    gone, stays = await begun(lane, ("a", 1), ("a", 2))
+    gone, stays = await submit_all(lane, ("a", 1), ("a", 2))
     gone.cancel()
     await asyncio.sleep(0)
     assert gone.cancelled()
@@ -348,11 +348,9 @@ async def test_a_started_read_ends_for_its_cancelled_waiter_only() -> None:
     assert recorder.batches == [[("a", 1)]]
 
 
-async def test_a_batch_that_is_cancelled_ends_also_those_who_would_outlive_their_own_cancellation() -> (
-    None
-):
+async def test_a_cancelled_batch_cancels_waiters_that_survive_their_own_cancellation() -> None:
     recorder = Recorder()
-    recorder.refuses = asyncio.CancelledError()
-    tasks = await begun(lane_of(recorder, abandoned=Abandoned.DROP_OR_FINISH), ("a", 1))
+    recorder.raises = asyncio.CancelledError()
+    tasks = await submit_all(lane_of(recorder, abandoned=Abandoned.DROP_OR_FINISH), ("a", 1))
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(result) for result in results] == [asyncio.CancelledError]

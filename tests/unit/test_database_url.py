@@ -1,6 +1,4 @@
-"""A DATABASE_URL as providers print it: what is applied, what is left out, and what stops the
-process.
-"""
+"""A DATABASE_URL as providers print it: what we apply, what we ignore, and what stops a process."""
 
 from __future__ import annotations
 
@@ -19,44 +17,65 @@ from tests.certificates import certificate_pem, key_pem
 URL = "postgresql://user:p%40ss@db.example:6543/mkwanja"
 MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
-# --- what providers print -------------------------------------------------------------------------
+# --- URLs that providers print --------------------------------------------------------------------
 
 PRINTED = {
     "Supabase, direct": "postgresql://postgres:pw@db.abcdefgh.supabase.co:5432/postgres",
-    "Supabase, transaction pooler": "postgresql://postgres.abcdefgh:pw@aws-0-eu-central-1.pooler.supabase.com:6543/postgres",
-    "Supabase, dedicated pooler for Prisma": "postgresql://postgres:pw@db.a.supabase.co:6543/postgres?pgbouncer=true",
-    "Supabase, with its reference": "postgres://postgres:pw@db.a.supabase.co:6543/postgres?options=reference%3Da",
-    "Vercel, for Supabase": "postgres://postgres.a:pw@aws-0-us-east-1.pooler.supabase.com:6543/postgres?sslmode=require&supa=base-pooler.x",
+    "Supabase, transaction pooler": "postgresql://postgres.abcdefgh:pw@"
+    "aws-0-eu-central-1.pooler.supabase.com:6543/postgres",
+    "Supabase, pooler for Prisma": "postgresql://postgres:pw@db.a.supabase.co:6543/postgres"
+    "?pgbouncer=true",
+    "Supabase, with its reference": "postgres://postgres:pw@db.a.supabase.co:6543/postgres"
+    "?options=reference%3Da",
+    "Vercel": "postgres://postgres.a:pw@aws-0-us-east-1.pooler.supabase.com:6543/postgres"
+    "?sslmode=require&supa=base-pooler.x",
     "Vercel, an old pooler": "postgres://u:pw@h:6543/postgres?workaround=supabase-pooler.vercel",
-    "Neon": "postgresql://alex:pw@ep-cool-dark-1.us-east-2.aws.neon.tech/dbname?sslmode=require&channel_binding=require",
-    "Neon, pooled": "postgresql://alex:pw@ep-cool-dark-1-pooler.us-east-2.aws.neon.tech/dbname?sslmode=require",
-    "Neon, old clients": "postgresql://alex:pw@ep-1.neon.tech/dbname?sslmode=require&options=endpoint%3Dep-1",
-    "Neon, older clients": "postgres://alex:pw@ep-1.neon.tech/dbname?options=project%3Dep-1&sslmode=require",
+    "Neon": "postgresql://alex:pw@ep-cool-dark-1.us-east-2.aws.neon.tech/dbname"
+    "?sslmode=require&channel_binding=require",
+    "Neon, pooled": "postgresql://alex:pw@ep-cool-dark-1-pooler.us-east-2.aws.neon.tech/dbname"
+    "?sslmode=require",
+    "Neon, old clients": "postgresql://alex:pw@ep-1.neon.tech/dbname"
+    "?sslmode=require&options=endpoint%3Dep-1",
+    "Neon, older clients": "postgres://alex:pw@ep-1.neon.tech/dbname"
+    "?options=project%3Dep-1&sslmode=require",
     "Neon, verified": "postgresql://a:pw@ep-1.neon.tech/db?sslmode=verify-full&sslrootcert=system",
     "Heroku": "postgres://u1:p2@ec2-1-2-3-4.compute-1.amazonaws.com:5432/d3",
-    "Heroku, for Node": "postgres://u1:p2@ec2-1-2-3-4.compute-1.amazonaws.com:5432/d3?sslmode=no-verify",
+    "Heroku, for Node": "postgres://u1:p2@ec2-1-2-3-4.compute-1.amazonaws.com:5432/d3"
+    "?sslmode=no-verify",
     "Render": "postgresql://u:pw@dpg-abc-a.frankfurt-postgres.render.com/db?ssl=true",
-    "Railway, for SQLAlchemy": "postgresql+asyncpg://postgres:pw@postgres.railway.internal:5432/railway",
-    "RDS": "postgresql://u:pw@mydb.abc.eu-west-1.rds.amazonaws.com:5432/postgres?sslmode=require&connect_timeout=10",
-    "Azure": "postgresql://u%40server:pw@server.postgres.database.azure.com:5432/postgres?sslmode=require",
-    "DigitalOcean": "postgresql://doadmin:pw@db-do-user-1-0.b.db.ondigitalocean.com:25060/defaultdb?sslmode=require",
+    "Railway, for SQLAlchemy": "postgresql+asyncpg://postgres:pw@"
+    "postgres.railway.internal:5432/railway",
+    "RDS": "postgresql://u:pw@mydb.abc.eu-west-1.rds.amazonaws.com:5432/postgres"
+    "?sslmode=require&connect_timeout=10",
+    "Azure": "postgresql://u%40server:pw@server.postgres.database.azure.com:5432/postgres"
+    "?sslmode=require",
+    "DigitalOcean": "postgresql://doadmin:pw@db-do-user-1-0.b.db.ondigitalocean.com:25060/defaultdb"
+    "?sslmode=require",
     "Aiven": "postgres://avnadmin:pw@pg-1.aivencloud.com:12691/defaultdb?sslmode=require",
-    "CockroachDB": "postgresql://u:pw@x-1.cockroachlabs.cloud:26257/defaultdb?sslmode=verify-full&options=--cluster%3Dx-1",
+    "CockroachDB": "postgresql://u:pw@x-1.cockroachlabs.cloud:26257/defaultdb"
+    "?sslmode=verify-full&options=--cluster%3Dx-1",
     "Cloud SQL": "postgresql://u:pw@localhost/db?host=/cloudsql/project:region:instance",
     "Fly": "postgres://u:pw@top2.nearest.of.db.internal:5432/db?sslmode=disable",
-    "Prisma": "postgresql://u:pw@h:5432/db?schema=public&connection_limit=1&pool_timeout=20&sslaccept=accept_invalid_certs",
+    "Prisma": "postgresql://u:pw@h:5432/db"
+    "?schema=public&connection_limit=1&pool_timeout=20&sslaccept=accept_invalid_certs",
     "node-postgres": "postgres://u:pw@h/db?sslmode=require&uselibpqcompat=true&application_name=x",
-    "pgx": "postgres://u:pw@h/db?pool_max_conns=10&default_query_exec_mode=simple_protocol&search_path=public",
+    "pgx": "postgres://u:pw@h/db"
+    "?pool_max_conns=10&default_query_exec_mode=simple_protocol&search_path=public",
     "JDBC": "postgresql://h:5432/db?user=u&password=pw&prepareThreshold=0&ApplicationName=x",
-    "SQLAlchemy": "postgresql+psycopg2://u:pw@h/db?prepared_statement_cache_size=0&statement_cache_size=0",
-    "libpq": "postgresql://u:pw@h/db?keepalives=1&keepalives_idle=30&keepalives_interval=10&keepalives_count=3&tcp_user_timeout=9",
-    "libpq, settings": "postgresql://u:pw@h/db?options=-c%20statement_timeout%3D5min%20-csearch_path%3Dx&gssencmode=disable",
-    "Patroni": "postgresql://u:pw@pg1:5432,pg2:5432,pg3:5432/db?target_session_attrs=read-write&load_balance_hosts=disable",
+    "SQLAlchemy": "postgresql+psycopg2://u:pw@h/db"
+    "?prepared_statement_cache_size=0&statement_cache_size=0",
+    "libpq": "postgresql://u:pw@h/db"
+    "?keepalives=1&keepalives_idle=30&keepalives_interval=10&keepalives_count=3"
+    "&tcp_user_timeout=9",
+    "libpq, settings": "postgresql://u:pw@h/db"
+    "?options=-c%20statement_timeout%3D5min%20-csearch_path%3Dx&gssencmode=disable",
+    "Patroni": "postgresql://u:pw@pg1:5432,pg2:5432,pg3:5432/db"
+    "?target_session_attrs=read-write&load_balance_hosts=disable",
 }
 
 
 @pytest.mark.parametrize("provider", PRINTED)
-def test_a_url_that_a_provider_prints_is_understood(
+def test_a_url_that_a_provider_prints_is_accepted(
     provider: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", PRINTED[provider])
@@ -65,11 +84,15 @@ def test_a_url_that_a_provider_prints_is_understood(
     assert address.user
 
 
-def test_what_only_another_driver_knows_is_named_and_left_out() -> None:
-    query = "supa=base-pooler.x&pgbouncer=true&connection_limit=1&pool_timeout=0&workaround=y&options=-c%20x&keepalives=1"
-    address = read_database_url(f"{URL}?{query}&sslmode=require&schema=public&schema=other")
+def test_a_parameter_of_another_driver_is_named_and_left_out() -> None:
+    query = (
+        "supa=base-pooler.x&pgbouncer=true&connection_limit=1&pool_timeout=0&workaround=y"
+        "&options=-c%20x&keepalives=1&sslmode=require&schema=public&schema=other"
+    )
+    address = read_database_url(f"{URL}?{query}")
     assert address.left_out == (
-        "supa", "pgbouncer", "connection_limit", "pool_timeout", "workaround", "options", "keepalives", "schema",
+        "supa", "pgbouncer", "connection_limit", "pool_timeout", "workaround", "options",
+        "keepalives", "schema",
     )  # fmt: skip
     assert address.arguments() == {**read_database_url(URL).arguments(), "ssl": "require"}
 
@@ -79,7 +102,7 @@ def test_another_driver_in_the_scheme_is_left_out_too() -> None:
     assert read_database_url("postgresql+asyncpg://u@h/d").left_out == ()
 
 
-# --- where ----------------------------------------------------------------------------------------
+# --- hosts ----------------------------------------------------------------------------------------
 
 
 @for_each(
@@ -111,7 +134,7 @@ def test_hosts_and_ports_are_read_as_libpq_reads_them(
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "expected"),
     [
         ("postgresql://us%65r:p%40%2F%3A%23%25@h/d%20b", ("user", "p@/:#%", "d b")),
         ("postgresql://user:p@ss@h/d", ("user", "p@ss", "d")),
@@ -120,27 +143,30 @@ def test_hosts_and_ports_are_read_as_libpq_reads_them(
         ("postgresql://user@h/d?dbname=other", ("user", None, "other")),
     ],
 )
-def test_user_password_and_database(url: str, said: tuple[str, str | None, str | None]) -> None:
+def test_user_password_and_database_are_read(
+    url: str, expected: tuple[str, str | None, str | None]
+) -> None:
     address = read_database_url(url)
-    assert (address.user, address.password, address.database) == said
+    assert (address.user, address.password, address.database) == expected
 
 
 @pytest.mark.parametrize(
     ("hosts", "wanted", "applied"),
     [
-        ("h", None, None), ("h", "any", None), ("h", "read-write", "read-write"), ("h", "primary", "primary"),
-        ("h,g", None, "read-write"), ("h,g", "any", "read-write"), ("h,g", "read-write", "read-write"),
-        ("h,g", "primary", "primary"),
+        ("h", None, None), ("h", "any", None),
+        ("h", "read-write", "read-write"), ("h", "primary", "primary"),
+        ("h,g", None, "read-write"), ("h,g", "any", "read-write"),
+        ("h,g", "read-write", "read-write"), ("h,g", "primary", "primary"),
     ],
 )  # fmt: skip
-def test_of_several_hosts_only_one_that_takes_writes_will_do(
+def test_of_several_hosts_only_one_that_accepts_writes_is_used(
     hosts: str, wanted: str | None, applied: str | None
 ) -> None:
     query = f"?target_session_attrs={wanted}" if wanted else ""
     assert read_database_url(f"postgresql://u@{hosts}/d{query}").target_session_attrs == applied
 
 
-# --- how safely -----------------------------------------------------------------------------------
+# --- TLS ------------------------------------------------------------------------------------------
 
 
 def tls_of(query: str) -> object:
@@ -148,39 +174,42 @@ def tls_of(query: str) -> object:
 
 
 @pytest.mark.parametrize("mode", MODES[:4])
-def test_an_sslmode_that_the_driver_knows_is_handed_on(mode: str) -> None:
+def test_an_sslmode_that_the_driver_knows_is_passed_on(mode: str) -> None:
     assert tls_of(f"sslmode={mode}") == tls_of(f"ssl={mode}") == mode
 
 
 @pytest.mark.parametrize(
     ("query", "mode"),
-    [("ssl=true", "require"), ("ssl=false", "disable"), ("ssl=no-verify", "require"), ("sslmode=no-verify", "require"),
-     ("ssl=true&sslmode=require", "require"), ("", None)],
+    [("ssl=true", "require"), ("ssl=false", "disable"), ("ssl=no-verify", "require"),
+     ("sslmode=no-verify", "require"), ("ssl=true&sslmode=require", "require"), ("", None)],
 )  # fmt: skip
-def test_what_other_drivers_write_for_a_mode(query: str, mode: str | None) -> None:
+def test_a_mode_in_another_driver_s_spelling_is_read(query: str, mode: str | None) -> None:
     assert tls_of(query) == mode
 
 
 @pytest.mark.parametrize(
     ("query", "checks_name"),
-    [("sslmode=verify-ca", False), ("sslmode=verify-full", True), ("sslmode=verify-full&sslrootcert=system", True),
-     ("sslrootcert=system", True), ("sslmode=require&sslaccept=strict", True), ("sslaccept=strict", True),
+    [("sslmode=verify-ca", False), ("sslmode=verify-full", True),
+     ("sslmode=verify-full&sslrootcert=system", True), ("sslrootcert=system", True),
+     ("sslmode=require&sslaccept=strict", True), ("sslaccept=strict", True),
      ("sslmode=verify-ca&sslaccept=strict", False)],
 )  # fmt: skip
-def test_a_mode_that_verifies_becomes_a_context_that_does(query: str, checks_name: bool) -> None:
+def test_a_mode_that_verifies_becomes_a_context_that_verifies(
+    query: str, checks_name: bool
+) -> None:
     tls = tls_of(query)
     assert isinstance(tls, ssl.SSLContext)
     assert (tls.verify_mode, tls.check_hostname) == (ssl.CERT_REQUIRED, checks_name)
 
 
-def test_a_root_certificate_is_held_to_even_where_the_mode_does_not_ask(certificate: Path) -> None:
+def test_a_root_certificate_is_enforced_in_every_mode(certificate: Path) -> None:
     for query in ("sslmode=require&", "sslmode=verify-ca&", ""):
         tls = tls_of(f"{query}sslrootcert={certificate}")
         assert isinstance(tls, ssl.SSLContext)
         assert (tls.verify_mode, len(tls.get_ca_certs())) == (ssl.CERT_REQUIRED, 1)
 
 
-def test_tls_from_the_first_byte() -> None:
+def test_direct_negotiation_starts_tls_with_the_first_byte() -> None:
     assert read_database_url(f"{URL}?sslnegotiation=direct").tls == {
         "direct_tls": True,
         "ssl": "require",
@@ -199,7 +228,7 @@ def certificate(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_client_certificate_is_shown_also_where_the_server_is_not_verified(
+def test_a_client_certificate_does_not_depend_on_verification_of_the_server(
     certificate: Path,
 ) -> None:
     tls = tls_of(f"sslmode=require&sslcert={certificate}")
@@ -207,13 +236,13 @@ def test_a_client_certificate_is_shown_also_where_the_server_is_not_verified(
     assert tls.verify_mode == ssl.CERT_NONE
 
 
-# --- what stops the process -----------------------------------------------------------------------
+# --- errors that stop the process -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "explanation"),
     [
-        # Where we connect.
+        # Hosts.
         (f"{URL}?hostaddr=10.0.0.1", "hostaddr"),
         (f"{URL}?service=other", "service"),
         (f"{URL}?servicefile=x", "servicefile"),
@@ -244,7 +273,7 @@ def test_a_client_certificate_is_shown_also_where_the_server_is_not_verified(
         ("", "postgresql://"),
         ("postgresql://u@h/d ", "white space"),
         ("postgresql://u@h/d\n", "white space"),
-        # How safely.
+        # TLS.
         (f"{URL}?sslmode=on", "sslmode"),
         (f"{URL}?sslmode=REQUIRE", "sslmode"),
         (f"{URL}?sslmode=", "sslmode"),
@@ -273,8 +302,8 @@ def test_a_client_certificate_is_shown_also_where_the_server_is_not_verified(
         (f"{URL}?passfile=x", "passfile"),
     ],
 )  # fmt: skip
-def test_what_is_not_understood_stops_the_process_in_the_settings_name(
-    url: str, said: str, monkeypatch: pytest.MonkeyPatch
+def test_a_wrong_url_stops_the_process_and_the_error_names_the_setting(
+    url: str, explanation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", url)
     if not url:  # an empty variable is no setting
@@ -282,12 +311,12 @@ def test_what_is_not_understood_stops_the_process_in_the_settings_name(
     with pytest.raises(SettingsError) as caught:
         read_settings(MigrationSettings)
     assert "DATABASE_URL (" in str(caught.value)
-    assert said in str(caught.value)
+    assert explanation in str(caught.value)
     assert "p@ss" not in str(caught.value)
     assert "p%40ss" not in str(caught.value)
 
 
-def test_a_refusal_quotes_no_value_and_nothing_that_is_no_name() -> None:
+def test_an_error_quotes_no_value_and_no_invalid_name() -> None:
     for url in (
         f"{URL}?passfile=S3cret",
         f"{URL}?S3cret!=1",
@@ -299,7 +328,7 @@ def test_a_refusal_quotes_no_value_and_nothing_that_is_no_name() -> None:
         assert "S3cret" not in str(caught.value)
 
 
-def test_every_secret_of_a_url_is_known_to_be_one() -> None:
+def test_every_secret_of_a_url_is_listed() -> None:
     assert set(read_database_url(URL).secrets) == {"p@ss", "p%40ss"}
     assert set(
         read_database_url("postgresql://h/d?user=u&password=p%40s&sslpassword=q").secrets
@@ -307,7 +336,7 @@ def test_every_secret_of_a_url_is_known_to_be_one() -> None:
     assert "p@ss" not in repr(read_database_url(URL))
 
 
-def test_a_url_without_anything_special_says_what_it_says() -> None:
+def test_a_plain_url_is_read_into_its_parts() -> None:
     assert read_database_url(URL) == DatabaseUrl(
         hosts=(("db.example", 6543),),
         user="user",
