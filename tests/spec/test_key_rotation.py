@@ -1,5 +1,6 @@
-"""Keys come and go while requests do: no valid token is refused, no withdrawn key believed, the
-issuer asked seldom.
+"""Signing keys rotate under load: valid tokens are accepted, tokens of revoked keys are not.
+
+The ingress fetches the issuer's keys seldom.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ async def servers() -> AsyncIterator[System]:
 
 @pytest.fixture
 async def ingress(servers: System) -> System:
-    """An ingress that has just started, and an issuer with one key that was asked once."""
+    """An ingress that has just started and fetched the keys once. The issuer has one key."""
     issuer, web = servers.stack.issuer, servers.stack.process("web")
     await web.terminate()
     await recovers(issuer)
@@ -43,20 +44,22 @@ async def ingress(servers: System) -> System:
     return servers
 
 
-async def page(system: System, token: str) -> Answer:
+async def list_payments(system: System, token: str) -> Answer:
     return await send_request(system, "GET", "/v1/payments", token=token)
 
 
 async def statuses(system: System, tokens: list[str]) -> Counter[int]:
-    """How these tokens are answered, all sent at once."""
+    """Sends one request per token, all at once, and counts the statuses."""
     return Counter(
-        answer.status for answer in await asyncio.gather(*(page(system, token) for token in tokens))
+        answer.status
+        for answer in await asyncio.gather(*(list_payments(system, token) for token in tokens))
     )
 
 
 class Bucket:
-    """How many fetches the issuer may have seen by now: five, and one for each twelve seconds
-    since.
+    """The number of fetches that the issuer may have seen by now.
+
+    Five, and one more for each twelve seconds since the start.
     """
 
     def __init__(self, issuer: Issuer) -> None:
@@ -70,26 +73,26 @@ class Bucket:
 
 
 class Stream:
-    """Requests without end, by users old and new, with the keys that are valid now."""
+    """Endless requests by new and known users, signed with the keys that are valid now."""
 
     def __init__(self, system: System, kids: list[str]) -> None:
         self.kids = kids
         self.answers: Counter[tuple[str, int]] = Counter()
         self._system = system
-        self._kept: dict[str, str] = {}  # a token by each key, sent some times over
+        self._tokens: dict[str, str] = {}  # by key; each is sent several times
         self._turns = itertools.count()
 
     async def run(self) -> None:
         while True:
             turn = next(self._turns)
             kid = self.kids[turn % len(self.kids)]
-            if kid not in self._kept or turn % 8 == 0:
-                self._kept[kid] = self._system.stack.issuer.mint(sub=new_subject(), kid=kid)
-            token = self._kept[kid]
-            self.answers[kid, (await page(self._system, token)).status] += 1
+            if kid not in self._tokens or turn % 8 == 0:
+                self._tokens[kid] = self._system.stack.issuer.mint(sub=new_subject(), kid=kid)
+            token = self._tokens[kid]
+            self.answers[kid, (await list_payments(self._system, token)).status] += 1
 
     async def phase(self, kids: list[str]) -> None:
-        """Until each of these keys, and none else, signed its share of requests."""
+        """Runs until each of these keys, and no other, has signed its share of the requests."""
         self.kids = kids
         before = self.answers.copy()
         wanted = REQUESTS_A_PHASE // len(kids)
@@ -105,15 +108,13 @@ class Stream:
     def _count(self, kid: str, answers: Counter[tuple[str, int]] | None = None) -> int:
         return sum(
             count
-            for (of, _), count in (self.answers if answers is None else answers).items()
-            if of == kid
+            for (signer, _), count in (self.answers if answers is None else answers).items()
+            if signer == kid
         )
 
 
 async def test_keys_rotate_under_load_without_a_refusal(ingress: System) -> None:
-    """While keys go from standby to current, previous and revoked, every token that is valid is
-    answered 200.
-    """
+    """A key is standby, then current, previous and revoked. Every valid token is answered 200."""
     issuer = ingress.stack.issuer
     bucket = Bucket(issuer)
     algorithms: list[Algorithm] = ["RS256", "ES256", "ES256"]
@@ -125,19 +126,21 @@ async def test_keys_rotate_under_load_without_a_refusal(ingress: System) -> None
         revoked: list[str] = []
         for algorithm in algorithms:
             previous, current = current, issuer.add_key(algorithm)
-            await stream.phase(
-                [previous]
-            )  # the new one stands by: published, and signs nothing yet
-            await stream.phase([current, previous])  # it signs; tokens by the one before live on
-            # Its first token showed what else is new: that the key revoked last time is gone.
+            # The new key is standby: published, and it signs nothing yet.
+            await stream.phase([previous])
+            # The new key signs. Tokens of the previous key are still valid.
+            await stream.phase([current, previous])
+            # The fetch for the new key also showed that the key revoked last time is gone.
             assert await statuses(ingress, revoked) == Counter(
                 {401: len(revoked)} if revoked else {}
             )
             revoked = [issuer.mint(sub=new_subject(), kid=previous) for _ in range(5)]
             assert await statuses(ingress, revoked) == {200: 5}
-            revoked += [issuer.mint(sub=new_subject(), kid=previous)]  # nobody saw this one yet
-            await stream.phase([current])  # no token of the previous one lives any more …
-            issuer.remove_key(previous)  # … and it is revoked
+            # The ingress has not seen this token.
+            revoked += [issuer.mint(sub=new_subject(), kid=previous)]
+            # All other tokens of the previous key are out of use. Now it is revoked.
+            await stream.phase([current])
+            issuer.remove_key(previous)
             await stream.phase([current])
     finally:
         for task in streams:
@@ -149,14 +152,12 @@ async def test_keys_rotate_under_load_without_a_refusal(ingress: System) -> None
 
 
 async def test_two_hundred_made_up_keys_cause_five_fetches(ingress: System) -> None:
-    """200 unknown keys, one after another and then all at once, are 401 each and cost the issuer
-    at most five fetches.
-    """
+    """One after another, and then all at once. Each request is answered 401."""
     issuer = ingress.stack.issuer
     bucket = Bucket(issuer)
     kids = [f"made-up-{number}" for number in range(200)]
     for kid in kids[:100]:
-        expect_problem(await page(ingress, issuer.mint(kid=kid)), 401, "unauthenticated")
+        expect_problem(await list_payments(ingress, issuer.mint(kid=kid)), 401, "unauthenticated")
     assert await statuses(ingress, [issuer.mint(kid=kid) for kid in kids]) == {401: 200}
     assert await statuses(ingress, [issuer.user_token(new_subject()) for _ in range(10)]) == {
         200: 10
@@ -165,30 +166,28 @@ async def test_two_hundred_made_up_keys_cause_five_fetches(ingress: System) -> N
     assert bucket.is_kept()
 
 
-async def test_all_who_wait_for_a_new_key_share_one_fetch(ingress: System) -> None:
-    """A hundred requests by a key that was never seen are answered after one fetch."""
+async def test_requests_that_wait_for_a_new_key_share_one_fetch(ingress: System) -> None:
     issuer = ingress.stack.issuer
     kid, before = issuer.add_key(), issuer.fetches
-    issuer.delay_seconds = 1  # all are waiting before it answers
+    issuer.delay_seconds = 1  # all requests wait before the issuer answers
     assert await statuses(
         ingress, [issuer.mint(sub=new_subject(), kid=kid) for _ in range(100)]
     ) == {200: 100}
     assert issuer.fetches == before + 1
 
 
-async def test_a_kept_token_of_a_withdrawn_key_is_refused(ingress: System) -> None:
-    """A token that was accepted a moment ago is 401 from the fetch on that showed its key to be
-    gone.
-    """
+async def test_a_known_token_of_a_revoked_key_is_refused_after_the_next_fetch(
+    ingress: System,
+) -> None:
+    """It was accepted a moment ago. The fetch for another token shows that its key is gone."""
     issuer = ingress.stack.issuer
-    kept = issuer.user_token()
-    assert await statuses(ingress, [kept] * 3) == {200: 3}
+    known_token = issuer.user_token()
+    assert await statuses(ingress, [known_token] * 3) == {200: 3}
     issuer.rotate()
-    assert await statuses(ingress, [kept]) == {
-        200: 1
-    }  # nothing told us yet; ten minutes are allowed
+    # No fetch since then; ten minutes are allowed.
+    assert await statuses(ingress, [known_token]) == {200: 1}
     assert await statuses(ingress, [issuer.user_token()]) == {200: 1}
-    assert await statuses(ingress, [kept] * 3) == {401: 3}
+    assert await statuses(ingress, [known_token] * 3) == {401: 3}
 
 
 async def goes_down(issuer: Issuer) -> None:
@@ -209,8 +208,8 @@ async def recovers(issuer: Issuer) -> None:
     await issuer.start()
 
 
-async def measured(system: System, name: str, labels: str = "") -> float:
-    """One of the key set's metrics, as /metrics tells it now."""
+async def read_metric(system: System, name: str, labels: str = "") -> float:
+    """One of the key set's metrics, as /metrics shows it now."""
     lines = (
         (await send_request(system, "GET", "/metrics", token=""))
         .expect(200)
@@ -226,19 +225,17 @@ async def measured(system: System, name: str, labels: str = "") -> float:
 
 
 @pytest.mark.parametrize("fault", [goes_down, fails, hangs])
-async def test_without_keys_callers_are_told_to_come_back(
+async def test_without_keys_a_good_token_gets_503_and_the_ingress_is_not_ready(
     ingress: System, fault: Callable[[Issuer], Awaitable[None]]
 ) -> None:
-    """Where there are no keys from the start a good token is 503, a bad one 401, and we are not
-    ready until there are.
-    """
+    """The keys were never fetched. A token that is bad in itself is still answered 401."""
     issuer = ingress.stack.issuer
     await ingress.stack.stop_process("web")
     await fault(issuer)
     web = await ingress.stack.start_process("web", wait=False)
     await web.wait_ready(f"{ingress.stack.web_url}/healthz")
     for token in (issuer.user_token(), issuer.mint(kid="made-up")):
-        answer = await page(ingress, token)
+        answer = await list_payments(ingress, token)
         assert expect_problem(answer, 503, "unavailable")["retryable"] is True
         assert int(answer.headers["Retry-After"]) >= 1
     for token in (
@@ -246,52 +243,47 @@ async def test_without_keys_callers_are_told_to_come_back(
         issuer.mint(expires_in_seconds=-60),
         issuer.mint_with_secret("x" * 40),
     ):
-        expect_problem(await page(ingress, token), 401, "unauthenticated")
+        expect_problem(await list_payments(ingress, token), 401, "unauthenticated")
     readiness = (await send_request(ingress, "GET", "/readyz", token="")).expect(503).json()
     assert readiness["checks"] | {"redis": True} == READY | {"keys": False}
-    assert await measured(ingress, "age_seconds") == -1
+    assert await read_metric(ingress, "age_seconds") == -1
     await recovers(issuer)
     await ingress.eventually(
-        lambda: page(ingress, issuer.user_token()), lambda answer: answer.status == 200
+        lambda: list_payments(ingress, issuer.user_token()), lambda answer: answer.status == 200
     )
     assert (await send_request(ingress, "GET", "/readyz", token="")).expect(200).json()[
         "checks"
     ] == READY
-    assert await measured(ingress, "age_seconds") >= 0
+    assert await read_metric(ingress, "age_seconds") >= 0
 
 
 @pytest.mark.parametrize("fault", [goes_down, fails, hangs])
-async def test_an_issuer_that_goes_away_is_not_missed(
+async def test_known_keys_are_accepted_while_the_issuer_is_away(
     ingress: System, fault: Callable[[Issuer], Awaitable[None]]
 ) -> None:
-    """While the issuer is of no use known keys are believed and unknown ones are not, and the
-    metrics show the set's age.
-    """
+    """Unknown keys are not accepted, and the metrics show the key set's age."""
     issuer = ingress.stack.issuer
     tokens = [issuer.user_token(new_subject()) for _ in range(20)]
     assert await statuses(ingress, tokens[:10]) == {200: 10}
-    age = await measured(ingress, "age_seconds")
+    age = await read_metric(ingress, "age_seconds")
     await fault(issuer)
-    expect_problem(await page(ingress, issuer.mint(kid="made-up")), 401, "unauthenticated")
+    expect_problem(await list_payments(ingress, issuer.mint(kid="made-up")), 401, "unauthenticated")
     assert await statuses(ingress, tokens) == {200: 20}
     assert (await send_request(ingress, "GET", "/readyz", token="")).expect(200).json()[
         "checks"
     ] == READY
-    assert await measured(ingress, "age_seconds") > age
+    assert await read_metric(ingress, "age_seconds") > age
     result = "bad_answer" if fault is fails else "no_answer"
-    assert await measured(ingress, "fetches_total", f'{{result="{result}"}}') == 1
-    assert await measured(ingress, "fetches_total", '{result="loaded"}') == 1
+    assert await read_metric(ingress, "fetches_total", f'{{result="{result}"}}') == 1
+    assert await read_metric(ingress, "fetches_total", '{result="loaded"}') == 1
 
 
-async def test_a_project_without_keys_says_so_at_start(ingress: System) -> None:
-    """An empty set is a warning with its remedy, every token is 401, and the first key the
-    project publishes is taken up.
-    """
+async def test_an_empty_key_set_is_logged_at_start(ingress: System) -> None:
+    """The warning names the remedy. Tokens get 401 until the first key is published and fetched."""
     issuer = ingress.stack.issuer
     issuer.remove_key(issuer.kids[0])
-    web = await ingress.stack.restart_process(
-        "web"
-    )  # ready: that nobody can sign yet is no fault of ours
+    # It gets ready, because an empty key set is not a fault of the service.
+    web = await ingress.stack.restart_process("web")
     log = web.log_text(since_start=True)
     assert log.count("key_set_empty") == 1
     assert "set JWT_SECRET" in log

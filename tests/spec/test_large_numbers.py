@@ -1,8 +1,7 @@
-"""Hundreds of payments at once that cannot be told from the outside: each is paid once, and found
-out about within the budget.
+"""Hundreds of payments in doubt at once: each is paid once, within the inquiry budget.
 
-`LARGE_NUMBERS=1` plays the full numbers (`make proof`). `make test-all` plays a tenth of them.
-A minute of life is about a second here.
+`LARGE_NUMBERS=1` plays the full numbers (`make proof`). `make test-all` plays a tenth of them. A
+minute of life is about a second here.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _QUICK: dict[str, str | None] = {
 
 
 async def _many(count: int, make: Callable[[int], Awaitable[str]]) -> list[str]:
-    """The ids of `count` new payments, asked for in batches of concurrent requests."""
+    """Makes `count` payments in batches of concurrent requests; returns their ids."""
     ids: list[str] = []
     for start in range(0, count, _AT_ONCE):
         ids += await asyncio.gather(
@@ -49,7 +48,7 @@ async def _many(count: int, make: Callable[[int], Awaitable[str]]) -> list[str]:
     return ids
 
 
-async def _all_in(system: System, ids: list[str], stage: str) -> None:
+async def _wait_for_stage(system: System, ids: list[str], stage: str) -> None:
     await system.eventually(
         lambda: system.stage_counts(ids),
         lambda counts: counts[stage] == len(ids),
@@ -59,14 +58,15 @@ async def _all_in(system: System, ids: list[str], stage: str) -> None:
 
 
 async def _assert_each_paid_once(system: System, ids: list[str]) -> None:
-    """In the simulator's ledger one movement for each, of its amount, and no other; on record a
-    success and no failure.
+    """The ledger has one movement of its amount for each payment, and no other.
+
+    The record has one success for each payment, and no failure.
     """
     ledger = (await system.control("GET", "/ledger"))["items"]
     rows = await system.rows(
         "SELECT id, amount_kes FROM mkwanja.payments WHERE id = ANY($1::uuid[])", ids
     )
-    moved = sorted((_payment_in(item["result_url"]), item["amount"]) for item in ledger)
+    moved = sorted((_payment_id_in(item["result_url"]), item["amount"]) for item in ledger)
     assert moved == sorted((str(row["id"]), row["amount_kes"]) for row in rows)
     assert len(moved) == len(ids) == len(set(ids))
     ends = (
@@ -79,13 +79,13 @@ async def _assert_each_paid_once(system: System, ids: list[str]) -> None:
     )
 
 
-def _payment_in(address: str) -> str:
+def _payment_id_in(address: str) -> str:
     """The payment's id in an address of ours: `…/results/{id}/{operation}/{token}`."""
     return address.rsplit("/", 3)[1]
 
 
-async def _sends(system: System, path: str) -> Counter[str]:
-    """How often each payment was sent, by its own id."""
+async def _count_sends(system: System, path: str) -> Counter[str]:
+    """How often each payment was sent, by its id."""
     requests = (await system.control("GET", f"/requests?path={path}"))["items"]
     return Counter(request["body"]["OriginatorConversationID"] for request in requests)
 
@@ -93,8 +93,9 @@ async def _sends(system: System, path: str) -> Counter[str]:
 async def _assert_within_budget(
     system: System, path: str, *, since: datetime, per_second: float
 ) -> int:
-    """No question came before the budget, counted from `since`, had room for it; at most a
-    second's worth comes at once.
+    """No inquiry came before the budget, counted from `since`, allowed it; returns their number.
+
+    At most one second's worth comes at once.
     """
     requests = (await system.control("GET", f"/requests?path={path}"))["items"]
     for number, request in enumerate(requests, start=1):
@@ -110,16 +111,14 @@ async def _now(system: System) -> Any:
 
 @pytest.mark.whole
 async def test_payouts_whose_answers_are_all_lost_are_each_made_once() -> None:
-    """Every answer is lost after Daraja acted, and half of the results too: each is one
-    movement, one send, one success.
-    """
+    """Half of the results are lost, too. Each withdrawal has one send and one success."""
     async with a_system(env=_QUICK) as system:
         await system.scenario("answer_lost_after_acting", api="b2c", amount=1000)
         await system.scenario("answer_and_callback_lost", api="b2c", amount=1001)
         ids = await _many(_THOUSAND, lambda number: system.withdrawal(amount=1000 + number % 2))
-        await _all_in(system, ids, "succeeded")
+        await _wait_for_stage(system, ids, "succeeded")
         await _assert_each_paid_once(system, ids)
-        assert await _sends(system, "/mpesa/b2c/") == Counter(ids)
+        assert await _count_sends(system, "/mpesa/b2c/") == Counter(ids)
         by_asking = (
             "SELECT count(DISTINCT payment_id) AS found FROM mkwanja.inquiries"
             " WHERE verdict = 'paid'"
@@ -130,15 +129,13 @@ async def test_payouts_whose_answers_are_all_lost_are_each_made_once() -> None:
 
 @pytest.mark.whole
 async def test_payouts_that_were_cut_before_daraja_acted_are_each_made_once() -> None:
-    """A connection cut before Daraja acted looks like one cut after it: each is asked about
-    twice, sent again and paid once.
-    """
+    """It looks like a cut after Daraja acted. The service inquires twice, then resends."""
     async with a_system(env=_QUICK) as system:
-        cut_once = "254700000021"  # the simulator's number for: the first call of a payment is cut
+        cut_once = "254700000021"  # the simulator cuts the first call of its payments
         ids = await _many(_THOUSAND, lambda _: system.withdrawal(amount=120, phone_number=cut_once))
-        await _all_in(system, ids, "succeeded")
+        await _wait_for_stage(system, ids, "succeeded")
         await _assert_each_paid_once(system, ids)
-        assert await _sends(system, "/mpesa/b2c/") == Counter(ids * 2)
+        assert await _count_sends(system, "/mpesa/b2c/") == Counter(ids * 2)
         not_found = (
             "SELECT payment_id, count(*) AS answers FROM mkwanja.inquiries"
             " WHERE verdict = 'not_found' GROUP BY 1"
@@ -149,17 +146,15 @@ async def test_payouts_that_were_cut_before_daraja_acted_are_each_made_once() ->
 
 
 @pytest.mark.whole
-async def test_deposits_paid_while_nobody_hears_are_found_by_asking() -> None:
-    """While the receiver is down no result arrives: each deposit is found within the budget,
-    none fails for silence.
-    """
+async def test_inquiries_settle_deposits_that_are_paid_while_the_receiver_is_down() -> None:
+    """No result arrives. The inquiries stay within the budget, and no deposit fails for silence."""
     per_second = _FIVE_HUNDRED / 10
     env: dict[str, str | None] = {**_QUICK, "DARAJA_INQUIRIES_PER_MINUTE": str(per_second * 60)}
     async with a_system(env=env) as system:
         since = await _now(system)
         await system.stack.stop_process("callbacks")
         ids = await _many(_FIVE_HUNDRED, lambda _: system.deposit())
-        await _all_in(system, ids, "succeeded")
+        await _wait_for_stage(system, ids, "succeeded")
         await _assert_each_paid_once(system, ids)
         asked = await _assert_within_budget(system, _STK_QUERY, since=since, per_second=per_second)
         assert asked >= len(ids)
@@ -176,10 +171,8 @@ async def test_deposits_paid_while_nobody_hears_are_found_by_asking() -> None:
 
 
 @pytest.mark.whole
-async def test_a_worker_that_comes_back_after_ten_minutes_asks_in_due_order() -> None:
-    """What became overdue while no worker ran is asked about within the budgets, whoever waited
-    longest first, and ends.
-    """
+async def test_a_worker_that_returns_after_ten_minutes_inquires_in_due_order() -> None:
+    """It stays within both budgets. The longest overdue payments come first."""
     per_second = _FIVE_HUNDRED / 10
     env: dict[str, str | None] = {
         "DARAJA_REQUESTS_PER_SECOND": "10000",
@@ -190,24 +183,26 @@ async def test_a_worker_that_comes_back_after_ten_minutes_asks_in_due_order() ->
         await system.scenario("lost_callback", api="b2c")
         deposits = await _many(_FIVE_HUNDRED, lambda _: system.deposit())
         withdrawals = await _many(_FIVE_HUNDRED, lambda _: system.withdrawal())
-        await _all_in(system, deposits + withdrawals, "awaiting_result")
+        await _wait_for_stage(system, deposits + withdrawals, "awaiting_result")
         await system.stack.process("worker").kill()
-        was_due_at = await _made_overdue(system, deposits + withdrawals)
+        was_due_at = await _make_overdue(system, deposits + withdrawals)
         fresh = await _many(10, lambda _: system.withdrawal())
         since = await _now(system)
         await system.stack.start_process("worker")
-        await _all_in(system, deposits + withdrawals, "succeeded")
+        await _wait_for_stage(system, deposits + withdrawals, "succeeded")
         for payment_ids, path in ((deposits, _STK_QUERY), (withdrawals, _STATUS)):
             await _assert_within_budget(system, path, since=since, per_second=per_second)
             await _assert_in_due_order(
                 system, payment_ids, was_due_at, handed_over_at_once=int(per_second)
             )
-        await _all_in(system, fresh, "awaiting_result")
-        await _assert_each_paid_once(system, deposits + withdrawals + await _found(system, fresh))
+        await _wait_for_stage(system, fresh, "awaiting_result")
+        await _assert_each_paid_once(
+            system, deposits + withdrawals + await _settle_by_inquiries(system, fresh)
+        )
 
 
-async def _made_overdue(system: System, ids: list[str]) -> dict[str, datetime]:
-    """Each became due at a time of its own within the last ten minutes, in no order."""
+async def _make_overdue(system: System, ids: list[str]) -> dict[str, datetime]:
+    """Makes each payment due at its own time within the last ten minutes, in random order."""
     minutes = [10 * number / len(ids) for number in range(1, len(ids) + 1)]
     random.Random(7).shuffle(minutes)
     change = (
@@ -225,8 +220,9 @@ async def _made_overdue(system: System, ids: list[str]) -> dict[str, datetime]:
 async def _assert_in_due_order(
     system: System, ids: list[str], was_due_at: dict[str, datetime], *, handed_over_at_once: int
 ) -> None:
-    """Nobody was asked about before more others who waited longer than one sweep, and what was
-    left of the last, may hold.
+    """No inquiry is further from its turn than two hand-overs.
+
+    One sweep hands over so many at once, and the rest of the sweep before may still wait.
     """
     first = (
         "SELECT payment_id, min(asked_at) AS asked_at FROM mkwanja.inquiries"
@@ -244,12 +240,10 @@ async def _assert_in_due_order(
         assert abs(number - turn[payment_id]) <= 2 * handed_over_at_once, (number, turn[payment_id])
 
 
-async def _found(system: System, ids: list[str]) -> list[str]:
-    """The payments once they too were asked about: their time comes later, and is brought
-    forward.
-    """
+async def _settle_by_inquiries(system: System, ids: list[str]) -> list[str]:
+    """Brings the inquiries about the payments forward, and waits until they succeeded."""
     await system.execute(
         "UPDATE mkwanja.payments SET next_step_at = now() WHERE id = ANY($1::uuid[])", ids
     )
-    await _all_in(system, ids, "succeeded")
+    await _wait_for_stage(system, ids, "succeeded")
     return ids

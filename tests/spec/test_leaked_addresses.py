@@ -1,5 +1,6 @@
-"""The receiver against whoever knows nothing, and whoever learned an address: neither learns,
-hurts or fills anything.
+"""The receiver under attack, by strangers and by those who know a callback address.
+
+They learn nothing, change nothing and fill nothing.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from tests.spec.system import System
 from tests.stack.client import Answer
 
 COPIES_MAX = 200
-FIRST_AFTER_SECONDS = 30  # as shipped: what a payment's second question waits for
+FIRST_AFTER_SECONDS = 30  # as shipped: the wait before the next inquiry
 _DATE = re.compile(rb"\r\nDate: [^\r]*")
 
 
-async def test_whatever_is_wrong_with_an_address_the_answer_is_the_same_to_the_byte(
+async def test_every_wrong_address_gets_the_same_answer_byte_for_byte(
     system: System,
 ) -> None:
-    """Status, headers and body: for a wrong token, operation or payment, in form or in content."""
+    """For a wrong token, operation or payment, malformed or not: status, headers and body."""
     one = await begin_awaited(system)
     payment_id, operation, token = urlsplit(one.url).path.split("/")[2:]
     wrong_token = token[:-1] + ("0" if token[-1] != "0" else "1")
@@ -60,10 +61,8 @@ async def test_whatever_is_wrong_with_an_address_the_answer_is_the_same_to_the_b
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE"])
-async def test_an_address_takes_nothing_but_post(system: System, method: str) -> None:
-    """Whoever follows a link from a log changes nothing, and is not told whether it was a right
-    one.
-    """
+async def test_a_callback_address_accepts_only_post(system: System, method: str) -> None:
+    """A link from a log changes nothing, and the answer does not show if it was right."""
     one = await begin_awaited(system)
     seen = set()
     for url in (one.url, one.url[:-40] + "0" * 40):
@@ -74,34 +73,34 @@ async def test_an_address_takes_nothing_but_post(system: System, method: str) ->
     assert await system.callbacks(one.id) == []
 
 
-def _packed(body: bytes) -> dict[str, tuple[str, bytes]]:
-    """A body in every coding that a reader might undo, and in some that are only said."""
+def _encoded_bodies(body: bytes) -> dict[str, tuple[str, bytes]]:
+    """The body in codings that a reader might decode, and under codings that it only claims."""
     return {
         "gzip": ("gzip", gzip.compress(body)),
         "x-gzip": ("x-gzip", gzip.compress(body)),
         "deflate": ("deflate", zlib.compress(body)),
         "twice": ("gzip, gzip", gzip.compress(gzip.compress(body))),
         "a bomb": ("gzip", gzip.compress(bytes(30_000_000))),
-        "only said": ("gzip", body),
+        "only claimed": ("gzip", body),
         "unknown": ("zstd", body),
         "in capitals": ("GZIP", body),
         "with an identity": ("identity, br", body),
     }
 
 
-async def test_a_body_that_claims_to_be_packed_is_kept_as_it_came_and_never_read(
+async def test_a_body_with_a_content_encoding_is_stored_as_it_came_and_never_decoded(
     system: System,
 ) -> None:
-    """Answered 200, flagged, and believed in nothing: what it would unpack to is nobody's word."""
+    """It is answered 200 and flagged. Nothing that it might contain is believed."""
     one = await begin_awaited(system)
-    for number, (what, (coding, body)) in enumerate(
-        _packed(_body(one, receipt="UKN7PACK01")).items(), 1
+    for number, (case, (coding, body)) in enumerate(
+        _encoded_bodies(_body(one, receipt="UKN7PACK01")).items(), 1
     ):
         answer = await deliver(system, one.url, body, headers=[("Content-Encoding", coding)])
-        assert (answer.status, answer.json()) == (200, ACCEPTED), what
+        assert (answer.status, answer.json()) == (200, ACCEPTED), case
         stored = await system.callbacks(one.id)
-        assert (len(stored), bytes(stored[-1]["body"])) == (number, body), what
-        assert (stored[-1]["disposition"], stored[-1]["is_flagged"]) == ("unreadable", True), what
+        assert (len(stored), bytes(stored[-1]["body"])) == (number, body), case
+        assert (stored[-1]["disposition"], stored[-1]["is_flagged"]) == ("unreadable", True), case
     assert (await system.payment(one.id))["stage"] == "awaiting_result"
     await deliver(
         system,
@@ -116,7 +115,7 @@ def _body(one: AwaitedPayment, **result: Any) -> bytes:
     return json.dumps(one.result(**result)).encode()
 
 
-async def test_a_second_header_that_claims_a_coding_counts_like_the_first(system: System) -> None:
+async def test_a_second_content_encoding_header_counts_like_the_first(system: System) -> None:
     one = await begin_awaited(system)
     headers = [("Content-Encoding", "identity"), ("Content-Encoding", "gzip")]
     answer = await deliver(system, one.url, one.result(receipt="UKN7PACK02"), headers=headers)
@@ -124,10 +123,8 @@ async def test_a_second_header_that_claims_a_coding_counts_like_the_first(system
     assert (await system.payment(one.id))["stage"] == "awaiting_result"
 
 
-async def test_what_a_sender_says_of_itself_is_not_where_it_comes_from() -> None:
-    """`Forwarded`, `X-Real-IP` and their like are never read, nor is `X-Forwarded-For` from who
-    is no proxy of ours.
-    """
+async def test_the_receiver_ignores_the_source_that_a_sender_claims() -> None:
+    """`Forwarded` and the like are never read, nor X-Forwarded-For unless from a trusted proxy."""
     receiver = {"CALLBACK_ALLOWED_NETWORKS": "10.0.0.0/8", "TRUSTED_PROXIES": "192.0.2.0/24"}
     async with a_system(process_env={"callbacks": receiver}) as system:
         one = await begin_awaited(system)
@@ -148,14 +145,12 @@ async def test_what_a_sender_says_of_itself_is_not_where_it_comes_from() -> None
 
 
 @pytest.mark.whole
-async def test_an_address_that_leaked_is_no_way_to_fill_the_record_or_to_have_daraja_asked_without_end(
+async def test_a_leaked_address_can_neither_fill_the_database_nor_flood_daraja(
     system: System,
 ) -> None:
-    """The same message, hundreds of times: answered each time, kept a bounded number of times,
-    and no reason to ask more.
-    """
+    """All copies are answered, a limited number is stored, and inquiries stay 30 seconds apart."""
     one = await begin_awaited(system, "b2c")
-    body = _body(one, code=17)  # says nothing final, so that Daraja is asked
+    body = _body(one, code=17)  # not final, so the service inquires
     answers = Counter[tuple[int, bytes]]()
     for _ in range(12):
         replies = await asyncio.gather(*(deliver(system, one.url, body) for _ in range(50)))
@@ -180,29 +175,27 @@ async def test_an_address_that_leaked_is_no_way_to_fill_the_record_or_to_have_da
 _FORGERIES, _AT_ONCE = 3000, 40
 
 
-async def test_a_flood_of_forgeries_keeps_no_true_callback_from_being_heard(system: System) -> None:
-    """Thousands of messages under wrong tokens: each is refused alike and leaves no row; what is
-    true is finalized.
-    """
-    true = [await begin_awaited(system) for _ in range(20)]
-    forged = asyncio.create_task(_forge(system, true[0]))
+async def test_genuine_callbacks_finalize_payments_during_a_flood_of_forgeries(
+    system: System,
+) -> None:
+    """Thousands of messages with wrong tokens are refused alike and leave no row."""
+    genuine = [await begin_awaited(system) for _ in range(20)]
+    forged = asyncio.create_task(_forge(system, genuine[0]))
     answers = await asyncio.gather(
         *(
             deliver(system, one.url, one.result(receipt=f"UKN7FLO{n:03}"))
-            for n, one in enumerate(true)
+            for n, one in enumerate(genuine)
         )
     )
-    assert not forged.done()  # else it was no flood
+    assert not forged.done()  # the flood outlasted the genuine callbacks
     assert await forged == Counter({(403, b""): _FORGERIES})
-    assert [answer.json() for answer in answers] == [ACCEPTED] * len(true)
-    assert {(await system.payment(one.id))["status"] for one in true} == {"success"}
-    assert [len(await system.callbacks(one.id)) for one in true] == [1] * len(true)
+    assert [answer.json() for answer in answers] == [ACCEPTED] * len(genuine)
+    assert {(await system.payment(one.id))["status"] for one in genuine} == {"success"}
+    assert [len(await system.callbacks(one.id)) for one in genuine] == [1] * len(genuine)
 
 
 async def _forge(system: System, one: AwaitedPayment) -> Counter[tuple[int, bytes]]:
-    """So many messages with a right payment and operation, and tokens that nobody gave out; what
-    they were answered.
-    """
+    """Sends messages with a real payment and operation and invented tokens; counts the answers."""
     base, seen = one.url.rpartition("/")[0], Counter[tuple[int, bytes]]()
     body = _body(one, receipt="UKN7FORGE1")
     numbers = iter(range(_FORGERIES))
@@ -216,10 +209,8 @@ async def _forge(system: System, one: AwaitedPayment) -> Counter[tuple[int, byte
     return seen
 
 
-async def test_nothing_is_read_for_a_forgery() -> None:
-    """Where neither Postgres nor Redis can be reached a forgery is refused as ever; only a true
-    one is told to come back.
-    """
+async def test_the_receiver_refuses_a_forgery_without_postgres_and_redis() -> None:
+    """Only a genuine message needs them. It is answered 503."""
     async with a_system() as system:
         one = await begin_awaited(system)
         away = {

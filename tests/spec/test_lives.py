@@ -1,4 +1,4 @@
-"""A whole life of each kind of payment."""
+"""The whole life of one payment of each kind, from the request to the receipt."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def test_a_deposit_lives_from_request_to_receipt(system: System) -> None:
 
 
 async def test_a_withdrawal_lives_from_request_to_receipt(system: System) -> None:
-    """A withdrawal is paid once, under the payment's own id, and names who received it."""
+    """A withdrawal is paid once, under the payment's own id, and shows the recipient's name."""
     payment_id = await system.withdrawal(amount=1500)
     payment = await system.settled(payment_id)
     assert payment["status"] == "success"

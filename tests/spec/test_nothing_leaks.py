@@ -1,5 +1,6 @@
-"""One full run with everything that goes wrong, at the most talkative log level; then all that
-was written is searched.
+"""No secret leaks: a search through everything that one long run wrote.
+
+The run meets every failure, at log level DEBUG.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ async def run() -> AsyncIterator[Run]:
 
 
 @pytest.mark.parametrize(
-    "what",
+    "kind",
     [
         "phone numbers",
         "names",
@@ -46,20 +47,19 @@ async def run() -> AsyncIterator[Run]:
         "settings",
     ],
 )
-def test_nothing_secret_is_written_anywhere(run: Run, what: str) -> None:
-    """Not in a log, an exchange, a metric or an answer to an error, whole."""
-    assert run.secrets[what]
-    assert run.find_leaks(what) == []
+def test_nothing_secret_is_written_anywhere(run: Run, kind: str) -> None:
+    """No log, exchange, metric or error answer contains a secret in full."""
+    assert run.secrets[kind]
+    assert run.find_leaks(kind) == []
 
 
 def test_everything_that_could_leak_was_written(run: Run) -> None:
-    """Or the search would prove nothing: errors about rows, echoed requests, refused tokens,
-    outages, all at DEBUG.
-    """
+    """Otherwise the search would prove nothing: row errors, echoes, refused tokens, outages."""
     logs = "\n".join(text for place, text in run.written.items() if place.startswith("log of"))
     for event in (
-        "callback_not_processed", "request_failed", "callback_flagged", "redis_away", "breaker_opened",
-        "daraja_credentials_refused", "daraja_refuses_our_configuration", "cannot start",
+        "callback_not_processed", "request_failed", "callback_flagged", "redis_away",
+        "breaker_opened", "daraja_credentials_refused", "daraja_refuses_our_configuration",
+        "cannot start",
     ):  # fmt: skip
         assert event in logs, event
     assert "Invalid Access Token" in run.written["exchanges"]
@@ -68,10 +68,8 @@ def test_everything_that_could_leak_was_written(run: Run) -> None:
     assert "23514" in logs
 
 
-def test_every_line_of_a_log_is_one_object_of_ours(run: Run) -> None:
-    """What Python or a library printed past the log would be no JSON; only the reason for not
-    starting is.
-    """
+def test_every_log_line_is_a_json_object_of_ours(run: Run) -> None:
+    """Output of Python or a library would be no JSON. Only the reason for not starting is text."""
     for place, text in run.written.items():
         if place.startswith("log of") and not place.endswith(("release", ".9")):
             for line in text.splitlines():

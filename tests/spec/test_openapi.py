@@ -1,4 +1,4 @@
-"""What the service says of itself at /openapi.json is what it does."""
+"""The document at /openapi.json describes exactly what the service does."""
 
 from __future__ import annotations
 
@@ -37,14 +37,15 @@ _PAYING: dict[str, dict[str, Any]] = {
     "/v1/pochi-payments": POCHI_PAYMENT,
 }
 
-# What a request alone can bring about.
+# The codes that a request alone can cause.
 _PROVOKED = {
-    "invalid_json", "idempotency_key_missing", "idempotency_key_invalid", "unauthenticated", "not_permitted",
-    "payment_not_found", "route_not_found", "too_late_to_cancel", "body_too_large", "unsupported_media_type",
-    "invalid_request", "idempotency_key_reused", "limit_exceeded", "rate_limited",
+    "invalid_json", "idempotency_key_missing", "idempotency_key_invalid", "unauthenticated",
+    "not_permitted", "payment_not_found", "route_not_found", "too_late_to_cancel", "body_too_large",
+    "unsupported_media_type", "invalid_request", "idempotency_key_reused", "limit_exceeded",
+    "rate_limited",
 }  # fmt: skip
 
-# Few requests and little money, so that every limit can be met.
+# Few requests and little money, so that the tests reach every limit.
 _TIGHT = """
 [users]
 requests_per_second = 0.001
@@ -63,7 +64,7 @@ async def _described(system: System) -> Described:
 
 
 class Witness:
-    """Asks, and compares every answer with the document."""
+    """Sends requests, and compares every answer with the document."""
 
     def __init__(self, system: System, described: Described) -> None:
         self.system = system
@@ -83,7 +84,7 @@ class Witness:
         """A request with no body of its own, as a backend unless a token is given."""
         bearer = self.system.stack.issuer.backend_token() if token is None else token
         path = operation[1].replace("{payment_id}", payment_id) + query
-        return self.seen(
+        return self.check(
             operation, await send_request(self.system, operation[0], path, token=bearer, **options)
         )
 
@@ -92,12 +93,12 @@ class Witness:
     ) -> Answer:
         """A request for a payment, as a backend unless a token is given."""
         bearer = self.system.stack.issuer.backend_token() if token is None else token
-        return self.seen(
+        return self.check(
             ("POST", path), await post(self.system, path, body, token=bearer, **options)
         )
 
-    def seen(self, operation: Operation, answer: Answer) -> Answer:
-        """The answer, once it was compared."""
+    def check(self, operation: Operation, answer: Answer) -> Answer:
+        """Compares the answer with the document, and returns it."""
         faults = self.described.answer_faults(operation, answer.status, answer.headers, answer.body)
         assert faults == [], answer.body
         self.met.add((operation, answer.status))
@@ -120,13 +121,12 @@ async def tight_system(tight_policy: Path) -> AsyncIterator[System]:
 
 
 async def test_the_document_needs_no_token(system: System) -> None:
-    """Whoever wants to call the service can read how."""
     document = (await send_request(system, "GET", "/openapi.json", token="")).expect(200).json()
     assert document["openapi"].startswith("3.1")
 
 
 async def test_every_example_of_a_request_is_accepted(system: System) -> None:
-    """A reader may copy them."""
+    """Readers copy the examples."""
     described = await _described(system)
     count = 0
     for (method, path), operation in described.operations.items():
@@ -143,17 +143,16 @@ async def test_every_example_of_a_request_is_accepted(system: System) -> None:
     assert count >= 7
 
 
-async def test_a_route_takes_the_parameters_that_are_described_and_no_other(system: System) -> None:
-    """Each known parameter is accepted where it is described, and refused by name everywhere
-    else.
-    """
+async def test_a_route_accepts_only_the_parameters_that_are_described(system: System) -> None:
+    """Every other known parameter, and an unknown one, is answered 422."""
     described = await _described(system)
     payment_id = await system.deposit()
     position = (await send_request(system, "GET", "/v1/events?limit=1")).json()["next_cursor"]
     for name, value in {
-        "kind": "deposit", "status": "failed", "phone_number": "0711000111", "account_reference": "A", "receipt": "R",
-        "idempotency_key": "k", "needs_review": "true", "created_after": "2026-03-01T07:15:00Z",
-        "created_before": "2026-03-01T07:15:00Z", "limit": "5", "after": position, "wait": "0", "colour": "red",
+        "kind": "deposit", "status": "failed", "phone_number": "0711000111",
+        "account_reference": "A", "receipt": "R", "idempotency_key": "k", "needs_review": "true",
+        "created_after": "2026-03-01T07:15:00Z", "created_before": "2026-03-01T07:15:00Z",
+        "limit": "5", "after": position, "wait": "0", "colour": "red",
     }.items():  # fmt: skip
         for operation in (_LIST, _EVENTS, _READ, _HISTORY):
             known = {each["name"] for each in described.operations[operation].get("parameters", [])}
@@ -163,8 +162,8 @@ async def test_a_route_takes_the_parameters_that_are_described_and_no_other(syst
             assert answer.status == (200 if name in known else 422), (operation, name)
 
 
-async def _refusals_of_payments(witness: Witness, path: str) -> None:
-    """Every way in which a request for a payment can be refused without a limit."""
+async def _send_refused_payments(witness: Witness, path: str) -> None:
+    """Sends a request for a payment in every way that is refused without a limit."""
     body, key = _PAYING[path], str(uuid4())
     (await witness.post(path, body, key=key)).expect(202)
     assert (await witness.post(path, body, key=key)).was_replayed
@@ -182,11 +181,11 @@ async def _refusals_of_payments(witness: Witness, path: str) -> None:
     await witness.send_request(
         ("POST", path), query="?colour=red", headers=[("X-Idempotency-Key", key)], data=b"{}"
     )
-    await witness.post(path, {**body, "amount": 250_000})  # more than is allowed at once
+    await witness.post(path, {**body, "amount": 250_000})  # more than one payment may have
 
 
-async def _readings(witness: Witness, payment_id: str) -> None:
-    """Every way to read, and every refusal of reading."""
+async def _read_everything(witness: Witness, payment_id: str) -> None:
+    """Reads in every way, and in every way that is refused."""
     for operation in (_READ, _HISTORY, _CANCEL):
         for other in (payment_id, UNKNOWN_PAYMENT_ID, "no-id", "a/b", ""):
             await witness.send_request(operation, payment_id=other)
@@ -216,25 +215,23 @@ async def _readings(witness: Witness, payment_id: str) -> None:
 
 
 async def test_every_answer_is_as_described(tight_system: System) -> None:
-    """Whatever is asked, well or badly, the answer's status, headers and every member are those
-    that the document has.
-    """
+    """To good and bad requests: status, headers and every member agree with the document."""
     system = tight_system
     witness = Witness(system, await _described(system))
     for path in _PAYING:
-        await _refusals_of_payments(witness, path)
+        await _send_refused_payments(witness, path)
     settled = await system.settled(await system.withdrawal(amount=10, phone_number="0722000333"))
     await system.scenario("cancel", phone_number="254711000444")
     failed = await system.settled(await _deposit_of_a_backend(system, "0711000444"))
     assert (settled["status"], failed["status"]) == ("success", "failed")
-    await _readings(witness, settled["id"])
-    await _readings(witness, failed["id"])
+    await _read_everything(witness, settled["id"])
+    await _read_everything(witness, failed["id"])
     # Limits: of a phone by the day and by the minute, and of a caller.
     await witness.post("/v1/withdrawals", {**WITHDRAWAL, "phone_number": "0722000333"})
     await witness.post("/v1/deposits", {**DEPOSIT, "phone_number": "0711000444"})
     async with caller(system, sub=str(uuid4())) as user:
         for _ in range(5):
-            witness.seen(_LIST, await user.get("/v1/payments"))
+            witness.check(_LIST, await user.get("/v1/payments"))
     assert {operation for operation, status in witness.met if status < 300} == set(
         witness.described.operations
     ) - {_CANCEL}
@@ -244,7 +241,7 @@ async def test_every_answer_is_as_described(tight_system: System) -> None:
         for operation, status, answer in witness.described.answers()
         if witness.described.codes(answer) & _PROVOKED
     }
-    # How often a caller may ask is the same for every route, and met on one.
+    # The caller's rate is shared by all routes, so the test meets it on one route only.
     assert {status for _, status in provoked - witness.met} <= {429}, provoked - witness.met
 
 
@@ -253,8 +250,8 @@ async def _deposit_of_a_backend(system: System, phone_number: str) -> str:
     return str((await system.backend.pay("/v1/deposits", body)).expect(202).json()["id"])
 
 
-async def test_what_cannot_be_served_is_as_described(tight_system: System) -> None:
-    """Without Postgres every route answers as the document says, and readiness is denied."""
+async def test_answers_without_postgres_are_as_described(tight_system: System) -> None:
+    """Every route answers 503, and /readyz reports that the ingress is not ready."""
     system = tight_system
     if not system.stack.postgres.can_be_stopped:
         pytest.skip("the server was given; it is not ours to stop")
@@ -269,15 +266,14 @@ async def test_what_cannot_be_served_is_as_described(tight_system: System) -> No
         async def readiness() -> int:
             return (await witness.send_request(("GET", "/readyz"), token="")).status
 
-        await system.eventually(
-            readiness, lambda status: status == 503
-        )  # a look is shared for a second
+        # /readyz may answer from a check up to a second old.
+        await system.eventually(readiness, lambda status: status == 503)
     finally:
         await system.stack.postgres.start()
 
 
 async def test_a_cancelled_payment_is_as_described(tight_system: System) -> None:
-    """One that no worker had taken yet, to the user and to the backend."""
+    """It is cancelled before a worker claims it, and read by the user and by the backend."""
     system = tight_system
     witness = Witness(system, await _described(system))
     await system.stack.stop_process("worker")

@@ -1,6 +1,4 @@
-"""Postgres, Redis or a worker goes away: what was promised is kept, and no process has to be
-started again.
-"""
+"""PostgreSQL, Redis or a worker goes away: every promise holds, no process needs a restart."""
 
 from __future__ import annotations
 
@@ -88,10 +86,8 @@ def _assert_unavailable(answer: Answer) -> None:
 # --- Redis ----------------------------------------------------------------------------------------
 
 
-async def test_redis_stopped_payments_are_accepted_and_submitted_later(system: System) -> None:
-    """A 202 needs no Redis; what was accepted meanwhile is submitted once it is back, and paid
-    once.
-    """
+async def test_payments_are_accepted_while_redis_is_stopped(system: System) -> None:
+    """A 202 needs no Redis. Once Redis is back, the payments are submitted and paid once."""
     with _nothing_restarted(system):
         async with _stopped(system.stack.redis):
             payment_ids = await _pay_one_of_each_kind(system)
@@ -99,16 +95,16 @@ async def test_redis_stopped_payments_are_accepted_and_submitted_later(system: S
         await _all_settle(system, payment_ids)
 
 
-async def test_redis_frozen_payments_are_accepted_and_submitted_later(system: System) -> None:
-    """A Redis that takes connections and never answers costs callers a moment, not their answer."""
+async def test_payments_are_accepted_while_redis_is_frozen(system: System) -> None:
+    """A Redis that accepts connections and never answers delays a caller for a moment only."""
     with _nothing_restarted(system):
         with _frozen(system.stack.redis):
             payment_ids = await _pay_one_of_each_kind(system)
         await _all_settle(system, payment_ids)
 
 
-async def test_redis_flushed_between_accepting_and_submitting(system: System) -> None:
-    """Wake-ups, shared token and limit are gone; the payment is submitted all the same."""
+async def test_payments_are_submitted_after_redis_was_flushed(system: System) -> None:
+    """The wake-ups, the shared token and the shared rate limit are gone."""
     worker = system.stack.process("worker")
     worker.freeze()
     try:
@@ -122,10 +118,8 @@ async def test_redis_flushed_between_accepting_and_submitting(system: System) ->
 # --- Postgres -------------------------------------------------------------------------------------
 
 
-async def test_postgres_stopped_nothing_is_promised(system: System) -> None:
-    """Every request is answered 503, retryable; the same key succeeds afterwards, and makes one
-    payment.
-    """
+async def test_every_request_gets_503_while_postgres_is_stopped(system: System) -> None:
+    """The 503 is retryable. Afterwards the same key succeeds and makes one payment."""
     key = str(uuid4())
     known = await system.deposit()
     await system.settled(known)
@@ -149,9 +143,7 @@ async def test_postgres_stopped_nothing_is_promised(system: System) -> None:
 async def test_a_callback_that_comes_while_postgres_is_away_is_stored_when_it_is_back(
     system: System,
 ) -> None:
-    """Daraja sends once and waits: the receiver keeps trying, then stores it, finalizes, and
-    answers 200.
-    """
+    """Daraja sends once and waits. The receiver retries, stores, finalizes and answers 200."""
     await system.scenario("lost_callback", times=1, phone_number="254711000888")
     payment_id = await system.deposit(phone_number="0711000888", amount=611)
     payment = await system.in_stage(payment_id, "awaiting_result")
@@ -160,7 +152,7 @@ async def test_a_callback_that_comes_while_postgres_is_away_is_stored_when_it_is
     with _nothing_restarted(system):
         async with _stopped(system.stack.postgres):
             callback = asyncio.create_task(_post(url, _success(payment, movement["receipt"])))
-            await asyncio.sleep(0.5)  # it is tried, and cannot be stored
+            await asyncio.sleep(0.5)  # the receiver tries to store it and fails
             assert not callback.done()
         assert await callback == 200
     payment = await system.settled(payment_id)
@@ -171,10 +163,10 @@ async def test_a_callback_that_comes_while_postgres_is_away_is_stored_when_it_is
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("end", ["restarted", "killed"])
-async def test_postgres_restarted_under_load(system: System, end: str) -> None:
-    """Callers who try again with their key all get through, and every payment settles, paid
-    once.
-    """
+async def test_every_payment_settles_after_postgres_restarts_under_load(
+    system: System, end: str
+) -> None:
+    """Callers retry with their keys until they succeed. Every payment is paid once."""
     postgres = system.stack.postgres
     _require_ours(postgres)
     payment_ids: list[str] = []
@@ -183,7 +175,7 @@ async def test_postgres_restarted_under_load(system: System, end: str) -> None:
     async def pay(payer: int) -> None:
         for n in range(_PAYMENTS_EACH):
             path, body = _payment_of(payer, n)
-            payment_ids.append(await _accepted_at_last(system, path, body))
+            payment_ids.append(await _pay_until_accepted(system, path, body))
             if len(payment_ids) >= _PAYERS * 2:
                 under_way.set()
 
@@ -197,10 +189,8 @@ async def test_postgres_restarted_under_load(system: System, end: str) -> None:
         await _all_settle(system, payment_ids)
 
 
-async def _accepted_at_last(system: System, path: str, body: dict[str, Any]) -> str:
-    """The id of a payment whose caller asks again, with the same key, while the service is
-    unavailable.
-    """
+async def _pay_until_accepted(system: System, path: str, body: dict[str, Any]) -> str:
+    """Repeats one request, with one key, until the service is available; the payment's id."""
     key = str(uuid4())
     accepts = system.eventually(
         lambda: system.backend.pay(path, body, key=key), lambda answer: answer.status != 503
@@ -209,7 +199,7 @@ async def _accepted_at_last(system: System, path: str, body: dict[str, Any]) -> 
 
 
 def _payment_of(payer: int, n: int) -> tuple[str, dict[str, Any]]:
-    """The n-th payment of a payer: all three kinds, every customer another."""
+    """The n-th payment of a payer: all three kinds, another customer each time."""
     match (payer + n) % 3:
         case 0:
             return "/v1/deposits", {"amount": 250, "phone_number": f"07111{payer}00{n:02}"}
@@ -222,8 +212,8 @@ def _payment_of(payer: int, n: int) -> tuple[str, dict[str, Any]]:
 # --- processes ------------------------------------------------------------------------------------
 
 
-async def test_neither_postgres_nor_redis_is_there_at_start() -> None:
-    """Processes wait for them, say that they are not ready, and serve once both are back."""
+async def test_processes_start_before_postgres_and_redis() -> None:
+    """They wait, report that they are not ready, and serve once both servers are there."""
     async with a_system(processes=()) as system:
         stack = system.stack
         async with _stopped(stack.postgres), _stopped(stack.redis):
@@ -249,10 +239,8 @@ async def test_neither_postgres_nor_redis_is_there_at_start() -> None:
             assert {name: stack.process(name).pid for name in stack.names} == before
 
 
-async def test_a_killed_worker_is_not_needed_for_results(system: System) -> None:
-    """Payments that await their result are finalized by callbacks; the next worker goes on with
-    new ones.
-    """
+async def test_callbacks_finalize_payments_while_no_worker_runs(system: System) -> None:
+    """The next worker continues with new payments."""
     receiver = system.stack.process("callbacks")
     receiver.freeze()
     try:
@@ -269,7 +257,7 @@ async def test_a_killed_worker_is_not_needed_for_results(system: System) -> None
 
 
 async def _status(system: System, name: str, path: str) -> int:
-    """How a process's own page answers; 0 while nothing listens there."""
+    """The status of a process's own page; 0 while nothing listens there."""
     try:
         async with system.http.get(f"{system.stack.process(name).url}{path}") as answer:
             return answer.status
@@ -286,7 +274,7 @@ async def _post(url: str, body: bytes) -> int:
 
 
 def _success(payment: Any, receipt: str) -> bytes:
-    """What Daraja sends when the customer approved this deposit."""
+    """The callback that Daraja sends after the customer approved this deposit."""
     items = {
         "Amount": payment["amount"],
         "MpesaReceiptNumber": receipt,
