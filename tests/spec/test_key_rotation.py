@@ -286,7 +286,7 @@ async def test_an_empty_key_set_is_logged_at_start(ingress: System) -> None:
     web = await ingress.stack.restart_process("web")
     log = web.log_text(since_start=True)
     assert log.count("key_set_empty") == 1
-    assert "set JWT_SECRET" in log
+    assert "Set JWT_SECRET" in log
     assert await statuses(ingress, [issuer.user_token(), issuer.mint_with_secret("x" * 40)]) == {
         401: 2
     }
