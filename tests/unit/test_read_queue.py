@@ -1,4 +1,4 @@
-"""The queue of reads: requests leave it if their client disconnects; a read in progress finishes."""
+"""The queue of reads: which requests leave it, and which reads finish."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Who a token names, and the many tokens that name nobody.
+"""The caller that a token names, and the tokens that are rejected.
 
-Hostile tokens are put together by hand here, so that they can be wrong in ways that no library
-would sign. How long keys and verified tokens are believed is in `tests/integration/test_keys.py`.
+Hostile tokens are built by hand here, because no library would sign tokens that are wrong in these
+ways. `tests/integration/test_keys.py` tests how long keys and verified tokens are trusted.
 """
 
 import json
@@ -47,17 +47,17 @@ from tests.unit.tokens import (
 
 @pytest.fixture(autouse=True, scope="module")
 def _jose_at_our_time() -> Iterator[None]:
-    with patch("jose.jwt.datetime") as clock:  # it takes no other
+    with patch("jose.jwt.datetime") as clock:  # jose accepts no other clock
         clock.now.return_value = datetime.fromtimestamp(NOW, UTC)
         yield
 
 
 def payload(data: bytes) -> str:
-    """A good token but for its payload, which is `data`."""
+    """A token that is valid except for its payload, which is `data`."""
     return compact(HEADER, data)
 
 
-def twice(part: dict[str, object], name: str) -> bytes:
+def with_field_twice(part: dict[str, object], name: str) -> bytes:
     return (
         json.dumps(part).removesuffix("}").encode()
         + f', "{name}": {json.dumps(part[name])}}}'.encode()
@@ -65,12 +65,12 @@ def twice(part: dict[str, object], name: str) -> bytes:
 
 
 def respelt_signature() -> str:
-    """The good token with its last character replaced by one that stands for the same bytes."""
+    """The valid token, with its last character replaced by one that decodes to the same bytes."""
     text = token()
     return text[:-1] + {"A": "B", "Q": "R", "g": "h", "w": "x"}[text[-1]]
 
 
-# A good token with this one field changed; the refusal must say which.
+# Changes of one field of a valid token. The rejection must name the field.
 WRONG_FIELDS: dict[str, list[object]] = {
     "alg": [ABSENT, None, "none", "nOnE", ["ES256"], "ES", "es256", "HS512", "PS256", "EdDSA"],
     "kid": [ABSENT, None, "", 1, ["ec"], "k" * 1024, "../../dev/null", "' or 1=1", "unknown"],
@@ -86,29 +86,17 @@ WRONG_CLAIMS: dict[str, list[Any]] = {
     "nbf": [None, True, "0", NOW + LEEWAY_SECONDS + 1],
     "iat": [None, True, "0"],
     "iss": [
-        ABSENT,
-        None,
-        "",
-        "https://other.example/auth/v1",
-        ISSUER + "/",
-        ISSUER.upper(),
-        [ISSUER],
+        *(ABSENT, None, "", "https://other.example/auth/v1"),
+        *(ISSUER + "/", ISSUER.upper(), [ISSUER]),
     ],
     "aud": [
-        ABSENT,
-        None,
-        "",
-        "anon",
-        "authenticate",
-        ["a"],
-        [],
-        ["authenticated", 1],
-        {"authenticated": 1},
+        *(ABSENT, None, "", "anon", "authenticate"),
+        *(["a"], [], ["authenticated", 1], {"authenticated": 1}),
     ],
     "sub": [ABSENT, None, "", 1, "x" * 256, "a\0b", "a\nb", "\ud800"],
     "role": [ABSENT, None, "", 1, ["service_role"]],
 }
-# The rest: a part of the sentence that says what is wrong, and the token.
+# Other hostile tokens: a part of the expected sentence, and the token.
 WRONG: dict[str, tuple[str, Callable[[], str]]] = {
     "alg none, unsigned": ("signed JWT", lambda: token({"alg": "none"}, lambda _: b"")),
     "HS512 with the secret": ("algorithm", lambda: token({"alg": "HS512"}, hs256())),
@@ -125,7 +113,7 @@ WRONG: dict[str, tuple[str, Callable[[], str]]] = {
     "HS256 by nothing": ("signature", lambda: token(HS256, hs256(b""))),
     "ES256 with the kid of an RSA key": ("that of its key", lambda: token({"kid": "rsa"})),
     "RS256 with the kid of an EC key": ("that of its key", lambda: token({"alg": "RS256"}, rs256)),
-    "signed by somebody else": ("signature", lambda: token(sign=by_another)),
+    "signed by another key": ("signature", lambda: token(sign=by_another)),
     "signed by the key it brings": ("field", lambda: token({"jwk": ec_jwk("theirs")}, by_another)),
     "a signature of zeros": ("signature", lambda: token(sign=lambda _: bytes(64))),
     "a signature cut short": ("signature", lambda: token(sign=lambda data: es256(data)[:-1])),
@@ -140,7 +128,7 @@ WRONG: dict[str, tuple[str, Callable[[], str]]] = {
         lambda: ".".join(token(sub="x").split(".")[:2] + token().split(".")[2:]),
     ),
     "header a list": ("header", lambda: compact(["ES256"], CLAIMS)),
-    "alg twice": ("header", lambda: compact(twice(HEADER, "alg"), CLAIMS)),
+    "alg twice": ("header", lambda: compact(with_field_twice(HEADER, "alg"), CLAIMS)),
     "payload a text": ("payload", lambda: payload(b'"claims"')),
     "payload not UTF-8": ("payload", lambda: payload(b'{"sub": "\xff"}')),
     "payload after a byte order mark": ("payload", lambda: payload(b"\xef\xbb\xbf{}")),
@@ -154,7 +142,7 @@ WRONG: dict[str, tuple[str, Callable[[], str]]] = {
         "exp",
         lambda: payload(json.dumps(CLAIMS).replace(str(CLAIMS["exp"]), "1e999").encode()),
     ),
-    "sub twice": ("payload", lambda: payload(twice(CLAIMS, "sub"))),
+    "sub twice": ("payload", lambda: payload(with_field_twice(CLAIMS, "sub"))),
     "a name twice, inside": ("payload", lambda: payload(b'{"a":{"b":1,"b":2}}')),
     "two segments": ("signed JWT", lambda: token().rpartition(".")[0]),
     "five segments": ("signed JWT", lambda: token() + ".AA.AA"),
@@ -165,14 +153,14 @@ WRONG: dict[str, tuple[str, Callable[[], str]]] = {
 }
 
 
-def hostile() -> Iterator[tuple[str, str, Callable[[], str]]]:
+def hostile_tokens() -> Iterator[tuple[str, str, Callable[[], str]]]:
     for name, value in ((name, value) for name, values in WRONG_FIELDS.items() for value in values):
         sentence = name if name in {"alg", "kid", "typ"} else "has a field"
         yield f"{name} {str(value)[:30]!a}", sentence, partial(token, {name: value})
     for name, value in ((name, value) for name, values in WRONG_CLAIMS.items() for value in values):
         yield f"{name} {str(value)[:30]!a}", name, partial(token, **{name: value})
-    for what, (sentence, make) in WRONG.items():
-        yield what, sentence, make
+    for name, (sentence, make) in WRONG.items():
+        yield name, sentence, make
 
 
 @pytest.fixture
@@ -181,14 +169,12 @@ def service() -> Service:
 
 
 @pytest.mark.parametrize(
-    ("sentence", "make"), [pytest.param(*row[1:], id=row[0]) for row in hostile()]
+    ("sentence", "make"), [pytest.param(*row[1:], id=row[0]) for row in hostile_tokens()]
 )
 async def test_a_hostile_token_is_rejected(
     service: Service, sentence: str, make: Callable[[], str]
 ) -> None:
-    """A token that is wrong in one way is refused for that, and no part of it is repeated or
-    logged.
-    """
+    """The rejection names the fault, and neither it nor the log repeats a part of the token."""
     text = make()
     with capture_logs() as logs, pytest.raises(Unauthenticated) as refusal:
         await service.caller(text)
@@ -198,7 +184,6 @@ async def test_a_hostile_token_is_rejected(
 
 
 async def test_a_token_with_any_changed_character_is_rejected(service: Service) -> None:
-    """A good token with any one character changed is refused, wherever that is."""
     good = token()
     assert (await service.caller(good)).subject == "user-1"
     for place, character in enumerate(good):
@@ -222,7 +207,7 @@ _CLAIMS = st.dictionaries(
 async def test_any_signed_json_names_a_caller_or_is_rejected(
     header: dict[str, object], claims: dict[str, object]
 ) -> None:
-    """Whatever JSON is validly signed, it names a caller or raises one of our two refusals."""
+    """No other error leaves the verifier, whatever JSON is validly signed."""
     try:
         caller = await Service().caller(compact(HEADER | header, CLAIMS | claims))
     except (Unauthenticated, NotPermitted):
@@ -245,17 +230,13 @@ async def test_any_signed_json_names_a_caller_or_is_rejected(
 async def test_the_authorization_header_must_contain_one_token(
     service: Service, sentence: str, value: str
 ) -> None:
-    """The Authorization header must have the scheme Bearer and one token, or the answer says
-    what is wrong.
-    """
+    """Its scheme must be Bearer. The rejection names the fault."""
     with pytest.raises(Unauthenticated, match=sentence):
         await service.verifier.authenticate([value])
 
 
 async def test_a_request_must_have_one_authorization_header(service: Service) -> None:
-    """No Authorization header is refused, and so are two good ones: a proxy may have believed
-    either.
-    """
+    """Two valid ones are rejected too, because a proxy may have trusted either."""
     with pytest.raises(Unauthenticated, match="Send a token"):
         await service.verifier.authenticate([])
     with pytest.raises(Unauthenticated, match="one Authorization header"):
@@ -274,9 +255,7 @@ GOOD: dict[str, Callable[[], str]] = {
 
 @pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
 async def test_a_valid_token_names_its_caller(service: Service, make: Callable[[], str]) -> None:
-    """A valid token names issuer, subject and role, a second time too; jose is shown only the
-    one algorithm.
-    """
+    """The caller has issuer, subject and role, also from the cache. jose gets one algorithm."""
     good = make()
     with patch("jose.jwt.decode", wraps=jose.jwt.decode) as decode:
         assert [await service.caller(good) for _ in range(2)] == [
@@ -287,13 +266,13 @@ async def test_a_valid_token_names_its_caller(service: Service, make: Callable[[
 
 
 async def test_the_role_service_role_is_a_backend(service: Service) -> None:
-    """The role service_role makes a backend, whether or not it carries is_anonymous."""
+    """It is one even if the token contains is_anonymous."""
     assert (await service.caller(token(role="service_role", is_anonymous=True))).is_backend
 
 
 @pytest.mark.parametrize("role", ["anon", "supabase_admin", "Authenticated", "authenticated "])
 async def test_any_other_role_is_not_permitted(service: Service, role: str) -> None:
-    """A valid token of any other role is a 403, but only if its signature is good."""
+    """The answer is 403 only if the signature is valid."""
     with pytest.raises(NotPermitted):
         await service.caller(token(role=role))
     with pytest.raises(Unauthenticated):
@@ -302,7 +281,6 @@ async def test_any_other_role_is_not_permitted(service: Service, role: str) -> N
 
 @pytest.mark.parametrize("claim", [True, "false", None, 0])
 async def test_anonymous_users_are_rejected_unless_the_policy_allows_them(claim: object) -> None:
-    """A user who may be anonymous is refused unless the policy allows it."""
     with pytest.raises(NotPermitted, match="Anonymous"):
         await Service().caller(token(is_anonymous=claim))
     assert not (await Service(allow_anonymous=True).caller(token(is_anonymous=claim))).is_backend
@@ -313,24 +291,19 @@ async def test_anonymous_users_are_rejected_unless_the_policy_allows_them(claim:
 async def test_a_legacy_api_key_is_rejected_with_what_to_send_instead(
     secret: str | None, claims: dict[str, object]
 ) -> None:
-    """Supabase's own JWT API keys are refused with what to send instead, even where the secret
-    fits them.
-    """
+    """Supabase's own JWT API keys are rejected even if the secret verifies them."""
     key = compact(HS256, {**claims, "role": "service_role", "iat": NOW, "exp": NOW + 3600}, hs256())
     with pytest.raises(Unauthenticated, match=r"API key.*docs/using\.md"):
         await Service(secret).caller(key)
 
 
 async def test_hs256_is_rejected_if_no_secret_is_configured() -> None:
-    """HS256 is refused where no secret is configured."""
     with pytest.raises(Unauthenticated, match="HS256"):
         await Service(secret=None).caller(token(HS256, hs256()))
 
 
 def test_invalid_settings_stop_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No keys and no secret, a secret that can be guessed, or another backend of jose stop the
-    process.
-    """
+    """These are: no keys and no secret, a weak secret, and another backend of jose."""
     pem = public(Encoding.PEM).decode()
     for secret, issuer in ((None, ISSUER), ("short", ISSUER), (pem, ISSUER), (SECRET, "")):
         with pytest.raises(ValueError, match="JWT_"):
@@ -347,7 +320,7 @@ ELSEWHERE = "https://elsewhere.example/auth/v1"
     "issuer", [ABSENT, None, "", ELSEWHERE, ISSUER + "/", ISSUER.upper(), [ISSUER], [ELSEWHERE]]
 )
 async def test_a_rejection_names_the_expected_issuer(issuer: object) -> None:
-    """But not which one it has: a refusal repeats nothing of the token."""
+    """It does not name the token's own issuer, because a rejection repeats no part of the token."""
     claims = {
         name: value for name, value in {**CLAIMS, "iss": issuer}.items() if value is not ABSENT
     }

@@ -1,4 +1,4 @@
-"""Versions: no bound permits a version known to be vulnerable, and the lock satisfies each bound."""
+"""Versions of dependencies: the bounds in pyproject.toml, the lock file and the installed ones."""
 
 from __future__ import annotations
 
