@@ -1,6 +1,4 @@
-"""The order of a submission: what may wait comes before the claim, and what was claimed has its
-answer recorded.
-"""
+"""The order of a submission: the steps before the claim, the fence, and the recorded answer."""
 
 from __future__ import annotations
 
@@ -41,25 +39,25 @@ IDS: ProviderIds = frozenset({(IdKind.CHECKOUT_REQUEST, "ws_CO_1")})
 
 
 class World:
-    """Postgres with one payment, and Daraja: everything that a submitter reaches."""
+    """PostgreSQL with one payment, and Daraja: everything that a submitter calls."""
 
     def __init__(self, payment: Payment | None) -> None:
         self.payment = payment
-        self.did: list[str] = []
+        self.steps: list[str] = []
         self.postponed_by: list[timedelta] = []
-        self.store_faults = 0
+        self.bugs_left = 0
         self.store_failed = asyncio.Event()
-        self.slots_taken = 0
+        self.slots_in_use = 0
         self.clock = 1000.0
-        self.ready_raises: Exception | None = None
+        self.prepare_error: Exception | None = None
         self.answer: ProviderIds | Exception = IDS
         self.is_written = True
-        self.claim_fails = False
+        self.is_claim_lost = False
         self.on_claim: Callable[[], None] = lambda: None
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.sent = asyncio.Event()
-        self.store_failures = 0
+        self.outages_left = 0
         self.fence: Fence | None = None
         anything: Any = self
         self.submitter = Submitter(
@@ -87,10 +85,10 @@ class World:
         )
 
     async def claim(self, _payment_id: UUID, attempt_id: UUID, **_how: object) -> Payment | None:
-        self.did.append("claim")
+        self.steps.append("claim")
         self.on_claim()
         assert self.payment is not None
-        if self.claim_fails:
+        if self.is_claim_lost:
             return None
         self.payment = self.payment.apply(Fact(name=FactName.CLAIMED, attempt_id=attempt_id))
         return self.payment
@@ -99,16 +97,16 @@ class World:
         self.postponed_by.append(wait)
 
     async def change(self, change: Change) -> ChangeResult:
-        if self.store_failures:
-            self.store_failures -= 1
+        if self.outages_left:
+            self.outages_left -= 1
             self.store_failed.set()
             raise StoreUnavailable
-        if self.store_faults:
-            self.store_faults -= 1
+        if self.bugs_left:
+            self.bugs_left -= 1
             raise ZeroDivisionError
         decided = change.decide(self.payment, a_context())
         self.payment = decided.payment
-        self.did.append("record")
+        self.steps.append("record")
         return ChangeResult(decided, None)
 
     def announce_soon(self, _result: ChangeResult) -> None:
@@ -116,21 +114,21 @@ class World:
 
     @asynccontextmanager
     async def prepare_send(self, _kind: Kind) -> AsyncIterator[None]:
-        self.did.append("ready")
-        if self.ready_raises is not None:
-            raise self.ready_raises
-        self.slots_taken += 1
+        self.steps.append("prepare")
+        if self.prepare_error is not None:
+            raise self.prepare_error
+        self.slots_in_use += 1
         try:
             yield
         finally:
-            self.slots_taken -= 1
+            self.slots_in_use -= 1
 
     async def submit(self, _payment: Payment, open_attempt: OpenAttempt) -> ProviderIds:
         self.fence = open_attempt.fence
         open_attempt.fence.begin_send()
         if self.is_written:
             open_attempt.fence.pass_first_byte()
-            self.did.append("send")
+            self.steps.append("send")
             self.sent.set()
         await self.may_answer.wait()
         if isinstance(self.answer, Exception):
@@ -150,29 +148,29 @@ async def world() -> World:
 
 async def test_the_submitter_prepares_claims_sends_and_records_in_this_order(world: World) -> None:
     await world.run()
-    assert world.did == ["ready", "claim", "send", "record"]
+    assert world.steps == ["prepare", "claim", "send", "record"]
     assert world.stage is Stage.AWAITING_RESULT
 
 
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.ACCEPTED])
 async def test_a_job_for_a_payment_past_acceptance_does_nothing(stage: Stage) -> None:
-    """The row is the job: it may run twice, late, or for a payment long final."""
+    """The row decides: a job may run twice, late, or for a payment that is already final."""
     world = World(a_payment(stage=stage))
     await world.run()
-    assert (world.did, world.postponed_by) == ([], [])
+    assert (world.steps, world.postponed_by) == ([], [])
 
 
 async def test_a_job_for_an_unknown_payment_does_nothing() -> None:
     world = World(None)
     await world.run()
-    assert world.did == []
+    assert world.steps == []
 
 
 async def test_an_expired_payment_fails_without_a_claim(world: World) -> None:
     assert world.payment is not None
     world.payment = replace(world.payment, expires_at=NOW)
     await world.run()
-    assert (world.did, world.stage) == (["record"], Stage.FAILED)
+    assert (world.steps, world.stage) == (["record"], Stage.FAILED)
 
 
 @pytest.mark.parametrize(
@@ -188,19 +186,19 @@ async def test_an_expired_payment_fails_without_a_claim(world: World) -> None:
 async def test_a_payment_whose_send_cannot_be_prepared_is_postponed_unclaimed(
     world: World, error: Exception, wait: float
 ) -> None:
-    world.ready_raises = error
+    world.prepare_error = error
     await world.run()
-    assert (world.did, world.stage, world.postponed_by) == (
-        ["ready"],
+    assert (world.steps, world.stage, world.postponed_by) == (
+        ["prepare"],
         Stage.ACCEPTED,
         [timedelta(seconds=wait)],
     )
 
 
 async def test_a_worker_whose_claim_fails_sends_nothing(world: World) -> None:
-    world.claim_fails = True
+    world.is_claim_lost = True
     await world.run()
-    assert world.did == ["ready", "claim"]
+    assert world.steps == ["prepare", "claim"]
 
 
 @pytest.mark.parametrize(
@@ -210,7 +208,7 @@ async def test_a_worker_whose_claim_fails_sends_nothing(world: World) -> None:
         (Unreachable(), False, Stage.ACCEPTED),
         (Refused(Failure(FailureReason.CONFIGURATION, True)), True, Stage.FAILED),
         (ProviderError(), True, Stage.IN_DOUBT),
-        # a bug of ours decides nothing: what may have been written is asked about
+        # a bug of ours decides nothing: if a byte may have been written, an inquiry follows
         (RuntimeError("bug"), True, Stage.IN_DOUBT),
         (RuntimeError("bug"), False, Stage.ACCEPTED),
     ],
@@ -220,7 +218,7 @@ async def test_an_error_moves_the_payment_to_the_stage_that_it_proves(
 ) -> None:
     world.answer, world.is_written = error, is_written
     await world.run()
-    assert (world.did[-1], world.stage) == ("record", stage)
+    assert (world.steps[-1], world.stage) == ("record", stage)
 
 
 async def test_a_cancelled_job_still_records_its_answer(world: World) -> None:
@@ -236,12 +234,12 @@ async def test_a_cancelled_job_still_records_its_answer(world: World) -> None:
 
 
 async def test_the_fence_ends_half_a_lease_after_the_claim_began(world: World) -> None:
-    """A claim that took long, by a frozen machine or a slow Postgres, has used up its own time."""
+    """A slow claim, because of a frozen machine or a slow PostgreSQL, uses up its own time."""
 
-    def slowly() -> None:
+    def advance_clock() -> None:
         world.clock += 12
 
-    world.on_claim = slowly
+    world.on_claim = advance_clock
     await world.run()
     assert world.fence is not None
     assert world.fence.seconds_left == 30 - 12
@@ -250,18 +248,18 @@ async def test_the_fence_ends_half_a_lease_after_the_claim_began(world: World) -
 async def test_a_worker_thawed_past_its_deadline_sends_nothing_and_gives_the_payment_back(
     world: World,
 ) -> None:
-    def frozen() -> None:
+    def freeze() -> None:
         world.clock += 3600
 
-    world.on_claim = frozen
+    world.on_claim = freeze
     await world.run()
-    assert (world.did, world.stage) == (["ready", "claim", "record"], Stage.ACCEPTED)
+    assert (world.steps, world.stage) == (["prepare", "claim", "record"], Stage.ACCEPTED)
 
 
 async def test_a_stopping_worker_claims_nothing(world: World) -> None:
     world.submitter.drain()
     await world.run()
-    assert world.did == []
+    assert world.steps == []
 
 
 async def test_a_worker_that_stops_after_the_claim_gives_the_payment_back_at_once(
@@ -269,37 +267,37 @@ async def test_a_worker_that_stops_after_the_claim_gives_the_payment_back_at_onc
 ) -> None:
     world.on_claim = world.submitter.drain
     await world.run()
-    assert (world.did, world.stage) == (["ready", "claim", "record"], Stage.ACCEPTED)
+    assert (world.steps, world.stage) == (["prepare", "claim", "record"], Stage.ACCEPTED)
     assert world.payment is not None
     assert world.payment.next_step_at == NOW
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_retry_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record_answer, "_WAITS_SECONDS", (0,))
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("no_retry_wait")
 async def test_the_worker_retries_to_record_an_answer_while_postgresql_is_away(
     world: World,
 ) -> None:
-    world.store_failures = 1000
+    world.outages_left = 1000
     await world.run()
     assert world.stage is Stage.AWAITING_RESULT
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("no_retry_wait")
 @pytest.mark.parametrize(
     ("faults", "stage"), [(5, Stage.AWAITING_RESULT), (1000, Stage.SUBMITTING)]
 )
 async def test_the_worker_gives_up_an_answer_that_a_bug_prevents_it_from_recording(
     world: World, faults: int, stage: Stage
 ) -> None:
-    """Or it would keep its slot for ever.
+    """Otherwise it would occupy its slot for ever.
 
-    The lease and the callback then tell what became of it.
+    After the lease, the inquiry or the callback shows the outcome.
     """
-    world.store_faults = faults
+    world.bugs_left = faults
     await world.run()
     assert world.stage is stage
 
@@ -307,19 +305,19 @@ async def test_the_worker_gives_up_an_answer_that_a_bug_prevents_it_from_recordi
 async def test_an_unrecorded_answer_occupies_its_slot_after_its_job_is_cancelled(
     world: World,
 ) -> None:
-    """So answers that wait are never more than the slots, whatever arq does with their jobs."""
-    world.store_failures = 3
+    """So never more answers wait than there are slots, whatever arq does with their jobs."""
+    world.outages_left = 3
     job = asyncio.create_task(world.run())
     await asyncio.wait_for(world.store_failed.wait(), timeout=5)
     job.cancel()
     await asyncio.gather(job, return_exceptions=True)
-    assert world.slots_taken == 1
+    assert world.slots_in_use == 1
     await world.submitter.wait_for_sends()
-    assert (world.slots_taken, world.stage) == (0, Stage.AWAITING_RESULT)
+    assert (world.slots_in_use, world.stage) == (0, Stage.AWAITING_RESULT)
 
 
 async def test_a_worker_that_exits_logs_each_unrecorded_answer(world: World) -> None:
-    world.store_failures = 1000
+    world.outages_left = 1000
     job = asyncio.create_task(world.run())
     await asyncio.wait_for(world.store_failed.wait(), timeout=5)
     with structlog.testing.capture_logs() as lines:
@@ -327,15 +325,12 @@ async def test_a_worker_that_exits_logs_each_unrecorded_answer(world: World) -> 
     job.cancel()
     [line] = lines
     assert world.payment is not None
-    said = {
-        name: line[name]
-        for name in ("event", "log_level", "payment_id", "outcome", "checkout_request_id")
-    }
-    assert said == {
+    expected = {
         "event": "answer_lost",
         "log_level": "error",
         "payment_id": str(world.payment.id),
         "outcome": "acknowledged",
         "checkout_request_id": "ws_CO_1",
     }
+    assert {name: line[name] for name in expected} == expected
     assert "attempt_id" in line

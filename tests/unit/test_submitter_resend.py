@@ -1,6 +1,4 @@
-"""Sending a withdrawal again: prepared, claimed, sent and recorded like a first send, and never
-on a guess.
-"""
+"""Resends of a withdrawal: the steps of a first send, under the conditions of the claim."""
 
 from __future__ import annotations
 
@@ -49,19 +47,17 @@ NOT_FOUND = tuple(
 )
 
 
-class Sending:
-    """Postgres with a withdrawal in doubt, and Daraja, as a submitter that sends again reaches
-    them.
-    """
+class World:
+    """PostgreSQL with a withdrawal in doubt, and Daraja: everything that a resend calls."""
 
     def __init__(self, payment: Payment, *inquiries: Inquiry) -> None:
         self.payment = payment
         self.evidence = evidence_of(*inquiries)
-        self.did: list[str] = []
-        self.claim_raises: list[PaymentServiceError] = []
-        self.loses_commit = False
+        self.steps: list[str] = []
+        self.claim_errors: list[PaymentServiceError] = []
+        self.is_committed = False  # if a claim raises an error
         self.answer: Exception | None = None
-        self.not_ready: Exception | None = None
+        self.prepare_error: Exception | None = None
         times = replace(TIMES, retry_after=timedelta(seconds=2))
         anything: Any = self
         self.submitter = Submitter(
@@ -79,15 +75,15 @@ class Sending:
 
     async def change(self, change: Change) -> ChangeResult:
         if change.reads is Reads.CLAIM:
-            self.did.append("claim")
+            self.steps.append("claim")
         decided = change.decide(self.payment, a_context(evidence=self.evidence))
-        if self.claim_raises and change.reads is Reads.CLAIM:
-            if self.loses_commit and decided.payment is not None:
+        if self.claim_errors and change.reads is Reads.CLAIM:
+            if self.is_committed and decided.payment is not None:
                 self.payment = decided.payment
-            raise self.claim_raises.pop()
+            raise self.claim_errors.pop()
         assert decided.payment is not None
         if change.reads is not Reads.CLAIM and decided.payment != self.payment:
-            self.did.append("record")
+            self.steps.append("record")
         self.payment = decided.payment
         return ChangeResult(decided, None)
 
@@ -100,17 +96,16 @@ class Sending:
     @asynccontextmanager
     async def prepare_send(self, kind: Kind) -> AsyncIterator[None]:
         assert kind is Kind.WITHDRAWAL
-        self.did.append("ready")
-        if self.not_ready is not None:
-            raise self.not_ready
+        self.steps.append("prepare")
+        if self.prepare_error is not None:
+            raise self.prepare_error
         yield
 
     async def submit(self, payment: Payment, open_attempt: OpenAttempt) -> ProviderIds:
         open_attempt.fence.begin_send()
         open_attempt.fence.pass_first_byte()
-        self.did.append(
-            "send" if payment.attempt_id == open_attempt.attempt_id else "send what is another's"
-        )
+        is_own = payment.attempt_id == open_attempt.attempt_id
+        self.steps.append("send" if is_own else "send for another attempt")
         if self.answer is not None:
             raise self.answer
         return frozenset()
@@ -121,9 +116,9 @@ def outcomes(payment: Payment) -> list[Outcome | None]:
 
 
 async def test_a_resend_is_prepared_claimed_sent_and_recorded_in_this_order() -> None:
-    world = Sending(a_due_payment(), *NOT_FOUND)
+    world = World(a_due_payment(), *NOT_FOUND)
     await world.run()
-    assert world.did == ["ready", "claim", "send", "record"]
+    assert world.steps == ["prepare", "claim", "send", "record"]
     assert world.payment.stage is Stage.AWAITING_RESULT
     assert outcomes(world.payment) == [Outcome.UNKNOWN, Outcome.ACKNOWLEDGED]
 
@@ -141,24 +136,24 @@ async def test_a_resend_is_prepared_claimed_sent_and_recorded_in_this_order() ->
 async def test_a_resend_that_is_no_longer_permitted_when_it_is_claimed_sends_nothing(
     payment: Payment,
 ) -> None:
-    world = Sending(payment, *NOT_FOUND)
+    world = World(payment, *NOT_FOUND)
     await world.run()
-    assert (world.did, world.payment) == (["ready", "claim"], payment)
+    assert (world.steps, world.payment) == (["prepare", "claim"], payment)
 
 
-@pytest.mark.parametrize("loses_commit", [True, False])
+@pytest.mark.parametrize("is_committed", [True, False])
 async def test_a_resend_whose_claim_is_not_known_to_be_committed_sends_nothing(
-    loses_commit: bool,
+    is_committed: bool,
 ) -> None:
-    """If it was committed after all, it is given back: in doubt for the first send, as before."""
-    world = Sending(a_due_payment(), *NOT_FOUND)
-    world.claim_raises, world.loses_commit = [StoreUnavailable()], loses_commit
+    """If it was committed, the worker gives it back: the payment is in doubt as before."""
+    world = World(a_due_payment(), *NOT_FOUND)
+    world.claim_errors, world.is_committed = [StoreUnavailable()], is_committed
     await world.run()
-    assert "send" not in world.did
+    assert "send" not in world.steps
     assert world.payment.stage is Stage.IN_DOUBT
     assert outcomes(world.payment) == [
         Outcome.UNKNOWN,
-        *([Outcome.NOT_ACTED] if loses_commit else []),
+        *([Outcome.NOT_ACTED] if is_committed else []),
     ]
 
 
@@ -172,7 +167,7 @@ async def test_a_resend_whose_claim_is_not_known_to_be_committed_sends_nothing(
 async def test_a_resend_without_a_definite_answer_leaves_the_payment_in_doubt(
     answer: Exception, outcome: Outcome
 ) -> None:
-    world = Sending(a_due_payment(), *NOT_FOUND)
+    world = World(a_due_payment(), *NOT_FOUND)
     world.answer = answer
     await world.run()
     assert (world.payment.stage, outcomes(world.payment)) == (
@@ -182,10 +177,8 @@ async def test_a_resend_without_a_definite_answer_leaves_the_payment_in_doubt(
 
 
 async def test_a_refusal_of_a_later_send_does_not_fail_a_payment_whose_first_is_unknown() -> None:
-    """Once a send's outcome is unknown, no synchronous answer to a later one fails the payment
-    (rules.md §13).
-    """
-    world = Sending(a_due_payment(), *NOT_FOUND)
+    """After an unknown outcome, no synchronous answer to a later send fails it (rules.md §13)."""
+    world = World(a_due_payment(), *NOT_FOUND)
     world.answer = Refused(Failure(FailureReason.REJECTED_BY_PROVIDER, True, "400.002.02"))
     await world.run()
     assert (world.payment.stage, world.payment.failure) == (Stage.IN_DOUBT, None)
@@ -193,21 +186,21 @@ async def test_a_refusal_of_a_later_send_does_not_fail_a_payment_whose_first_is_
 
 @pytest.mark.parametrize("error", [Throttled(wait_seconds=1), Unreachable(), QueueUnavailable()])
 async def test_a_resend_that_cannot_be_prepared_claims_nothing(error: Exception) -> None:
-    world = Sending(a_due_payment(), *NOT_FOUND)
-    world.not_ready = error
+    world = World(a_due_payment(), *NOT_FOUND)
+    world.prepare_error = error
     await world.run()
-    assert (world.did, world.payment) == (["ready"], a_due_payment())
+    assert (world.steps, world.payment) == (["prepare"], a_due_payment())
 
 
 async def test_a_stopping_worker_resends_nothing() -> None:
-    world = Sending(a_due_payment(), *NOT_FOUND)
+    world = World(a_due_payment(), *NOT_FOUND)
     world.submitter.drain()
     await world.run()
-    assert world.did == []
+    assert world.steps == []
 
 
 async def test_a_worker_that_stops_before_the_first_byte_gives_a_resend_back() -> None:
-    world = Sending(a_due_payment(), *NOT_FOUND)
+    world = World(a_due_payment(), *NOT_FOUND)
     original = world.change
 
     async def change(change: Change) -> ChangeResult:
@@ -218,7 +211,7 @@ async def test_a_worker_that_stops_before_the_first_byte_gives_a_resend_back() -
 
     world.change = change  # type: ignore[method-assign]
     await world.run()
-    assert "send" not in world.did
+    assert "send" not in world.steps
     assert (world.payment.stage, outcomes(world.payment)) == (
         Stage.IN_DOUBT,
         [Outcome.UNKNOWN, Outcome.NOT_ACTED],
