@@ -1,4 +1,4 @@
-"""The tree of errors: complete, as drawn, and without HTTP."""
+"""The tree of errors: complete, as in its drawing, and without HTTP."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMES = {
 }
 
 
-def drawn() -> dict[str, str]:
+def parents_in_drawing() -> dict[str, str]:
     """The parent of each error except the root, by the drawing in `domain/errors.py`."""
     parents: dict[str, str] = {}
     above: list[str] = []
@@ -32,7 +32,7 @@ def drawn() -> dict[str, str]:
         elif found:
             depth = 1 + len(found[1]) // 4
             above = [*above[:depth], found[2]]
-            assert found[2] not in parents, f"{found[2]} is drawn twice"
+            assert found[2] not in parents, f"{found[2]} is twice in the drawing"
             parents[found[2]] = above[depth - 1]
     return parents
 
@@ -42,7 +42,7 @@ def test_the_drawing_of_the_errors_is_the_tree_of_their_classes() -> None:
         name: vars(errors)[name].__base__.__name__
         for name in NAMES - {errors.PaymentServiceError.__name__}
     }
-    assert drawn() == parents
+    assert parents_in_drawing() == parents
 
 
 @for_each("name", sorted(NAMES - {"InvalidRequest", "LimitExceeded", "RateLimited", "Refused"}))

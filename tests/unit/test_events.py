@@ -100,7 +100,7 @@ def test_every_stage_is_shown_with_its_public_status(stage: Stage) -> None:
     assert (view["finalized_at"] is not None) == stage.is_final
 
 
-def test_a_failure_says_why_in_a_sentence_and_whether_to_try_again() -> None:
+def test_a_failure_has_its_reason_a_sentence_and_whether_a_retry_is_safe() -> None:
     payment = a_payment(
         stage=Stage.FAILED, failure=Failure(FailureReason.NO_RESPONSE, False, "1037")
     )

@@ -27,6 +27,14 @@ def a_fence(clock: Clock, *, is_draining: bool = False) -> Fence:
     return Fence(clock=clock, deadline_seconds=30, is_draining=lambda: is_draining)
 
 
+def assert_writes_nothing(fence: Fence, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        fence.check()
+    with pytest.raises(error):
+        fence.pass_first_byte()
+    assert not fence.is_written
+
+
 @pytest.mark.parametrize("passed", [0, 1, 29.999])
 def test_before_the_deadline_a_byte_may_be_written_and_marks_the_send_as_written(
     clock: Clock, passed: float
@@ -44,26 +52,17 @@ def test_from_the_deadline_on_nothing_is_written(clock: Clock, passed: float) ->
     """A worker that was frozen past its lease must not pay."""
     fence = a_fence(clock)
     clock.at += passed
-    with pytest.raises(DeadlinePassed):
-        fence.check()
-    with pytest.raises(DeadlinePassed):
-        fence.pass_first_byte()
-    assert not fence.is_written
+    assert_writes_nothing(fence, DeadlinePassed)
 
 
-def test_the_deadline_counts_from_when_the_fence_was_made(clock: Clock) -> None:
+def test_the_deadline_counts_from_the_creation_of_the_fence(clock: Clock) -> None:
     fence = a_fence(clock)
     clock.at += 10
     assert fence.seconds_left == 20
 
 
 def test_a_stopping_worker_writes_no_further_send() -> None:
-    fence = a_fence(Clock(), is_draining=True)
-    with pytest.raises(Draining):
-        fence.check()
-    with pytest.raises(Draining):
-        fence.pass_first_byte()
-    assert not fence.is_written
+    assert_writes_nothing(a_fence(Clock(), is_draining=True), Draining)
 
 
 def test_a_send_that_began_is_written_to_its_end_after_the_deadline(clock: Clock) -> None:

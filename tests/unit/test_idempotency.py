@@ -35,7 +35,7 @@ def test_visible_ascii_up_to_255_characters_is_a_key(key: str) -> None:
 @pytest.mark.parametrize(
     "key", ["", " ", "a b", "a\tb", "a\n", "\x7f", "\0", "é", "\ud800", "x" * 256, "\u00a0"]
 )
-def test_anything_else_is_no_key(key: str) -> None:
+def test_any_other_text_is_rejected_as_a_key(key: str) -> None:
     with pytest.raises(IdempotencyKeyInvalid):
         validate_key(key)
 
@@ -45,8 +45,8 @@ def test_a_key_lives_for_a_day_at_least() -> None:
 
 
 def test_the_order_of_fields_does_not_change_the_fingerprint() -> None:
-    turned = dict(reversed([*BODY.items()])) | {"metadata": {"b": "2", "a": "1"}}
-    assert of(turned) == of(BODY)
+    reordered = dict(reversed([*BODY.items()])) | {"metadata": {"b": "2", "a": "1"}}
+    assert of(reordered) == of(BODY)
 
 
 @for_each(

@@ -42,28 +42,21 @@ FIRST_AFTER = TIMES.inquiry_first_after
 
 
 def a_sent(
-    kind: Kind, stage: Stage = Stage.AWAITING_RESULT, *, askable: bool = True, **overrides: Any
+    kind: Kind, stage: Stage = Stage.AWAITING_RESULT, *, has_id: bool = True, **overrides: Any
 ) -> Payment:
     """A payment that was sent twenty minutes ago."""
-    ids: dict[str, Any] = INQUIRY_IDS[kind] if askable else {}
+    ids: dict[str, Any] = INQUIRY_IDS[kind] if has_id else {}
     attempts = (a_send(Outcome.UNKNOWN, at=SENT_AT, **ids),)
     created_at = SENT_AT - SECOND
-    return a_payment(
-        **{
-            "kind": kind,
-            "stage": stage,
-            "attempts": attempts,
-            "created_at": created_at,
-            **overrides,
-        }
-    )
+    fields = {"kind": kind, "stage": stage, "attempts": attempts, "created_at": created_at}
+    return a_payment(**{**fields, **overrides})
 
 
 # --- answers --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("verdict", "is_silent", "has_it"),
+    ("outcome", "is_silent", "is_at_daraja"),
     [
         (V.PAID, False, True),
         (V.FAILED, False, True),
@@ -75,44 +68,41 @@ def a_sent(
     ],
 )
 def test_each_inquiry_outcome_is_silence_or_shows_that_daraja_has_the_payment(
-    verdict: V, is_silent: bool, has_it: bool
+    outcome: V, is_silent: bool, is_at_daraja: bool
 ) -> None:
-    assert (verdict.is_silent, verdict.shows_that_daraja_has_it) == (is_silent, has_it)
+    assert (outcome.is_silent, outcome.shows_that_daraja_has_it) == (is_silent, is_at_daraja)
 
 
 def test_only_the_first_answer_to_an_inquiry_counts() -> None:
-    asked = evidence_of(an_inquiry(1), an_inquiry(2))
-    once = asked.with_answer(1, V.FAILED, "1032")
+    unanswered = evidence_of(an_inquiry(1), an_inquiry(2))
+    once = unanswered.with_answer(1, V.FAILED, "1032")
     assert once.inquiries == (an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2))
     assert once.with_answer(1, V.PAID, "0") == once
-    assert (asked.awaits_answer(1), once.awaits_answer(1), once.awaits_answer(2)) == (
-        True,
-        False,
-        True,
-    )
+    assert unanswered.awaits_answer(1)
+    assert (once.awaits_answer(1), once.awaits_answer(2)) == (False, True)
 
 
 def test_an_answer_without_an_inquiry_is_ignored() -> None:
-    asked = evidence_of(an_inquiry(1))
-    assert asked.with_answer(7, V.PAID, "0") == asked
-    assert not asked.awaits_answer(7)
+    evidence = evidence_of(an_inquiry(1))
+    assert evidence.with_answer(7, V.PAID, "0") == evidence
+    assert not evidence.awaits_answer(7)
 
 
 # --- when to inquire ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("asked", "seconds"),
+    ("count", "seconds"),
     [(0, 30), (1, 60), (2, 120), (3, 240), (4, 300), (5, 300), (20, 300), (10_000, 300)],
 )
-def test_the_interval_between_inquiries_doubles_up_to_the_maximum(asked: int, seconds: int) -> None:
-    assert inquiry_interval(asked, TIMES) == timedelta(seconds=seconds)
+def test_the_interval_between_inquiries_doubles_up_to_the_maximum(count: int, seconds: int) -> None:
+    assert inquiry_interval(count, TIMES) == timedelta(seconds=seconds)
 
 
-@pytest.mark.parametrize("asked", [0, 1, 9])
-def test_a_maximum_below_the_first_interval_does_not_lower_it(asked: int) -> None:
+@pytest.mark.parametrize("count", [0, 1, 9])
+def test_a_maximum_below_the_first_interval_does_not_lower_it(count: int) -> None:
     """The settings allow this. The interval must not become shorter than the first one."""
-    assert inquiry_interval(asked, replace(TIMES, inquiry_interval_max=SECOND)) == FIRST_AFTER
+    assert inquiry_interval(count, replace(TIMES, inquiry_interval_max=SECOND)) == FIRST_AFTER
 
 
 @pytest.mark.parametrize(
@@ -141,12 +131,12 @@ def test_the_last_send_left_before_its_attempt_or_its_lease_ended(
 
 
 def answers(
-    *verdicts: InquiryOutcome | None, start: datetime = WINDOW_ENDS, gap: timedelta = FIRST_AFTER
+    *outcomes: InquiryOutcome | None, start: datetime = WINDOW_ENDS, gap: timedelta = FIRST_AFTER
 ) -> list[Inquiry]:
     """Inquiries from `start` on, `gap` apart."""
     return [
-        an_inquiry(number, verdict, at=start + gap * (number - 1))
-        for number, verdict in enumerate(verdicts, 1)
+        an_inquiry(number, outcome, at=start + gap * (number - 1))
+        for number, outcome in enumerate(outcomes, 1)
     ]
 
 
@@ -161,7 +151,7 @@ SILENT = (V.NO_RESULT, V.NO_RESULT, V.NO_RESULT)
 
 
 @for_each(
-    ("verdicts", "expected"),
+    ("outcomes", "expected"),
     [
         ((), False),
         (SILENT[:2], False),
@@ -181,9 +171,9 @@ SILENT = (V.NO_RESULT, V.NO_RESULT, V.NO_RESULT)
     ],
 )
 def test_a_deposit_fails_for_silence_after_three_answers_without_a_result_or_five_if_one_was_vague(
-    verdicts: tuple[InquiryOutcome | None, ...], expected: bool
+    outcomes: tuple[InquiryOutcome | None, ...], expected: bool
 ) -> None:
-    assert is_confirmed(answers(*verdicts)) is expected
+    assert is_confirmed(answers(*outcomes)) is expected
 
 
 def test_only_inquiries_after_the_window_count_as_silence() -> None:
@@ -215,8 +205,8 @@ def test_inquiries_are_ordered_by_time_and_not_by_number() -> None:
 def test_a_stored_message_that_claims_success_holds_the_deposit_open() -> None:
     assert not is_confirmed(answers(*SILENT), claims_success=True)
     assert is_confirmed(answers(*SILENT), has_message=True)
-    unaskable = a_sent(Kind.DEPOSIT, askable=False)
-    assert not is_confirmed([], unaskable, claims_success=True)
+    without_id = a_sent(Kind.DEPOSIT, has_id=False)
+    assert not is_confirmed([], without_id, claims_success=True)
 
 
 @pytest.mark.parametrize(("early", "expected"), [(INSTANT, False), (timedelta(0), True)])
@@ -224,8 +214,8 @@ def test_a_deposit_without_a_possible_inquiry_fails_when_its_window_ends(
     early: timedelta, expected: bool
 ) -> None:
     """Only its callback could report a result, and it did not come."""
-    unaskable = a_sent(Kind.DEPOSIT, Stage.IN_DOUBT, askable=False)
-    assert is_confirmed([], unaskable, now=WINDOW_ENDS - early) is expected
+    without_id = a_sent(Kind.DEPOSIT, Stage.IN_DOUBT, has_id=False)
+    assert is_confirmed([], without_id, now=WINDOW_ENDS - early) is expected
 
 
 def test_no_answer_ends_a_deposit_before_its_window_does() -> None:
@@ -242,7 +232,7 @@ def test_only_a_deposit_that_awaits_its_result_or_is_in_doubt_fails_for_silence(
     assert is_confirmed(answers(*SILENT), a_sent(kind, stage)) is expected
 
 
-# --- two that agree -------------------------------------------------------------------------------
+# --- confirmed failures ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -274,7 +264,7 @@ def test_one_inquiry_answered_twice_does_not_agree_with_itself() -> None:
 # --- a person -------------------------------------------------------------------------------------
 
 
-def asked(times: int) -> list[Inquiry]:
+def unanswered(times: int) -> list[Inquiry]:
     return [an_inquiry(number, V.NO_ANSWER) for number in range(1, times + 1)]
 
 
@@ -283,7 +273,7 @@ def asked(times: int) -> list[Inquiry]:
 def test_a_payment_needs_a_person_after_ten_inquiries_without_an_end(
     kind: Kind, times: int, expected: bool
 ) -> None:
-    assert needs_a_person(a_sent(kind), evidence_of(*asked(times)), NOW, TIMES) is expected
+    assert needs_a_person(a_sent(kind), evidence_of(*unanswered(times)), NOW, TIMES) is expected
 
 
 @pytest.mark.parametrize("kind", [Kind.DEPOSIT, Kind.BILL_PAYMENT])
@@ -291,7 +281,7 @@ def test_a_payment_needs_a_person_after_ten_inquiries_without_an_end(
 def test_a_payment_without_a_possible_inquiry_needs_a_person_when_its_callback_is_overdue(
     kind: Kind, early: timedelta, expected: bool
 ) -> None:
-    payment = a_sent(kind, Stage.IN_DOUBT, askable=False)
+    payment = a_sent(kind, Stage.IN_DOUBT, has_id=False)
     assert (
         needs_a_person(payment, evidence_of(), SENT_AT + TIMES.inquiry_interval_max - early, TIMES)
         is expected
@@ -302,7 +292,7 @@ def test_a_payment_without_a_possible_inquiry_needs_a_person_when_its_callback_i
 def test_only_an_unflagged_payment_that_awaits_its_result_or_is_in_doubt_needs_a_person(
     stage: Stage,
 ) -> None:
-    evidence = evidence_of(*asked(10))
+    evidence = evidence_of(*unanswered(10))
     expected = stage in (Stage.AWAITING_RESULT, Stage.IN_DOUBT)
     assert needs_a_person(a_sent(Kind.WITHDRAWAL, stage), evidence, NOW, TIMES) is expected
     assert not needs_a_person(
@@ -317,7 +307,7 @@ MINUTES = timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(
-    ("since", "next_look"),
+    ("since", "next_at"),
     [
         (0, 10),
         (9.9, 10),
@@ -331,11 +321,11 @@ MINUTES = timedelta(minutes=1)
     ],
 )
 def test_a_deposit_that_failed_for_silence_gets_four_more_inquiries_within_a_day(
-    since: float, next_look: float | None
+    since: float, next_at: float | None
 ) -> None:
     """After 10 min, 1 h, 6 h and 24 h: M-PESA has been late before."""
     payment = a_sent(Kind.DEPOSIT, Stage.FAILED, failure=SILENCE, finalized_at=SENT_AT)
-    expected = None if next_look is None else SENT_AT + MINUTES * next_look
+    expected = None if next_at is None else SENT_AT + MINUTES * next_at
     assert next_inquiry_after_silence_at(payment, SENT_AT + MINUTES * since) == expected
 
 
@@ -351,8 +341,8 @@ def test_a_failure_that_daraja_reported_gets_no_further_inquiry(reason: FailureR
 
 
 def test_a_success_or_a_payment_without_a_possible_inquiry_gets_no_further_inquiry() -> None:
-    unaskable = a_sent(Kind.DEPOSIT, Stage.FAILED, askable=False, failure=SILENCE, finalized_at=NOW)
-    assert next_inquiry_after_silence_at(unaskable, NOW) is None
+    without_id = a_sent(Kind.DEPOSIT, Stage.FAILED, has_id=False, failure=SILENCE, finalized_at=NOW)
+    assert next_inquiry_after_silence_at(without_id, NOW) is None
     assert next_inquiry_after_silence_at(a_sent(Kind.DEPOSIT, Stage.SUCCEEDED), NOW) is None
 
 

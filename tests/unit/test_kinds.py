@@ -62,9 +62,9 @@ def test_every_kind_has_its_three_pages() -> None:
 
 
 def test_a_kind_names_only_fields_of_requests() -> None:
-    held = {field.name for field in fields(PaymentRequest)}
+    request_fields = {field.name for field in fields(PaymentRequest)}
     for rules in RULES.values():
-        assert {*rules.parties, *(name for name, _ in rules.texts)} <= held
+        assert {*rules.parties, *(name for name, _ in rules.texts)} <= request_fields
 
 
 def test_a_kind_with_a_limit_on_references_shows_one() -> None:

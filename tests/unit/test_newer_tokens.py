@@ -24,11 +24,13 @@ def stored_text(token: Token) -> str:
 
 
 class TokenStore:
-    """Another worker holds the lock for `looks` tries, and then shares the token `then`."""
+    """Another worker holds the lock for `tries` tries, and then shares `next_token`."""
 
-    def __init__(self, token: Token | None, *, looks: int = 0, then: Token | None = None) -> None:
+    def __init__(
+        self, token: Token | None, *, tries: int = 0, next_token: Token | None = None
+    ) -> None:
         self.text = stored_text(token) if token else None
-        self._looks, self._then = looks, then
+        self._tries, self._next_token = tries, next_token
         self.is_away = False
 
     async def read(self) -> str | None:
@@ -41,10 +43,10 @@ class TokenStore:
 
     @asynccontextmanager
     async def lock(self) -> AsyncIterator[bool]:
-        if self._looks:
-            self._looks -= 1
-            if not self._looks and self._then:
-                self.text = stored_text(self._then)
+        if self._tries:
+            self._tries -= 1
+            if not self._tries and self._next_token:
+                self.text = stored_text(self._next_token)
             yield False
         else:
             yield True
@@ -65,7 +67,7 @@ def source_of(store: TokenStore) -> TokenSource:
 @pytest.mark.parametrize(
     ("shared", "newer"),
     [(None, None), (SECOND, None), (FIRST, None), (THIRD, THIRD)],
-    ids=["none", "it", "older", "newer"],
+    ids=["none", "the same", "older", "newer"],
 )
 async def test_only_a_token_that_was_issued_later_is_newer(
     shared: Token | None, newer: Token | None
@@ -74,13 +76,13 @@ async def test_only_a_token_that_was_issued_later_is_newer(
 
 
 async def test_find_newer_waits_for_a_fetch_that_is_under_way() -> None:
-    """Daraja has ended the second token, and the worker that fetched the third has not shared it
-    yet.
-    """
-    assert await source_of(TokenStore(SECOND, looks=3, then=THIRD)).find_newer(SECOND) == THIRD
+    """Daraja ended the second token. Another worker has the third, but has not shared it yet."""
+    assert (
+        await source_of(TokenStore(SECOND, tries=3, next_token=THIRD)).find_newer(SECOND) == THIRD
+    )
 
 
-async def test_a_newer_token_is_used_from_then_on() -> None:
+async def test_a_newer_token_becomes_the_current_one() -> None:
     source = source_of(TokenStore(THIRD))
     await source.find_newer(SECOND)
     assert await source.get_current() == THIRD

@@ -49,10 +49,10 @@ def test_the_id_of_any_attempt_makes_an_inquiry_possible(kind: Kind) -> None:
 STEPS = """
 accepted         submit     submit
 submitting       end_lease  end_lease
-awaiting_result  ask        watch
-in_doubt         ask        watch
-succeeded        ask        watch
-failed           ask        watch
+awaiting_result  inquire    watch
+in_doubt         inquire    watch
+succeeded        inquire    watch
+failed           inquire    watch
 """
 ROWS = [line.split() for line in STEPS.strip().splitlines()]
 
@@ -62,19 +62,19 @@ ROWS = [line.split() for line in STEPS.strip().splitlines()]
 def test_each_stage_has_its_step_and_without_an_inquiry_the_step_is_watch(
     row: list[str], kind: Kind
 ) -> None:
-    stage, askable, unaskable = row
-    for ids, expected in ((INQUIRY_IDS[kind], askable), ({}, unaskable)):
+    stage, with_id, without_id = row
+    for ids, expected in ((INQUIRY_IDS[kind], with_id), ({}, without_id)):
         payment = a_payment(
             kind=kind,
             stage=Stage(stage),
             attempts=(an_attempt(Outcome.UNKNOWN, **ids),),
             next_step_at=NOW,
         )
-        asks = expected == "ask" or (
-            expected == "watch" and RULES[kind].inquiry_id_kind is None
-        )  # it always has its own id
-        how = Step.QUERY if kind is Kind.DEPOSIT else Step.STATUS
-        assert payment.next_step == (how if asks else Step(expected))
+        # A kind without an `inquiry_id_kind` is inquired about by the payment's own id.
+        has_own_id = RULES[kind].inquiry_id_kind is None
+        is_inquiry = expected == "inquire" or (expected == "watch" and has_own_id)
+        inquiry_step = Step.QUERY if kind is Kind.DEPOSIT else Step.STATUS
+        assert payment.next_step == (inquiry_step if is_inquiry else Step(expected))
 
 
 def test_every_stage_has_its_step() -> None:

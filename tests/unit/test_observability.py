@@ -23,7 +23,7 @@ from domain.errors import StoreUnavailable
 from tests.paths import ROOT
 
 
-def logged(record: logging.LogRecord) -> list[dict[str, object]]:
+def log_events_of(record: logging.LogRecord) -> list[dict[str, object]]:
     with structlog.testing.capture_logs() as events:
         LibraryLogs().emit(record)
     return [dict(event) for event in events]
@@ -37,7 +37,9 @@ def record_of(logger: str, error: Exception) -> logging.LogRecord:
 
 def test_a_request_that_is_not_http_is_a_warning_without_its_text() -> None:
     """The text quotes the request line, and a callback's request line has its token."""
-    [event] = logged(record_of("aiohttp.server", BadStatusLine("POST /results/id/deposit/t0ken")))
+    [event] = log_events_of(
+        record_of("aiohttp.server", BadStatusLine("POST /results/id/deposit/t0ken"))
+    )
     assert (event["event"], event["log_level"]) == ("bad_http", "warning")
     assert "t0ken" not in str(event)
 
@@ -46,7 +48,7 @@ def test_a_request_that_is_not_http_is_a_warning_without_its_text() -> None:
     ("logger", "level"), [("sqlalchemy.pool.impl", "warning"), ("asyncio", "error")]
 )
 def test_a_lost_connection_that_cannot_be_closed_is_only_a_warning(logger: str, level: str) -> None:
-    [event] = logged(record_of(logger, RuntimeError("x")))
+    [event] = log_events_of(record_of(logger, RuntimeError("x")))
     assert event["log_level"] == level
 
 
@@ -54,7 +56,7 @@ class TestLoggedErrors:
     """A log line has the error's type, place and causes, but no value that its text quotes."""
 
     @pytest.mark.parametrize(
-        "break_it",
+        "fail",
         [
             int,
             UUID,
@@ -67,11 +69,11 @@ class TestLoggedErrors:
         ids=["int", "uuid", "key", "json", "pydantic", "unicode", "file"],
     )
     def test_a_value_that_an_error_quotes_is_not_logged(
-        self, break_it: Callable[[str], object]
+        self, fail: Callable[[str], object]
     ) -> None:
         name = "JANE" + "DOE"  # put together, because a traceback shows the lines of this file
-        with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever each of them raises
-            break_it(name)
+        with pytest.raises(Exception) as caught:  # noqa: PT011 - each raises another type
+            fail(name)
         event = redact_exception(None, "error", {"event": "x", "exc_info": caught.value})
         assert name not in str(event)
         assert event["error"] == type(caught.value).__name__
@@ -95,7 +97,7 @@ class TestLoggedErrors:
         for kind in ("DBAPIError", "ExceptionGroup", "KeyError", "StoreUnavailable"):
             assert kind in event["traceback"]
 
-    def test_errors_in_a_circle_are_logged_once(self) -> None:
+    def test_errors_that_cause_each_other_are_logged_once(self) -> None:
         first, second = RuntimeError("first"), RuntimeError("second")
         first.__cause__, second.__cause__ = second, first
         assert (
@@ -171,12 +173,12 @@ def test_every_line_of_a_process_has_our_format_and_is_masked(program: str, tmp_
     (tmp_path / "program.py").write_text(program)
     run = f"exec(compile(open({str(tmp_path / 'program.py')!r}).read(), '<program>', 'exec'))\n"
     command = [sys.executable, "-c", start + run]
-    ended = subprocess.run(
+    process = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False, env={"PYTHONDEVMODE": "1"}
     )
-    assert ended.stderr == ""
-    lines = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert process.stderr == ""
+    lines = [json.loads(line) for line in process.stdout.splitlines()]
     assert lines
     assert all(line["process"] == "p" for line in lines)
-    for shown in ("SECRET", "711000111", "pass_phrase"):
-        assert shown not in ended.stdout
+    for secret in ("SECRET", "711000111", "pass_phrase"):
+        assert secret not in process.stdout

@@ -1,4 +1,4 @@
-"""Operations: what an answer says about one, and what waits while one is held."""
+"""Operations: the health that an answer shows, and inquiries while an operation is held."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from tests.case_tables import for_each
 from tests.decisions import inquiry_of, probed_operation_of
 
 WORKS, NONE = OperationHealth.WORKS, None
-SAID: list[tuple[ProviderError | None, OperationHealth | None]] = [
+HEALTH_AFTER: list[tuple[ProviderError | None, OperationHealth | None]] = [
     (None, WORKS),
     (DuplicateSubmission(), WORKS),
     *(
@@ -60,8 +60,8 @@ SAID: list[tuple[ProviderError | None, OperationHealth | None]] = [
 ]
 
 
-@for_each(("error", "health"), SAID, ids=lambda value: type(value).__name__)
-def test_what_each_class_of_answer_says_about_its_operation(
+@for_each(("error", "health"), HEALTH_AFTER, ids=lambda value: type(value).__name__)
+def test_each_class_of_answer_shows_the_health_of_its_operation(
     error: ProviderError | None, health: OperationHealth | None
 ) -> None:
     assert health_from_answer(error) is health
@@ -73,7 +73,7 @@ def test_every_class_of_provider_error_is_in_the_table() -> None:
         for kind in vars(errors).values()
         if isinstance(kind, type) and issubclass(kind, ProviderError)
     ]
-    assert {type(error) for error, _ in SAID} >= set(classes)
+    assert {type(error) for error, _ in HEALTH_AFTER} >= set(classes)
 
 
 def test_every_kind_is_sent_by_an_operation_and_every_operation_is_one_api() -> None:
@@ -90,12 +90,12 @@ ANOTHER = {"held_operations": frozenset(Operation) - {Operation.STK_QUERY}}
 
 
 @pytest.mark.parametrize(
-    ("held", "is_asked", "probe"),
+    ("held", "is_stored", "probe"),
     [(HELD, False, None), (PROBED, True, Operation.STK_QUERY), (ANOTHER, True, None)],
 )
 @pytest.mark.parametrize("is_probe", [False, True])
 def test_an_inquiry_waits_for_its_own_held_operation_or_is_its_probe(
-    held: dict[str, frozenset[Operation]], is_asked: bool, probe: Operation | None, is_probe: bool
+    held: dict[str, frozenset[Operation]], is_stored: bool, probe: Operation | None, is_probe: bool
 ) -> None:
     """Also the inquiry that probes the breaker."""
     payment = a_due_payment(Kind.DEPOSIT)
@@ -104,8 +104,8 @@ def test_an_inquiry_waits_for_its_own_held_operation_or_is_its_probe(
     decided = inquiry_change(PAYMENT_ID, TIMES, ACCOUNTS, is_breaker_probe=is_probe).decide(
         payment, context
     )
-    assert (inquiry_of(decided) is not None, probed_operation_of(decided)) == (is_asked, probe)
-    if not is_asked:
+    assert (inquiry_of(decided) is not None, probed_operation_of(decided)) == (is_stored, probe)
+    if not is_stored:
         assert decided.payment == payment  # it keeps its due time
 
 

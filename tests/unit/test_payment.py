@@ -188,13 +188,13 @@ def strength(outcome: Outcome | None) -> int:
 
 
 @for_each(("earlier", "later"), list(product([None, *Outcome], Outcome)))
-def test_a_later_outcome_never_replaces_one_that_says_more(
+def test_a_later_outcome_never_replaces_a_stronger_one(
     earlier: Outcome | None, later: Outcome
 ) -> None:
     payment = a_payment(stage=Stage.IN_DOUBT, attempts=(an_attempt(earlier),))
     fact = Fact(name=FactName.OUTCOME_UNKNOWN, attempt_id=an_attempt_id(), outcome=later)
-    wanted = later if strength(later) > strength(earlier) else earlier
-    assert payment.apply(fact).attempts[0].outcome is wanted
+    expected = later if strength(later) > strength(earlier) else earlier
+    assert payment.apply(fact).attempts[0].outcome is expected
 
 
 def outcomes_after(payment: Payment, **fact: object) -> list[Outcome | None]:
@@ -204,16 +204,10 @@ def outcomes_after(payment: Payment, **fact: object) -> list[Outcome | None]:
 
 def test_an_outcome_changes_only_the_attempt_that_it_names() -> None:
     payment = a_payment(stage=Stage.IN_DOUBT, attempts=attempts_with(UNKNOWN, UNKNOWN))
-    assert outcomes_after(
-        payment, name=FactName.REFUSED, attempt_id=an_attempt_id(2), outcome=REFUSED
-    ) == [
-        UNKNOWN,
-        REFUSED,
-    ]
-    assert (
-        outcomes_after(payment, name=FactName.FAILURE_REPORTED, attempt_id=None, outcome=FAILED)
-        == [UNKNOWN] * 2
-    )
+    refused = {"name": FactName.REFUSED, "attempt_id": an_attempt_id(2), "outcome": REFUSED}
+    assert outcomes_after(payment, **refused) == [UNKNOWN, REFUSED]
+    failed = {"name": FactName.FAILURE_REPORTED, "attempt_id": None, "outcome": FAILED}
+    assert outcomes_after(payment, **failed) == [UNKNOWN, UNKNOWN]
 
 
 def test_a_result_about_all_sends_accounts_for_each_send() -> None:
@@ -287,10 +281,13 @@ FACTS = st.builds(
 
 
 @given(facts=st.lists(FACTS, max_size=25))
-def test_whatever_the_order_of_facts_a_final_stage_is_left_only_by_success(
+def test_only_a_success_leaves_a_final_stage_in_any_order_of_facts(
     facts: list[Fact],
 ) -> None:
-    """Only a success leaves `failed`. None leaves `succeeded`, and no attempt is lost or weakened."""
+    """Only a success leaves `failed`, and no fact leaves `succeeded`.
+
+    No attempt is lost, and no weaker outcome replaces a stronger one.
+    """
     payment = a_payment()
     for fact in facts:
         after = payment.apply(fact)

@@ -43,7 +43,7 @@ def day_of(
     return (Charge(meter, "somebody", cost, limit),)
 
 
-class TestWhoMayDoWhat:
+class TestPermissions:
     @pytest.mark.parametrize("kind", list(Kind))
     def test_a_backend_may_create_every_kind(self, kind: Kind) -> None:
         require_permission(BACKEND, kind)
@@ -60,7 +60,7 @@ class TestWhoMayDoWhat:
             assert may_see(BACKEND, a_payment(owner=owner))
 
 
-class TestWhatAPaymentTakes:
+class TestCharges:
     def test_a_deposit_is_charged_to_its_caller_s_day_and_its_phone_s_day_and_minute(self) -> None:
         assert list_charges(CAPPED, USER, a_request()) == (
             Charge(LimitName.CALLER_DAY, USER.key, 250, 1000),
@@ -69,19 +69,15 @@ class TestWhatAPaymentTakes:
         )
 
     def test_a_withdrawal_is_not_charged_as_a_prompt(self) -> None:
-        assert [
-            charge.limit_name
-            for charge in list_charges(CAPPED, BACKEND, a_request(Kind.WITHDRAWAL))
-        ] == [
+        charges = list_charges(CAPPED, BACKEND, a_request(Kind.WITHDRAWAL))
+        assert [charge.limit_name for charge in charges] == [
             LimitName.CALLER_DAY,
             LimitName.PHONE_DAY,
         ]
 
     def test_a_bill_payment_is_not_charged_to_a_phone(self) -> None:
-        assert [
-            charge.limit_name
-            for charge in list_charges(CAPPED, BACKEND, a_request(Kind.BILL_PAYMENT))
-        ] == [LimitName.CALLER_DAY]
+        charges = list_charges(CAPPED, BACKEND, a_request(Kind.BILL_PAYMENT))
+        assert [charge.limit_name for charge in charges] == [LimitName.CALLER_DAY]
 
     def test_nothing_is_charged_without_limits(self) -> None:
         free = Policy(phone_amount_per_day_kes=None, deposits_per_minute=None)
@@ -115,12 +111,12 @@ class TestWhatAPaymentTakes:
             phone_amount_per_day_kes=phone_day,
             deposits_per_minute=a_minute,
         )
-        has_it = named is LimitName.CALLER_DAY or (
+        is_charged = named is LimitName.CALLER_DAY or (
             kind is Kind.DEPOSIT
             if named is LimitName.PHONE_MINUTE
             else kind is not Kind.BILL_PAYMENT
         )
-        if not has_it:
+        if not is_charged:
             assert list_charges(policy, BACKEND, a_request(kind)) is not None
             return
         with pytest.raises(LimitExceeded) as refused:
@@ -144,13 +140,8 @@ class TestWhatAPaymentTakes:
             phone_amount_per_day_kes=250,
             deposits_per_minute=1,
         )
-        assert [
-            charge.maximum for charge in list_charges(policy, USER, a_request(amount=amount))
-        ] == [
-            250,
-            250,
-            1,
-        ]
+        charges = list_charges(policy, USER, a_request(amount=amount))
+        assert [charge.maximum for charge in charges] == [250, 250, 1]
 
     def test_each_role_has_its_own_limit(self) -> None:
         policy = Policy(
@@ -179,7 +170,7 @@ class TestWhatAPaymentTakes:
         )
 
 
-class TestWhatIsLeft:
+class TestAllowances:
     def test_the_last_shilling_can_be_used_and_no_more(self) -> None:
         left = Allowances({(LimitName.CALLER_DAY, "somebody"): Usage(899, NOW)}, NOW)
         assert left.deduct(day_of(cost=101)) is None
@@ -195,12 +186,8 @@ class TestWhatIsLeft:
 
     def test_a_smaller_payment_may_fit_after_a_larger_one_was_refused(self) -> None:
         left = Allowances({}, NOW)
-        assert [left.deduct(day_of(cost=cost)) is None for cost in (600, 600, 400, 1)] == [
-            True,
-            False,
-            True,
-            False,
-        ]
+        fits = [left.deduct(day_of(cost=cost)) is None for cost in (600, 600, 400, 1)]
+        assert fits == [True, False, True, False]
 
     def test_an_amount_over_the_whole_limit_fits_on_no_day(self) -> None:
         refusal = Allowances({}, NOW).deduct(day_of(cost=1001))

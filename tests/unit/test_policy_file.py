@@ -126,13 +126,13 @@ def test_every_policy_is_printed_exactly(policy: Policy) -> None:
     """
     with TemporaryDirectory() as folder:
         again = read(Path(folder) / "policy.toml", format_policy(policy))
-    meant = {
+    expected = {
         role: limits
         if limits.requests_per_second is not None
         else replace(limits, burst=again.callers[role].burst)
         for role, limits in policy.callers.items()
     }
-    assert again == replace(policy, callers=meant)
+    assert again == replace(policy, callers=expected)
 
 
 @pytest.mark.parametrize(
