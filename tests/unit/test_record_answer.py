@@ -1,4 +1,4 @@
-"""What an answer of Daraja's makes of a payment, in every stage that it may find it in."""
+"""The decisions about Daraja's answer to a send, in every stage; the ends of age and of leases."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_every_class_of_provider_error_is_in_the_table() -> None:
     assert {type(error) for error, _, _ in ANSWERS} >= set(classes)
 
 
-# What the answer of attempt 1 makes of the payment: (stage found, outcomes known, answer) → stage.
+# Stage before, outcomes of the attempts, answer to attempt 1, stage after.
 IN_EVERY_STAGE: list[tuple[Stage, tuple[Outcome | None, ...], ProviderError | None, Stage]] = [
     (Stage.SUBMITTING, (None,), None, Stage.AWAITING_RESULT),
     (Stage.SUBMITTING, (None,), Refused(NO), Stage.FAILED),
@@ -91,7 +91,7 @@ IN_EVERY_STAGE: list[tuple[Stage, tuple[Outcome | None, ...], ProviderError | No
     (Stage.SUBMITTING, (None, UNKNOWN), Unreachable(), Stage.IN_DOUBT),
     (Stage.IN_DOUBT, (None, UNKNOWN), Refused(NO), Stage.IN_DOUBT),
     (Stage.IN_DOUBT, (None, UNKNOWN), Throttled(), Stage.IN_DOUBT),
-    # the lease went before the answer came
+    # the lease ended before the answer arrived
     (Stage.IN_DOUBT, (None,), None, Stage.AWAITING_RESULT),
     (Stage.IN_DOUBT, (None,), Refused(NO), Stage.FAILED),
     (Stage.IN_DOUBT, (None,), Unreachable(), Stage.ACCEPTED),
@@ -103,7 +103,7 @@ IN_EVERY_STAGE: list[tuple[Stage, tuple[Outcome | None, ...], ProviderError | No
     (Stage.FAILED, (Outcome.FAILED,), None, Stage.FAILED),
     (Stage.FAILED, (Outcome.FAILED,), Refused(NO), Stage.FAILED),
     (Stage.FAILED, (Outcome.FAILED,), OutcomeUnknown(), Stage.FAILED),
-    # a late word of an old attempt
+    # a late answer to an old attempt
     (Stage.AWAITING_RESULT, (UNKNOWN, ACKNOWLEDGED), Refused(NO), Stage.AWAITING_RESULT),
     (Stage.ACCEPTED, (NOT_ACTED,), OutcomeUnknown(), Stage.ACCEPTED),
 ]
@@ -130,14 +130,11 @@ def test_an_answer_moves_the_payment_to_the_stage_in_the_table(
 def test_an_answer_to_an_old_attempt_does_not_change_a_newer_open_attempt(
     error: ProviderError | None,
 ) -> None:
-    """What came of the old attempt is recorded; the stage and the lease belong to the newer one."""
+    """It records the old attempt's outcome. The stage and the lease belong to the newer attempt."""
     payment = a_payment(stage=Stage.SUBMITTING, attempts=attempts_with(None, None))
     after = payment_of(decide_answer(payment, error))
-    assert (after.stage, after.lease_until, after.attempt_id) == (
-        Stage.SUBMITTING,
-        payment.lease_until,
-        payment.attempt_id,
-    )
+    assert after.stage is Stage.SUBMITTING
+    assert (after.lease_until, after.attempt_id) == (payment.lease_until, payment.attempt_id)
     assert after.attempts[0].outcome is not None
     assert after.attempts[1].outcome is None
 
@@ -157,7 +154,7 @@ def test_the_table_of_answers_covers_every_stage() -> None:
         (TokenRefused(), 2),
         (Throttled(wait_seconds=0.5), 2),
         (Throttled(wait_seconds=12), 12),
-        (Draining(), 0),  # another worker may take it at once
+        (Draining(), 0),  # another worker may send the payment at once
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -177,11 +174,8 @@ def test_a_refusal_after_a_success_flags_the_payment() -> None:
     payment = a_payment(stage=Stage.SUCCEEDED)
     decision = decide_answer(payment, Refused(NO))
     after = payment_of(decision)
-    assert (after.stage, after.receipt, after.needs_review) == (
-        Stage.SUCCEEDED,
-        payment.receipt,
-        True,
-    )
+    assert after.stage is Stage.SUCCEEDED
+    assert (after.receipt, after.needs_review) == (payment.receipt, True)
     assert (entry_of(decision), event_of(decision)) == ("refused", None)
 
 
@@ -207,13 +201,19 @@ def test_the_history_names_the_error() -> None:
 
 def an_exchange(answer: str | None, status: int | None = 400) -> Exchange:
     return Exchange(
-        id=an_attempt_id(7), attempt_id=an_attempt_id(), api="b2c", request={}, was_written=True, http_status=status,
-        answer=answer, outcome="Refused",
-    )  # fmt: skip
+        id=an_attempt_id(7),
+        attempt_id=an_attempt_id(),
+        api="b2c",
+        request={},
+        was_written=True,
+        http_status=status,
+        answer=answer,
+        outcome="Refused",
+    )
 
 
 def test_the_history_stores_the_text_of_a_refusal() -> None:
-    """Bounded, and as the exchange has it: masked."""
+    """The text is cut to 500 characters, and masked as it is in the exchange."""
     open_attempt = an_open_attempt()
     open_attempt.exchanges += [
         an_exchange("Invalid Access Token", 404),
@@ -239,10 +239,7 @@ def test_the_history_stores_no_text_of_other_answers(error: ProviderError | None
 
 def test_an_answer_stores_its_exchanges() -> None:
     open_attempt = an_open_attempt()
-    exchange = Exchange(
-        id=an_attempt_id(7), attempt_id=open_attempt.attempt_id, api="b2c", request={}, was_written=True,
-        http_status=None, answer=None, outcome="OutcomeUnknown",
-    )  # fmt: skip
+    exchange = an_exchange(None, status=None)
     open_attempt.exchanges.append(exchange)
     change = answer_change(PAYMENT_ID, open_attempt, frozenset(), OutcomeUnknown(), TIMES, ACCOUNTS)
     assert change.exchanges == (exchange,)
@@ -316,7 +313,7 @@ def test_the_end_of_a_lease_changes_only_a_submission(stage: Stage) -> None:
 
 
 def test_only_proof_that_a_payment_was_not_sent_clears_its_flag() -> None:
-    """Evidence is loaded for that answer alone; another must not read its absence as silence."""
+    """Evidence is read only for that answer. For another, its absence is no proof of silence."""
     payment = a_payment(needs_review=True, attempts=attempts_with(UNKNOWN))
     change = answer_change(
         PAYMENT_ID, an_open_attempt(), frozenset(), OutcomeUnknown(), TIMES, ACCOUNTS

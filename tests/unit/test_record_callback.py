@@ -1,6 +1,4 @@
-"""What a callback does: believed only where it agrees with the payment, final only by an
-explicit word.
-"""
+"""The decisions about a callback: which results are believed, and which finalize the payment."""
 
 from __future__ import annotations
 
@@ -40,17 +38,18 @@ D, S = Disposition, Stage
 PENDING = [stage for stage in Stage if not stage.is_final]
 
 
-def marked(payment: Payment) -> Payment:
-    """One that is being sent and wants to be asked about once it was: due a moment before its
-    lease ends.
+def with_inquiry_after_lease(payment: Payment) -> Payment:
+    """The payment, due a moment before the end of its lease, so that an inquiry follows the send.
+
+    A payment without a lease stays as it is.
     """
     if payment.lease_until is None:
         return payment
     return replace(payment, next_step_at=payment.lease_until - timedelta(microseconds=1))
 
 
-# word, stage before, stage after, disposition, event: for a message that agrees in everything. A
-# dot: no event.
+# A message that agrees with the payment in everything: reported outcome, stage before, stage
+# after, disposition, event (a dot: none).
 AGREEING = """
 success     accepted         succeeded        finalized                mkwanja.payment.succeeded
 success     submitting       succeeded        finalized                mkwanja.payment.succeeded
@@ -91,67 +90,64 @@ ROWS = [line.split() for line in AGREEING.strip().splitlines()]
 def test_a_message_that_agrees_with_the_payment_moves_it_as_the_table_says(
     row: list[str], kind: Kind
 ) -> None:
-    word, before, after, disposition, event = row
+    reported, before, after, disposition, event = row
     decision = decide_callback(
-        a_payment(stage=Stage(before), kind=kind), a_report(ReportedOutcome(word))
+        a_payment(stage=Stage(before), kind=kind), a_report(ReportedOutcome(reported))
     )
     assert (payment_of(decision).stage, decision.disposition) == (after, disposition)
     assert event_of(decision) == (None if event == "." else event)
 
 
 def test_the_table_covers_every_reported_outcome_in_every_stage() -> None:
-    """A new word or stage fails here until somebody decides what it does."""
+    """A new reported outcome or stage fails here until the table says what it does."""
     assert sorted((row[0], row[1]) for row in ROWS) == sorted(product(ReportedOutcome, Stage))
 
 
 @pytest.mark.parametrize("kind", Kind)
 def test_only_an_explicit_result_that_agrees_with_the_payment_finalizes_it(kind: Kind) -> None:
-    """Every combination of word, stage, amount, ids, receipt, source and ownership."""
-    amounts = {"agrees": (True, Decimal("250.00")), "differs": (True, Decimal(251)),
-               "two": (True, None), "absent": (False, None)}  # fmt: skip
-    ids = {"agree": frozenset({("conversation_id", "AG_1")}), "differ": frozenset({("conversation_id", "AG_9")}),
-           "absent": frozenset[tuple[str, str]]()}  # fmt: skip
-    cases = product(
-        ReportedOutcome,
-        Stage,
-        amounts,
-        ids,
-        (RECEIPT, "UC1OTHER22", None),
-        (True, False),
-        (True, False),
-        (True, False),
-    )
-    for word, stage, amount, named, receipt, allowed, receipt_taken, ids_taken in cases:
-        outcome = {S.ACCEPTED: Outcome.NOT_ACTED, S.FAILED: Outcome.FAILED}.get(
-            stage, Outcome.ACKNOWLEDGED
-        )
-        payment = a_payment(
-            stage=stage, kind=kind, attempts=(an_attempt(outcome, conversation_id="AG_1"),)
-        )
+    """Every combination of reported outcome, stage, amount, ids, receipt, source and ownership."""
+    amounts = {
+        "agrees": (True, Decimal("250.00")),
+        "differs": (True, Decimal(251)),
+        "two": (True, None),
+        "absent": (False, None),
+    }
+    ids = {
+        "agree": frozenset({("conversation_id", "AG_1")}),
+        "differ": frozenset({("conversation_id", "AG_9")}),
+        "absent": frozenset[tuple[str, str]](),
+    }
+    receipts = (RECEIPT, "UC1OTHER22", None)
+    outcomes = {S.ACCEPTED: Outcome.NOT_ACTED, S.FAILED: Outcome.FAILED}
+    flags = product((True, False), repeat=3)
+    for reported, stage, amount, given_ids, receipt, (
+        source_allowed,
+        is_receipt_of_other,
+        are_ids_of_other,
+    ) in product(ReportedOutcome, Stage, amounts, ids, receipts, flags):
+        attempt = an_attempt(outcomes.get(stage, Outcome.ACKNOWLEDGED), conversation_id="AG_1")
+        payment = a_payment(stage=stage, kind=kind, attempts=(attempt,))
         has_amount, value = amounts[amount]
         report = a_report(
-            word, has_amount=has_amount, amount=value, ids=ids[named], receipt=receipt
+            reported, has_amount=has_amount, amount=value, ids=ids[given_ids], receipt=receipt
         )
         decision = decide_callback(
             payment,
             report,
-            source_allowed=allowed,
-            is_receipt_of_other=receipt_taken,
-            ids_of_others=ids[named] if ids_taken else frozenset(),
+            source_allowed=source_allowed,
+            is_receipt_of_other=is_receipt_of_other,
+            ids_of_others=ids[given_ids] if are_ids_of_other else frozenset(),
         )
         after = payment_of(decision)
-        is_free = not (ids_taken and ids[named])
-        agrees = allowed and named != "differ" and is_free and amount in ("agrees", "absent")
+        is_free = not (are_ids_of_other and ids[given_ids])
+        amount_agrees = amount in ("agrees", "absent")
+        agrees = source_allowed and given_ids != "differ" and is_free and amount_agrees
         if after.stage is Stage.SUCCEEDED is not stage:
-            assert (word, agrees, amount, receipt_taken) == (
-                ReportedOutcome.SUCCESS,
-                True,
-                "agrees",
-                False,
-            )
+            assert (reported, agrees) == (ReportedOutcome.SUCCESS, True)
+            assert (amount, is_receipt_of_other) == ("agrees", False)
             assert receipt
         elif after.stage is Stage.FAILED is not stage:
-            assert (word, agrees) == (ReportedOutcome.FAILURE, True)
+            assert (reported, agrees) == (ReportedOutcome.FAILURE, True)
             assert not stage.is_final
         else:
             assert (after.stage, event_of(decision)) == (stage, None)
@@ -170,16 +166,16 @@ VETOES: dict[str, tuple[dict[str, Any], dict[str, Any], Disposition]] = {
 }
 
 
-@for_each("word", [ReportedOutcome.SUCCESS, ReportedOutcome.FAILURE])
+@for_each("reported", [ReportedOutcome.SUCCESS, ReportedOutcome.FAILURE])
 @for_each("stage", Stage)
 @for_each("veto", VETOES)
 def test_a_result_that_disagrees_flags_the_payment_and_changes_nothing_else(
-    veto: str, stage: Stage, word: ReportedOutcome
+    veto: str, stage: Stage, reported: ReportedOutcome
 ) -> None:
     overrides, context, disposition = VETOES[veto]
     attempt = an_attempt(Outcome.ACKNOWLEDGED, conversation_id="AG_1")
     payment = a_payment(stage=stage, attempts=(attempt,))
-    decision = decide_callback(payment, a_report(word, **overrides), **context)
+    decision = decide_callback(payment, a_report(reported, **overrides), **context)
     assert decision.disposition is disposition
     assert decision.is_message_flagged
     assert entry_of(decision) is HistoryEntry(disposition.value)
@@ -189,42 +185,35 @@ def test_a_result_that_disagrees_flags_the_payment_and_changes_nothing_else(
 def test_the_history_shows_a_review_once_however_often_its_reason_arrives() -> None:
     payment = a_payment(stage=S.AWAITING_RESULT, needs_review=True)
     decision = decide_callback(payment, a_report(has_amount=True, amount=Decimal(1)))
-    assert (entry_of(decision), decision.is_message_flagged, decision.payment) == (
-        None,
-        True,
-        payment,
-    )
+    assert entry_of(decision) is None
+    assert (decision.is_message_flagged, decision.payment) == (True, payment)
 
 
 @for_each("stage", Stage)
-@for_each("word", ReportedOutcome)
+@for_each("reported", ReportedOutcome)
 def test_a_message_from_a_wrong_source_only_brings_the_inquiry_forward(
-    word: ReportedOutcome, stage: Stage
+    reported: ReportedOutcome, stage: Stage
 ) -> None:
     payment = a_payment(stage=stage)
-    decision = decide_callback(payment, a_report(word), source_allowed=False)
-    is_asked = stage in (S.AWAITING_RESULT, S.IN_DOUBT) or (
-        stage is S.FAILED and word is ReportedOutcome.SUCCESS
+    decision = decide_callback(payment, a_report(reported), source_allowed=False)
+    gets_inquiry = stage in (S.AWAITING_RESULT, S.IN_DOUBT) or (
+        stage is S.FAILED and reported is ReportedOutcome.SUCCESS
     )
-    expected = replace(payment, next_step_at=NOW) if is_asked else marked(payment)
+    expected = (
+        replace(payment, next_step_at=NOW) if gets_inquiry else with_inquiry_after_lease(payment)
+    )
     assert decision.payment == expected
-    assert (decision.disposition, decision.is_message_flagged, decision.ids) == (
-        D.WRONG_SOURCE,
-        True,
-        frozenset(),
-    )
+    assert decision.disposition == D.WRONG_SOURCE
+    assert (decision.is_message_flagged, decision.ids) == (True, frozenset())
 
 
-@pytest.mark.parametrize("word", ReportedOutcome)
+@pytest.mark.parametrize("reported", ReportedOutcome)
 def test_a_message_about_an_unknown_payment_is_flagged(
-    word: ReportedOutcome,
+    reported: ReportedOutcome,
 ) -> None:
-    decision = decide_callback(None, a_report(word))
-    assert (decision.payment, decision.disposition, decision.is_message_flagged) == (
-        None,
-        D.UNKNOWN_PAYMENT,
-        True,
-    )
+    decision = decide_callback(None, a_report(reported))
+    assert decision.payment is None
+    assert (decision.disposition, decision.is_message_flagged) == (D.UNKNOWN_PAYMENT, True)
 
 
 @for_each(("kind", "operation"), list(product(Kind, sorted(PAYMENT_OPERATIONS))))
@@ -237,11 +226,8 @@ def test_a_message_at_an_address_of_another_kind_changes_nothing(
     if fits_kind(operation, kind):
         assert decision.disposition == D.FINALIZED
     else:
-        assert (decision.payment, decision.disposition, decision.is_message_flagged) == (
-            payment,
-            D.OTHER_OPERATION,
-            True,
-        )
+        assert decision.payment == payment
+        assert (decision.disposition, decision.is_message_flagged) == (D.OTHER_OPERATION, True)
 
 
 def test_a_callback_change_looks_up_its_ids_and_receipt_and_stores_the_raw_body() -> None:
@@ -259,10 +245,8 @@ def test_a_callback_that_could_not_be_processed_is_stored_and_changes_nothing(st
     assert (decision.payment, entry_of(decision), event_of(decision)) == (payment, None, None)
     assert (decision.disposition, decision.is_message_flagged) == (D.NOT_PROCESSED, True)
     assert change.callback == a_callback()
-    assert (change.ids, change.receipt) == (
-        frozenset(),
-        None,
-    )  # what made it fail is not tried again
+    # the ids and the receipt may have been the reason, so they are not stored
+    assert (change.ids, change.receipt) == (frozenset(), None)
 
 
 @pytest.mark.parametrize("missing", [{"receipt": None}, {"has_amount": False, "amount": None}])
@@ -270,29 +254,24 @@ def test_a_callback_that_could_not_be_processed_is_stored_and_changes_nothing(st
 def test_a_success_without_receipt_or_amount_is_flagged_and_brings_the_inquiry_forward(
     stage: Stage, missing: dict[str, Any]
 ) -> None:
-    """It claims that money moved, and does not say which: it is held for a person unless Daraja
-    tells (rules.md §14).
-    """
+    """It does not say which money moved. If no inquiry settles it, a person does (rules.md §14)."""
     payment = a_payment(stage=stage)
     decision = decide_callback(payment, a_report(**missing))
-    # One that was never sent, as far as we can prove, must not be sent now.
+    # A payment that is proved unsent must not be sent now.
     expected = D.CONTRADICTION if stage is S.ACCEPTED else D.SUCCESS_WITHOUT_RECEIPT
-    assert (decision.disposition, entry_of(decision), decision.is_message_flagged) == (
-        expected,
-        HistoryEntry(expected.value),
-        True,
-    )
-    is_asked = stage in (S.AWAITING_RESULT, S.IN_DOUBT)
-    next_step_at = NOW if is_asked else marked(payment).next_step_at
+    assert decision.disposition == expected
+    assert (entry_of(decision), decision.is_message_flagged) == (HistoryEntry(expected.value), True)
+    gets_inquiry = stage in (S.AWAITING_RESULT, S.IN_DOUBT)
+    next_step_at = NOW if gets_inquiry else with_inquiry_after_lease(payment).next_step_at
     assert decision.payment == replace(payment, needs_review=True, next_step_at=next_step_at)
 
 
-@pytest.mark.parametrize("word", [ReportedOutcome.TIMEOUT, ReportedOutcome.UNDECIDED])
+@pytest.mark.parametrize("reported", [ReportedOutcome.TIMEOUT, ReportedOutcome.UNDECIDED])
 def test_a_message_without_a_result_stores_its_ids_and_brings_the_inquiry_forward(
-    word: ReportedOutcome,
+    reported: ReportedOutcome,
 ) -> None:
     ids = frozenset({("conversation_id", "AG_1")})
-    decision = decide_callback(a_payment(stage=S.IN_DOUBT), a_report(word, ids=ids))
+    decision = decide_callback(a_payment(stage=S.IN_DOUBT), a_report(reported, ids=ids))
     assert (decision.ids, decision.attempt_id) == (ids, an_attempt_id())
     assert (payment_of(decision).next_step_at, decision.is_message_flagged) == (NOW, False)
 
@@ -302,10 +281,8 @@ def test_a_receipt_of_another_payment_finalizes_nothing(stage: Stage) -> None:
     payment = a_payment(stage=stage)
     decision = decide_callback(payment, a_report(), is_receipt_of_other=True)
     assert decision.payment == replace(payment, needs_review=True)
-    assert (decision.disposition, decision.is_message_flagged) == (
-        D.RECEIPT_OF_ANOTHER_PAYMENT,
-        True,
-    )
+    assert decision.disposition == D.RECEIPT_OF_ANOTHER_PAYMENT
+    assert decision.is_message_flagged
 
 
 def test_a_second_receipt_for_a_payment_that_succeeded_is_a_contradiction() -> None:
@@ -345,16 +322,13 @@ def test_a_repeated_result_is_a_duplicate_that_writes_no_history() -> None:
 @pytest.mark.parametrize(
     ("kind", "ids", "expected"),
     [
-        # A withdrawal's own id speaks for every send under it.
+        # The failure names our own id, under which a withdrawal is sent each time.
         (Kind.WITHDRAWAL, {OWN_ID}, S.FAILED),
         (Kind.WITHDRAWAL, set(), S.IN_DOUBT),
         (Kind.DEPOSIT, {("checkout_request_id", "ws_CO_1")}, S.IN_DOUBT),
         (Kind.BILL_PAYMENT, {("originator_conversation_id", "9d20-1")}, S.IN_DOUBT),
-        (
-            Kind.BILL_PAYMENT,
-            {OWN_ID},
-            S.IN_DOUBT,
-        ),  # Daraja gives a bill payment its id: ours means nothing there
+        # Daraja gives a bill payment its id, so our own id has no meaning there.
+        (Kind.BILL_PAYMENT, {OWN_ID}, S.IN_DOUBT),
     ],
 )
 def test_a_failure_finalizes_only_when_every_send_is_accounted_for(
@@ -373,15 +347,13 @@ def test_a_failure_finalizes_only_when_every_send_is_accounted_for(
 
 
 def test_a_withdrawal_does_not_accept_a_result_with_another_originator_id() -> None:
-    ids = frozenset({("originator_conversation_id", "somebody-elses")})
-    for word in (ReportedOutcome.SUCCESS, ReportedOutcome.FAILURE, ReportedOutcome.TIMEOUT):
+    ids = frozenset({("originator_conversation_id", "an-id-of-another-payment")})
+    for reported in (ReportedOutcome.SUCCESS, ReportedOutcome.FAILURE, ReportedOutcome.TIMEOUT):
         decision = decide_callback(
-            a_payment(kind=Kind.WITHDRAWAL, stage=S.AWAITING_RESULT), a_report(word, ids=ids)
+            a_payment(kind=Kind.WITHDRAWAL, stage=S.AWAITING_RESULT), a_report(reported, ids=ids)
         )
-        assert (payment_of(decision).stage, decision.disposition) == (
-            S.AWAITING_RESULT,
-            D.IDS_DIFFER,
-        )
+        assert payment_of(decision).stage is S.AWAITING_RESULT
+        assert decision.disposition == D.IDS_DIFFER
 
 
 def test_an_answer_whose_only_amount_is_not_a_number_does_not_finalize() -> None:
@@ -389,10 +361,8 @@ def test_an_answer_whose_only_amount_is_not_a_number_does_not_finalize() -> None
         inquiry_outcome=InquiryOutcome.PAID, has_amount=False, amount=None, has_ignored_amount=True
     )
     decision = decide_callback(a_payment(stage=S.AWAITING_RESULT), report)
-    assert (payment_of(decision).stage, decision.disposition) == (
-        S.AWAITING_RESULT,
-        D.AMOUNT_DIFFERS,
-    )
+    assert payment_of(decision).stage is S.AWAITING_RESULT
+    assert decision.disposition == D.AMOUNT_DIFFERS
 
 
 def test_the_history_notes_an_amount_that_is_not_a_number() -> None:
@@ -404,7 +374,7 @@ def test_the_history_notes_an_amount_that_is_not_a_number() -> None:
 
 
 def test_a_result_that_overtakes_the_acknowledgement_finalizes_and_stores_its_ids() -> None:
-    """The callback may be there before Daraja's own answer was read."""
+    """The callback may arrive before the worker has read Daraja's answer to the send."""
     ids = frozenset({("checkout_request_id", "ws_CO_1"), ("merchant_request_id", "m-1")})
     decision = decide_callback(a_payment(stage=S.SUBMITTING), a_report(ids=ids))
     assert payment_of(decision).stage is S.SUCCEEDED
@@ -415,15 +385,11 @@ def test_the_history_shows_the_code_of_the_result() -> None:
     decision = decide_callback(
         a_payment(stage=S.AWAITING_RESULT), a_report(ReportedOutcome.FAILURE)
     )
-    assert (entry_of(decision), detail_of(decision)) == (
-        "failure_reported",
-        {"provider_code": "1032"},
-    )
+    assert entry_of(decision) == "failure_reported"
+    assert detail_of(decision) == {"provider_code": "1032"}
 
 
 def test_a_failure_reported_for_a_payment_proved_unsent_flags_the_payment() -> None:
-    """A contradiction is flagged, never dropped (rules.md §7): what is thought unsent
-    would be sent again.
-    """
+    """No contradiction is dropped (rules.md §7). Otherwise the payment would be sent again."""
     payment = a_payment(stage=S.ACCEPTED, attempts=(an_attempt(Outcome.NOT_ACTED),))
     assert payment_of(decide_callback(payment, a_report(ReportedOutcome.FAILURE))).needs_review
