@@ -73,6 +73,12 @@ async def deliver(
         )
 
 
+async def deliver_result(system: System, one: AwaitedPayment, **result: Any) -> None:
+    """Deliver the payment's result (see `AwaitedPayment.result`); the receiver accepts it."""
+    answer = await deliver(system, one.url, one.result(**result))
+    assert (answer.status, answer.json()) == (200, ACCEPTED)
+
+
 async def deliver_raw(url: str, path: bytes) -> bytes:
     """Post to a path of exactly these bytes, and return the whole answer.
 

@@ -143,11 +143,21 @@ async def event_types(system: System, payment_id: str) -> list[str]:
     return [row["event_type"].removeprefix("mkwanja.payment.") for row in rows]
 
 
+async def history_facts(system: System, payment_id: str) -> list[str]:
+    """The `what` of the payment's history entries, in order."""
+    return [entry["what"] for entry in await system.backend.history(payment_id)]
+
+
 async def count_stored(system: System, disposition: str) -> float:
     """How many callbacks with `disposition` the receiver's /metrics count."""
-    metric = f'mkwanja_callbacks_stored_total{{disposition="{disposition}"}} '
+    return await receiver_metric(
+        system, f'mkwanja_callbacks_stored_total{{disposition="{disposition}"}}'
+    )
+
+
+async def receiver_metric(system: System, series: str) -> float:
+    """The value of `series` in the receiver's /metrics; 0 if it is not there."""
     async with system.http.get(f"{system.stack.callbacks_url}/metrics") as answer:
         lines = (await answer.text()).splitlines()
-    return next(
-        (float(line.removeprefix(metric)) for line in lines if line.startswith(metric)), 0.0
-    )
+    values = (line.removeprefix(f"{series} ") for line in lines if line.startswith(f"{series} "))
+    return float(next(values, 0.0))

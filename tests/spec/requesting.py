@@ -85,6 +85,12 @@ async def post(
     return await send_request(system, "POST", path, headers=named, data=data, token=token)
 
 
+async def cancel(system: System, payment_id: str) -> Answer:
+    """Cancel the payment as a backend."""
+    token = system.stack.issuer.backend_token()
+    return await send_request(system, "POST", f"/v1/payments/{payment_id}/cancel", token=token)
+
+
 def expect_problem(answer: Answer, status: int, code: str) -> Any:
     """The answer's problem details, after a check that they have the shape of every refusal."""
     answer.expect(status)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from inspect import isawaitable
 from typing import Any, Self
 from uuid import UUID
 
@@ -145,6 +146,12 @@ class System:
             expected = [payment["amount"]] if payment["status"] == "success" else []
             assert [item["amount"] for item in moved] == expected, (payment, moved)
 
+    async def wait_until_paid(self, payment_ids: list[str]) -> None:
+        """Wait until all payments succeed, and check that each moved its money once."""
+        for payment_id in payment_ids:
+            assert (await self.settled(payment_id))["status"] == "success"
+        await self.assert_money_agrees(payment_ids)
+
     # --- the record -------------------------------------------------------------------------------
 
     async def rows(self, sql: str, *arguments: Any) -> list[Any]:
@@ -172,6 +179,16 @@ class System:
 
     async def _connect(self) -> asyncpg.Connection[asyncpg.Record]:
         return await asyncpg.connect(self.stack.database_url, statement_cache_size=0)
+
+    async def brake(self, name: str) -> Any:
+        """The row of the brake."""
+        [row] = await self.rows("SELECT * FROM mkwanja.brakes WHERE name = $1", name)
+        return row
+
+    async def wait_until_engaged(self, brake: str) -> None:
+        await self.eventually(
+            lambda: self.brake(brake), lambda row: row["is_engaged"], f"{brake} is engaged"
+        )
 
     async def release_brakes(self) -> None:
         """Release all engaged brakes."""
@@ -224,14 +241,14 @@ class System:
 
     async def eventually(
         self,
-        look: Callable[[], Awaitable[Any]],
+        look: Callable[[], Any],
         is_done: Callable[[Any], object] = bool,
         awaited: str = "",
         *,
         patience_seconds: float = PATIENCE_SECONDS,
         poll_seconds: float = 0.02,
     ) -> Any:
-        """Call `look` until `is_done` accepts its value, and return that value.
+        """Call (and await) `look` until `is_done` accepts its value, and return that value.
 
         If the time is up, fail with the last value. The pauses grow, because each look takes CPU
         time from the processes under test.
@@ -241,7 +258,8 @@ class System:
         try:
             async with asyncio.timeout(patience_seconds):
                 while True:
-                    seen = await look()
+                    value = look()
+                    seen = await value if isawaitable(value) else value
                     if is_done(seen):
                         return seen
                     await asyncio.sleep(pause_seconds)

@@ -21,7 +21,7 @@ from tests.spec.in_doubt import (
 )
 from tests.spec.operating import operate
 from tests.spec.playing import begin
-from tests.spec.requesting import send_request
+from tests.spec.requesting import cancel
 from tests.spec.system import System
 
 _REASON = "statement of 1 March, page 2"
@@ -132,14 +132,7 @@ async def test_resolve_names_the_cancellation_of_a_payment_that_was_never_sent(
     (await operate(system, "payouts", "stop", "--reason", _REASON)).expect(0)
     try:
         payment_id = await system.withdrawal()
-        (
-            await send_request(
-                system,
-                "POST",
-                f"/v1/payments/{payment_id}/cancel",
-                token=system.stack.issuer.backend_token(),
-            )
-        ).expect(200)
+        (await cancel(system, payment_id)).expect(200)
     finally:
         (await operate(system, "payouts", "start", "--reason", _REASON)).expect(0)
     refused = (await _resolve(system, payment_id, "paid", "--receipt", "UCB4AAAA09")).expect(1)

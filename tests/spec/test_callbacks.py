@@ -1,4 +1,4 @@
-"""The receiver: who may tell us something, what of it is kept, and what of it is believed."""
+"""The callback receiver: which messages it accepts, what it stores, and what settles a payment."""
 
 from __future__ import annotations
 
@@ -28,22 +28,20 @@ from tests.spec.system import System
 _LIMIT = 64 * 1024
 
 
-async def _refused(system: System, url: str, body: Any) -> tuple[int, bytes, str | None]:
+async def _deliver_wrong(system: System, url: str, body: Any) -> tuple[int, bytes, str | None]:
     answer = await deliver(system, url, body)
     return answer.status, answer.body, answer.headers.get("Content-Type")
 
 
 async def test_the_receiver_refuses_a_wrong_address(system: System) -> None:
-    """A wrong token, operation or payment gets one and the same empty 403, and nothing of it is
-    stored.
-    """
+    """A wrong token, operation or payment gets the same empty 403, and nothing is stored."""
     mine, other = await begin_awaited(system), await begin_awaited(system)
     base, payment_id, operation, token = mine.url.rsplit("/", 3)
     wrong_token = token[:-1] + ("0" if token[-1] != "0" else "1")
     stored = "SELECT count(*) AS stored FROM mkwanja.callbacks"
     before = await system.rows(stored)
     answers = {
-        await _refused(system, f"{base}/{wrong}", mine.result())
+        await _deliver_wrong(system, f"{base}/{wrong}", mine.result())
         for wrong in (
             f"{payment_id}/{operation}/{wrong_token}",
             f"{payment_id}/{operation}/{token[:-2]}",
@@ -74,9 +72,7 @@ async def test_the_receiver_refuses_a_wrong_address(system: System) -> None:
 
 
 async def test_the_receiver_refuses_a_path_that_is_no_text(system: System) -> None:
-    """A path of bytes that no text has is refused, is no fault of ours, and leaves no token in
-    the log.
-    """
+    """Bytes that are not UTF-8 get a 4xx answer and leave no token in the log."""
     path = urlsplit((await begin_awaited(system)).url).path.encode()
     for wrong in (
         path + b"\xff",
@@ -89,7 +85,7 @@ async def test_the_receiver_refuses_a_path_that_is_no_text(system: System) -> No
 
 
 async def test_the_receiver_has_no_other_routes(system: System) -> None:
-    """The receiver has no other routes, and takes nothing but POST."""
+    """Its one route accepts only POST."""
     one = await begin_awaited(system)
     for path in ("/", "/results", "/v1/payments", "/docs", "/results/" + one.id):
         async with system.http.get(system.stack.callbacks_url + path) as answer:
@@ -102,7 +98,7 @@ async def test_the_receiver_has_no_other_routes(system: System) -> None:
 
 _DEEP = 20_000
 
-_NO_RESULT: dict[str, bytes] = {
+_UNREADABLE: dict[str, bytes] = {
     "nothing": b"",
     "white space": b" \n",
     "binary": bytes(range(256)),
@@ -134,25 +130,23 @@ _NO_RESULT: dict[str, bytes] = {
 
 
 async def test_the_receiver_stores_any_body_for_a_right_address(system: System) -> None:
-    """Any body under a right token is answered 200, kept byte for byte and flagged, and
-    finalizes nothing.
-    """
+    """The answer is 200. The body is stored byte for byte and flagged, and finalizes nothing."""
     one = await begin_awaited(system)
-    for what, body in _NO_RESULT.items():
+    for case, body in _UNREADABLE.items():
         answer = await deliver(system, one.url, body)
-        assert (answer.status, answer.status == 200 and answer.json()) == (200, ACCEPTED), what
+        assert (answer.status, answer.status == 200 and answer.json()) == (200, ACCEPTED), case
         stored = (await system.callbacks(one.id))[-1]
-        assert bytes(stored["body"]) == body, what
-        assert bytes(stored["body_sha256"]) == hashlib.sha256(body).digest(), what
-        assert stored["is_flagged"], what
-        assert (await system.payment(one.id))["stage"] == "awaiting_result", what
-    assert len(await system.callbacks(one.id)) == len(_NO_RESULT)
+        assert bytes(stored["body"]) == body, case
+        assert bytes(stored["body_sha256"]) == hashlib.sha256(body).digest(), case
+        assert stored["is_flagged"], case
+        assert (await system.payment(one.id))["stage"] == "awaiting_result", case
+    assert len(await system.callbacks(one.id)) == len(_UNREADABLE)
     assert (await deliver(system, one.url, one.result(receipt="UKN7KEPT01"))).status == 200
     assert (await system.payment(one.id))["receipt"] == "UKN7KEPT01"
 
 
 async def test_the_receiver_refuses_a_body_above_64_kib(system: System) -> None:
-    """One byte more than 64 KiB is 413, said in advance or not, and is not stored."""
+    """One byte more is 413, with a Content-Length or in chunks, and is not stored."""
     one = await begin_awaited(system)
 
     async def in_chunks() -> AsyncIterator[bytes]:
@@ -165,9 +159,7 @@ async def test_the_receiver_refuses_a_body_above_64_kib(system: System) -> None:
 
 
 async def test_a_result_that_disagrees_with_its_payment_settles_nothing(system: System) -> None:
-    """A result finalizes only if its amount and ids are the payment's own; else it is kept,
-    flagged, and changes nothing.
-    """
+    """Its amount and ids must be the payment's. Otherwise it is stored and flagged."""
 
     async def outcome(number: int, api: Api, make: Any) -> tuple[str, bool, str]:
         one = await begin_awaited(system, api)
@@ -184,17 +176,15 @@ async def test_a_result_that_disagrees_with_its_payment_settles_nothing(system: 
         *(outcome(number, api, make) for number, (api, make, _) in rows)
     )
     wrong = {
-        what: (seen, expected)
-        for (what, (_, _, expected)), seen in zip(RESULTS.items(), outcomes, strict=True)
+        case: (seen, expected)
+        for (case, (_, _, expected)), seen in zip(RESULTS.items(), outcomes, strict=True)
         if seen != expected
     }
     assert not wrong, wrong
 
 
 async def test_the_ids_or_the_receipt_of_another_payment_settle_nothing(system: System) -> None:
-    """A result with the ids or the receipt of another payment is kept for review, and finalizes
-    neither.
-    """
+    """Such a result is stored and flagged, and settles neither of the payments."""
     one, other, third = (
         await begin_awaited(system),
         await begin_awaited(system),
@@ -216,9 +206,7 @@ async def test_the_ids_or_the_receipt_of_another_payment_settle_nothing(system: 
 
 @pytest.mark.parametrize("code", [0, 1032])
 async def test_a_repeated_result_changes_nothing(system: System, code: int) -> None:
-    """The same result again, twice at once or later, is answered 200 and kept, and the payment
-    stays as it was.
-    """
+    """Every copy is answered 200 and stored, also if several arrive at once."""
     one = await begin_awaited(system)
     body = one.result(code=code, receipt="UKN7TWICE1")
     answers = await asyncio.gather(*(deliver(system, one.url, body) for _ in range(5)))
@@ -234,9 +222,7 @@ async def test_a_repeated_result_changes_nothing(system: System, code: int) -> N
 
 @pytest.mark.parametrize("code", [0, 1032])
 async def test_a_contradiction_of_a_success_flags_the_payment(system: System, code: int) -> None:
-    """A second receipt, or a failure after a success, changes neither stage nor receipt, and
-    asks for review.
-    """
+    """A second receipt, or a failure after a success, changes neither stage nor receipt."""
     one = await begin_awaited(system)
     await deliver(system, one.url, one.result(receipt=f"UKN7ONE{code:03}"))
     await deliver(system, one.url, one.result(code=code, receipt=f"UKN7TWO{code:03}"))
@@ -253,7 +239,7 @@ async def test_a_contradiction_of_a_success_flags_the_payment(system: System, co
 
 
 async def _of_operation(system: System, payment_id: str, operation: str) -> list[Any]:
-    """The stored callbacks of one operation: answers to our own questions come between them."""
+    """The stored callbacks of one operation, without the answers to inquiries between them."""
     return [row for row in await system.callbacks(payment_id) if row["operation"] == operation]
 
 
@@ -261,9 +247,7 @@ async def _of_operation(system: System, payment_id: str, operation: str) -> list
 async def test_the_receiver_stores_a_timeout_message_without_its_credential(
     system: System, api: Api
 ) -> None:
-    """A timeout message finalizes nothing; what it echoes is stored without the credential, with
-    the original's digest.
-    """
+    """The message finalizes nothing. The stored digest is that of the original body."""
     one = await begin_awaited(system, api)
     url = await system.callback_url(one.id, OPERATIONS[api] + "-timeout")
     echo = {
@@ -294,15 +278,16 @@ async def test_the_receiver_stores_a_timeout_message_without_its_credential(
 
 
 async def test_the_database_holds_no_credential_and_no_callback_token(system: System) -> None:
-    """What Daraja echoes of our own requests leaves no credential, password or callback token on
-    record.
-    """
+    """Daraja echoes our requests; the echoes are stored without these values."""
     payment_id = await begin(system, "b2c", "timeout_message", seconds=0.2)
     await system.settled(payment_id)
     token = (await system.callback_url(payment_id, "withdrawal")).rpartition("/")[2]
     [timeout] = await _of_operation(system, payment_id, "withdrawal-timeout")
     assert json.loads(bytes(timeout["body"]))["SecurityCredential"] == "[replaced]"
-    sql = "SELECT request::text || coalesce(answer, '') AS text FROM mkwanja.daraja_exchanges WHERE payment_id = $1::uuid"
+    sql = (
+        "SELECT request::text || coalesce(answer, '') AS text FROM mkwanja.daraja_exchanges"
+        " WHERE payment_id = $1::uuid"
+    )
     for exchange in await system.rows(sql, payment_id):
         assert token not in exchange["text"]
         assert (
@@ -340,17 +325,15 @@ _OTHER_HOPS = [
 
 
 async def test_a_result_from_a_wrong_source_address_is_stored_and_settles_nothing() -> None:
-    """From an address that is not Daraja's, seen through trusted proxies and no further, a
-    result is kept and gets 403.
-    """
+    """It gets 403. The receiver follows X-Forwarded-For only through trusted proxies."""
     receiver = {"CALLBACK_ALLOWED_NETWORKS": "10.0.0.0/8", "TRUSTED_PROXIES": "127.0.0.0/8"}
     async with a_system(process_env={"callbacks": receiver}) as system:
-        # The simulator itself comes from 127.0.0.1, and no proxy says otherwise.
-        unheard = await system.deposit()
-        [stored] = await system.eventually(lambda: system.callbacks(unheard))
+        # The simulator's own address is 127.0.0.1, and its requests have no X-Forwarded-For.
+        refused = await system.deposit()
+        [stored] = await system.eventually(lambda: system.callbacks(refused))
         assert (stored["source_allowed"], stored["is_flagged"]) == (False, True)
         assert (stored["source_address"], stored["disposition"]) == ("127.0.0.1", "wrong_source")
-        payment = await system.settled(unheard)  # by asking at once, not by what came
+        payment = await system.settled(refused)  # by an inquiry at once, not by the callback
         assert (payment["status"], payment["receipt"]) == ("success", None)
         [delivery] = (await system.control("GET", "/callbacks"))["items"]
         assert delivery["status"] == 403

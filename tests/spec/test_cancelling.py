@@ -1,28 +1,22 @@
-"""Taking a payment back: only while it can be proved unsent, and then for good."""
+"""Cancelling a payment: possible only while it is certainly unsent, and final."""
 
 from __future__ import annotations
 
 import asyncio
 
 from tests.spec.playing import begin, count_sends, stopped_payouts, sweep
-from tests.spec.requesting import DEPOSIT, caller, expect_problem, new_subject, send_request
+from tests.spec.requesting import DEPOSIT, caller, cancel, expect_problem, new_subject, send_request
 from tests.spec.system import System
 
 _CANCELLED = {"reason": "cancelled_by_caller", "provider_code": None, "safe_to_retry": True}
 
 
 async def test_a_caller_cancels_a_waiting_payment(system: System) -> None:
-    """While it waits a payment is cancelled with 200, again with the same 200, and is never sent
-    afterwards.
-    """
+    """A second cancellation gets the same answer. The payment is never sent."""
     async with stopped_payouts(system):
         withdrawal, bill = await system.withdrawal(), await system.bill_payment()
         for payment_id in (withdrawal, bill):
-            first = (
-                await send_request(
-                    system, "POST", f"/v1/payments/{payment_id}/cancel", token=_backend(system)
-                )
-            ).expect(200)
+            first = (await cancel(system, payment_id)).expect(200)
             payment = first.json()
             failure = {
                 name: value for name, value in payment["failure"].items() if name != "message"
@@ -33,11 +27,7 @@ async def test_a_caller_cancels_a_waiting_payment(system: System) -> None:
                 _CANCELLED,
             )
             assert payment["finalized_at"] is not None
-            again = (
-                await send_request(
-                    system, "POST", f"/v1/payments/{payment_id}/cancel", token=_backend(system)
-                )
-            ).expect(200)
+            again = (await cancel(system, payment_id)).expect(200)
             assert again.json() == payment == await system.payment(payment_id)
             assert await system.stages(payment_id) == ["accepted", "failed"]
     later = await system.withdrawal(phone_number="0722000299")
@@ -48,9 +38,7 @@ async def test_a_caller_cancels_a_waiting_payment(system: System) -> None:
 
 
 async def test_a_stopped_payout_waits_and_is_then_paid_once(system: System) -> None:
-    """While payouts are stopped deposits go on, a withdrawal waits unsent, and afterwards it is
-    paid once.
-    """
+    """Deposits go on meanwhile."""
     async with stopped_payouts(system):
         withdrawal, deposit = await system.withdrawal(), await system.deposit()
         assert (await system.settled(deposit))["status"] == "success"
@@ -65,9 +53,7 @@ async def test_a_stopped_payout_waits_and_is_then_paid_once(system: System) -> N
 
 
 async def test_a_caller_cannot_cancel_a_payment_that_may_have_been_sent(system: System) -> None:
-    """Once it may have been sent a payment is not cancelled: 409, and it goes on as if nobody
-    had asked.
-    """
+    """409; the payment does not change."""
     awaited, doubtful = (
         await begin(system, "stk", "lost_callback"),
         await begin(system, "b2c", "cut_before_acting"),
@@ -76,18 +62,14 @@ async def test_a_caller_cannot_cancel_a_payment_that_may_have_been_sent(system: 
     stages = {awaited: "awaiting_result", doubtful: "in_doubt", paid: "succeeded", failed: "failed"}
     for payment_id, stage in stages.items():
         before = await system.in_stage(payment_id, stage)
-        answer = await send_request(
-            system, "POST", f"/v1/payments/{payment_id}/cancel", token=_backend(system)
-        )
+        answer = await cancel(system, payment_id)
         assert expect_problem(answer, 409, "too_late_to_cancel")["retryable"] is False
         after = await system.payment(payment_id)
         assert (after["stage"], after["failure"]) == (stage, before["failure"])
 
 
 async def test_a_cancellation_and_a_claim_exclude_each_other(system: System) -> None:
-    """Of a cancellation and a submission that meet, one wins: cancelled and never sent, or 409
-    and paid.
-    """
+    """Exactly one wins: the payment is cancelled and never sent, or 409 and paid."""
     async with stopped_payouts(system):
         payment_ids = [
             await system.withdrawal(phone_number=f"07220003{number:02}") for number in range(20)
@@ -95,18 +77,13 @@ async def test_a_cancellation_and_a_claim_exclude_each_other(system: System) -> 
         overdue = "UPDATE mkwanja.payments SET next_step_at = now() WHERE id = ANY($1::uuid[])"
         await system.execute(overdue, payment_ids)
 
-    async def cancel(number: int, payment_id: str) -> int:
-        await asyncio.sleep(
-            number * 0.02
-        )  # spread over the time in which a sweep and a worker take them
-        return (
-            await send_request(
-                system, "POST", f"/v1/payments/{payment_id}/cancel", token=_backend(system)
-            )
-        ).status
+    async def cancel_later(number: int, payment_id: str) -> int:
+        # Spread over the time in which the sweeper and the worker claim the payments.
+        await asyncio.sleep(number * 0.02)
+        return (await cancel(system, payment_id)).status
 
     statuses = await asyncio.gather(
-        *(cancel(number, payment_id) for number, payment_id in enumerate(payment_ids))
+        *(cancel_later(number, payment_id) for number, payment_id in enumerate(payment_ids))
     )
     assert set(statuses) <= {200, 409}
     for payment_id, status in zip(payment_ids, statuses, strict=True):
@@ -117,7 +94,7 @@ async def test_a_cancellation_and_a_claim_exclude_each_other(system: System) -> 
 
 
 async def test_a_user_cancels_only_its_own_payments(system: System) -> None:
-    """A user cancels its own waiting payment; somebody else's is not there for it, and stays."""
+    """For another user the payment does not exist: 404."""
     await system.control("POST", "/listener", {"open": False, "seconds": None})
     try:
         async with (
@@ -137,16 +114,17 @@ async def test_a_user_cancels_only_its_own_payments(system: System) -> None:
 
 
 async def test_the_service_ignores_the_body_of_a_cancellation(system: System) -> None:
-    """What a cancellation carries, and how it is called, is not looked at."""
+    """It also ignores the Content-Type."""
     async with stopped_payouts(system):
         payment_id = await system.withdrawal()
         headers = [("Content-Type", "text/rubbish; charset=none")]
         path = f"/v1/payments/{payment_id}/cancel"
         answer = await send_request(
-            system, "POST", path, headers=headers, data=b"{nothing", token=_backend(system)
+            system,
+            "POST",
+            path,
+            headers=headers,
+            data=b"{nothing",
+            token=system.stack.issuer.backend_token(),
         )
         assert answer.expect(200).json()["failure"]["reason"] == "cancelled_by_caller"
-
-
-def _backend(system: System) -> str:
-    return system.stack.issuer.backend_token()

@@ -13,7 +13,7 @@ import pytest
 from tests.spec.delivering import begin_awaited, deliver
 from tests.spec.listening import CHANNEL_OF_ALL, Listener, listening
 from tests.spec.playing import Api, begin, stopped_payouts, wait_for_callbacks
-from tests.spec.requesting import send_request
+from tests.spec.requesting import cancel
 from tests.spec.system import System
 
 _FIELDS = {
@@ -96,8 +96,7 @@ async def test_a_cancellation_is_published_once(system: System) -> None:
     async with listening(system) as listener, stopped_payouts(system):
         payment_id = await system.withdrawal()
         for _ in range(3):
-            path, token = f"/v1/payments/{payment_id}/cancel", system.stack.issuer.backend_token()
-            (await send_request(system, "POST", path, token=token)).expect(200)
+            (await cancel(system, payment_id)).expect(200)
         await _wait_for_both_channels(system, listener, payment_id)
     [event] = listener.events(payment_id)
     assert (event["type"], event["data"]["failure"]["reason"]) == (
