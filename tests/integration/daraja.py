@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Self
+from typing import Any
 
 import aiohttp
 
@@ -20,6 +20,7 @@ from domain.payment import Payment
 from domain.stages import Stage
 from tests.builders import a_payment
 from tests.integration.conftest import new_id
+from tests.integration.raw_server import RawServer
 
 CALLBACK_SECRET = "callback-secret"
 ACKNOWLEDGED = {"MerchantRequestID": "4c1e-1", "CheckoutRequestID": "ws_CO_1", "ResponseCode": "0"}
@@ -121,51 +122,31 @@ def http(body: bytes | dict[str, Any], *, status: str = "200 OK", headers: str =
     )
 
 
-class Wire:
+class Wire(RawServer):
     """A raw server that counts connections and bytes, and answers every request with `answer`."""
 
     def __init__(self, answer: bytes = http(ACKNOWLEDGED)) -> None:
+        super().__init__()
         self.answer = answer
         self.bytes_by_connection: list[int] = []
         self.requests: list[bytes] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def all_closed(self) -> None:
         """Wait until the client has closed every connection. The counts are complete then."""
         async with asyncio.timeout(30):
             await asyncio.gather(*self._tasks)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         number = len(self.bytes_by_connection)
         self.bytes_by_connection.append(0)
         request = b""
-        try:
-            while data := await reader.read(65536):
-                self.bytes_by_connection[number] += len(data)
-                request += data
-                if _is_whole(request):
-                    self.requests.append(request)
-                    request = b""
-                    writer.write(self.answer)
-        except (OSError, asyncio.CancelledError):
-            # asyncio would log a cancelled connection as an error, also at the end of the test.
-            pass
-        finally:
-            writer.close()
+        while data := await reader.read(65536):
+            self.bytes_by_connection[number] += len(data)
+            request += data
+            if _is_whole(request):
+                self.requests.append(request)
+                request = b""
+                writer.write(self.answer)
 
 
 def _is_whole(request: bytes) -> bool:

@@ -10,7 +10,8 @@ import zlib
 from collections.abc import Awaitable, Callable
 from functools import cache
 from socket import SO_LINGER, SOL_SOCKET
-from typing import Any, Self
+
+from tests.integration.raw_server import RawServer
 
 GOOD = {
     "MerchantRequestID": "4c1e-1", "CheckoutRequestID": "ws_CO_1", "ConversationID": "AG_1", "OriginatorConversationID": "o-1",
@@ -151,44 +152,27 @@ USABLE: dict[str, bytes] = {
 }
 
 
-class Hostile:
+class Hostile(RawServer):
     """A server that reads one whole request and then sends bytes.
 
     `then` continues with the connection. Without it, the server closes the connection.
     """
 
-    def __init__(self, said: bytes, then: Then | None = None) -> None:
-        self._said, self._then = said, then
+    def __init__(self, answer: bytes, then: Then | None = None) -> None:
+        super().__init__()
+        self._answer, self._then = answer, then
         self.requests: list[bytes] = []
-        self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            if not await self.read_request(reader):
-                return
-            for at in range(0, len(self._said), _PIECE):  # so that what is held is the other end's
-                writer.write(self._said[at : at + _PIECE])
-                await writer.drain()
-            if self._then is not None:
-                await self._then(reader, writer)
-        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # the client closed the connection, or the test is over
-        finally:
-            writer.close()
+    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not await self.read_request(reader):
+            return
+        for at in range(
+            0, len(self._answer), _PIECE
+        ):  # piece by piece, so the client holds the data
+            writer.write(self._answer[at : at + _PIECE])
+            await writer.drain()
+        if self._then is not None:
+            await self._then(reader, writer)
 
     async def read_request(self, reader: asyncio.StreamReader) -> bytes:
         """Read and store one whole request, or nothing if the client closed the connection."""

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Self
 from urllib.parse import urlsplit, urlunsplit
 
+from tests.integration.raw_server import RawServer
 
-class Proxy:
+
+class Proxy(RawServer):
     """Stands before PostgreSQL; cuts the next connection that sends COMMIT, `before` it passes
     or `after` it happened.
     """
 
     def __init__(self, upstream: str) -> None:
+        super().__init__()
         self._upstream = urlsplit(upstream)
-        self._tasks: set[asyncio.Task[None]] = set()
         self.cut: str | None = None
         self.has_cut = asyncio.Event()
         self.is_open = asyncio.Event()  # while clear, new connections wait
@@ -27,23 +28,12 @@ class Proxy:
         for task in self._tasks:
             task.cancel()
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
     @property
     def url(self) -> str:
         """The same database through this proxy, in plain text so that COMMIT can be seen."""
-        port = self._server.sockets[0].getsockname()[1]
         credentials = self._upstream.netloc.rpartition("@")[0]
         parts = self._upstream._replace(
-            netloc=f"{credentials}@127.0.0.1:{port}", query="sslmode=disable"
+            netloc=f"{credentials}@127.0.0.1:{self.port}", query="sslmode=disable"
         )
         return urlunsplit(parts)
 

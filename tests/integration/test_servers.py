@@ -8,58 +8,23 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from tests.paths import ROOT
+from tests.integration.own_servers import LONG_SECONDS, folder, one, postgres, python, redis
 from tests.stack import family, install
-from tests.stack.cleanup import TemporaryFolder
 from tests.stack.databases import connection
 from tests.stack.install import postgres_installation, temporary_folder
 from tests.stack.processes import Process, until
 from tests.stack.servers import PostgresServer, RedisServer
 
+__all__ = ["folder", "postgres", "redis"]
+
 ON_LINUX = sys.platform == "linux"
 only_linux = pytest.mark.skipif(not ON_LINUX, reason="only Linux ends a process with its parent")
-LONG_SECONDS = 20.0  # how long we are willing to wait for what happens at once on an idle machine
-
-
-@pytest.fixture(scope="module")
-async def postgres() -> AsyncIterator[PostgresServer]:
-    """One PostgreSQL for the tests that do not need it whole."""
-    async with PostgresServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-async def redis() -> AsyncIterator[RedisServer]:
-    """One Redis, likewise."""
-    async with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder for log files."""
-    temporary = TemporaryFolder("mkwanja-test-")
-    yield temporary.path
-    temporary.remove()
-
-
-def python(code: str, folder: Path, **env: str) -> Process:
-    """A process that runs a few lines of Python, unbuffered."""
-    command = [sys.executable, "-u", "-c", code]
-    return Process("script", command, env=env, log=folder / "script.log", cwd=ROOT)
-
-
-async def one(url: str, statement: str) -> Any:
-    """The first value that a statement returns."""
-    async with connection(url) as connected:
-        return await connected.fetchval(statement)
 
 
 def existing(paths: list[str]) -> list[str]:

@@ -6,8 +6,6 @@
 import asyncio
 import shutil
 import signal
-import sys
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,9 @@ from jose import jwt
 from jose.exceptions import ExpiredSignatureError, JWTError
 from redis.asyncio import Redis
 
+from tests.integration.own_servers import LONG_SECONDS, folder, one, postgres, python, redis
 from tests.paths import ROOT
 from tests.stack import stack as stack_module
-from tests.stack.cleanup import TemporaryFolder
 from tests.stack.databases import connection, database_name
 from tests.stack.external import (
     GivenPostgres,
@@ -34,41 +32,7 @@ from tests.stack.processes import Process, ProcessError
 from tests.stack.servers import PostgresServer, RedisServer
 from tests.stack.stack import Stack
 
-LONG_SECONDS = 20.0  # for a busy machine; on an idle one it happens at once
-
-
-@pytest.fixture(scope="module")
-async def postgres() -> AsyncIterator[PostgresServer]:
-    """One PostgreSQL for the tests that can share it."""
-    async with PostgresServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-async def redis() -> AsyncIterator[RedisServer]:
-    """One Redis for the tests that can share it."""
-    async with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder for log files."""
-    temporary = TemporaryFolder("mkwanja-test-")
-    yield temporary.path
-    temporary.remove()
-
-
-def python(code: str, folder: Path, **env: str) -> Process:
-    """Returns a process that runs a few lines of Python, unbuffered."""
-    command = [sys.executable, "-u", "-c", code]
-    return Process("script", command, env=env, log=folder / "script.log", cwd=ROOT)
-
-
-async def one(url: str, statement: str) -> Any:
-    """Returns the first value of a statement."""
-    async with connection(url) as connected:
-        return await connected.fetchval(statement)
+__all__ = ["folder", "postgres", "redis"]
 
 
 class TestGivenServers:
