@@ -21,8 +21,8 @@ from domain.times import Times
 # How often a payment may be sent. Only sends that may have reached Daraja count (rules.md §10).
 SENDS_MAX = 4
 
-# How many different inquiries must be answered "not found" before a payment with a key may be sent
-# again under its own id.
+# How many different inquiries must be answered "not found" before a payment of a kind with a resend
+# key may be sent again under its own id.
 _NOT_FOUND_NEEDED = 2
 
 # A deposit fails for silence after this many answers without a result. More are needed if one of
@@ -99,7 +99,7 @@ def may_be_resent(
 ) -> bool:
     """Whether `payment`, which is in doubt, may be sent again under its one id (rules.md §15).
 
-    Its kind must have a key: Daraja then refuses the second use of the id (daraja.md §4.2). Daraja
+    Its kind must have a resend key: Daraja then refuses the id's second use (daraja.md §4.2). Daraja
     must have answered "not found" twice, long enough after the last send, or "too busy" to every
     send. This worker's account must have made every send that may have acted, because Daraja does
     not refuse another account's use of the id.

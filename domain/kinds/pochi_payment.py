@@ -28,6 +28,6 @@ POCHI_PAYMENT = KindRules(
     amount_limits_kes=(10, PAYMENT_MAX_KES),  # as for a withdrawal
     parties=("phone_number",),
     texts=(("remarks", Default.WORD),),
-    # Ten minutes: without a key a late send may be a second payment.
+    # Ten minutes: without a resend key a late send may be a second payment.
     expiry_setting="bill_expires_after_seconds",
 )

@@ -76,7 +76,7 @@ class KindRules:
     # The kind of id as which Daraja gets the payment's own id. None: Daraja accepts no id of ours.
     own_id: IdKind | None
     # The same kind of id, if we know that Daraja refuses the id's second use. None: the kind has no
-    # key, so no send follows one that may have acted.
+    # resend key, so no send follows a send that may have acted.
     resend_key: IdKind | None
     # The step that inquires about it, and the kind of Daraja's id that the inquiry names (None: it
     # names the payment's own id).
