@@ -102,9 +102,8 @@ def test_a_shorter_first_interval_shortens_the_pause_between_inquiries() -> None
     change = inquiry_change(PAYMENT_ID, replace(TIMES, inquiry_first_after=SECOND), ACCOUNTS)
     for ago, expected in ((0.9, False), (1, True)):
         evidence = evidence_of(an_inquiry(1, at=NOW - timedelta(seconds=ago)))
-        assert (
-            inquiry_of(change.decide(a_due_payment(), a_context(evidence=evidence))) is not None
-        ) is expected
+        decision = change.decide(a_due_payment(), a_context(evidence=evidence))
+        assert (inquiry_of(decision) is not None) is expected
 
 
 @pytest.mark.parametrize("stage", [S.ACCEPTED, S.SUBMITTING])
@@ -130,7 +129,7 @@ def test_an_unknown_payment_or_one_without_daraja_s_id_gets_no_inquiry() -> None
 
 @pytest.mark.parametrize("kind", Kind)
 def test_while_the_breaker_is_open_no_inquiry_carries_the_credential(kind: Kind) -> None:
-    """STK query carries none."""
+    """An STK query carries no credential."""
     decision = decide_inquiry(a_due_payment(kind), breaker_is_open=True, payouts_are_stopped=True)
     assert (inquiry_of(decision) is not None) is (kind is Kind.DEPOSIT)
 
@@ -177,10 +176,8 @@ BEFORE, SINCE = SENT_AT - SECOND, SENT_AT + SECOND
 def test_the_interval_counts_inquiries_since_the_last_send_and_no_probes(
     inquiries: list[Inquiry], wait: int, kind: Kind
 ) -> None:
-    assert (
-        payment_of(decide_inquiry(a_due_payment(kind), *inquiries)).next_step_at
-        == NOW + wait * SECOND
-    )
+    decision = decide_inquiry(a_due_payment(kind), *inquiries)
+    assert payment_of(decision).next_step_at == NOW + wait * SECOND
 
 
 def test_ten_probes_do_not_flag_a_payment() -> None:

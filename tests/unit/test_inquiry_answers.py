@@ -135,10 +135,8 @@ def test_a_deposit_fails_by_query_only_if_a_second_query_agrees() -> None:
 def test_two_queries_that_report_different_failures_do_not_agree() -> None:
     payment = a_due_payment(Kind.DEPOSIT)
     earlier = an_inquiry(1, V.FAILED, code="1037")
-    assert (
-        decide_answer(payment, an_answer(V.FAILED), earlier, an_inquiry(2), number=2).payment
-        == payment
-    )
+    decision = decide_answer(payment, an_answer(V.FAILED), earlier, an_inquiry(2), number=2)
+    assert decision.payment == payment
 
 
 def test_one_query_answered_twice_does_not_agree_with_itself() -> None:

@@ -120,7 +120,7 @@ def test_only_the_first_answer_to_a_stored_inquiry_counts(report: Report) -> Non
 
 
 def test_the_result_in_a_second_answer_to_an_inquiry_is_still_used() -> None:
-    """Its address proves the result. The limit of one answer is only for the count of answers."""
+    """The service believes it because of its address. Only the first answer is counted."""
     decision = decide_callback(a_due_payment(), COMPLETED, an_inquiry(1, V.NO_ANSWER, at=ASKED_AT))
     assert payment_of(decision).stage is S.SUCCEEDED
 
