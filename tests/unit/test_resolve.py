@@ -1,4 +1,4 @@
-"""What an operator may decide from M-PESA's own statement, and what evidence forbids."""
+"""The decisions of an operator from M-PESA's statement, and the evidence that forbids them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.builders import (
     evidence_of,
 )
 from tests.case_tables import for_each
-from tests.decisions import detail_of, entry_of, event_of
+from tests.decisions import detail_of, entry_of, event_of, payment_of
 from tests.unit.resolving import (
     DECIDED_BY,
     NEVER_SENT,
@@ -48,16 +48,12 @@ FOUND_UNPAID = Failure(FailureReason.RESOLVED_BY_OPERATOR, safe_to_retry=True)
 def test_a_payment_that_the_statement_shows_as_paid_succeeds(
     kind: Kind, stage: Stage, needs_review: bool
 ) -> None:
-    decision = decide_resolution(
-        a_flagged_payment(stage, kind=kind, needs_review=needs_review), PAID
-    )
-    after = decision.payment
-    assert after is not None
+    payment = a_flagged_payment(stage, kind=kind, needs_review=needs_review)
+    decision = decide_resolution(payment, PAID)
+    after = payment_of(decision)
     assert (after.stage, after.receipt, after.needs_review) == (S.SUCCEEDED, RECEIPT, False)
-    assert (entry_of(decision), event_of(decision)) == (
-        HistoryEntry.RESOLVED_PAID,
-        EventType.SUCCEEDED,
-    )
+    assert entry_of(decision) is HistoryEntry.RESOLVED_PAID
+    assert event_of(decision) is EventType.SUCCEEDED
     assert detail_of(decision) == DECIDED_BY
 
 
@@ -65,14 +61,10 @@ def test_a_payment_that_the_statement_shows_as_paid_succeeds(
 @pytest.mark.parametrize("stage", OPEN)
 def test_a_payment_that_the_statement_shows_as_unpaid_fails(kind: Kind, stage: Stage) -> None:
     decision = decide_resolution(a_flagged_payment(stage, kind=kind), UNPAID)
-    after = decision.payment
-    assert after is not None
+    after = payment_of(decision)
     assert (after.stage, after.failure, after.needs_review) == (S.FAILED, FOUND_UNPAID, False)
-    assert (entry_of(decision), event_of(decision), detail_of(decision)) == (
-        HistoryEntry.RESOLVED_UNPAID,
-        EventType.FAILED,
-        DECIDED_BY,
-    )
+    assert entry_of(decision) is HistoryEntry.RESOLVED_UNPAID
+    assert (event_of(decision), detail_of(decision)) == (EventType.FAILED, DECIDED_BY)
 
 
 @pytest.mark.parametrize("stage", Stage)
@@ -80,18 +72,15 @@ def test_a_review_clears_the_flag_and_changes_nothing_else(stage: Stage) -> None
     payment = a_flagged_payment(stage)
     decision = decide_resolution(payment, REVIEWED)
     assert decision.payment == replace(payment, needs_review=False)
-    assert (entry_of(decision), event_of(decision), detail_of(decision)) == (
-        HistoryEntry.REVIEWED,
-        None,
-        DECIDED_BY,
-    )
+    assert entry_of(decision) is HistoryEntry.REVIEWED
+    assert (event_of(decision), detail_of(decision)) == (None, DECIDED_BY)
 
 
 @pytest.mark.parametrize("failure", [SILENCE, FOUND_UNPAID])
 def test_an_operator_may_correct_a_failure_that_daraja_did_not_report(failure: Failure) -> None:
     decision = decide_resolution(a_flagged_payment(S.FAILED, failure=failure), PAID)
-    assert decision.payment is not None
-    assert (decision.payment.stage, decision.payment.failure) == (S.SUCCEEDED, None)
+    after = payment_of(decision)
+    assert (after.stage, after.failure) == (S.SUCCEEDED, None)
     assert event_of(decision) is EventType.CORRECTED
 
 
@@ -109,17 +98,14 @@ def test_an_operator_cannot_correct_a_failure_that_daraja_reported(reason: Failu
 
 
 def test_an_operator_may_correct_a_failure_that_a_callback_disputes() -> None:
-    """Daraja cannot be asked which is true, or says what it said before: else it would be wrong
-    for ever.
-    """
+    """Inquiries are impossible or repeat the failure. Without an operator it would stay wrong."""
     payment = a_flagged_payment(
         S.FAILED, failure=Failure(FailureReason.SUBSCRIBER_BUSY, True, "500.001.1001")
     )
     decision = decide_resolution(
         payment, PAID, evidence=evidence_of(unconfirmed_receipts=frozenset({RECEIPT}))
     )
-    assert decision.payment is not None
-    assert (decision.payment.stage, event_of(decision)) == (S.SUCCEEDED, EventType.CORRECTED)
+    assert (payment_of(decision).stage, event_of(decision)) == (S.SUCCEEDED, EventType.CORRECTED)
 
 
 @pytest.mark.parametrize("receipt", [None, "", "UC14", "UC10000000", "TK61000000", "UC14KD82Q!"])
@@ -129,9 +115,8 @@ def test_paid_needs_a_valid_receipt(receipt: str | None) -> None:
 
 def test_paid_rejects_a_receipt_of_another_payment() -> None:
     assert "another payment" in refusal(a_flagged_payment(), PAID, is_receipt_of_other=True)
-    assert (
-        resolution_change(PAYMENT_ID, PAID).receipt == RECEIPT
-    )  # so that it is looked up whose it is
+    # the store looks up which payment has the receipt
+    assert resolution_change(PAYMENT_ID, PAID).receipt == RECEIPT
 
 
 @pytest.mark.parametrize("decision", [PAID, UNPAID])
@@ -157,29 +142,27 @@ def test_a_stored_message_of_success_forbids_unpaid(stage: Stage) -> None:
 def test_a_message_of_success_that_daraja_denied_does_not_forbid_unpaid(
     kind: Kind, denials: int
 ) -> None:
-    """It was not believed without Daraja's own word, which came after it and said no: else a
-    forged one would hold for ever.
-    """
-    asked = [an_inquiry(number, InquiryOutcome.FAILED, at=NOW) for number in range(1, denials + 1)]
-    waiting = {
+    """Daraja answered later inquiries with failed. A forged message must not forbid it for ever."""
+    denied = [an_inquiry(number, InquiryOutcome.FAILED, at=NOW) for number in range(1, denials + 1)]
+    unconfirmed = {
         "claims_success": True,
         "unconfirmed_receipts": frozenset({RECEIPT}),
         "unconfirmed_since": NOW,
     }
     payment = a_flagged_payment(kind=kind)
-    decide_resolution(payment, UNPAID, evidence=evidence_of(*asked, **waiting))
+    decide_resolution(payment, UNPAID, evidence=evidence_of(*denied, **unconfirmed))
     for known in (
-        evidence_of(*asked[1:], **waiting),
-        evidence_of(*asked, **{**waiting, "unconfirmed_since": NOW + timedelta(seconds=1)}),
-        evidence_of(*asked, claims_success=True),
+        evidence_of(*denied[1:], **unconfirmed),
+        evidence_of(*denied, **{**unconfirmed, "unconfirmed_since": NOW + timedelta(seconds=1)}),
+        evidence_of(*denied, claims_success=True),
     ):
         assert "stored callback" in refusal(payment, UNPAID, evidence=known)
 
 
-@pytest.mark.parametrize("verdict", InquiryOutcome)
-def test_an_inquiry_answered_paid_forbids_unpaid(verdict: InquiryOutcome) -> None:
-    evidence = evidence_of(an_inquiry(1, verdict))
-    if verdict is InquiryOutcome.PAID:
+@pytest.mark.parametrize("outcome", InquiryOutcome)
+def test_an_inquiry_answered_paid_forbids_unpaid(outcome: InquiryOutcome) -> None:
+    evidence = evidence_of(an_inquiry(1, outcome))
+    if outcome is InquiryOutcome.PAID:
         assert "answered an inquiry" in refusal(a_flagged_payment(), UNPAID, evidence=evidence)
     else:
         decide_resolution(a_flagged_payment(), UNPAID, evidence=evidence)
@@ -195,11 +178,10 @@ def test_an_operator_cannot_decide_a_payment_that_is_being_sent(decision: Resolu
 def test_an_operator_decides_an_unsent_payment_only_if_it_is_flagged(
     decision: Resolution,
 ) -> None:
-    """A flag holds it: Daraja spoke of it although it was never sent, as far as we can prove."""
+    """A flag stops its send: Daraja reported on it, although our record proves it unsent."""
     unsent = a_flagged_payment(S.ACCEPTED, attempts=attempts_with(Outcome.NOT_ACTED))
     assert "is not sent yet" in refusal(replace(unsent, needs_review=False), decision)
-    after = decide_resolution(unsent, decision).payment
-    assert after is not None
+    after = payment_of(decide_resolution(unsent, decision))
     assert after.stage.is_final
 
 
@@ -214,8 +196,7 @@ def test_an_operator_cannot_decide_an_unknown_payment(decision: Resolution) -> N
 
 
 def test_an_operator_may_correct_a_payment_that_was_resolved_as_unpaid() -> None:
-    """Success outranks failure, whoever told it (rules.md §7)."""
+    """Success outranks failure, whatever the source (rules.md §7)."""
     unpaid = decide_resolution(a_flagged_payment(), UNPAID).payment
-    after = decide_resolution(unpaid, PAID).payment
-    assert after is not None
+    after = payment_of(decide_resolution(unpaid, PAID))
     assert (after.stage, after.receipt) == (S.SUCCEEDED, RECEIPT)

@@ -1,4 +1,4 @@
-"""What an operator decides about an amount, about what was never sent, and not before its time."""
+"""The decisions of an operator about amounts and unsent payments, and their earliest time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.builders import (
     evidence_of,
 )
 from tests.case_tables import for_each
-from tests.decisions import detail_of
+from tests.decisions import detail_of, payment_of
 from tests.unit.resolving import (
     DECIDED_BY,
     NEVER_SENT,
@@ -40,26 +40,23 @@ from tests.unit.resolving import (
 )
 
 SILENCE = Failure(FailureReason.NO_RESULT_CONFIRMED, safe_to_retry=False)
-TOLD_FAILED = Failure(FailureReason.CANCELLED_BY_CUSTOMER, True, "1032")
+REPORTED_FAILED = Failure(FailureReason.CANCELLED_BY_CUSTOMER, True, "1032")
 MINUTE = timedelta(minutes=1)
 
 
-def settled(payment: Payment, decision: Resolution, **known: Any) -> int | None:
-    after = decide_resolution(payment, decision, evidence=evidence_of(**known)).payment
-    assert after is not None
+def settle(payment: Payment, decision: Resolution, **known: Any) -> int | None:
+    """The amount that the decision settles, with this evidence."""
+    after = payment_of(decide_resolution(payment, decision, evidence=evidence_of(**known)))
     assert after.stage is Stage.SUCCEEDED
     return after.amount_settled_kes
 
 
 @pytest.mark.parametrize("kind", Kind)
 def test_paid_settles_the_requested_amount_unless_the_operator_gives_another(kind: Kind) -> None:
-    assert settled(a_flagged_payment(kind=kind), PAID) == AMOUNT_KES
+    assert settle(a_flagged_payment(kind=kind), PAID) == AMOUNT_KES
     decision = decide_resolution(a_flagged_payment(kind=kind), replace(PAID, amount_kes=400))
-    assert decision.payment is not None
-    assert (decision.payment.amount_settled_kes, decision.payment.request.amount_kes) == (
-        400,
-        AMOUNT_KES,
-    )
+    after = payment_of(decision)
+    assert (after.amount_settled_kes, after.request.amount_kes) == (400, AMOUNT_KES)
     assert detail_of(decision) == {**DECIDED_BY, "amount": "400"}
 
 
@@ -67,7 +64,7 @@ def test_paid_settles_the_requested_amount_unless_the_operator_gives_another(kin
     "payment",
     [
         *(a_flagged_payment(stage) for stage in OPEN),
-        *(a_flagged_payment(Stage.FAILED, failure=f) for f in (SILENCE, TOLD_FAILED)),
+        *(a_flagged_payment(Stage.FAILED, failure=f) for f in (SILENCE, REPORTED_FAILED)),
     ],
 )
 def test_paid_needs_an_amount_if_a_message_names_another_amount(
@@ -76,7 +73,7 @@ def test_paid_needs_an_amount_if_a_message_names_another_amount(
     known = {"names_another_amount": True, "claims_success": True}
     assert "--amount" in refusal(payment, PAID, evidence=evidence_of(**known))
     for amount in (400, AMOUNT_KES):
-        assert settled(payment, replace(PAID, amount_kes=amount), **known) == amount
+        assert settle(payment, replace(PAID, amount_kes=amount), **known) == amount
 
 
 @pytest.mark.parametrize("amount", [0, -1, 250_001])
@@ -99,9 +96,9 @@ def test_an_unsent_payment_cannot_be_resolved_as_paid(
     payment = a_flagged_payment(
         Stage.FAILED, kind=kind, failure=Failure(reason, True), attempts=attempts
     )
-    told = refusal(payment, PAID)
-    assert "never sent to Daraja" in told
-    assert "Daraja said" not in told
+    message = refusal(payment, PAID)
+    assert "never sent to Daraja" in message
+    assert "Daraja said" not in message
 
 
 @pytest.mark.parametrize("reason", NEVER_SENT)
@@ -117,7 +114,7 @@ def test_an_unsent_payment_may_be_resolved_as_paid_if_a_message_claims_success(
     known: dict[str, Any], reason: FailureReason
 ) -> None:
     payment = a_flagged_payment(Stage.FAILED, failure=Failure(reason, True))
-    assert settled(payment, replace(PAID, amount_kes=AMOUNT_KES), **known) == AMOUNT_KES
+    assert settle(payment, replace(PAID, amount_kes=AMOUNT_KES), **known) == AMOUNT_KES
 
 
 @pytest.mark.parametrize("reason", NEVER_SENT)
@@ -125,10 +122,8 @@ def test_an_unsent_payment_may_be_resolved_as_paid_if_daraja_answered_paid(
     reason: FailureReason,
 ) -> None:
     payment = a_flagged_payment(Stage.FAILED, failure=Failure(reason, True))
-    after = decide_resolution(
-        payment, PAID, evidence=evidence_of(an_inquiry(1, InquiryOutcome.PAID))
-    ).payment
-    assert after is not None
+    evidence = evidence_of(an_inquiry(1, InquiryOutcome.PAID))
+    after = payment_of(decide_resolution(payment, PAID, evidence=evidence))
     assert after.stage is Stage.SUCCEEDED
 
 
@@ -150,21 +145,17 @@ def test_unpaid_is_rejected_until_the_result_window_of_the_kind_ends(
         (WINDOWS[kind] - timedelta(seconds=1), False),
         (WINDOWS[kind], True),
     ):
-        payment = a_flagged_payment(
-            stage, kind=kind, attempts=(a_send(Outcome.ACKNOWLEDGED, at=NOW - since),)
+        acknowledged, unknown = (
+            a_flagged_payment(stage, kind=kind, attempts=(a_send(outcome, at=NOW - since),))
+            for outcome in (Outcome.ACKNOWLEDGED, Outcome.UNKNOWN)
         )
         if is_over:
-            decide_resolution(payment, UNPAID)
+            decide_resolution(acknowledged, UNPAID)
         else:
-            told = refusal(payment, UNPAID)
-            assert f"Try again after {NOW - since + WINDOWS[kind]:%Y-%m-%d %H:%M:%S} UTC" in told
-        decide_resolution(payment, PAID)
-        decide_resolution(
-            a_flagged_payment(
-                stage, kind=kind, attempts=(a_send(Outcome.UNKNOWN, at=NOW - since),)
-            ),
-            UNPAID,
-        )
+            message = refusal(acknowledged, UNPAID)
+            assert f"Try again after {NOW - since + WINDOWS[kind]:%Y-%m-%d %H:%M:%S} UTC" in message
+        decide_resolution(acknowledged, PAID)
+        decide_resolution(unknown, UNPAID)
 
 
 def test_the_window_of_a_deposit_under_way_is_longer() -> None:
