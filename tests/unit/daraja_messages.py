@@ -126,5 +126,7 @@ def envelope(code: object, text: object) -> dict[str, object]:
     return {"requestId": "4c1e-118203", "errorCode": code, "errorMessage": text}
 
 
-def fault(code: str, text: str) -> dict[str, object]:
+def fault(
+    code: str, text: str = "Spike arrest violation. Allowed rate : MessageRate{…}"
+) -> dict[str, object]:
     return {"fault": {"faultstring": text, "detail": {"errorcode": code}}}

@@ -1,4 +1,4 @@
-"""What a worker does before it claims a payment: a token, then a slot, then a turn."""
+"""Before a worker claims a payment, it gets a token, then a slot, then a turn."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ FEW = {kind: rules.at_once_max for kind, rules in RULES.items() if rules.at_once
 
 
 class Outside:
-    """Daraja's client and the rate of all workers: what was asked of them, in order."""
+    """Daraja's client and the rate of all workers. Records their calls in order."""
 
     def __init__(self) -> None:
-        self.did: list[str] = []
-        self.ready_raises: Exception | None = None
+        self.calls: list[str] = []
+        self.token_error: Exception | None = None
         self.wait_seconds = 0.0
         anything: Any = self
         self.slots = Slots(10)
         self.access = DarajaAccess(anything, self.slots, Turns(anything))
 
     async def ensure_token(self) -> None:
-        self.did.append("token")
-        if self.ready_raises is not None:
-            raise self.ready_raises
+        self.calls.append("token")
+        if self.token_error is not None:
+            raise self.token_error
 
     async def charge(self, turn: RequestClass) -> float:
-        self.did.append(turn.name)
+        self.calls.append(turn.name)
         return self.wait_seconds
 
 
@@ -47,46 +47,46 @@ async def test_a_send_has_its_token_before_its_turn_and_prompts_go_after_payouts
     outside: Outside, kind: Kind
 ) -> None:
     async with outside.access.prepare_send(kind):
-        assert outside.did == ["token", (PUSHES if RULES[kind].is_prompt else PAYOUTS).name]
+        assert outside.calls == ["token", (PUSHES if RULES[kind].is_prompt else PAYOUTS).name]
 
 
 async def test_an_inquiry_has_its_token_before_its_turn(outside: Outside) -> None:
     async with outside.access.prepare_inquiry():
-        assert outside.did == ["token", INQUIRIES.name]
+        assert outside.calls == ["token", INQUIRIES.name]
 
 
 async def test_without_a_token_no_turn_is_taken(outside: Outside) -> None:
-    outside.ready_raises = Unreachable()
+    outside.token_error = Unreachable()
     with pytest.raises(Unreachable):
         await outside.access.prepare_send(Kind.DEPOSIT).__aenter__()
-    assert outside.did == ["token"]
+    assert outside.calls == ["token"]
 
 
-async def test_a_worker_whose_slots_are_taken_waits_and_takes_no_turn(outside: Outside) -> None:
-    """A turn cannot be given back, so it is taken last."""
+async def test_a_worker_without_a_free_slot_waits_and_takes_no_turn(outside: Outside) -> None:
+    """A turn cannot be returned, so a worker takes it last."""
     async with AsyncExitStack() as held:
         for _ in range(10):
             await held.enter_async_context(outside.slots.acquire())
         waiting = asyncio.create_task(outside.access.prepare_inquiry().__aenter__())
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert outside.did == ["token"]
+        assert outside.calls == ["token"]
     await waiting
-    assert outside.did == ["token", INQUIRIES.name]
+    assert outside.calls == ["token", INQUIRIES.name]
 
 
 @pytest.mark.parametrize("kind", list(FEW))
-async def test_few_requests_of_some_kinds_are_under_way_and_the_next_keeps_no_slot_from_others(
+async def test_the_requests_of_some_kinds_are_limited_and_a_refused_one_holds_no_slot(
     outside: Outside, kind: Kind
 ) -> None:
     async with asyncio.timeout(10), AsyncExitStack() as held:
         for _ in range(FEW[kind]):
             await held.enter_async_context(outside.access.prepare_send(kind))
-        outside.did.clear()
+        outside.calls.clear()
         with pytest.raises(Throttled, match=f"all slots for {kind} are occupied"):
             await held.enter_async_context(outside.access.prepare_send(kind))
-        assert outside.did == ["token"]
-        for _ in range(10 - FEW[kind]):  # the refused one gave its place back
+        assert outside.calls == ["token"]
+        for _ in range(10 - FEW[kind]):  # the refused request freed its slot
             await held.enter_async_context(outside.access.prepare_send(Kind.WITHDRAWAL))
     async with outside.access.prepare_send(kind):
         pass

@@ -1,6 +1,4 @@
-"""Whatever stands in Daraja's place may answer: no garbage is an acknowledgement, a result, a
-refusal or a token.
-"""
+"""Garbage in an answer is no acknowledgement, no result, no refusal and no token."""
 
 from __future__ import annotations
 
@@ -49,49 +47,38 @@ def test_the_answers_before_mangling_are_valid() -> None:
     assert _parse_token(200, text_of(TOKEN), 1000).expires_at == 4599
 
 
-# Bodies that show nothing of a payment, and statuses that refuse whatever the body.
+# Bodies without a trace of a payment, and statuses that refuse a request with any body.
 SILENT = {
-    "empty",
-    "white space",
-    "null",
-    "number",
-    "true",
-    "text",
-    "empty list",
-    "empty object",
-    "xml",
+    "empty", "white space", "null", "number", "true", "text", "empty list", "empty object", "xml",
     "long",
-}
+}  # fmt: skip
 REFUSING = {400, 404, 405, 411, 413, 414, 415, 422}
 
 
 @pytest.mark.parametrize("kind", Kind)
 def test_no_mangled_answer_acknowledges_or_refuses_a_payment(kind: Kind) -> None:
-    """Of any status, as long as it may show an id: the payment may have been taken, and is asked
-    about.
-    """
-    good = ACKNOWLEDGEMENTS[kind]
-    fields = {**retyped(good, "ResponseCode"), **retyped(good, PAGES[kind].api.acknowledgement_id)}
-    acceptable = {"an id is any text": f"{PAGES[kind].api.acknowledgement_id}: "}
+    """If a body may show an id, Daraja may have acted, whatever the status."""
+    good, id_name = ACKNOWLEDGEMENTS[kind], PAGES[kind].api.acknowledgement_id
+    fields = {**retyped(good, "ResponseCode"), **retyped(good, id_name)}
     wrong = {
-        (what, status): error
-        for what, body in {**shapeless(good), **fields}.items()
+        (label, status): error
+        for label, body in {**shapeless(good), **fields}.items()
         for status in STATUSES
         if type(error := answer_error(kind, status, body)) is not OutcomeUnknown
-        and not (what in SILENT and status in REFUSING)
+        and not (label in SILENT and status in REFUSING)
         and not (
-            what.startswith(acceptable["an id is any text"])
-            and 200 <= status < 300
-            and _is_text_id(body, kind)
+            label.startswith(f"{id_name}: ") and 200 <= status < 300 and _is_text_id(body, kind)
         )
     }
     assert not wrong
 
 
 @for_each("kind", Kind)
-@for_each("what", sorted(SILENT))
-def test_a_refusing_status_refuses_if_no_trace_of_a_payment_is_shown(kind: Kind, what: str) -> None:
-    body = shapeless(ACKNOWLEDGEMENTS[kind])[what]
+@for_each("label", sorted(SILENT))
+def test_a_refusing_status_refuses_if_no_trace_of_a_payment_is_shown(
+    kind: Kind, label: str
+) -> None:
+    body = shapeless(ACKNOWLEDGEMENTS[kind])[label]
     for status in STATUSES:
         assert (type(answer_error(kind, status, body)) is Refused) == (status in REFUSING)
 
@@ -125,17 +112,15 @@ REFUSALS: dict[str, dict[str, Any]] = {
 
 
 @for_each("kind", Kind)
-@for_each("what", REFUSALS)
+@for_each("label", REFUSALS)
 @for_each("status", [200, 302, 400, 401, 403, 404, 429, 500, 503])
 def test_an_answer_that_refuses_and_acknowledges_is_an_unknown_outcome(
-    kind: Kind, what: str, status: int
+    kind: Kind, label: str, status: int
 ) -> None:
-    """Sent again on the strength of one half, the payment could be made twice; failed on it, it
-    could be paid.
-    """
+    """If the refusal counted, a resend could pay twice, or a failed payment could be paid."""
     good = ACKNOWLEDGEMENTS[kind]
-    is_good = status == 200 and what in ("nothing", "limiter")
-    error = answer_error(kind, status, text_of({**good, **REFUSALS[what]}))
+    is_good = status == 200 and label in ("nothing", "limiter")
+    error = answer_error(kind, status, text_of({**good, **REFUSALS[label]}))
     assert error is None if is_good else type(error) is OutcomeUnknown
 
 
@@ -148,18 +133,16 @@ def test_an_answer_that_refuses_and_acknowledges_is_an_unknown_outcome(
      "403.002.1001.5", "x" * 81, "400.002.02" + "\0" * 80, "\ud800", None, 400, 400.002, True, [],
      {}, ["400.002.02"]],
 )  # fmt: skip
-def test_a_code_that_differs_from_daraja_s_is_not_daraja_s(
+def test_a_code_that_differs_from_daraja_s_is_an_unknown_code(
     kind: Kind, status: int, code: object
 ) -> None:
-    """A final failure needs Daraja's own words; a code that is cleaned first could become one of
-    them.
-    """
+    """A code is compared as it is. If it were cleaned first, it could become a code of Daraja."""
     body = text_of(
         {"requestId": "1", "errorCode": code, "errorMessage": "Bad Request - Invalid Amount"}
     )
     error = answer_error(kind, status, body)
     if status in REFUSING and type(error) is Refused:
-        # By its status alone: an envelope that we do not know.
+        # The status alone refuses, because the envelope is unknown.
         assert (error.failure.reason, error.failure.safe_to_retry) == (
             FailureReason.REJECTED_BY_PROVIDER,
             False,
@@ -194,50 +177,35 @@ def test_a_redirect_refuses_nothing_with_any_body(kind: Kind) -> None:
 
 @pytest.mark.parametrize("kind", Kind)
 def test_a_401_and_a_429_are_known_by_their_status_with_any_body(kind: Kind) -> None:
-    """Both are refused at the door, before M-PESA saw the payment; what acknowledges besides is
-    the test above.
-    """
-    for what, body in shapeless(ENVELOPE | {"ResponseCode": "1"}).items():
-        if what in ("names in small", "names in capitals", "another key twice"):
+    """Daraja's gateway sends both before M-PESA sees the payment. Acknowledgements: see above."""
+    for label, body in shapeless(ENVELOPE | {"ResponseCode": "1"}).items():
+        if label in ("names in small", "names in capitals", "another key twice"):
             continue
-        assert type(answer_error(kind, 401, body)) in (TokenRefused, OutcomeUnknown), what
-        assert type(answer_error(kind, 429, body)) in (Throttled, OutcomeUnknown), what
+        assert type(answer_error(kind, 401, body)) in (TokenRefused, OutcomeUnknown), label
+        assert type(answer_error(kind, 429, body)) in (Throttled, OutcomeUnknown), label
 
 
-def test_no_mangled_answer_is_a_result_of_a_query() -> None:
-    """Neither paid nor failed."""
+def test_no_mangled_answer_of_a_query_is_paid_or_failed() -> None:
     fields = {**retyped(QUERY, "ResponseCode"), **retyped(QUERY, "CheckoutRequestID")}
-    codes = {
-        what: body
-        for what, body in retyped(QUERY, "ResultCode").items()
-        if what[12:] not in ("one", "text one")
-    }
-    says_nothing = {
-        "CheckoutRequestID: null",
-        "CheckoutRequestID: absent",
-        "CheckoutRequestID: nothing",
-    }
-    for what, body in {**shapeless(QUERY), **fields, **codes}.items():
+    codes = retyped(QUERY, "ResultCode")
+    del codes["ResultCode: one"], codes["ResultCode: text one"]
+    without_id = {f"CheckoutRequestID: {value}" for value in ("null", "absent", "nothing")}
+    for label, body in {**shapeless(QUERY), **fields, **codes}.items():
         for status in [*STATUSES, 401, 429]:
             try:
                 report = read_query_answer(status, body, CHECKOUT)
             except (TokenRefused, Throttled):
                 assert status in (401, 429)
                 continue
-            is_no_claim = what in says_nothing and 200 <= status < 300
-            assert is_no_claim or (report.outcome, report.failure) == (
-                ReportedOutcome.UNDECIDED,
-                None,
-            ), (
-                what,
-                status,
-            )
+            is_about_the_push = label in without_id and 200 <= status < 300
+            is_undecided = (report.outcome, report.failure) == (ReportedOutcome.UNDECIDED, None)
+            assert is_about_the_push or is_undecided, (label, status)
 
 
 def test_no_mangled_answer_acknowledges_a_status_inquiry() -> None:
-    for what, body in {**shapeless(PAYOUT), **retyped(PAYOUT, "ResponseCode")}.items():
+    for label, body in {**shapeless(PAYOUT), **retyped(PAYOUT, "ResponseCode")}.items():
         for status in STATUSES:
-            assert read_status_acknowledgement(status, body) != "acknowledged", (what, status)
+            assert read_status_acknowledgement(status, body) != "acknowledged", (label, status)
 
 
 _LIFETIMES: list[Any] = [
@@ -264,12 +232,12 @@ def test_a_text_that_is_no_bearer_token_is_never_put_into_a_header(text: Any) ->
 
 
 def test_no_mangled_answer_is_a_token() -> None:
-    for what, body in shapeless(TOKEN).items():
-        if what == "names in small":  # as they are
+    for label, body in shapeless(TOKEN).items():
+        if label == "names in small":  # the names of a token answer are lower case
             continue
         for status in [*STATUSES, 401, 429]:
             with pytest.raises(OutcomeUnknown):
-                pytest.fail(f"{what} of status {status}: {_parse_token(status, body, 1000)}")
+                pytest.fail(f"{label} of status {status}: {_parse_token(status, body, 1000)}")
     for status in [*STATUSES, 401, 429]:
         if status != 200:
             with pytest.raises(OutcomeUnknown):

@@ -1,6 +1,4 @@
-"""Whatever Daraja's address is sent, the reader does not raise, believes nothing unclear, and
-keeps no secret.
-"""
+"""A hostile message: the reader raises nothing, believes nothing unclear and stores no secret."""
 
 from __future__ import annotations
 
@@ -48,9 +46,7 @@ def test_a_body_that_is_not_unambiguous_json_is_unreadable(operation: str, body:
     "text", ["transaction " * 5_000, "The transaction does not exist." + " " * 500]
 )
 def test_a_text_longer_than_a_sentence_is_not_read_as_not_found(text: str) -> None:
-    """The pattern takes the square of its length: 64 KiB of "transaction" once kept the receiver
-    busy for seconds.
-    """
+    """The pattern takes quadratic time: 64 KiB of "transaction" once took the receiver seconds."""
     body = status("SFC_IC0003", ABSENT, ResultDesc=text)
     assert read_message("status-1", body).inquiry_outcome is InquiryOutcome.NO_ANSWER
 
@@ -84,9 +80,8 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 
 def is_explicit_zero(operation: str, message: Any) -> bool:
     try:
-        code = (message["Body"]["stkCallback"] if operation == "deposit" else message["Result"])[
-            "ResultCode"
-        ]
+        result = message["Body"]["stkCallback"] if operation == "deposit" else message["Result"]
+        code = result["ResultCode"]
     except (KeyError, TypeError, IndexError):
         return False
     return type(code) in (int, str) and code in (0, "0")

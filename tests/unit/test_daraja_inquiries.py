@@ -1,6 +1,4 @@
-"""What we ask Daraja about a payment, how often for one number, and what of it is kept on
-record.
-"""
+"""Inquiries to Daraja: their fields, their tokens, their records and their limits."""
 
 from __future__ import annotations
 
@@ -39,9 +37,7 @@ ACCOUNT = RequestSettings(
     initiator_name="testapi", callback_base_url="https://pay.example.co.ke/in",
     callback_secret=SECRET,
 )  # fmt: skip
-EVENING = datetime(
-    2026, 3, 1, 21, 30, 5, tzinfo=UTC
-)  # half past midnight of the next day in Nairobi
+EVENING = datetime(2026, 3, 1, 21, 30, 5, tzinfo=UTC)  # 00:30 of the next day in Nairobi
 
 
 def without_token(url: str, operation: str) -> str:
@@ -96,7 +92,7 @@ def test_each_kind_of_inquiry_has_its_own_api() -> None:
 
 
 class Client(DarajaClient):
-    """The client, but for the wire: gives these answers in turn, or breaks off."""
+    """A client without a network. It returns these answers in turn, or raises them."""
 
     def __init__(self, tokens: Any, *answers: tuple[int, bytes] | Exception) -> None:
         session: Any = None
@@ -112,7 +108,7 @@ class Client(DarajaClient):
         self.asked: list[tuple[Api, dict[str, Any]]] = []
 
     async def _post(self, api: Any, body: Any, fence: Any, _token: Token) -> tuple[int, bytes]:
-        assert fence is None  # a question moves nothing: it may leave late
+        assert fence is None  # an inquiry moves no money, so it may be sent late
         self.asked.append((api, dict(body)))
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
@@ -120,14 +116,14 @@ class Client(DarajaClient):
         return answer
 
 
-def told(status: int, **message: Any) -> tuple[int, bytes]:
+def json_answer(status: int, **message: Any) -> tuple[int, bytes]:
     return status, json.dumps(message).encode()
 
 
-PAID = told(200, ResponseCode="0", ResultCode="0", CheckoutRequestID=CHECKOUT)
-TAKEN = told(200, ResponseCode="0", ConversationID="AG_1")
-INVALID_TOKEN = told(400, errorCode="400.003.01", errorMessage="Invalid Access Token")
-SPIKE = told(429, fault={"detail": {"errorcode": "policies.ratelimit.SpikeArrestViolation"}})
+PAID = json_answer(200, ResponseCode="0", ResultCode="0", CheckoutRequestID=CHECKOUT)
+ACKNOWLEDGED = json_answer(200, ResponseCode="0", ConversationID="AG_1")
+INVALID_TOKEN = json_answer(400, errorCode="400.003.01", errorMessage="Invalid Access Token")
+SPIKE = json_answer(429, fault={"detail": {"errorcode": "policies.ratelimit.SpikeArrestViolation"}})
 DEPOSIT = a_due_payment(
     Kind.DEPOSIT, attempts=(an_attempt(Outcome.ACKNOWLEDGED, checkout_request_id=CHECKOUT),)
 )
@@ -161,7 +157,7 @@ async def test_an_inquiry_has_the_id_that_the_payout_was_sent_with(
     payment: Payment, target: str
 ) -> None:
     """The id of a withdrawal is ours. Daraja assigned the id of a bill payment."""
-    client, exchanges = Client(Tokens("one"), TAKEN), list[Exchange]()
+    client, exchanges = Client(Tokens("one"), ACKNOWLEDGED), list[Exchange]()
     assert await client.inquire(payment, 3, exchanges) is None  # the answer comes by callback
     ((api, body),) = client.asked
     assert (api, body["OriginatorConversationID"], body["OriginalConversationID"]) == (
@@ -258,16 +254,15 @@ async def test_the_record_of_an_inquiry_has_no_secret_and_no_phone_number(
     ]
     assert [secret for secret in secrets if secret in kept] == []
     for name in ("OriginatorConversationID", "OriginalConversationID", "Timestamp"):
-        assert exchanges[0].request.get(name) == asked.get(
-            name
-        )  # by these the question can be found again
+        # Daraja's records can be searched by these values.
+        assert exchanges[0].request.get(name) == asked.get(name)
 
 
 # --- the inquirer of a worker ---------------------------------------------------------------------
 
 
 class Rate:
-    """A limit that counts how often it was told to slow down."""
+    """A limit that counts how often the worker slowed it down."""
 
     def __init__(self) -> None:
         self.slowed = 0
@@ -291,10 +286,10 @@ async def test_a_throttled_inquiry_slows_down_the_common_limit_and_its_own_budge
     payment: Payment, step: Step
 ) -> None:
     inquirer, rate, budgets = inquirer_of(Client(Tokens("one"), SPIKE))
-    said = await inquirer.send_inquiry(payment, 1)
-    assert said.report == (NO_ANSWER if step is Step.QUERY else None)
-    assert [exchange.outcome for exchange in said.exchanges] == [Throttled.__name__]
-    assert said.health is None
+    answer = await inquirer.send_inquiry(payment, 1)
+    assert answer.report == (NO_ANSWER if step is Step.QUERY else None)
+    assert [exchange.outcome for exchange in answer.exchanges] == [Throttled.__name__]
+    assert answer.health is None
     assert rate.slowed == 1
     assert {name: budget.slowed for name, budget in budgets.items()} == {
         Step.QUERY: 0,
@@ -314,28 +309,28 @@ async def test_an_inquiry_that_was_not_sent_is_no_answer_and_slows_nothing_down(
 
 async def test_an_answer_is_returned_with_its_exchanges() -> None:
     inquirer, _, _ = inquirer_of(Client(Tokens("one"), PAID))
-    said = await inquirer.send_inquiry(DEPOSIT, 1)
-    assert said.report is not None
-    assert (said.report.inquiry_outcome, len(said.exchanges), said.health) == (
+    answer = await inquirer.send_inquiry(DEPOSIT, 1)
+    assert answer.report is not None
+    assert (answer.report.inquiry_outcome, len(answer.exchanges), answer.health) == (
         InquiryOutcome.PAID,
         1,
         OperationHealth.WORKS,
     )
 
 
-NO_PRODUCT = told(
+NO_PRODUCT = json_answer(
     401, errorCode="401.002.01", errorMessage="Error Occurred - Invalid Access Token - "
 )
-UNKNOWN_ENVELOPE = told(500, anything="else")
+UNKNOWN_ENVELOPE = json_answer(500, anything="else")
 
 
 @pytest.mark.parametrize(
     ("payment", "answers", "health"),
     [
-        (a_due_payment(), [TAKEN], OperationHealth.WORKS),
+        (a_due_payment(), [ACKNOWLEDGED], OperationHealth.WORKS),
         (a_due_payment(), [NO_PRODUCT, NO_PRODUCT], OperationHealth.PRODUCT_REFUSED),
         (DEPOSIT, [NO_PRODUCT, NO_PRODUCT], OperationHealth.PRODUCT_REFUSED),
-        (a_due_payment(), [NO_PRODUCT, TAKEN], OperationHealth.WORKS),
+        (a_due_payment(), [NO_PRODUCT, ACKNOWLEDGED], OperationHealth.WORKS),
         (a_due_payment(), [UNKNOWN_ENVELOPE], None),
         (DEPOSIT, [UNKNOWN_ENVELOPE], None),
         (a_due_payment(), [TimeoutError()], None),
@@ -346,10 +341,10 @@ async def test_the_standing_of_an_operation_after_an_inquiry(
     payment: Payment, answers: Any, health: OperationHealth | None
 ) -> None:
     inquirer, _, _ = inquirer_of(Client(Tokens("one", "two"), *answers))
-    said = await inquirer.send_inquiry(payment, 1)
-    assert said.health is health
-    assert len(said.exchanges) == len(answers)
-    assert said.report in (None, NO_ANSWER) or health is OperationHealth.WORKS
+    answer = await inquirer.send_inquiry(payment, 1)
+    assert answer.health is health
+    assert len(answer.exchanges) == len(answers)
+    assert answer.report in (None, NO_ANSWER) or health is OperationHealth.WORKS
 
 
 def test_a_final_deposit_can_still_be_inquired_about() -> None:

@@ -1,6 +1,4 @@
-"""What Daraja's answers to our questions mean: STK query's in every shape it was seen in, and
-Transaction Status's first.
-"""
+"""Reading answers to inquiries: STK query's in every known shape, Transaction Status's first."""
 
 from __future__ import annotations
 
@@ -22,6 +20,7 @@ from domain.failures import Failure, FailureReason
 from domain.kinds import Kind
 from domain.report import Report, ReportedOutcome
 from tests.case_tables import for_each
+from tests.unit.daraja_messages import envelope, fault
 
 V = InquiryOutcome
 CHECKOUT = "ws_CO_010320261015034711000111"
@@ -38,16 +37,6 @@ def result(code: Any, **fields: Any) -> dict[str, Any]:
         "ResultDesc": "The service request is processed successfully.",
         **fields,
     }
-
-
-def envelope(code: object, text: object) -> dict[str, object]:
-    return {"requestId": "4c1e-118203", "errorCode": code, "errorMessage": text}
-
-
-def fault(
-    code: str, text: str = "Spike arrest violation. Allowed rate : MessageRate{…}"
-) -> dict[str, object]:
-    return {"fault": {"faultstring": text, "detail": {"errorcode": code}}}
 
 
 def body_of(answer: object) -> bytes:
@@ -69,7 +58,7 @@ def test_a_zero_is_paid_without_receipt_and_amount(code: object) -> None:
 
 
 @pytest.mark.parametrize("code", ["1", 1, "1032", 1032, "1037", "2001", "8006", "E3008"])
-def test_a_code_on_the_list_of_failures_is_one(code: object) -> None:
+def test_a_code_on_the_list_of_failures_is_a_failure(code: object) -> None:
     report = read(result(code))
     assert (report.outcome, report.inquiry_outcome, report.code, report.ids) == (
         ReportedOutcome.FAILURE,
@@ -119,8 +108,8 @@ def test_an_unknown_code_is_no_result(code: object) -> None:
     )
 
 
-# In flight, in the three shapes that were seen, and what else comes instead of a result: status,
-# answer, verdict.
+# "Under way" in its three known shapes, and all other answers without a result: a label, the
+# status, the answer and the outcome of the inquiry.
 INVALID_CHECKOUT_ID = envelope("400.002.02", "Bad Request - Invalid CheckoutRequestID")
 ANSWERS: list[tuple[str, int, Any, InquiryOutcome]] = [
     ("shape A", 200, result("4999"), V.UNDER_WAY),
@@ -136,7 +125,7 @@ ANSWERS: list[tuple[str, int, Any, InquiryOutcome]] = [
     ("another status", 503, envelope("500.001.1001", ""), V.VAGUE),
     ("too early", 400, INVALID_CHECKOUT_ID, V.NO_RESULT),
     ("too early, in a 200", 200, INVALID_CHECKOUT_ID, V.NO_RESULT),
-    # Daraja did not look for the payment: that is our fault, and no silence of M-PESA's
+    # Daraja did not look for the payment. That is our fault, and no evidence of silence.
     ("our password", 500, envelope("500.001.1001", "Wrong credentials"), V.NO_ANSWER),
     ("our password, in short", 500,
      envelope("500.001.1001", "[MerchantValidate] - Wrong credentials"), V.NO_ANSWER),
@@ -171,10 +160,10 @@ ANSWERS: list[tuple[str, int, Any, InquiryOutcome]] = [
 def test_an_answer_without_a_result_is_no_result_or_no_answer(
     row: tuple[str, int, Any, InquiryOutcome],
 ) -> None:
-    """Only what Daraja said after it looked for the payment counts as silence (rules.md §15)."""
-    _, status, answer, verdict = row
+    """Only an answer after Daraja looked for the payment counts as silence (rules.md §15)."""
+    _, status, answer, inquiry_outcome = row
     report = read(answer, status)
-    assert (report.outcome, report.inquiry_outcome) == (ReportedOutcome.UNDECIDED, verdict)
+    assert (report.outcome, report.inquiry_outcome) == (ReportedOutcome.UNDECIDED, inquiry_outcome)
     assert (report.failure, report.receipt) == (None, None)
     assert report.code == "4999" or not report.ids
 
@@ -216,7 +205,7 @@ def test_a_result_without_ids_is_about_the_queried_push(value: object) -> None:
     )
 
 
-# --- refused at the door --------------------------------------------------------------------------
+# --- refusals by Daraja's gateway -----------------------------------------------------------------
 
 TOKEN_REFUSED: list[tuple[int, Any]] = [
     (404, envelope("404.001.03", "Invalid Access Token")),
@@ -229,7 +218,7 @@ TOKEN_REFUSED: list[tuple[int, Any]] = [
     (401, envelope("401.001", "Invalid Access Token")),
     (401, envelope("401", "Unauthorized - Invalid Access Token")),
     (401, {"ResponseCode": "", "ResponseDescription": "Invalid Access Token - abc"}),
-    (401, {"ResponseCode": "0", "ResultCode": "0"}),  # whatever it claims: a 401 answers nothing
+    (401, {"ResponseCode": "0", "ResultCode": "0"}),  # a 401 is never an answer to the inquiry
     (401, envelope("500.001.1001", "")),
 ]
 THROTTLED: list[tuple[int, Any]] = [
@@ -292,9 +281,9 @@ def test_a_throttled_query_has_the_seconds_to_wait(status: int, answer: Any) -> 
         read_status_acknowledgement(status, body_of(answer))
 
 
-# --- the first word of Transaction Status ---------------------------------------------------------
+# --- the acknowledgement of Transaction Status ----------------------------------------------------
 
-TAKEN = {
+ACKNOWLEDGED = {
     "OriginatorConversationID": "payout-17",
     "ConversationID": "AG_20260301_2010",
     "ResponseCode": "0",
@@ -303,13 +292,13 @@ TAKEN = {
 
 
 @pytest.mark.parametrize(
-    ("status", "answer", "said"),
+    ("status", "answer", "recorded"),
     [
-        (200, TAKEN, "acknowledged"),
-        (200, TAKEN | {"ResponseCode": 0}, "acknowledged"),
-        (200, TAKEN | {"ResponseCode": "1"}, "not acknowledged: 200"),
-        (200, TAKEN | {"ResponseCode": None}, "not acknowledged: 200"),
-        (500, TAKEN, "not acknowledged: 500"),
+        (200, ACKNOWLEDGED, "acknowledged"),
+        (200, ACKNOWLEDGED | {"ResponseCode": 0}, "acknowledged"),
+        (200, ACKNOWLEDGED | {"ResponseCode": "1"}, "not acknowledged: 200"),
+        (200, ACKNOWLEDGED | {"ResponseCode": None}, "not acknowledged: 200"),
+        (500, ACKNOWLEDGED, "not acknowledged: 500"),
         (
             400,
             envelope("400.002.02", "Bad Request - Invalid TransactionID"),
@@ -321,12 +310,12 @@ TAKEN = {
     ],
 )
 def test_the_acknowledgement_of_a_status_inquiry_is_only_recorded(
-    status: int, answer: Any, said: str
+    status: int, answer: Any, recorded: str
 ) -> None:
-    assert read_status_acknowledgement(status, body_of(answer)) == said
+    assert read_status_acknowledgement(status, body_of(answer)) == recorded
 
 
-# --- whatever comes -------------------------------------------------------------------------------
+# --- hostile answers ------------------------------------------------------------------------------
 
 HOSTILE: list[bytes] = [
     b"[" * 60_000, b'{"a":' * 9_000, b'{"errorCode":' + b"1" * 5_000 + b"}", b"\xff\xfe", b"\x00",
@@ -398,9 +387,9 @@ def test_no_bytes_raise_anything_else(status: int, body: bytes) -> None:
 @given(status=STATUSES, value=JSON)
 def test_no_json_value_without_a_zero_is_an_acknowledgement(status: int, value: Any) -> None:
     try:
-        said = read_status_acknowledgement(status, json.dumps(value).encode())
+        outcome = read_status_acknowledgement(status, json.dumps(value).encode())
     except (TokenRefused, ProductRefused, Throttled):
         return
-    if said == "acknowledged":
+    if outcome == "acknowledged":
         assert 200 <= status < 300
         assert value["ResponseCode"] in ("0", 0)

@@ -1,6 +1,4 @@
-"""Refusals outside Daraja's own envelope, those that may be none, and whose field a refusal
-names.
-"""
+"""Refusals in other envelopes than Daraja's, doubtful refusals, and the field that one names."""
 
 from __future__ import annotations
 
@@ -18,31 +16,23 @@ from tests.unit.daraja_messages import PAYOUT_ACK, answer_error, envelope, fault
 # --- refusals in envelopes that are not Daraja's --------------------------------------------------
 
 REFUSING_STATUSES = [400, 404, 405, 411, 413, 414, 415, 422]
+OTHER_STATUSES = [
+    402, 403, 406, 407, 408, 409, 410, 412, 416, 417, 418, 421, 423, 424, 425, 426, 428, 431, 451,
+    499, 199, 300, 302, 307, 500, 501, 502, 503, 504, 520,
+]  # fmt: skip
 OTHER_ENVELOPES: dict[str, Any] = {
-    "status error": {
-        "status": "error",
-        "message": "The element AccountReference is invalid.",
-        "data": "20",
-    },
-    "standing order": {
-        "requestRefId": "c3d2-1",
-        "responseCode": 400,
-        "responseMessage": "Bad Request",
-    },
-    "standing order, text code": {
-        "ResponseHeader": {"responseRefID": "c3d2-1", "responseCode": "1051"}
-    },
+    "status error":
+        {"status": "error", "message": "The element AccountReference is invalid.", "data": "20"},
+    "standing order":
+        {"requestRefId": "c3d2-1", "responseCode": 400, "responseMessage": "Bad Request"},
+    "standing order, text code":
+        {"ResponseHeader": {"responseRefID": "c3d2-1", "responseCode": "1051"}},
     "response code alone": {"ResponseCode": "1", "ResponseDescription": "Bad Request"},
     "response code empty": {"ResponseCode": "", "ResponseDescription": "Bad Request"},
-    "ids that are empty": {
-        "ConversationID": "",
-        "CheckoutRequestID": None,
-        "message": "Bad Request",
-    },
-    "a field named in words": {
-        "status": "error",
-        "message": "The element OriginatorConversationID is invalid.",
-    },
+    "ids that are empty":
+        {"ConversationID": "", "CheckoutRequestID": None, "message": "Bad Request"},
+    "a field named in words":
+        {"status": "error", "message": "The element OriginatorConversationID is invalid."},
     "a field named in a text": b"Invalid ConversationID.",
     "plain text": b"Failed to deserialize the JSON body: "
     b"Amount: invalid type: integer, expected a string",
@@ -58,18 +48,18 @@ OTHER_ENVELOPES: dict[str, Any] = {
     "fault": fault("messaging.adaptors.http.flow.ApplicationNotFound", "Unable to identify proxy"),
     "a key twice": b'{"status":"error","status":"error"}',
     "not JSON": b"{status: error}",
-}
+}  # fmt: skip
 
 
-@for_each("what", OTHER_ENVELOPES)
+@for_each("label", OTHER_ENVELOPES)
 @for_each("kind", Kind)
-def test_a_refusing_status_is_final_in_any_envelope(kind: Kind, what: str) -> None:
-    """It is said before anything is done.
+def test_a_refusing_status_is_final_in_any_envelope(kind: Kind, label: str) -> None:
+    """Daraja sends such a status before it acts.
 
-    That a retry is safe we do not promise for an envelope that we do not know.
+    For an unknown envelope we do not promise that a retry is safe.
     """
     for status in REFUSING_STATUSES:
-        error = answer_error(kind, status, OTHER_ENVELOPES[what])
+        error = answer_error(kind, status, OTHER_ENVELOPES[label])
         assert isinstance(error, Refused), status
         assert (error.failure.reason, error.failure.safe_to_retry) == (
             FailureReason.REJECTED_BY_PROVIDER,
@@ -77,40 +67,14 @@ def test_a_refusing_status_is_final_in_any_envelope(kind: Kind, what: str) -> No
         )
 
 
-@for_each("what", [what for what in OTHER_ENVELOPES if "page" not in what])
-def test_another_status_refuses_nothing_in_an_envelope_that_we_do_not_know(what: str) -> None:
-    for status in (
-        402,
-        403,
-        406,
-        407,
-        408,
-        409,
-        410,
-        412,
-        416,
-        417,
-        418,
-        421,
-        423,
-        424,
-        425,
-        426,
-        428,
-        431,
-        451,
-        499,
-    ):
-        assert (
-            type(answer_error(Kind.WITHDRAWAL, status, OTHER_ENVELOPES[what])) is OutcomeUnknown
-        ), status
-    for status in (199, 300, 302, 307, 500, 501, 502, 503, 504, 520):
-        assert (
-            type(answer_error(Kind.WITHDRAWAL, status, OTHER_ENVELOPES[what])) is OutcomeUnknown
-        ), status
+@for_each("label", [label for label in OTHER_ENVELOPES if "page" not in label])
+def test_another_status_refuses_nothing_in_an_envelope_that_we_do_not_know(label: str) -> None:
+    for status in OTHER_STATUSES:
+        error = answer_error(Kind.WITHDRAWAL, status, OTHER_ENVELOPES[label])
+        assert type(error) is OutcomeUnknown, status
 
 
-SIGNS: dict[str, Any] = {
+TRACES: dict[str, Any] = {
     "conversation": {"ConversationID": "AG_1"},
     "originator": {"OriginatorConversationID": "9d20-1"},
     "original": {"OriginalConversationID": "9d20-1"},
@@ -146,25 +110,25 @@ SIGNS: dict[str, Any] = {
 }
 
 
-@for_each("what", SIGNS)
+@for_each("label", TRACES)
 @for_each("kind", Kind)
-def test_a_refusal_with_a_trace_of_a_payment_refuses_nothing(kind: Kind, what: str) -> None:
-    """An id or an acknowledgement beside a 4xx: a refusal and its opposite in one.
+def test_a_refusal_with_a_trace_of_a_payment_refuses_nothing(kind: Kind, label: str) -> None:
+    """An id or an acknowledgement contradicts the refusing status beside it.
 
-    What cannot be read may be either.
+    A body that cannot be read may contain either.
     """
     for status in (*REFUSING_STATUSES, 403):
-        assert type(answer_error(kind, status, SIGNS[what])) is OutcomeUnknown, status
+        assert type(answer_error(kind, status, TRACES[label])) is OutcomeUnknown, status
 
 
 @pytest.mark.parametrize("kind", Kind)
 def test_a_refusal_in_daraja_s_own_envelope_refuses_nothing_beside_an_id(kind: Kind) -> None:
-    for sign in (
+    for trace in (
         {"ConversationID": "AG_1"},
         {"MerchantRequestID": "4c1e"},
         {"data": {"CheckoutRequestID": "ws_CO_1"}},
     ):
-        answer = envelope("400.002.02", "Bad Request - Invalid Amount") | sign
+        answer = envelope("400.002.02", "Bad Request - Invalid Amount") | trace
         assert type(answer_error(kind, 400, answer)) is OutcomeUnknown
 
 
@@ -185,7 +149,7 @@ def test_a_duplicate_is_known_in_any_envelope_and_with_any_status(status: int, a
     assert type(answer_error(Kind.WITHDRAWAL, status, answer)) is DuplicateSubmission
 
 
-# --- whose field it is ----------------------------------------------------------------------------
+# --- the field that a refusal names ---------------------------------------------------------------
 
 _C, _A, _P, _J = (
     FailureReason.CONFIGURATION, FailureReason.LIMIT_EXCEEDED, FailureReason.INVALID_RECIPIENT,

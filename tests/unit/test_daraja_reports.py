@@ -1,6 +1,4 @@
-"""Reading what Daraja calls back with: every known shape is read, and nothing but an explicit 0
-is a success.
-"""
+"""Reading callbacks: every known shape is read, and only an explicit 0 is a success."""
 
 from __future__ import annotations
 
@@ -71,7 +69,7 @@ def test_every_field_of_a_bill_payments_success_is_read_from_text() -> None:
     ("operation", "message"), [("deposit", stk), ("withdrawal", payout), ("bill-payment", payout)]
 )
 @for_each(
-    ("code", "word", "text"),
+    ("code", "outcome", "text"),
     [
         (0, ReportedOutcome.SUCCESS, "0"),
         ("0", ReportedOutcome.SUCCESS, "0"),
@@ -88,11 +86,11 @@ def test_every_field_of_a_bill_payments_success_is_read_from_text() -> None:
         (-1, ReportedOutcome.UNDECIDED, "-1"),
     ],
 )
-def test_a_code_is_read_as_its_text_whether_it_came_as_number_or_string(
-    operation: str, message: Any, code: object, word: ReportedOutcome, text: str
+def test_a_code_is_read_as_its_text_from_a_number_or_a_string(
+    operation: str, message: Any, code: object, outcome: ReportedOutcome, text: str
 ) -> None:
     report = read_message(operation, message(code))
-    assert (report.outcome, report.code) == (word, text)
+    assert (report.outcome, report.code) == (outcome, text)
 
 
 @for_each("operation", ["deposit", "withdrawal", "bill-payment"])
@@ -104,7 +102,7 @@ def test_a_code_of_another_type_makes_the_message_unreadable(operation: str, cod
     assert read_message(operation, message) == UNREADABLE
 
 
-def test_a_code_is_never_longer_than_a_column_of_text_should_be() -> None:
+def test_a_code_has_at_most_forty_characters() -> None:
     """A number may have thousands of digits and still be JSON."""
     report = read_message("deposit", stk(10**4000))
     assert report.outcome in (ReportedOutcome.UNREADABLE, ReportedOutcome.UNDECIDED)
@@ -135,20 +133,10 @@ def test_a_failures_transaction_id_is_never_a_receipt(transaction_id: str) -> No
 @for_each(
     "receipt",
     [
-        "OAK0000000",
-        "TK61000000",
-        "UC12345678",
-        "",
-        None,
-        12,
-        "UC 14",
-        "UC1",
-        [],
-        {"a": 1},
-        "U" * 21,
-        "UC14KD82Q\n",
+        "OAK0000000", "TK61000000", "UC12345678", "", None, 12, "UC 14", "UC1", [], {"a": 1},
+        "U" * 21, "UC14KD82Q\n",
     ],
-)
+)  # fmt: skip
 def test_a_placeholder_is_not_a_receipt(receipt: object) -> None:
     items = as_items({**STK_ITEMS, "MpesaReceiptNumber": receipt}, "Name")
     assert read_message("deposit", stk(0, items)).receipt is None
@@ -196,9 +184,9 @@ def test_an_amount_is_exact_or_is_left_out_and_marked(
     assert report.has_ignored_amount is not is_number
 
 
-# Values under amounts' names, and the amount that they come to: "differ" where two numbers do.
+# Values under names of amounts, and the amount that is read: "differ" if two numbers differ.
 SEVERAL_AMOUNTS: list[tuple[list[object], object]] = [
-    ([1500, "UC17KX20PM"], Decimal(1500)),  # recorded from an independent server
+    ([1500, "UC17KX20PM"], Decimal(1500)),  # recorded from a server that is not ours
     (["UC17KX20PM", 1500], Decimal(1500)),
     ([1500, "1500.00", 1500.0], Decimal(1500)),
     ([1500, 1400], "differ"),

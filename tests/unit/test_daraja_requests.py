@@ -1,4 +1,4 @@
-"""What we send to Daraja, field by field, and what of it is kept on record."""
+"""The requests to Daraja, field by field, and their records."""
 
 from __future__ import annotations
 
@@ -44,9 +44,7 @@ TILL_ACCOUNT = RequestSettings(
     **{name: getattr(ACCOUNT, name) for name in ACCOUNT.__slots__} | {"till": "555111"}
 )
 TOKEN = Token("a/token+of=daraja", 0, 3600)
-EVENING = datetime(
-    2026, 3, 1, 21, 30, 5, tzinfo=UTC
-)  # half past midnight of the next day in Nairobi
+EVENING = datetime(2026, 3, 1, 21, 30, 5, tzinfo=UTC)  # 00:30 of the next day in Nairobi
 
 
 def body_of(payment: Payment, account: RequestSettings = ACCOUNT) -> dict[str, Any]:
@@ -211,9 +209,8 @@ def test_a_reduced_free_text_is_within_the_limits() -> None:
     assert body_of(a_payment(description="123456789012 &"))["TransactionDesc"] == "123456789012"
     assert body_of(a_payment(description="&x"))["TransactionDesc"] == "x"
     for kind in kinds_that(lambda rules: rules.moves_money_out):
-        assert (
-            body_of(a_payment(kind=kind, remarks="&x"))["Remarks"] == "Payment"
-        )  # Daraja wants two
+        # Daraja wants at least two characters.
+        assert body_of(a_payment(kind=kind, remarks="&x"))["Remarks"] == "Payment"
         assert len(body_of(a_payment(kind=kind, remarks="\ufb03" * 100))["Remarks"]) == 100
 
 

@@ -1,6 +1,4 @@
-"""Reading what Transaction Status says: the parameter decides, of the payment that the
-parameters name.
-"""
+"""Reading results of Transaction Status: the parameter TransactionStatus decides."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from domain.evidence import InquiryOutcome
 from domain.failures import Failure, FailureReason
 from domain.report import Report, ReportedOutcome
 from tests.case_tables import for_each
-from tests.unit.daraja_messages import ABSENT, payout, read_message, stk
+from tests.unit.daraja_messages import ABSENT, payout, read_message
 from tests.unit.status_messages import TARGET, parameters, status
 
 V, R = InquiryOutcome, FailureReason
@@ -45,7 +43,7 @@ def test_every_field_of_a_completed_payout_is_read_and_none_of_the_envelope() ->
 
 
 @pytest.mark.parametrize(
-    ("said", "reason", "safe_to_retry"),
+    ("status_text", "reason", "safe_to_retry"),
     [
         ("Failed", R.REJECTED_BY_PROVIDER, True),
         ("Cancelled", R.REJECTED_BY_PROVIDER, True),
@@ -54,16 +52,16 @@ def test_every_field_of_a_completed_payout_is_read_and_none_of_the_envelope() ->
         ("Reversed", R.REVERSED, False),
     ],
 )
-def test_a_payout_that_ended_otherwise_has_failed(
-    said: str, reason: FailureReason, safe_to_retry: bool
+def test_a_payout_with_another_final_status_has_failed(
+    status_text: str, reason: FailureReason, safe_to_retry: bool
 ) -> None:
-    report = reading(status(0, parameters(TransactionStatus=said, ReceiptNo=ABSENT)))
+    report = reading(status(0, parameters(TransactionStatus=status_text, ReceiptNo=ABSENT)))
     assert (report.outcome, report.inquiry_outcome, report.code) == (
         ReportedOutcome.FAILURE,
         V.FAILED,
-        said,
+        status_text,
     )
-    assert report.failure == Failure(reason, safe_to_retry, said)
+    assert report.failure == Failure(reason, safe_to_retry, status_text)
     assert (report.ids, report.amount, report.receipt) == (IDS, Decimal(1500), None)
 
 
@@ -72,15 +70,15 @@ def test_a_failed_payout_never_has_a_receipt() -> None:
 
 
 @for_each(
-    "said",
+    "status_text",
     [
         "Initiated", "Authorized", "Pending", ABSENT, None, "", "completed", "COMPLETED",
         " Completed", "Completed ", "Complete", "failed", "Unknown", 0, 1, True, ["Completed"],
         {"Completed": 1}, "Completed\x00", "x" * 500,
     ],
 )  # fmt: skip
-def test_any_other_status_ends_nothing_but_shows_that_daraja_found_it(said: Any) -> None:
-    report = reading(status(0, parameters(TransactionStatus=said)))
+def test_any_other_status_shows_only_that_daraja_found_the_payout(status_text: Any) -> None:
+    report = reading(status(0, parameters(TransactionStatus=status_text)))
     assert (report.outcome, report.inquiry_outcome, report.failure, report.receipt) == (
         ReportedOutcome.UNDECIDED,
         V.UNDER_WAY,
@@ -92,7 +90,7 @@ def test_any_other_status_ends_nothing_but_shows_that_daraja_found_it(said: Any)
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "verdict"),
+    ("first", "second", "inquiry_outcome"),
     [
         ("Completed", "Completed", V.PAID),
         ("Failed", "Failed", V.FAILED),
@@ -103,10 +101,10 @@ def test_any_other_status_ends_nothing_but_shows_that_daraja_found_it(said: Any)
     ],
 )
 def test_a_repeated_status_counts_only_if_both_agree(
-    first: Any, second: Any, verdict: InquiryOutcome
+    first: Any, second: Any, inquiry_outcome: InquiryOutcome
 ) -> None:
     items = [*parameters(TransactionStatus=first), {"Key": "TransactionStatus", "Value": second}]
-    assert reading(status(0, items)).inquiry_outcome is verdict
+    assert reading(status(0, items)).inquiry_outcome is inquiry_outcome
 
 
 def test_a_repeated_key_without_a_value_is_ignored() -> None:
@@ -155,11 +153,15 @@ def test_a_missing_id_contradicts_nothing(value: Any) -> None:
 
 
 @for_each("value", [5, True, [], [TARGET], {}, "x" * 65, "é", "a\0b", "\ud800"])
-@for_each("said", ["Completed", "Failed", "Pending"])
-def test_an_answer_with_an_id_that_cannot_be_one_is_unreadable(said: str, value: Any) -> None:
+@for_each("status_text", ["Completed", "Failed", "Pending"])
+def test_an_answer_with_an_id_that_cannot_be_one_is_unreadable(
+    status_text: str, value: Any
+) -> None:
     """Such an id might be the id of another payment."""
     assert (
-        reading(status(0, parameters(OriginatorConversationID=value, TransactionStatus=said)))
+        reading(
+            status(0, parameters(OriginatorConversationID=value, TransactionStatus=status_text))
+        )
         == UNREADABLE
     )
 
@@ -178,8 +180,8 @@ def test_an_answer_with_an_id_that_cannot_be_one_is_unreadable(said: str, value:
     ],
 )
 def test_an_amount_may_be_text_and_is_exact_or_left_out(value: Any, amount: Decimal | None) -> None:
-    for said in ("Completed", "Failed"):
-        report = reading(status(0, parameters(Amount=value, TransactionStatus=said)))
+    for status_text in ("Completed", "Failed"):
+        report = reading(status(0, parameters(Amount=value, TransactionStatus=status_text)))
         is_number = amount is not None
         assert (report.has_amount, report.amount, report.has_ignored_amount) == (
             is_number,
@@ -246,116 +248,6 @@ def test_a_single_object_stands_for_a_list_of_parameters() -> None:
     )
 
 
-@pytest.mark.parametrize("code", [0, "0"])
-def test_a_zero_as_text_or_number_means_that_the_inquiry_worked(code: object) -> None:
-    assert reading(status(code)).inquiry_outcome is V.PAID
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "The transaction does not exist.",
-        "TRANSACTION DOES NOT EXIST",
-        "The transaction doesn't exist",
-        "Transaction not found",
-        "Transaction with the given ID not exist",
-        "[Controller - ]The Transaction\nsearched for was not found.",
-        "The transaction receipt number does not exist.",
-    ],
-)
-def test_not_found_is_one_of_two_codes_with_a_text_of_that_meaning(text: str) -> None:
-    for code in (2032, "2032", "SFC_IC0003"):
-        report = reading(status(code, ABSENT, ResultDesc=text))
-        assert report == Report(
-            outcome=ReportedOutcome.UNDECIDED, code=str(code), inquiry_outcome=V.NOT_FOUND
-        )
-    for code in (
-        "SFC_J_C0003",
-        "sfc_ic0003",
-        1,
-        "17",
-        25,
-        2033,
-        "2032 ",
-        "02032",
-        -2032,
-        20320,
-        "R2032",
-    ):
-        assert reading(status(code, ABSENT, ResultDesc=text)).inquiry_outcome is V.NO_ANSWER
-
-
-def test_the_recorded_answer_of_a_lost_withdrawal_is_a_not_found() -> None:
-    """As in two public captures: no parameters, a placeholder, a reference without a value."""
-    message = {
-        "Result": {
-            "ResultType": 0,
-            "ResultCode": 2032,
-            "ResultDesc": "The transaction receipt number does not exist.",
-            "OriginatorConversationID": "9a1e-4c22-8d0f-1b2c3d4e5f60112233",
-            "ConversationID": "AG_20261127_0100aabbccddeeff0011",
-            "TransactionID": "UKR0000000",
-            "ReferenceData": {"ReferenceItem": {"Key": "Occasion"}},
-        }
-    }
-    assert reading(message) == Report(
-        outcome=ReportedOutcome.UNDECIDED, code="2032", inquiry_outcome=V.NOT_FOUND
-    )
-
-
-@for_each(
-    "text",
-    [
-        "The operator does not exist.",
-        "The receiver does not exist",
-        "Not found: transaction",
-        "The transaction exists",
-        "The transaction is not finished",
-        "does not exist",
-        "",
-        None,
-        ABSENT,
-        5,
-        ["The transaction does not exist"],
-        {"a": "The transaction does not exist"},
-    ],
-)
-def test_the_code_with_any_other_text_is_no_answer(text: Any) -> None:
-    """The code also means that the operator, our initiator, does not exist."""
-    for code in ("SFC_IC0003", 2032, "2032"):
-        assert reading(status(code, ABSENT, ResultDesc=text)).inquiry_outcome is V.NO_ANSWER
-
-
-@for_each("code", [1, "1", 15, 17, 25, 26, 29, "100000000", "R000002", "00", "0 ", "O", -1, 10**30])
-def test_any_other_code_is_no_answer_with_any_parameters(code: object) -> None:
-    report = reading(status(code))
-    assert (report.outcome, report.inquiry_outcome, report.receipt, report.ids) == (
-        ReportedOutcome.UNDECIDED, V.NO_ANSWER, None, frozenset(),
-    )  # fmt: skip
-    assert (report.code, report.refuses_credential) == (str(code), False)
-
-
-@pytest.mark.parametrize("code", [2001, "2001", 18, 20, 21, 8006, "8006"])
-def test_an_answer_that_refuses_our_credential_is_marked(code: object) -> None:
-    report = reading(status(code, ABSENT))
-    assert (report.inquiry_outcome, report.refuses_credential) == (V.NO_ANSWER, True)
-
-
-@pytest.mark.parametrize(
-    "code", [ABSENT, None, False, True, 0.0, "", [], {}, "x" * 41, "0\n", "\ud800"]
-)
-def test_a_code_of_another_type_makes_the_answer_unreadable(code: object) -> None:
-    assert reading(status(code)) == UNREADABLE
-
-
-@pytest.mark.parametrize(
-    "message",
-    [None, 0, "0", [], {}, {"Result": None}, {"Result": []}, stk(), status()["Result"], [status()]],
-)
-def test_another_shape_is_unreadable(message: Any) -> None:
-    assert reading(message) == UNREADABLE
-
-
 def test_a_payout_s_result_at_an_inquiry_s_address_ends_nothing() -> None:
     """The operation alone decides how a body is read: there it has no TransactionStatus."""
     assert reading(payout()).outcome is ReportedOutcome.UNDECIDED
@@ -402,9 +294,8 @@ ITEMS = (
 )
 
 
-@given(
-    code=VALUES, items=ITEMS.filter(lambda items: items is not None), text=VALUES
-)  # None: those of a good message
+# `status` replaces None by the parameters of a good message.
+@given(code=VALUES, items=ITEMS.filter(lambda items: items is not None), text=VALUES)
 def test_nothing_but_an_allow_listed_status_under_an_explicit_zero_ends_a_payment(
     code: Any, items: Any, text: Any
 ) -> None:
@@ -414,12 +305,12 @@ def test_nothing_but_an_allow_listed_status_under_an_explicit_zero_ends_a_paymen
         assert type(code) in (int, str)
         assert str(code) == "0"
         listed = items if isinstance(items, list) else [items]
-        said = [
+        statuses = [
             item.get("Value")
             for item in listed
             if isinstance(item, dict) and item.get("Key") == "TransactionStatus"
         ]
-        assert {ALLOWED[value] for value in said if value not in (None, "")} == {report.outcome}
+        assert {ALLOWED[value] for value in statuses if value not in (None, "")} == {report.outcome}
     if report.inquiry_outcome is V.NOT_FOUND:
         assert str(code) in ("SFC_IC0003", "2032")
         assert "transaction" in str(text).lower()

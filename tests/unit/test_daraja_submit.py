@@ -1,6 +1,4 @@
-"""One submission to Daraja around its token: what proves that nothing was done, and what does
-not.
-"""
+"""One send and its token: which errors prove that Daraja did not act, and which do not."""
 
 from __future__ import annotations
 
@@ -46,9 +44,7 @@ BILL = a_payment(kind=Kind.BILL_PAYMENT)
 
 
 class Client(DarajaClient):
-    """The client, but for the wire: gives these answers in turn, or breaks off after the first
-    byte.
-    """
+    """A client without a network. After the first byte it returns these answers, or raises them."""
 
     def __init__(self, tokens: Any, *answers: tuple[int, bytes] | Exception) -> None:
         session: Any = None
@@ -127,8 +123,8 @@ async def test_a_probe_fetches_no_token_and_uses_one_that_others_fetched(
     assert client.sent_with == sent_with
 
 
-class Shared(Tokens):
-    """Workers share one token; whose token is refused gets the second, and there is no third."""
+class SharedTokens(Tokens):
+    """A token of all workers. If it is refused, they get a second one. There is no third."""
 
     async def get_current(self) -> Token:
         return Token("one", 0, 3600)
@@ -141,10 +137,10 @@ class Shared(Tokens):
 
 
 class Parallel(Client):
-    """Answers by the token; requests are at Daraja at the same time."""
+    """A client whose requests are at Daraja at the same time. The token decides the answer."""
 
     def __init__(self, *, has_product: bool) -> None:
-        super().__init__(Shared())
+        super().__init__(SharedTokens())
         self._has_product = has_product
 
     async def _post(
@@ -157,16 +153,16 @@ class Parallel(Client):
         return ACKNOWLEDGED if self._has_product and token.text == "two" else INVALID_TOKEN
 
 
-@pytest.mark.parametrize(("has_product", "tried_again"), [(False, 1), (True, 10)])
+@pytest.mark.parametrize(("has_product", "resent"), [(False, 1), (True, 10)])
 async def test_of_many_requests_whose_token_was_refused_one_tries_the_new_token_first(
-    has_product: bool, tried_again: int
+    has_product: bool, resent: int
 ) -> None:
     client = Parallel(has_product=has_product)
-    said = await asyncio.gather(
+    results = await asyncio.gather(
         *(client.submit(BILL, an_open_attempt()) for _ in range(10)), return_exceptions=True
     )
-    assert client.sent_with == ["one"] * 10 + ["two"] * tried_again
-    assert all(isinstance(item, frozenset if has_product else ProductRefused) for item in said)
+    assert client.sent_with == ["one"] * 10 + ["two"] * resent
+    assert all(isinstance(item, frozenset if has_product else ProductRefused) for item in results)
 
 
 async def test_past_the_deadline_the_request_is_not_sent_again() -> None:
@@ -200,7 +196,7 @@ async def test_an_exchange_that_breaks_off_after_the_first_byte_may_have_acted(
 
 
 class TokenStore:
-    """A store that nobody else uses."""
+    """A store without a token."""
 
     async def read(self) -> str | None:
         return None
@@ -214,7 +210,7 @@ class TokenStore:
 
 
 class Source(TokenSource):
-    """Daraja has one answer to the question for a token."""
+    """A token source to which Daraja always gives the same answer."""
 
     def __init__(self, status: int, body: bytes) -> None:
         session: Any = None
