@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, cast
@@ -42,14 +42,26 @@ Patch = pytest.MonkeyPatch
 Judge = Callable[..., bool]
 
 
-def _judged(patch: Patch, name: str, judge: Judge) -> None:
+def _replace_judge(patch: Patch, name: str, judge: Judge) -> None:
     for module in (asking, inquire, inquiry_changes, submit):
         if hasattr(module, name):
             patch.setattr(module, name, judge)
 
 
+def _change_arguments(patch: Patch, name: str, change: Callable[..., Sequence[Any]]) -> None:
+    """The core calls its function `name` with what `change` returns for the arguments."""
+    real = getattr(asking, name)
+    _replace_judge(patch, name, lambda *arguments: real(*change(*arguments)))
+
+
+def _change_evidence(patch: Patch, name: str, **changes: bool) -> None:
+    _change_arguments(
+        patch, name, lambda p, evidence, *others: (p, replace(evidence, **changes), *others)
+    )
+
+
 def _resend_always(patch: Patch) -> None:
-    _judged(patch, "may_be_resent", lambda *_: True)
+    _replace_judge(patch, "may_be_resent", lambda *_: True)
 
 
 def _one_not_found(patch: Patch) -> None:
@@ -57,38 +69,31 @@ def _one_not_found(patch: Patch) -> None:
 
 
 def _not_found_at_once(patch: Patch) -> None:
-    real = asking.may_be_resent
-    _judged(
+    _change_arguments(
         patch,
         "may_be_resent",
-        lambda p, e, n, t, a: real(p, e, n, replace(t, not_found_trusted_after=_FINE), a),
+        lambda p, e, n, times, a: (p, e, n, replace(times, not_found_trusted_after=_FINE), a),
     )
 
 
 def _brakes_ignored(patch: Patch) -> None:
-    real = asking.may_be_resent
-    _judged(
-        patch,
-        "may_be_resent",
-        lambda p, e, *others: real(p, replace(e, payouts_are_stopped=False), *others),
-    )
+    _change_evidence(patch, "may_be_resent", payouts_are_stopped=False)
 
 
 def _messages_ignored(patch: Patch) -> None:
-    real = asking.may_be_resent
-    _judged(
-        patch,
-        "may_be_resent",
-        lambda p, e, *others: real(p, replace(e, has_message=False), *others),
-    )
+    _change_evidence(patch, "may_be_resent", has_message=False)
 
 
 def _age_ignored(patch: Patch) -> None:
-    real = asking.may_be_resent
-    _judged(
+    _change_arguments(
         patch,
         "may_be_resent",
-        lambda p, e, n, *others: real(replace(p, expires_at=n + _NEVER), e, n, *others),
+        lambda payment, e, now, *others: (
+            replace(payment, expires_at=now + _NEVER),
+            e,
+            now,
+            *others,
+        ),
     )
 
 
@@ -167,11 +172,10 @@ def _inquiry_counts_each_answer(patch: Patch) -> None:
 
 
 def _silence_at_once(patch: Patch) -> None:
-    real = asking.no_result_is_confirmed
-    _judged(
+    _change_arguments(
         patch,
         "no_result_is_confirmed",
-        lambda p, e, n, t: real(p, e, n, replace(t, result_window=_FINE)),
+        lambda p, e, n, times: (p, e, n, replace(times, result_window=_FINE)),
     )
 
 
@@ -187,12 +191,7 @@ def _silence_in_a_row(patch: Patch) -> None:
 
 
 def _claims_ignored(patch: Patch) -> None:
-    real = asking.no_result_is_confirmed
-    _judged(
-        patch,
-        "no_result_is_confirmed",
-        lambda p, e, n, t: real(p, replace(e, claims_success=False), n, t),
-    )
+    _change_evidence(patch, "no_result_is_confirmed", claims_success=False)
 
 
 def _no_second_look(patch: Patch) -> None:
@@ -287,49 +286,42 @@ REMOVALS: dict[str, Removal] = {
     "two not-founds permit a resend, one does not": Removal(_one_not_found, Kind.WITHDRAWAL),
     "a not-found soon after the send proves nothing": Removal(_not_found_at_once, Kind.WITHDRAWAL),
     "an inquiry counts once": Removal(
-        _inquiry_counts_each_answer,
-        Kind.WITHDRAWAL,
+        _inquiry_counts_each_answer, Kind.WITHDRAWAL,
         {"request_is_lost": _OFTEN, "callback_is_repeated": _OFTEN},
     ),
     "no resend while payouts are stopped": Removal(
-        _brakes_ignored,
-        Kind.WITHDRAWAL,
+        _brakes_ignored, Kind.WITHDRAWAL,
         {**_BUSY, "breaker_opens_for_another": _ALWAYS, "payouts_are_stopped": _ALWAYS},
     ),
     "no resend after a message of Daraja": Removal(
         _messages_ignored, Kind.WITHDRAWAL, {**_BUSY_AND_ACTS, "sends_timeout": _ALWAYS}
     ),
     "no resend past its age": Removal(
-        _age_ignored,
-        Kind.WITHDRAWAL,
+        _age_ignored, Kind.WITHDRAWAL,
         {**_BUSY, "sweeper_is_late": _ALWAYS, "payouts_are_stopped": _ALWAYS},
     ),
     "no resend while its operation is held": Removal(
         _holds_ignored, Kind.WITHDRAWAL, {**_BUSY, "is_busy": 0.6, **_REFUSED_FOR_A_WHILE}
     ),
     "no inquiry while its operation is held": Removal(
-        _holds_ignored,
-        Kind.DEPOSIT,
+        _holds_ignored, Kind.DEPOSIT,
         {"lacks_inquiry_product": _ALWAYS, "callback_is_lost": _ALWAYS},
     ),
     "sent again only by the account that sent it": Removal(
-        _account_ignored,
-        Kind.WITHDRAWAL,
+        _account_ignored, Kind.WITHDRAWAL,
         {"is_busy": 0.6, "busy_yet_acts": _OFTEN},
         changes_account=True,
     ),
     "four sends at most": Removal(_sends_unlimited, Kind.WITHDRAWAL, _BUSY),
     "a duplicate id is inquired about": Removal(
-        _duplicate_is_busy,
-        Kind.WITHDRAWAL,
+        _duplicate_is_busy, Kind.WITHDRAWAL,
         {"is_busy": _OFTEN, "busy_yet_acts": _OFTEN, "callback_is_late": _OFTEN},
     ),
     "the fence refuses past the deadline": Removal(_fence_open, Kind.DEPOSIT),
     "a lost answer proves nothing": Removal(_lost_answer_is_proof, Kind.DEPOSIT),
     "a lease that ended proves nothing": Removal(_lease_ends_in_accepted, Kind.BILL_PAYMENT),
     "a refusal of one send fails no other": Removal(
-        _open_sends_ignored,
-        Kind.WITHDRAWAL,
+        _open_sends_ignored, Kind.WITHDRAWAL,
         {**_BUSY_AND_ACTS, "refuses": _OFTEN, "callback_is_lost": _OFTEN},
     ),
     "proof about one attempt is none about another": Removal(
@@ -338,33 +330,24 @@ REMOVALS: dict[str, Removal] = {
     "one query fails no deposit": Removal(_one_query, Kind.DEPOSIT),
     "silence counts after the window": Removal(_silence_at_once, Kind.DEPOSIT),
     "silent answers count if they are apart": Removal(
-        _silence_in_a_row,
-        Kind.DEPOSIT,
-        {
-            "is_vague": _ALWAYS,
-            "comes_from_elsewhere": _ALWAYS,
-            "callback_is_repeated": _ALWAYS,
-            "callback_is_late": _OFTEN,
-        },
+        _silence_in_a_row, Kind.DEPOSIT,
+        {"is_vague": _ALWAYS, "comes_from_elsewhere": _ALWAYS,
+         "callback_is_repeated": _ALWAYS, "callback_is_late": _OFTEN},
     ),
     "still under processing is no silence": Removal(
-        _under_way_is_silence,
-        Kind.DEPOSIT,
+        _under_way_is_silence, Kind.DEPOSIT,
         {"is_still_under_way": _ALWAYS, "callback_is_late": _OFTEN},
     ),
     "no silence while a callback claims success": Removal(
-        _claims_ignored,
-        Kind.DEPOSIT,
+        _claims_ignored, Kind.DEPOSIT,
         {"is_vague": _ALWAYS, "omits_receipt": _OFTEN, "answer_is_lost": _OFTEN},
     ),
     "a deposit that failed for silence is inquired about again": Removal(
-        _no_second_look,
-        Kind.DEPOSIT,
+        _no_second_look, Kind.DEPOSIT,
         {"callback_is_late": _OFTEN, "callback_is_lost": _OFTEN, "is_still_under_way": _OFTEN},
     ),
     "succeeded is absorbing": Removal(
-        _success_is_not_the_end,
-        Kind.WITHDRAWAL,
+        _success_is_not_the_end, Kind.WITHDRAWAL,
         {**_BUSY_AND_ACTS, "refuses": _OFTEN, "freezes": 0.2},
     ),
     "success outranks failure": Removal(_corrections_refused, Kind.DEPOSIT),
@@ -373,14 +356,9 @@ REMOVALS: dict[str, Removal] = {
         _other_amount_ignored, Kind.DEPOSIT, {"reports_another_amount": _ALWAYS}
     ),
     "a correction is inquired about until Daraja answers": Removal(
-        _correction_confirmed_once_or_never,
-        Kind.DEPOSIT,
-        {
-            "fails": _ALWAYS,
-            "pays_late": _ALWAYS,
-            "gives_no_answer": _OFTEN,
-            "answer_is_lost": _OFTEN,
-        },
+        _correction_confirmed_once_or_never, Kind.DEPOSIT,
+        {"fails": _ALWAYS, "pays_late": _ALWAYS,
+         "gives_no_answer": _OFTEN, "answer_is_lost": _OFTEN},
     ),
     "every open payment has a next step": Removal(_due_time_forgotten, Kind.DEPOSIT),
-}
+}  # fmt: skip
