@@ -254,7 +254,7 @@ def test_a_callback_that_could_not_be_processed_is_stored_and_changes_nothing(st
 def test_a_success_without_receipt_or_amount_is_flagged_and_brings_the_inquiry_forward(
     stage: Stage, missing: dict[str, Any]
 ) -> None:
-    """It does not say which money moved. If no inquiry settles it, a person does (rules.md §14)."""
+    """It does not name the money that moved. An inquiry or a person settles it (rules.md §14)."""
     payment = a_payment(stage=stage)
     decision = decide_callback(payment, a_report(**missing))
     # A payment that is proved unsent must not be sent now.

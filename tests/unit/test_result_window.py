@@ -48,10 +48,10 @@ def test_a_deposit_still_under_processing_does_not_fail_before_fifteen_minutes()
     payment = a_due_payment(Kind.DEPOSIT)  # sent twenty minutes ago
     sent_at = last_sent_at(payment, TIMES)
 
-    def ends(*asked: tuple[InquiryOutcome, float], now: float) -> bool:
+    def ends(*inquiries: tuple[InquiryOutcome, float], now: float) -> bool:
         known = [
-            an_inquiry(n, verdict, at=sent_at + at * MINUTE)
-            for n, (verdict, at) in enumerate(asked, 1)
+            an_inquiry(n, outcome, at=sent_at + at * MINUTE)
+            for n, (outcome, at) in enumerate(inquiries, 1)
         ]
         return no_result_is_confirmed(payment, evidence_of(*known), sent_at + now * MINUTE, TIMES)
 

@@ -1,4 +1,4 @@
-"""The one reader of JSON from outside: what it refuses, and what each of its users lets it take."""
+"""The one parser of JSON from outside: what it rejects, and the options of its users."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from domain.adapters.strict_json import DEPTH_MAX, Fault, Unreadable, parse
 
-REFUSED = [
+REJECTED = [
     (b'{"a":1,"a":1}', Fault.REPEATED_KEY),
     (b'[{"b":{"a":1,"a":2}}]', Fault.REPEATED_KEY),
     (b"[NaN]", Fault.CONSTANT),
@@ -25,11 +25,11 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("is_exact", [True, False])
-def test_bytes_that_are_ambiguous_or_not_json_are_refused(is_exact: bool) -> None:
-    for body, fault in REFUSED:
-        with pytest.raises(Unreadable) as refusal:
+def test_bytes_that_are_ambiguous_or_not_json_are_rejected(is_exact: bool) -> None:
+    for body, fault in REJECTED:
+        with pytest.raises(Unreadable) as caught:
             parse(body, has_exact_numbers=is_exact)
-        assert refusal.value.fault is fault, body
+        assert caught.value.fault is fault, body
 
 
 @pytest.mark.parametrize("depth_max", [DEPTH_MAX, 16])

@@ -33,7 +33,7 @@ class Scripts:
 
 
 def per_minute(**settings: float) -> dict[Step, float]:
-    """How many inquiries of each step all workers together may send in a minute."""
+    """The inquiries of each step that all workers together may send in a minute."""
     redis: Any = Scripts()
     values: dict[str, Any] = {
         "daraja_stk_queries_per_minute": 5,
