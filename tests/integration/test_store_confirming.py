@@ -1,6 +1,4 @@
-"""Successes that wait for Daraja's own word, and copies of one message: what the record keeps of
-them, and tells.
-"""
+"""Successes that wait for confirmation by an inquiry, and stored copies of one message."""
 
 from __future__ import annotations
 
@@ -55,7 +53,7 @@ async def claims(
     source_allowed: bool = True,
     ids: ProviderIds = frozenset(),
 ) -> ChangeResult:
-    """A callback says that the payment was paid, and policy wants that confirmed."""
+    """Record a callback that claims success, under a policy that requires confirmation."""
     report = Report(
         outcome=ReportedOutcome.SUCCESS,
         code="0",
@@ -83,8 +81,10 @@ async def stored(store: Store, payment_id: UUID) -> int:
     )
 
 
-async def test_what_waits_is_known_with_its_receipts_and_since_when(store: Store) -> None:
-    """A message from a wrong source waits for nothing, and neither does another payment's."""
+async def test_the_evidence_has_the_receipts_and_the_time_of_unconfirmed_successes(
+    store: Store,
+) -> None:
+    """Messages from a wrong source, or about another payment, do not count."""
     one, other = await in_doubt(store, Kind.DEPOSIT), await in_doubt(store, Kind.DEPOSIT)
     assert (await evidence(store, one)).unconfirmed_since is None
     first, second = a_receipt(), a_receipt()
@@ -104,11 +104,11 @@ async def test_what_waits_is_known_with_its_receipts_and_since_when(store: Store
         *["awaits_confirmation"] * 2,
     ]
     assert (await evidence(store, other)).unconfirmed_receipts == frozenset()
-    history = "SELECT what FROM mkwanja.payment_history WHERE payment_id = $1 AND what = 'awaits_confirmation'"
-    assert len(await store.rows(history, one)) == 1
+    entries = [entry["what"] for entry in await store.history(one)]
+    assert entries.count("awaits_confirmation") == 1
 
 
-async def test_every_stored_message_keeps_the_receipt_that_it_names(store: Store) -> None:
+async def test_every_stored_message_has_its_receipt(store: Store) -> None:
     payment_id, receipt = await in_doubt(store, Kind.DEPOSIT), a_receipt()
     await claims(store, payment_id, receipt)
     await called_back(store, payment_id, "deposit", Report(outcome=ReportedOutcome.UNREADABLE))
@@ -119,7 +119,7 @@ async def test_every_stored_message_keeps_the_receipt_that_it_names(store: Store
     assert [row["receipt"] for row in rows] == [receipt, None]
 
 
-async def test_daraja_s_word_ends_it_with_the_receipt_that_waited(store: Store) -> None:
+async def test_a_confirmed_success_gets_the_receipt_of_its_callback(store: Store) -> None:
     payment_id, receipt = await in_doubt(store, Kind.DEPOSIT), a_receipt()
     await claims(store, payment_id, receipt)
     assert await the_payment(store, payment_id) == ("in_doubt", None, False)
@@ -129,9 +129,12 @@ async def test_daraja_s_word_ends_it_with_the_receipt_that_waited(store: Store) 
     assert await the_payment(store, payment_id) == ("succeeded", receipt, False)
 
 
-async def test_a_receipt_that_another_payment_has_by_now_is_left_to_it(store: Store) -> None:
-    """It was free when the message came: that it was paid is certain, whose the receipt is, is
-    for a person.
+async def test_a_confirmed_success_does_not_take_the_receipt_of_another_payment(
+    store: Store,
+) -> None:
+    """The receipt was free when the callback came.
+
+    The payment is certainly paid. A person decides which payment has the receipt.
     """
     payment_id, other, receipt = (
         await in_doubt(store, Kind.DEPOSIT),
@@ -147,7 +150,7 @@ async def test_a_receipt_that_another_payment_has_by_now_is_left_to_it(store: St
     assert await the_payment(store, other) == ("succeeded", receipt, False)
 
 
-async def test_two_payments_that_wait_with_one_receipt_and_are_confirmed_at_once_do_not_share_it(
+async def test_payments_confirmed_at_once_do_not_share_a_receipt(
     store: Store,
 ) -> None:
     receipt = a_receipt()
@@ -160,10 +163,8 @@ async def test_two_payments_that_wait_with_one_receipt_and_are_confirmed_at_once
     assert outcomes == [("succeeded", receipt, False), *[("succeeded", None, True)] * 3]
 
 
-async def test_an_answer_that_refuses_does_not_end_what_a_success_waits_for(store: Store) -> None:
-    """The callback came first and says paid: told failed, and safe to retry, it would be paid
-    twice.
-    """
+async def test_a_refusal_does_not_fail_a_payment_with_an_unconfirmed_success(store: Store) -> None:
+    """A caller that saw it as failed and safe to retry would pay twice."""
     payment_id, attempt_id = await store.claimed(Kind.DEPOSIT)
     receipt = a_receipt()
     await claims(store, payment_id, receipt, ids=askable_ids(Kind.DEPOSIT))
@@ -176,24 +177,20 @@ async def test_an_answer_that_refuses_does_not_end_what_a_success_waits_for(stor
     assert await the_payment(store, payment_id) == ("succeeded", receipt, True)
 
 
-async def test_a_success_waits_for_daraja_s_word_also_where_policy_no_longer_says_so(
+async def test_a_success_stays_unconfirmed_under_a_receiver_without_the_policy(
     store: Store,
 ) -> None:
-    """A receiver that was started without the policy does not take a failure's word for what
-    waits.
-    """
+    """A receiver that was started without the policy does not accept a failure callback instead."""
     payment_id = await in_doubt(store, Kind.DEPOSIT)
     await claims(store, payment_id, a_receipt())
     await store.changing.change(failure(payment_id))
     assert await the_payment(store, payment_id) == ("in_doubt", None, True)
 
 
-async def test_a_correction_that_nobody_can_ask_about_is_settled_from_the_statement(
+async def test_an_operator_settles_a_correction_that_no_inquiry_can_confirm(
     store: Store,
 ) -> None:
-    """Daraja refused it and then told of a success: no attempt is open that its id could be the
-    id of.
-    """
+    """Daraja refused the send, then reported a success. No open attempt can have the new id."""
     payment_id, attempt_id = await store.claimed(Kind.DEPOSIT)
     await store.changing.change(acknowledgement(payment_id, attempt_id, error=BUSY))
     receipt = a_receipt()
@@ -207,12 +204,12 @@ async def test_a_correction_that_nobody_can_ask_about_is_settled_from_the_statem
     assert await the_payment(store, payment_id) == ("succeeded", receipt, False)
 
 
-async def test_messages_that_bring_a_question_forward_are_counted(store: Store) -> None:
-    """Of whatever source: each more makes the next wait longer."""
+async def test_messages_that_bring_an_inquiry_forward_are_counted(store: Store) -> None:
+    """Any source counts. Each such message makes the next wait longer."""
     payment_id = await in_doubt(store)
     for report, source_allowed in (
         (Report(outcome=ReportedOutcome.TIMEOUT), True),
-        (Report(outcome=ReportedOutcome.UNREADABLE), True),  # asks for nothing
+        (Report(outcome=ReportedOutcome.UNREADABLE), True),  # brings nothing forward
         (Report(outcome=ReportedOutcome.UNDECIDED, code="26"), True),
         (Report(outcome=ReportedOutcome.UNDECIDED, code="26"), False),
     ):
@@ -226,15 +223,15 @@ async def test_messages_that_bring_a_question_forward_are_counted(store: Store) 
 async def repeat(
     store: Store, payment_id: UUID, body: bytes, times: int, **changes: Any
 ) -> list[ChangeResult]:
-    """The same bytes, so many times at once."""
+    """Record the same bytes `times` times at once."""
     callbacks = [replace(a_callback(body=body), **changes) for _ in range(times)]
     unreadable = Report(outcome=ReportedOutcome.UNREADABLE)
-    raw = (callback_change(payment_id, callback, unreadable) for callback in callbacks)
-    return await asyncio.gather(*(store.changing.change(change) for change in raw))
+    changes_ = (callback_change(payment_id, callback, unreadable) for callback in callbacks)
+    return await asyncio.gather(*(store.changing.change(change) for change in changes_))
 
 
-async def test_the_same_bytes_are_kept_a_bounded_number_of_times(store: Store) -> None:
-    """All are answered alike; a copy more than is kept is only counted."""
+async def test_a_limited_number_of_copies_is_stored(store: Store) -> None:
+    """All copies get the same answer. A copy beyond the limit is only counted."""
     payment_id = await in_doubt(store, Kind.DEPOSIT)
     results = await repeat(store, payment_id, b"again", COPIES_MAX + 15)
     assert await stored(store, payment_id) == COPIES_MAX
@@ -242,8 +239,8 @@ async def test_the_same_bytes_are_kept_a_bounded_number_of_times(store: Store) -
     assert {result.decided.disposition for result in results} == {"unreadable"}
 
 
-async def test_what_differs_is_kept_however_often_something_else_came(store: Store) -> None:
-    """In one byte, in its source, in what it led to, in its operation, or in its payment."""
+async def test_a_message_that_differs_is_stored_after_any_number_of_copies(store: Store) -> None:
+    """It differs in one byte, or in source, disposition, operation or payment."""
     one, other = await in_doubt(store, Kind.DEPOSIT), await in_doubt(store, Kind.DEPOSIT)
     await repeat(store, one, b"again", COPIES_MAX + 1)
     before = await stored(store, one)
@@ -255,28 +252,28 @@ async def test_what_differs_is_kept_however_often_something_else_came(store: Sto
     assert await stored(store, other) == 1
 
 
-async def test_copies_that_several_processes_receive_at_once_are_ordered_by_the_payment_s_lock(
+async def test_the_payments_lock_orders_copies_of_several_processes(
     store: Store,
 ) -> None:
-    """None sees a copy that is not committed, so the first is never left out."""
+    """No process sees an uncommitted copy, so the first copy is always stored."""
     payment_id = await in_doubt(store, Kind.DEPOSIT)
-    async with Store(store.url) as beside:
+    async with Store(store.url) as second:
         await asyncio.gather(
-            *(repeat(each, payment_id, b"both", COPIES_MAX) for each in (store, beside))
+            *(repeat(each, payment_id, b"both", COPIES_MAX) for each in (store, second))
         )
     assert await stored(store, payment_id) == COPIES_MAX
 
 
-async def test_an_unknown_payment_s_messages_are_kept_too(store: Store) -> None:
-    """There is no row to lock: never fewer than one, and not without end."""
-    nobody = a_callback().id
+async def test_messages_of_an_unknown_payment_are_stored_up_to_the_limit(store: Store) -> None:
+    """There is no row to lock, but the number stays limited."""
+    unknown_id = a_callback().id
     for _ in range(3):
-        await repeat(store, nobody, b"who?", COPIES_MAX)
-    assert await stored(store, nobody) == COPIES_MAX
+        await repeat(store, unknown_id, b"unknown", COPIES_MAX)
+    assert await stored(store, unknown_id) == COPIES_MAX
 
 
-async def test_a_copy_is_found_by_its_digest_and_the_digest_is_of_what_came(store: Store) -> None:
-    """Two bodies that differ only in a credential, which is replaced, are two."""
+async def test_a_copy_is_found_by_the_digest_of_the_received_body(store: Store) -> None:
+    """Bodies that differ only in a masked credential are different messages."""
     payment_id = await in_doubt(store, Kind.DEPOSIT)
     await repeat(store, payment_id, b"[replaced]", COPIES_MAX)
     await repeat(store, payment_id, b"[replaced]", 1, body_sha256=sha256(b"secret").digest())

@@ -1,6 +1,4 @@
-"""What a decision knows besides the payment's row: inquiries, stored messages, brakes; of this
-payment and of no other.
-"""
+"""The evidence of a decision: the inquiries, stored messages and brakes of this payment only."""
 
 from __future__ import annotations
 
@@ -37,23 +35,26 @@ from tests.integration.inquiries import (
 )
 
 TIMEOUT = Report(outcome=ReportedOutcome.TIMEOUT)
-PAID = Report(outcome=ReportedOutcome.SUCCESS, code="0")  # says no amount and no receipt
+PAID = Report(outcome=ReportedOutcome.SUCCESS, code="0")  # without amount and receipt
 UNREADABLE = Report(outcome=ReportedOutcome.UNREADABLE)
 
 
-async def words(store: Store, payment_id: UUID) -> list[tuple[str, str | None]]:
-    sql = "SELECT operation, word FROM mkwanja.callbacks WHERE payment_id = $1 ORDER BY received_at, id"
+async def stored_outcomes(store: Store, payment_id: UUID) -> list[tuple[str, str | None]]:
+    sql = (
+        "SELECT operation, word FROM mkwanja.callbacks WHERE payment_id = $1"
+        " ORDER BY received_at, id"
+    )
     return [(row["operation"], row["word"]) for row in await store.rows(sql, payment_id)]
 
 
-async def test_a_payment_of_which_nothing_came_has_no_evidence(fresh: Store) -> None:
-    """Nor one that is not there."""
+async def test_a_payment_without_messages_has_no_evidence(fresh: Store) -> None:
+    """The same holds for an unknown payment."""
     for payment_id in (await in_doubt(fresh), a_callback().id):
         assert await evidence(fresh, payment_id) == Evidence()
         assert await evidence(fresh, payment_id, is_claim=True) == Evidence()
 
 
-async def test_a_probe_of_the_breaker_is_known_from_a_question(store: Store) -> None:
+async def test_the_evidence_marks_the_probes_of_the_breaker(store: Store) -> None:
     payment_id = await in_doubt(store)
     await asked(store, payment_id, is_probe=True)
     await store.execute("UPDATE mkwanja.inquiries SET asked_at = asked_at - interval '1 minute'")
@@ -62,7 +63,7 @@ async def test_a_probe_of_the_breaker_is_known_from_a_question(store: Store) -> 
     assert [inquiry.is_probe for inquiry in known.inquiries] == [True, False]
 
 
-async def test_inquiries_come_in_the_order_of_their_numbers_with_their_first_answers(
+async def test_the_evidence_lists_inquiries_by_number_with_their_first_answers(
     store: Store,
 ) -> None:
     payment_id = await in_doubt(store)
@@ -94,15 +95,15 @@ async def test_inquiries_come_in_the_order_of_their_numbers_with_their_first_ans
         (Kind.BILL_PAYMENT, "bill-payment", True),
         (Kind.BILL_PAYMENT, "bill-payment-timeout", True),
         (Kind.DEPOSIT, "deposit", True),
-        # answers to our own questions are not messages about the payment
+        # answers to our own inquiries are not messages about the payment
         (Kind.WITHDRAWAL, "status-1", False),
         (Kind.WITHDRAWAL, "status-1-timeout", False),
     ],
 )
-async def test_a_message_at_the_payment_s_own_address_is_one_whatever_it_said(
+async def test_any_message_at_the_payments_own_address_counts_as_a_message(
     store: Store, kind: Kind, operation: str, expected: bool
 ) -> None:
-    """It shows that Daraja had the payment: readable or not, from an allowed address or not."""
+    """It shows that Daraja had the payment, also if it is unreadable or from a wrong source."""
     for report in (TIMEOUT, UNREADABLE, Report(outcome=ReportedOutcome.UNDECIDED, code="26")):
         for source_allowed in (True, False):
             payment_id = await in_doubt(store, kind)
@@ -111,10 +112,10 @@ async def test_a_message_at_the_payment_s_own_address_is_one_whatever_it_said(
             assert (known.has_message, known.claims_success) == (expected, False)
 
 
-async def test_a_stored_message_that_says_paid_claims_success_unless_it_came_from_a_wrong_source(
+async def test_a_stored_success_counts_as_a_claim_only_from_an_allowed_source(
     store: Store,
 ) -> None:
-    """Anybody who knew the address could else hold a payment open."""
+    """Otherwise anyone with the address could keep a payment open."""
     for source_allowed in (True, False):
         payment_id = await in_doubt(store, Kind.DEPOSIT)
         await called_back(store, payment_id, "deposit", PAID, source_allowed=source_allowed)
@@ -122,14 +123,14 @@ async def test_a_stored_message_that_says_paid_claims_success_unless_it_came_fro
         assert (known.has_message, known.claims_success) == (True, source_allowed)
 
 
-async def test_one_claim_among_many_messages_is_enough(store: Store) -> None:
+async def test_one_claimed_success_among_many_messages_is_enough(store: Store) -> None:
     payment_id = await in_doubt(store, Kind.DEPOSIT)
     for report in (UNREADABLE, PAID, UNREADABLE):
         await called_back(store, payment_id, "deposit", report)
     assert (await evidence(store, payment_id)).claims_success
 
 
-async def test_a_message_that_could_not_be_processed_claims_what_it_was_read_to_say(
+async def test_an_unprocessed_message_claims_its_parsed_outcome(
     store: Store,
 ) -> None:
     payment_id = await in_doubt(store, Kind.DEPOSIT)
@@ -139,20 +140,22 @@ async def test_a_message_that_could_not_be_processed_claims_what_it_was_read_to_
     assert (await evidence(store, payment_id)).claims_success
 
 
-async def test_a_message_from_before_words_were_kept_claims_nothing_but_is_one(
+async def test_a_message_stored_without_an_outcome_is_a_message_and_claims_nothing(
     store: Store,
 ) -> None:
+    """Older releases stored messages without it."""
     payment_id = await in_doubt(store)
     await store.execute(
-        "INSERT INTO mkwanja.callbacks (id, payment_id, operation, received_at, source_address, source_allowed, body,"
-        " body_sha256, disposition, is_flagged) VALUES ($1, $2, 'withdrawal', now(), '', true, '', '', 'duplicate', false)",
+        "INSERT INTO mkwanja.callbacks (id, payment_id, operation, received_at, source_address,"
+        " source_allowed, body, body_sha256, disposition, is_flagged)"
+        " VALUES ($1, $2, 'withdrawal', now(), '', true, '', '', 'duplicate', false)",
         a_callback().id, payment_id,
     )  # fmt: skip
     known = await evidence(store, payment_id)
     assert (known.has_message, known.claims_success) == (True, False)
 
 
-async def test_each_stored_message_keeps_the_word_that_it_was_read_to_say(store: Store) -> None:
+async def test_each_stored_message_has_its_parsed_outcome(store: Store) -> None:
     payment_id = await in_doubt(store)
     for operation, report in (
         ("withdrawal-timeout", TIMEOUT),
@@ -161,7 +164,7 @@ async def test_each_stored_message_keeps_the_word_that_it_was_read_to_say(store:
         ("withdrawal", PAID),
     ):
         await called_back(store, payment_id, operation, report)
-    assert await words(store, payment_id) == [
+    assert await stored_outcomes(store, payment_id) == [
         ("withdrawal-timeout", "timeout"),
         ("withdrawal", "unreadable"),
         ("status-1", "undecided"),
@@ -171,8 +174,13 @@ async def test_each_stored_message_keeps_the_word_that_it_was_read_to_say(store:
 
 @pytest.mark.parametrize(
     ("engaged", "stopped", "open_breaker"),
-    [((), False, False), (("kill_switch",), True, False), (("breaker",), True, True), (("kill_switch", "breaker"), True, True)],
-)  # fmt: skip
+    [
+        ((), False, False),
+        (("kill_switch",), True, False),
+        (("breaker",), True, True),
+        (("kill_switch", "breaker"), True, True),
+    ],
+)
 async def test_either_brake_stops_payouts_and_one_of_them_is_the_breaker(
     fresh: Store, engaged: tuple[str, ...], stopped: bool, open_breaker: bool
 ) -> None:
@@ -185,7 +193,7 @@ async def test_either_brake_stops_payouts_and_one_of_them_is_the_breaker(
 
 
 async def test_payments_that_share_a_batch_share_no_evidence(store: Store) -> None:
-    """Each knows its own, however many are decided in one commit."""
+    """Each decision gets its own, also in one commit."""
     known_well, silent, claimed = (
         await resendable(store),
         await in_doubt(store),
@@ -200,8 +208,8 @@ async def test_payments_that_share_a_batch_share_no_evidence(store: Store) -> No
     assert [known.claims_success for known in seen] == [False, False, True]
 
 
-async def test_a_change_that_wants_no_evidence_gets_none(store: Store) -> None:
-    """A plain callback costs no look at what it needs not."""
+async def test_a_change_that_reads_no_evidence_gets_none(store: Store) -> None:
+    """A plain callback does not pay for reads that it does not need."""
     payment_id = await resendable(store)
     seen: list[Evidence] = []
 
@@ -213,12 +221,12 @@ async def test_a_change_that_wants_no_evidence_gets_none(store: Store) -> None:
     assert seen == [Evidence()]
 
 
-async def test_another_payment_s_own_id_is_flagged_before_daraja_acknowledged_it(
+async def test_the_id_of_an_unacknowledged_payment_is_flagged_at_another_payment(
     store: Store,
 ) -> None:
-    """A withdrawal is known to Daraja by its payment's id.
+    """Daraja knows a withdrawal by its payment's id.
 
-    One that no payment has contradicts nothing.
+    An id that no payment has contradicts nothing.
     """
     other = await store.accepted(Kind.WITHDRAWAL)
     for named, expected in (
@@ -230,7 +238,7 @@ async def test_another_payment_s_own_id_is_flagged_before_daraja_acknowledged_it
         conversation = (IdKind.CONVERSATION, f"AG_{payment_id.hex}")
         ours = frozenset({conversation, (IdKind.ORIGINATOR_CONVERSATION, str(payment_id))})
         await store.changing.change(acknowledgement(payment_id, attempt_id, ids=ours))
-        told = frozenset({conversation, (IdKind.ORIGINATOR_CONVERSATION, named)})
-        await store.changing.change(success(payment_id, Kind.WITHDRAWAL, ids=told))
+        ids = frozenset({conversation, (IdKind.ORIGINATOR_CONVERSATION, named)})
+        await store.changing.change(success(payment_id, Kind.WITHDRAWAL, ids=ids))
         assert await stored_callbacks(store, payment_id) == [expected]
         assert (await store.payment(payment_id)).provider_ids == ours

@@ -1,6 +1,4 @@
-"""Questions on the record: numbered and stored before they are asked, answered once, taken when
-due, probed when not.
-"""
+"""Inquiries in PostgreSQL: stored before they are sent, answered once, fetched when due."""
 
 from __future__ import annotations
 
@@ -55,14 +53,14 @@ async def take(store: Store, step: Step, *, limit: int = 100) -> list[UUID]:
     ]
 
 
-class TestQuestions:
-    """Stored before they are asked."""
+class TestInquiries:
+    """An inquiry is stored before it is sent."""
 
     @pytest.mark.parametrize(
         ("kind", "api"),
         [(Kind.DEPOSIT, "query"), (Kind.WITHDRAWAL, "status"), (Kind.BILL_PAYMENT, "status")],
     )
-    async def test_a_question_is_on_record_with_the_way_it_is_asked(
+    async def test_an_inquiry_is_stored_with_its_api(
         self, store: Store, kind: Kind, api: str
     ) -> None:
         payment_id = await in_doubt(store, kind)
@@ -77,8 +75,10 @@ class TestQuestions:
         )
         assert row["asked_at"] == (await store.payment(payment_id)).updated_at
 
-    async def test_of_ten_jobs_for_one_due_time_one_asks(self, store: Store, other: Store) -> None:
-        """From two processes; the row is the job."""
+    async def test_one_of_ten_jobs_for_one_due_time_inquires(
+        self, store: Store, other: Store
+    ) -> None:
+        """The jobs run in two processes. The row decides."""
         payment_id = await in_doubt(store, Kind.DEPOSIT)
         numbers = [
             inquiry.number
@@ -91,15 +91,15 @@ class TestQuestions:
         assert len(await inquiries(store, payment_id)) == 1
 
     async def test_probes_at_once_have_different_numbers(self, store: Store, other: Store) -> None:
-        """A probe is asked whatever is due; the payment's lock keeps the numbers apart."""
+        """A probe is sent before its payment is due. The payment's lock separates the numbers."""
         payment_id = await in_doubt(store)
-        asked_by = await asyncio.gather(
+        probes = await asyncio.gather(
             *(asked(process, payment_id, is_probe=True) for process in [store, other] * 4)
         )
-        assert sorted(inquiry.number for inquiry in asked_by if inquiry) == list(range(1, 9))
+        assert sorted(inquiry.number for inquiry in probes if inquiry) == list(range(1, 9))
 
     async def test_a_final_payment_can_be_probed(self, store: Store) -> None:
-        """It keeps its stage and gets no due time by that."""
+        """Its stage stays, and it gets no due time."""
         payment_id = await store.finalized(Kind.WITHDRAWAL)
         before = await store.payment(payment_id)
         assert await asked(store, payment_id, is_probe=True) is not None
@@ -114,11 +114,9 @@ async def _asked_spaced(store: Store, payment_id: UUID) -> Inquiry | None:
 
 
 class TestAnswers:
-    """The first one counts."""
+    """The first answer to an inquiry counts."""
 
-    async def test_an_answer_is_recorded_with_its_time_its_verdict_and_its_code(
-        self, store: Store
-    ) -> None:
+    async def test_an_answer_is_stored_with_its_time_outcome_and_code(self, store: Store) -> None:
         payment_id = await in_doubt(store, Kind.DEPOSIT)
         await asked(store, payment_id)
         await answered(store, payment_id, 1, an_answer(V.NO_RESULT, code="4999"))
@@ -129,7 +127,7 @@ class TestAnswers:
     async def test_an_answer_that_comes_ten_times_at_once_counts_once(
         self, store: Store, other: Store
     ) -> None:
-        """A failure that one query told agrees with itself however often it comes: not at all."""
+        """Two queries must agree on a failure. Copies of one answer are not two queries."""
         payment_id = await in_doubt(store, Kind.DEPOSIT)
         await asked(store, payment_id)
         results = await asyncio.gather(
@@ -141,7 +139,7 @@ class TestAnswers:
     async def test_two_queries_that_agree_end_a_deposit_once(
         self, store: Store, other: Store
     ) -> None:
-        """Also where both answers are recorded at the same time."""
+        """Both answers are recorded at the same time."""
         payment_id = await in_doubt(store, Kind.DEPOSIT)
         for _ in range(2):
             await asked(store, payment_id)
@@ -169,7 +167,7 @@ class TestAnswers:
         assert await inquiries(store, payment_id) == first
         assert first[0]["verdict"] == "not_found"
 
-    async def test_an_answer_to_a_question_that_was_never_asked_is_stored_and_answers_nothing(
+    async def test_an_answer_to_an_unknown_inquiry_is_stored_and_answers_nothing(
         self, store: Store
     ) -> None:
         payment_id = await in_doubt(store)
@@ -178,14 +176,14 @@ class TestAnswers:
         sql = "SELECT count(*) FROM mkwanja.callbacks WHERE payment_id = $1"
         assert await store.one(sql, payment_id) == 1
 
-    async def test_the_exchange_of_a_question_is_kept_without_an_attempt(
+    async def test_the_exchange_of_an_inquiry_is_stored_without_an_attempt(
         self, store: Store
     ) -> None:
         payment_id = await in_doubt(store, Kind.DEPOSIT)
         await asked(store, payment_id)
         exchange = Exchange(
-            id=new_id(), attempt_id=None, api="stk_query", request={"Password": "[masked]"}, was_written=True,
-            http_status=200, answer="{}", outcome="no_result",
+            id=new_id(), attempt_id=None, api="stk_query", request={"Password": "[masked]"},
+            was_written=True, http_status=200, answer="{}", outcome="no_result",
         )  # fmt: skip
         report = an_answer(V.NO_RESULT)
         await store.changing.change(
@@ -199,12 +197,15 @@ class TestAnswers:
             "no_result",
         )
 
-    async def test_silence_ends_a_deposit_and_it_is_looked_at_again_after_ten_minutes(
+    async def test_silence_fails_a_deposit_that_stays_due_for_an_inquiry(
         self, store: Store
     ) -> None:
         payment_id = await in_doubt(store, Kind.DEPOSIT)
-        past = "UPDATE mkwanja.attempts SET ended_at = ended_at - interval '1 hour' WHERE payment_id = $1"
-        await store.execute(past, payment_id)
+        await store.execute(
+            "UPDATE mkwanja.attempts SET ended_at = ended_at - interval '1 hour'"
+            " WHERE payment_id = $1",
+            payment_id,
+        )
         for number in (1, 2, 3):
             assert (await store.payment(payment_id)).stage is Stage.IN_DOUBT
             assert await asked(store, payment_id) is not None
@@ -214,14 +215,13 @@ class TestAnswers:
         assert payment.failure is not None
         assert (payment.stage, payment.failure.reason) == (Stage.FAILED, "no_result_confirmed")
         await answered(store, payment_id, 3, an_answer(V.NO_RESULT))
-        sql = "SELECT what FROM mkwanja.payment_history WHERE payment_id = $1 ORDER BY sequence DESC LIMIT 1"
-        assert await store.one(sql, payment_id) == "no_result_confirmed"
+        assert (await store.history(payment_id))[-1]["what"] == "no_result_confirmed"
 
 
-class TestDueQuestions:
-    """Counted before a budget is spent, taken by kind of question."""
+class TestDueInquiries:
+    """They are counted before a budget is charged, and fetched by step."""
 
-    async def test_each_kind_of_question_has_its_own_queue(self, fresh: Store) -> None:
+    async def test_each_inquiry_step_has_its_own_queue(self, fresh: Store) -> None:
         expected = {
             Step.QUERY: [await in_doubt(fresh, Kind.DEPOSIT)],
             Step.STATUS: [await in_doubt(fresh), await in_doubt(fresh, Kind.BILL_PAYMENT)],
@@ -238,9 +238,7 @@ class TestDueQuestions:
             assert await take(fresh, step) == payments
             assert await count_due(fresh, step, limit=100) == 0
 
-    async def test_what_is_due_is_counted_up_to_a_limit_and_left_where_it_is(
-        self, fresh: Store
-    ) -> None:
+    async def test_due_payments_are_counted_up_to_a_limit_and_stay_due(self, fresh: Store) -> None:
         payments = [await in_doubt(fresh) for _ in range(5)]
         assert [await count_due(fresh, Step.STATUS, limit=limit) for limit in (1, 3, 5, 9)] == [
             1,
@@ -250,12 +248,10 @@ class TestDueQuestions:
         ]
         assert await take(fresh, Step.STATUS) == payments
 
-    async def test_while_the_breaker_is_open_no_question_with_the_credential_is_due(
-        self, fresh: Store
-    ) -> None:
-        """They keep their place; what is asked without it goes on.
+    async def test_an_open_breaker_stops_inquiries_with_the_credential(self, fresh: Store) -> None:
+        """They stay due. Queries without the credential continue.
 
-        The kill switch stops no question.
+        The kill switch stops no inquiry.
         """
         status, query = await in_doubt(fresh), await in_doubt(fresh, Kind.DEPOSIT)
         await engage(fresh, "breaker")
@@ -266,17 +262,20 @@ class TestDueQuestions:
         await engage(fresh, "kill_switch")
         assert await take(fresh, Step.STATUS) == [status]
 
-    async def test_a_second_look_is_due_like_any_other_question(self, fresh: Store) -> None:
+    async def test_the_inquiry_after_a_silent_failure_is_due_like_any_other(
+        self, fresh: Store
+    ) -> None:
         payment_id = await in_doubt(fresh, Kind.DEPOSIT)
         await fresh.execute(
-            "UPDATE mkwanja.payments SET stage = 'failed', finalized_at = now(), failure_reason = 'no_result_confirmed',"
-            " failure_safe_to_retry = false WHERE id = $1", payment_id,
-        )  # fmt: skip
+            "UPDATE mkwanja.payments SET stage = 'failed', finalized_at = now(),"
+            " failure_reason = 'no_result_confirmed', failure_safe_to_retry = false WHERE id = $1",
+            payment_id,
+        )
         assert await take(fresh, Step.QUERY) == [payment_id]
 
 
 class TestBreaker:
-    """Opened and closed in the commit of the fact that says so."""
+    """It opens and closes in the commit of the fact that causes it."""
 
     @staticmethod
     async def breaker(store: Store) -> dict[str, Any]:
@@ -290,7 +289,7 @@ class TestBreaker:
         )
         return [(row["name"], row["is_engaged"]) for row in rows]
 
-    async def test_the_first_refusal_opens_it_and_no_other_is_noted(self, fresh: Store) -> None:
+    async def test_only_the_first_refusal_opens_the_breaker(self, fresh: Store) -> None:
         payment_id, second = await in_doubt(fresh), await in_doubt(fresh)
         await asked(fresh, payment_id)
         await called_back(fresh, payment_id, "status-1", REFUSED)
@@ -308,7 +307,7 @@ class TestBreaker:
             "SELECT is_engaged FROM mkwanja.brakes WHERE name = 'kill_switch'"
         )
 
-    async def test_an_answer_to_a_question_asked_after_it_opened_closes_it(
+    async def test_an_answer_to_an_inquiry_after_the_opening_closes_the_breaker(
         self, fresh: Store
     ) -> None:
         payment_id = await in_doubt(fresh)
@@ -319,8 +318,10 @@ class TestBreaker:
         assert (closed["is_engaged"], closed["reason"]) == (False, None)
         assert await self.story(fresh) == [("breaker", False)]
 
-    async def test_an_answer_to_an_older_question_leaves_it_open(self, fresh: Store) -> None:
-        """It was taken before the credential was refused."""
+    async def test_an_answer_to_an_older_inquiry_leaves_the_breaker_open(
+        self, fresh: Store
+    ) -> None:
+        """Daraja may have accepted that inquiry before it refused the credential."""
         payment_id = await in_doubt(fresh)
         await asked(fresh, payment_id, is_probe=True)
         await engage(fresh, "breaker")
@@ -328,29 +329,31 @@ class TestBreaker:
         assert (await self.breaker(fresh))["is_engaged"]
 
     async def test_no_answer_releases_the_kill_switch(self, fresh: Store) -> None:
-        """Only who set it does."""
+        """Only an operator does."""
         payment_id = await in_doubt(fresh)
         await engage(fresh, "kill_switch")
         await asked(fresh, payment_id, is_probe=True)
         await called_back(fresh, payment_id, "status-1", NOT_FOUND)
         assert await fresh.one("SELECT is_engaged FROM mkwanja.brakes WHERE name = 'kill_switch'")
 
-    async def test_a_refusal_and_an_answer_at_once_leave_it_open(self, fresh: Store) -> None:
-        """In one batch: opening wins."""
-        refused, taken = await in_doubt(fresh), await in_doubt(fresh)
+    async def test_a_refusal_and_an_answer_at_once_leave_the_breaker_open(
+        self, fresh: Store
+    ) -> None:
+        """In one batch, opening wins."""
+        refused, answered_ = await in_doubt(fresh), await in_doubt(fresh)
         await engage(fresh, "breaker")
-        for payment_id in (refused, taken):
+        for payment_id in (refused, answered_):
             await asked(fresh, payment_id, is_probe=True)
         await asyncio.gather(
-            called_back(fresh, taken, "status-1", NOT_FOUND),
+            called_back(fresh, answered_, "status-1", NOT_FOUND),
             called_back(fresh, refused, "status-1", REFUSED),
         )
         assert (await self.breaker(fresh))["is_engaged"]
 
-    async def test_a_probe_is_taken_after_a_cool_down_that_doubles_up_to_its_ceiling(
+    async def test_the_cool_down_between_probes_doubles_up_to_its_ceiling(
         self, fresh: Store
     ) -> None:
-        """By one sweeper, about the payment that opened it."""
+        """The probe is about the payment that opened the breaker."""
         payment_id = await in_doubt(fresh)
         cool_down, ceiling = timedelta(minutes=1), timedelta(minutes=3)
 
@@ -364,12 +367,13 @@ class TestBreaker:
             assert await probe() is None
             for seconds, expected in ((minutes * 60 - 5, None), (10, payment_id)):
                 await fresh.execute(
-                    "UPDATE mkwanja.brakes SET changed_at = changed_at - $1::interval, probed_at = probed_at - $1::interval",
+                    "UPDATE mkwanja.brakes SET changed_at = changed_at - $1::interval,"
+                    " probed_at = probed_at - $1::interval",
                     timedelta(seconds=seconds),
                 )
                 assert await probe() == expected
 
-    async def test_a_probe_is_taken_by_one_of_many_sweepers(self, fresh: Store) -> None:
+    async def test_one_of_many_sweepers_starts_the_probe(self, fresh: Store) -> None:
         payment_id = await in_doubt(fresh)
         await called_back(
             fresh,

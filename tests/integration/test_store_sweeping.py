@@ -1,6 +1,4 @@
-"""Sweeping: what is due is taken once, in order and without waiting; what was not announced is
-found until it is recorded.
-"""
+"""Sweep: fetch due payments once, in order and without waiting, and find unpublished events."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ MINUTE = timedelta(seconds=60)
 
 
 async def overdue(store: Store, count: int) -> list[UUID]:
-    """Accepted payments, the first due longest."""
+    """Create accepted payments that are due, the first one longest."""
     news = [a_new_payment() for _ in range(count)]
     await asyncio.gather(*map(store.accepting.accept, news))
     late = (
@@ -42,12 +40,10 @@ async def take(store: Store, *, limit: int = 100, step: Step = Step.SUBMIT) -> l
 
 
 class TestDue:
-    """Taken and moved in one statement."""
+    """One statement fetches due payments and moves their due time."""
 
-    async def test_due_payments_come_in_due_order_and_are_then_due_later(
-        self, fresh: Store
-    ) -> None:
-        """So what makes no progress cannot keep the rest from their turn."""
+    async def test_due_payments_are_fetched_in_order_and_are_due_later(self, fresh: Store) -> None:
+        """A payment that makes no progress therefore cannot starve the rest."""
         payments = await overdue(fresh, 6)
         assert await take(fresh, limit=4) == payments[:4]
         assert await take(fresh, limit=4) == payments[4:]
@@ -57,11 +53,13 @@ class TestDue:
         )
         assert await fresh.one(moved)
 
-    async def test_each_tells_what_its_next_step_needs_to_know(self, fresh: Store) -> None:
-        """Kind, stage, and whether it may still be sent."""
+    async def test_a_due_payment_has_its_kind_stage_and_expiry(self, fresh: Store) -> None:
         for is_expired, left in ((False, timedelta(seconds=30)), (True, timedelta(0))):
             payment_id = await fresh.accepted(Kind.BILL_PAYMENT)
-            sql = "UPDATE mkwanja.payments SET next_step_at = now(), expires_at = now() + $2::interval WHERE id = $1"
+            sql = (
+                "UPDATE mkwanja.payments SET next_step_at = now(),"
+                " expires_at = now() + $2::interval WHERE id = $1"
+            )
             await fresh.execute(sql, payment_id, left)
             (due,) = await fresh.sweeping.fetch_due(Step.SUBMIT, limit=1, next_step_in=MINUTE)
             assert (due.payment_id, due.kind, due.stage) == (
@@ -71,8 +69,8 @@ class TestDue:
             )
             assert due.is_expired is is_expired
 
-    async def test_only_its_stage_and_only_what_is_due(self, fresh: Store) -> None:
-        """What is due later, in another stage, or final is left alone."""
+    async def test_only_due_payments_of_the_step_are_fetched(self, fresh: Store) -> None:
+        """Payments that are due later, in another stage or final stay."""
         await fresh.accepted()
         claimed, _ = await fresh.claimed()
         await fresh.finalized()
@@ -84,41 +82,41 @@ class TestDue:
         assert await take(fresh) == []
         assert await take(fresh, step=Step.END_LEASE) == [claimed]
 
-    async def test_sweepers_at_once_take_disjoint_shares_and_leave_nothing(
-        self, fresh: Store
-    ) -> None:
-        """Three of them, in small bites."""
+    async def test_sweepers_at_once_fetch_each_payment_once(self, fresh: Store) -> None:
+        """Three sweepers fetch small batches."""
         payments = await overdue(fresh, 60)
         async with Store(fresh.url) as second, Store(fresh.url) as third:
-            taken: list[UUID] = []
-            while bites := [
+            fetched: list[UUID] = []
+            while batches := [
                 payment_id
-                for bite in await asyncio.gather(
+                for batch in await asyncio.gather(
                     *(take(store, limit=7) for store in (fresh, second, third))
                 )
-                for payment_id in bite
+                for payment_id in batch
             ]:
-                taken += bites
-        assert len(taken) == len(set(taken))
-        assert set(taken) == set(payments)
+                fetched += batches
+        assert len(fetched) == len(set(fetched))
+        assert set(fetched) == set(payments)
 
     async def test_a_locked_row_is_skipped(self, fresh: Store) -> None:
-        """It comes with a later sweep."""
+        """A later sweep fetches it."""
         held, free = await overdue(fresh, 2)
         async with locked(fresh, held):
             assert await take(fresh) == [free]
         assert await take(fresh) == [held]
 
-    async def test_finished_payments_cost_a_sweep_nothing(self, fresh: Store) -> None:
-        """They are in neither partial index, and the plan of a sweep uses those."""
+    async def test_final_payments_cost_a_sweep_nothing(self, fresh: Store) -> None:
+        """They are in neither partial index, and a sweep uses only these."""
         payment_id = await fresh.finalized()
         await fresh.execute("UPDATE mkwanja.payments SET event_due = NULL")
         copied = await fresh.one(
             "SELECT string_agg(quote_ident(column_name), ', ') FROM information_schema.columns"
-            " WHERE table_schema = 'mkwanja' AND table_name = 'payments' AND column_name NOT IN ('id', 'receipt')"
+            " WHERE table_schema = 'mkwanja' AND table_name = 'payments'"
+            " AND column_name NOT IN ('id', 'receipt')"
         )
         await fresh.execute(
-            f"INSERT INTO mkwanja.payments (id, {copied}) SELECT gen_random_uuid(), {copied}"  # noqa: S608
+            f"INSERT INTO mkwanja.payments (id, {copied})"  # noqa: S608
+            f" SELECT gen_random_uuid(), {copied}"
             " FROM mkwanja.payments, generate_series(1, 5000) WHERE id = $1",
             payment_id,
         )
@@ -131,19 +129,19 @@ class TestDue:
             ),
             ("payments_event_due", "event_due <= now() ORDER BY event_due"),
         ):
-            look = (
-                f"EXPLAIN (FORMAT JSON) SELECT id FROM mkwanja.payments WHERE {condition} LIMIT 100"  # noqa: S608
-            )
-            plan = await fresh.one(look)
+            sql = f"SELECT id FROM mkwanja.payments WHERE {condition} LIMIT 100"  # noqa: S608
+            plan = await fresh.one(f"EXPLAIN (FORMAT JSON) {sql}")
             assert f'"Index Name": "{name}"' in json.dumps(json.loads(plan)), plan
             assert await fresh.one("SELECT reltuples FROM pg_class WHERE relname = $1", name) <= 10
 
 
 class TestAnnouncements:
-    """At least once, by one id, until it is on record."""
+    """An event is published at least once, by one id, until the publication is recorded."""
 
-    async def test_an_event_is_owed_until_it_is_recorded_as_published(self, fresh: Store) -> None:
-        """The very bytes that the finalizing commit fixed."""
+    async def test_an_event_is_unannounced_until_its_publication_is_recorded(
+        self, fresh: Store
+    ) -> None:
+        """The sweeper finds the bytes that the finalizing commit stored."""
         payment_id, _ = await fresh.claimed()
         result = await fresh.changing.change(success(payment_id))
         for _ in range(2):
@@ -155,15 +153,15 @@ class TestAnnouncements:
         assert await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW) == []
         assert (await fresh.payment(payment_id)).event_due is None
 
-    async def test_who_made_the_fact_has_a_moment_to_publish_it(self, fresh: Store) -> None:
-        """The sweeper takes only what is late."""
+    async def test_a_new_event_is_left_to_the_process_that_stored_it(self, fresh: Store) -> None:
+        """The sweeper publishes only events that are late."""
         await fresh.finalized()
         assert await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=MINUTE) == []
 
-    async def test_of_two_facts_each_is_owed_and_the_payment_is_clear_with_the_last(
+    async def test_a_payment_stays_unannounced_until_both_its_events_are_recorded(
         self, fresh: Store
     ) -> None:
-        """A failure and its correction, recorded in either order."""
+        """The events are a failure and its correction, recorded in either order."""
         for recorded_first in (0, 1):
             payment_id, _ = await fresh.claimed()
             results = [
@@ -179,10 +177,10 @@ class TestAnnouncements:
             await fresh.sweeping.record_announced(owed[0])
             assert (await fresh.payment(payment_id)).event_due is None
 
-    async def test_a_fact_that_comes_while_another_is_recorded_stays_owed(
+    async def test_an_event_stored_while_another_is_recorded_stays_unannounced(
         self, fresh: Store
     ) -> None:
-        """Whichever commits first, no event is forgotten."""
+        """No event is lost, in either order of the commits."""
         async with Store(fresh.url) as second:
             for _ in range(15):
                 payment_id, _ = await fresh.claimed()
@@ -197,22 +195,25 @@ class TestAnnouncements:
                 assert corrected.announcement is not None
                 await fresh.sweeping.record_announced(corrected.announcement)
 
-    async def test_payments_that_owe_nothing_any_more_are_not_in_the_way(
+    async def test_payments_without_unannounced_events_do_not_hide_others(
         self, fresh: Store
     ) -> None:
-        """However they came to be marked: they are cleared, and those behind them are announced."""
+        """Their wrong mark is removed, and the payments behind them are announced."""
         published = [await fresh.finalized() for _ in range(3)]
         for announcement in await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW):
             await fresh.sweeping.record_announced(announcement)
         waiting = await fresh.finalized()
-        sql = "UPDATE mkwanja.payments SET event_due = now() - interval '1 hour' WHERE id = ANY($1::uuid[])"
-        await fresh.execute(sql, published)
+        await fresh.execute(
+            "UPDATE mkwanja.payments SET event_due = now() - interval '1 hour'"
+            " WHERE id = ANY($1::uuid[])",
+            published,
+        )
         assert await fresh.sweeping.fetch_unannounced(limit=3, overdue_by=NOW) == []
         (announcement,) = await fresh.sweeping.fetch_unannounced(limit=3, overdue_by=NOW)
         assert announcement.payment_id == waiting
 
-    async def test_recorded_twice_is_no_error(self, fresh: Store) -> None:
-        """Two sweepers may publish the same event: at least once."""
+    async def test_a_publication_may_be_recorded_twice(self, fresh: Store) -> None:
+        """Two sweepers may publish the same event."""
         payment_id = await fresh.finalized()
         (announcement,) = await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW)
         async with Store(fresh.url) as second:
@@ -224,8 +225,8 @@ class TestAnnouncements:
             )
         assert (await fresh.payment(payment_id)).event_due is None
 
-    async def test_a_record_that_cannot_be_written_fails_alone(self, fresh: Store) -> None:
-        """One announcement of a batch is of a fact that is not on record."""
+    async def test_a_publication_that_cannot_be_recorded_fails_alone(self, fresh: Store) -> None:
+        """One announcement of the batch names an unknown history entry."""
         payments = [await fresh.finalized() for _ in range(4)]
         announcements = await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW)
         announcements.insert(
@@ -244,10 +245,10 @@ class TestAnnouncements:
         assert await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW) == []
 
     @pytest.mark.usefixtures("impatient")
-    async def test_a_payment_that_somebody_holds_is_given_up_as_unavailable(
+    async def test_recording_the_publication_of_a_locked_payment_fails_as_unavailable(
         self, fresh: Store
     ) -> None:
-        """The one error that the announcer expects: the sweeper will find it again."""
+        """The announcer expects only this error. The sweeper finds the event again."""
         payment_id = await fresh.finalized()
         (announcement,) = await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW)
         async with locked(fresh, payment_id):
@@ -255,8 +256,8 @@ class TestAnnouncements:
                 await fresh.sweeping.record_announced(announcement)
         await fresh.sweeping.record_announced(announcement)
 
-    async def test_looking_for_owed_events_waits_for_nobody(self, fresh: Store) -> None:
-        """A reader holds up no writer, and is held up by none."""
+    async def test_a_search_for_unannounced_events_waits_for_no_lock(self, fresh: Store) -> None:
+        """Readers and writers do not block each other."""
         payment_id = await fresh.finalized()
         async with connection(fresh.url) as raw, raw.transaction():
             await raw.execute("SELECT FROM mkwanja.payments WHERE id = $1 FOR UPDATE", payment_id)
