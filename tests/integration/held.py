@@ -55,7 +55,7 @@ async def is_held(store: Store, operation: Operation = B2C) -> bool:
 
 
 async def cooled(store: Store, operation: Operation = B2C) -> None:
-    """The cool-down is over."""
+    """Make the cool-down end now."""
     await store.execute(
         "UPDATE mkwanja.brakes SET probe_at = now() WHERE name = $1", operation.value
     )

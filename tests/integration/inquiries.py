@@ -1,6 +1,4 @@
-"""Payments in doubt on the record, questions about them, and the answers: what the tests of
-asking stand on.
-"""
+"""Steps of a test about inquiries: payments in doubt, inquiries about them, and answers."""
 
 from __future__ import annotations
 
@@ -22,14 +20,13 @@ from tests.builders import ACCOUNTS, TIMES
 from tests.decisions import inquiry_of
 from tests.integration.conftest import Store, a_callback, acknowledgement, new_id
 
-# Questions may follow each other at once: what is tested here is not the spacing.
-# So that one question may follow the other without a pause.
+# Inquiries may follow each other without a pause, because these tests do not test the spacing.
 AT_ONCE = replace(TIMES, inquiry_first_after=timedelta(0))
 HOUR = timedelta(hours=1)
 
 
 def askable_ids(kind: Kind) -> ProviderIds:
-    """The ids by which Daraja can be asked about a payment of `kind`."""
+    """The ids by which we can inquire about a payment of `kind`."""
     name = {
         Kind.DEPOSIT: IdKind.CHECKOUT_REQUEST,
         Kind.BILL_PAYMENT: IdKind.ORIGINATOR_CONVERSATION,
@@ -38,18 +35,18 @@ def askable_ids(kind: Kind) -> ProviderIds:
 
 
 async def in_doubt(store: Store, kind: Kind = Kind.WITHDRAWAL, *, askable: bool = True) -> UUID:
-    """A payment of which nobody knows whether Daraja acted; due to be asked about at once."""
+    """Create a payment in doubt whose inquiry is due now."""
     payment_id, attempt_id = await store.claimed(kind)
     ids = askable_ids(kind) if askable else frozenset()
     await store.changing.change(
         acknowledgement(payment_id, attempt_id, ids=ids, error=OutcomeUnknown())
     )
-    await due(store, payment_id)
+    await make_due(store, payment_id)
     return payment_id
 
 
 async def resendable(store: Store) -> UUID:
-    """A withdrawal that may be sent again: sent an hour ago, and twice not found since."""
+    """Create a withdrawal that may be resent: sent an hour ago, and twice not found since."""
     payment_id = await in_doubt(store)
     await store.execute(
         "UPDATE mkwanja.payments SET created_at = created_at - $2::interval WHERE id = $1",
@@ -57,27 +54,34 @@ async def resendable(store: Store) -> UUID:
         HOUR,
     )
     await store.execute(
-        "UPDATE mkwanja.attempts SET claimed_at = claimed_at - $2::interval, ended_at = ended_at - $2::interval"
-        " WHERE payment_id = $1", payment_id, HOUR,
-    )  # fmt: skip
+        "UPDATE mkwanja.attempts SET claimed_at = claimed_at - $2::interval,"
+        " ended_at = ended_at - $2::interval WHERE payment_id = $1",
+        payment_id,
+        HOUR,
+    )
     for number in (1, 2):
         await store.execute(
-            "INSERT INTO mkwanja.inquiries (payment_id, number, api, asked_at, answered_at, verdict, code)"
-            " VALUES ($1, $2, 'status', now() - interval '5 minutes', now(), 'not_found', 'SFC_IC0003')",
-            payment_id, number,
-        )  # fmt: skip
+            "INSERT INTO mkwanja.inquiries"
+            " (payment_id, number, api, asked_at, answered_at, verdict, code)"
+            " VALUES ($1, $2, 'status', now() - interval '5 minutes', now(), 'not_found',"
+            " 'SFC_IC0003')",
+            payment_id,
+            number,
+        )
     return payment_id
 
 
-async def due(store: Store, payment_id: UUID) -> None:
-    """Its next step is due now."""
+async def make_due(store: Store, payment_id: UUID) -> None:
+    """Make the payment's next step due now."""
     await store.execute(
         "UPDATE mkwanja.payments SET next_step_at = now() WHERE id = $1", payment_id
     )
 
 
-async def asked(store: Store, payment_id: UUID, *, is_probe: bool = False) -> Inquiry | None:
-    """Stores the next question, if one is due."""
+async def store_inquiry(
+    store: Store, payment_id: UUID, *, is_probe: bool = False
+) -> Inquiry | None:
+    """Store the next inquiry, if one is due."""
     result = await store.changing.change(
         inquiry_change(payment_id, AT_ONCE, ACCOUNTS, is_breaker_probe=is_probe)
     )
@@ -96,25 +100,27 @@ def an_answer(
     )
 
 
-async def answered(store: Store, payment_id: UUID, number: int, report: Report) -> ChangeResult:
-    """Records what STK query answered to a question."""
+async def record_query_answer(
+    store: Store, payment_id: UUID, number: int, report: Report
+) -> ChangeResult:
+    """Record the answer of STK query to an inquiry."""
     return await store.changing.change(
         inquiry_answer_change(payment_id, number, report, (), AT_ONCE)
     )
 
 
-async def called_back(
+async def record_callback(
     store: Store, payment_id: UUID, operation: str, report: Report, *, source_allowed: bool = True
 ) -> ChangeResult:
-    """Records a callback."""
+    """Store a callback and its report."""
     callback = replace(
         a_callback(operation), outcome=report.outcome.value, source_allowed=source_allowed
     )
     return await store.changing.change(callback_change(payment_id, callback, report))
 
 
-async def evidence(store: Store, payment_id: UUID, *, is_claim: bool = False) -> Evidence:
-    """What a decision about the payment would know besides its row."""
+async def read_evidence(store: Store, payment_id: UUID, *, is_claim: bool = False) -> Evidence:
+    """Return the evidence that a decision about the payment gets."""
     seen: list[Evidence] = []
 
     def decide(payment: Payment | None, context: Context) -> Decided:
@@ -129,15 +135,17 @@ async def evidence(store: Store, payment_id: UUID, *, is_claim: bool = False) ->
     return seen[-1]
 
 
-async def engage(store: Store, name: str, *, is_engaged: bool = True) -> None:
-    """Sets a brake past the product."""
+async def engage_brake(store: Store, name: str, *, is_engaged: bool = True) -> None:
+    """Set a brake by SQL, without the product's code."""
     await store.execute(
-        "UPDATE mkwanja.brakes SET is_engaged = $2, changed_at = now(), reason = CASE WHEN $2 THEN 'test' END"
-        " WHERE name = $1", name, is_engaged,
-    )  # fmt: skip
+        "UPDATE mkwanja.brakes SET is_engaged = $2, changed_at = now(),"
+        " reason = CASE WHEN $2 THEN 'test' END WHERE name = $1",
+        name,
+        is_engaged,
+    )
 
 
 async def count_due(store: Store, step: Step, *, limit: int = 100) -> int:
-    """How many payments a sweep would find with `step` due."""
-    found = await store.sweeping.plan_sweep(limit=limit, overdue_by=timedelta(0))
-    return found.due.get(step, 0)
+    """Count the payments that a sweep would find with `step` due."""
+    plan = await store.sweeping.plan_sweep(limit=limit, overdue_by=timedelta(0))
+    return plan.due.get(step, 0)

@@ -1,6 +1,4 @@
-"""A brake and the claims that are under way: once it is set, no claim commits that did not know
-of it.
-"""
+"""A brake and concurrent claims: after it is set, no claim commits that did not read it."""
 
 from __future__ import annotations
 
@@ -26,12 +24,12 @@ Claim = Callable[[Store, UUID], Coroutine[Any, Any, Payment | None]]
 
 
 async def claim(store: Store, payment_id: UUID) -> Payment | None:
-    """A first send's claim."""
+    """Claim a payment for its first send."""
     return await store.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
 
 
 async def claim_again(store: Store, payment_id: UUID) -> Payment | None:
-    """A resend's claim."""
+    """Claim a payment in doubt for a resend."""
     attempt_id = new_id()
     result = await store.changing.change(
         resend_claim_change(payment_id, attempt_id, AT_ONCE, ACCOUNTS)
@@ -46,7 +44,7 @@ async def to_claim(store: Store, how: Claim) -> UUID:
 
 BOTH = pytest.mark.parametrize("how", [claim, claim_again], ids=["claim", "resend"])
 
-# Every claim stops at its attempt's row, inside its transaction, until the gate is opened.
+# Every claim waits in its transaction, at the insert of its attempt, until the gate opens.
 GATE = """
 CREATE TABLE public.gate (is_open boolean);
 CREATE FUNCTION public.wait_at_gate() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -55,8 +53,14 @@ BEGIN
     RETURN NEW;
 END $$;
 """
-SHUT = "CREATE TRIGGER gate BEFORE INSERT ON mkwanja.attempts FOR EACH ROW EXECUTE FUNCTION public.wait_at_gate()"
-AT_THE_GATE = "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+SHUT = """
+CREATE TRIGGER gate BEFORE INSERT ON mkwanja.attempts
+FOR EACH ROW EXECUTE FUNCTION public.wait_at_gate()
+"""
+AT_THE_GATE = """
+SELECT count(*) > 0 FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event = 'PgSleep'
+"""
 ENGAGED = "is_engaged = true, reason = 'test'"
 CLAIM_WAITS = """
 SELECT count(*) > 0 FROM pg_stat_activity
@@ -64,23 +68,24 @@ WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '
 """
 SETTER_WAITS = """
 SELECT count(*) > 0 FROM pg_stat_activity
-WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%pg_advisory_xact_lock(%'
+WHERE datname = current_database() AND wait_event_type = 'Lock'
+    AND query LIKE '%pg_advisory_xact_lock(%'
 """
 
 
 @pytest.fixture
 async def operator(fresh: Store) -> AsyncIterator[Store]:
-    """The same database from another process."""
+    """The database of `fresh` as another process sees it."""
     async with Store(fresh.url) as own:
         yield own
 
 
 @BOTH
 @pytest.mark.parametrize("name", [KILL_SWITCH, BREAKER])
-async def test_whoever_sets_a_brake_waits_for_the_claims_that_did_not_see_it(
+async def test_setting_a_brake_waits_for_the_claims_that_did_not_read_it(
     fresh: Store, operator: Store, how: Claim, name: str
 ) -> None:
-    """So that when it is set, every payout on the wire is on record as being sent."""
+    """When it is set, PostgreSQL therefore shows every payout that is being sent."""
     payment_id = await to_claim(fresh, how)
     for statement in (GATE, SHUT):
         await fresh.execute(statement)
@@ -107,14 +112,15 @@ async def test_whoever_sets_a_brake_waits_for_the_claims_that_did_not_see_it(
 
 @BOTH
 @pytest.mark.parametrize("name", [KILL_SWITCH, BREAKER])
-async def test_a_claim_that_meets_a_brake_being_set_waits_and_then_heeds_it(
+async def test_a_claim_waits_for_a_brake_that_is_being_set_and_obeys_it(
     fresh: Store, operator: Store, how: Claim, name: str
 ) -> None:
-    """What it read before is worth nothing: the row's lock makes it read again."""
+    """The row's lock makes the claim read the brake again."""
     payment_id = await to_claim(fresh, how)
     before = await fresh.payment(payment_id)
     async with operator.database.transaction() as transaction:
-        await transaction.run(text(f"UPDATE mkwanja.brakes SET {ENGAGED} WHERE name = '{name}'"))  # noqa: S608
+        engage = f"UPDATE mkwanja.brakes SET {ENGAGED} WHERE name = '{name}'"  # noqa: S608
+        await transaction.run(text(engage))
         claiming = asyncio.create_task(how(fresh, payment_id))
 
         async def claim_waits_or_is_done() -> bool:
@@ -129,7 +135,7 @@ async def test_a_claim_that_meets_a_brake_being_set_waits_and_then_heeds_it(
 async def test_after_a_brake_is_set_no_claim_commits(
     fresh: Store, operator: Store, how: Claim
 ) -> None:
-    """Many claims from two processes, and the brake in the middle of them."""
+    """Two processes make many claims, and the brake is set between them."""
     attempts = "SELECT count(*) FROM mkwanja.attempts"
     async with Store(fresh.url) as second:
         brakes = Brakes(operator.database)
@@ -154,22 +160,22 @@ async def test_after_a_brake_is_set_no_claim_commits(
 
 
 async def test_a_deposit_waits_for_no_brake(fresh: Store, operator: Store) -> None:
-    """Money in is never stopped, and its claims do not touch the brakes' rows."""
+    """Deposits are never stopped, and their claims do not touch the brakes' rows."""
     payment_id = await fresh.accepted(Kind.DEPOSIT)
     async with operator.database.transaction() as transaction:
-        await transaction.run(
-            text(f"UPDATE mkwanja.brakes SET {ENGAGED} WHERE name IN ('kill_switch', 'breaker')")  # noqa: S608
-        )
+        both = "name IN ('kill_switch', 'breaker')"
+        engage = f"UPDATE mkwanja.brakes SET {ENGAGED} WHERE {both}"  # noqa: S608
+        await transaction.run(text(engage))
         assert await claim(fresh, payment_id) is not None
 
 
 class TestContention:
-    """However many want to send a withdrawal again, one does."""
+    """If many workers resend a withdrawal, one claims it."""
 
-    async def test_of_twenty_resends_at_once_one_is_claimed(
+    async def test_one_of_twenty_resends_at_once_is_claimed(
         self, fresh: Store, operator: Store
     ) -> None:
-        """From two processes: one attempt, one history entry, one lease."""
+        """Two processes try: one attempt, one history entry, one lease."""
         payment_id = await resendable(fresh)
         won = await asyncio.gather(
             *(claim_again(process, payment_id) for process in [fresh, operator] * 10)
@@ -188,10 +194,10 @@ class TestContention:
         ]
         assert history[-1]["attempt_id"].int == payment.attempts[1].id.int
 
-    async def test_a_resend_and_a_success_at_once_end_as_a_success_that_is_not_sent_after(
+    async def test_no_payment_is_resent_after_a_concurrent_success(
         self, fresh: Store, operator: Store
     ) -> None:
-        """Whichever commits first, the other is decided on what it then finds."""
+        """The second commit is decided on the payment as the first one left it."""
         for _ in range(8):
             payment_id = await resendable(fresh)
             await asyncio.gather(
@@ -202,10 +208,8 @@ class TestContention:
             assert entries in (["claimed", "success_reported"], ["success_reported"])
             assert (await fresh.payment(payment_id)).stage is Stage.SUCCEEDED
 
-    async def test_a_resend_whose_commit_was_lost_is_done_again_and_finds_itself_done(
-        self, fresh: Store
-    ) -> None:
-        """One attempt, and the worker knows that it is its own."""
+    async def test_a_resend_whose_commit_was_lost_is_claimed_once(self, fresh: Store) -> None:
+        """The claim is decided again. It finds its own attempt, or creates it."""
         payment_id = await resendable(fresh)
         async with Proxy(fresh.url) as proxy, Store(proxy.url) as proxied:
             await proxied.payment(payment_id)

@@ -1,6 +1,4 @@
-"""The brakes' rows: part of every claim, waited for by whoever engages one, opened and closed in
-the commit that says why.
-"""
+"""The rows of the brakes: checked by every claim, locked by each change, changed with a reason."""
 
 from __future__ import annotations
 
@@ -37,7 +35,7 @@ AT_ONCE = replace(
     not_found_trusted_after=NONE,
 )
 
-# Locks, not `pg_stat_activity`: that shows one transaction always the same.
+# This reads `pg_locks`, because `pg_stat_activity` does not change within one transaction.
 _WAITING_FOR = "SELECT count(*) FROM pg_locks WHERE NOT granted AND $1 = ANY(pg_blocking_pids(pid))"
 
 
@@ -52,8 +50,10 @@ async def story(store: Store) -> list[tuple[str, bool, str]]:
     return [(row["name"], row["is_engaged"], row["reason"]) for row in rows]
 
 
-async def says(store: Store, payment_id: UUID, effect: OpenBreaker | CloseBreaker) -> ChangeResult:
-    """A change that says something of the breaker."""
+async def commit_effect(
+    store: Store, payment_id: UUID, effect: OpenBreaker | CloseBreaker
+) -> ChangeResult:
+    """Commit a change that opens or closes the breaker."""
 
     def decide(payment: Payment | None, _context: Context) -> Decided:
         return Decided(payment=payment, effects=(effect,))
@@ -62,7 +62,7 @@ async def says(store: Store, payment_id: UUID, effect: OpenBreaker | CloseBreake
 
 
 async def resendable(store: Store) -> UUID:
-    """A withdrawal in doubt that may be sent again at once: Daraja was too busy."""
+    """Create a withdrawal in doubt that may be resent at once, because Daraja was busy."""
     payment_id, attempt_id = await store.claimed(Kind.WITHDRAWAL)
     await store.changing.change(acknowledgement(payment_id, attempt_id, error=Resendable()))
     assert (await store.payment(payment_id)).stage is Stage.IN_DOUBT
@@ -71,9 +71,7 @@ async def resendable(store: Store) -> UUID:
 
 @asynccontextmanager
 async def claims_without_end(store: Store) -> AsyncIterator[None]:
-    """Meanwhile somebody has always read the brakes for a claim that he is about to commit: the
-    next before the last does.
-    """
+    """Overlapping claims hold a shared lock on the brakes without a pause during the block."""
     has_begun, is_over = asyncio.Event(), asyncio.Event()
 
     async def claim_after_claim() -> None:
@@ -97,12 +95,12 @@ async def claims_without_end(store: Store) -> AsyncIterator[None]:
 
 
 class TestKillSwitch:
-    """Set by hand, known to every claim."""
+    """An operator sets it, and every claim checks it."""
 
-    async def test_setting_says_what_changed_and_keeps_who_said_why(self, fresh: Store) -> None:
-        """Engaging what is engaged changes nothing, the first reason included; each change is a
-        line of history.
-        """
+    async def test_setting_a_brake_returns_its_changes_and_stores_the_reason(
+        self, fresh: Store
+    ) -> None:
+        """Engaging it again keeps the first reason. Each change is an entry of the history."""
         brakes = Brakes(fresh.database)
         assert await brakes.set(KILL_SWITCH, is_engaged=True, reason="first") == [KILL_SWITCH]
         assert await brakes.set(KILL_SWITCH, is_engaged=True, reason="second") == []
@@ -120,7 +118,7 @@ class TestKillSwitch:
     async def test_an_engaged_brake_forbids_claims_and_resends(
         self, fresh: Store, name: str
     ) -> None:
-        """Each by itself, in the claim's own commit; released, the very same are permitted."""
+        """One brake is enough. After its release, the same claims are permitted."""
         waiting, in_doubt = await fresh.accepted(Kind.WITHDRAWAL), await resendable(fresh)
         await Brakes(fresh.database).set(name, is_engaged=True, reason="a test")
         assert (
@@ -131,9 +129,9 @@ class TestKillSwitch:
         )
         assert result.decided.payment is not None
         assert result.decided.payment.stage is Stage.IN_DOUBT
-        looked = await fresh.claiming.find_due(waiting)
-        assert looked is not None
-        assert looked.is_held
+        due = await fresh.claiming.find_due(waiting)
+        assert due is not None
+        assert due.is_held
         await Brakes(fresh.database).set(name, is_engaged=False, reason="over")
         assert (
             await fresh.claiming.claim(waiting, new_id(), lease=TIMES.lease, account=None)
@@ -143,12 +141,10 @@ class TestKillSwitch:
         assert (await fresh.payment(in_doubt)).stage is Stage.SUBMITTING
 
     @pytest.mark.parametrize("kind_of_claim", ["first", "resend"])
-    async def test_whoever_engages_waits_for_claims_that_are_about_to_commit(
+    async def test_engaging_a_brake_waits_for_claims_that_are_about_to_commit(
         self, fresh: Store, kind_of_claim: str
     ) -> None:
-        """And so knows of each: what was claimed before is on the wire, and nothing is claimed
-        after.
-        """
+        """The operator therefore sees every payout on the wire, and none is claimed later."""
         other = await fresh.accepted(Kind.WITHDRAWAL)
         attempt_id = new_id()
         payment_id = await (
@@ -157,9 +153,10 @@ class TestKillSwitch:
         async with connection(fresh.url) as raw:
             transaction = raw.transaction()
             await transaction.start()
-            # so the claim, which has read the brakes, waits for us before it can commit
+            # The claim has read the brakes. This row makes it wait before it can commit.
             await raw.execute(
-                "INSERT INTO mkwanja.attempts (id, payment_id, number, claimed_at) VALUES ($1, $2, 99, now())",
+                "INSERT INTO mkwanja.attempts (id, payment_id, number, claimed_at)"
+                " VALUES ($1, $2, 99, now())",
                 attempt_id,
                 other,
             )
@@ -185,8 +182,8 @@ class TestKillSwitch:
         assert [row.id for row in await brakes.payouts_on_the_wire()] == [payment_id]
         assert await fresh.claiming.claim(other, new_id(), lease=TIMES.lease, account=None) is None
 
-    async def test_on_the_wire_are_payouts_under_a_live_lease(self, fresh: Store) -> None:
-        """No deposit, nothing whose lease is over, nothing that was answered."""
+    async def test_payouts_on_the_wire_are_those_under_a_live_lease(self, fresh: Store) -> None:
+        """Deposits, payouts with an expired lease and answered payouts are not among them."""
         payouts = [
             await fresh.claimed(kind)
             for kind in (Kind.WITHDRAWAL, Kind.BILL_PAYMENT, Kind.WITHDRAWAL)
@@ -199,12 +196,8 @@ class TestKillSwitch:
         on_the_wire = {row.id for row in await Brakes(fresh.database).payouts_on_the_wire()}
         assert on_the_wire == {payment_id for payment_id, _ in payouts[:2]}
 
-    async def test_claims_that_overlap_without_end_keep_nobody_from_engaging(
-        self, fresh: Store
-    ) -> None:
-        """Some worker is always about to commit a claim: whoever stops payouts gets the turn all
-        the same.
-        """
+    async def test_overlapping_claims_do_not_prevent_engaging_a_brake(self, fresh: Store) -> None:
+        """The operator gets the lock although some worker is always about to commit a claim."""
         async with claims_without_end(fresh):
             assert await Brakes(fresh.database).set(KILL_SWITCH, is_engaged=True, reason="now") == [
                 KILL_SWITCH
@@ -212,16 +205,18 @@ class TestKillSwitch:
 
 
 class TestBreaker:
-    """Opened and closed by what Daraja says."""
+    """Daraja's answers open and close it."""
 
-    async def test_it_opens_with_the_first_refusal_and_keeps_that_one(self, fresh: Store) -> None:
-        """Reason and payment are the first one's, however many follow."""
+    async def test_the_breaker_opens_and_stays_with_the_first_refusal(self, fresh: Store) -> None:
+        """It has the reason and the payment of the first refusal, also after further ones."""
         first, second = (
             await fresh.finalized(Kind.WITHDRAWAL),
             await fresh.finalized(Kind.WITHDRAWAL),
         )
-        await says(fresh, first, OpenBreaker("first"))
-        await asyncio.gather(*(says(fresh, second, OpenBreaker("second")) for _ in range(3)))
+        await commit_effect(fresh, first, OpenBreaker("first"))
+        await asyncio.gather(
+            *(commit_effect(fresh, second, OpenBreaker("second")) for _ in range(3))
+        )
         row = await brake(fresh)
         assert (row["is_engaged"], row["reason"], row["payment_id"], row["probes"]) == (
             True,
@@ -231,114 +226,117 @@ class TestBreaker:
         )
         assert await story(fresh) == [(BREAKER, True, "first")]
 
-    async def test_only_an_answer_to_what_was_asked_since_closes_it(self, fresh: Store) -> None:
-        """Daraja may have accepted the credential a moment before it refused it."""
+    async def test_only_an_answer_to_an_inquiry_after_the_opening_closes_it(
+        self, fresh: Store
+    ) -> None:
+        """Daraja may have accepted the credential shortly before it refused it."""
         payment_id = await fresh.finalized(Kind.WITHDRAWAL)
-        await says(fresh, payment_id, OpenBreaker("refused"))
+        await commit_effect(fresh, payment_id, OpenBreaker("refused"))
         opened_at: datetime = (await brake(fresh))["changed_at"]
-        await says(fresh, payment_id, CloseBreaker(opened_at - timedelta(milliseconds=1)))
+        await commit_effect(fresh, payment_id, CloseBreaker(opened_at - timedelta(milliseconds=1)))
         assert (await brake(fresh))["is_engaged"]
-        await says(fresh, payment_id, CloseBreaker(opened_at + timedelta(milliseconds=1)))
+        await commit_effect(fresh, payment_id, CloseBreaker(opened_at + timedelta(milliseconds=1)))
         assert not (await brake(fresh))["is_engaged"]
         assert [is_open for _, is_open, _ in await story(fresh)] == [True, False]
 
     async def test_in_one_commit_opening_wins(self, fresh: Store) -> None:
-        """A batch may hold an acceptance and a refusal; in doubt it is open."""
+        """A batch may contain an acceptance and a refusal of the credential."""
         accepted, refused = (
             await fresh.finalized(Kind.WITHDRAWAL),
             await fresh.finalized(Kind.WITHDRAWAL),
         )
-        await says(fresh, accepted, OpenBreaker("before"))
+        await commit_effect(fresh, accepted, OpenBreaker("before"))
         at = (await brake(fresh))["changed_at"] + timedelta(seconds=1)
         for payment_ids in ((accepted, refused), (refused, accepted)):
             await asyncio.gather(
                 *(
-                    says(fresh, payment_id, CloseBreaker(at))
+                    commit_effect(fresh, payment_id, CloseBreaker(at))
                     if payment_id == accepted
-                    else says(fresh, payment_id, OpenBreaker("now"))
+                    else commit_effect(fresh, payment_id, OpenBreaker("now"))
                     for payment_id in payment_ids
                 )
             )
             assert (await brake(fresh))["is_engaged"]
 
-    async def test_the_kill_switch_is_not_the_breakers(self, fresh: Store) -> None:
-        """Daraja's acceptance releases nothing that an operator engaged."""
+    async def test_closing_the_breaker_does_not_release_the_kill_switch(self, fresh: Store) -> None:
+        """Daraja's answers release nothing that an operator engaged."""
         payment_id = await fresh.finalized(Kind.WITHDRAWAL)
         await Brakes(fresh.database).set(KILL_SWITCH, is_engaged=True, reason="by hand")
-        await says(
+        await commit_effect(
             fresh,
             payment_id,
             CloseBreaker(datetime.max.replace(tzinfo=(await brake(fresh))["changed_at"].tzinfo)),
         )
         assert (await brake(fresh, KILL_SWITCH))["is_engaged"]
 
-    async def test_it_is_probed_by_one_of_all_sweepers_each_cool_down_twice_as_long(
+    async def test_one_of_all_sweepers_probes_after_cool_downs_that_double(
         self, fresh: Store
     ) -> None:
-        """Up to the longest; and not at all while it is closed."""
+        """The cool-down has a maximum. A closed breaker is not probed."""
         payment_id = await fresh.finalized(Kind.WITHDRAWAL)
         async with Store(fresh.url) as second:
 
-            async def takers() -> list[UUID | None]:
-                takes = (
+            async def start_probes() -> list[UUID | None]:
+                starts = (
                     store.sweeping.start_probe(COOL_DOWN, COOL_DOWN_MAX)
                     for store in (fresh, second) * 3
                 )
-                return [taken for taken in await asyncio.gather(*takes) if taken]
+                return [probed for probed in await asyncio.gather(*starts) if probed]
 
-            assert await takers() == []
-            await says(fresh, payment_id, OpenBreaker("refused"))
+            assert await start_probes() == []
+            await commit_effect(fresh, payment_id, OpenBreaker("refused"))
             for cool_down in (10, 20, 40, 60, 60):
                 for ago, expected in ((cool_down - 1, []), (cool_down, [payment_id])):
                     await fresh.execute(
-                        "UPDATE mkwanja.brakes SET probed_at = CASE WHEN probes > 0 THEN now() - $1 * interval '1 second' END,"
-                        " changed_at = now() - (CASE WHEN probes > 0 THEN 1000 ELSE $1 END) * interval '1 second'",
+                        "UPDATE mkwanja.brakes SET"
+                        " probed_at = CASE WHEN probes > 0"
+                        " THEN now() - $1 * interval '1 second' END,"
+                        " changed_at = now()"
+                        " - (CASE WHEN probes > 0 THEN 1000 ELSE $1 END) * interval '1 second'",
                         ago,
                     )
-                    assert await takers() == expected, (cool_down, ago)
+                    assert await start_probes() == expected, (cool_down, ago)
 
-    async def test_while_it_is_open_no_question_with_the_credential_is_due(
-        self, fresh: Store
-    ) -> None:
-        """Nor counted, so that no budget is spent; queries of deposits are, and the kill switch
-        keeps nobody from asking.
+    async def test_an_open_breaker_stops_inquiries_with_the_credential(self, fresh: Store) -> None:
+        """They are not counted either, so they use no budget.
+
+        Queries of deposits continue, and the kill switch stops no inquiry.
         """
         status, query = await fresh.accepted(Kind.WITHDRAWAL), await fresh.accepted()
         for payment_id, step in ((status, Step.STATUS), (query, Step.QUERY)):
-            due = "UPDATE mkwanja.payments SET next_step = $2, next_step_at = now() - interval '1 second' WHERE id = $1"
-            await fresh.execute(due, payment_id, step.value)
+            await fresh.execute(
+                "UPDATE mkwanja.payments SET next_step = $2,"
+                " next_step_at = now() - interval '1 second' WHERE id = $1",
+                payment_id,
+                step.value,
+            )
 
-        async def taken() -> list[UUID]:
-            round_ = await fresh.sweeping.plan_sweep(limit=10, overdue_by=NONE)
-            found = []
+        async def fetch_ids() -> list[UUID]:
+            plan = await fresh.sweeping.plan_sweep(limit=10, overdue_by=NONE)
+            fetched = []
             for step in (Step.STATUS, Step.QUERY):
-                taken = await fresh.sweeping.fetch_due(step, limit=10, next_step_in=NONE)
-                assert round_.due[step] == len(taken)
-                found += [item.payment_id for item in taken]
-            return found
+                due = await fresh.sweeping.fetch_due(step, limit=10, next_step_in=NONE)
+                assert plan.due[step] == len(due)
+                fetched += [item.payment_id for item in due]
+            return fetched
 
         await Brakes(fresh.database).set(KILL_SWITCH, is_engaged=True, reason="a test")
-        assert await taken() == [status, query]
+        assert await fetch_ids() == [status, query]
         await Brakes(fresh.database).set(KILL_SWITCH, is_engaged=False, reason="a test")
-        await says(fresh, status, OpenBreaker("refused"))
-        assert await taken() == [query]
+        await commit_effect(fresh, status, OpenBreaker("refused"))
+        assert await fetch_ids() == [query]
         await Brakes(fresh.database).set(BREAKER, is_engaged=False, reason="mended")
-        assert await taken() == [status, query]
+        assert await fetch_ids() == [status, query]
 
-    async def test_claims_that_overlap_without_end_keep_no_result_from_being_stored(
-        self, fresh: Store
-    ) -> None:
-        """The result that opens the breaker is stored although some worker is always about to
-        commit a claim.
-        """
+    async def test_overlapping_claims_do_not_prevent_storing_a_result(self, fresh: Store) -> None:
+        """This result opens the breaker, so it needs the lock on the brakes."""
         payment_id = await fresh.finalized(Kind.WITHDRAWAL)
         async with claims_without_end(fresh):
-            await says(fresh, payment_id, OpenBreaker("refused"))
+            await commit_effect(fresh, payment_id, OpenBreaker("refused"))
         assert (await brake(fresh))["is_engaged"]
 
 
-async def test_what_is_said_of_a_brake_cannot_be_taken_back(fresh: Store) -> None:
-    """Its history is insert-only, as the rest of the record is."""
+async def test_the_history_of_a_brake_is_insert_only(fresh: Store) -> None:
     await Brakes(fresh.database).set(KILL_SWITCH, is_engaged=True, reason="a test")
     for change in (
         "UPDATE mkwanja.brake_history SET reason = reason",

@@ -21,7 +21,7 @@ from tests.builders import ACCOUNTS
 from tests.decisions import inquiry_of, probed_operation_of
 from tests.integration.conftest import Store, acknowledgement, new_id
 from tests.integration.held import B2C, claim, claimed, cooled, hold, is_held, row
-from tests.integration.inquiries import AT_ONCE, count_due, due, resendable
+from tests.integration.inquiries import AT_ONCE, count_due, make_due, resendable
 
 # --- a resend -------------------------------------------------------------------------------------
 
@@ -65,7 +65,7 @@ async def to_ask(store: Store, kind: Kind) -> UUID:
     payment_id, attempt_id = await claimed(store, kind)
     ids = frozenset({(IdKind.CHECKOUT_REQUEST, f"ws_CO_{attempt_id.hex}")})
     await store.changing.change(acknowledgement(payment_id, attempt_id, ids=ids))
-    await due(store, payment_id)
+    await make_due(store, payment_id)
     return payment_id
 
 

@@ -28,7 +28,7 @@ from domain.times import OPERATION_COOL_DOWN_MAX
 from tests.builders import TIMES
 from tests.integration.conftest import Store, new_id
 from tests.integration.held import B2C, answer, claim, claimed, cooled, hold, is_held, row
-from tests.integration.inquiries import evidence
+from tests.integration.inquiries import read_evidence
 from tests.integration.scripted import charge_limit
 
 SETTINGS = Refused(Failure(FailureReason.CONFIGURATION, True, "400.002.02"))
@@ -84,7 +84,7 @@ async def test_a_held_operation_is_no_stopped_payout(fresh: Store) -> None:
     await hold(fresh)
     payment_id = await fresh.accepted(Kind.BILL_PAYMENT)
     for is_claim in (False, True):
-        known = await evidence(fresh, payment_id, is_claim=is_claim)
+        known = await read_evidence(fresh, payment_id, is_claim=is_claim)
         assert (known.payouts_are_stopped, known.breaker_is_open, known.held_operations) == (
             False,
             False,

@@ -13,7 +13,13 @@ from domain.lifecycle.inquiry_changes import watch_change
 from domain.stages import Step
 from tests.builders import TIMES
 from tests.integration.conftest import Store
-from tests.integration.inquiries import an_answer, answered, asked, count_due, in_doubt
+from tests.integration.inquiries import (
+    an_answer,
+    count_due,
+    in_doubt,
+    record_query_answer,
+    store_inquiry,
+)
 from tests.integration.migrating import (
     a_record_in_use,
     differences,
@@ -51,8 +57,8 @@ async def test_a_release_that_was_taken_back_after_questions_were_answered_can_b
 ) -> None:
     """Their verdicts are gone with the column; the questions are not, nor is the way up."""
     payment_id = await in_doubt(fresh, Kind.DEPOSIT)
-    await asked(fresh, payment_id)
-    await answered(fresh, payment_id, 1, an_answer(InquiryOutcome.NO_RESULT))
+    await store_inquiry(fresh, payment_id)
+    await record_query_answer(fresh, payment_id, 1, an_answer(InquiryOutcome.NO_RESULT))
     await migrate(fresh.url, "downgrade", "0001")
     await migrate(fresh.url, "upgrade", "head")
     assert await fresh.one("SELECT count(*) FROM mkwanja.inquiries") == 1

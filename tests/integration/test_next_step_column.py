@@ -42,13 +42,13 @@ from tests.integration.conftest import (
 from tests.integration.inquiries import (
     AT_ONCE,
     an_answer,
-    answered,
     askable_ids,
-    asked,
-    called_back,
-    due,
     in_doubt,
+    make_due,
+    record_callback,
+    record_query_answer,
     resendable,
+    store_inquiry,
 )
 
 UNDECIDED = Report(outcome=ReportedOutcome.UNDECIDED, code="17")
@@ -137,18 +137,18 @@ async def test_an_id_that_comes_late_opens_a_way_to_ask(store: Store, kind: Kind
     if RULES[kind].inquiry_id_kind is not None:
         by_callback = await in_doubt(store, kind, askable=False)
         report = Report(outcome=ReportedOutcome.UNDECIDED, code="17", ids=askable_ids(kind))
-        await called_back(store, by_callback, OPERATION[kind], report)
+        await record_callback(store, by_callback, OPERATION[kind], report)
         assert await step_of(store, by_callback) is asks(kind)
 
 
 @pytest.mark.parametrize("kind", Kind)
 async def test_what_changes_only_the_time_leaves_the_step(store: Store, kind: Kind) -> None:
     payment_id = await in_doubt(store, kind)
-    await asked(store, payment_id)
+    await store_inquiry(store, payment_id)
     assert await step_of(store, payment_id) is asks(kind)
     await store.changing.change(postponement_change(payment_id, TIMES.lease))
     assert await step_of(store, payment_id) is asks(kind)
-    await called_back(store, payment_id, OPERATION[kind], UNDECIDED)
+    await record_callback(store, payment_id, OPERATION[kind], UNDECIDED)
     assert await step_of(store, payment_id) is asks(kind)
     waiting = await store.accepted(kind)
     await store.claiming.postpone(waiting, TIMES.lease)
@@ -199,10 +199,10 @@ async def test_a_deposit_that_failed_for_silence_is_to_be_asked_about_until_it_i
         payment_id,
     )
     for number in (1, 2, 3):
-        await asked(store, payment_id)
-        await answered(store, payment_id, number, an_answer(InquiryOutcome.NO_RESULT))
+        await store_inquiry(store, payment_id)
+        await record_query_answer(store, payment_id, number, an_answer(InquiryOutcome.NO_RESULT))
         if number < 3:
-            await due(store, payment_id)
+            await make_due(store, payment_id)
     payment = await store.payment(payment_id)
     assert (payment.stage, await step_of(store, payment_id)) == (Stage.FAILED, Step.QUERY)
     assert payment.next_step_at is not None

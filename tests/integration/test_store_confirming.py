@@ -30,12 +30,12 @@ from tests.integration.conftest import (
 )
 from tests.integration.inquiries import (
     an_answer,
-    answered,
     askable_ids,
-    asked,
-    called_back,
-    evidence,
     in_doubt,
+    read_evidence,
+    record_callback,
+    record_query_answer,
+    store_inquiry,
 )
 
 COPIES_MAX = 200
@@ -45,7 +45,7 @@ BUSY = Refused(
 PAID = an_answer(InquiryOutcome.PAID, code="0", outcome=ReportedOutcome.SUCCESS)
 
 
-async def claims(
+async def record_claimed_success(
     store: Store,
     payment_id: UUID,
     receipt: str,
@@ -70,12 +70,12 @@ async def claims(
     )
 
 
-async def the_payment(store: Store, payment_id: UUID) -> tuple[str, str | None, bool]:
+async def payment_outcome(store: Store, payment_id: UUID) -> tuple[str, str | None, bool]:
     [row] = await store.rows("SELECT * FROM mkwanja.payments WHERE id = $1", payment_id)
     return row["stage"], row["receipt"], row["needs_review"]
 
 
-async def stored(store: Store, payment_id: UUID) -> int:
+async def count_stored(store: Store, payment_id: UUID) -> int:
     return int(
         await store.one("SELECT count(*) FROM mkwanja.callbacks WHERE payment_id = $1", payment_id)
     )
@@ -86,13 +86,13 @@ async def test_the_evidence_has_the_receipts_and_the_time_of_unconfirmed_success
 ) -> None:
     """Messages from a wrong source, or about another payment, do not count."""
     one, other = await in_doubt(store, Kind.DEPOSIT), await in_doubt(store, Kind.DEPOSIT)
-    assert (await evidence(store, one)).unconfirmed_since is None
+    assert (await read_evidence(store, one)).unconfirmed_since is None
     first, second = a_receipt(), a_receipt()
-    await claims(store, one, first)
-    await claims(store, one, a_receipt(), source_allowed=False)
-    await claims(store, one, second)
-    await claims(store, one, first)
-    known = await evidence(store, one)
+    await record_claimed_success(store, one, first)
+    await record_claimed_success(store, one, a_receipt(), source_allowed=False)
+    await record_claimed_success(store, one, second)
+    await record_claimed_success(store, one, first)
+    known = await read_evidence(store, one)
     assert (known.unconfirmed_receipts, known.claims_success) == (frozenset({first, second}), True)
     rows = await store.rows(
         "SELECT * FROM mkwanja.callbacks WHERE payment_id = $1 ORDER BY received_at", one
@@ -103,15 +103,15 @@ async def test_the_evidence_has_the_receipts_and_the_time_of_unconfirmed_success
         "wrong_source",
         *["awaits_confirmation"] * 2,
     ]
-    assert (await evidence(store, other)).unconfirmed_receipts == frozenset()
+    assert (await read_evidence(store, other)).unconfirmed_receipts == frozenset()
     entries = [entry["what"] for entry in await store.history(one)]
     assert entries.count("awaits_confirmation") == 1
 
 
 async def test_every_stored_message_has_its_receipt(store: Store) -> None:
     payment_id, receipt = await in_doubt(store, Kind.DEPOSIT), a_receipt()
-    await claims(store, payment_id, receipt)
-    await called_back(store, payment_id, "deposit", Report(outcome=ReportedOutcome.UNREADABLE))
+    await record_claimed_success(store, payment_id, receipt)
+    await record_callback(store, payment_id, "deposit", Report(outcome=ReportedOutcome.UNREADABLE))
     rows = await store.rows(
         "SELECT receipt FROM mkwanja.callbacks WHERE payment_id = $1 ORDER BY received_at",
         payment_id,
@@ -121,12 +121,12 @@ async def test_every_stored_message_has_its_receipt(store: Store) -> None:
 
 async def test_a_confirmed_success_gets_the_receipt_of_its_callback(store: Store) -> None:
     payment_id, receipt = await in_doubt(store, Kind.DEPOSIT), a_receipt()
-    await claims(store, payment_id, receipt)
-    assert await the_payment(store, payment_id) == ("in_doubt", None, False)
-    question = await asked(store, payment_id)
+    await record_claimed_success(store, payment_id, receipt)
+    assert await payment_outcome(store, payment_id) == ("in_doubt", None, False)
+    question = await store_inquiry(store, payment_id)
     assert question is not None
-    await answered(store, payment_id, question.number, PAID)
-    assert await the_payment(store, payment_id) == ("succeeded", receipt, False)
+    await record_query_answer(store, payment_id, question.number, PAID)
+    assert await payment_outcome(store, payment_id) == ("succeeded", receipt, False)
 
 
 async def test_a_confirmed_success_does_not_take_the_receipt_of_another_payment(
@@ -141,13 +141,13 @@ async def test_a_confirmed_success_does_not_take_the_receipt_of_another_payment(
         await in_doubt(store, Kind.DEPOSIT),
         a_receipt(),
     )
-    await claims(store, payment_id, receipt)
+    await record_claimed_success(store, payment_id, receipt)
     await store.changing.change(success(other, receipt=receipt))
-    question = await asked(store, payment_id)
+    question = await store_inquiry(store, payment_id)
     assert question is not None
-    await answered(store, payment_id, question.number, PAID)
-    assert await the_payment(store, payment_id) == ("succeeded", None, True)
-    assert await the_payment(store, other) == ("succeeded", receipt, False)
+    await record_query_answer(store, payment_id, question.number, PAID)
+    assert await payment_outcome(store, payment_id) == ("succeeded", None, True)
+    assert await payment_outcome(store, other) == ("succeeded", receipt, False)
 
 
 async def test_payments_confirmed_at_once_do_not_share_a_receipt(
@@ -156,10 +156,10 @@ async def test_payments_confirmed_at_once_do_not_share_a_receipt(
     receipt = a_receipt()
     ids = [await in_doubt(store, Kind.DEPOSIT) for _ in range(4)]
     for payment_id in ids:
-        await claims(store, payment_id, receipt)
-        assert await asked(store, payment_id) is not None
-    await asyncio.gather(*(answered(store, payment_id, 1, PAID) for payment_id in ids))
-    outcomes = sorted([await the_payment(store, payment_id) for payment_id in ids], key=str)
+        await record_claimed_success(store, payment_id, receipt)
+        assert await store_inquiry(store, payment_id) is not None
+    await asyncio.gather(*(record_query_answer(store, payment_id, 1, PAID) for payment_id in ids))
+    outcomes = sorted([await payment_outcome(store, payment_id) for payment_id in ids], key=str)
     assert outcomes == [("succeeded", receipt, False), *[("succeeded", None, True)] * 3]
 
 
@@ -167,14 +167,14 @@ async def test_a_refusal_does_not_fail_a_payment_with_an_unconfirmed_success(sto
     """A caller that saw it as failed and safe to retry would pay twice."""
     payment_id, attempt_id = await store.claimed(Kind.DEPOSIT)
     receipt = a_receipt()
-    await claims(store, payment_id, receipt, ids=askable_ids(Kind.DEPOSIT))
+    await record_claimed_success(store, payment_id, receipt, ids=askable_ids(Kind.DEPOSIT))
     result = await store.changing.change(acknowledgement(payment_id, attempt_id, error=BUSY))
     assert event_of(result.decided) is None
-    assert await the_payment(store, payment_id) == ("in_doubt", None, True)
-    question = await asked(store, payment_id)
+    assert await payment_outcome(store, payment_id) == ("in_doubt", None, True)
+    question = await store_inquiry(store, payment_id)
     assert question is not None
-    await answered(store, payment_id, question.number, PAID)
-    assert await the_payment(store, payment_id) == ("succeeded", receipt, True)
+    await record_query_answer(store, payment_id, question.number, PAID)
+    assert await payment_outcome(store, payment_id) == ("succeeded", receipt, True)
 
 
 async def test_a_success_stays_unconfirmed_under_a_receiver_without_the_policy(
@@ -182,9 +182,9 @@ async def test_a_success_stays_unconfirmed_under_a_receiver_without_the_policy(
 ) -> None:
     """A receiver that was started without the policy does not accept a failure callback instead."""
     payment_id = await in_doubt(store, Kind.DEPOSIT)
-    await claims(store, payment_id, a_receipt())
+    await record_claimed_success(store, payment_id, a_receipt())
     await store.changing.change(failure(payment_id))
-    assert await the_payment(store, payment_id) == ("in_doubt", None, True)
+    assert await payment_outcome(store, payment_id) == ("in_doubt", None, True)
 
 
 async def test_an_operator_settles_a_correction_that_no_inquiry_can_confirm(
@@ -194,14 +194,14 @@ async def test_an_operator_settles_a_correction_that_no_inquiry_can_confirm(
     payment_id, attempt_id = await store.claimed(Kind.DEPOSIT)
     await store.changing.change(acknowledgement(payment_id, attempt_id, error=BUSY))
     receipt = a_receipt()
-    await claims(store, payment_id, receipt, ids=askable_ids(Kind.DEPOSIT))
-    assert await the_payment(store, payment_id) == ("failed", None, True)
-    assert await asked(store, payment_id) is None
+    await record_claimed_success(store, payment_id, receipt, ids=askable_ids(Kind.DEPOSIT))
+    assert await payment_outcome(store, payment_id) == ("failed", None, True)
+    assert await store_inquiry(store, payment_id) is None
     paid = Resolution(
         decision=OperatorDecision.PAID, reason="statement", operator="wanjiku", receipt=receipt
     )
     await store.changing.change(resolution_change(payment_id, paid))
-    assert await the_payment(store, payment_id) == ("succeeded", receipt, False)
+    assert await payment_outcome(store, payment_id) == ("succeeded", receipt, False)
 
 
 async def test_messages_that_bring_an_inquiry_forward_are_counted(store: Store) -> None:
@@ -213,8 +213,10 @@ async def test_messages_that_bring_an_inquiry_forward_are_counted(store: Store) 
         (Report(outcome=ReportedOutcome.UNDECIDED, code="26"), True),
         (Report(outcome=ReportedOutcome.UNDECIDED, code="26"), False),
     ):
-        await called_back(store, payment_id, "withdrawal", report, source_allowed=source_allowed)
-    assert (await evidence(store, payment_id)).reminder_count == 3
+        await record_callback(
+            store, payment_id, "withdrawal", report, source_allowed=source_allowed
+        )
+    assert (await read_evidence(store, payment_id)).reminder_count == 3
 
 
 # --- copies ---------------------------------------------------------------------------------------
@@ -234,7 +236,7 @@ async def test_a_limited_number_of_copies_is_stored(store: Store) -> None:
     """All copies get the same answer. A copy beyond the limit is only counted."""
     payment_id = await in_doubt(store, Kind.DEPOSIT)
     results = await repeat(store, payment_id, b"again", COPIES_MAX + 15)
-    assert await stored(store, payment_id) == COPIES_MAX
+    assert await count_stored(store, payment_id) == COPIES_MAX
     assert sum(result.is_callback_repeated for result in results) == 15
     assert {result.decided.disposition for result in results} == {"unreadable"}
 
@@ -243,13 +245,13 @@ async def test_a_message_that_differs_is_stored_after_any_number_of_copies(store
     """It differs in one byte, or in source, disposition, operation or payment."""
     one, other = await in_doubt(store, Kind.DEPOSIT), await in_doubt(store, Kind.DEPOSIT)
     await repeat(store, one, b"again", COPIES_MAX + 1)
-    before = await stored(store, one)
+    before = await count_stored(store, one)
     await repeat(store, one, b"again.", 1)
     await repeat(store, one, b"again", 1, source_allowed=False)
     await repeat(store, one, b"again", 1, operation="withdrawal")
-    assert await stored(store, one) == before + 3
+    assert await count_stored(store, one) == before + 3
     await repeat(store, other, b"again", 1)
-    assert await stored(store, other) == 1
+    assert await count_stored(store, other) == 1
 
 
 async def test_the_payments_lock_orders_copies_of_several_processes(
@@ -261,7 +263,7 @@ async def test_the_payments_lock_orders_copies_of_several_processes(
         await asyncio.gather(
             *(repeat(each, payment_id, b"both", COPIES_MAX) for each in (store, second))
         )
-    assert await stored(store, payment_id) == COPIES_MAX
+    assert await count_stored(store, payment_id) == COPIES_MAX
 
 
 async def test_messages_of_an_unknown_payment_are_stored_up_to_the_limit(store: Store) -> None:
@@ -269,7 +271,7 @@ async def test_messages_of_an_unknown_payment_are_stored_up_to_the_limit(store: 
     unknown_id = a_callback().id
     for _ in range(3):
         await repeat(store, unknown_id, b"unknown", COPIES_MAX)
-    assert await stored(store, unknown_id) == COPIES_MAX
+    assert await count_stored(store, unknown_id) == COPIES_MAX
 
 
 async def test_a_copy_is_found_by_the_digest_of_the_received_body(store: Store) -> None:
@@ -277,4 +279,4 @@ async def test_a_copy_is_found_by_the_digest_of_the_received_body(store: Store) 
     payment_id = await in_doubt(store, Kind.DEPOSIT)
     await repeat(store, payment_id, b"[replaced]", COPIES_MAX)
     await repeat(store, payment_id, b"[replaced]", 1, body_sha256=sha256(b"secret").digest())
-    assert await stored(store, payment_id) == COPIES_MAX + 1
+    assert await count_stored(store, payment_id) == COPIES_MAX + 1

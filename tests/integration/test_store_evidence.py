@@ -25,13 +25,13 @@ from tests.integration.conftest import (
 )
 from tests.integration.inquiries import (
     an_answer,
-    answered,
-    asked,
-    called_back,
-    engage,
-    evidence,
+    engage_brake,
     in_doubt,
+    read_evidence,
+    record_callback,
+    record_query_answer,
     resendable,
+    store_inquiry,
 )
 
 TIMEOUT = Report(outcome=ReportedOutcome.TIMEOUT)
@@ -50,16 +50,16 @@ async def stored_outcomes(store: Store, payment_id: UUID) -> list[tuple[str, str
 async def test_a_payment_without_messages_has_no_evidence(fresh: Store) -> None:
     """The same holds for an unknown payment."""
     for payment_id in (await in_doubt(fresh), a_callback().id):
-        assert await evidence(fresh, payment_id) == Evidence()
-        assert await evidence(fresh, payment_id, is_claim=True) == Evidence()
+        assert await read_evidence(fresh, payment_id) == Evidence()
+        assert await read_evidence(fresh, payment_id, is_claim=True) == Evidence()
 
 
 async def test_the_evidence_marks_the_probes_of_the_breaker(store: Store) -> None:
     payment_id = await in_doubt(store)
-    await asked(store, payment_id, is_probe=True)
+    await store_inquiry(store, payment_id, is_probe=True)
     await store.execute("UPDATE mkwanja.inquiries SET asked_at = asked_at - interval '1 minute'")
-    await asked(store, payment_id)
-    known = await evidence(store, payment_id)
+    await store_inquiry(store, payment_id)
+    known = await read_evidence(store, payment_id)
     assert [inquiry.is_probe for inquiry in known.inquiries] == [True, False]
 
 
@@ -68,12 +68,14 @@ async def test_the_evidence_lists_inquiries_by_number_with_their_first_answers(
 ) -> None:
     payment_id = await in_doubt(store)
     for _ in range(3):
-        await asked(store, payment_id)
+        await store_inquiry(store, payment_id)
         await store.execute(
             "UPDATE mkwanja.payments SET next_step_at = now() WHERE id = $1", payment_id
         )
-    await answered(store, payment_id, 2, an_answer(InquiryOutcome.NOT_FOUND, code="SFC_IC0003"))
-    known = await evidence(store, payment_id)
+    await record_query_answer(
+        store, payment_id, 2, an_answer(InquiryOutcome.NOT_FOUND, code="SFC_IC0003")
+    )
+    known = await read_evidence(store, payment_id)
     assert [(inquiry.number, inquiry.outcome, inquiry.code) for inquiry in known.inquiries] == [
         (1, None, None),
         (2, InquiryOutcome.NOT_FOUND, "SFC_IC0003"),
@@ -107,8 +109,10 @@ async def test_any_message_at_the_payments_own_address_counts_as_a_message(
     for report in (TIMEOUT, UNREADABLE, Report(outcome=ReportedOutcome.UNDECIDED, code="26")):
         for source_allowed in (True, False):
             payment_id = await in_doubt(store, kind)
-            await called_back(store, payment_id, operation, report, source_allowed=source_allowed)
-            known = await evidence(store, payment_id)
+            await record_callback(
+                store, payment_id, operation, report, source_allowed=source_allowed
+            )
+            known = await read_evidence(store, payment_id)
             assert (known.has_message, known.claims_success) == (expected, False)
 
 
@@ -118,16 +122,16 @@ async def test_a_stored_success_counts_as_a_claim_only_from_an_allowed_source(
     """Otherwise anyone with the address could keep a payment open."""
     for source_allowed in (True, False):
         payment_id = await in_doubt(store, Kind.DEPOSIT)
-        await called_back(store, payment_id, "deposit", PAID, source_allowed=source_allowed)
-        known = await evidence(store, payment_id)
+        await record_callback(store, payment_id, "deposit", PAID, source_allowed=source_allowed)
+        known = await read_evidence(store, payment_id)
         assert (known.has_message, known.claims_success) == (True, source_allowed)
 
 
 async def test_one_claimed_success_among_many_messages_is_enough(store: Store) -> None:
     payment_id = await in_doubt(store, Kind.DEPOSIT)
     for report in (UNREADABLE, PAID, UNREADABLE):
-        await called_back(store, payment_id, "deposit", report)
-    assert (await evidence(store, payment_id)).claims_success
+        await record_callback(store, payment_id, "deposit", report)
+    assert (await read_evidence(store, payment_id)).claims_success
 
 
 async def test_an_unprocessed_message_claims_its_parsed_outcome(
@@ -137,7 +141,7 @@ async def test_an_unprocessed_message_claims_its_parsed_outcome(
     await store.changing.change(
         raw_callback_change(payment_id, replace(a_callback(), outcome="success"))
     )
-    assert (await evidence(store, payment_id)).claims_success
+    assert (await read_evidence(store, payment_id)).claims_success
 
 
 async def test_a_message_stored_without_an_outcome_is_a_message_and_claims_nothing(
@@ -151,7 +155,7 @@ async def test_a_message_stored_without_an_outcome_is_a_message_and_claims_nothi
         " VALUES ($1, $2, 'withdrawal', now(), '', true, '', '', 'duplicate', false)",
         a_callback().id, payment_id,
     )  # fmt: skip
-    known = await evidence(store, payment_id)
+    known = await read_evidence(store, payment_id)
     assert (known.has_message, known.claims_success) == (True, False)
 
 
@@ -163,7 +167,7 @@ async def test_each_stored_message_has_its_parsed_outcome(store: Store) -> None:
         ("status-1", an_answer(InquiryOutcome.NOT_FOUND)),
         ("withdrawal", PAID),
     ):
-        await called_back(store, payment_id, operation, report)
+        await record_callback(store, payment_id, operation, report)
     assert await stored_outcomes(store, payment_id) == [
         ("withdrawal-timeout", "timeout"),
         ("withdrawal", "unreadable"),
@@ -186,9 +190,9 @@ async def test_either_brake_stops_payouts_and_one_of_them_is_the_breaker(
 ) -> None:
     payment_id = await in_doubt(fresh)
     for name in engaged:
-        await engage(fresh, name)
+        await engage_brake(fresh, name)
     for is_claim in (True, False):
-        known = await evidence(fresh, payment_id, is_claim=is_claim)
+        known = await read_evidence(fresh, payment_id, is_claim=is_claim)
         assert (known.payouts_are_stopped, known.breaker_is_open) == (stopped, open_breaker)
 
 
@@ -199,9 +203,9 @@ async def test_payments_that_share_a_batch_share_no_evidence(store: Store) -> No
         await in_doubt(store),
         await in_doubt(store, Kind.DEPOSIT),
     )
-    await called_back(store, claimed, "deposit", PAID)
+    await record_callback(store, claimed, "deposit", PAID)
     seen = await asyncio.gather(
-        *(evidence(store, payment_id) for payment_id in (known_well, silent, claimed))
+        *(read_evidence(store, payment_id) for payment_id in (known_well, silent, claimed))
     )
     assert [len(known.inquiries) for known in seen] == [2, 0, 0]
     assert [known.has_message for known in seen] == [False, False, True]

@@ -22,13 +22,13 @@ from tests.integration.conftest import Store, new_id
 from tests.integration.inquiries import (
     AT_ONCE,
     an_answer,
-    answered,
-    asked,
-    called_back,
     count_due,
-    due,
-    engage,
+    engage_brake,
     in_doubt,
+    make_due,
+    record_callback,
+    record_query_answer,
+    store_inquiry,
 )
 
 V = InquiryOutcome
@@ -46,7 +46,7 @@ async def inquiries(store: Store, payment_id: UUID) -> list[dict[str, Any]]:
     )
 
 
-async def take(store: Store, step: Step, *, limit: int = 100) -> list[UUID]:
+async def fetch_due_ids(store: Store, step: Step, *, limit: int = 100) -> list[UUID]:
     return [
         item.payment_id
         for item in await store.sweeping.fetch_due(step, limit=limit, next_step_in=SOON)
@@ -64,7 +64,7 @@ class TestInquiries:
         self, store: Store, kind: Kind, api: str
     ) -> None:
         payment_id = await in_doubt(store, kind)
-        assert await asked(store, payment_id) is not None
+        assert await store_inquiry(store, payment_id) is not None
         (row,) = await inquiries(store, payment_id)
         assert (row["number"], row["api"], row["answered_at"], row["verdict"], row["code"]) == (
             1,
@@ -94,7 +94,7 @@ class TestInquiries:
         """A probe is sent before its payment is due. The payment's lock separates the numbers."""
         payment_id = await in_doubt(store)
         probes = await asyncio.gather(
-            *(asked(process, payment_id, is_probe=True) for process in [store, other] * 4)
+            *(store_inquiry(process, payment_id, is_probe=True) for process in [store, other] * 4)
         )
         assert sorted(inquiry.number for inquiry in probes if inquiry) == list(range(1, 9))
 
@@ -102,7 +102,7 @@ class TestInquiries:
         """Its stage stays, and it gets no due time."""
         payment_id = await store.finalized(Kind.WITHDRAWAL)
         before = await store.payment(payment_id)
-        assert await asked(store, payment_id, is_probe=True) is not None
+        assert await store_inquiry(store, payment_id, is_probe=True) is not None
         assert await store.payment(payment_id) == before
         assert [row["api"] for row in await inquiries(store, payment_id)] == ["status"]
 
@@ -118,8 +118,8 @@ class TestAnswers:
 
     async def test_an_answer_is_stored_with_its_time_outcome_and_code(self, store: Store) -> None:
         payment_id = await in_doubt(store, Kind.DEPOSIT)
-        await asked(store, payment_id)
-        await answered(store, payment_id, 1, an_answer(V.NO_RESULT, code="4999"))
+        await store_inquiry(store, payment_id)
+        await record_query_answer(store, payment_id, 1, an_answer(V.NO_RESULT, code="4999"))
         (row,) = await inquiries(store, payment_id)
         assert (row["verdict"], row["code"]) == ("no_result", "4999")
         assert row["answered_at"] > row["asked_at"]
@@ -129,9 +129,9 @@ class TestAnswers:
     ) -> None:
         """Two queries must agree on a failure. Copies of one answer are not two queries."""
         payment_id = await in_doubt(store, Kind.DEPOSIT)
-        await asked(store, payment_id)
+        await store_inquiry(store, payment_id)
         results = await asyncio.gather(
-            *(answered(process, payment_id, 1, FAILED) for process in [store, other] * 5)
+            *(record_query_answer(process, payment_id, 1, FAILED) for process in [store, other] * 5)
         )
         assert sum(answer_of(result.decided) is not None for result in results) == 1
         assert (await store.payment(payment_id)).stage is Stage.IN_DOUBT
@@ -142,10 +142,11 @@ class TestAnswers:
         """Both answers are recorded at the same time."""
         payment_id = await in_doubt(store, Kind.DEPOSIT)
         for _ in range(2):
-            await asked(store, payment_id)
-            await due(store, payment_id)
+            await store_inquiry(store, payment_id)
+            await make_due(store, payment_id)
         await asyncio.gather(
-            answered(store, payment_id, 1, FAILED), answered(other, payment_id, 2, FAILED)
+            record_query_answer(store, payment_id, 1, FAILED),
+            record_query_answer(other, payment_id, 2, FAILED),
         )
         payment = await store.payment(payment_id)
         assert (payment.stage, payment.failure, payment.next_step_at) == (
@@ -160,10 +161,10 @@ class TestAnswers:
 
     async def test_the_first_answer_of_two_different_ones_stays(self, store: Store) -> None:
         payment_id = await in_doubt(store)
-        await asked(store, payment_id)
-        await called_back(store, payment_id, "status-1", NOT_FOUND)
+        await store_inquiry(store, payment_id)
+        await record_callback(store, payment_id, "status-1", NOT_FOUND)
         first = await inquiries(store, payment_id)
-        await called_back(store, payment_id, "status-1", an_answer(V.UNDER_WAY, code="Pending"))
+        await record_callback(store, payment_id, "status-1", an_answer(V.UNDER_WAY, code="Pending"))
         assert await inquiries(store, payment_id) == first
         assert first[0]["verdict"] == "not_found"
 
@@ -171,7 +172,7 @@ class TestAnswers:
         self, store: Store
     ) -> None:
         payment_id = await in_doubt(store)
-        await called_back(store, payment_id, "status-7", NOT_FOUND)
+        await record_callback(store, payment_id, "status-7", NOT_FOUND)
         assert await inquiries(store, payment_id) == []
         sql = "SELECT count(*) FROM mkwanja.callbacks WHERE payment_id = $1"
         assert await store.one(sql, payment_id) == 1
@@ -180,7 +181,7 @@ class TestAnswers:
         self, store: Store
     ) -> None:
         payment_id = await in_doubt(store, Kind.DEPOSIT)
-        await asked(store, payment_id)
+        await store_inquiry(store, payment_id)
         exchange = Exchange(
             id=new_id(), attempt_id=None, api="stk_query", request={"Password": "[masked]"},
             was_written=True, http_status=200, answer="{}", outcome="no_result",
@@ -208,13 +209,13 @@ class TestAnswers:
         )
         for number in (1, 2, 3):
             assert (await store.payment(payment_id)).stage is Stage.IN_DOUBT
-            assert await asked(store, payment_id) is not None
-            await answered(store, payment_id, number, an_answer(V.NO_RESULT))
-            await due(store, payment_id)
+            assert await store_inquiry(store, payment_id) is not None
+            await record_query_answer(store, payment_id, number, an_answer(V.NO_RESULT))
+            await make_due(store, payment_id)
         payment = await store.payment(payment_id)
         assert payment.failure is not None
         assert (payment.stage, payment.failure.reason) == (Stage.FAILED, "no_result_confirmed")
-        await answered(store, payment_id, 3, an_answer(V.NO_RESULT))
+        await record_query_answer(store, payment_id, 3, an_answer(V.NO_RESULT))
         assert (await store.history(payment_id))[-1]["what"] == "no_result_confirmed"
 
 
@@ -235,7 +236,7 @@ class TestDueInquiries:
         await fresh.finalized()
         for step, payments in expected.items():
             assert await count_due(fresh, step, limit=100) == len(payments)
-            assert await take(fresh, step) == payments
+            assert await fetch_due_ids(fresh, step) == payments
             assert await count_due(fresh, step, limit=100) == 0
 
     async def test_due_payments_are_counted_up_to_a_limit_and_stay_due(self, fresh: Store) -> None:
@@ -246,7 +247,7 @@ class TestDueInquiries:
             5,
             5,
         ]
-        assert await take(fresh, Step.STATUS) == payments
+        assert await fetch_due_ids(fresh, Step.STATUS) == payments
 
     async def test_an_open_breaker_stops_inquiries_with_the_credential(self, fresh: Store) -> None:
         """They stay due. Queries without the credential continue.
@@ -254,13 +255,13 @@ class TestDueInquiries:
         The kill switch stops no inquiry.
         """
         status, query = await in_doubt(fresh), await in_doubt(fresh, Kind.DEPOSIT)
-        await engage(fresh, "breaker")
+        await engage_brake(fresh, "breaker")
         assert await count_due(fresh, Step.STATUS, limit=9) == 0
-        assert await take(fresh, Step.STATUS) == []
-        assert await take(fresh, Step.QUERY) == [query]
-        await engage(fresh, "breaker", is_engaged=False)
-        await engage(fresh, "kill_switch")
-        assert await take(fresh, Step.STATUS) == [status]
+        assert await fetch_due_ids(fresh, Step.STATUS) == []
+        assert await fetch_due_ids(fresh, Step.QUERY) == [query]
+        await engage_brake(fresh, "breaker", is_engaged=False)
+        await engage_brake(fresh, "kill_switch")
+        assert await fetch_due_ids(fresh, Step.STATUS) == [status]
 
     async def test_the_inquiry_after_a_silent_failure_is_due_like_any_other(
         self, fresh: Store
@@ -271,7 +272,7 @@ class TestDueInquiries:
             " failure_reason = 'no_result_confirmed', failure_safe_to_retry = false WHERE id = $1",
             payment_id,
         )
-        assert await take(fresh, Step.QUERY) == [payment_id]
+        assert await fetch_due_ids(fresh, Step.QUERY) == [payment_id]
 
 
 class TestBreaker:
@@ -291,8 +292,8 @@ class TestBreaker:
 
     async def test_only_the_first_refusal_opens_the_breaker(self, fresh: Store) -> None:
         payment_id, second = await in_doubt(fresh), await in_doubt(fresh)
-        await asked(fresh, payment_id)
-        await called_back(fresh, payment_id, "status-1", REFUSED)
+        await store_inquiry(fresh, payment_id)
+        await record_callback(fresh, payment_id, "status-1", REFUSED)
         opened = await self.breaker(fresh)
         assert (opened["is_engaged"], opened["payment_id"].int, opened["probes"]) == (
             True,
@@ -300,7 +301,7 @@ class TestBreaker:
             0,
         )
         assert opened["reason"] == f"result 2001 for payment {payment_id}"
-        await called_back(fresh, second, "status-1", REFUSED)
+        await record_callback(fresh, second, "status-1", REFUSED)
         assert await self.breaker(fresh) == opened
         assert await self.story(fresh) == [("breaker", True)]
         assert not await fresh.one(
@@ -311,9 +312,9 @@ class TestBreaker:
         self, fresh: Store
     ) -> None:
         payment_id = await in_doubt(fresh)
-        await engage(fresh, "breaker")
-        await asked(fresh, payment_id, is_probe=True)
-        await called_back(fresh, payment_id, "status-1", NOT_FOUND)
+        await engage_brake(fresh, "breaker")
+        await store_inquiry(fresh, payment_id, is_probe=True)
+        await record_callback(fresh, payment_id, "status-1", NOT_FOUND)
         closed = await self.breaker(fresh)
         assert (closed["is_engaged"], closed["reason"]) == (False, None)
         assert await self.story(fresh) == [("breaker", False)]
@@ -323,17 +324,17 @@ class TestBreaker:
     ) -> None:
         """Daraja may have accepted that inquiry before it refused the credential."""
         payment_id = await in_doubt(fresh)
-        await asked(fresh, payment_id, is_probe=True)
-        await engage(fresh, "breaker")
-        await called_back(fresh, payment_id, "status-1", NOT_FOUND)
+        await store_inquiry(fresh, payment_id, is_probe=True)
+        await engage_brake(fresh, "breaker")
+        await record_callback(fresh, payment_id, "status-1", NOT_FOUND)
         assert (await self.breaker(fresh))["is_engaged"]
 
     async def test_no_answer_releases_the_kill_switch(self, fresh: Store) -> None:
         """Only an operator does."""
         payment_id = await in_doubt(fresh)
-        await engage(fresh, "kill_switch")
-        await asked(fresh, payment_id, is_probe=True)
-        await called_back(fresh, payment_id, "status-1", NOT_FOUND)
+        await engage_brake(fresh, "kill_switch")
+        await store_inquiry(fresh, payment_id, is_probe=True)
+        await record_callback(fresh, payment_id, "status-1", NOT_FOUND)
         assert await fresh.one("SELECT is_engaged FROM mkwanja.brakes WHERE name = 'kill_switch'")
 
     async def test_a_refusal_and_an_answer_at_once_leave_the_breaker_open(
@@ -341,12 +342,12 @@ class TestBreaker:
     ) -> None:
         """In one batch, opening wins."""
         refused, answered_ = await in_doubt(fresh), await in_doubt(fresh)
-        await engage(fresh, "breaker")
+        await engage_brake(fresh, "breaker")
         for payment_id in (refused, answered_):
-            await asked(fresh, payment_id, is_probe=True)
+            await store_inquiry(fresh, payment_id, is_probe=True)
         await asyncio.gather(
-            called_back(fresh, answered_, "status-1", NOT_FOUND),
-            called_back(fresh, refused, "status-1", REFUSED),
+            record_callback(fresh, answered_, "status-1", NOT_FOUND),
+            record_callback(fresh, refused, "status-1", REFUSED),
         )
         assert (await self.breaker(fresh))["is_engaged"]
 
@@ -361,8 +362,8 @@ class TestBreaker:
             return await fresh.sweeping.start_probe(cool_down, ceiling)
 
         assert await probe() is None
-        await asked(fresh, payment_id)
-        await called_back(fresh, payment_id, "status-1", REFUSED)
+        await store_inquiry(fresh, payment_id)
+        await record_callback(fresh, payment_id, "status-1", REFUSED)
         for minutes in (1, 2, 3, 3):
             assert await probe() is None
             for seconds, expected in ((minutes * 60 - 5, None), (10, payment_id)):
@@ -375,7 +376,7 @@ class TestBreaker:
 
     async def test_one_of_many_sweepers_starts_the_probe(self, fresh: Store) -> None:
         payment_id = await in_doubt(fresh)
-        await called_back(
+        await record_callback(
             fresh,
             payment_id,
             "withdrawal",
@@ -395,5 +396,5 @@ class TestBreaker:
                 *(store.sweeping.start_probe(hour, 24 * hour) for store in [fresh, second] * 3)
             )
         assert sorted(probes, key=str) == [payment_id, *[None] * 5]
-        await engage(fresh, "breaker", is_engaged=False)
+        await engage_brake(fresh, "breaker", is_engaged=False)
         assert await fresh.sweeping.start_probe(timedelta(0), timedelta(0)) is None

@@ -32,7 +32,7 @@ async def overdue(store: Store, count: int) -> list[UUID]:
     return [new.id for new in news]
 
 
-async def take(store: Store, *, limit: int = 100, step: Step = Step.SUBMIT) -> list[UUID]:
+async def fetch_due_ids(store: Store, *, limit: int = 100, step: Step = Step.SUBMIT) -> list[UUID]:
     return [
         due.payment_id
         for due in await store.sweeping.fetch_due(step, limit=limit, next_step_in=MINUTE)
@@ -45,9 +45,9 @@ class TestDue:
     async def test_due_payments_are_fetched_in_order_and_are_due_later(self, fresh: Store) -> None:
         """A payment that makes no progress therefore cannot starve the rest."""
         payments = await overdue(fresh, 6)
-        assert await take(fresh, limit=4) == payments[:4]
-        assert await take(fresh, limit=4) == payments[4:]
-        assert await take(fresh) == []
+        assert await fetch_due_ids(fresh, limit=4) == payments[:4]
+        assert await fetch_due_ids(fresh, limit=4) == payments[4:]
+        assert await fetch_due_ids(fresh) == []
         moved = (
             "SELECT bool_and(next_step_at > now() + interval '30 seconds') FROM mkwanja.payments"
         )
@@ -74,13 +74,13 @@ class TestDue:
         await fresh.accepted()
         claimed, _ = await fresh.claimed()
         await fresh.finalized()
-        assert await take(fresh) == []
-        assert await take(fresh, step=Step.END_LEASE) == []
+        assert await fetch_due_ids(fresh) == []
+        assert await fetch_due_ids(fresh, step=Step.END_LEASE) == []
         await fresh.execute(
             "UPDATE mkwanja.payments SET next_step_at = now() WHERE id = $1", claimed
         )
-        assert await take(fresh) == []
-        assert await take(fresh, step=Step.END_LEASE) == [claimed]
+        assert await fetch_due_ids(fresh) == []
+        assert await fetch_due_ids(fresh, step=Step.END_LEASE) == [claimed]
 
     async def test_sweepers_at_once_fetch_each_payment_once(self, fresh: Store) -> None:
         """Three sweepers fetch small batches."""
@@ -90,7 +90,7 @@ class TestDue:
             while batches := [
                 payment_id
                 for batch in await asyncio.gather(
-                    *(take(store, limit=7) for store in (fresh, second, third))
+                    *(fetch_due_ids(store, limit=7) for store in (fresh, second, third))
                 )
                 for payment_id in batch
             ]:
@@ -102,8 +102,8 @@ class TestDue:
         """A later sweep fetches it."""
         held, free = await overdue(fresh, 2)
         async with locked(fresh, held):
-            assert await take(fresh) == [free]
-        assert await take(fresh) == [held]
+            assert await fetch_due_ids(fresh) == [free]
+        assert await fetch_due_ids(fresh) == [held]
 
     async def test_final_payments_cost_a_sweep_nothing(self, fresh: Store) -> None:
         """They are in neither partial index, and a sweep uses only these."""
