@@ -55,8 +55,8 @@ def add_options(parser: pytest.Parser) -> None:
 
 def add_marks(config: pytest.Config) -> None:
     """Registers the marks."""
-    for name, meaning in _MARKS.items():
-        config.addinivalue_line("markers", f"{name}: {meaning}")
+    for name, description in _MARKS.items():
+        config.addinivalue_line("markers", f"{name}: {description}")
 
 
 def is_sample(config: pytest.Config) -> bool:
@@ -104,10 +104,7 @@ def _file(item: pytest.Item) -> str:
 
 
 def _draws_examples(item: pytest.Item) -> bool:
-    """Whether it is a test of hypothesis.
-
-    Such a test draws fewer examples in the sample (`tests/conftest.py`).
-    """
+    """Whether hypothesis draws its examples: in the sample fewer (`tests/conftest.py`)."""
     return is_hypothesis_test(getattr(item, "obj", None))
 
 

@@ -77,7 +77,7 @@ def texts(path: Path) -> Iterator[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("path", PURE, ids=name)
-def test_the_core_of_domain_imports_only_what_does_no_io(path: Path) -> None:
+def test_the_core_of_domain_imports_no_library_that_does_io(path: Path) -> None:
     allowed = {*sys.stdlib_module_names, "domain", "structlog", "orjson", "uuid_utils"}
     found = [module for module in imports(path) if module.split(".")[0] not in allowed]
     assert (
@@ -91,7 +91,7 @@ def test_the_environment_is_read_in_settings_and_nowhere_else() -> None:
     assert found == ["domain/adapters/settings/common.py"]
 
 
-def test_arq_is_known_to_one_module() -> None:
+def test_only_one_module_imports_arq() -> None:
     """Its job format, the names of its keys and its worker's private parts (ADR 15)."""
     found = [
         name(path)
@@ -139,7 +139,7 @@ def touches_inside_of_aiohttp(path: Path) -> bool:
     )
 
 
-def test_private_parts_of_aiohttp_are_touched_in_one_module_a_direction() -> None:
+def test_two_modules_use_private_parts_of_aiohttp() -> None:
     """ruff (SLF001) reports a use of another object's `_x`. Only these modules may silence it."""
     assert [name(path) for path in PRODUCT if touches_inside_of_aiohttp(path)] == INSIDE_AIOHTTP
 
@@ -174,7 +174,7 @@ def daraja_names() -> set[str]:
     }
 
 
-def test_daraja_s_own_names_are_known_to_its_adapter_alone() -> None:
+def test_only_its_adapter_uses_the_field_names_of_daraja() -> None:
     """Except for the receiver's answer, whose body Daraja requires."""
     names = daraja_names() - {"PhoneNumber"}  # it is also our own word
     assert {
@@ -262,7 +262,7 @@ def test_no_function_only_handles_or_processes() -> None:
 
 
 @pytest.mark.parametrize("path", [*PRODUCT, *(ROOT / "tests").rglob("*.py")], ids=name)
-def test_a_file_is_one_thing_of_a_length_that_can_be_read(path: Path) -> None:
+def test_no_file_is_longer_than_the_limit(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= LINES_MAX
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from tests.committed_files import files
 
-# A citation is `daraja.md §4.2`, or has several sections: `rules.md §6, §7`. A line break inside it,
-# with the mark of a comment behind it, counts as a blank.
+# A citation is `daraja.md §4.2`, or has several sections: `rules.md §6, §7`. A line break inside
+# it, with the mark of a comment behind it, counts as a blank.
 _LINE_BREAK = re.compile(r"\s*\n[ \t]*(?:#[: ]?)?[ \t]*")
 _ONE = r"§\d+(?:\.\d+)*(?:\s*\([\w ]*\))?"  # with a remark: "§12 (stages)"
 _CITED = re.compile(
@@ -17,7 +17,7 @@ _CITED = re.compile(
 )
 _SECTION = re.compile(r"§(\d+(?:\.\d+)*)")
 _HEADING = re.compile(r"^##+ (\d+(?:\.\d+)*)\.? ", re.MULTILINE)
-_OF_OTHERS = re.compile(r"RFC \d+,? $")  # which has sections of its own
+_OF_OTHERS = re.compile(r"RFC \d+,? $")  # an RFC has sections of its own
 _OUTSIDE = re.compile(r"(?<![\w/-])(?:design|interface|field|examples)[.]md\b")
 
 

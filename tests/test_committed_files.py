@@ -33,7 +33,7 @@ ADDRESSES = {
 
 
 def found(patterns: dict[str, re.Pattern[str]], text: str) -> list[str]:
-    return [what for what, pattern in patterns.items() if pattern.search(text)]
+    return [label for label, pattern in patterns.items() if pattern.search(text)]
 
 
 def test_no_secret_is_committed() -> None:
@@ -61,7 +61,7 @@ def test_the_search_finds_what_it_looks_for() -> None:
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "nobody")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test")])
     now = datetime.now(UTC)
     certificate = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
@@ -70,7 +70,7 @@ def test_the_search_finds_what_it_looks_for() -> None:
         .sign(key, hashes.SHA256())
         .public_bytes(serialization.Encoding.PEM)
     )
-    token = jwt.encode({"sub": "nobody in particular"}, pem.decode(), algorithm="ES256")
+    token = jwt.encode({"sub": "a user of this test"}, pem.decode(), algorithm="ES256")
     credential = base64.b64encode(bytes(range(256))).decode()
     assert (
         found(SECRETS, pem.decode())
@@ -81,4 +81,4 @@ def test_the_search_finds_what_it_looks_for() -> None:
     assert found(SECRETS, f'"SecurityCredential": "{credential}"') == ["a long secret"]
     assert found(SECRETS, "AKIA" + "A1B2" * 4) == ["a key of a cloud"]
     assert found(ADDRESSES, "https:" + "//packages.example/simple") == ["an index's address"]
-    assert found(ADDRESSES, "cd /ho" + "me/somebody/mkwanja") == ["a path of a machine"]
+    assert found(ADDRESSES, "cd /ho" + "me/user/mkwanja") == ["a path of a machine"]

@@ -125,10 +125,9 @@ def _words_of_the_code() -> set[str]:
 
 
 def test_every_promise_has_a_test_in_what_is_played(request: pytest.FixtureRequest) -> None:
-    """Of each line of the guarantees at least one test is in the sample, so that `make test` misses
-    no promise.
+    """`make test` plays at least one test of each line of the guarantees.
 
-    A line whose tests are in files that were not collected is passed over.
+    A line is skipped if the files of its tests were not collected.
     """
     files, played = request.config.stash[COLLECTED]
     promises = [

@@ -131,7 +131,7 @@ def test_no_two_pairs_share_a_token(first: tuple[str, str], second: tuple[str, s
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_the_set_of_operations_has(operation: str) -> None:
+def test_an_operation_of_the_set_is_accepted(operation: str) -> None:
     assert is_operation(operation)
 
 
@@ -141,7 +141,7 @@ def test_the_set_of_operations_has(operation: str) -> None:
      "status-1000000", "status-1-", "status-1-timeouts", "status-१", "status-1\n", "deposit ",
      "results"],
 )  # fmt: skip
-def test_the_set_of_operations_is_closed_to(operation: str) -> None:
+def test_any_other_text_is_not_an_operation(operation: str) -> None:
     assert not is_operation(operation)
     assert not any(fits_kind(operation, kind) for kind in Kind)
 

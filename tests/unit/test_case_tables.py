@@ -1,4 +1,4 @@
-"""A table of cases in one test tells as much as a test for each case."""
+"""A table of cases in one test reports as much as a test for each case."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_two_tables_are_multiplied_and_named_by_both() -> None:
     assert sorted(played) == [("a", 1, "one"), ("a", 2, "two"), ("b", 1, "one"), ("b", 2, "two")]
 
 
-def test_what_the_table_gives_is_no_fixture() -> None:
+def test_a_column_of_the_table_is_no_fixture() -> None:
     @for_each("number", [1])
     def test(number: int) -> None:
         pass
@@ -58,7 +58,7 @@ def test_what_the_table_gives_is_no_fixture() -> None:
     assert not inspect.signature(test).parameters
 
 
-def test_a_case_of_another_length_and_an_empty_table_are_mistakes() -> None:
+def test_a_case_of_another_length_and_an_empty_table_are_rejected() -> None:
     with pytest.raises(AssertionError, match="3 values for 2 names"):
         for_each("a, b", [(1, 2, 3)])
     with pytest.raises(AssertionError, match="without a case"):

@@ -217,7 +217,7 @@ def test_each_refusal_has_its_failure_reason(code: str, text: str, reason: Failu
     )
 
 
-def test_an_unknown_refusal_of_the_gateway_is_our_configuration() -> None:
+def test_any_other_refusal_is_our_configuration() -> None:
     """So is an unknown 403 of Daraja. It may concern one payment only, so it holds no other."""
     for status, code in (
         (403, "403.001.01"),

@@ -177,7 +177,7 @@ def test_a_redirect_refuses_nothing_with_any_body(kind: Kind) -> None:
 
 @pytest.mark.parametrize("kind", Kind)
 def test_a_401_and_a_429_are_known_by_their_status_with_any_body(kind: Kind) -> None:
-    """Daraja's gateway sends both before M-PESA sees the payment. Acknowledgements: see above."""
+    """Daraja sends both before M-PESA sees the payment. For acknowledgements see above."""
     for label, body in shapeless(ENVELOPE | {"ResponseCode": "1"}).items():
         if label in ("names in small", "names in capitals", "another key twice"):
             continue

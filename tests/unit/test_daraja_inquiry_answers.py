@@ -205,7 +205,7 @@ def test_a_result_without_ids_is_about_the_queried_push(value: object) -> None:
     )
 
 
-# --- refusals by Daraja's gateway -----------------------------------------------------------------
+# --- refusals before Daraja reads the inquiry -----------------------------------------------------
 
 TOKEN_REFUSED: list[tuple[int, Any]] = [
     (404, envelope("404.001.03", "Invalid Access Token")),

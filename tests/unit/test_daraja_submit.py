@@ -270,6 +270,6 @@ async def test_wrong_consumer_keys_fail_no_payment() -> None:
 async def test_a_refused_token_that_cannot_be_replaced_puts_no_payment_in_doubt(
     error: Exception,
 ) -> None:
-    """The gateway refused the first send before M-PESA saw it, and there was no other send."""
+    """Daraja refused the first send before M-PESA saw it, and there was no other send."""
     client = Client(Tokens("one", error), INVALID_TOKEN)
     assert proves_that_nothing_was_done(await problem_of(client))

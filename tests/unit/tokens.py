@@ -1,4 +1,4 @@
-"""Tokens signed by hand, good and wrong, and a verifier that knows their keys."""
+"""Valid and invalid tokens, and a verifier with their keys."""
 
 import base64
 import hmac
@@ -23,7 +23,7 @@ BACKENDS: Any = jose.backends
 ISSUER = "https://project.example/auth/v1"
 SECRET = "only-the-tests-use-this-secret-of-many-characters"
 NOW = 1_800_000_000.0
-ABSENT = "(absent)"  # in place of a value: leave the field out
+ABSENT = "(absent)"  # a field with this value is left out
 HEADER: dict[str, object] = {"alg": "ES256", "typ": "JWT", "kid": "ec"}
 CLAIMS: dict[str, object] = {"iss": ISSUER, "aud": "authenticated", "exp": NOW + 3600, "iat": NOW}
 CLAIMS |= {"sub": "user-1", "role": "authenticated"}
@@ -73,7 +73,7 @@ def hs256(secret: bytes = SECRET.encode()) -> Signer:
 
 
 def compact(header: object, claims: object, sign: Signer = es256) -> str:
-    """A signed token of these two; bytes are taken as they are, anything else as JSON."""
+    """A signed token. Bytes are used as they are, any other part is encoded as JSON."""
 
     def b64(data: bytes) -> str:
         return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
@@ -88,7 +88,7 @@ def compact(header: object, claims: object, sign: Signer = es256) -> str:
 def token(
     header: Mapping[str, object] | None = None, sign: Signer = es256, **claims: object
 ) -> str:
-    """A good token, but for what is given."""
+    """A valid token with changed header fields and claims."""
     parts = HEADER | dict(header or {}), CLAIMS | claims
     fields, body = (
         {name: value for name, value in part.items() if value is not ABSENT} for part in parts
