@@ -1,5 +1,6 @@
-"""A short code, an app, an initiator or an address of Daraja is changed while payments that were
-sent are still open.
+"""The worker's account at Daraja changes while payments of the old account are still open.
+
+The account is the base address, app, short code and initiator by which a payment was sent.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from tests.spec.system import System
 
 _OLD, _NEW = "600111", "600222"
 
-# The organisation has more than one of each, all of them good: so that only the record can tell
-# which one sent a payment.
+# The simulated organisation has two short codes, apps and initiators, and all are valid. So only
+# the stored attempt shows which account sent a payment.
 _SIMULATOR: dict[str, str | None] = {
     "DARAJA_SHORTCODE": _OLD,
     "DARAJA_PAYOUT_SHORTCODE": _OLD,
@@ -53,15 +54,18 @@ async def running_system() -> AsyncIterator[System]:
 
 @pytest.fixture
 async def system(running_system: System) -> AsyncIterator[System]:
-    """Its worker sends by the old account when a test begins."""
+    """The system whose worker sends by the old account when a test begins."""
     yield running_system
     await running_system.control("DELETE", "/scenarios")
     await running_system.stack.restart_process("worker")
 
 
-async def _open(system: System, api: Api, scenario: str = "lost_callback", **params: Any) -> str:
-    """A payment that was sent and is open; Daraja answers no question about it until the worker
-    is restarted.
+async def _begin_open(
+    system: System, api: Api, scenario: str = "lost_callback", **params: Any
+) -> str:
+    """Make a payment that was sent and is open; return its id.
+
+    Until `_restart_worker`, Daraja answers no inquiry about it.
     """
     payment_id = await begin_in_doubt(system, api, scenario, _NO_ANSWER[api], **params)
     expected = "awaiting_result" if scenario == "lost_callback" else "in_doubt"
@@ -69,56 +73,55 @@ async def _open(system: System, api: Api, scenario: str = "lost_callback", **par
     return payment_id
 
 
-async def _restarted(system: System, settings: Mapping[str, str | None]) -> None:
-    """From now on the worker has these settings, and Daraja answers."""
+async def _restart_worker(system: System, settings: Mapping[str, str | None]) -> None:
+    """Restart the worker with these settings; from then on Daraja answers inquiries."""
     await system.stack.stop_process("worker")
+    await _start_worker(system, settings)
+
+
+async def _start_worker(system: System, settings: Mapping[str, str | None]) -> None:
     await system.control("DELETE", "/scenarios")
     await system.control("DELETE", "/requests")
     await system.stack.start_process("worker", env=settings)
 
 
-async def _asked_as(system: System, payment_id: str) -> set[str]:
-    """The short codes by which Daraja was asked about the payment since the restart."""
+async def _inquiring_shortcodes(system: System, payment_id: str) -> set[str]:
+    """The short codes that inquired about the payment since the restart."""
     requests = (await system.control("GET", "/requests"))["items"]
-    known = (await system.payment(payment_id))["provider_ids"].get("checkout_request_id", [])
+    checkout_ids = (await system.payment(payment_id))["provider_ids"].get("checkout_request_id", [])
     return {
         str(request["body"].get("PartyA") or request["body"]["BusinessShortCode"])
         for request in requests
         if "query" in request["path"]
-        and any(name in str(request["body"]) for name in (payment_id, *known))
+        and any(name in str(request["body"]) for name in (payment_id, *checkout_ids))
     }
 
 
 async def test_the_worker_inquires_about_a_withdrawal_by_the_short_code_that_sent_it(
     system: System,
 ) -> None:
-    """It was paid by 600111 and its answer was lost. 600222 would not find it, and would pay it
-    again.
-    """
-    payment_id = await _open(system, "b2c", "answer_and_callback_lost")
-    await _restarted(system, {"DARAJA_PAYOUT_SHORTCODE": _NEW})
+    """600111 paid it, and the answer was lost. 600222 would not find it, and would pay it again."""
+    payment_id = await _begin_open(system, "b2c", "answer_and_callback_lost")
+    await _restart_worker(system, {"DARAJA_PAYOUT_SHORTCODE": _NEW})
     await wait_until_observed(
         system, {"it": replace(PAID, sent=0)}, {"it": payment_id}, flagged_or_not=True
     )
-    assert await _asked_as(system, payment_id) == {_OLD}
+    assert await _inquiring_shortcodes(system, payment_id) == {_OLD}
     await system.assert_money_agrees([payment_id])
 
 
 async def test_only_the_account_that_sent_a_lost_withdrawal_resends_it(
     system: System,
 ) -> None:
-    """Daraja never saw it: 'not found' permits no send by another short code, however often.
-
-    The old one sends it again.
-    """
-    payment_id = await _open(system, "b2c", "cut_before_acting", times=1)
-    await _restarted(system, {"DARAJA_PAYOUT_SHORTCODE": _NEW})
+    """Daraja never received it. "Not found" permits no send by another short code."""
+    payment_id = await _begin_open(system, "b2c", "cut_before_acting", times=1)
+    await _restart_worker(system, {"DARAJA_PAYOUT_SHORTCODE": _NEW})
     before = len(await inquiries(system, payment_id))
     answered = await wait_for_inquiries(system, payment_id, before + 6)
     assert [one["verdict"] for one in answered].count("not_found") >= 4
     assert await observe_one(system, payment_id) == replace(IN_DOUBT, sent=0)
-    assert await _asked_as(system, payment_id) == {_OLD}
-    await _restarted(system, {})
+    assert await _inquiring_shortcodes(system, payment_id) == {_OLD}
+    await _restart_worker(system, {})
     await wait_until_observed(system, {"it": PAID}, {"it": payment_id})
     await system.assert_money_agrees([payment_id])
 
@@ -126,33 +129,30 @@ async def test_only_the_account_that_sent_a_lost_withdrawal_resends_it(
 async def test_a_payment_without_a_stored_account_is_not_sent_again(
     system: System,
 ) -> None:
-    payment_id = await _open(system, "b2c", "cut_before_acting", times=1)
+    payment_id = await _begin_open(system, "b2c", "cut_before_acting", times=1)
     await system.stack.stop_process("worker")
     await system.execute(
         "UPDATE mkwanja.attempts SET account = NULL WHERE payment_id = $1::uuid", payment_id
     )
-    await _restarted_again(system)
+    await _start_worker(system, {})
     before = len(await inquiries(system, payment_id))
     await wait_for_inquiries(system, payment_id, before + 6)
     assert await observe_one(system, payment_id) == replace(IN_DOUBT, sent=0)
 
 
-async def _restarted_again(system: System) -> None:
-    await system.control("DELETE", "/scenarios")
-    await system.control("DELETE", "/requests")
-    await system.stack.start_process("worker")
-
-
 async def test_the_worker_inquires_about_deposits_and_bills_by_the_short_code_that_sent_them(
     system: System,
 ) -> None:
-    ids = {"deposit": await _open(system, "stk"), "bill payment": await _open(system, "b2b")}
-    await _restarted(system, _NEW_SHORTCODES)
+    ids = {
+        "deposit": await _begin_open(system, "stk"),
+        "bill payment": await _begin_open(system, "b2b"),
+    }
+    await _restart_worker(system, _NEW_SHORTCODES)
     await wait_until_observed(
         system, dict.fromkeys(ids, replace(PAID, sent=0)), ids, flagged_or_not=True
     )
     for payment_id in ids.values():
-        assert await _asked_as(system, payment_id) == {_OLD}
+        assert await _inquiring_shortcodes(system, payment_id) == {_OLD}
     await system.assert_money_agrees(list(ids.values()))
 
 
@@ -160,9 +160,9 @@ async def test_the_worker_inquires_about_deposits_and_bills_by_the_short_code_th
 async def test_a_deposit_does_not_fail_if_another_passkey_cannot_inquire_about_it(
     system: System,
 ) -> None:
-    """'Wrong credentials' is no answer about the deposit: it stays open and is a person's."""
-    payment_id = await _open(system, "stk")
-    await _restarted(system, {**_NEW_SHORTCODES, "DARAJA_PASSKEY": "of-the-new-short-code"})
+    """The error "wrong credentials" is no answer: the deposit stays open and is flagged."""
+    payment_id = await _begin_open(system, "stk")
+    await _restart_worker(system, {**_NEW_SHORTCODES, "DARAJA_PASSKEY": "of-the-new-short-code"})
     flagged = replace(AWAITED, needs_review=True, moved=1, sent=0)
     await wait_until_observed(system, {"it": flagged}, {"it": payment_id})
     before = len(await inquiries(system, payment_id))
@@ -181,18 +181,20 @@ _GONE: dict[str, dict[str, str | None]] = {
 async def test_payments_of_an_account_without_credentials_are_flagged(
     system: System, part: str, tmp_path: Path
 ) -> None:
-    """Another app, initiator or Daraja is not asked and sends nothing.
+    """No other app or initiator, and no other Daraja, inquires about them or sends them.
 
-    The worker says so at start; a callback settles them.
+    The worker logs them when it starts. A callback still settles them.
     """
-    lost = await _open(system, "b2c", "cut_before_acting", times=1)
-    paid = await _open(system, "b2b")
+    lost = await _begin_open(system, "b2c", "cut_before_acting", times=1)
+    paid = await _begin_open(system, "b2b")
     ids = {"lost": lost, "paid": paid}
     certificate = tmp_path / "daraja.pem"
     environment = {**system.stack.env("worker"), **_SIMULATOR}
-    given = {name: value for name, value in environment.items() if value is not None}
+    settings_of_simulator = {
+        name: value for name, value in environment.items() if value is not None
+    }
     async with Simulator(
-        time_scale=0.02, environment=given, certificate_file=certificate
+        time_scale=0.02, environment=settings_of_simulator, certificate_file=certificate
     ) as elsewhere:
         settings = _GONE[part]
         if part == "base_url":
@@ -200,7 +202,7 @@ async def test_payments_of_an_account_without_credentials_are_flagged(
                 "DARAJA_BASE_URL": elsewhere.base_url,
                 "DARAJA_CERTIFICATE_FILE": str(certificate),
             }
-        await _restarted(system, settings)
+        await _restart_worker(system, settings)
         flagged = {
             "lost": replace(IN_DOUBT, needs_review=True, sent=0),
             "paid": replace(AWAITED, needs_review=True),
@@ -211,19 +213,19 @@ async def test_payments_of_an_account_without_credentials_are_flagged(
             history = await system.backend.history(payment_id)
             [entry] = [entry for entry in history if entry["what"] == "account_not_configured"]
             assert entry["detail"] == {"differs": part, "shortcode": _OLD}
-        fresh = await system.withdrawal()  # which the new account sends
+        fresh = await system.withdrawal()  # the new account sends it
         assert (await system.settled(fresh))["status"] == "success"
         for payment_id in ids.values():
-            assert not await _asked_as(system, payment_id)
+            assert not await _inquiring_shortcodes(system, payment_id)
             assert elsewhere.traffic.to_json(contains=payment_id)["items"] == []
     log = system.stack.logs()["worker.1"]
     assert '"payments_of_former_account"' in log
-    await _is_settled_by_its_callback(system, paid, "b2b")
+    await _deliver_its_result(system, paid, "b2b")
     assert await count_sends(system, lost) == 0
     assert (await observe(system, {"lost": lost}))["lost"].moved == 0
 
 
-async def _is_settled_by_its_callback(system: System, payment_id: str, api: Api) -> None:
+async def _deliver_its_result(system: System, payment_id: str, api: Api) -> None:
     [movement] = await system.movements(payment_id)
     address = str(movement["result_url"])
     payment = await system.payment(payment_id)
@@ -232,7 +234,7 @@ async def _is_settled_by_its_callback(system: System, payment_id: str, api: Api)
         "Result": {
             "ResultType": 0,
             "ResultCode": 0,
-            "ResultDesc": "Told by a test.",
+            "ResultDesc": "Sent by a test.",
             "OriginatorConversationID": ids["originator_conversation_id"],
             "ConversationID": ids["conversation_id"],
             "TransactionID": movement["receipt"],
@@ -247,7 +249,7 @@ async def _is_settled_by_its_callback(system: System, payment_id: str, api: Api)
 
 
 async def test_the_accounts_command_prints_the_accounts_of_open_payments(system: System) -> None:
-    await _open(system, "b2c", "cut_before_acting", times=1)
+    await _begin_open(system, "b2c", "cut_before_acting", times=1)
     result = (await operate(system, "accounts")).expect(0)
     [line] = [
         line for line in result.lines if f"shortcode {_OLD}, initiator " in line and "app " in line

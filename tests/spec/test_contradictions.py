@@ -1,5 +1,6 @@
-"""Evidence that disagrees: success outranks failure, and what contradicts is kept, flagged,
-counted and told.
+"""Reports that contradict each other: a success outranks a failure.
+
+The service stores and counts every contradiction, flags its payment, and publishes corrections.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from tests.spec.delivering import OPERATIONS, AwaitedPayment, deliver
+from tests.spec.delivering import OPERATIONS, AwaitedPayment, deliver_result
 from tests.spec.in_doubt import (
     InquiryRule,
     begin_in_doubt,
     count_stored,
     event_types,
+    history_facts,
     inquiries,
     load_awaited,
     receipt_of,
@@ -31,13 +33,13 @@ _FAILED = {"stk": 1032, "b2c": 1, "b2b": 1}
 
 @pytest.fixture
 async def system(inquiring_system: System) -> System:
-    """A system that asks soon."""
+    """A system that soon inquires."""
     return inquiring_system
 
 
 @asynccontextmanager
 async def _counted(system: System, disposition: str, times: int = 1) -> AsyncIterator[None]:
-    """Meanwhile the receiver counts so many callbacks with that disposition."""
+    """Check that the receiver counts `times` callbacks of that disposition in the block."""
     before = await count_stored(system, disposition)
     yield
     assert await count_stored(system, disposition) == before + times, disposition
@@ -46,8 +48,9 @@ async def _counted(system: System, disposition: str, times: int = 1) -> AsyncIte
 async def _begin_ours(
     system: System, api: Api, *answers: InquiryRule, **params: Any
 ) -> AwaitedPayment:
-    """A payment that Daraja acknowledged and whose results a test delivers; no question about it
-    is answered meanwhile.
+    """Make a payment that Daraja acknowledged, and whose results the test delivers.
+
+    Without `answers`, Daraja answers no inquiry about it.
     """
     if not answers:
         answers = (InquiryRule("cut_before_acting"),)
@@ -56,31 +59,25 @@ async def _begin_ours(
     return await load_awaited(system, payment_id, api)
 
 
-async def _deliver_result(system: System, one: AwaitedPayment, **result: Any) -> None:
-    assert (await deliver(system, one.url, one.result(**result))).status == 200
-
-
 async def _dispositions(system: System, one: AwaitedPayment) -> list[str]:
     rows = await system.callbacks(one.id)
     return [row["disposition"] for row in rows if row["operation"] == OPERATIONS[one.api]]
 
 
-async def _whats(system: System, payment_id: str) -> list[str]:
-    """What the history says happened, without the common beginning."""
-    return [entry["what"] for entry in await system.backend.history(payment_id)][3:]
+async def _facts(system: System, payment_id: str) -> list[str]:
+    """The facts of the payment's history after its acknowledgement."""
+    return (await history_facts(system, payment_id))[3:]
 
 
 @pytest.mark.parametrize("api", _APIS)
 async def test_a_late_success_corrects_a_failure(system: System, api: Api) -> None:
-    """Success after failure: the payment succeeds, is flagged, and subscribers are told that
-    this is a correction.
-    """
+    """The payment succeeds and is flagged. Its second event is of the type "corrected"."""
     one = await _begin_ours(system, api)
-    await _deliver_result(system, one, code=_FAILED[api])
+    await deliver_result(system, one, code=_FAILED[api])
     assert (await system.payment(one.id))["status"] == "failed"
     async with _counted(system, "corrected"), listening(system) as listener:
-        await _deliver_result(system, one, receipt=f"UKN7LATE{api[1:]}"[:10].upper())
-        received = await system.eventually(lambda: _value(listener.events(one.id)))
+        await deliver_result(system, one, receipt=f"UKN7LATE{api[1:]}"[:10].upper())
+        received = await system.eventually(lambda: listener.events(one.id))
     payment = await system.payment(one.id)
     assert (payment["status"], payment["failure"], payment["needs_review"]) == (
         "success",
@@ -90,25 +87,19 @@ async def test_a_late_success_corrects_a_failure(system: System, api: Api) -> No
     assert payment["receipt"] is not None
     assert [event["type"] for event in received] == ["mkwanja.payment.corrected"]
     assert await event_types(system, one.id) == ["failed", "corrected"]
-    assert await _whats(system, one.id) == ["failure_reported", "success_reported"]
+    assert await _facts(system, one.id) == ["failure_reported", "success_reported"]
     assert await _dispositions(system, one) == ["finalized", "corrected"]
-
-
-async def _value(value: Any) -> Any:
-    return value
 
 
 @pytest.mark.parametrize("api", _APIS)
 async def test_a_failure_after_a_success_only_flags_the_payment(system: System, api: Api) -> None:
-    """Failure after success: a success stays one, the failure is kept and flagged, and nobody is
-    told anything.
-    """
+    """The failure is stored, and no event is published."""
     one = await _begin_ours(system, api)
     receipt = {"stk": "UKN7KEEP01", "b2c": "UKN7KEEP02", "b2b": "UKN7KEEP03"}[api]
-    await _deliver_result(system, one, receipt=receipt)
+    await deliver_result(system, one, receipt=receipt)
     async with _counted(system, "contradiction", 2):
-        await _deliver_result(system, one, code=_FAILED[api])
-        await _deliver_result(system, one, code=_FAILED[api])
+        await deliver_result(system, one, code=_FAILED[api])
+        await deliver_result(system, one, code=_FAILED[api])
     payment = await system.payment(one.id)
     assert (payment["status"], payment["receipt"], payment["needs_review"]) == (
         "success",
@@ -116,45 +107,43 @@ async def test_a_failure_after_a_success_only_flags_the_payment(system: System, 
         True,
     )
     assert await event_types(system, one.id) == ["succeeded"]
-    assert await _whats(system, one.id) == ["success_reported", "contradiction"]
+    assert await _facts(system, one.id) == ["success_reported", "contradiction"]
     assert await _dispositions(system, one) == ["finalized", "contradiction", "contradiction"]
 
 
 @pytest.mark.parametrize("api", _APIS)
 async def test_a_second_receipt_flags_the_payment(system: System, api: Api) -> None:
-    """Two successes with two receipts: the first stays, the second is kept and flagged."""
+    """The payment keeps the first receipt. The second callback is stored."""
     one = await _begin_ours(system, api)
     first, second = {
         "stk": ("UKN7TWOR01", "UKN7TWOR02"),
         "b2c": ("UKN7TWOR03", "UKN7TWOR04"),
         "b2b": ("UKN7TWOR05", "UKN7TWOR06"),
     }[api]
-    await _deliver_result(system, one, receipt=first)
+    await deliver_result(system, one, receipt=first)
     async with _counted(system, "contradiction"):
-        await _deliver_result(system, one, receipt=second)
+        await deliver_result(system, one, receipt=second)
     payment = await system.payment(one.id)
     assert (payment["receipt"], payment["needs_review"]) == (first, True)
     assert await event_types(system, one.id) == ["succeeded"]
-    assert (await _whats(system, one.id))[-1] == "contradiction"
+    assert (await _facts(system, one.id))[-1] == "contradiction"
 
 
 @pytest.mark.parametrize("api", _APIS)
 async def test_a_success_with_another_amount_flags_the_payment(system: System, api: Api) -> None:
-    """A success over another amount finalizes nothing: kept, flagged and counted; the right one
-    afterwards does.
-    """
+    """It finalizes nothing. A later success with the right amount does."""
     one = await _begin_ours(system, api)
     async with _counted(system, "amount_differs"):
-        await _deliver_result(system, one, amount=one.amount + 1, receipt="UKN7AMNT09")
+        await deliver_result(system, one, amount=one.amount + 1, receipt="UKN7AMNT09")
     payment = await system.payment(one.id)
     assert (payment["stage"], payment["receipt"], payment["needs_review"]) == (
         "awaiting_result",
         None,
         True,
     )
-    assert await _whats(system, one.id) == ["amount_differs"]
+    assert await _facts(system, one.id) == ["amount_differs"]
     assert await event_types(system, one.id) == []
-    await _deliver_result(
+    await deliver_result(
         system, one, receipt={"stk": "UKN7AMNT01", "b2c": "UKN7AMNT02", "b2b": "UKN7AMNT03"}[api]
     )
     payment = await system.payment(one.id)
@@ -162,17 +151,18 @@ async def test_a_success_with_another_amount_flags_the_payment(system: System, a
 
 
 async def test_a_success_without_receipt_gets_its_receipt_later(system: System) -> None:
-    """A callback that says paid without a receipt is flagged; the query ends it with none; the
-    receipt is added and told.
+    """A callback without a receipt is flagged, and the query settles the deposit without one.
+
+    A later callback adds the receipt, and an event publishes it.
     """
     one = await _begin_ours(system, "stk", InquiryRule("query_contradicts", {"code": 0}))
     async with _counted(system, "success_without_receipt"):
-        await _deliver_result(system, one, receipt=...)
+        await deliver_result(system, one, receipt=...)
     payment = await system.in_stage(one.id, "succeeded")
     assert (payment["receipt"], payment["needs_review"]) == (None, True)
     async with _counted(system, "receipt_added"), listening(system) as listener:
-        await _deliver_result(system, one, receipt="UKN7ADDED1")
-        [event] = await system.eventually(lambda: _value(listener.events(one.id)))
+        await deliver_result(system, one, receipt="UKN7ADDED1")
+        [event] = await system.eventually(lambda: listener.events(one.id))
     assert (event["type"], event["data"]["receipt"]) == (
         "mkwanja.payment.receipt_added",
         "UKN7ADDED1",
@@ -180,14 +170,12 @@ async def test_a_success_without_receipt_gets_its_receipt_later(system: System) 
     assert (await system.payment(one.id))["receipt"] == "UKN7ADDED1"
     assert await event_types(system, one.id) == ["succeeded", "receipt_added"]
     async with _counted(system, "contradiction"):
-        await _deliver_result(system, one, receipt="UKN7ADDED2")
+        await deliver_result(system, one, receipt="UKN7ADDED2")
     assert (await system.payment(one.id))["receipt"] == "UKN7ADDED1"
 
 
 async def test_a_payout_found_without_receipt_gets_its_receipt_later(system: System) -> None:
-    """Transaction Status without a receipt ends a withdrawal as paid with none; its own result
-    adds it.
-    """
+    """Transaction Status settles the withdrawal without one. Its own result adds it."""
     payment_id = await begin_in_doubt(
         system, "b2c", "held_callback", InquiryRule("status_missing_receipt")
     )
@@ -200,9 +188,7 @@ async def test_a_payout_found_without_receipt_gets_its_receipt_later(system: Sys
 
 
 async def test_a_successful_callback_outranks_a_failed_query(system: System) -> None:
-    """One query that says failed does not stand against the callback; two that ended the deposit
-    are corrected by it.
-    """
+    """After one such query the deposit is still open. After two it has failed and is corrected."""
     once = await _begin_ours(
         system,
         "stk",
@@ -210,7 +196,7 @@ async def test_a_successful_callback_outranks_a_failed_query(system: System) -> 
         InquiryRule("cut_before_acting"),
     )
     await wait_for_inquiries(system, once.id, 1)
-    await _deliver_result(system, once, receipt="UKN7QRYA01")
+    await deliver_result(system, once, receipt="UKN7QRYA01")
     payment = await system.payment(once.id)
     assert (payment["status"], payment["receipt"]) == ("success", "UKN7QRYA01")
     assert await event_types(system, once.id) == ["succeeded"]
@@ -220,16 +206,14 @@ async def test_a_successful_callback_outranks_a_failed_query(system: System) -> 
         "no_response",
         False,
     )
-    await _deliver_result(system, twice, receipt="UKN7QRYA02")
+    await deliver_result(system, twice, receipt="UKN7QRYA02")
     payment = await system.payment(twice.id)
     assert (payment["status"], payment["needs_review"]) == ("success", True)
     assert await event_types(system, twice.id) == ["failed", "corrected"]
 
 
 async def test_a_failed_status_answer_does_not_change_a_success(system: System) -> None:
-    """A late answer of Failed to our question, after the callback said paid: kept, flagged, and
-    the success stays.
-    """
+    """The late answer "Failed" to our inquiry is stored, and the payment is flagged."""
     one = await _begin_ours(
         system,
         "b2c",
@@ -237,7 +221,7 @@ async def test_a_failed_status_answer_does_not_change_a_success(system: System) 
         InquiryRule("cut_before_acting"),
     )
     await wait_for_inquiries(system, one.id, 1)
-    await _deliver_result(system, one, receipt="UKN7STAT01")
+    await deliver_result(system, one, receipt="UKN7STAT01")
     async with _counted(system, "contradiction"):
         await _release(system, one.id)
     payment = await system.payment(one.id)
@@ -246,13 +230,11 @@ async def test_a_failed_status_answer_does_not_change_a_success(system: System) 
         "UKN7STAT01",
         True,
     )
-    assert await _whats(system, one.id) == ["success_reported", "contradiction"]
+    assert await _facts(system, one.id) == ["success_reported", "contradiction"]
 
 
 async def test_a_completed_status_answer_corrects_a_failure(system: System) -> None:
-    """A late answer of Completed to our question, after the callback said failed, is a
-    correction.
-    """
+    """The answer comes after a callback that reported a failure."""
     one = await _begin_ours(
         system,
         "b2c",
@@ -260,7 +242,7 @@ async def test_a_completed_status_answer_corrects_a_failure(system: System) -> N
         InquiryRule("cut_before_acting"),
     )
     await wait_for_inquiries(system, one.id, 1)
-    await _deliver_result(system, one, code=1)
+    await deliver_result(system, one, code=1)
     assert (await system.payment(one.id))["failure"]["reason"] == failed(
         "insufficient_funds", "1"
     ).reason
@@ -272,7 +254,7 @@ async def test_a_completed_status_answer_corrects_a_failure(system: System) -> N
 
 
 async def test_a_reversal_after_a_success_flags_the_payment(system: System) -> None:
-    """Reversed, once a payment has succeeded, takes nothing back: it is kept and flagged."""
+    """The payment stays succeeded."""
     one = await _begin_ours(
         system,
         "b2c",
@@ -280,7 +262,7 @@ async def test_a_reversal_after_a_success_flags_the_payment(system: System) -> N
         InquiryRule("cut_before_acting"),
     )
     await wait_for_inquiries(system, one.id, 1)
-    await _deliver_result(system, one, receipt="UKN7RVRS01")
+    await deliver_result(system, one, receipt="UKN7RVRS01")
     await _release(system, one.id)
     payment = await system.payment(one.id)
     assert (payment["status"], payment["needs_review"]) == ("success", True)
@@ -288,7 +270,7 @@ async def test_a_reversal_after_a_success_flags_the_payment(system: System) -> N
 
 
 async def _release(system: System, payment_id: str) -> None:
-    """Delivers the answer to our question that was held back, once it is there."""
+    """Wait for the held answer to our inquiry, and deliver it."""
 
     async def held() -> Any:
         return [
