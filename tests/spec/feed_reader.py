@@ -15,7 +15,7 @@ from tests.stack.databases import connection
 _PAGES_MAX = 1000  # a cursor that does not move fails the test instead of blocking it
 
 # `pg_stat_activity` does not work here: inside one transaction it always shows the same rows.
-BLOCKED_BY_US = (
+_BLOCKED_BY_US = (
     "SELECT count(*) FROM pg_locks"
     " WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
 )
@@ -84,5 +84,5 @@ async def open_transaction(
 async def wait_for_blocked(system: System, raw: asyncpg.Connection[asyncpg.Record]) -> None:
     """Wait until another transaction waits for a lock of `raw`."""
     await system.eventually(
-        lambda: raw.fetchval(BLOCKED_BY_US), awaited="a transaction that waits for our lock"
+        lambda: raw.fetchval(_BLOCKED_BY_US), awaited="a transaction that waits for our lock"
     )

@@ -1,5 +1,6 @@
-"""Deposits, whatever the customer, Daraja and the network do: each ends as the money did, or
-waits for its word.
+"""Deposits under all failures of the customer, of Daraja and of the network.
+
+Each deposit ends in the state of its money, or waits for Daraja's report.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.spec.in_doubt import event_types
 from tests.spec.playing import (
     AWAITED,
     CORRECTED,
@@ -85,7 +87,7 @@ _IN_DOUBT = [
     Play(
         "internal_error_without_acting",
         IN_DOUBT,
-        {"error_code": "500.001.1001", "error_message": "Words that nobody has seen before"},
+        {"error_code": "500.001.1001", "error_message": "Words of no known error"},
     ),
     Play("system_busy", IN_DOUBT),
     Play("maintenance", IN_DOUBT),
@@ -116,42 +118,34 @@ _INCOMPLETE = [
 
 
 async def test_a_paid_deposit_succeeds_whatever_the_form_of_its_result(system: System) -> None:
-    """A deposit that was paid succeeds once, whatever became of the answer and in whatever shape
-    the result comes.
-    """
+    """It succeeds once, also if the answer to the request was lost."""
     await play(system, "stk", _PAID)
 
 
 async def test_a_deposit_that_the_customer_did_not_pay_fails_with_a_reason(system: System) -> None:
-    """A deposit that the customer declined, missed or could not pay fails, and says whether it
-    is safe to ask again.
-    """
+    """The customer declined, missed or could not pay it. The failure says if a retry is safe."""
     await play(system, "stk", _FAILED)
 
 
 async def test_each_result_code_of_a_deposit_has_its_reason(system: System) -> None:
-    """A result code that the contract calls final ends a deposit with one reason of the closed
-    list.
-    """
+    """Every final code of the contract maps to one reason of the closed list."""
     await play(system, "stk", results(_CODES))
 
 
 async def test_a_deposit_that_daraja_refuses_fails_at_once(system: System) -> None:
-    """A definite no to the request itself fails the deposit, and is safe to retry."""
+    """If Daraja clearly refuses the request itself, the caller may safely retry."""
     await play(system, "stk", _REFUSED)
 
 
 async def test_money_that_moves_after_a_refusal_corrects_it(system: System) -> None:
-    """Daraja says no in words that we do not know and takes the money all the same: success
-    evidence outranks the refusal.
-    """
+    """Daraja refuses in an unknown form, and the money moves anyway: a success outranks it."""
     await play(system, "stk", _REFUSED_YET_PAID)
 
 
 async def test_the_history_shows_backends_the_text_of_a_refusal(system: System) -> None:
-    """It says what was wrong where no code does.
+    """It explains a refusal without a code.
 
-    It may name our settings, so an app's user does not see it.
+    An app's user does not see the text, because it may name our settings.
     """
     payment_id = await begin(system, "stk", "refused_otherwise", form="status_error")
     assert (await system.settled(payment_id))["failure"]["reason"] == "rejected_by_provider"
@@ -163,9 +157,7 @@ async def test_the_history_shows_backends_the_text_of_a_refusal(system: System) 
 
 
 async def test_the_worker_resends_a_payment_that_daraja_throttled(system: System) -> None:
-    """A payment of any kind that was refused before it could act (too many requests) is sent
-    again and paid once.
-    """
+    """Daraja refused it before it acted (too many requests). It is paid once."""
     apis: list[Api] = ["stk", "b2c", "b2b"]
     await asyncio.gather(*(play(system, api, _PAID_LATER) for api in apis))
 
@@ -173,33 +165,25 @@ async def test_the_worker_resends_a_payment_that_daraja_throttled(system: System
 async def test_a_deposit_without_a_clear_answer_is_in_doubt_and_not_sent_again(
     system: System,
 ) -> None:
-    """A deposit whose request left and got no definite answer is in doubt, keeps a due time and
-    is never sent again.
-    """
+    """It keeps a due time."""
     await play(system, "stk", _IN_DOUBT)
 
 
 async def test_a_deposit_without_a_definite_result_stays_open(system: System) -> None:
-    """A lost or unknown result, another amount, or a code that only asks to be verified,
-    finalizes nothing.
-    """
+    """The result is lost or unknown, or names another amount, or its code must be verified."""
     await play(system, "stk", _AWAITED)
 
 
 async def test_the_worker_inquires_about_a_success_without_receipt_or_amount(
     system: System,
 ) -> None:
-    """A success without receipt or amount is for a person, and Daraja, asked at once, says that
-    it was paid.
-    """
+    """It inquires at once. Daraja confirms the payment, and the deposit is flagged."""
     ids = await play(system, "stk", _INCOMPLETE, results_after_answers=True)
     assert {(await system.payment(payment_id))["receipt"] for payment_id in ids.values()} == {None}
 
 
 async def test_a_late_success_corrects_a_failed_deposit(system: System) -> None:
-    """A success after a failure is a correction: the deposit succeeds, and its history and
-    events say both.
-    """
+    """Its history and its events show both reports."""
     payment_id = await begin(system, "stk", "late_success_after_failure")
     await system.in_stage(payment_id, "failed")
     payment = await system.in_stage(payment_id, "succeeded")
@@ -211,26 +195,18 @@ async def test_a_late_success_corrects_a_failed_deposit(system: System) -> None:
         "failed",
         "succeeded",
     ]
-    sql = "SELECT event_type FROM mkwanja.payment_history WHERE payment_id = $1::uuid AND event_type IS NOT NULL"
-    events = [
-        row["event_type"] for row in await system.rows(f"{sql} ORDER BY sequence", payment_id)
-    ]
-    assert events == ["mkwanja.payment.failed", "mkwanja.payment.corrected"]
+    assert await event_types(system, payment_id) == ["failed", "corrected"]
     await system.assert_money_agrees([payment_id])
 
 
 @pytest.mark.parametrize("api", ["stk", "b2c", "b2b"])
 async def test_the_worker_replaces_a_refused_token_once(system: System, api: Api) -> None:
-    """Whatever an API says to an invalid token, the payment is sent once more with a new one,
-    and paid once.
-    """
+    """Each API refuses an invalid token differently. The payment is paid once."""
     await play(system, api, [Play("token_expired", PAID_LATER, times=1)])
 
 
 async def test_the_worker_replaces_expired_tokens_and_pays_once(system: System) -> None:
-    """With every access token expired at once, each payment is sent again with a new one and
-    paid once.
-    """
+    """All access tokens expire at once. Each payment is sent again at most once."""
     await system.settled(await system.deposit())
     await system.control("POST", "/tokens/expire")
     payment_ids = [
@@ -245,9 +221,7 @@ async def test_the_worker_replaces_expired_tokens_and_pays_once(system: System) 
 
 
 async def test_payments_wait_while_daraja_refuses_connections(system: System) -> None:
-    """While nothing can have been written payments wait; once Daraja is back each is sent once
-    and paid once.
-    """
+    """No byte can have been written. Once Daraja is back, each is sent once and paid once."""
     await system.control("POST", "/listener", {"open": False, "seconds": None})
     try:
         payment_ids = [

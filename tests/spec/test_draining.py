@@ -1,4 +1,4 @@
-"""SIGTERM: a process takes nothing more, finishes what is under way, and ends in time."""
+"""After SIGTERM a process accepts no new work, finishes the work under way, and exits in time."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ import asyncpg
 import pytest
 
 from tests.spec.conftest import a_system
+from tests.spec.feed_reader import wait_for_blocked
 from tests.spec.system import PATIENCE_SECONDS, System
 
-# What every process is given between SIGTERM and its end (rules.md §10).
+# The time that every process has between SIGTERM and its exit (rules.md §10).
 _DRAIN_SECONDS = 20.0
 
 _PAYMENTS = 60
 _ACCEPTED_BEFORE_THE_END = 100
 
 _LOCK = "SELECT id FROM mkwanja.payments WHERE id = CAST($1::text AS uuid) FOR UPDATE"
-# Locks, not `pg_stat_activity`: that shows one transaction always the same.
-_WAITING_FOR_US = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +38,7 @@ def _sixty_of_three_kinds(system: System) -> list[Awaitable[str]]:
 
 
 async def test_a_draining_worker_leaves_no_payment_in_doubt(system: System) -> None:
-    """With sixty payments in flight it ends in time and well; none is in doubt or lost, and each
-    is paid once.
-    """
+    """Sixty payments are in flight. It exits with 0 in time, and each payment is paid once."""
     for api in ("stk", "b2c", "b2b"):
         await system.scenario("slow", params={"seconds": 1}, times=8, api=api)
     payment_ids = list(await asyncio.gather(*_sixty_of_three_kinds(system)))
@@ -51,7 +48,7 @@ async def test_a_draining_worker_leaves_no_payment_in_doubt(system: System) -> N
     assert await system.stack.process("worker").terminate(within_seconds=_DRAIN_SECONDS) == 0
     counts = await system.stage_counts(payment_ids)
     assert set(counts) <= {"accepted", "awaiting_result", "succeeded"}, counts
-    assert counts["accepted"], "the worker had finished everything: nothing was shown"
+    assert counts["accepted"], "the worker had finished every payment before its SIGTERM"
     assert counts.total() == _PAYMENTS
     await system.stack.start_process("worker")
     for payment_id in payment_ids:
@@ -61,14 +58,12 @@ async def test_a_draining_worker_leaves_no_payment_in_doubt(system: System) -> N
 
 
 async def test_a_draining_ingress_has_stored_every_payment_that_it_accepted(system: System) -> None:
-    """Callers who ask on while it drains are served or refused a connection; what they were told
-    is so.
-    """
-    promised: list[str] = []
-    others: list[int] = []
+    """Callers that go on sending get a 202 or a refused connection."""
+    accepted: list[str] = []
+    other_statuses: list[int] = []
     enough = asyncio.Event()
 
-    async def ask_on() -> None:
+    async def keep_paying() -> None:
         while True:
             try:
                 answer = await system.user.pay(
@@ -77,23 +72,23 @@ async def test_a_draining_ingress_has_stored_every_payment_that_it_accepted(syst
             except aiohttp.ClientError:
                 return
             if answer.status == 202:
-                promised.append(answer.json()["id"])
+                accepted.append(answer.json()["id"])
             else:
-                others.append(answer.status)
-            if len(promised) >= _ACCEPTED_BEFORE_THE_END:
+                other_statuses.append(answer.status)
+            if len(accepted) >= _ACCEPTED_BEFORE_THE_END:
                 enough.set()
 
-    callers = [asyncio.create_task(ask_on()) for _ in range(8)]
+    callers = [asyncio.create_task(keep_paying()) for _ in range(8)]
     await asyncio.wait_for(enough.wait(), PATIENCE_SECONDS)
     assert await system.stack.process("web").terminate(within_seconds=_DRAIN_SECONDS) == 0
     await asyncio.gather(*callers)
     await system.stack.start_process("web")
-    assert others == []
-    assert (await system.stage_counts(promised)).total() == len(set(promised)) == len(promised)
+    assert other_statuses == []
+    assert (await system.stage_counts(accepted)).total() == len(set(accepted)) == len(accepted)
 
 
 async def test_a_draining_receiver_answers_a_callback_under_way(system: System) -> None:
-    """Daraja sends once: whoever got through before SIGTERM is stored and answered 200."""
+    """Daraja sends a callback only once, so the receiver stores it before it exits."""
     await system.scenario("lost_callback", times=1, phone_number="254711000777")
     payment_id = await system.deposit(phone_number="0711000777")
     await system.in_stage(payment_id, "awaiting_result")
@@ -101,12 +96,10 @@ async def test_a_draining_receiver_answers_a_callback_under_way(system: System) 
     receiver = system.stack.process("callbacks")
     holder = await asyncpg.connect(system.stack.database_url, statement_cache_size=0)
     try:
-        async with holder.transaction():  # the callback has to wait for this payment's row
+        async with holder.transaction():  # the callback must wait for this payment's row
             await holder.execute(_LOCK, payment_id)
             callback = asyncio.create_task(_post(url, b'{"held": "up"}'))
-            await system.eventually(
-                lambda: holder.fetchval(_WAITING_FOR_US), awaited="a callback that waits"
-            )
+            await wait_for_blocked(system, holder)
             end = asyncio.create_task(receiver.terminate(within_seconds=_DRAIN_SECONDS))
             await receiver.wait_logged(r'"event":\s*"draining"')
     finally:

@@ -1,6 +1,4 @@
-"""Many events wait, as after a day without Redis and without a reader: they are listed and
-published beside what goes on.
-"""
+"""Thousands of unpublished events wait, as after a day without Redis and without a reader."""
 
 from __future__ import annotations
 
@@ -13,17 +11,15 @@ _WAITING = 3_000
 
 
 async def test_the_service_publishes_a_backlog_of_events_while_payments_go_on() -> None:
-    """All of it gets its positions and is published, each event once in the feed; no payment
-    waits for it.
-    """
+    """Every event gets its position in the feed and is published once."""
     async with a_system() as system:
         await system.execute(a_backlog_of(_WAITING))
         await system.execute("UPDATE mkwanja.payments SET event_due = now() - interval '1 day'")
         payment_ids = [await begin(system, api, "approve") for api in ("stk", "b2c", "b2b")]
         for payment_id in payment_ids:
             assert (await system.settled(payment_id))["status"] == "success"
-        owed = "SELECT id FROM mkwanja.payments WHERE event_due IS NOT NULL LIMIT 1"
-        await system.eventually(lambda: system.rows(owed), lambda rows: not rows)
+        unpublished = "SELECT id FROM mkwanja.payments WHERE event_due IS NOT NULL LIMIT 1"
+        await system.eventually(lambda: system.rows(unpublished), lambda rows: not rows)
         reader = Reader(system.backend)
         await reader.read()
         assert len(reader.events) == _WAITING + len(payment_ids)

@@ -1,5 +1,6 @@
-"""GET /v1/events: every event once, in an order that never changes, and none that commits late
-is ever passed over.
+"""GET /v1/events returns every event once, in an order that never changes.
+
+A reader also gets the events that commit late.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ from tests.spec.conftest import a_system
 from tests.spec.delivering import begin_awaited, deliver
 from tests.spec.feed_reader import Reader, open_transaction, wait_for_blocked
 from tests.spec.playing import begin, stopped_payouts
-from tests.spec.requesting import caller, expect_problem, new_subject, pointers, send_request
+from tests.spec.requesting import (
+    caller,
+    cancel,
+    expect_problem,
+    new_subject,
+    pointers,
+    send_request,
+)
 from tests.spec.system import System
 from tests.stack.client import Client
 from tests.stack.databases import connection
@@ -34,51 +42,40 @@ async def system() -> AsyncIterator[System]:
         yield system
 
 
-async def _recorded(system: System, payment_ids: list[str]) -> list[str]:
-    """The ids of all events on record of these payments."""
+async def _stored_events(system: System, payment_ids: list[str]) -> list[str]:
+    """The ids of all stored events of these payments."""
     return [
         str(row["id"])
         for row in await system.rows(f"{_EVENTS} AND payment_id = ANY($1::uuid[])", payment_ids)
     ]
 
 
-async def _cancelled(system: System, count: int) -> list[str]:
-    """So many payments that were made final without Daraja, a worker or Redis; their ids."""
+async def _make_cancelled(system: System, count: int) -> list[str]:
+    """Make payments and cancel them, which needs no Daraja, worker or Redis; return their ids."""
     async with stopped_payouts(system):
         payment_ids = await asyncio.gather(*(system.withdrawal() for _ in range(count)))
-        token = system.stack.issuer.backend_token()
-        paths = [f"/v1/payments/{payment_id}/cancel" for payment_id in payment_ids]
-        for answer in await asyncio.gather(
-            *(send_request(system, "POST", path, token=token) for path in paths)
-        ):
+        for answer in await asyncio.gather(*(cancel(system, one) for one in payment_ids)):
             answer.expect(200)
     return payment_ids
 
 
-# --- what is asked and answered -------------------------------------------------------------------
+# --- requests and pages ---------------------------------------------------------------------------
+
+
+_WRONG_CURSORS = [
+    "", "0", "%00", "events--1", "events-", "events-015", "events-15%0A",
+    "events-%D9%A1",  # a digit of another script
+    "payments-15", "history-1-0199a0b1c2d37e4f8a5b6c7d8e9f0a1b",
+    "events-99999999999999999999",  # beyond 64 bits
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("parameters", "wrong"),
     [
-        ("after=", "?after"),
-        ("after=0", "?after"),
-        ("after=%00", "?after"),
-        ("after=events--1", "?after"),
-        ("after=events-", "?after"),
-        ("after=events-015", "?after"),
-        ("after=events-15%0A", "?after"),
-        ("after=events-%D9%A1", "?after"),  # a digit, but not of ours
+        *((f"after={cursor}", "?after") for cursor in _WRONG_CURSORS),
+        *((f"limit={limit}", "?limit") for limit in ("0", "101", "-1", "1.5", "ten", "")),
         ("after=events-15", "?after=events-15 twice"),
-        ("after=payments-15", "?after"),
-        ("after=history-1-0199a0b1c2d37e4f8a5b6c7d8e9f0a1b", "?after"),
-        ("after=events-99999999999999999999", "?after"),  # more than there can be
-        ("limit=0", "?limit"),
-        ("limit=101", "?limit"),
-        ("limit=-1", "?limit"),
-        ("limit=1.5", "?limit"),
-        ("limit=ten", "?limit"),
-        ("limit=", "?limit"),
         ("cursor=events-15", "?cursor"),
         ("wait=5", "?wait"),
     ],
@@ -86,9 +83,7 @@ async def _cancelled(system: System, count: int) -> list[str]:
 async def test_the_feed_names_a_wrong_parameter(
     system: System, parameters: str, wrong: str
 ) -> None:
-    """A cursor that we did not give, a limit outside 1 to 100, an unknown or repeated parameter:
-    422, and which it is.
-    """
+    """422 names a foreign cursor, a wrong limit, or an unknown or repeated parameter."""
     if wrong.endswith(" twice"):
         parameters, wrong = f"{parameters}&{parameters}", "?after"
     problem_details = expect_problem(
@@ -104,11 +99,9 @@ async def test_the_feed_refuses_a_caller_without_a_token(system: System) -> None
 
 
 async def test_every_page_of_the_feed_has_a_cursor_for_the_next_one(system: System) -> None:
-    """Twenty unless asked otherwise; a page of any size continues where the one before ended; an
-    empty one stays there.
-    """
+    """A page has twenty events by default. An empty page repeats its cursor."""
     reader = await Reader(system.backend).skip()
-    payment_ids = await _cancelled(system, 23)
+    payment_ids = await _make_cancelled(system, 23)
     first = (await system.backend.get("/v1/events", after=str(reader.cursor))).expect(200).json()
     assert len(first["items"]) == 20
     second = (
@@ -128,7 +121,7 @@ async def test_every_page_of_the_feed_has_a_cursor_for_the_next_one(system: Syst
 
 
 async def test_the_feed_returns_events_as_they_were_stored(system: System) -> None:
-    """The same JSON that the finalizing commit fixed, whatever has become of the payment since."""
+    """They are the JSON of the finalizing commit, also after the payment has changed again."""
     reader = await Reader(system.backend).skip()
     payment_id = await begin(system, "b2c", "failure_then_success")
     await system.in_stage(payment_id, "succeeded")
@@ -146,16 +139,17 @@ async def test_the_feed_returns_events_as_they_were_stored(system: System) -> No
 
 
 async def test_a_backend_reads_all_events_and_a_user_its_own(system: System) -> None:
-    """Those of payments that it made and of those that a backend made for it; nobody else's, by
-    any cursor.
+    """A user also reads events of payments that a backend made for it.
+
+    No cursor shows it the events of others.
     """
     mine, other = new_subject(), new_subject()
-    async with caller(system, sub=mine) as me, caller(system, sub=other) as another:
+    async with caller(system, sub=mine) as user, caller(system, sub=other) as another:
         everything = await Reader(system.backend, limit=2).skip()
-        my_feed, their_feed = Reader(me, limit=2), Reader(another)
+        my_feed, their_feed = Reader(user, limit=2), Reader(another)
         phone_numbers = [f"07113990{n:02}" for n in range(3)]
         pays = [
-            me.pay("/v1/deposits", {"amount": 250, "phone_number": phone_numbers[0]}),
+            user.pay("/v1/deposits", {"amount": 250, "phone_number": phone_numbers[0]}),
             another.pay("/v1/deposits", {"amount": 250, "phone_number": phone_numbers[1]}),
             system.backend.pay(
                 "/v1/withdrawals", {"amount": 1200, "phone_number": "0722000222", "owner": mine}
@@ -178,29 +172,27 @@ async def test_a_backend_reads_all_events_and_a_user_its_own(system: System) -> 
 
 
 async def test_a_reader_misses_no_event_that_commits_late(system: System) -> None:
-    """Two transactions made facts before others did, and commit after a reader has read those:
-    it reads theirs next.
-    """
-    [first, second, never] = await _cancelled(system, 3)
+    """Two transactions write events first and commit last, after a reader has read later ones."""
+    [first, second, never] = await _make_cancelled(system, 3)
     reader = await Reader(system.backend).skip()
     async with AsyncExitStack() as late:
         ids = [uuid4() for _ in range(3)]
-        open_ones = []
+        open_transactions = []
         for payment_id, history_id in zip((first, second, never), ids, strict=True):
             raw = await late.enter_async_context(connection(system.stack.database_url))
             transaction = raw.transaction()
             await transaction.start()
             await _announce_by_hand(raw, payment_id, history_id)
-            open_ones.append(transaction)
-        passed = await _cancelled(system, 5)
+            open_transactions.append(transaction)
+        earlier_commits = await _make_cancelled(system, 5)
         await reader.read()
-        assert {event["subject"] for event in reader.events} == set(passed)
-        await open_ones[1].commit()
+        assert {event["subject"] for event in reader.events} == set(earlier_commits)
+        await open_transactions[1].commit()
         assert [event["id"] for event in await reader.read()] == [str(ids[1])]
-        await open_ones[2].rollback()
-        later = await _cancelled(system, 2)
+        await open_transactions[2].rollback()
+        later = await _make_cancelled(system, 2)
         assert {event["subject"] for event in await reader.read()} == set(later)
-        await open_ones[0].commit()
+        await open_transactions[0].commit()
         assert [event["id"] for event in await reader.read()] == [str(ids[0])]
     assert len(reader.ids) == len(set(reader.ids)) == 9
     again = Reader(system.backend, limit=3)
@@ -211,12 +203,14 @@ async def test_a_reader_misses_no_event_that_commits_late(system: System) -> Non
 async def _announce_by_hand(
     raw: asyncpg.Connection[asyncpg.Record], payment_id: str, history_id: Any
 ) -> None:
-    """What a finalizing commit writes of its event."""
+    """Write the rows of an event as a finalizing commit does."""
     await raw.execute(
-        "WITH payment AS (UPDATE mkwanja.payments SET sequence = sequence + 1, event_due = now() WHERE id = $1::uuid"
-        " RETURNING id, sequence) INSERT INTO mkwanja.payment_history"
-        " (id, payment_id, sequence, recorded_at, what, previous_stage, stage, detail, event_type, event_body)"
-        " SELECT $2, id, sequence, now(), 'stored_by_a_test', 'failed', 'failed', '{}', 'a.test', $3 FROM payment",
+        "WITH payment AS (UPDATE mkwanja.payments"
+        " SET sequence = sequence + 1, event_due = now() WHERE id = $1::uuid"
+        " RETURNING id, sequence) INSERT INTO mkwanja.payment_history (id, payment_id, sequence,"
+        " recorded_at, what, previous_stage, stage, detail, event_type, event_body)"
+        " SELECT $2, id, sequence, now(), 'stored_by_a_test', 'failed', 'failed', '{}',"
+        " 'a.test', $3 FROM payment",
         payment_id,
         history_id,
         json.dumps({"id": str(history_id), "subject": payment_id}),
@@ -226,29 +220,27 @@ async def _announce_by_hand(
 async def test_a_reader_misses_no_event_of_a_receiver_frozen_before_its_commit(
     system: System,
 ) -> None:
-    """It wrote an event and stopped before its COMMIT: others' events are read meanwhile, and
-    its own when it commits.
-    """
+    """Meanwhile a reader reads other events. It reads the receiver's event after its COMMIT."""
     one = await begin_awaited(system, "b2c")
-    [other] = await _cancelled(system, 1)
+    [other] = await _make_cancelled(system, 1)
     reader = await Reader(system.backend).skip()
     frozen = system.stack.process("callbacks.2")
     path = one.url.removeprefix(system.stack.callbacks_url)
-    takes_the_receipt = f"UPDATE mkwanja.payments SET receipt = 'UKN7LATE01' WHERE id = '{other}'"  # noqa: S608
-    async with open_transaction(system, takes_the_receipt) as raw:
+    set_receipt = "UPDATE mkwanja.payments SET receipt = 'UKN7LATE01' WHERE id = "
+    async with open_transaction(system, f"{set_receipt}'{other}'") as raw:
         answer = asyncio.create_task(
             deliver(system, frozen.url + path, one.result(receipt="UKN7LATE01"))
         )
         await wait_for_blocked(system, raw)
         frozen.freeze()
-    # Postgres goes on with the statement, and nobody is there to commit it.
-    passed = await _cancelled(system, 3)
-    assert {event["subject"] for event in await reader.read()} == set(passed)
+    # PostgreSQL finishes the statement, but the frozen receiver cannot commit.
+    other_ids = await _make_cancelled(system, 3)
+    assert {event["subject"] for event in await reader.read()} == set(other_ids)
     frozen.thaw()
     (await answer).expect(200)
     assert [event["subject"] for event in await reader.read()] == [one.id]
     assert (await system.payment(one.id))["receipt"] == "UKN7LATE01"
-    assert sorted(await _recorded(system, [one.id, *passed])) == sorted(reader.ids)
+    assert sorted(await _stored_events(system, [one.id, *other_ids])) == sorted(reader.ids)
 
 
 # --- many at once ---------------------------------------------------------------------------------
@@ -261,12 +253,13 @@ _SCENARIOS = [
     "callback_before_answer",
 ]
 _PAYMENTS = 100
-_EVENTS_OF_ALL = _PAYMENTS + _PAYMENTS // 5  # each of them ends once, and every fifth is corrected
+_EVENTS_OF_ALL = _PAYMENTS + _PAYMENTS // 5  # each payment ends once, and every fifth is corrected
 
 
 async def test_readers_of_many_finalizations_read_each_event_once(system: System) -> None:
-    """Pages of any size, from any ingress, concatenated: all events, each once, a payment's in
-    sequence, one order for all.
+    """With pages of any size, from any ingress, all readers read the same order.
+
+    The events of one payment are in sequence.
     """
     token = system.stack.issuer.backend_token()
     async with Client(system.stack.process("web.2").url, token) as elsewhere:
@@ -286,14 +279,15 @@ async def test_readers_of_many_finalizations_read_each_event_once(system: System
         begins = (begin(system, "b2c", _SCENARIOS[n % len(_SCENARIOS)]) for n in range(_PAYMENTS))
         payment_ids = await asyncio.gather(*begins)
         await system.eventually(
-            lambda: _recorded(system, list(payment_ids)), lambda ids: len(ids) >= _EVENTS_OF_ALL
+            lambda: _stored_events(system, list(payment_ids)),
+            lambda ids: len(ids) >= _EVENTS_OF_ALL,
         )
         is_over.set()
         await asyncio.gather(*following)
         for reader in readers:
             await reader.read()
     assert readers[0].ids == readers[1].ids == readers[2].ids
-    assert sorted(readers[0].ids) == sorted(await _recorded(system, list(payment_ids)))
+    assert sorted(readers[0].ids) == sorted(await _stored_events(system, list(payment_ids)))
     for payment_id in payment_ids:
         sequences = [
             event["sequence"] for event in readers[0].events if event["subject"] == payment_id
@@ -301,13 +295,11 @@ async def test_readers_of_many_finalizations_read_each_event_once(system: System
         assert sequences == sorted(set(sequences))
 
 
-# --- nobody waits for a reader, and a reader for nobody -------------------------------------------
+# --- readers, the lister and payments do not block each other -------------------------------------
 
 
 async def test_payments_finish_while_no_event_can_be_listed(system: System) -> None:
-    """A lister that never ends holds up nobody who pays, and no reader: what it kept back is
-    read when it is gone.
-    """
+    """A blocked lister blocks no payment and no reader; its events are read after its end."""
     reader = await Reader(system.backend).skip()
     async with open_transaction(system, "LOCK TABLE mkwanja.events IN SHARE MODE"):
         payment_ids = [await begin(system, api, "approve") for api in ("stk", "b2c", "b2b")]
@@ -320,18 +312,19 @@ async def test_payments_finish_while_no_event_can_be_listed(system: System) -> N
 
 @asynccontextmanager
 async def _frozen_lister(system: System, statement: str) -> AsyncIterator[list[str]]:
-    """The second ingress, frozen where it lists two events and had to wait for who ran
-    `statement`; the events' ids.
+    """Freeze the second ingress while it lists two events; yield the events' ids.
+
+    It is frozen while it waits for a transaction that has run `statement`.
     """
-    payment_ids = await _cancelled(system, 2)
-    await _nothing_owed(system)
+    payment_ids = await _make_cancelled(system, 2)
+    await _wait_until_published(system)
     ids = [uuid4(), uuid4()]
     workers = [
         system.stack.process(name) for name in system.stack.names if name.startswith("worker")
     ]
     frozen = system.stack.process("web.2")
     for worker in workers:
-        worker.freeze()  # or a sweeper would list them
+        worker.freeze()  # otherwise a sweeper would list them
     try:
         async with connection(system.stack.database_url) as raw:
             for payment_id, history_id in zip(payment_ids, ids, strict=True):
@@ -353,11 +346,11 @@ async def _frozen_lister(system: System, statement: str) -> AsyncIterator[list[s
             worker.thaw()
 
 
-async def _others_go_on(system: System, reader: Reader, ids: list[str]) -> None:
-    """A payment ends and a reader reads it, and what the frozen one was about to list."""
+async def _check_others_go_on(system: System, reader: Reader, ids: list[str]) -> None:
+    """A payment succeeds, and the reader reads its event and those of the frozen lister."""
     payment_id = await begin(system, "b2c", "approve")
     assert (await system.settled(payment_id))["status"] == "success"
-    [its_event] = await _recorded(system, [payment_id])
+    [its_event] = await _stored_events(system, [payment_id])
 
     async def seen() -> set[str]:
         await reader.read()
@@ -370,47 +363,43 @@ async def _others_go_on(system: System, reader: Reader, ids: list[str]) -> None:
 async def test_an_ingress_frozen_while_it_lists_events_blocks_no_payment_and_no_reader(
     system: System,
 ) -> None:
-    """Payments end, other readers are answered, and once Postgres has ended its transaction they
-    read every event, once.
-    """
+    """Once PostgreSQL has ended its transaction, readers read every event once."""
     reader = await Reader(system.backend).skip()
-    lists_it_first = "INSERT INTO mkwanja.events (history_id) VALUES ('{}')"
-    async with _frozen_lister(system, lists_it_first) as ids:
-        await _others_go_on(system, reader, ids)
+    list_first_event = "INSERT INTO mkwanja.events (history_id) VALUES ('{}')"
+    async with _frozen_lister(system, list_first_event) as ids:
+        await _check_others_go_on(system, reader, ids)
 
 
 async def test_an_ingress_frozen_between_two_messages_to_postgres_blocks_no_payment_and_no_reader(
     system: System,
 ) -> None:
-    """The same where Postgres has parsed its next statement and waits to be told its parameters."""
+    """PostgreSQL has parsed its next statement and waits for the parameters."""
     reader = await Reader(system.backend).skip()
     async with _frozen_lister(system, "LOCK TABLE mkwanja.events IN SHARE MODE") as ids:
-        await _others_go_on(system, reader, ids)
+        await _check_others_go_on(system, reader, ids)
 
 
 async def test_a_reader_reads_events_without_redis_and_without_a_worker(system: System) -> None:
-    """Postgres is the record: what was committed is in the feed, though no bell could ring and
-    nobody swept.
-    """
+    """The feed reads PostgreSQL only."""
     if not system.stack.redis.can_be_stopped:
         pytest.skip("the server was given; it is not ours to stop")
     reader = await Reader(system.backend, limit=3).skip()
     await system.stack.process("worker").kill()
     await system.stack.redis.stop()
     try:
-        payment_ids = await _cancelled(system, 8)
+        payment_ids = await _make_cancelled(system, 8)
         await reader.read()
-        assert sorted(reader.ids) == sorted(await _recorded(system, payment_ids))
+        assert sorted(reader.ids) == sorted(await _stored_events(system, payment_ids))
         await system.stack.restart_process("web", kill=True)
         assert await reader.read() == []
     finally:
         await system.stack.redis.start()
         await system.stack.start_process("worker")
-    await _nothing_owed(system)  # the bell rang for what nobody had heard
+    await _wait_until_published(system)  # the events of the outage are published now
     assert await reader.read() == []
 
 
-async def _nothing_owed(system: System) -> None:
-    """Every event is published, and recorded as such."""
-    owed = "SELECT id FROM mkwanja.payments WHERE event_due IS NOT NULL"
-    await system.eventually(lambda: system.rows(owed), lambda rows: not rows)
+async def _wait_until_published(system: System) -> None:
+    """Wait until every event is published and recorded as published."""
+    unpublished = "SELECT id FROM mkwanja.payments WHERE event_due IS NOT NULL"
+    await system.eventually(lambda: system.rows(unpublished), lambda rows: not rows)
