@@ -14,24 +14,35 @@ from domain.adapters.settings.errors import SettingsError
 from tests.case_tables import for_each
 from tests.integration.redis_as_sold import self_signed
 
+SENTINEL_URLS: list[tuple[str, Any, str, dict[str, Any], dict[str, Any]]] = [
+    ("h1:26379,h2:26380/mymaster/0", (("h1", 26379), ("h2", 26380)), "mymaster", {"db": 0}, {}),
+    ("h1,h2/mymaster", (("h1", 26379), ("h2", 26379)), "mymaster", {"db": 0}, {}),
+    ("h1/m/3", (("h1", 26379),), "m", {"db": 3}, {}),
+    ("[::1]:5,[::2]/m/0", (("::1", 5), ("::2", 26379)), "m", {}, {}),
+    (
+        "u:p%40w@h1:1,h2:2/m/0?sentinel_username=su&sentinel_password=s%2Fp&socket_timeout=3",
+        (("h1", 1), ("h2", 2)),
+        "m",
+        {"username": "u", "password": "p@w", "socket_timeout": 3.0},
+        {"username": "su", "password": "s/p"},
+    ),
+    (":pw@h1:1/m/0", (("h1", 1),), "m", {"password": "pw"}, {"password": None}),
+]
+
 
 @pytest.mark.parametrize(
     ("url", "hosts", "name", "connection", "sentinel"),
     [
-        ("redis+sentinel://h1:26379,h2:26380/mymaster/0", (("h1", 26379), ("h2", 26380)), "mymaster", {"db": 0}, {}),
-        ("redis+sentinel://h1,h2/mymaster", (("h1", 26379), ("h2", 26379)), "mymaster", {"db": 0}, {}),
-        ("redis+sentinel://h1/m/3", (("h1", 26379),), "m", {"db": 3}, {}),
-        ("redis+sentinel://[::1]:5,[::2]/m/0", (("::1", 5), ("::2", 26379)), "m", {}, {}),
+        *((f"redis+sentinel://{rest}", *parts) for rest, *parts in SENTINEL_URLS),
         (
-            "redis+sentinel://u:p%40w@h1:1,h2:2/m/0?sentinel_username=su&sentinel_password=s%2Fp&socket_timeout=3",
-            (("h1", 1), ("h2", 2)), "m",
-            {"username": "u", "password": "p@w", "socket_timeout": 3.0},
-            {"username": "su", "password": "s/p"},
+            "rediss+sentinel://h1:1/m/0",
+            (("h1", 1),),
+            "m",
+            {"ssl_cert_reqs": "required"},
+            {"ssl": True},
         ),
-        ("redis+sentinel://:pw@h1:1/m/0", (("h1", 1),), "m", {"password": "pw"}, {"password": None}),
-        ("rediss+sentinel://h1:1/m/0", (("h1", 1),), "m", {"ssl_cert_reqs": "required"}, {"ssl": True}),
     ],
-)  # fmt: skip
+)
 def test_a_sentinel_url_is_parsed(
     url: str, hosts: Any, name: str, connection: dict[str, Any], sentinel: dict[str, Any]
 ) -> None:

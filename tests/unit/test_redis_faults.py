@@ -34,37 +34,61 @@ def caused(error: Exception, cause: BaseException) -> Exception:
     return error
 
 
-REFUSALS: list[tuple[Exception, FaultKind]] = [
-    (AuthenticationError("invalid username-password pair or user is disabled."), FaultKind.CREDENTIALS),
-    (AuthenticationError("Authentication required."), FaultKind.CREDENTIALS),
-    (ResponseError("WRONGPASS invalid username-password pair"), FaultKind.CREDENTIALS),
-    (NoPermissionError("User limited has no permissions to run the 'info' command"), FaultKind.PERMISSION),
-    (ResponseError("NOPERM No permissions to access a key"), FaultKind.PERMISSION),
-    (ResponseError("MOVED 3999 127.0.0.1:6381"), FaultKind.CLUSTER),
-    (ResponseError("ASK 3999 127.0.0.1:6381"), FaultKind.CLUSTER),
-    (ResponseError("CROSSSLOT Keys in request don't hash to the same slot"), FaultKind.CLUSTER),
-    (ResponseError("TRYAGAIN Multiple keys request during rehashing of slot"), FaultKind.CLUSTER),
-    (ResponseError("CLUSTERDOWN Hash slot not served"), FaultKind.CLUSTER_DOWN),
-    (ReadOnlyError("You can't write against a read only replica."), FaultKind.READ_ONLY),
-    (OutOfMemoryError("command not allowed when used memory > 'maxmemory'."), FaultKind.FULL),
-    (ResponseError("Error running script (call to f_1): @user_script:1: -OOM command not allowed"), FaultKind.FULL),
-    (ResponseError("MISCONF Redis is configured to save RDB snapshots, but it is unable to"), FaultKind.CANNOT_SAVE),
-    (ResponseError("NOREPLICAS Not enough good replicas to write."), FaultKind.CANNOT_SAVE),
-    (BusyLoadingError("Redis is loading the dataset in memory"), FaultKind.LOADING),
-    (ResponseError("MASTERDOWN Link with MASTER is down"), FaultKind.LOADING),
-    (ResponseError("BUSY Redis is busy running a script."), FaultKind.BUSY),
-    (ConnectionError("max number of clients reached"), FaultKind.CONNECTIONS),
-    (ResponseError("DB index is out of range"), FaultKind.DATABASE_NUMBER),
-    (ResponseError("SELECT is not allowed in cluster mode"), FaultKind.DATABASE_NUMBER),
-    (ResponseError("unknown command 'EVAL', with args beginning with: "), FaultKind.COMMAND),
-    (ResponseError("something new"), FaultKind.OTHER),
-    (InvalidResponse("Protocol Error: 'H'"), FaultKind.PROTOCOL),
-    (WrongProtocol(), FaultKind.PROTOCOL),
-    (PrimaryUnknown(), FaultKind.SENTINEL),
-    (caused(ConnectionError("Error 1"), ssl.SSLCertVerificationError(1, "self-signed")), FaultKind.CERTIFICATE),
-    (caused(ConnectionError("Error 1"), ssl.SSLError(1, "WRONG_VERSION_NUMBER")), FaultKind.PROTOCOL),
-    (caused(ResponseError("Command # 1 (SET key BUSY MOVED) of pipeline caused error: OOM full"), OSError()), FaultKind.FULL),
-]  # fmt: skip
+ERRORS: dict[FaultKind, list[Exception]] = {
+    FaultKind.CREDENTIALS: [
+        AuthenticationError("invalid username-password pair or user is disabled."),
+        AuthenticationError("Authentication required."),
+        ResponseError("WRONGPASS invalid username-password pair"),
+    ],
+    FaultKind.PERMISSION: [
+        NoPermissionError("User limited has no permissions to run the 'info' command"),
+        ResponseError("NOPERM No permissions to access a key"),
+    ],
+    FaultKind.CLUSTER: [
+        ResponseError("MOVED 3999 127.0.0.1:6381"),
+        ResponseError("ASK 3999 127.0.0.1:6381"),
+        ResponseError("CROSSSLOT Keys in request don't hash to the same slot"),
+        ResponseError("TRYAGAIN Multiple keys request during rehashing of slot"),
+    ],
+    FaultKind.CLUSTER_DOWN: [ResponseError("CLUSTERDOWN Hash slot not served")],
+    FaultKind.READ_ONLY: [ReadOnlyError("You can't write against a read only replica.")],
+    FaultKind.FULL: [
+        OutOfMemoryError("command not allowed when used memory > 'maxmemory'."),
+        ResponseError(
+            "Error running script (call to f_1): @user_script:1: -OOM command not allowed"
+        ),
+        caused(
+            ResponseError("Command # 1 (SET key BUSY MOVED) of pipeline caused error: OOM full"),
+            OSError(),
+        ),
+    ],
+    FaultKind.CANNOT_SAVE: [
+        ResponseError("MISCONF Redis is configured to save RDB snapshots, but it is unable to"),
+        ResponseError("NOREPLICAS Not enough good replicas to write."),
+    ],
+    FaultKind.LOADING: [
+        BusyLoadingError("Redis is loading the dataset in memory"),
+        ResponseError("MASTERDOWN Link with MASTER is down"),
+    ],
+    FaultKind.BUSY: [ResponseError("BUSY Redis is busy running a script.")],
+    FaultKind.CONNECTIONS: [ConnectionError("max number of clients reached")],
+    FaultKind.DATABASE_NUMBER: [
+        ResponseError("DB index is out of range"),
+        ResponseError("SELECT is not allowed in cluster mode"),
+    ],
+    FaultKind.COMMAND: [ResponseError("unknown command 'EVAL', with args beginning with: ")],
+    FaultKind.OTHER: [ResponseError("something new")],
+    FaultKind.PROTOCOL: [
+        InvalidResponse("Protocol Error: 'H'"),
+        WrongProtocol(),
+        caused(ConnectionError("Error 1"), ssl.SSLError(1, "WRONG_VERSION_NUMBER")),
+    ],
+    FaultKind.SENTINEL: [PrimaryUnknown()],
+    FaultKind.CERTIFICATE: [
+        caused(ConnectionError("Error 1"), ssl.SSLCertVerificationError(1, "self-signed")),
+    ],
+}
+REFUSALS = [(error, kind) for kind, errors in ERRORS.items() for error in errors]
 
 
 @for_each(("error", "kind"), REFUSALS, ids=[str(error)[:40] for error, _ in REFUSALS])
