@@ -152,19 +152,19 @@ def test_any_answer_that_shows_that_daraja_has_the_payment_forbids_a_resend(
         assert not permitted(a_withdrawal(attempts=sends(other, outcome)))
 
 
-@pytest.mark.parametrize("verdict", InquiryOutcome)
+@pytest.mark.parametrize("outcome", InquiryOutcome)
 def test_an_inquiry_that_shows_that_daraja_has_the_payment_forbids_a_resend(
-    verdict: InquiryOutcome,
+    outcome: InquiryOutcome,
 ) -> None:
     """Also if other inquiries were answered "not found", and whenever it was sent."""
-    has_it = verdict in (V.PAID, V.FAILED, V.UNDER_WAY)
-    assert permitted(inquiries=(*NOT_FOUND, an_inquiry(3, verdict, at=SENT_AT))) is not has_it
+    has_it = outcome in (V.PAID, V.FAILED, V.UNDER_WAY)
+    assert permitted(inquiries=(*NOT_FOUND, an_inquiry(3, outcome, at=SENT_AT))) is not has_it
     resendable = a_withdrawal(attempts=sends(RESENDABLE))
-    assert permitted(resendable, (an_inquiry(1, verdict, at=SENT_AT),)) is not has_it
+    assert permitted(resendable, (an_inquiry(1, outcome, at=SENT_AT),)) is not has_it
 
 
 @pytest.mark.parametrize(
-    "second", [None, *(verdict for verdict in InquiryOutcome if verdict is not V.NOT_FOUND)]
+    "second", [None, *(outcome for outcome in InquiryOutcome if outcome is not V.NOT_FOUND)]
 )
 def test_one_not_found_answer_permits_no_resend(second: InquiryOutcome | None) -> None:
     assert not permitted(inquiries=NOT_FOUND[:1])

@@ -106,13 +106,18 @@ def test_success_is_one_code_and_no_failure() -> None:
     assert [find_failure(PAGES[kind].failures, SUCCESS_CODE) for kind in Kind] == [None] * len(Kind)
 
 
+NOT_CODES: list[object] = [
+    *(True, False, 0.0, float("nan"), None, [], {}, b"0"),
+    *("", "x" * 41, "0\n", "\ud800"),
+]
+
+
 @for_each(
     ("value", "text"),
     [
         *((0, "0"), ("0", "0"), (1032, "1032"), (-5, "-5")),
         *((text, text) for text in ("SFC_IC0003", "x" * 40)),
-        *((value, None) for value in (True, False, 0.0, float("nan"), None, [], {}, b"0")),
-        *((text, None) for text in ("", "x" * 41, "0\n", "\ud800")),
+        *((value, None) for value in NOT_CODES),
     ],
 )
 def test_a_code_is_read_as_text_from_an_integer_or_a_string_only(
