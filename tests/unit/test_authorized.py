@@ -72,7 +72,7 @@ async def test_calls_that_begin_together_with_one_token_fetch_one_new_token() ->
 
 
 async def test_a_call_that_begins_with_the_refused_new_token_fetches_no_other() -> None:
-    """Calls begin also between the refusal of the new token and the commit of the held operation."""
+    """Calls also begin after the refusal of the new token and before the operation is held."""
     tokens, daraja = CountedTokens(), FakeDaraja()
     authorized = AuthorizedCalls(tokens)
     assert await refused(authorized, daraja)

@@ -309,8 +309,8 @@ async def test_a_shared_item_without_waiters_is_dropped_and_the_next_one_is_new(
     lane = shared_lane_of(recorder, abandoned=Abandoned.DROP)
     recorder.open.clear()
     running = await submit_all(lane, ("z", 0))
-    gone = await submit_all(lane, ("a", 1), ("a", 2))
-    for task in gone:
+    cancelled = await submit_all(lane, ("a", 1), ("a", 2))
+    for task in cancelled:
         task.cancel()
     await asyncio.sleep(0)
     assert lane.waiting == 0
@@ -339,12 +339,12 @@ async def test_a_started_read_continues_for_its_other_waiters() -> None:
     recorder = Recorder()
     lane = shared_lane_of(recorder, abandoned=Abandoned.DROP)
     recorder.open.clear()
-    gone, stays = await submit_all(lane, ("a", 1), ("a", 2))
-    gone.cancel()
+    cancelled, remaining = await submit_all(lane, ("a", 1), ("a", 2))
+    cancelled.cancel()
     await asyncio.sleep(0)
-    assert gone.cancelled()
+    assert cancelled.cancelled()
     recorder.open.set()
-    assert await stays == 10
+    assert await remaining == 10
     assert recorder.batches == [[("a", 1)]]
 
 

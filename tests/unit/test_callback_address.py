@@ -104,7 +104,7 @@ WRONG_ADDRESSES = {
     "no token": (ID, "deposit", ""),
     "a token of half the length": (ID, "deposit", make_token(FIRST, ID, "deposit")[:20]),
     "another payment": (str(PAYMENT_ID)[:-1] + "0", "deposit", make_token(FIRST, ID, "deposit")),
-    "a payment id that is none": ("nobody", "deposit", make_token(FIRST, ID, "deposit")),
+    "a payment id that is none": ("payment", "deposit", make_token(FIRST, ID, "deposit")),
     "another operation": (ID, "withdrawal", make_token(FIRST, ID, "deposit")),
     "an operation that is none": (ID, "refund", make_token(FIRST, ID, "deposit")),
     "an operation that is none, signed": (ID, "refund", make_token(FIRST, ID, "refund")),

@@ -118,7 +118,7 @@ def test_an_unconfirmed_success_of_an_unsent_payment_flags_it() -> None:
 def test_a_payment_proved_unsent_is_flagged_if_a_stored_message_claims_success(
     stage: Stage,
 ) -> None:
-    """A worker may prove late that it wrote nothing. A message says that the payment succeeded."""
+    """Otherwise a worker's late proof that it wrote nothing would cause a second payment."""
     change = answer_change(
         PAYMENT_ID, an_open_attempt(), frozenset(), Unreachable(), TIMES, ACCOUNTS
     )

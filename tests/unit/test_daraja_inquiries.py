@@ -4,47 +4,40 @@ from __future__ import annotations
 
 import base64
 import json
-from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
 import pytest
 
-from domain.adapters.daraja.client import NO_ANSWER, DarajaClient
+from domain.adapters.daraja.client import NO_ANSWER
 from domain.adapters.daraja.deposit import STK_QUERY, stk_query_body
-from domain.adapters.daraja.requests import Api, RequestSettings
 from domain.adapters.daraja.status import STATUS, status_body
 from domain.adapters.daraja.token import Token
 from domain.attempts import Outcome
-from domain.callback_address import is_genuine
 from domain.changes import Exchange
 from domain.errors import OutcomeUnknown, ProductRefused, QueueUnavailable, Throttled, Unreachable
 from domain.evidence import InquiryOutcome
+from domain.fence import Fence
 from domain.kinds import Kind
 from domain.lifecycle.inquiry_changes import InquiryAnswer
 from domain.operations import OperationHealth
 from domain.payment import Payment
 from domain.stages import Stage, Step
 from tests.builders import PAYMENT_ID, a_due_payment, a_payment, an_attempt
-from tests.unit.client_parts import Tokens
+from tests.unit.client_parts import (
+    ACCOUNT,
+    CREDENTIAL,
+    EVENING,
+    PASSKEY,
+    SECRET,
+    OfflineClient,
+    Tokens,
+    without_token,
+)
 from workers.daraja_access import DarajaAccess, Slots, Turns
 from workers.daraja_inquirer import DarajaInquirer
 
-SECRET, CREDENTIAL, PASSKEY = "callback-secret", "c2VjcmV0LWNyZWRlbnRpYWw=", "pa55key"
 CHECKOUT = "ws_CO_010320261015034711000111"
-ACCOUNT = RequestSettings(
-    shortcode="174379", passkey=PASSKEY, till="555111", payout_shortcode="600988",
-    initiator_name="testapi", callback_base_url="https://pay.example.co.ke/in",
-    callback_secret=SECRET,
-)  # fmt: skip
-EVENING = datetime(2026, 3, 1, 21, 30, 5, tzinfo=UTC)  # 00:30 of the next day in Nairobi
-
-
-def without_token(url: str, operation: str) -> str:
-    """`url` without its token, which must be genuine for `operation`."""
-    start, _, token = url.rpartition("/")
-    assert is_genuine([SECRET], str(PAYMENT_ID), operation, token)
-    return start + "/"
 
 
 def test_an_stk_query_has_these_fields() -> None:
@@ -91,29 +84,14 @@ def test_each_kind_of_inquiry_has_its_own_api() -> None:
 # --- the client -----------------------------------------------------------------------------------
 
 
-class Client(DarajaClient):
-    """A client without a network. It returns these answers in turn, or raises them."""
+class Client(OfflineClient):
+    """A client for inquiries. They have no fence: they move no money, so they may be sent late."""
 
-    def __init__(self, tokens: Any, *answers: tuple[int, bytes] | Exception) -> None:
-        session: Any = None
-        super().__init__(
-            session=session,
-            base_url="",
-            settings=ACCOUNT,
-            credential=CREDENTIAL,
-            tokens=tokens,
-            call_seconds=15,
-        )
-        self.answers = list(answers)
-        self.asked: list[tuple[Api, dict[str, Any]]] = []
-
-    async def _post(self, api: Any, body: Any, fence: Any, _token: Token) -> tuple[int, bytes]:
-        assert fence is None  # an inquiry moves no money, so it may be sent late
-        self.asked.append((api, dict(body)))
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    async def _post(
+        self, api: Any, body: Any, fence: Fence | None, token: Token
+    ) -> tuple[int, bytes]:
+        assert fence is None
+        return await super()._post(api, body, fence, token)
 
 
 def json_answer(status: int, **message: Any) -> tuple[int, bytes]:
@@ -134,7 +112,7 @@ async def test_an_answer_to_stk_query_is_read_at_once_and_recorded() -> None:
     report = await client.inquire(DEPOSIT, 1, exchanges)
     assert report is not None
     assert report.inquiry_outcome is InquiryOutcome.PAID
-    ((api, body),) = client.asked
+    ((api, body),) = client.requests
     assert (api, body["CheckoutRequestID"]) == (STK_QUERY, CHECKOUT)
     ((exchange),) = exchanges
     assert (exchange.attempt_id, exchange.api, exchange.http_status, exchange.outcome) == (
@@ -158,8 +136,8 @@ async def test_an_inquiry_has_the_id_that_the_payout_was_sent_with(
 ) -> None:
     """The id of a withdrawal is ours. Daraja assigned the id of a bill payment."""
     client, exchanges = Client(Tokens("one"), ACKNOWLEDGED), list[Exchange]()
-    assert await client.inquire(payment, 3, exchanges) is None  # the answer comes by callback
-    ((api, body),) = client.asked
+    assert await client.inquire(payment, 3, exchanges) is None  # the result arrives by callback
+    ((api, body),) = client.requests
     assert (api, body["OriginatorConversationID"], body["OriginalConversationID"]) == (
         STATUS,
         target,
@@ -180,7 +158,7 @@ async def test_two_refused_tokens_in_a_row_refuse_the_inquiry_s_operation() -> N
     client, exchanges = Client(Tokens("one", "two"), INVALID_TOKEN, INVALID_TOKEN), list[Exchange]()
     with pytest.raises(ProductRefused):
         await client.inquire(DEPOSIT, 1, exchanges)
-    assert len(client.asked) == len(exchanges) == 2
+    assert len(client.requests) == len(exchanges) == 2
 
 
 async def test_an_inquiry_whose_new_token_was_replaced_proves_nothing_about_its_operation() -> None:
@@ -193,7 +171,7 @@ async def test_an_inquiry_that_probes_fetches_no_token() -> None:
     client = Client(Tokens("one"), INVALID_TOKEN)
     with pytest.raises(ProductRefused):
         await client.inquire(DEPOSIT, 1, [], is_probe=True)
-    assert len(client.asked) == 1
+    assert len(client.requests) == 1
 
 
 @pytest.mark.parametrize("error", [QueueUnavailable(), Unreachable(), OutcomeUnknown()])
@@ -201,7 +179,7 @@ async def test_without_a_token_no_inquiry_is_sent(error: Exception) -> None:
     client = Client(Tokens(error))
     with pytest.raises(Unreachable):
         await client.inquire(DEPOSIT, 1, [])
-    assert client.asked == []
+    assert client.requests == []
 
 
 @pytest.mark.parametrize(
@@ -238,24 +216,24 @@ async def test_the_record_of_an_inquiry_has_no_secret_and_no_phone_number(
     )
     client, exchanges = Client(Tokens("one"), (500, body)), list[Exchange]()
     await client.inquire(payment, 1, exchanges)
-    ((_, asked),) = client.asked
+    ((_, sent),) = client.requests
     kept = repr(exchanges)
     assert "[masked]" in kept
     secrets = [
         CREDENTIAL,
         PASSKEY,
         SECRET,
-        asked.get("Password", CREDENTIAL),
+        sent.get("Password", CREDENTIAL),
         "711000111",
         "abcDEF123",
     ]
     secrets += [
-        asked[name].rpartition("/")[2] for name in ("ResultURL", "QueueTimeOutURL") if name in asked
+        sent[name].rpartition("/")[2] for name in ("ResultURL", "QueueTimeOutURL") if name in sent
     ]
     assert [secret for secret in secrets if secret in kept] == []
     for name in ("OriginatorConversationID", "OriginalConversationID", "Timestamp"):
         # Daraja's records can be searched by these values.
-        assert exchanges[0].request.get(name) == asked.get(name)
+        assert exchanges[0].request.get(name) == sent.get(name)
 
 
 # --- the inquirer of a worker ---------------------------------------------------------------------

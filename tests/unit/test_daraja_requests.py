@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -22,15 +21,14 @@ from domain.adapters.daraja.requests import RequestSettings, clean_free_text
 from domain.adapters.daraja.secret_fields import SECRET_FIELDS
 from domain.adapters.daraja.token import Token
 from domain.adapters.daraja.withdrawal import B2C
-from domain.callback_address import is_genuine
 from domain.kinds import Kind, kinds_that
 from domain.payment import Payment
 from domain.values import Purpose
 from tests.builders import PAYMENT_ID, a_payment, an_attempt_id
 from tests.case_tables import for_each
 from tests.certificates import write_certificate
+from tests.unit.client_parts import EVENING, SECRET, without_token
 
-SECRET = "callback-secret"
 ACCOUNT = RequestSettings(
     shortcode="174379",
     passkey="passkey",
@@ -44,7 +42,6 @@ TILL_ACCOUNT = RequestSettings(
     **{name: getattr(ACCOUNT, name) for name in ACCOUNT.__slots__} | {"till": "555111"}
 )
 TOKEN = Token("a/token+of=daraja", 0, 3600)
-EVENING = datetime(2026, 3, 1, 21, 30, 5, tzinfo=UTC)  # 00:30 of the next day in Nairobi
 
 
 def body_of(payment: Payment, account: RequestSettings = ACCOUNT) -> dict[str, Any]:
@@ -53,13 +50,6 @@ def body_of(payment: Payment, account: RequestSettings = ACCOUNT) -> dict[str, A
 
 def address(operation: str) -> str:
     return f"https://pay.example.co.ke/in/results/{PAYMENT_ID}/{operation}/"
-
-
-def without_token(url: str, operation: str) -> str:
-    """`url` without its token, which must be genuine for `operation`."""
-    start, _, token = url.rpartition("/")
-    assert is_genuine([SECRET], str(PAYMENT_ID), operation, token)
-    return start + "/"
 
 
 def test_a_deposit_is_sent_with_these_fields() -> None:

@@ -12,8 +12,6 @@ from typing import Any
 import aiohttp
 import pytest
 
-from domain.adapters.daraja.client import DarajaClient
-from domain.adapters.daraja.requests import RequestSettings
 from domain.adapters.daraja.token import Token, TokenSource
 from domain.attempts import Outcome
 from domain.errors import (
@@ -29,12 +27,8 @@ from domain.fence import Fence, OpenAttempt
 from domain.kinds import Kind
 from domain.lifecycle.record_answer import fact_of_answer
 from tests.builders import a_payment, an_attempt_id, an_open_attempt
-from tests.unit.client_parts import Tokens
+from tests.unit.client_parts import OfflineClient, Tokens
 
-ACCOUNT = RequestSettings(
-    shortcode="174379", passkey="p", till=None, payout_shortcode="600988", initiator_name="i",
-    callback_base_url="https://pay.example", callback_secret="long-enough",
-)  # fmt: skip
 ACKNOWLEDGED = 200, json.dumps({"ResponseCode": "0", "ConversationID": "AG_1"}).encode()
 INVALID_TOKEN = (
     401,
@@ -43,32 +37,14 @@ INVALID_TOKEN = (
 BILL = a_payment(kind=Kind.BILL_PAYMENT)
 
 
-class Client(DarajaClient):
-    """A client without a network. After the first byte it returns these answers, or raises them."""
-
-    def __init__(self, tokens: Any, *answers: tuple[int, bytes] | Exception) -> None:
-        session: Any = None
-        super().__init__(
-            session=session,
-            base_url="",
-            settings=ACCOUNT,
-            credential="c",
-            tokens=tokens,
-            call_seconds=15,
-        )
-        self.answers = list(answers)
-        self.sent_with: list[str] = []
+class Client(OfflineClient):
+    """A client for sends, which always have a fence. It fails only after the first byte."""
 
     async def _post(
-        self, _api: Any, _body: Any, fence: Fence | None, token: Token
+        self, api: Any, body: Any, fence: Fence | None, token: Token
     ) -> tuple[int, bytes]:
         assert fence is not None
-        fence.pass_first_byte()
-        self.sent_with.append(token.text)
-        answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        return await super()._post(api, body, fence, token)
 
 
 async def problem_of(client: Client, open_attempt: OpenAttempt | None = None) -> ProviderError:
