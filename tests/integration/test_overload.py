@@ -37,7 +37,7 @@ _AT_ONCE = INGRESS_PLACES_MAX + 800
 _PROMISED_TO_WAIT = 1000  # rules.md §10
 _FILES = 8000
 _NUMBERS = itertools.count()
-_TURNED_AWAY = b"Too many requests wait here"
+_TURNED_AWAY = b"Too many requests are waiting already"
 _BATCHES_UNDER_WAY = 2 * 200  # what the ingress may have begun when its clients left
 _HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 _SECRET = "a-secret-of-the-receiver-of-this-test"
@@ -156,7 +156,7 @@ async def test_what_is_too_much_is_told_to_come_back(stack: Stack, peers: Peers)
     finally:
         stack.postgres.thaw()
     said = await asyncio.gather(*asking)
-    turned_away = [answer for answer in said if b"Too many requests wait here" in answer]
+    turned_away = [answer for answer in said if b"Too many requests are waiting already" in answer]
     assert 0 < len(turned_away) <= _AT_ONCE - _PROMISED_TO_WAIT
     for answer in turned_away:
         head, _, body = answer.partition(b"\r\n\r\n")
