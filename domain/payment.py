@@ -70,14 +70,14 @@ class Payment:
     attempt_id: UUID | None = None
     lease_until: datetime | None = None
     next_step_at: datetime | None = None
-    # Since when an event of this payment waits to be published. None if no event waits.
+    # When the newest event of this payment became due for publication. None if all are published.
     event_due: datetime | None = None
     # The amount that moved, set by a success. It differs from the amount that the caller asked for
     # only if an operator read a different amount on M-PESA's statement.
     amount_settled_kes: int | None = None
     attempts: tuple[Attempt, ...] = field(default=())
-    # Not stored. The operation of this payment is held (a brake stops it), and the claim of this
-    # payment is the probe: its send shows whether the operation works again.
+    # Not stored. A brake holds the payment's operation, and this payment was claimed as the probe:
+    # its send shows whether the operation works again.
     is_probe: bool = False
 
     def apply(self, fact: Fact) -> Payment:
