@@ -1,6 +1,6 @@
-"""Every role on every route, for payments of its own, of another and of a backend: one table.
+"""The permission table: every role on every route, for its own and for others' payments.
 
-A row is a request, a column a caller; a cell is the status that comes back.
+A row is a request, a column is a caller, and a cell is the status of the answer.
 """
 
 from __future__ import annotations
@@ -25,22 +25,17 @@ from tests.spec.requesting import (
 from tests.spec.system import System
 from tests.stack.lending import Lending
 
-# The app's users of this table: each owns a payment.
+# Two users of the app. Each owns a payment.
 ALICE, BOB = "0a11ce00-0000-4000-8000-000000000001", "0b0b0000-0000-4000-8000-000000000002"
 
-CALLERS = ("alice", "bob", "shop", "desk", "visitor", "anon", "stale", "forged", "nobody")
+CALLERS = ("alice", "bob", "shop", "desk", "visitor", "anon", "stale", "forged", "tokenless")
 
-# Of whom the payment is that the request names: alice's own deposit, one that a backend (shop) made
-# for alice, bob's, and a withdrawal of shop's that has no owner.
+# In this order: alice's own deposit, a deposit for alice by the backend shop, bob's deposit, and a
+# withdrawal by shop that has no owner.
 PAYMENTS = ("alices", "for_alice", "bobs", "shops")
 
-_REFUSED = (
-    403,
-    403,
-    401,
-    401,
-    401,
-)  # visitor (anonymous), anon (another role), stale, forged, nobody
+# visitor (an anonymous user), anon (another role), stale, forged, tokenless
+_REFUSED = (403, 403, 401, 401, 401)
 
 #                                        alice bob  shop desk
 TABLE: dict[str, tuple[int, int, int, int]] = {
@@ -65,7 +60,7 @@ TABLE: dict[str, tuple[int, int, int, int]] = {
     "POST /v1/payments/shops/cancel": (404, 404, 409, 409),
 }
 
-# Without any token.
+# These routes need no token.
 OPEN = ("/healthz", "/readyz", "/metrics", "/openapi.json")
 
 _BODIES = {
@@ -78,9 +73,9 @@ _BODIES = {
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """Tokens of the callers, and the payments by name.
+    """The callers' tokens and the payments, by name.
 
-    All of the payments are settled: none can be cancelled any more.
+    All payments are final, so none can be cancelled.
     """
 
     tokens: dict[str, str]
@@ -89,7 +84,7 @@ class Cast:
 
 @pytest.fixture(scope="module")
 async def shared_system(lending: Lending) -> AsyncIterator[System]:
-    """One for all tests here: its payments are made once."""
+    """One system for all tests here, because its payments are made once."""
     async with a_used_system(lending) as system:
         yield system
 
@@ -107,10 +102,10 @@ async def cast(shared_system: System) -> Cast:
         "anon": issuer.mint(sub=ALICE, role="anon"),
         "stale": issuer.mint(sub=ALICE, expires_in_seconds=-3600),
         "forged": issuer.mint(sub=ALICE, role="service_role", kid=stranger),
-        "nobody": "",
+        "tokenless": "",
     }
 
-    async def made(path: str, body: dict[str, Any], caller: str) -> str:
+    async def pay(path: str, body: dict[str, Any], caller: str) -> str:
         payment_id = str(
             (await post(shared_system, path, body, token=tokens[caller])).expect(202).json()["id"]
         )
@@ -118,14 +113,12 @@ async def cast(shared_system: System) -> Cast:
         return payment_id
 
     payments = {
-        "alices": await made("/v1/deposits", {"amount": 20, "phone_number": "0711600001"}, "alice"),
-        "for_alice": await made(
+        "alices": await pay("/v1/deposits", {"amount": 20, "phone_number": "0711600001"}, "alice"),
+        "for_alice": await pay(
             "/v1/deposits", {"amount": 20, "phone_number": "0711600002", "owner": ALICE}, "shop"
         ),
-        "bobs": await made("/v1/deposits", {"amount": 20, "phone_number": "0711600003"}, "bob"),
-        "shops": await made(
-            "/v1/withdrawals", {"amount": 20, "phone_number": "0711600004"}, "shop"
-        ),
+        "bobs": await pay("/v1/deposits", {"amount": 20, "phone_number": "0711600003"}, "bob"),
+        "shops": await pay("/v1/withdrawals", {"amount": 20, "phone_number": "0711600004"}, "shop"),
     }
     return Cast(tokens, payments)
 
@@ -144,7 +137,7 @@ async def _status(system: System, cast: Cast, row: str, caller: str) -> int:
 
 
 @pytest.mark.parametrize("row", TABLE)
-async def test_each_caller_may_do_what_the_table_says(
+async def test_each_caller_gets_the_status_in_the_table(
     shared_system: System, cast: Cast, row: str
 ) -> None:
     expected = dict(zip(CALLERS, (*TABLE[row], *_REFUSED), strict=True))
@@ -154,7 +147,7 @@ async def test_each_caller_may_do_what_the_table_says(
 
 
 async def test_the_table_has_every_route_for_every_owner(shared_system: System) -> None:
-    """Whoever adds a route must say who may use it."""
+    """The author of a new route must decide who may use it."""
     document = (
         (await send_request(shared_system, "GET", "/openapi.json", token="")).expect(200).json()
     )
@@ -172,7 +165,7 @@ async def test_the_table_has_every_route_for_every_owner(shared_system: System) 
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("path", OPEN)
 @pytest.mark.sampled(12)
-async def test_what_needs_no_token_looks_at_none(
+async def test_an_open_route_ignores_tokens(
     shared_system: System, cast: Cast, path: str, caller: str
 ) -> None:
     (await send_request(shared_system, "GET", path, token=cast.tokens[caller])).expect(200)
@@ -181,21 +174,23 @@ async def test_what_needs_no_token_looks_at_none(
 @pytest.mark.parametrize(
     ("caller", "owned"), [("alice", {"alices", "for_alice"}), ("bob", {"bobs"})]
 )
-async def test_lists_hold_ones_own_and_nothing_else(
+async def test_a_users_lists_contain_only_its_own_payments(
     shared_system: System, cast: Cast, caller: str, owned: set[str]
 ) -> None:
-    """Of payments and of events; a backend finds all of them."""
+    """Lists of payments and of events. A backend's lists contain all payments."""
     for path in ("/v1/payments", "/v1/events"):
-        mine = await _everything(shared_system, path, cast.tokens[caller])
-        theirs = await _everything(shared_system, path, cast.tokens["desk"])
+        mine = await _read_all_pages(shared_system, path, cast.tokens[caller])
+        theirs = await _read_all_pages(shared_system, path, cast.tokens["desk"])
         for name, payment_id in cast.payments.items():
             assert (payment_id in mine) is (name in owned), (path, name)
             assert payment_id in theirs, (path, name)
 
 
 @pytest.mark.parametrize("caller", ["alice", "bob"])
-async def test_a_filter_opens_nothing(shared_system: System, cast: Cast, caller: str) -> None:
-    """Nobody finds another's payment by its phone number, reference, receipt or key."""
+async def test_no_filter_finds_another_callers_payment(
+    shared_system: System, cast: Cast, caller: str
+) -> None:
+    """Neither phone number, account reference, receipt nor key."""
     for name in set(PAYMENTS) - ({"alices", "for_alice"} if caller == "alice" else {"bobs"}):
         payment = await shared_system.payment(cast.payments[name])
         for field in ("phone_number", "account_reference", "receipt", "idempotency_key"):
@@ -209,10 +204,10 @@ async def test_a_filter_opens_nothing(shared_system: System, cast: Cast, caller:
                 assert found["items"] == [], (name, field)
 
 
-async def test_an_apps_user_is_not_told_what_is_for_backends(
+async def test_a_user_does_not_see_the_members_for_backends(
     shared_system: System, cast: Cast
 ) -> None:
-    """Idempotency key, recipient's name and the provider's ids are a backend's to see."""
+    """Only a backend sees the idempotency key, the recipient's name and the provider's ids."""
     mine = (
         await send_request(
             shared_system,
@@ -232,8 +227,8 @@ async def test_an_apps_user_is_not_told_what_is_for_backends(
     assert set(theirs) - set(mine) == {"idempotency_key", "recipient_name", "provider_ids"}
 
 
-async def test_a_key_of_another_caller_opens_nothing(shared_system: System, cast: Cast) -> None:
-    """The same key and body from another caller is another payment; its answer names another id."""
+async def test_another_callers_key_makes_another_payment(shared_system: System, cast: Cast) -> None:
+    """With the same key and body, each caller gets an answer with another id."""
     key, body = str(uuid4()), json.dumps({"amount": 20, "phone_number": "0711600005"}).encode()
     ids = [
         (await post(shared_system, "/v1/deposits", body, key=key, token=cast.tokens[caller]))
@@ -244,8 +239,8 @@ async def test_a_key_of_another_caller_opens_nothing(shared_system: System, cast
     assert len(set(ids)) == 4
 
 
-async def _everything(system: System, path: str, token: str) -> str:
-    """The text of all pages."""
+async def _read_all_pages(system: System, path: str, token: str) -> str:
+    """The text of all pages of a list."""
     pages, cursor = "", None
     while True:
         name = "after" if path.endswith("events") else "cursor"

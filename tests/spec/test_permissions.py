@@ -1,4 +1,4 @@
-"""Who may do what: every role on every route, and every token that is none."""
+"""Permissions: what each role may do on each route, and which tokens are not valid."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _POSTS = {"/v1/deposits": DEPOSIT, "/v1/withdrawals": WITHDRAWAL, "/v1/bill-paym
 _OF_A_PAYMENT = [("GET", ""), ("GET", "/history"), ("POST", "/cancel")]
 
 
-async def _each_route(system: System, token: str) -> list[Any]:
-    """The answer of every route under /v1, for a payment of somebody else where there is one."""
+async def _call_every_route(system: System, token: str) -> list[Any]:
+    """The answers of every route under /v1, called for another caller's payment."""
     payment_id = await system.deposit()
     answers = [await post(system, path, body, token=token) for path, body in _POSTS.items()]
     answers += [
-        await send_request(system, how, f"/v1/payments/{payment_id}{what}", token=token)
-        for how, what in _OF_A_PAYMENT
+        await send_request(system, method, f"/v1/payments/{payment_id}{suffix}", token=token)
+        for method, suffix in _OF_A_PAYMENT
     ]
     return [*answers, await send_request(system, "GET", "/v1/payments", token=token)]
 
@@ -55,29 +55,29 @@ async def _each_route(system: System, token: str) -> list[Any]:
 )
 async def test_other_roles_may_do_nothing(system: System, claims: Any) -> None:
     """A token of any other role, or of an anonymous user, gets 403 on every route."""
-    for answer in await _each_route(system, system.stack.issuer.mint(sub=new_subject(), **claims)):
+    for answer in await _call_every_route(
+        system, system.stack.issuer.mint(sub=new_subject(), **claims)
+    ):
         assert expect_problem(answer, 403, "not_permitted")["retryable"] is False
 
 
 @pytest.mark.parametrize("path", ["/v1/withdrawals", "/v1/bill-payments"])
-async def test_users_move_no_money_out(system: System, path: str) -> None:
-    """A user who asks for money out gets 403, whatever the body, and nothing is recorded."""
+async def test_a_user_may_make_no_payout(system: System, path: str) -> None:
+    """The answer is 403 whatever the body is, and nothing is stored."""
     key = str(uuid4())
     for body in (_POSTS[path], {"amount": "rubbish"}):
         expect_problem(await post(system, path, body, key=key), 403, "not_permitted")
     assert not await system.rows("SELECT id FROM mkwanja.payments WHERE idempotency_key = $1", key)
 
 
-async def test_somebody_elses_payment_is_not_there(system: System) -> None:
-    """To a user who does not own it a payment does not exist: read, history and cancel answer as
-    for no payment at all.
-    """
+async def test_another_callers_payment_is_not_found(system: System) -> None:
+    """Reading, history and cancelling answer as for a payment that does not exist."""
     of_another, of_a_backend = await system.deposit(), await system.withdrawal()
     token = system.stack.issuer.user_token(new_subject())
-    for how, what in _OF_A_PAYMENT:
+    for method, suffix in _OF_A_PAYMENT:
         answers = [
             expect_problem(
-                await send_request(system, how, f"/v1/payments/{one}{what}", token=token),
+                await send_request(system, method, f"/v1/payments/{one}{suffix}", token=token),
                 404,
                 "payment_not_found",
             )
@@ -88,8 +88,8 @@ async def test_somebody_elses_payment_is_not_there(system: System) -> None:
         assert (await system.settled(payment_id))["status"] == "success"
 
 
-async def test_users_read_their_own(system: System) -> None:
-    """A user reads its own payment and its history; a backend reads everybody's."""
+async def test_a_user_reads_its_own_payment_and_history(system: System) -> None:
+    """A backend reads the same."""
     async with caller(system, sub=new_subject()) as user:
         payment_id = (await user.pay("/v1/deposits", DEPOSIT)).expect(202).json()["id"]
         settled = await system.settled(payment_id)
@@ -97,8 +97,8 @@ async def test_users_read_their_own(system: System) -> None:
         assert await user.history(payment_id) == await system.backend.history(payment_id)
 
 
-async def test_users_do_not_see_which_operator_decided_and_why(system: System) -> None:
-    """They see that it happened. A backend sees who and why."""
+async def test_a_user_does_not_see_which_operator_decided_and_why(system: System) -> None:
+    """The user sees that it happened. A backend sees the operator and the reason."""
     owner = new_subject()
     payment_id = await system.withdrawal(owner=owner)
     await system.settled(payment_id)
@@ -127,8 +127,8 @@ async def test_users_do_not_see_which_operator_decided_and_why(system: System) -
     )
 
 
-async def test_a_backend_does_not_cancel_by_accident_of_its_role(system: System) -> None:
-    """A backend may ask for anything that exists, and is told what it may no longer do."""
+async def test_a_backend_cannot_cancel_a_final_payment(system: System) -> None:
+    """A backend may use the route, so the answer is 409 and not 403."""
     payment_id = await system.deposit()
     await system.settled(payment_id)
     token = system.stack.issuer.backend_token("another-backend")
@@ -159,7 +159,7 @@ def _unsigned(token: str, *, alg: str) -> str:
 
 
 def _signed_with_public_key(system: System) -> str:
-    """The attack of old: the public key as the secret of HS256."""
+    """A well-known attack: the public key is used as the secret of HS256."""
     header, claims, _ = _parts(system.stack.issuer.backend_token())
     text = f"{_encoded({**header, 'alg': 'HS256'})}.{_encoded(claims)}"
     jwk = system.stack.issuer.jwks()["keys"][0]
@@ -206,20 +206,18 @@ def _bad_tokens(system: System) -> dict[str, str]:
     }
 
 
-async def test_what_is_no_valid_token_is_401(system: System) -> None:
-    """Without a token, or with one that is expired, incomplete, for others, unsigned or forged,
-    every answer is 401.
-    """
-    for what, token in _bad_tokens(system).items():
-        for how, path in (("GET", "/v1/payments"), ("POST", "/v1/deposits")):
-            answer = await send_request(system, how, path, token=token)
-            assert answer.status == 401, (what, answer.body)
+async def test_an_invalid_token_gets_401(system: System) -> None:
+    """Also a missing token, and one that is expired, incomplete, for others, unsigned or forged."""
+    for case, token in _bad_tokens(system).items():
+        for method, path in (("GET", "/v1/payments"), ("POST", "/v1/deposits")):
+            answer = await send_request(system, method, path, token=token)
+            assert answer.status == 401, (case, answer.body)
             expect_problem(answer, 401, "unauthenticated")
-            assert answer.headers["WWW-Authenticate"].startswith("Bearer"), what
+            assert answer.headers["WWW-Authenticate"].startswith("Bearer"), case
             assert not token or token.encode() not in answer.body
 
 
-async def test_a_token_of_another_issuer_is_told_which_one_is_expected(system: System) -> None:
+async def test_the_401_for_another_issuers_token_names_the_expected_issuer(system: System) -> None:
     """An operator who set JWT_ISSUER wrongly sees it at the first request."""
     token = system.stack.issuer.mint(iss="https://elsewhere.example/auth/v1")
     result = expect_problem(
@@ -242,8 +240,10 @@ async def test_a_token_of_another_issuer_is_told_which_one_is_expected(system: S
         ["Bearer {token}, Bearer {token}"],
     ],
 )
-async def test_a_token_comes_in_one_header(system: System, authorization: list[str]) -> None:
-    """Any other scheme, an empty header, or two of them is 401."""
+async def test_a_token_must_come_in_one_bearer_header(
+    system: System, authorization: list[str]
+) -> None:
+    """Any other scheme, an empty header and two headers get 401."""
     token = system.stack.issuer.user_token()
     headers = [("Authorization", value.format(token=token)) for value in authorization]
     expect_problem(
@@ -256,16 +256,16 @@ async def test_a_token_comes_in_one_header(system: System, authorization: list[s
 @pytest.mark.parametrize(
     "key", ["sb_secret_abcdefghijklmnopqrstuv_12345678", "sb_publishable_abcdefghijklmnopqr_1234"]
 )
-async def test_a_supabase_api_key_is_named_as_such(system: System, key: str) -> None:
-    """A Supabase API key is refused with a 401 that says what it is and what to send instead."""
+async def test_the_401_for_a_supabase_api_key_explains_it(system: System, key: str) -> None:
+    """The text says that it is an API key, and what to send instead."""
     result = expect_problem(
         await send_request(system, "GET", "/v1/payments", token=key), 401, "unauthenticated"
     )
     assert "API key" in result["detail"]
 
 
-async def test_a_legacy_supabase_api_key_is_named_as_such(system: System) -> None:
-    """So is one of the older kind, which is a JWT of the project and names no caller."""
+async def test_the_401_for_a_legacy_supabase_api_key_explains_it(system: System) -> None:
+    """A legacy key is a JWT of the project. It names no caller."""
     header, claims = (
         {"alg": "HS256", "typ": "JWT"},
         {"iss": "supabase", "ref": "abcd", "role": "service_role"},
@@ -280,8 +280,8 @@ async def test_a_legacy_supabase_api_key_is_named_as_such(system: System) -> Non
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
-async def test_health_needs_no_token(system: System, path: str) -> None:
-    """Whether the service works may be asked without a token, of ingress and receiver."""
+async def test_health_and_metrics_need_no_token(system: System, path: str) -> None:
+    """Of the ingress and of the receiver."""
     (await send_request(system, "GET", path, token="")).expect(200)
     async with system.http.get(system.stack.callbacks_url + path) as answer:
         assert answer.status == 200

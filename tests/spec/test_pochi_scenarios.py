@@ -1,5 +1,6 @@
-"""Pochi payments, whatever Daraja and the network do: as withdrawals, because B2Pochi has B2C's
-shape and its key.
+"""Pochi payments, whatever Daraja and the network do.
+
+They end like withdrawals, because B2Pochi has the form of B2C, but they are never sent again.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _IN_DOUBT = [
     Play("html_503", IN_DOUBT),
 ]
 
-_ASKED = [
+_INQUIRED = [
     Play("missing_receipt", PAID_BY_INQUIRY),
     Play("timeout_message_only", PAID, {"moves_money": True}),
     Play("unknown_code", failed("rejected_by_provider", "Failed")),
@@ -43,7 +44,7 @@ _ASKED = [
 
 
 async def test_a_pochi_payment_ends_as_its_result_says(system: System) -> None:
-    """Paid once, or failed with a reason, in whatever shape the result comes."""
+    """Paid once, or failed with a reason, in whatever form the result comes."""
     await play(system, "b2pochi", _ENDED)
 
 
@@ -53,8 +54,8 @@ async def test_a_pochi_payment_that_may_have_acted_is_in_doubt_and_not_sent_agai
     await play(system, "b2pochi", _IN_DOUBT)
 
 
-async def test_what_a_result_does_not_decide_transaction_status_does(system: System) -> None:
-    await play(system, "b2pochi", _ASKED, results_after_answers=True)
+async def test_transaction_status_decides_after_an_undecided_result(system: System) -> None:
+    await play(system, "b2pochi", _INQUIRED, results_after_answers=True)
 
 
 async def test_a_pochi_payment_is_sent_to_the_till_under_its_own_id(system: System) -> None:
@@ -80,7 +81,7 @@ async def test_a_pochi_payment_is_sent_to_the_till_under_its_own_id(system: Syst
     await system.assert_money_agrees([payment_id])
 
 
-async def test_stopped_payouts_hold_a_pochi_payment_and_let_deposits_go(system: System) -> None:
+async def test_the_kill_switch_stops_pochi_payments_and_no_deposits(system: System) -> None:
     async with stopped_payouts(system):
         held, deposit = await system.pochi_payment(), await system.deposit()
         await system.settled(deposit)
@@ -88,8 +89,8 @@ async def test_stopped_payouts_hold_a_pochi_payment_and_let_deposits_go(system: 
     assert (await system.settled(held))["status"] == "success"
 
 
-async def test_a_refused_product_holds_pochi_payments_and_no_withdrawal(system: System) -> None:
-    """Most apps lack B2Pochi: the operation is held, and B2C notices nothing."""
+async def test_a_missing_product_holds_pochi_payments_and_no_withdrawals(system: System) -> None:
+    """Most apps lack B2Pochi. Its operation is held, and withdrawals go on."""
     await system.control("POST", "/switches", {"missing_products": ["b2pochi"]})
     held = await system.pochi_payment()
     await system.eventually(lambda: system.rows("SELECT name FROM mkwanja.brakes WHERE is_engaged"))
@@ -103,7 +104,7 @@ async def test_a_refused_product_holds_pochi_payments_and_no_withdrawal(system: 
     assert (await system.settled(held))["status"] == "success"
 
 
-async def test_a_wrong_field_is_named(system: System) -> None:
+async def test_the_problem_names_the_wrong_field_of_a_pochi_payment(system: System) -> None:
     wrong: list[tuple[dict[str, object], str]] = [
         ({**POCHI_PAYMENT, "amount": 9}, "/amount"),
         ({**POCHI_PAYMENT, "amount": 250_001}, "/amount"),
@@ -120,15 +121,15 @@ async def test_a_wrong_field_is_named(system: System) -> None:
         assert [fault["pointer"] for fault in found["errors"]] == [pointer]
 
 
-async def test_only_a_backend_may_pay_a_till(system: System) -> None:
+async def test_only_a_backend_may_make_a_pochi_payment(system: System) -> None:
     async with caller(system, sub="amina") as user:
         expect_problem(await user.pay("/v1/pochi-payments", POCHI_PAYMENT), 403, "not_permitted")
 
 
-async def test_a_pochi_payment_that_daraja_does_not_know_is_asked_about_and_never_sent_again(
+async def test_a_pochi_payment_that_daraja_does_not_know_is_never_sent_again(
     inquiring_system: System,
 ) -> None:
-    """Nothing says that Daraja refuses its id's second use: here it would pay once more."""
+    """No source says that Daraja refuses a second use of its id, so a resend could pay twice."""
     system = inquiring_system
     payment_id = await begin(system, "b2pochi", "cut_before_acting", times=1)
     await system.in_stage(payment_id, "in_doubt")
@@ -139,12 +140,14 @@ async def test_a_pochi_payment_that_daraja_does_not_know_is_asked_about_and_neve
     assert await count_sends(system, payment_id) == 1
 
 
-async def test_a_busy_daraja_is_not_sent_a_pochi_payment_again(inquiring_system: System) -> None:
+async def test_a_pochi_payment_is_not_sent_again_if_daraja_was_busy(
+    inquiring_system: System,
+) -> None:
     system = inquiring_system
     payment_id = await begin(system, "b2pochi", "system_busy", times=1)
     await system.in_stage(payment_id, "in_doubt")
-    asked = (
+    answered = (
         "SELECT number FROM mkwanja.inquiries WHERE payment_id = $1::uuid AND verdict IS NOT NULL"
     )
-    await system.eventually(lambda: system.rows(asked, payment_id), lambda rows: len(rows) >= 2)
+    await system.eventually(lambda: system.rows(answered, payment_id), lambda rows: len(rows) >= 2)
     assert await count_sends(system, payment_id) == 1

@@ -1,6 +1,4 @@
-"""Limits as a caller meets them: how much, how often, what is said, and what a retry is told all
-the same.
-"""
+"""The policy's limits as a caller meets them: amounts, rates, refusals and replays."""
 
 from __future__ import annotations
 
@@ -60,14 +58,14 @@ def policy_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 async def limited(policy_file: Path) -> AsyncIterator[System]:
-    """Two web processes that keep one policy."""
+    """Two web processes that share one policy."""
     async with a_system(webs=2, env={"POLICY_FILE": str(policy_file)}) as system:
         yield system
 
 
 @asynccontextmanager
-async def both_doors(system: System, **claims: Any) -> AsyncIterator[list[Client]]:
-    """One caller at each web process."""
+async def both_processes(system: System, **claims: Any) -> AsyncIterator[list[Client]]:
+    """One caller with a client for each web process."""
     token = system.stack.issuer.mint(**claims)
     async with (
         Client(system.stack.process("web.1").url, token) as one,
@@ -76,12 +74,12 @@ async def both_doors(system: System, **claims: Any) -> AsyncIterator[list[Client
         yield [one, two]
 
 
-async def test_two_hundred_at_once_against_a_day_that_fits_seven(limited: System) -> None:
-    """Exactly seven are accepted, whichever process they reach, and each of them is on record."""
+async def test_two_hundred_concurrent_requests_stay_within_a_day_for_seven(limited: System) -> None:
+    """Whichever process they reach, exactly seven are accepted, and each of them is stored."""
     user = new_subject()
-    async with both_doors(limited, sub=user) as doors:
+    async with both_processes(limited, sub=user) as clients:
         answers = await asyncio.gather(
-            *(doors[n % 2].pay("/v1/deposits", deposit_body()) for n in range(200))
+            *(clients[n % 2].pay("/v1/deposits", deposit_body()) for n in range(200))
         )
     accepted = [answer.json()["id"] for answer in answers if answer.status == 202]
     assert len(accepted) == 7
@@ -102,7 +100,7 @@ async def test_two_hundred_at_once_against_a_day_that_fits_seven(limited: System
 async def test_a_failure_gives_its_allowance_back(
     limited: System, scenario: str, *, is_given_back: bool
 ) -> None:
-    """If nothing moved and nothing may; a failure of which that is not certain keeps it."""
+    """Only if it is certain that no money moved and none will."""
     async with caller(limited, sub=new_subject()) as user:
         body = deposit_body(600)
         await limited.scenario(scenario, phone_number="254" + body["phone_number"][1:])
@@ -114,10 +112,8 @@ async def test_a_failure_gives_its_allowance_back(
         )
 
 
-async def test_a_retry_is_answered_as_its_first_time_was_whatever_is_left(limited: System) -> None:
-    """Nothing is left for the day, and the retry of what was accepted gets its first answer,
-    byte for byte.
-    """
+async def test_a_retry_is_replayed_although_nothing_is_left_for_the_day(limited: System) -> None:
+    """The first answer comes back byte for byte, also without the copy in Redis."""
     async with caller(limited, sub=new_subject()) as user:
         body, key = deposit_body(600), str(uuid4())
         first = (await user.pay("/v1/deposits", body, key=key)).expect(202)
@@ -128,8 +124,8 @@ async def test_a_retry_is_answered_as_its_first_time_was_whatever_is_left(limite
             assert (again.body, again.was_replayed) == (first.body, True)
 
 
-async def test_who_was_refused_may_use_the_key_again(limited: System) -> None:
-    """A refused request was never begun: the same key pays once there is room."""
+async def test_the_key_of_a_request_over_its_limit_is_still_free(limited: System) -> None:
+    """The same key pays once there is room."""
     user = new_subject()
     async with caller(limited, sub=user) as client:
         first = (await client.pay("/v1/deposits", deposit_body(600))).expect(202).json()["id"]
@@ -144,8 +140,8 @@ async def test_who_was_refused_may_use_the_key_again(limited: System) -> None:
         assert not (await client.pay("/v1/deposits", body, key=key)).expect(202).was_replayed
 
 
-async def test_a_phone_is_prompted_so_often_a_minute(limited: System) -> None:
-    """By however many callers; the fourth is told when to come back."""
+async def test_a_phone_gets_a_limited_number_of_prompts_a_minute(limited: System) -> None:
+    """All callers count together. The fourth answer says when to retry."""
     phone = new_phone_number()
     answers = [
         await post(
@@ -163,8 +159,8 @@ async def test_a_phone_is_prompted_so_often_a_minute(limited: System) -> None:
     assert 1 <= int(answer.headers["Retry-After"]) <= 60
 
 
-async def test_a_phone_pays_and_is_paid_so_much_a_day(limited: System) -> None:
-    """Deposits and withdrawals together, and the refusal does not tell how much it was."""
+async def test_a_phones_daily_amount_counts_deposits_and_withdrawals(limited: System) -> None:
+    """The refusal does not show the amount that was used."""
     phone = new_phone_number()
     token = limited.stack.issuer.backend_token(new_subject())
     async with Client(limited.stack.web_url, token) as backend:
@@ -190,10 +186,10 @@ async def test_a_phone_pays_and_is_paid_so_much_a_day(limited: System) -> None:
         ("/v1/bill-payments", BILL_PAYMENT),
     ],
 )
-async def test_one_payment_has_its_own_limit(
+async def test_a_single_payment_has_a_maximum_amount(
     limited: System, path: str, body: dict[str, Any]
 ) -> None:
-    """Of any kind; no day has room for more."""
+    """For every kind. It is no daily limit, so it does not reset."""
     token = limited.stack.issuer.backend_token(new_subject())
     result = expect_problem(
         await post(limited, path, {**body, "amount": 601}, token=token), 422, "limit_exceeded"
@@ -218,9 +214,7 @@ amount_per_day = 500
 
 @pytest.fixture(scope="module")
 async def shut(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
-    """A policy that allows an app's user nothing, a phone no deposit, and a payout no more than
-    500.
-    """
+    """A policy that allows no amount to users, no deposit, and payouts up to 500."""
     policy = tmp_path_factory.mktemp("policy") / "policy.toml"
     policy.write_text(_SHUT)
     async with a_system(processes=("web",), env={"POLICY_FILE": str(policy)}) as system:
@@ -243,10 +237,10 @@ async def shut(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System
         ),
     ],
 )
-async def test_what_never_fits_is_not_told_to_come_back(
+async def test_the_refusal_of_a_request_that_never_fits_suggests_no_retry(
     shut: System, role: str, path: str, body: dict[str, Any], limit: str, maximum: int
 ) -> None:
-    """By no time, no Retry-After and no word, however empty the day is."""
+    """Neither `resets_at`, Retry-After nor the text suggests a retry, however empty the day is."""
     phone = {} if "till" in body else {"phone_number": new_phone_number()}
     token = shut.stack.issuer.mint(sub=new_subject(), role=role)
     answer = await post(shut, path, {**body, **phone}, token=token)
@@ -264,7 +258,7 @@ async def test_what_never_fits_is_not_told_to_come_back(
 
 
 async def test_a_role_may_have_a_limit_of_its_own(limited: System) -> None:
-    """A backend's day is larger than a user's here."""
+    """Here a backend's daily amount is larger than a user's."""
     async with Client(
         limited.stack.web_url, limited.stack.issuer.backend_token(new_subject())
     ) as backend:
@@ -279,29 +273,26 @@ async def test_a_role_may_have_a_limit_of_its_own(limited: System) -> None:
         assert "200 are left" in result["detail"]
 
 
-async def _looks(system: System, token: str, times: int) -> list[Answer]:
-    """So many requests of one caller, few enough at once that none waits long for a connection
-    to Postgres.
-    """
+async def _send_reads(system: System, token: str, times: int) -> list[Answer]:
+    """Sends `times` reads of one caller, few enough at once for the connections to PostgreSQL."""
     turns = asyncio.Semaphore(20)
 
-    async def look() -> Answer:
+    async def read() -> Answer:
         async with turns:
             return await send_request(system, "GET", "/v1/payments?limit=1", token=token)
 
-    return await asyncio.gather(*(look() for _ in range(times)))
+    return await asyncio.gather(*(read() for _ in range(times)))
 
 
-class TestHowOften:
+class TestRequestRate:
     """A caller's requests, counted over all routes and all processes."""
 
-    async def test_who_asks_too_often_is_told_when_to_come_back(self, limited: System) -> None:
-        """And another caller is served meanwhile."""
+    async def test_a_caller_over_its_rate_gets_429(self, limited: System) -> None:
+        """Another caller is served meanwhile."""
         token = limited.stack.issuer.user_token(new_subject())
-        answers = await _looks(limited, token, 450)
-        assert sum(answer.status == 200 for answer in answers) in range(
-            400, 402
-        )  # one may come back meanwhile
+        answers = await _send_reads(limited, token, 450)
+        # The rate may allow one more meanwhile.
+        assert sum(answer.status == 200 for answer in answers) in range(400, 402)
         result = expect_problem(
             await send_request(limited, "GET", "/v1/events", token=token), 429, "rate_limited"
         )
@@ -312,38 +303,34 @@ class TestHowOften:
             )
         ).expect(200)
 
-    async def test_a_retry_is_answered_as_its_first_time_was_however_often_it_comes(
+    async def test_a_retry_is_replayed_although_its_caller_is_over_the_rate(
         self, limited: System
     ) -> None:
-        """A new payment is refused; what was accepted is told again, from Redis' copy or without
-        it.
-        """
+        """A new payment is refused. The replay works with and without the copy in Redis."""
         token = limited.stack.issuer.user_token(new_subject())
         async with Client(limited.stack.web_url, token) as user:
             body, key = deposit_body(), str(uuid4())
             first = (await user.pay("/v1/deposits", body, key=key)).expect(202)
-            await _looks(limited, token, 400)
+            await _send_reads(limited, token, 400)
             refused = await user.pay("/v1/deposits", deposit_body())
             expect_problem(refused, 429, "rate_limited")
             assert int(refused.headers["Retry-After"]) >= 1
             again = (await user.pay("/v1/deposits", body, key=key)).expect(202)
             assert (again.body, again.was_replayed) == (first.body, True)
 
-    async def test_our_own_services_are_not_limited_unless_somebody_says_so(
-        self, limited: System
-    ) -> None:
+    async def test_a_backend_has_no_rate_unless_the_policy_sets_one(self, limited: System) -> None:
         token = limited.stack.issuer.backend_token(new_subject())
-        answers = await _looks(limited, token, 450)
+        answers = await _send_reads(limited, token, 450)
         assert {answer.status for answer in answers} == {200}
 
 
 @pytest.mark.parametrize(
     ("choice", "status", "code"), [("allow", 202, None), ("refuse", 503, "unavailable")]
 )
-async def test_without_redis_requests_go_or_stay_as_the_policy_chose(
+async def test_without_redis_the_policy_decides_if_requests_are_served(
     tmp_path: Path, choice: str, status: int, code: str | None
 ) -> None:
-    """Nobody can tell then how often a caller has asked; a retry is answered in any case."""
+    """No process can count a caller's requests then. A retry is answered in both cases."""
     policy = tmp_path / "policy.toml"
     policy.write_text(
         f'[caller]\nrequests_per_second = 100\nburst = 100\nwithout_redis = "{choice}"'
@@ -363,8 +350,8 @@ async def test_without_redis_requests_go_or_stay_as_the_policy_chose(
         assert (again.body, again.was_replayed) == (first.body, True)
 
 
-async def _printed(env: Mapping[str, str], folder: Path) -> tuple[int, str]:
-    """How `python -m gateway policy` ended, and what it printed."""
+async def _print_policy(env: Mapping[str, str], folder: Path) -> tuple[int, str]:
+    """The exit code and the output of `python -m gateway policy`."""
     command = "python -m gateway policy"
     process = Process(
         "policy",
@@ -378,12 +365,12 @@ async def _printed(env: Mapping[str, str], folder: Path) -> tuple[int, str]:
     return await process.wait(within_seconds=30), process.log_text()
 
 
-async def test_what_is_in_force_can_be_printed(tmp_path: Path, policy_file: Path) -> None:
-    """With no other setting than the file's; what is printed can be used as a file."""
-    code, defaults = await _printed({}, tmp_path)
+async def test_the_policy_in_force_can_be_printed(tmp_path: Path, policy_file: Path) -> None:
+    """It needs no setting but the file, and its output is a valid policy file."""
+    code, defaults = await _print_policy({}, tmp_path)
     assert (code, tomllib.loads(defaults)["phone"]["amount_per_day"]) == (0, 500_000)
     (tmp_path / "policy.log").unlink()
-    code, printed = await _printed({"POLICY_FILE": str(policy_file)}, tmp_path)
+    code, printed = await _print_policy({"POLICY_FILE": str(policy_file)}, tmp_path)
     result = tomllib.loads(printed)
     assert (code, result["users"]["amount_per_day"], result["backends"]["amount_per_day"]) == (
         0,
@@ -393,16 +380,16 @@ async def test_what_is_in_force_can_be_printed(tmp_path: Path, policy_file: Path
     assert (result["payment"]["amount_max"], result["phone"]["deposits_per_minute"]) == (600, 3)
 
 
-async def test_a_faulty_policy_is_told_in_one_line(tmp_path: Path) -> None:
+async def test_a_faulty_policy_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "policy.toml").write_text("[caller]\nburst = 0\n[phone]\ncolour = 1")
-    code, result = await _printed({"POLICY_FILE": str(tmp_path / "policy.toml")}, tmp_path)
+    code, result = await _print_policy({"POLICY_FILE": str(tmp_path / "policy.toml")}, tmp_path)
     assert code > 0
     [line] = result.splitlines()
     assert all(part in line for part in ("POLICY_FILE", "caller.burst", "phone.colour"))
 
 
-async def test_an_anonymous_user_is_let_in_by_policy_alone(tmp_path: Path) -> None:
-    """And may do then what a user may do."""
+async def test_an_anonymous_user_is_admitted_by_the_policy_alone(tmp_path: Path) -> None:
+    """It may then do what a user may do."""
     policy = tmp_path / "policy.toml"
     policy.write_text("[users]\nallow_anonymous = true")
     async with (

@@ -1,6 +1,4 @@
-"""The table of what hurts with Daraja names a test for each row, and each test that it names
-exists.
-"""
+"""Checks provider_failures.md: each failure has a row with a test, and each named test exists."""
 
 from __future__ import annotations
 
@@ -27,21 +25,20 @@ def _rows() -> dict[int, list[str]]:
 
 
 def test_every_failure_of_the_contract_has_a_row_with_a_test() -> None:
-    """Each row of the contract's table is here once, with at least one test."""
+    """Each row of the contract's table is there once."""
     rows = _rows()
     assert list(rows) == list(range(1, _ROWS_OF_THE_CONTRACT + 1))
     assert [number for number, cells in rows.items() if not _TEST.search(cells[-1])] == []
 
 
 def test_every_test_that_the_table_names_exists() -> None:
-    """A test that was renamed or removed is missed here."""
+    """A test that was renamed or removed fails here."""
     named = {(file, name) for cells in _rows().values() for file, name in _TEST.findall(cells[-1])}
     missing = {f"{file}::{name}" for file, name in named if name not in _tests_in(_HERE / file)}
     assert missing == set()
 
 
-def test_every_scenario_that_the_table_names_is_one() -> None:
-    """What the simulator is said to play, it can play."""
+def test_the_simulator_has_every_scenario_that_the_table_names() -> None:
     named = {name for cells in _rows().values() for name in re.findall(r"`(\w+)`", cells[1])}
     assert named - set(CATALOGUE) == set()
 

@@ -1,4 +1,4 @@
-"""Daraja's limits, kept by all workers together: requests a second, and questions a minute."""
+"""Daraja's limits, shared by all workers: requests per second and inquiries per minute."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _QUERIES_PER_MINUTE = 30
 _LIMITED: dict[str, str | None] = {
     "DARAJA_REQUESTS_PER_SECOND": str(_PER_SECOND),
     "DARAJA_STK_QUERIES_PER_MINUTE": str(_QUERIES_PER_MINUTE),
-    "DARAJA_INQUIRIES_PER_MINUTE": None,  # which would go before it
+    "DARAJA_INQUIRIES_PER_MINUTE": None,  # it would replace the limit above
     "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
-    # on a busy machine a test may take longer than a customer would wait
+    # On a busy machine a test may take longer than a customer would wait.
     "DEPOSIT_EXPIRES_AFTER_SECONDS": "3600",
     "DEPOSIT_RESULT_WINDOW_SECONDS": "3600",
 }
@@ -41,8 +41,9 @@ async def system() -> AsyncIterator[System]:
 
 
 async def _arrivals(system: System, *paths: str) -> list[Any]:
-    """Requests that reached the simulator, in order; to any of its paths but that for tokens
-    unless `paths` are given.
+    """The requests that reached the simulator, in order.
+
+    Without `paths`, all requests but those for tokens.
     """
     requests = (await system.control("GET", "/requests"))["items"]
     return [
@@ -53,22 +54,24 @@ async def _arrivals(system: System, *paths: str) -> list[Any]:
 
 
 async def _seconds_since(system: System, first: str, last: Any) -> float:
-    """From the acceptance of payment `first` to the arrival of request `last`: no less than
-    between their turns.
+    """The time from the acceptance of payment `first` to the arrival of request `last`.
+
+    It is at least the time between their turns.
     """
     [row] = await system.rows("SELECT created_at FROM mkwanja.payments WHERE id = $1::uuid", first)
     return float((datetime.fromisoformat(last["at"]) - row["created_at"]).total_seconds())
 
 
-async def _all_paid(system: System, payment_ids: list[str]) -> None:
+async def _assert_all_paid(system: System, payment_ids: list[str]) -> None:
     for payment_id in payment_ids:
         assert (await system.settled(payment_id))["status"] == "success"
     await system.assert_money_agrees(payment_ids)
 
 
-async def test_workers_keep_the_limit_together(system: System) -> None:
-    """Of a crowd a second's worth goes at once and the rest in its turn; payouts first, exactly,
-    in `test_redis_sharing.py`.
+async def test_all_workers_share_one_rate_limit(system: System) -> None:
+    """One second's worth of requests goes at once, and the rest in turn.
+
+    `test_redis_sharing.py` proves exactly that payouts go first.
     """
     pushes = list(await asyncio.gather(*(system.deposit() for _ in range(_PUSHES))))
     payouts = list(await asyncio.gather(*(system.withdrawal() for _ in range(_PAYOUTS))))
@@ -80,7 +83,7 @@ async def test_workers_keep_the_limit_together(system: System) -> None:
 
     await system.eventually(waiting_and_busy, lambda seen: seen[0] >= 20 and seen[1] <= 5)
     await redis.aclose()
-    await _all_paid(system, [*pushes, *payouts])
+    await _assert_all_paid(system, [*pushes, *payouts])
     arrived = await _arrivals(system)
     assert len(arrived) <= _PER_SECOND * (1 + await _seconds_since(system, pushes[0], arrived[-1]))
     sent = [item["path"] for item in await _arrivals(system, _B2C, _STK)]
@@ -89,8 +92,8 @@ async def test_workers_keep_the_limit_together(system: System) -> None:
     assert await system.rows(attempts, [*pushes, *payouts]) == [{"count": _PAYOUTS + _PUSHES}]
 
 
-async def test_a_spike_arrest_slows_all_workers_down_for_a_while(system: System) -> None:
-    """What was refused goes later, once; the common rate falls, and is whole again."""
+async def test_a_spike_arrest_slows_all_workers_for_a_while(system: System) -> None:
+    """Refused requests are sent later, once. The shared rate falls, and recovers."""
     await system.scenario("spike_arrest_json", api="b2c", times=4)
     payment_ids = list(await asyncio.gather(*(system.withdrawal() for _ in range(15))))
     redis: Redis = Redis.from_url(system.stack.redis_url)
@@ -103,7 +106,7 @@ async def test_a_spike_arrest_slows_all_workers_down_for_a_while(system: System)
 
     await system.eventually(factor, lambda factor: factor < 1)
     await redis.aclose()
-    await _all_paid(system, payment_ids)
+    await _assert_all_paid(system, payment_ids)
     assert (
         len([item for item in await _arrivals(system, _B2C) if item["status"] in (429, 500)]) == 4
     )
@@ -114,11 +117,12 @@ async def test_a_spike_arrest_slows_all_workers_down_for_a_while(system: System)
     assert await system.rows(throttled, payment_ids) == [{"times": 4}]
 
 
-async def test_questions_are_asked_within_their_budget_and_not_without_redis(
+async def test_inquiries_stay_within_their_budget_and_stop_without_redis(
     system: System,
 ) -> None:
-    """Thirty a minute by all workers; while nobody can count, nobody asks; a flush forgets the
-    count and no payment.
+    """Thirty a minute by all workers, none without Redis.
+
+    A flush of Redis loses the count, and no payment.
     """
     before = len(await _arrivals(system, _QUERY))
     payment_ids = list(
@@ -137,9 +141,9 @@ async def test_questions_are_asked_within_their_budget_and_not_without_redis(
         )
         assert len(await _arrivals(system, _QUERY)) - asked <= 1, "one may have been on its way"
         await system.stack.redis.start()
-        await _all_paid(system, [waits])
+        await _assert_all_paid(system, [waits])
     await system.stack.redis.flush()
-    await _all_paid(system, payment_ids)
+    await _assert_all_paid(system, payment_ids)
     asked_of_all = (await _arrivals(system, _QUERY))[before:]
     seconds = await _seconds_since(system, payment_ids[0], asked_of_all[-1])
     times = [item["at"] for item in asked_of_all]

@@ -1,5 +1,6 @@
-"""The host turns the database read-only, as it does when a disk is full: money that was sent is
-not forgotten meanwhile.
+"""The host makes the database read-only, as it does when a disk is full.
+
+The service forgets no payment that it sent.
 """
 
 from __future__ import annotations
@@ -14,34 +15,32 @@ from tests.spec.conftest import a_system
 from tests.spec.system import System
 from tests.stack.databases import connection, database_name
 
-_ASKED_SOON = {"INQUIRY_FIRST_AFTER_SECONDS": "0.5", "INQUIRY_INTERVAL_MAX_SECONDS": "1"}
+_INQUIRE_SOON = {"INQUIRY_FIRST_AFTER_SECONDS": "0.5", "INQUIRY_INTERVAL_MAX_SECONDS": "1"}
 _DEPOSIT = {"amount": 250, "phone_number": "0711000777"}
 
 
-# The second is longer than Daraja's patience with a callback: only the worker still knows then what
-# Daraja answered.
+# Daraja waits less than 16 seconds for the answer to a callback. After the second outage, only the
+# worker still has Daraja's answer to the send.
 @pytest.mark.parametrize("lasts_seconds", [2.0, pytest.param(16.0, marks=pytest.mark.whole)])
-async def test_a_database_that_is_read_only_for_a_while_loses_no_answer_and_needs_no_restart(
+async def test_a_read_only_database_loses_no_answer_and_needs_no_restart(
     lasts_seconds: float,
 ) -> None:
-    """Daraja's answers come while nothing can be stored, and its callbacks too; afterwards each
-    payment settles, once.
-    """
-    async with a_system(env=_ASKED_SOON, time_scale=0.2) as system:
+    """Daraja's answers and callbacks come while none can be stored. Each payment settles once."""
+    async with a_system(env=_INQUIRE_SOON, time_scale=0.2) as system:
         before = {name: system.stack.process(name).pid for name in system.stack.names}
         await system.scenario("slow", params={"seconds": 3})
         sent = [await system.deposit(), await system.withdrawal(), await system.bill_payment()]
         for payment_id in sent:
             await system.eventually(partial(system.provider_requests, payment_id))
         await _switch(system, "on")
-        await asyncio.sleep(1)  # a session that began before is over
+        await asyncio.sleep(1)  # sessions that began before are over
         key = str(uuid4())
         answer = await system.user.pay("/v1/deposits", _DEPOSIT, key=key)
         assert (answer.status, answer.json()["code"]) == (503, "unavailable")
         assert int(answer.headers["Retry-After"]) >= 1
         for name in ("web", "callbacks"):
             assert await _readiness(system, name) == (503, "read-only")
-        assert (await system.payment(sent[0]))["status"] == "pending"  # what only reads goes on
+        assert (await system.payment(sent[0]))["status"] == "pending"  # reading still works
         await asyncio.sleep(lasts_seconds)
         assert await system.stage_counts(sent) == {"submitting": len(sent)}
         await _switch(system, "off")
@@ -76,6 +75,6 @@ async def _switch(system: System, value: str) -> None:
 
 
 async def _readiness(system: System, name: str) -> tuple[int, str]:
-    """The status of /readyz, and what it says of Postgres."""
+    """The status of /readyz, and its text about PostgreSQL."""
     async with system.http.get(f"{system.stack.process(name).url}/readyz") as answer:
         return answer.status, str((await answer.json())["postgres"])

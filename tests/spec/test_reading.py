@@ -1,5 +1,6 @@
-"""Reading: one payment, a page of them, one's history; each caller sees its own, and every
-parameter is checked.
+"""Reading: one payment, pages of payments, and a payment's history.
+
+Each caller sees its own payments, and every parameter is checked.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ async def _page(client: Client, **query: str) -> Any:
 
 
 async def _deposits(client: Client, count: int, **more: Any) -> list[str]:
-    """Deposits one after the other, each by a phone number of its own; their ids, oldest first."""
+    """Makes deposits one after the other, each for another phone; their ids, oldest first."""
     ids = []
     for number in range(count):
         body = {**DEPOSIT, "phone_number": f"07130001{number:02}", **more}
@@ -38,10 +39,8 @@ async def _deposits(client: Client, count: int, **more: Any) -> list[str]:
     return ids
 
 
-async def test_a_page_is_newest_first_and_ones_own(system: System) -> None:
-    """A user's list holds all of its payments and no other's, newest first, each as it is when
-    read alone.
-    """
+async def test_a_page_lists_the_callers_payments_newest_first(system: System) -> None:
+    """Each item equals the payment read alone. No page has another user's payment."""
     async with caller(system, sub=new_subject()) as one, caller(system, sub=new_subject()) as other:
         mine, foreign = (
             await _deposits(one, 4),
@@ -55,8 +54,8 @@ async def test_a_page_is_newest_first_and_ones_own(system: System) -> None:
         assert [item["id"] for item in (await _page(other))["items"]] == foreign
 
 
-async def test_pages_follow_each_other_while_new_payments_arrive(system: System) -> None:
-    """Following the cursor gives every payment once, in order, whatever is created meanwhile."""
+async def test_pages_list_every_payment_once_while_new_ones_arrive(system: System) -> None:
+    """The cursor leads to every payment once, in order, whatever is created meanwhile."""
     async with caller(system, sub=new_subject()) as one:
         mine = await _deposits(one, 7)
         seen: list[str] = []
@@ -71,8 +70,8 @@ async def test_pages_follow_each_other_while_new_payments_arrive(system: System)
         assert len((await _page(one, limit="100"))["items"]) == len(mine) + late
 
 
-async def test_a_cursor_is_good_for_its_filters_only(system: System) -> None:
-    """A cursor with other filters is refused; another page size is not another filter."""
+async def test_a_cursor_is_valid_only_with_its_filters(system: System) -> None:
+    """Another page size is not another filter."""
     async with caller(system, sub=new_subject()) as one:
         mine = await _deposits(one, 3)
         cursor = (await _page(one, limit="1", kind="deposit"))["next_cursor"]
@@ -97,10 +96,10 @@ async def test_a_cursor_is_good_for_its_filters_only(system: System) -> None:
         (3, "'; --"),
     ],
 )
-async def test_a_forged_cursor_does_no_harm(system: System, part: int, forged: str) -> None:
-    """A cursor that was taken apart and put together otherwise is answered or refused by name;
-    never an internal error.
-    """
+async def test_a_forged_cursor_is_answered_or_refused_by_name(
+    system: System, part: int, forged: str
+) -> None:
+    """It never shows another's payment, and never causes an internal error."""
     async with caller(system, sub=new_subject()) as one:
         mine = await _deposits(one, 2)
         parts = (await _page(one, limit="1"))["next_cursor"].split("-")
@@ -112,10 +111,8 @@ async def test_a_forged_cursor_does_no_harm(system: System, part: int, forged: s
             assert pointers(expect_problem(answer, 422, "invalid_request")) == {"?cursor"}
 
 
-async def test_each_filter_finds_what_it_says(system: System) -> None:
-    """Every filter finds the payments that have its value, and those only; several together must
-    all hold.
-    """
+async def test_each_filter_finds_exactly_the_matching_payments(system: System) -> None:
+    """If a request has several filters, all of them must match."""
     await system.scenario("cancel", phone_number="254713000301")
     await system.scenario("wrong_amount", phone_number="254713000302")
     owner, key = new_subject(), str(uuid4())
@@ -170,8 +167,8 @@ async def test_each_filter_finds_what_it_says(system: System) -> None:
     assert [item["id"] for item in found] == [paid]
 
 
-async def test_a_backend_lists_everybodys_payments(system: System) -> None:
-    """A backend sees all payments, with what only backends see; a user never does."""
+async def test_a_backend_lists_all_payments(system: System) -> None:
+    """The items have the members for backends, which a user never sees."""
     async with caller(system, sub=new_subject()) as one:
         [payment_id] = await _deposits(one, 1, phone_number="0713000400")
         await system.settled(payment_id)
@@ -185,16 +182,14 @@ async def test_a_backend_lists_everybodys_payments(system: System) -> None:
 
 
 @pytest.mark.parametrize("limit", ["1", "100"])
-async def test_a_limit_is_kept(system: System, limit: str) -> None:
-    """A page holds at most as many payments as were asked for, from 1 to 100."""
+async def test_a_page_has_no_more_payments_than_the_limit(system: System, limit: str) -> None:
+    """`limit` is from 1 to 100."""
     await asyncio.gather(*(system.backend.pay("/v1/deposits", DEPOSIT) for _ in range(3)))
     assert 1 <= len((await _page(system.backend, limit=limit))["items"]) <= int(limit)
 
 
-async def test_a_history_tells_each_step_once(system: System) -> None:
-    """A history is numbered from 1, oldest first, and each entry begins where the one before it
-    ended.
-    """
+async def test_a_history_lists_each_step_once(system: System) -> None:
+    """Numbered from 1, oldest first. Each entry begins at the stage where the last one ended."""
     payment_id = await begin(system, "stk", "cancel")
     await system.settled(payment_id)
     history = await system.backend.history(payment_id)
@@ -216,18 +211,20 @@ async def test_a_history_tells_each_step_once(system: System) -> None:
 
 
 async def _grow_history(system: System, payment_id: str, length: int) -> None:
-    """Makes the history `length` entries long, as years of questions would."""
+    """Makes the history `length` entries long, as years of inquiries would."""
     sql = """
-        INSERT INTO mkwanja.payment_history (id, payment_id, sequence, recorded_at, what, stage, detail)
+        INSERT INTO mkwanja.payment_history
+            (id, payment_id, sequence, recorded_at, what, stage, detail)
         SELECT gen_random_uuid(), $1::uuid, number, now(), 'inquired', 'succeeded', '{}'
-        FROM generate_series((SELECT max(sequence) + 1 FROM mkwanja.payment_history WHERE payment_id = $1::uuid), $2)
-            AS number"""
+        FROM generate_series(
+            (SELECT max(sequence) + 1 FROM mkwanja.payment_history WHERE payment_id = $1::uuid), $2
+        ) AS number"""
     await system.execute(sql, payment_id, length)
 
 
 @pytest.mark.parametrize("limit", [None, "1", "7", "99", "100"])
 async def test_a_long_history_can_be_read_whole(system: System, limit: str | None) -> None:
-    """Page by page, oldest first, each entry once; the last page says that it is the last."""
+    """Page by page, oldest first, each entry once. The last page has no cursor."""
     payment_id = await system.deposit()
     await system.settled(payment_id)
     length = 1_500 if limit is None else 201
@@ -249,8 +246,8 @@ async def test_a_long_history_can_be_read_whole(system: System, limit: str | Non
     assert seen == list(range(1, length + 1))
 
 
-async def test_a_cursor_of_one_history_is_good_for_no_other_list(system: System) -> None:
-    """Nor does it open what its bearer may not see."""
+async def test_a_cursor_of_one_history_is_refused_by_every_other_list(system: System) -> None:
+    """Nor does it show its bearer another caller's payment."""
     one, other = await system.deposit(), await system.deposit()
     await system.settled(one)
     await system.settled(other)
@@ -272,8 +269,8 @@ async def test_a_cursor_of_one_history_is_good_for_no_other_list(system: System)
 
 
 @pytest.mark.parametrize("wait", ["0", "1", "60"])
-async def test_a_wait_for_a_final_payment_answers(system: System, wait: str) -> None:
-    """`wait` takes whole seconds up to 60; a payment that is final is answered."""
+async def test_a_wait_for_a_final_payment_returns_it(system: System, wait: str) -> None:
+    """`wait` accepts whole seconds up to 60."""
     payment_id = await system.deposit(phone_number="0713000500")
     settled = await system.settled(payment_id)
     assert (await system.backend.get(f"/v1/payments/{payment_id}", wait=wait)).expect(
@@ -324,10 +321,8 @@ _QUERIES = [
 ]
 
 
-async def test_a_wrong_query_is_named(system: System) -> None:
-    """A query parameter that is unknown, repeated or has a wrong value is 422 invalid_request,
-    and named.
-    """
+async def test_the_problem_names_a_wrong_query_parameter(system: System) -> None:
+    """It is unknown or repeated, or it has a wrong value."""
     payment_id = await system.deposit()
     for path, query, name in _QUERIES:
         answer = await send_request(system, "GET", f"{path.replace('ID', payment_id)}?{query}")
@@ -338,12 +333,10 @@ async def test_a_wrong_query_is_named(system: System) -> None:
 @pytest.mark.parametrize(
     "moment", ["0001-01-01T00:00:00%2B14:00", "9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00Z"]
 )
-async def test_the_ends_of_time_are_no_fault_of_ours(
+async def test_a_time_at_the_edge_of_the_calendar_causes_no_internal_error(
     system: System, name: str, moment: str
 ) -> None:
-    """A time at the edge of the calendar is answered, or refused by name; never an internal
-    error.
-    """
+    """It is answered, or refused by name."""
     answer = await send_request(system, "GET", f"/v1/payments?{name}={moment}")
     if answer.status != 200:
         assert pointers(expect_problem(answer, 422, "invalid_request")) == {f"?{name}"}

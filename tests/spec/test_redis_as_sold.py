@@ -1,5 +1,6 @@
-"""The whole system on Redis as hosts sell it: payments live, settle and are announced, and
-nothing complains.
+"""The whole system on Redis as hosts sell it.
+
+Payments settle and are announced, and no process logs a complaint.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from tests.stack.servers import RedisServer
 
 @dataclass(frozen=True)
 class Sold:
-    """The settings of an operator."""
+    """The settings of an operator for one kind of Redis."""
 
     url: str
     env: dict[str, str] = field(default_factory=dict)
@@ -122,7 +123,7 @@ async def test_payments_work_on_each_kind_of_hosted_redis(kind: str, tmp_path: P
 
 
 @pytest.mark.whole
-async def test_sentinels_replace_the_primary_under_load_and_payments_go_on() -> None:
+async def test_payments_go_on_when_sentinels_replace_the_primary() -> None:
     """The primary dies while payments are accepted. Queued jobs are lost, but no payment is."""
     async with (
         watched_by_sentinels() as watched,
@@ -135,9 +136,8 @@ async def test_sentinels_replace_the_primary_under_load_and_payments_go_on() -> 
             while not stop.is_set():
                 payment_ids.append(await system.deposit())
                 payment_ids.append(await system.withdrawal())
-                await asyncio.sleep(
-                    0.25
-                )  # some dozens a second are load enough, and each is waited for
+                # Dozens of payments a second are load enough, and the test waits for each.
+                await asyncio.sleep(0.25)
 
         load = [asyncio.create_task(pay()) for _ in range(4)]
         await system.eventually(_length_of(payment_ids), lambda count: count >= 20)
@@ -148,7 +148,7 @@ async def test_sentinels_replace_the_primary_under_load_and_payments_go_on() -> 
         async def report() -> str:
             return str((await _readiness(system, system.stack.web_url))["redis"])
 
-        await system.eventually(report, lambda said: said == "ok")
+        await system.eventually(report, lambda text: text == "ok")
         stop.set()
         await asyncio.gather(*load)
         for payment_id in payment_ids:
@@ -164,7 +164,7 @@ def _length_of(found: list[str]) -> Callable[[], Any]:
     return length
 
 
-async def test_several_shards_stop_every_process_with_one_line() -> None:
+async def test_a_cluster_of_several_shards_stops_every_process_with_one_line() -> None:
     async with shards(2) as servers, a_system() as system:
         for name in ("web.2", "callbacks.2", "worker.2"):
             process = await system.stack.start_process(
@@ -190,7 +190,7 @@ async def test_a_fault_of_redis_is_logged_once_and_stops_no_acceptance() -> None
 
         check_report = await system.eventually(report, lambda text: text != "ok")
         assert check_report.startswith("refuses: permission: ")
-        await asyncio.sleep(3)  # some sweeps, each of which meets the same refusal
+        await asyncio.sleep(3)  # several sweeps, and each meets the same refusal
         for name, events in _redis_events(system).items():
             if not name.startswith("callbacks"):
                 assert events.count("redis_refuses") == 1, (name, events)
@@ -206,7 +206,7 @@ async def test_a_fault_of_redis_is_logged_once_and_stops_no_acceptance() -> None
 
 
 async def test_a_full_redis_stops_no_payment() -> None:
-    """Other applications fill it: payments are still accepted, sent, settled and announced."""
+    """Other applications fill it. Payments settle and are announced, and /readyz reports it."""
     async with RedisServer(settings=["maxmemory-policy noeviction"]) as server:
         env = {"REDIS_URL": server.url, "INQUIRY_FIRST_AFTER_SECONDS": "1"}
         async with a_system(env=env, workers=2) as system, Redis.from_url(server.url) as admin:
@@ -214,7 +214,7 @@ async def test_a_full_redis_stops_no_payment() -> None:
             await admin.config_set("maxmemory", 1)
             pays = (system.deposit, system.withdrawal, system.bill_payment)
             payment_ids = before + list(await asyncio.gather(*(pay() for pay in pays * 4)))
-            payment_ids.append(await begin(system, "b2c", "lost_callback"))  # found by asking
+            payment_ids.append(await begin(system, "b2c", "lost_callback"))  # settled by an inquiry
             for payment_id in payment_ids:
                 assert (await system.settled(payment_id))["status"] == "success"
 
@@ -223,7 +223,7 @@ async def test_a_full_redis_stops_no_payment() -> None:
 
             assert (await report()).startswith("refuses: full: ")
             await admin.config_set("maxmemory", 0)
-            await system.eventually(report, lambda said: said == "ok")
+            await system.eventually(report, lambda text: text == "ok")
             later = await system.deposit()
             assert (await system.settled(later))["status"] == "success"
             await system.assert_money_agrees([*payment_ids, later])

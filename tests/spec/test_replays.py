@@ -1,4 +1,4 @@
-"""Replays of what was accepted: they cost their caller nothing of what it may ask for."""
+"""Replays are free: they do not count against their caller's rate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.stack.client import Answer, Client
 
 
 @pytest.fixture(scope="module")
-async def sparing(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
+async def strict_system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
     """A user may send three requests at once, and no other for a quarter of an hour."""
     policy = tmp_path_factory.mktemp("policy") / "policy.toml"
     policy.write_text("[users]\nrequests_per_second = 0.001\nburst = 3")
@@ -26,29 +26,27 @@ async def sparing(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sys
 
 
 class TestReplays:
-    """A replay takes nothing of its caller's rate: as many new requests may come as if it had
-    not been sent.
-    """
+    """After replays, a caller may send as many new requests as without them."""
 
     @pytest.mark.parametrize("has_copy", [True, False], ids=["from Redis", "from Postgres"])
-    async def test_a_replay_takes_no_request_of_the_rate(
-        self, sparing: System, *, has_copy: bool
+    async def test_a_replay_does_not_count_against_the_rate(
+        self, strict_system: System, *, has_copy: bool
     ) -> None:
-        """Twenty replays between the first request and the second, then between the third and
-        what is too much.
-        """
-        async with caller(sparing, sub=new_subject()) as user:
+        """Twenty replays come before requests two and three, and twenty after the refused one."""
+        async with caller(strict_system, sub=new_subject()) as user:
             body, key = deposit_body(), str(uuid4())
             first = (await user.pay("/v1/deposits", body, key=key)).expect(202)
             for _ in range(2):
-                await self._replay_20_times(sparing, user, body, key, first, has_copy=has_copy)
+                await self._replay_20_times(
+                    strict_system, user, body, key, first, has_copy=has_copy
+                )
                 (await user.pay("/v1/deposits", deposit_body())).expect(202)
             expect_problem(await user.pay("/v1/deposits", deposit_body()), 429, "rate_limited")
-            await self._replay_20_times(sparing, user, body, key, first, has_copy=has_copy)
+            await self._replay_20_times(strict_system, user, body, key, first, has_copy=has_copy)
             expect_problem(await user.get("/v1/payments"), 429, "rate_limited")
 
-    async def test_replays_at_once_keep_no_new_request_out(self, sparing: System) -> None:
-        async with caller(sparing, sub=new_subject()) as user:
+    async def test_concurrent_replays_block_no_new_request(self, strict_system: System) -> None:
+        async with caller(strict_system, sub=new_subject()) as user:
             body, key = deposit_body(), str(uuid4())
             first = (await user.pay("/v1/deposits", body, key=key)).expect(202)
             replays = [user.pay("/v1/deposits", body, key=key) for _ in range(50)]
@@ -57,9 +55,11 @@ class TestReplays:
             assert {answer.status for answer in answers} == {202}
             assert {answer.body for answer in answers[:50]} == {first.body}
 
-    async def test_a_request_that_only_shares_the_key_takes_one(self, sparing: System) -> None:
-        """It is refused, so it was a request of its own."""
-        async with caller(sparing, sub=new_subject()) as user:
+    async def test_another_request_with_the_same_key_counts_against_the_rate(
+        self, strict_system: System
+    ) -> None:
+        """It is refused, so it is no replay."""
+        async with caller(strict_system, sub=new_subject()) as user:
             key = str(uuid4())
             (await user.pay("/v1/deposits", deposit_body(), key=key)).expect(202)
             for _ in range(2):
@@ -82,7 +82,7 @@ class TestReplays:
             assert (again.body, again.was_replayed) == (first.body, True)
 
     async def _delete_copies(self, system: System) -> None:
-        """All but the copies stays: the rates are in the same Redis."""
+        """Deletes only the copies, because the rates are in the same Redis."""
         async with Redis.from_url(system.stack.redis.url) as redis:
             if names := [name async for name in redis.scan_iter("*replay:*")]:
                 await redis.delete(*names)
