@@ -54,7 +54,9 @@ async def test_a_pochi_payment_that_may_have_acted_is_in_doubt_and_not_sent_agai
     await play(system, "b2pochi", _IN_DOUBT)
 
 
-async def test_transaction_status_decides_after_an_undecided_result(system: System) -> None:
+async def test_transaction_status_settles_a_pochi_payment_that_its_result_does_not_decide(
+    system: System,
+) -> None:
     await play(system, "b2pochi", _INQUIRED, results_after_answers=True)
 
 

@@ -1,6 +1,4 @@
-"""An operator's decision: recorded with who and why, announced, and refused wherever evidence
-stands against it.
-"""
+"""An operator's decision: stored with operator and reason, announced, refused against evidence."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from tests.spec.operating import operate, operate_all
 from tests.spec.playing import begin
 from tests.spec.system import System
 
-# A deposit's silence ends it soon; everything else is as shipped.
+# Silence ends a deposit soon. Everything else is as shipped.
 _BRISK: dict[str, str | None] = {
     "DEPOSIT_RESULT_WINDOW_SECONDS": "1",
     "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
@@ -28,19 +26,20 @@ _REASON = "statement of 1 March, page 2"
 
 
 class Cast:
-    """Payments in every state that an operator may meet, and nobody at work who could change one
-    meanwhile.
+    """Payments in every state that an operator may meet.
+
+    Meanwhile no worker runs that could change one.
     """
 
     def __init__(self, system: System, ids: dict[str, str]) -> None:
         self.system = system
         self.ids = ids
 
-    def command(self, who: str, decision: str, *more: str) -> tuple[str, ...]:
+    def command(self, label: str, decision: str, *more: str) -> tuple[str, ...]:
         """The arguments of `resolve` for one of the payments."""
         return (
             "resolve",
-            self.ids.get(who, who),
+            self.ids.get(label, label),
             decision,
             "--reason",
             _REASON,
@@ -49,15 +48,15 @@ class Cast:
             *more,
         )
 
-    async def row(self, who: str) -> Any:
+    async def row(self, label: str) -> Any:
         [row] = await self.system.rows(
-            "SELECT * FROM mkwanja.payments WHERE id = $1::uuid", self.ids[who]
+            "SELECT * FROM mkwanja.payments WHERE id = $1::uuid", self.ids[label]
         )
         return row
 
-    async def history(self, who: str) -> list[Any]:
+    async def history(self, label: str) -> list[Any]:
         sql = "SELECT * FROM mkwanja.payment_history WHERE payment_id = $1::uuid ORDER BY sequence"
-        return await self.system.rows(sql, self.ids[who])
+        return await self.system.rows(sql, self.ids[label])
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +67,8 @@ async def system() -> AsyncIterator[System]:
 
 @pytest.fixture(scope="module")
 async def cast(system: System) -> Cast:
-    # Each scenario leaves its payment where nobody can ask about it, or has a message that says too
-    # little.
+    # Each scenario leaves a payment that the service cannot inquire about, or a message that is not
+    # final.
     begun = {
         "succeeded": begin(system, "b2c", "approve"),
         "refused by Daraja": begin(system, "b2b", "insufficient_funds"),
@@ -79,7 +78,7 @@ async def cast(system: System) -> Cast:
         "in doubt": begin(system, "b2c", "html_503", times=1, act=False),
         "silent deposit": begin(system, "stk", "answer_and_callback_lost"),
         "silent deposit, unpaid": begin(system, "stk", "html_503", times=1, act=False),
-        "told as paid": begin(system, "b2c", "slow_result", seconds=600),
+        "reported as paid": begin(system, "b2c", "slow_result", seconds=600),
         "answered as paid": begin(system, "b2c", "slow_result", seconds=600),
     }
     ids = dict(zip(begun, await asyncio.gather(*begun.values()), strict=True))
@@ -93,7 +92,7 @@ async def cast(system: System) -> Cast:
     for name in ("bill that was paid", "bill that was not", "another bill", "in doubt"):
         await system.in_stage(ids[name], "in_doubt")
     one = await begin_awaited(system, "b2c")
-    ids["told as paid"] = one.id
+    ids["reported as paid"] = one.id
     (await deliver(system, one.url, one.result(receipt=...))).expect(200)
     await system.in_stage(ids["answered as paid"], "awaiting_result")
     await system.scenario("slow", api="b2c", params={"seconds": 12, "act": False})
@@ -132,7 +131,7 @@ _REFUSED = [
     ("succeeded", "unpaid", (), "cannot undo a success"),
     ("refused by Daraja", "unpaid", (), "has already failed"),
     ("silent deposit", "unpaid", (), "has already failed"),
-    ("told as paid", "unpaid", (), "A stored callback says that the payment was paid."),
+    ("reported as paid", "unpaid", (), "A stored callback says that the payment was paid."),
     ("answered as paid", "unpaid", (), "Daraja answered an inquiry: the payment was paid."),
     ("being sent", "unpaid", (), "is being sent right now"),
     ("waiting", "unpaid", (), "is not sent yet, and will be"),
@@ -142,29 +141,29 @@ _REFUSED = [
 
 
 async def test_evidence_outranks_an_operator(cast: Cast) -> None:
-    """Each refusal is one line that names the evidence, exit 1, and leaves row and history as
-    they were.
-    """
-    anothers = (await cast.row("succeeded"))["receipt"]
-    known = [name for name in {who for who, *_ in _REFUSED} if name in cast.ids]
+    """Each refusal is one line that names the evidence, with exit code 1. Nothing changes."""
+    receipt_of_another = (await cast.row("succeeded"))["receipt"]
+    known = [name for name in {label for label, *_ in _REFUSED} if name in cast.ids]
     before = {name: (await cast.row(name), await cast.history(name)) for name in known}
     commands = [
-        cast.command(who, decision, *(anothers if text == "of another" else text for text in more))
-        for who, decision, more, _ in _REFUSED
+        cast.command(
+            label,
+            decision,
+            *(receipt_of_another if part == "of another" else part for part in more),
+        )
+        for label, decision, more, _ in _REFUSED
     ]
-    told = await operate_all(cast.system, commands)
-    for (who, decision, _, why), result in zip(_REFUSED, told, strict=True):
+    results = await operate_all(cast.system, commands)
+    for (label, decision, _, text), result in zip(_REFUSED, results, strict=True):
         result.expect(1)
-        assert len(result.lines) == 1, (who, decision, result)
-        assert result.lines[0].startswith("refused: "), (who, decision, result)
-        assert why in result.lines[0], (who, decision, result)
+        assert len(result.lines) == 1, (label, decision, result)
+        assert result.lines[0].startswith("refused: "), (label, decision, result)
+        assert text in result.lines[0], (label, decision, result)
     assert {name: (await cast.row(name), await cast.history(name)) for name in known} == before
 
 
 async def test_a_wrong_command_changes_nothing(cast: Cast) -> None:
-    """No or an empty reason, a malformed receipt or id, an unknown decision, Postgres away: exit
-    2, and why.
-    """
+    """A bad reason, receipt, id or decision, or PostgreSQL away: exit code 2 and the fault."""
     payment_id = cast.ids["another bill"]
     before = (await cast.row("another bill"), await cast.history("another bill"))
     wrong = [
@@ -191,10 +190,10 @@ async def test_a_wrong_command_changes_nothing(cast: Cast) -> None:
     assert (await cast.row("another bill"), await cast.history("another bill")) == before
 
 
-async def test_a_decision_is_a_transition_with_who_and_why(cast: Cast) -> None:
-    """Paid with its receipt, also after our own conclusion; unpaid; reviewed.
+async def test_a_decision_is_a_transition_with_operator_and_reason(cast: Cast) -> None:
+    """Paid, also after the service's own conclusion; unpaid; reviewed.
 
-    Each is announced where it ends a payment.
+    A decision that ends a payment is announced.
     """
     system = cast.system
     [moved] = await system.movements(cast.ids["bill that was paid"])
@@ -219,8 +218,8 @@ async def test_a_decision_is_a_transition_with_who_and_why(cast: Cast) -> None:
         ("waiting and flagged", "unpaid", (), "resolved_unpaid", "failed"),
         ("refused by Daraja", "reviewed", (), "reviewed", None),
     ]
-    sequences = {who: (await cast.row(who))["sequence"] for who, *_ in decisions}
-    commands = [cast.command(who, decision, *more) for who, decision, more, _, _ in decisions]
+    sequences = {label: (await cast.row(label))["sequence"] for label, *_ in decisions}
+    commands = [cast.command(label, decision, *more) for label, decision, more, _, _ in decisions]
     for result in await operate_all(system, commands):
         assert len(result.expect(0).lines) == 1
     feed: list[Any] = []
@@ -230,25 +229,25 @@ async def test_a_decision_is_a_transition_with_who_and_why(cast: Cast) -> None:
     )["items"]:
         feed += page["items"]
         cursor = {"after": page["next_cursor"]}
-    for who, _, _, what, event in decisions:
-        row, last = await cast.row(who), (await cast.history(who))[-1]
-        assert (last["what"], last["sequence"]) == (what, sequences[who] + 1), who
-        shown = (await system.backend.history(cast.ids[who]))[-1]
-        assert shown["detail"] == {"reason": _REASON, "operator": "wanjiru"}, who
-        assert not row["needs_review"], who
+    for label, _, _, entry, event in decisions:
+        row, last = await cast.row(label), (await cast.history(label))[-1]
+        assert (last["what"], last["sequence"]) == (entry, sequences[label] + 1), label
+        shown = (await system.backend.history(cast.ids[label]))[-1]
+        assert shown["detail"] == {"reason": _REASON, "operator": "wanjiru"}, label
+        assert not row["needs_review"], label
         events = [
             item
             for item in feed
-            if item["subject"] == cast.ids[who] and item["sequence"] == last["sequence"]
+            if item["subject"] == cast.ids[label] and item["sequence"] == last["sequence"]
         ]
         assert [item["type"] for item in events] == (
             [f"mkwanja.payment.{event}"] if event else []
-        ), who
-    for who, receipt in (
+        ), label
+    for label, receipt in (
         ("bill that was paid", moved["receipt"]),
         ("silent deposit", deposited["receipt"]),
     ):
-        payment = await system.payment(cast.ids[who])
+        payment = await system.payment(cast.ids[label])
         assert (payment["status"], payment["receipt"], payment["failure"]) == (
             "success",
             receipt,
@@ -256,32 +255,33 @@ async def test_a_decision_is_a_transition_with_who_and_why(cast: Cast) -> None:
         )
     failure = (await system.payment(cast.ids["in doubt"]))["failure"]
     assert (failure["reason"], failure["safe_to_retry"]) == ("resolved_by_operator", True)
-    await system.assert_money_agrees([cast.ids[who] for who, *_ in decisions])
+    await system.assert_money_agrees([cast.ids[label] for label, *_ in decisions])
 
 
-async def test_the_same_decision_twice_is_one(cast: Cast) -> None:
-    """Run again at once and later: one transition, one event; the others are told that it is so
-    already.
-    """
-    who = "another bill"
-    before = len(await cast.history(who))
+async def test_the_same_decision_twice_is_one_transition(cast: Cast) -> None:
+    """Run again at once and later. Only the first run is accepted, and only it is announced."""
+    label = "another bill"
+    before = len(await cast.history(label))
     at_once = await asyncio.gather(
-        *(operate(cast.system, *cast.command(who, "unpaid")) for _ in range(2))
+        *(operate(cast.system, *cast.command(label, "unpaid")) for _ in range(2))
     )
     assert sorted(result.code for result in at_once) == [0, 1]
-    commands = [cast.command(who, "unpaid"), cast.command(who, "reviewed")]
+    commands = [cast.command(label, "unpaid"), cast.command(label, "reviewed")]
     assert [result.code for result in await operate_all(cast.system, commands)] == [1, 1]
-    history = await cast.history(who)
+    history = await cast.history(label)
     assert [entry["what"] for entry in history[before:]] == ["resolved_unpaid"]
-    # What an operator concluded, an operator may correct: never the other way.
-    commands = [cast.command(who, "paid", "--receipt", "UCB4AAAA77"), cast.command(who, "unpaid")]
+    # An operator may correct unpaid to paid, and never paid to unpaid.
+    commands = [
+        cast.command(label, "paid", "--receipt", "UCB4AAAA77"),
+        cast.command(label, "unpaid"),
+    ]
     assert [result.code for result in await operate_all(cast.system, commands)] == [0, 1]
-    events = [entry["event_type"] for entry in (await cast.history(who))[before:]]
+    events = [entry["event_type"] for entry in (await cast.history(label))[before:]]
     assert events == ["mkwanja.payment.failed", "mkwanja.payment.corrected"]
 
 
-async def test_what_was_resolved_as_unpaid_is_never_sent(cast: Cast) -> None:
-    """A worker comes back: the flagged one that waited stays failed, the others go on."""
+async def test_a_payment_that_was_resolved_as_unpaid_is_never_sent(cast: Cast) -> None:
+    """A worker comes back. The flagged payment stays failed, and the others go on."""
     system = cast.system
     await system.control("DELETE", "/scenarios")
     await system.stack.start_process("worker")
@@ -289,5 +289,5 @@ async def test_what_was_resolved_as_unpaid_is_never_sent(cast: Cast) -> None:
     assert await system.provider_requests(cast.ids["waiting and flagged"]) == []
     assert (await cast.row("waiting and flagged"))["stage"] == "failed"
     await system.assert_money_agrees(
-        [cast.ids[who] for who in ("waiting", "waiting and flagged", "in doubt")]
+        [cast.ids[label] for label in ("waiting", "waiting and flagged", "in doubt")]
     )

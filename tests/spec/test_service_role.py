@@ -1,5 +1,6 @@
-"""The processes run as a database role that may not change what happened; only the release runs
-as the owner.
+"""The processes run as a database role that may not change what happened.
+
+Only the release runs as the owner.
 """
 
 from __future__ import annotations
@@ -40,8 +41,7 @@ def _assert_nothing_was_refused(system: System) -> None:
     assert "permission denied" not in "".join(logs.values())
 
 
-async def test_every_kind_lives_its_whole_life(system: System) -> None:
-    """Paid, read, listed, told in the feed: as with the owner's rights."""
+async def test_the_service_role_may_pay_read_list_and_announce(system: System) -> None:
     ids = [await system.deposit(), await system.withdrawal(), await system.bill_payment()]
     for payment_id in ids:
         assert (await system.settled(payment_id))["status"] == "success"
@@ -53,8 +53,8 @@ async def test_every_kind_lives_its_whole_life(system: System) -> None:
     _assert_nothing_was_refused(system)
 
 
-async def test_doubt_is_asked_about_and_settled(system: System) -> None:
-    """The sweeper, inquiries and their answers."""
+async def test_the_service_role_may_settle_payments_in_doubt(system: System) -> None:
+    """The sweeper, the inquiries and their answers work."""
     lost = await begin_in_doubt(system, "b2c", "answer_and_callback_lost")
     refused = await begin_in_doubt(system, "stk", "cut_before_acting", times=1)
     assert (await system.settled(lost))["status"] == "success"
@@ -63,10 +63,8 @@ async def test_doubt_is_asked_about_and_settled(system: System) -> None:
     _assert_nothing_was_refused(system)
 
 
-async def test_brakes_are_set_held_and_released(system: System) -> None:
-    """The breaker by the worker, the kill switch by an operator's command with the role's own
-    address.
-    """
+async def test_the_service_role_may_engage_and_release_brakes(system: System) -> None:
+    """The worker opens the breaker. An operator's command uses the kill switch."""
     service = {"DATABASE_URL": system.stack.env("worker")["DATABASE_URL"]}
     (await operate(system, "payouts", "stop", "--reason", "a test", env=service)).expect(0)
     held = await system.withdrawal()
@@ -80,17 +78,17 @@ async def test_brakes_are_set_held_and_released(system: System) -> None:
         await operate(system, "payouts", "start", "--breaker", "--reason", "a test", env=service)
     ).expect(0)
     assert (await system.settled(await system.withdrawal()))["status"] == "success"
-    story = await system.rows(
+    changes = await system.rows(
         "SELECT name, is_engaged FROM mkwanja.brake_history ORDER BY changed_at"
     )
-    assert [tuple(row.values()) for row in story[:3]] == [
+    assert [tuple(row.values()) for row in changes[:3]] == [
         ("kill_switch", True), ("kill_switch", False), ("breaker", True),
     ]  # fmt: skip
     _assert_nothing_was_refused(system)
 
 
-async def test_a_payment_that_nobody_wakes_a_worker_for_is_swept(system: System) -> None:
-    """And one that its caller gives up first is cancelled."""
+async def test_the_service_role_may_sweep_and_cancel_payments(system: System) -> None:
+    """A payment without a wake-up is swept. Another is cancelled by its caller before that."""
     await system.stack.process("worker").kill()
     waiting, given_up = await system.deposit(), await system.withdrawal()
     answer = await system.backend.pay(f"/v1/payments/{given_up}/cancel", {})

@@ -85,11 +85,11 @@ _INVALID: Mapping[str, Mapping[str, str]] = {
     },
 }
 
-_BEGIN_OF_A_JWT = "eyJ"  # `{"` in base64
+_JWT_PREFIX = "eyJ"  # `{"` in base64
 _LEGACY_SECRET = "a-legacy-secret-of-at-least-32-characters"
 
 
-async def _started(name: str, env: Mapping[str, str], folder: Path) -> Process:
+async def _start_process(name: str, env: Mapping[str, str], folder: Path) -> Process:
     command = procfile_commands(ROOT / "Procfile")[name]
     process = Process(
         name,
@@ -105,7 +105,7 @@ async def _started(name: str, env: Mapping[str, str], folder: Path) -> Process:
 
 async def _refusal(name: str, env: Mapping[str, str], folder: Path) -> str:
     """Returns the one line that the process printed before it refused to start."""
-    process = await _started(name, env, folder)
+    process = await _start_process(name, env, folder)
     code = await process.wait(within_seconds=30)
     assert code > 0
     [line] = process.log_text().splitlines()
@@ -140,7 +140,7 @@ async def test_missing_and_invalid_settings_are_named_together(tmp_path: Path) -
     assert "DATABASE_URL" not in line
 
 
-async def test_a_project_with_only_a_legacy_secret_is_served() -> None:
+async def test_a_project_with_only_a_legacy_secret_can_use_the_service() -> None:
     """With JWT_SECRET and no key set, only tokens signed with the secret are accepted."""
     web_env = {"JWT_JWKS_URL": None, "JWT_SECRET": _LEGACY_SECRET}
     async with a_system(processes=("web",), process_env={"web": web_env}) as system:
@@ -183,7 +183,7 @@ async def test_no_process_prints_its_secrets() -> None:
                 (urlsplit(worker_env[name]).password for name in ("DATABASE_URL", "REDIS_URL")),
             ),
             *(url.rpartition("/")[2] for url in urls),
-            _BEGIN_OF_A_JWT,
+            _JWT_PREFIX,
         }
         assert len(urls) == 3
         logs = system.stack.logs()

@@ -1,6 +1,4 @@
-"""Sweeping: several workers look for what is overdue, and each payment gets its next step once,
-in its turn.
-"""
+"""Sweeping: several workers give each overdue payment its next step, once and in its turn."""
 
 from __future__ import annotations
 
@@ -28,17 +26,18 @@ _BRISK: dict[str, str | None] = {
 }
 _WORKERS = ("worker.1", "worker.2", "worker.3")
 _STATUS = "/mpesa/transactionstatus/v1/query"
-# Rows are locked in the order of their ids, as the product does: in any other the two could wait
-# for each other.
-_AT_REST = """
+# Locks the rows in the order of their ids, as the product does. In any other order the two could
+# block each other.
+_POSTPONE_ALL = """
     WITH due AS MATERIALIZED (
         SELECT id FROM mkwanja.payments WHERE next_step_at IS NOT NULL ORDER BY id FOR UPDATE
     )
-    UPDATE mkwanja.payments AS payment SET next_step_at = now() + interval '1 day' FROM due WHERE payment.id = due.id
+    UPDATE mkwanja.payments AS payment SET next_step_at = now() + interval '1 day' FROM due
+    WHERE payment.id = due.id
 """
 
-# What a sweep takes, as the product asks for it.
-_TAKE = (
+# The query by which a sweep of the product selects due payments.
+_SELECT_DUE = (
     "SELECT id FROM mkwanja.payments WHERE next_step = 'submit' AND next_step_at <= now()"
     " ORDER BY next_step_at LIMIT 200 FOR UPDATE SKIP LOCKED"
 )
@@ -52,22 +51,22 @@ async def running_system() -> AsyncIterator[System]:
 
 @pytest.fixture
 async def system(running_system: System) -> System:
-    """The system, where nothing is due that other tests left, and the simulator as new."""
+    """The running system with a new simulator, and without due payments of other tests."""
     await running_system.control("POST", "/reset", {})
     await running_system.control("POST", "/switches", {"time_scale": 0.02})
-    await running_system.execute(_AT_REST)
+    await running_system.execute(_POSTPONE_ALL)
     return running_system
 
 
-async def _questions(system: System) -> list[Any]:
+async def _sent_inquiries(system: System) -> list[Any]:
     """Every Transaction Status request that reached the simulator, in order."""
     return list((await system.control("GET", f"/requests?path={_STATUS}"))["items"])
 
 
-async def _copies(system: System, payment_id: str, count: int, changes: dict[str, Any]) -> None:
-    """So many more payments like this one, with some columns changed; they exist for the sweeper
-    only.
-    """
+async def _insert_copies(
+    system: System, payment_id: str, count: int, changes: dict[str, Any]
+) -> None:
+    """Inserts `count` copies of a payment with some columns changed, for the sweeper only."""
     copy = (
         "INSERT INTO mkwanja.payments"
         " SELECT (jsonb_populate_record(payment, $3::jsonb || jsonb_build_object("
@@ -78,10 +77,8 @@ async def _copies(system: System, payment_id: str, count: int, changes: dict[str
     await system.execute(copy, payment_id, count, json.dumps(changes))
 
 
-async def test_workers_that_sweep_at_once_do_nothing_twice(system: System) -> None:
-    """No payment is claimed twice, and none is asked about twice for one due time; each question
-    counts once.
-    """
+async def test_workers_that_sweep_concurrently_do_nothing_twice(system: System) -> None:
+    """One claim for each payment, and one numbered inquiry for each due time."""
     async with stopped_payouts(system):
         payment_ids = list(
             await asyncio.gather(*(begin(system, "b2c", "lost_callback") for _ in range(40)))
@@ -99,7 +96,9 @@ async def test_workers_that_sweep_at_once_do_nothing_twice(system: System) -> No
         " WHERE payment_id = ANY($1::uuid[]) GROUP BY 1"
     )
     assert {row["claims"] for row in await system.rows(attempts, payment_ids)} == {1}
-    asked = Counter(item["body"]["OriginatorConversationID"] for item in await _questions(system))
+    asked = Counter(
+        item["body"]["OriginatorConversationID"] for item in await _sent_inquiries(system)
+    )
     numbers = (
         "SELECT payment_id, count(*) AS asked FROM mkwanja.inquiries"
         " WHERE payment_id = ANY($1::uuid[]) GROUP BY 1"
@@ -117,8 +116,8 @@ async def test_workers_that_sweep_at_once_do_nothing_twice(system: System) -> No
     assert await system.rows(too_soon, payment_ids) == []
 
 
-async def test_the_longest_overdue_is_asked_about_first(system: System) -> None:
-    """With a budget of one a second the due order is kept, whichever worker asks."""
+async def test_the_longest_overdue_payment_is_inquired_about_first(system: System) -> None:
+    """The budget is one inquiry a second. The order holds whichever worker inquires."""
     payment_ids = list(
         await asyncio.gather(*(begin(system, "b2c", "lost_callback") for _ in range(5)))
     )
@@ -137,14 +136,15 @@ async def test_the_longest_overdue_is_asked_about_first(system: System) -> None:
     await asyncio.gather(*(system.stack.start_process(name, env=budget) for name in _WORKERS))
     for payment_id in payment_ids:
         assert (await system.settled(payment_id))["status"] == "success"
-    asked = [item["body"]["OriginatorConversationID"] for item in await _questions(system)]
+    asked = [item["body"]["OriginatorConversationID"] for item in await _sent_inquiries(system)]
     assert list(dict.fromkeys(asked)) == payment_ids[::-1]
     await asyncio.gather(*(system.stack.restart_process(name, kill=True) for name in _WORKERS))
 
 
-async def test_a_backlog_of_one_kind_of_step_keeps_no_other_waiting(system: System) -> None:
-    """Hundreds wait for a question, hundreds for payouts to start: leases end, silence is
-    judged, deposits go out.
+async def test_a_backlog_of_one_step_delays_no_other_step(system: System) -> None:
+    """Hundreds of payments wait for inquiries, and hundreds for payouts to start.
+
+    Leases still end, silence is judged, and deposits are sent.
     """
     model = await begin(system, "b2c", "approve")
     await system.settled(model)
@@ -155,49 +155,46 @@ async def test_a_backlog_of_one_kind_of_step_keeps_no_other_waiting(system: Syst
         "finalized_at": None,
     }
     async with stopped_payouts(system):
-        await _copies(system, model, 300, waiting)
-        await _copies(
+        await _insert_copies(system, model, 300, waiting)
+        await _insert_copies(
             system, model, 300, waiting | {"stage": "awaiting_result", "next_step": "status"}
         )
         silent = await begin(system, "stk", "answer_and_callback_lost")
         lost = await system.deposit()
         overdue = (
-            "UPDATE mkwanja.payments SET next_step_at = now() WHERE id = $1::uuid AND"
-            " next_step = 'submit'"
+            "UPDATE mkwanja.payments SET next_step_at = now()"
+            " WHERE id = $1::uuid AND next_step = 'submit'"
         )
         await system.execute(overdue, lost)
         under_way = await begin(system, "b2b", "approve")
         await system.execute(
             "WITH attempt AS (INSERT INTO mkwanja.attempts (id, payment_id, number, claimed_at)"
             " VALUES (gen_random_uuid(), $1::uuid, 1, now()) RETURNING id)"
-            " UPDATE mkwanja.payments SET stage = 'submitting', attempt_id = (SELECT id"
-            " FROM attempt),"
-            " next_step = 'end_lease', lease_until = now(), next_step_at = now()"
-            " WHERE id = $1::uuid",
+            " UPDATE mkwanja.payments SET stage = 'submitting',"
+            " attempt_id = (SELECT id FROM attempt), next_step = 'end_lease',"
+            " lease_until = now(), next_step_at = now() WHERE id = $1::uuid",
             under_way,
         )
         await system.in_stage(under_way, "in_doubt")
         assert (await system.settled(silent))["failure"]["reason"] == "no_result_confirmed"
         assert (await system.settled(lost))["status"] == "success"
         copies = (
-            "SELECT count(*) AS held FROM mkwanja.payments WHERE created_at = (SELECT created_at"
-            " FROM"
+            "SELECT count(*) AS held FROM mkwanja.payments WHERE stage = 'accepted'"
+            " AND created_at = (SELECT created_at FROM mkwanja.payments WHERE id = $1::uuid)"
         )
-        held = await system.rows(
-            f"{copies} mkwanja.payments WHERE id = $1::uuid) AND stage = 'accepted'", model
-        )
+        held = await system.rows(copies, model)
         assert held == [{"held": 300}]
-        await system.execute(_AT_REST)  # or they would all be paid
+        await system.execute(_POSTPONE_ALL)  # otherwise the workers would pay all copies
 
 
 @pytest.mark.whole
-async def test_finished_payments_cost_a_sweep_nothing(system: System) -> None:
-    """Ten thousand of them, and a sweep reads a handful of pages of the index of what is due."""
+async def test_finished_payments_do_not_slow_a_sweep(system: System) -> None:
+    """With ten thousand of them, a sweep reads a few pages of the index of due payments."""
     payment_id = await begin(system, "b2c", "approve")
     await system.settled(payment_id)
-    await _copies(system, payment_id, 10_000, {"event_due": None})
+    await _insert_copies(system, payment_id, 10_000, {"event_due": None})
     await system.execute("ANALYZE mkwanja.payments")
-    [row] = await system.rows(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {_TAKE}")
+    [row] = await system.rows(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {_SELECT_DUE}")
     plan = json.dumps(json.loads(row["QUERY PLAN"]))
     [explained] = json.loads(row["QUERY PLAN"])
     assert '"Index Name": "payments_due"' in plan
@@ -208,10 +205,8 @@ async def test_finished_payments_cost_a_sweep_nothing(system: System) -> None:
     assert index["pages"] < 50
 
 
-async def test_what_is_too_old_is_not_sent(system: System) -> None:
-    """Unsent it fails as not submitted in time, safe to retry; once in doubt it is asked about,
-    and not sent again.
-    """
+async def test_an_expired_payment_is_not_sent(system: System) -> None:
+    """Unsent, it fails as not submitted in time, safe to retry. In doubt, it is not resent."""
     age = "UPDATE mkwanja.payments SET expires_at = now(), next_step_at = now() WHERE id = $1::uuid"
     in_doubt = await begin(system, "b2c", "html_503", times=1, act=False)
     await system.in_stage(in_doubt, "in_doubt")
@@ -232,14 +227,12 @@ async def test_what_is_too_old_is_not_sent(system: System) -> None:
     await system.assert_money_agrees(old)
 
 
-async def test_what_makes_no_progress_becomes_visible(system: System) -> None:
-    """A bill payment that nobody can ask about, a withdrawal asked about in vain: flagged,
-    listed, and not forgotten.
-    """
-    nobody_knows = await begin(system, "b2b", "answer_and_callback_lost")
+async def test_a_payment_without_progress_is_flagged_once(system: System) -> None:
+    """A bill payment without an id, and a withdrawal with inquiries in vain: both stay listed."""
+    without_id = await begin(system, "b2b", "answer_and_callback_lost")
     unanswered = await begin(system, "b2c", "lost_callback")
     await system.scenario("status_value", api="status", params={"status": "Pending"})
-    for payment_id in (nobody_knows, unanswered):
+    for payment_id in (without_id, unanswered):
         payment = await system.eventually(
             partial(system.payment, payment_id), lambda payment: payment["needs_review"]
         )
@@ -252,9 +245,7 @@ async def test_what_makes_no_progress_becomes_visible(system: System) -> None:
         .expect(200)
         .json()["items"]
     )
-    assert {nobody_knows, unanswered} <= {item["id"] for item in listed}
+    assert {without_id, unanswered} <= {item["id"] for item in listed}
     await system.control("DELETE", "/scenarios")
-    assert (await system.settled(unanswered))["status"] == "success", (
-        "it is asked about all the same"
-    )
+    assert (await system.settled(unanswered))["status"] == "success", "the inquiries go on"
     await system.assert_money_agrees([unanswered])

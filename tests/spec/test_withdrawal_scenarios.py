@@ -1,5 +1,6 @@
-"""Withdrawals, whatever Daraja and the network do: paid once under one id, or not at all, or
-asked about.
+"""Withdrawals, whatever Daraja and the network do.
+
+Each is paid once under one id, or not at all, or inquired about.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ _CODES = {
     "TP40153": ("configuration", True),
 }
 
-# Each of these is about our own credential, not about the payment: nothing but the first shows what
-# they do alone.
+# These codes are about our credential, not about the payment. Each opens the breaker, so each is
+# played alone.
 _CREDENTIAL_CODES = dict.fromkeys(("18", "20", "21", "2001", "8006"), ("configuration", True))
 
 _REFUSED = [
@@ -72,51 +73,42 @@ _INQUIRED = [
 ]
 
 
-async def test_a_withdrawal_that_was_paid_succeeds_however_it_is_told(system: System) -> None:
-    """A withdrawal that was paid succeeds once, whatever became of the answer and in whatever
-    shape the result comes.
-    """
+async def test_a_paid_withdrawal_succeeds_whatever_the_form_of_its_result(system: System) -> None:
+    """It succeeds once, also if Daraja's answer to the send was lost."""
     ids = await play(system, "b2c", _PAID)
     assert (await system.payment(ids["approve"]))["recipient_name"] == "JANE DOE"
 
 
 async def test_a_withdrawal_that_was_not_paid_fails_with_a_reason(system: System) -> None:
-    """A withdrawal that Daraja could not pay fails, and says why."""
     await play(system, "b2c", PAYOUT_FAILURES)
 
 
 async def test_each_result_code_of_a_withdrawal_has_its_reason(system: System) -> None:
-    """A result code that the contract calls final ends a withdrawal with one reason of the
-    closed list.
-    """
+    """Each code that the contract calls final leads to one reason of the closed list."""
     await play(system, "b2c", results(_CODES))
 
 
-async def test_a_refused_credential_is_a_fault_of_our_settings(system: System) -> None:
-    """A result that refuses our initiator fails the withdrawal as configuration, safe to retry."""
+async def test_a_refused_credential_fails_a_withdrawal_as_configuration(system: System) -> None:
+    """Daraja refused our initiator. The failure is safe to retry."""
     for row in results(_CREDENTIAL_CODES):
         await play(system, "b2c", [row])
-        await system.release_brakes()  # or nothing more would be sent
+        await system.release_brakes()  # otherwise the next payment would not be sent
 
 
 async def test_a_withdrawal_that_daraja_refuses_fails_at_once(system: System) -> None:
-    """A definite no to the request itself fails the withdrawal, and is safe to retry."""
+    """Daraja definitely refused the request itself."""
     await play(system, "b2c", _REFUSED)
 
 
-async def test_a_withdrawal_that_may_have_acted_is_in_doubt_and_not_sent_again(
+async def test_a_withdrawal_without_a_clear_answer_is_in_doubt_and_not_sent_again(
     system: System,
 ) -> None:
-    """A withdrawal whose request left and got no definite answer is in doubt, keeps a due time
-    and is not sent again.
-    """
+    """The request left, so Daraja may have acted. The withdrawal keeps a due time."""
     await play(system, "b2c", _IN_DOUBT)
 
 
-async def test_a_busy_daraja_proves_nothing(system: System) -> None:
-    """ "System is busy" and maintenance do not prove that nothing happened: the withdrawal is in
-    doubt, and stays open.
-    """
+async def test_a_withdrawal_stays_in_doubt_if_daraja_was_busy(system: System) -> None:
+    """The answers "busy" and "maintenance" do not prove that nothing happened."""
     busy, closed = (
         await begin(system, "b2c", "system_busy"),
         await begin(system, "b2c", "maintenance"),
@@ -131,21 +123,19 @@ async def test_a_busy_daraja_proves_nothing(system: System) -> None:
 
 
 async def test_a_withdrawal_without_a_definite_result_stays_open(system: System) -> None:
-    """A lost result, or one that names another amount, finalizes nothing."""
+    """A lost result, or one with another amount, finalizes nothing."""
     await play(system, "b2c", PAYOUTS_AWAITED)
 
 
-async def test_what_a_result_does_not_decide_transaction_status_does(system: System) -> None:
-    """An incomplete or unknown result, a timeout message, or a code to be verified: Daraja is
-    asked, and its word ends it.
-    """
+async def test_transaction_status_settles_a_withdrawal_that_its_result_does_not_decide(
+    system: System,
+) -> None:
+    """The result is incomplete or unknown, a timeout message, or a code to be verified."""
     await play(system, "b2c", _INQUIRED, results_after_answers=True)
 
 
-async def test_a_duplicate_told_by_result_is_no_failure(system: System) -> None:
-    """Result 15 says that the id was used before, not that the withdrawal failed: it stays open
-    and is not sent again.
-    """
+async def test_a_duplicate_reported_by_a_result_is_no_failure(system: System) -> None:
+    """Result 15 means that the id was used before. The withdrawal stays open, sent once."""
     payment_id = await begin(system, "b2c", "duplicate_ocid_async")
     [callback] = await system.eventually(lambda: system.callbacks(payment_id))
     payment = await system.payment(payment_id)
@@ -157,8 +147,8 @@ async def test_a_duplicate_told_by_result_is_no_failure(system: System) -> None:
     assert await count_sends(system, payment_id) == 1
 
 
-async def test_the_purpose_chooses_the_command(system: System) -> None:
-    """Each purpose of a withdrawal is sent as Daraja's own command, and none means business."""
+async def test_the_purpose_of_a_withdrawal_selects_darajas_command(system: System) -> None:
+    """Without a purpose, it is BusinessPayment."""
     commands = {
         "business": "BusinessPayment",
         "salary": "SalaryPayment",

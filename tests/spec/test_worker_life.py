@@ -1,6 +1,6 @@
-"""A worker's life: killed, frozen, without Redis, without Postgres, given stale jobs.
+"""A worker's life: killed, frozen, without Redis, without PostgreSQL, with stale jobs.
 
-Payments end well all the same.
+Every payment still ends as the ledger says.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.spec.conftest import a_system
 from tests.spec.playing import begin
 from tests.spec.system import System
 
-# Doubts come soon and are asked about soon.
+# Payments go into doubt soon, and the inquiries come soon.
 _BRISK: dict[str, str | None] = {
     "SUBMITTING_LEASE_SECONDS": "3",
     "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
@@ -34,11 +34,10 @@ _PAYMENTS = 30
 
 _QUEUE = "arq:queue:{arq:abort}"
 
-# The worker, on a machine whose clock is wrong by as many seconds as the first argument says.
+# The worker with a clock that is wrong by the seconds in the first argument.
 _WRONG_CLOCK = (
-    "import time, sys; right, wrong = time.time, float(sys.argv.pop(1)); time.time = lambda:"
-    " right() + wrong;"
-    " import workers.__main__ as it; it.main()"
+    "import time, sys; right, wrong = time.time, float(sys.argv.pop(1));"
+    " time.time = lambda: right() + wrong; import workers.__main__ as it; it.main()"
 )
 
 
@@ -57,25 +56,23 @@ def _nothing_restarted(system: System) -> Iterator[None]:
     assert {process.name: process.pid for process in processes if process.is_running} == before
 
 
-async def _some_of_each_kind(system: System, count: int = _PAYMENTS) -> list[str]:
-    """Withdrawals, and where nothing may be lost for want of a key also deposits and bill
-    payments.
-    """
+async def _make_payments(system: System, count: int = _PAYMENTS) -> list[str]:
+    """Makes `count` payments at once, two withdrawals for each deposit; their ids."""
     pays = [(system.withdrawal, system.deposit, system.withdrawal)[n % 3]() for n in range(count)]
     return list(await asyncio.gather(*pays))
 
 
-async def _all_end_as_the_ledger_says(system: System, payment_ids: list[str]) -> None:
-    """Each is final, and agrees with the money that moved."""
+async def _assert_all_end_as_the_ledger_says(system: System, payment_ids: list[str]) -> None:
+    """Waits until each payment is final, and compares it with the money that moved."""
     for payment_id in payment_ids:
         await system.settled(payment_id)
     await system.assert_money_agrees(payment_ids)
 
 
-async def _queued(
+async def _queue_job(
     redis: Redis, *arguments: Any, function: str = "take_next_step", late_ms: int = 0
 ) -> None:
-    """A job that somebody put into Redis, as arq reads it."""
+    """Puts a job into Redis, in the form that arq reads."""
     now_ms, job_id = int(time.time() * 1000), uuid4().hex
     job: dict[str, Any] = {
         "t": None,
@@ -88,7 +85,7 @@ async def _queued(
     await redis.zadd(_QUEUE, {job_id: now_ms - late_ms})
 
 
-async def _picture(system: System, payment_ids: list[str]) -> Any:
+async def _snapshot(system: System, payment_ids: list[str]) -> Any:
     rows = await system.rows(
         "SELECT * FROM mkwanja.payments WHERE id = ANY($1::uuid[]) ORDER BY id", payment_ids
     )
@@ -97,9 +94,7 @@ async def _picture(system: System, payment_ids: list[str]) -> Any:
 
 
 async def test_stale_jobs_change_nothing(system: System) -> None:
-    """Run many times, hours late, for payments that are final, awaited or unknown, or of another
-    shape: nobody notices.
-    """
+    """Repeated, hours late or malformed jobs, for final, awaited and unknown payments."""
     final = [await begin(system, "b2c", "approve"), await begin(system, "stk", "cancel")]
     for payment_id in final:
         await system.settled(payment_id)
@@ -109,37 +104,37 @@ async def test_stale_jobs_change_nothing(system: System) -> None:
         "UPDATE mkwanja.payments SET next_step_at = now() + interval '1 hour' WHERE id = $1::uuid"
     )
     await system.execute(rest, awaited)
-    before = await _picture(system, [*final, awaited])
+    before = await _snapshot(system, [*final, awaited])
     redis: Redis = Redis.from_url(system.stack.redis_url)
     for payment_id in [*final, awaited, str(uuid4())] * 10:
-        await _queued(redis, payment_id)
-        await _queued(redis, payment_id, late_ms=7_200_000)
+        await _queue_job(redis, payment_id)
+        await _queue_job(redis, payment_id, late_ms=7_200_000)
     for arguments in ((), ("INV00042",), (None,), (17,), (final[0], final[1])):
-        await _queued(redis, *arguments)
-    await _queued(redis, final[0], function="pay_again")
+        await _queue_job(redis, *arguments)
+    await _queue_job(redis, final[0], function="pay_again")
     await system.eventually(lambda: redis.zcard(_QUEUE), lambda length: length == 0)
     await system.eventually(lambda: redis.keys("arq:in-progress:*"), lambda keys: not keys)
     await redis.aclose()
-    assert await _picture(system, [*final, awaited]) == before
+    assert await _snapshot(system, [*final, awaited]) == before
     with _nothing_restarted(system):
         later = await system.withdrawal()
-        await _all_end_as_the_ledger_says(system, [later])
+        await _assert_all_end_as_the_ledger_says(system, [later])
 
 
-async def test_one_job_many_times_pays_once(system: System) -> None:
-    """Workers find the same payment in a hundred jobs at once."""
+async def test_many_jobs_for_one_payment_pay_it_once(system: System) -> None:
+    """Two workers find twenty jobs for each payment at once."""
     workers = [system.stack.process(name) for name in ("worker.1", "worker.2")]
     for worker in workers:
         worker.freeze()
     redis: Redis = Redis.from_url(system.stack.redis_url)
     try:
-        payment_ids = await _some_of_each_kind(system, 6)
+        payment_ids = await _make_payments(system, 6)
         for payment_id in payment_ids * 20:
-            await _queued(redis, payment_id)
+            await _queue_job(redis, payment_id)
     finally:
         for worker in workers:
             worker.thaw()
-    await _all_end_as_the_ledger_says(system, payment_ids)
+    await _assert_all_end_as_the_ledger_says(system, payment_ids)
     await redis.aclose()
     attempts = (
         "SELECT count(*) AS claims FROM mkwanja.attempts WHERE payment_id = ANY($1::uuid[])"
@@ -148,57 +143,53 @@ async def test_one_job_many_times_pays_once(system: System) -> None:
     assert await system.rows(attempts, payment_ids) == [{"claims": 6}]
 
 
-async def test_a_worker_that_is_killed_in_the_middle_is_not_missed(system: System) -> None:
-    """With payments in every state, once and again; the other worker and the next one end all of
-    them as the ledger says.
-    """
-    payment_ids = await _some_of_each_kind(system)
+async def test_payments_end_well_although_workers_are_killed(system: System) -> None:
+    """Payments are in every state. The other worker and the next one finish them."""
+    payment_ids = await _make_payments(system)
     for name in ("worker.1", "worker.2", "worker.1"):
         await system.stack.process(name).kill()
-        payment_ids += await _some_of_each_kind(system, 6)
+        payment_ids += await _make_payments(system, 6)
         await system.stack.start_process(name, wait=False)
-    await _all_end_as_the_ledger_says(system, payment_ids)
+    await _assert_all_end_as_the_ledger_says(system, payment_ids)
 
 
-async def test_a_worker_that_is_frozen_past_its_lease_is_not_missed(system: System) -> None:
-    """The other one goes on with what it held; thawed, it pays nothing a second time."""
+async def test_payments_end_well_although_a_worker_is_frozen_past_its_lease(system: System) -> None:
+    """The other worker continues its payments. Thawed, it pays nothing a second time."""
     frozen = system.stack.process("worker.1")
     await system.scenario("slow", api="b2c", times=10, params={"seconds": 0.5})
-    payment_ids = await _some_of_each_kind(system)
+    payment_ids = await _make_payments(system)
     await system.eventually(
         lambda: system.stage_counts(payment_ids), lambda counts: counts["submitting"]
     )
     frozen.freeze()
     try:
-        payment_ids += await _some_of_each_kind(system, 6)
-        await _all_end_as_the_ledger_says(system, payment_ids)
+        payment_ids += await _make_payments(system, 6)
+        await _assert_all_end_as_the_ledger_says(system, payment_ids)
     finally:
         frozen.thaw()
-    payment_ids += await _some_of_each_kind(system, 6)
-    await _all_end_as_the_ledger_says(system, payment_ids)
+    payment_ids += await _make_payments(system, 6)
+    await _assert_all_end_as_the_ledger_says(system, payment_ids)
 
 
-async def test_redis_gone_and_postgres_restarted_under_load(system: System) -> None:
-    """Both, one inside the other: no process has to be started again, and every 202 ends as the
-    ledger says.
-    """
+async def test_payments_end_well_although_redis_stops_and_postgres_restarts(system: System) -> None:
+    """PostgreSQL restarts while Redis is away. No process needs a restart."""
     stack = system.stack
     if not (stack.redis.can_be_stopped and stack.postgres.can_be_stopped):
         pytest.skip("the servers were given; they are not ours to stop")
     with _nothing_restarted(system):
-        payment_ids = await _some_of_each_kind(system)
+        payment_ids = await _make_payments(system)
         await stack.redis.stop()
-        payment_ids += await _some_of_each_kind(system, 6)
+        payment_ids += await _make_payments(system, 6)
         await stack.postgres.kill()
         await stack.postgres.start()
-        payment_ids += await _accepted_at_last(system, 6)
+        payment_ids += await _pay_until_accepted(system, 6)
         await stack.redis.start()
-        payment_ids += await _accepted_at_last(system, 6)
-        await _all_end_as_the_ledger_says(system, payment_ids)
+        payment_ids += await _pay_until_accepted(system, 6)
+        await _assert_all_end_as_the_ledger_says(system, payment_ids)
 
 
-async def _accepted_at_last(system: System, count: int) -> list[str]:
-    """Withdrawals whose callers ask again with the same key while the service is unavailable."""
+async def _pay_until_accepted(system: System, count: int) -> list[str]:
+    """Makes withdrawals whose callers retry with one key while the service is unavailable."""
 
     async def pay() -> str:
         key, body = str(uuid4()), {"amount": 1200, "phone_number": "0722000222"}
@@ -214,24 +205,21 @@ async def _accepted_at_last(system: System, count: int) -> list[str]:
 @pytest.mark.parametrize("wrong_by", [3600, -3600])
 @pytest.mark.sampled(1)
 async def test_a_lease_ends_by_the_databases_clock(system: System, wrong_by: int) -> None:
-    """A worker whose machine is an hour ahead or behind ends no live lease, and every one that
-    is over; it pays as any.
-    """
-    # What was sent by an unknown account is not sent again: the claims below are by the account of
-    # this withdrawal.
+    """A worker whose clock is an hour wrong ends only leases that are over, and still pays."""
+    # A payment of an unknown account is not sent again. The claims below are by the account of this
+    # withdrawal.
     example = await system.withdrawal()
     await system.settled(example)
     for name in ("worker.1", "worker.2"):
         await system.stack.process(name).kill()
     live, over = [await begin(system, "b2c", "approve") for _ in range(2)]
     claim = (
-        "WITH attempt AS (INSERT INTO mkwanja.attempts (id, payment_id, number, claimed_at,"
-        " account)"
+        "WITH attempt AS ("
+        "INSERT INTO mkwanja.attempts (id, payment_id, number, claimed_at, account)"
         " SELECT gen_random_uuid(), $1::uuid, 1, now(), account FROM mkwanja.attempts"
-        " WHERE payment_id = $3::uuid"
-        " RETURNING id)"
-        " UPDATE mkwanja.payments SET stage = 'submitting', attempt_id = (SELECT id FROM attempt),"
-        " next_step = 'end_lease',"
+        " WHERE payment_id = $3::uuid RETURNING id)"
+        " UPDATE mkwanja.payments SET stage = 'submitting',"
+        " attempt_id = (SELECT id FROM attempt), next_step = 'end_lease',"
         " lease_until = now() + $2 * interval '1 second', next_step_at = now() WHERE id = $1::uuid"
     )
     await system.execute(claim, live, 1800, example)
@@ -239,7 +227,7 @@ async def test_a_lease_ends_by_the_databases_clock(system: System, wrong_by: int
     await system.stack.redis.flush()
     command = f'python -c "{_WRONG_CLOCK}" {wrong_by}'
     await system.stack.start_process("worker.3", command=command)
-    await _all_end_as_the_ledger_says(system, [await system.withdrawal(), over])
+    await _assert_all_end_as_the_ledger_says(system, [await system.withdrawal(), over])
     assert (await system.stages(over))[1] == "in_doubt"
     row = (
         "SELECT stage, next_step_at > now() AS is_looked_at_later FROM mkwanja.payments"
@@ -250,7 +238,7 @@ async def test_a_lease_ends_by_the_databases_clock(system: System, wrong_by: int
         "UPDATE mkwanja.payments SET lease_until = now(), next_step_at = now() WHERE id = $1::uuid",
         live,
     )
-    await _all_end_as_the_ledger_says(system, [live])
+    await _assert_all_end_as_the_ledger_says(system, [live])
     await system.stack.process("worker.3").kill()
     for name in ("worker.1", "worker.2"):
         await system.stack.start_process(name, wait=False)
