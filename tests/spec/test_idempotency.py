@@ -129,10 +129,10 @@ async def test_a_key_with_another_body_is_refused(system: System, other: Any) ->
     """Also if the other body would have had the same effect."""
     key = str(uuid4())
     (await post(system, "/v1/deposits", DEPOSIT, key=key)).expect(202)
-    result = expect_problem(
+    problem = expect_problem(
         await post(system, "/v1/deposits", other, key=key), 422, "idempotency_key_reused"
     )
-    assert result["retryable"] is False
+    assert problem["retryable"] is False
     assert len(await payments_of(system, key)) == 1
 
 
@@ -193,7 +193,7 @@ async def test_a_retry_is_replayed_before_its_request_is_checked(
 ) -> None:
     """Also if its caller may no longer make it, or its body is no longer valid."""
     sub, withdrawal_key, deposit_key = new_subject(), str(uuid4()), str(uuid4())
-    owned = {**DEPOSIT, "owner": "somebody"}  # a user may not name an owner
+    owned = {**DEPOSIT, "owner": "another"}  # a user may not name an owner
     async with (
         caller(system, sub=sub, role="service_role") as backend,
         caller(system, sub=sub) as user,

@@ -156,8 +156,10 @@ async def test_inquiries_settle_deposits_that_are_paid_while_the_receiver_is_dow
         ids = await _many(_FIVE_HUNDRED, lambda _: system.deposit())
         await _wait_for_stage(system, ids, "succeeded")
         await _assert_each_paid_once(system, ids)
-        asked = await _assert_within_budget(system, _STK_QUERY, since=since, per_second=per_second)
-        assert asked >= len(ids)
+        inquiry_count = await _assert_within_budget(
+            system, _STK_QUERY, since=since, per_second=per_second
+        )
+        assert inquiry_count >= len(ids)
         assert await system.rows("SELECT id FROM mkwanja.callbacks") == []
         assert (
             await system.rows(
@@ -228,14 +230,16 @@ async def _assert_in_due_order(
         "SELECT payment_id, min(asked_at) AS asked_at FROM mkwanja.inquiries"
         " WHERE payment_id = ANY($1::uuid[]) GROUP BY 1"
     )
-    asked = {str(row["payment_id"]): row["asked_at"] for row in await system.rows(first, ids)}
-    assert set(asked) == set(ids)
+    first_asked_at = {
+        str(row["payment_id"]): row["asked_at"] for row in await system.rows(first, ids)
+    }
+    assert set(first_asked_at) == set(ids)
     turn = {
         payment_id: number
         for number, payment_id in enumerate(sorted(ids, key=was_due_at.__getitem__))
     }
     for number, payment_id in enumerate(
-        sorted(ids, key=lambda payment_id: (asked[payment_id], turn[payment_id]))
+        sorted(ids, key=lambda payment_id: (first_asked_at[payment_id], turn[payment_id]))
     ):
         assert abs(number - turn[payment_id]) <= 2 * handed_over_at_once, (number, turn[payment_id])
 

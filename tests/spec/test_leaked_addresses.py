@@ -158,14 +158,14 @@ async def test_a_leaked_address_can_neither_fill_the_database_nor_flood_daraja(
     assert [(status, json.loads(reply), times) for (status, reply), times in answers.items()] == [
         (200, ACCEPTED, 600)
     ]
-    kept = await system.callbacks(one.id)
-    own = [row for row in kept if row["operation"] == "withdrawal"]
+    stored = await system.callbacks(one.id)
+    own = [row for row in stored if row["operation"] == "withdrawal"]
     assert len(own) == COPIES_MAX
     assert {bytes(row["body"]) for row in own} == {body}
-    asked = await system.eventually(lambda: inquiries(system, one.id))
+    sent_inquiries = await system.eventually(lambda: inquiries(system, one.id))
     gaps = [
         (later["asked_at"] - earlier["asked_at"]).total_seconds()
-        for earlier, later in itertools.pairwise(asked)
+        for earlier, later in itertools.pairwise(sent_inquiries)
     ]
     assert all(gap >= FIRST_AFTER_SECONDS for gap in gaps), gaps
     assert (await deliver(system, one.url, one.result(receipt="UKN7LEAK01"))).json() == ACCEPTED

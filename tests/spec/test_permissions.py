@@ -63,7 +63,7 @@ async def test_other_roles_may_do_nothing(system: System, claims: Any) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/withdrawals", "/v1/bill-payments"])
 async def test_a_user_may_make_no_payout(system: System, path: str) -> None:
-    """The answer is 403 whatever the body is, and nothing is stored."""
+    """The answer is 403 for any body, and nothing is stored."""
     key = str(uuid4())
     for body in (_POSTS[path], {"amount": "rubbish"}):
         expect_problem(await post(system, path, body, key=key), 403, "not_permitted")
@@ -220,11 +220,11 @@ async def test_an_invalid_token_gets_401(system: System) -> None:
 async def test_the_401_for_another_issuers_token_names_the_expected_issuer(system: System) -> None:
     """An operator who set JWT_ISSUER wrongly sees it at the first request."""
     token = system.stack.issuer.mint(iss="https://elsewhere.example/auth/v1")
-    result = expect_problem(
+    problem = expect_problem(
         await send_request(system, "GET", "/v1/payments", token=token), 401, "unauthenticated"
     )
-    assert system.stack.issuer.url in result["detail"]
-    assert "elsewhere" not in result["detail"]
+    assert system.stack.issuer.url in problem["detail"]
+    assert "elsewhere" not in problem["detail"]
 
 
 @pytest.mark.parametrize(
@@ -258,10 +258,10 @@ async def test_a_token_must_come_in_one_bearer_header(
 )
 async def test_the_401_for_a_supabase_api_key_explains_it(system: System, key: str) -> None:
     """The text says that it is an API key, and what to send instead."""
-    result = expect_problem(
+    problem = expect_problem(
         await send_request(system, "GET", "/v1/payments", token=key), 401, "unauthenticated"
     )
-    assert "API key" in result["detail"]
+    assert "API key" in problem["detail"]
 
 
 async def test_the_401_for_a_legacy_supabase_api_key_explains_it(system: System) -> None:
@@ -273,10 +273,10 @@ async def test_the_401_for_a_legacy_supabase_api_key_explains_it(system: System)
     token = (
         f"{_encoded(header)}.{_encoded({**claims, 'exp': 32_503_680_000})}.{_encoded(b'x' * 32)}"
     )
-    result = expect_problem(
+    problem = expect_problem(
         await send_request(system, "GET", "/v1/payments", token=token), 401, "unauthenticated"
     )
-    assert "API key" in result["detail"]
+    assert "API key" in problem["detail"]
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])

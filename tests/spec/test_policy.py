@@ -85,13 +85,13 @@ async def test_two_hundred_concurrent_requests_stay_within_a_day_for_seven(limit
     assert len(accepted) == 7
     for answer in answers:
         if answer.status != 202:
-            result = expect_problem(answer, 422, "limit_exceeded")
-            assert (result["limit"], result["maximum"], result["retryable"]) == (
+            problem = expect_problem(answer, 422, "limit_exceeded")
+            assert (problem["limit"], problem["maximum"], problem["retryable"]) == (
                 "caller.amount_per_day",
                 700,
                 False,
             )
-            assert result["resets_at"].endswith("T21:00:00.000Z")  # midnight in Nairobi
+            assert problem["resets_at"].endswith("T21:00:00.000Z")  # midnight in Nairobi
     recorded = await limited.rows("SELECT id FROM mkwanja.payments WHERE owner = $1", user)
     assert sorted(str(row["id"]) for row in recorded) == sorted(accepted)
 
@@ -154,8 +154,8 @@ async def test_a_phone_gets_a_limited_number_of_prompts_a_minute(limited: System
     ]
     assert [answer.status for answer in answers] == [202, 202, 202, 429]
     answer = answers[-1]
-    result = expect_problem(answer, 429, "rate_limited")
-    assert (result["limit"], result["retryable"]) == ("phone.deposits_per_minute", True)
+    problem = expect_problem(answer, 429, "rate_limited")
+    assert (problem["limit"], problem["retryable"]) == ("phone.deposits_per_minute", True)
     assert 1 <= int(answer.headers["Retry-After"]) <= 60
 
 
@@ -171,10 +171,10 @@ async def test_a_phones_daily_amount_counts_deposits_and_withdrawals(limited: Sy
         ):
             (await backend.pay(path, {"amount": amount, "phone_number": phone})).expect(202)
         answer = await backend.pay("/v1/withdrawals", {"amount": 201, "phone_number": phone})
-        result = expect_problem(answer, 422, "limit_exceeded")
-        assert (result["limit"], result["maximum"]) == ("phone.amount_per_day", 2000)
-        assert "1,800" not in result["detail"]
-        assert "200 " not in result["detail"]
+        problem = expect_problem(answer, 422, "limit_exceeded")
+        assert (problem["limit"], problem["maximum"]) == ("phone.amount_per_day", 2000)
+        assert "1,800" not in problem["detail"]
+        assert "200 " not in problem["detail"]
         (await backend.pay("/v1/withdrawals", {"amount": 200, "phone_number": phone})).expect(202)
 
 
@@ -191,10 +191,10 @@ async def test_a_single_payment_has_a_maximum_amount(
 ) -> None:
     """For every kind. It is no daily limit, so it does not reset."""
     token = limited.stack.issuer.backend_token(new_subject())
-    result = expect_problem(
+    problem = expect_problem(
         await post(limited, path, {**body, "amount": 601}, token=token), 422, "limit_exceeded"
     )
-    assert (result["limit"], result["maximum"], result["resets_at"]) == (
+    assert (problem["limit"], problem["maximum"], problem["resets_at"]) == (
         "payment.amount_max",
         600,
         None,
@@ -244,8 +244,8 @@ async def test_the_refusal_of_a_request_that_never_fits_suggests_no_retry(
     phone = {} if "till" in body else {"phone_number": new_phone_number()}
     token = shut.stack.issuer.mint(sub=new_subject(), role=role)
     answer = await post(shut, path, {**body, **phone}, token=token)
-    result = expect_problem(answer, 422, "limit_exceeded")
-    assert (result["limit"], result["maximum"], result["resets_at"], result["retryable"]) == (
+    problem = expect_problem(answer, 422, "limit_exceeded")
+    assert (problem["limit"], problem["maximum"], problem["resets_at"], problem["retryable"]) == (
         limit,
         maximum,
         None,
@@ -253,7 +253,7 @@ async def test_the_refusal_of_a_request_that_never_fits_suggests_no_retry(
     )
     assert "Retry-After" not in answer.headers
     assert not [
-        word for word in ("midnight", "again", "later", "next day") if word in result["detail"]
+        word for word in ("midnight", "again", "later", "next day") if word in problem["detail"]
     ]
 
 
@@ -264,13 +264,13 @@ async def test_a_role_may_have_a_limit_of_its_own(limited: System) -> None:
     ) as backend:
         for _ in range(8):
             (await backend.pay("/v1/bill-payments", {**BILL_PAYMENT, "amount": 600})).expect(202)
-        result = expect_problem(
+        problem = expect_problem(
             await backend.pay("/v1/bill-payments", {**BILL_PAYMENT, "amount": 201}),
             422,
             "limit_exceeded",
         )
-        assert result["maximum"] == 5000
-        assert "200 are left" in result["detail"]
+        assert problem["maximum"] == 5000
+        assert "200 are left" in problem["detail"]
 
 
 async def _send_reads(system: System, token: str, times: int) -> list[Answer]:
@@ -293,10 +293,10 @@ class TestRequestRate:
         answers = await _send_reads(limited, token, 450)
         # The rate may allow one more meanwhile.
         assert sum(answer.status == 200 for answer in answers) in range(400, 402)
-        result = expect_problem(
+        problem = expect_problem(
             await send_request(limited, "GET", "/v1/events", token=token), 429, "rate_limited"
         )
-        assert (result["limit"], result["retryable"]) == ("caller.requests_per_second", True)
+        assert (problem["limit"], problem["retryable"]) == ("caller.requests_per_second", True)
         (
             await send_request(
                 limited, "GET", "/v1/payments", token=limited.stack.issuer.user_token(new_subject())
@@ -371,20 +371,20 @@ async def test_the_policy_in_force_can_be_printed(tmp_path: Path, policy_file: P
     assert (code, tomllib.loads(defaults)["phone"]["amount_per_day"]) == (0, 500_000)
     (tmp_path / "policy.log").unlink()
     code, printed = await _print_policy({"POLICY_FILE": str(policy_file)}, tmp_path)
-    result = tomllib.loads(printed)
-    assert (code, result["users"]["amount_per_day"], result["backends"]["amount_per_day"]) == (
+    policy = tomllib.loads(printed)
+    assert (code, policy["users"]["amount_per_day"], policy["backends"]["amount_per_day"]) == (
         0,
         700,
         5000,
     )
-    assert (result["payment"]["amount_max"], result["phone"]["deposits_per_minute"]) == (600, 3)
+    assert (policy["payment"]["amount_max"], policy["phone"]["deposits_per_minute"]) == (600, 3)
 
 
 async def test_a_faulty_policy_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "policy.toml").write_text("[caller]\nburst = 0\n[phone]\ncolour = 1")
-    code, result = await _print_policy({"POLICY_FILE": str(tmp_path / "policy.toml")}, tmp_path)
+    code, output = await _print_policy({"POLICY_FILE": str(tmp_path / "policy.toml")}, tmp_path)
     assert code > 0
-    [line] = result.splitlines()
+    [line] = output.splitlines()
     assert all(part in line for part in ("POLICY_FILE", "caller.burst", "phone.colour"))
 
 

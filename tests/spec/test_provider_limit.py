@@ -129,25 +129,27 @@ async def test_inquiries_stay_within_their_budget_and_stop_without_redis(
         await asyncio.gather(*(begin(system, "stk", "lost_callback") for _ in range(5)))
     )
     await system.eventually(
-        lambda: _arrivals(system, _QUERY), lambda asked: len(asked) >= before + 2
+        lambda: _arrivals(system, _QUERY), lambda arrived: len(arrived) >= before + 2
     )
     if system.stack.redis.can_be_stopped:
         await system.stack.redis.stop()
-        asked = len(await _arrivals(system, _QUERY))
-        waits = await system.withdrawal()
+        arrived_before = len(await _arrivals(system, _QUERY))
+        waiting = await system.withdrawal()
         postponed = await _wakeups_postponed(system)
         await system.eventually(
             lambda: _wakeups_postponed(system), lambda count: count >= postponed + 2
         )
-        assert len(await _arrivals(system, _QUERY)) - asked <= 1, "one may have been on its way"
+        assert len(await _arrivals(system, _QUERY)) - arrived_before <= 1, (
+            "one may have been on its way"
+        )
         await system.stack.redis.start()
-        await _assert_all_paid(system, [waits])
+        await _assert_all_paid(system, [waiting])
     await system.stack.redis.flush()
     await _assert_all_paid(system, payment_ids)
-    asked_of_all = (await _arrivals(system, _QUERY))[before:]
-    seconds = await _seconds_since(system, payment_ids[0], asked_of_all[-1])
-    times = [item["at"] for item in asked_of_all]
-    assert len(asked_of_all) <= 2 + seconds * _QUERIES_PER_MINUTE / 60, (
+    all_inquiries = (await _arrivals(system, _QUERY))[before:]
+    seconds = await _seconds_since(system, payment_ids[0], all_inquiries[-1])
+    times = [item["at"] for item in all_inquiries]
+    assert len(all_inquiries) <= 2 + seconds * _QUERIES_PER_MINUTE / 60, (
         f"one at once, and one more for the flush: {times}"
     )
 

@@ -96,7 +96,7 @@ async def test_workers_that_sweep_concurrently_do_nothing_twice(system: System) 
         " WHERE payment_id = ANY($1::uuid[]) GROUP BY 1"
     )
     assert {row["claims"] for row in await system.rows(attempts, payment_ids)} == {1}
-    asked = Counter(
+    inquiries_sent = Counter(
         item["body"]["OriginatorConversationID"] for item in await _sent_inquiries(system)
     )
     numbers = (
@@ -106,7 +106,7 @@ async def test_workers_that_sweep_concurrently_do_nothing_twice(system: System) 
     stored = {
         str(row["payment_id"]): row["asked"] for row in await system.rows(numbers, payment_ids)
     }
-    assert dict(asked) == stored
+    assert dict(inquiries_sent) == stored
     too_soon = (
         "SELECT payment_id FROM mkwanja.inquiries AS one"
         " JOIN mkwanja.inquiries AS next USING (payment_id)"
@@ -136,8 +136,10 @@ async def test_the_longest_overdue_payment_is_inquired_about_first(system: Syste
     await asyncio.gather(*(system.stack.start_process(name, env=budget) for name in _WORKERS))
     for payment_id in payment_ids:
         assert (await system.settled(payment_id))["status"] == "success"
-    asked = [item["body"]["OriginatorConversationID"] for item in await _sent_inquiries(system)]
-    assert list(dict.fromkeys(asked)) == payment_ids[::-1]
+    inquired_ids = [
+        item["body"]["OriginatorConversationID"] for item in await _sent_inquiries(system)
+    ]
+    assert list(dict.fromkeys(inquired_ids)) == payment_ids[::-1]
     await asyncio.gather(*(system.stack.restart_process(name, kill=True) for name in _WORKERS))
 
 
