@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 
 from tests.spec.conftest import a_system
+from tests.spec.recovering import nothing_restarted, pay_until_accepted
 from tests.spec.system import System
 from tests.stack.client import Answer
 from tests.stack.external import GivenPostgres, GivenRedis
@@ -57,15 +58,6 @@ def _frozen(server: Server) -> Iterator[None]:
         server.thaw()
 
 
-@contextmanager
-def _nothing_restarted(system: System) -> Iterator[None]:
-    """The processes that run now still run at the end."""
-    processes = [system.stack.process(name) for name in system.stack.names]
-    before = {process.name: process.pid for process in processes if process.is_running}
-    yield
-    assert {process.name: process.pid for process in processes if process.is_running} == before
-
-
 async def _pay_one_of_each_kind(system: System) -> list[str]:
     return [await system.deposit(), await system.withdrawal(), await system.bill_payment()]
 
@@ -88,7 +80,7 @@ def _assert_unavailable(answer: Answer) -> None:
 
 async def test_payments_are_accepted_while_redis_is_stopped(system: System) -> None:
     """A 202 needs no Redis. Once Redis is back, the payments are submitted and paid once."""
-    with _nothing_restarted(system):
+    with nothing_restarted(system):
         async with _stopped(system.stack.redis):
             payment_ids = await _pay_one_of_each_kind(system)
             assert await system.stage_counts(payment_ids) == {"accepted": 3}
@@ -97,7 +89,7 @@ async def test_payments_are_accepted_while_redis_is_stopped(system: System) -> N
 
 async def test_payments_are_accepted_while_redis_is_frozen(system: System) -> None:
     """A Redis that accepts connections and never answers delays a caller for a moment only."""
-    with _nothing_restarted(system):
+    with nothing_restarted(system):
         with _frozen(system.stack.redis):
             payment_ids = await _pay_one_of_each_kind(system)
         await _all_settle(system, payment_ids)
@@ -123,7 +115,7 @@ async def test_every_request_gets_503_while_postgres_is_stopped(system: System) 
     key = str(uuid4())
     known = await system.deposit()
     await system.settled(known)
-    with _nothing_restarted(system):
+    with nothing_restarted(system):
         async with _stopped(system.stack.postgres):
             _assert_unavailable(await system.user.pay("/v1/deposits", _DEPOSIT, key=key))
             _assert_unavailable(await system.user.get(f"/v1/payments/{known}"))
@@ -149,7 +141,7 @@ async def test_a_callback_that_comes_while_postgres_is_away_is_stored_when_it_is
     payment = await system.in_stage(payment_id, "awaiting_result")
     url = await system.callback_url(payment_id, "deposit")
     [movement] = await system.eventually(lambda: system.movements(payment_id))
-    with _nothing_restarted(system):
+    with nothing_restarted(system):
         async with _stopped(system.stack.postgres):
             callback = asyncio.create_task(_post(url, _success(payment, movement["receipt"])))
             await asyncio.sleep(0.5)  # the receiver tries to store it and fails
@@ -175,11 +167,11 @@ async def test_every_payment_settles_after_postgres_restarts_under_load(
     async def pay(payer: int) -> None:
         for n in range(_PAYMENTS_EACH):
             path, body = _payment_of(payer, n)
-            payment_ids.append(await _pay_until_accepted(system, path, body))
+            payment_ids.append(await pay_until_accepted(system, path, body))
             if len(payment_ids) >= _PAYERS * 2:
                 under_way.set()
 
-    with _nothing_restarted(system):
+    with nothing_restarted(system):
         payers = [asyncio.create_task(pay(payer)) for payer in range(_PAYERS)]
         await under_way.wait()
         await (postgres.stop() if end == "restarted" else postgres.kill())
@@ -187,15 +179,6 @@ async def test_every_payment_settles_after_postgres_restarts_under_load(
         await asyncio.gather(*payers)
         assert len(set(payment_ids)) == _PAYERS * _PAYMENTS_EACH
         await _all_settle(system, payment_ids)
-
-
-async def _pay_until_accepted(system: System, path: str, body: dict[str, Any]) -> str:
-    """Repeats one request, with one key, until the service is available; the payment's id."""
-    key = str(uuid4())
-    accepts = system.eventually(
-        lambda: system.backend.pay(path, body, key=key), lambda answer: answer.status != 503
-    )
-    return str((await accepts).expect(202).json()["id"])
 
 
 def _payment_of(payer: int, n: int) -> tuple[str, dict[str, Any]]:
@@ -232,7 +215,7 @@ async def test_processes_start_before_postgres_and_redis() -> None:
                 if stack.process(name).is_running
             }
             assert len(before) == 3
-        with _nothing_restarted(system):
+        with nothing_restarted(system):
             await stack.wait_ready("web")
             await stack.wait_ready("callbacks")
             await _all_settle(system, await _pay_one_of_each_kind(system))

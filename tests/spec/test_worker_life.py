@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
@@ -18,6 +17,7 @@ from redis.asyncio import Redis
 
 from tests.spec.conftest import a_system
 from tests.spec.playing import begin
+from tests.spec.recovering import nothing_restarted, pay_until_accepted
 from tests.spec.system import System
 
 # Payments go into doubt soon, and the inquiries come soon.
@@ -45,15 +45,6 @@ _WRONG_CLOCK = (
 async def system() -> AsyncIterator[System]:
     async with a_system(env=_BRISK, workers=2) as system:
         yield system
-
-
-@contextmanager
-def _nothing_restarted(system: System) -> Iterator[None]:
-    """The processes that run now still run at the end."""
-    processes = [system.stack.process(name) for name in system.stack.names]
-    before = {process.name: process.pid for process in processes if process.is_running}
-    yield
-    assert {process.name: process.pid for process in processes if process.is_running} == before
 
 
 async def _make_payments(system: System, count: int = _PAYMENTS) -> list[str]:
@@ -116,7 +107,7 @@ async def test_stale_jobs_change_nothing(system: System) -> None:
     await system.eventually(lambda: redis.keys("arq:in-progress:*"), lambda keys: not keys)
     await redis.aclose()
     assert await _snapshot(system, [*final, awaited]) == before
-    with _nothing_restarted(system):
+    with nothing_restarted(system):
         later = await system.withdrawal()
         await _assert_all_end_as_the_ledger_says(system, [later])
 
@@ -176,30 +167,23 @@ async def test_payments_end_well_although_redis_stops_and_postgres_restarts(syst
     stack = system.stack
     if not (stack.redis.can_be_stopped and stack.postgres.can_be_stopped):
         pytest.skip("the servers were given; they are not ours to stop")
-    with _nothing_restarted(system):
+    with nothing_restarted(system):
         payment_ids = await _make_payments(system)
         await stack.redis.stop()
         payment_ids += await _make_payments(system, 6)
         await stack.postgres.kill()
         await stack.postgres.start()
-        payment_ids += await _pay_until_accepted(system, 6)
+        payment_ids += await _withdraw_until_accepted(system, 6)
         await stack.redis.start()
-        payment_ids += await _pay_until_accepted(system, 6)
+        payment_ids += await _withdraw_until_accepted(system, 6)
         await _assert_all_end_as_the_ledger_says(system, payment_ids)
 
 
-async def _pay_until_accepted(system: System, count: int) -> list[str]:
-    """Makes withdrawals whose callers retry with one key while the service is unavailable."""
-
-    async def pay() -> str:
-        key, body = str(uuid4()), {"amount": 1200, "phone_number": "0722000222"}
-        answer = await system.eventually(
-            lambda: system.backend.pay("/v1/withdrawals", body, key=key),
-            lambda answer: answer.status != 503,
-        )
-        return str(answer.expect(202).json()["id"])
-
-    return list(await asyncio.gather(*(pay() for _ in range(count))))
+async def _withdraw_until_accepted(system: System, count: int) -> list[str]:
+    """Makes withdrawals whose callers retry while the service is unavailable; their ids."""
+    body = {"amount": 1200, "phone_number": "0722000222"}
+    pays = (pay_until_accepted(system, "/v1/withdrawals", body) for _ in range(count))
+    return list(await asyncio.gather(*pays))
 
 
 @pytest.mark.parametrize("wrong_by", [3600, -3600])
