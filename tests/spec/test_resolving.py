@@ -37,16 +37,8 @@ class Cast:
 
     def command(self, label: str, decision: str, *more: str) -> tuple[str, ...]:
         """The arguments of `resolve` for one of the payments."""
-        return (
-            "resolve",
-            self.ids.get(label, label),
-            decision,
-            "--reason",
-            _REASON,
-            "--operator",
-            "wanjiru",
-            *more,
-        )
+        by_operator = ("--reason", _REASON, "--operator", "wanjiru")
+        return ("resolve", self.ids.get(label, label), decision, *by_operator, *more)
 
     async def row(self, label: str) -> Any:
         [row] = await self.system.rows(
@@ -115,15 +107,11 @@ async def cast(system: System) -> Cast:
 
 
 _RECEIPT = ("--receipt", "UCB4AAAA01")
+_RECEIPT_OF_ANOTHER = ("--receipt", "of another")  # the test replaces it by a real receipt
 
 _REFUSED = [
     ("bill that was not", "paid", (), "Give M-PESA's receipt number"),
-    (
-        "another bill",
-        "paid",
-        ("--receipt", "of another"),
-        "This receipt belongs to another payment.",
-    ),
+    ("another bill", "paid", _RECEIPT_OF_ANOTHER, "This receipt belongs to another payment."),
     ("succeeded", "paid", _RECEIPT, "has already succeeded"),
     ("refused by Daraja", "paid", _RECEIPT, "Daraja said that the payment failed"),
     ("being sent", "paid", _RECEIPT, "is being sent right now"),
@@ -142,15 +130,11 @@ _REFUSED = [
 
 async def test_evidence_outranks_an_operator(cast: Cast) -> None:
     """Each refusal is one line that names the evidence, with exit code 1. Nothing changes."""
-    receipt_of_another = (await cast.row("succeeded"))["receipt"]
+    real_receipts = {"of another": (await cast.row("succeeded"))["receipt"]}
     known = [name for name in {label for label, *_ in _REFUSED} if name in cast.ids]
     before = {name: (await cast.row(name), await cast.history(name)) for name in known}
     commands = [
-        cast.command(
-            label,
-            decision,
-            *(receipt_of_another if part == "of another" else part for part in more),
-        )
+        cast.command(label, decision, *(real_receipts.get(part, part) for part in more))
         for label, decision, more, _ in _REFUSED
     ]
     results = await operate_all(cast.system, commands)
@@ -198,21 +182,11 @@ async def test_a_decision_is_a_transition_with_operator_and_reason(cast: Cast) -
     system = cast.system
     [moved] = await system.movements(cast.ids["bill that was paid"])
     [deposited] = await system.movements(cast.ids["silent deposit"])
+    bill_receipt = ("--receipt", moved["receipt"].lower())
+    deposit_receipt = ("--receipt", deposited["receipt"])
     decisions: list[tuple[str, str, tuple[str, ...], str, str | None]] = [
-        (
-            "bill that was paid",
-            "paid",
-            ("--receipt", moved["receipt"].lower()),
-            "resolved_paid",
-            "succeeded",
-        ),
-        (
-            "silent deposit",
-            "paid",
-            ("--receipt", deposited["receipt"]),
-            "resolved_paid",
-            "corrected",
-        ),
+        ("bill that was paid", "paid", bill_receipt, "resolved_paid", "succeeded"),
+        ("silent deposit", "paid", deposit_receipt, "resolved_paid", "corrected"),
         ("bill that was not", "unpaid", (), "resolved_unpaid", "failed"),
         ("in doubt", "unpaid", (), "resolved_unpaid", "failed"),
         ("waiting and flagged", "unpaid", (), "resolved_unpaid", "failed"),
