@@ -1,4 +1,4 @@
-"""Bill payments in doubt: they are never sent again, because they have no key.
+"""Bill payments in doubt: they are never sent again, because they have no resend key.
 
 The service inquires about a bill payment if Daraja gave it an id. If not, it flags it for a person.
 """

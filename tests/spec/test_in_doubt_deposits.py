@@ -1,4 +1,4 @@
-"""Deposits in doubt: they are never sent again, because they have no key.
+"""Deposits in doubt: they are never sent again, because they have no resend key.
 
 The service inquires by STK query and waits for a callback. Silence alone proves nothing.
 """
