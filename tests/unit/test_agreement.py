@@ -62,10 +62,8 @@ def test_an_originator_id_of_another_payment_contradicts_our_conversation_id() -
     payment = a_payment(kind=Kind.WITHDRAWAL, stage=Stage.AWAITING_RESULT, attempts=(attempt,))
     report = a_report(ids=frozenset({MADE_BY_DARAJA, OUR_CONVERSATION}))
     decision = decide_callback(payment, report, ids_of_others=frozenset({MADE_BY_DARAJA}))
-    assert (payment_of(decision).stage, decision.disposition) == (
-        Stage.AWAITING_RESULT,
-        Disposition.IDS_DIFFER,
-    )
+    assert payment_of(decision).stage is Stage.AWAITING_RESULT
+    assert decision.disposition is Disposition.IDS_DIFFER
 
 
 def test_a_failure_without_our_own_id_accounts_for_one_send_only() -> None:

@@ -88,7 +88,7 @@ def test_a_code_finalizes_only_as_the_contract_says(kind: Kind, code: str) -> No
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_the_codes_that_finalize_are_exactly_the_contracts(kind: Kind) -> None:
+def test_exactly_the_codes_of_the_contract_finalize(kind: Kind) -> None:
     """It checks all numbers below 20,000, and all codes of an E with up to four digits."""
     candidates = [*map(str, range(20_000)), *(f"E{n}" for n in range(10_000)), *EVERY_CODE]
     assert {code for code in candidates if find_failure(PAGES[kind].failures, code)} == set(

@@ -243,7 +243,7 @@ def test_no_other_host_passes_for_localhost(
 
 
 @pytest.mark.parametrize("content", [b"", b"not a certificate", pem("ec")])
-def test_the_certificate_file_must_hold_an_rsa_certificate(
+def test_the_certificate_file_must_contain_an_rsa_certificate(
     set_environment: SetEnvironment, worker: dict[str, str], tmp_path: Path, content: bytes
 ) -> None:
     file = tmp_path / "other.pem"
@@ -255,7 +255,9 @@ def test_the_certificate_file_must_hold_an_rsa_certificate(
 SECRETS = ("Passw0rd", "S3cret", "K3y")
 
 
-def test_no_value_is_ever_printed(set_environment: SetEnvironment, worker: dict[str, str]) -> None:
+def test_settings_never_print_a_value(
+    set_environment: SetEnvironment, worker: dict[str, str]
+) -> None:
     for process, values in (
         (IngressSettings, INGRESS),
         (CallbackSettings, CALLBACKS),
@@ -274,7 +276,7 @@ def test_no_value_is_ever_printed(set_environment: SetEnvironment, worker: dict[
         *("TRUSTED_PROXIES", "PORT", "LOG_LEVEL"),
     ],
 )
-def test_a_message_holds_no_value_even_of_a_misplaced_secret(
+def test_a_message_contains_no_value_even_of_a_misplaced_secret(
     set_environment: SetEnvironment, name: str
 ) -> None:
     set_environment(CALLBACKS, **{name: "S3cret"})
@@ -346,7 +348,7 @@ def test_lists_are_split_at_commas_and_trimmed(set_environment: SetEnvironment) 
 
 
 @pytest.mark.parametrize("value", ["10.0.0.1/8", "everything", "10.0.0.0/33", "*"])
-def test_a_network_is_written_in_cidr_form(set_environment: SetEnvironment, value: str) -> None:
+def test_a_network_must_be_in_cidr_form(set_environment: SetEnvironment, value: str) -> None:
     set_environment(CALLBACKS, CALLBACK_ALLOWED_NETWORKS=value)
     assert names_in(message_of(CallbackSettings)) == {"CALLBACK_ALLOWED_NETWORKS"}
 

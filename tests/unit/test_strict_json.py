@@ -50,7 +50,7 @@ def test_daraja_s_numbers_are_exact_and_never_minus_zero() -> None:
             parse(body)
 
 
-def test_numbers_of_a_request_are_plain_ones() -> None:
+def test_numbers_of_a_request_are_integers_and_floats() -> None:
     values: list[Any] = parse(b"[1, 1.0, -0]", has_exact_numbers=False)
     assert [type(value) for value in values] == [int, float, int]
 

@@ -36,7 +36,7 @@ def reference_of(kind: Kind) -> Reference:
         ("0182000111", "254182000111"),  # a range opened in August 2026
     ],
 )
-def test_a_phone_number_has_one_form(text: str, number: str) -> None:
+def test_a_phone_number_is_parsed_into_one_form(text: str, number: str) -> None:
     assert values.parse_phone_number(text) == number
 
 
@@ -111,7 +111,7 @@ def test_a_line_is_one_line_of_printable_characters(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "a", "x" * 101, "  ", "a\nb", "a\0b", "a\u202eb", "\ud800\ud800", "a\u00a0\u2028"]
 )
-def test_other_text_is_refused(text: str) -> None:
+def test_other_text_is_rejected_as_a_line(text: str) -> None:
     with pytest.raises(ValueError, match="must be"):
         values.parse_line(text, 2, 100)
 

@@ -66,7 +66,7 @@ def test_each_inquiry_step_has_its_budget_and_one_setting_sets_both(
     assert per_minute(**settings) == expected
 
 
-def test_each_time_is_its_setting() -> None:
+def test_each_time_follows_its_setting() -> None:
     settings = WorkerSettings.model_construct(
         inquiry_first_after_seconds=1,
         inquiry_interval_max_seconds=2,
@@ -195,7 +195,7 @@ def test_every_allowed_setting_makes_times_that_fit_together() -> None:
             Times(**{field: edge * SECOND})
 
 
-def test_a_worker_ends_before_sigkill() -> None:
+def test_a_worker_exits_before_sigkill() -> None:
     assert times.CALL_MAX < times.SENDS_DRAIN_MAX
     assert (
         times.SENDS_DRAIN_MAX + times.REST_DRAIN_MAX + 2 * times.CLOSE_MAX < times.TERMINATION_MAX
