@@ -56,7 +56,7 @@ def test_no_file_cites_a_document_outside_the_repository() -> None:
     assert [name for name, text in files().items() if _OUTSIDE.search(text)] == []
 
 
-def test_the_search_finds_what_it_looks_for() -> None:
+def test_the_search_finds_every_citation() -> None:
     text = (
         "# (rules.md %6, %7 and\n    # %18; `daraja.md` %4.2, RFC 9110 %7.8) and %5"
         " ([x.md](a/x.md) %2)"

@@ -55,7 +55,7 @@ def test_no_file_has_the_name_of_a_secret() -> None:
     assert [name for name in files() if names.search(name)] == []
 
 
-def test_the_search_finds_what_it_looks_for() -> None:
+def test_the_search_finds_secrets_and_addresses() -> None:
     """The secrets are made in the test and used nowhere."""
     key = ec.generate_private_key(ec.SECP256R1())
     pem = key.private_bytes(

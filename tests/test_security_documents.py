@@ -94,7 +94,7 @@ def test_every_threat_has_a_control_and_a_test(row: list[str]) -> None:
     ],
     ids=str,
 )
-def test_a_line_that_lacks_something_is_found(change: dict[str, str]) -> None:
+def test_a_line_with_a_fault_is_reported(change: dict[str, str]) -> None:
     good = dict(zip(COLUMNS, LINES[0], strict=True))
     assert faults([*good.values()]) == []
     assert faults([*{**good, **change}.values()]) != []

@@ -55,7 +55,7 @@ async def test_an_inquiry_has_its_token_before_its_turn(outside: Outside) -> Non
         assert outside.calls == ["token", INQUIRIES.name]
 
 
-async def test_without_a_token_no_turn_is_taken(outside: Outside) -> None:
+async def test_a_send_without_a_token_takes_no_turn(outside: Outside) -> None:
     outside.token_error = Unreachable()
     with pytest.raises(Unreachable):
         await outside.access.prepare_send(Kind.DEPOSIT).__aenter__()

@@ -279,7 +279,7 @@ STATUSES = st.sampled_from([200, 204, 302, 400, 401, 403, 404, 408, 429, 500, 50
 
 
 @given(kind=st.sampled_from(Kind), status=STATUSES, value=JSON)
-def test_no_json_value_raises_anything_else(kind: Kind, status: int, value: Any) -> None:
+def test_no_json_value_raises_another_class_of_error(kind: Kind, status: int, value: Any) -> None:
     error = answer_error(kind, status, value)
     # Unreachable means that nothing was written. An answer proves the opposite.
     assert type(error) is not Unreachable
@@ -289,7 +289,7 @@ def test_no_json_value_raises_anything_else(kind: Kind, status: int, value: Any)
 
 
 @given(kind=st.sampled_from(Kind), status=STATUSES, body=st.binary(max_size=200))
-def test_no_bytes_raise_anything_else(kind: Kind, status: int, body: bytes) -> None:
+def test_no_bytes_raise_another_class_of_error(kind: Kind, status: int, body: bytes) -> None:
     assert answer_error(kind, status, body) is not None
 
 

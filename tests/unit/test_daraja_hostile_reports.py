@@ -89,7 +89,7 @@ def is_explicit_zero(operation: str, message: Any) -> bool:
 
 @given(operation=st.sampled_from(OPERATIONS), code=VALUES, items=VALUES, outer=VALUES)
 @example(operation="deposit", code=float("nan"), items=None, outer=None)
-def test_no_json_value_is_a_success_but_with_an_explicit_zero(
+def test_a_json_value_is_a_success_only_with_an_explicit_zero(
     operation: str, code: Any, items: Any, outer: Any
 ) -> None:
     for message in (
@@ -143,7 +143,7 @@ def test_no_mangled_message_makes_the_reader_raise(
         ('\x00\x01{"%s":"S3CRET\x02"', '\x00\x01{"%s":"[replaced]"'),
     ],
 )
-def test_secrets_are_replaced_before_a_body_is_kept(name: str, before: str, after: str) -> None:
+def test_secrets_are_replaced_before_a_body_is_stored(name: str, before: str, after: str) -> None:
     assert (
         SECRET_FIELDS.replace_secrets(before.replace("%s", name).encode())
         == after.replace("%s", name).encode()
@@ -158,5 +158,5 @@ def test_a_secret_with_a_broken_escape_is_replaced_to_its_end() -> None:
     "body",
     [b"", b"{}", b"\xff", json.dumps(stk()).encode(), b'{"Passwords":"kept","x":"Password"}'],
 )
-def test_a_body_without_secrets_is_kept_as_it_came(body: bytes) -> None:
+def test_a_body_without_secrets_is_stored_unchanged(body: bytes) -> None:
     assert SECRET_FIELDS.replace_secrets(body) == body

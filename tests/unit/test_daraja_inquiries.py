@@ -315,7 +315,7 @@ UNKNOWN_ENVELOPE = json_answer(500, anything="else")
         (DEPOSIT, [SPIKE], None),
     ],
 )
-async def test_the_standing_of_an_operation_after_an_inquiry(
+async def test_an_inquiry_reports_the_health_of_its_operation(
     payment: Payment, answers: Any, health: OperationHealth | None
 ) -> None:
     inquirer, _, _ = inquirer_of(Client(Tokens("one", "two"), *answers))

@@ -376,7 +376,7 @@ def test_only_a_listed_code_of_an_accepted_query_is_a_result(status: int, value:
 
 
 @given(status=STATUSES, body=st.binary(max_size=200))
-def test_no_bytes_raise_anything_else(status: int, body: bytes) -> None:
+def test_no_bytes_are_a_result_or_an_acknowledgement(status: int, body: bytes) -> None:
     try:
         assert read_query_answer(status, body, CHECKOUT).inquiry_outcome is V.NO_ANSWER
         assert read_status_acknowledgement(status, body) != "acknowledged"

@@ -283,7 +283,7 @@ def test_items_are_read_by_name_in_any_order() -> None:
 @pytest.mark.parametrize(
     "items", [ABSENT, [], None, {}, "text", 7, [None], [[]], [{"Name": None}], [{"Value": 5}]]
 )
-def test_metadata_that_is_missing_or_broken_leaves_a_success_without_amount_and_receipt(
+def test_a_success_with_missing_or_broken_metadata_has_no_amount_and_no_receipt(
     items: Any,
 ) -> None:
     message = stk(0, items) if items is not None else stk(0, ABSENT, CallbackMetadata=None)

@@ -219,7 +219,7 @@ def test_a_bill_account_reaches_daraja_exactly_as_the_caller_wrote_it(account: s
     assert body_of(payment)["AccountReference"] == account
 
 
-def test_nothing_of_the_callers_metadata_reaches_daraja() -> None:
+def test_the_callers_metadata_never_reaches_daraja() -> None:
     for kind in Kind:
         sent = repr(
             body_of(a_payment(kind=kind, metadata={"secret-note": "for us only"}, owner="user-77"))

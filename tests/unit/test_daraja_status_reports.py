@@ -131,7 +131,7 @@ def test_the_target_s_id_is_read_by_either_name(name: str) -> None:
     assert (IdKind.ORIGINATOR_CONVERSATION, "payout-17") in reading(status(0, items)).ids
 
 
-def test_ids_that_differ_within_an_answer_are_all_read_so_that_one_disagrees() -> None:
+def test_differing_ids_within_an_answer_are_all_read() -> None:
     items = [*parameters(), {"Key": "OriginalConversationID", "Value": "somebody-elses"}]
     assert {
         value
@@ -232,7 +232,7 @@ def test_the_envelope_s_transaction_id_is_the_inquiry_s_and_no_receipt() -> None
 @pytest.mark.parametrize(
     "items", [ABSENT, [], None, {}, "text", 7, [None], [[]], [{"Key": None}], [{"Value": 5}]]
 )
-def test_parameters_that_are_missing_or_broken_end_nothing(items: Any) -> None:
+def test_missing_or_broken_parameters_leave_the_payout_under_way(items: Any) -> None:
     message = status(0, items) if items is not None else status(0, ABSENT, ResultParameters=None)
     assert reading(message) == Report(
         outcome=ReportedOutcome.UNDECIDED, inquiry_outcome=V.UNDER_WAY
@@ -248,7 +248,7 @@ def test_a_single_object_stands_for_a_list_of_parameters() -> None:
     )
 
 
-def test_a_payout_s_result_at_an_inquiry_s_address_ends_nothing() -> None:
+def test_a_payout_s_result_at_an_inquiry_s_address_is_undecided() -> None:
     """The operation alone decides how a body is read: there it has no TransactionStatus."""
     assert reading(payout()).outcome is ReportedOutcome.UNDECIDED
     assert reading(payout(1)).outcome is ReportedOutcome.UNDECIDED
@@ -296,7 +296,7 @@ ITEMS = (
 
 # `status` replaces None by the parameters of a good message.
 @given(code=VALUES, items=ITEMS.filter(lambda items: items is not None), text=VALUES)
-def test_nothing_but_an_allow_listed_status_under_an_explicit_zero_ends_a_payment(
+def test_only_a_listed_status_with_an_explicit_zero_ends_a_payment(
     code: Any, items: Any, text: Any
 ) -> None:
     report = reading(status(code, items, ResultDesc=text))

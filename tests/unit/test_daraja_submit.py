@@ -130,7 +130,7 @@ class Parallel(Client):
 
 
 @pytest.mark.parametrize(("has_product", "resent"), [(False, 1), (True, 10)])
-async def test_of_many_requests_whose_token_was_refused_one_tries_the_new_token_first(
+async def test_one_of_many_refused_requests_tries_the_new_token_first(
     has_product: bool, resent: int
 ) -> None:
     client = Parallel(has_product=has_product)
