@@ -1,5 +1,6 @@
-"""The bell: one CloudEvent a fact, on both channels, the same bytes as on record, until it is
-known to be told.
+"""Published events: one CloudEvent for each finalization, on both Redis channels.
+
+The bytes are those stored. The sweeper publishes an event again until its publication is recorded.
 """
 
 from __future__ import annotations
@@ -29,25 +30,24 @@ _FIELDS = {
 }
 
 
-async def facts(system: System, payment_id: str) -> list[Any]:
-    """The facts on record that subscribers are told, oldest first."""
-    sql = "SELECT * FROM mkwanja.payment_history WHERE payment_id = $1::uuid AND event_type IS NOT NULL"
-    return await system.rows(f"{sql} ORDER BY sequence", payment_id)
-
-
-async def _wait_for_both_channels(
-    system: System, listener: Listener, payment_id: str, *, facts_received: int = 1
-) -> None:
-    """Waits until each fact came on both channels and is recorded as told."""
-    await system.eventually(
-        lambda: _value(len(listener.of(payment_id))), lambda count: count >= 2 * facts_received
+async def _event_entries(system: System, payment_id: str) -> list[Any]:
+    """The payment's history entries that have an event, oldest first."""
+    sql = (
+        "SELECT * FROM mkwanja.payment_history"
+        " WHERE payment_id = $1::uuid AND event_type IS NOT NULL ORDER BY sequence"
     )
-    owing = "SELECT id FROM mkwanja.payments WHERE id = $1::uuid AND event_due IS NOT NULL"
-    await system.eventually(lambda: system.rows(owing, payment_id), lambda rows: not rows)
+    return await system.rows(sql, payment_id)
 
 
-async def _value(value: Any) -> Any:
-    return value
+async def _wait_for_events(
+    system: System, listener: Listener, payment_id: str, *, count: int = 1
+) -> None:
+    """Wait until `count` events came on both channels and are recorded as published."""
+    await system.eventually(
+        lambda: len(listener.of(payment_id)), lambda received: received >= 2 * count
+    )
+    unpublished = "SELECT id FROM mkwanja.payments WHERE id = $1::uuid AND event_due IS NOT NULL"
+    await system.eventually(lambda: system.rows(unpublished, payment_id), lambda rows: not rows)
 
 
 @pytest.mark.parametrize(
@@ -64,16 +64,14 @@ async def _value(value: Any) -> Any:
 async def test_each_finalization_is_published_once(
     system: System, api: Api, scenario: str, kind: str
 ) -> None:
-    """A finalization is one CloudEvent, on both channels with the same bytes, which are those on
-    record.
-    """
+    """It is one CloudEvent, with the stored bytes on both channels."""
     async with listening(system) as listener:
         payment_id = await begin(system, api, scenario)
         payment = await system.settled(payment_id)
         await wait_for_callbacks(system)
-        await _wait_for_both_channels(system, listener, payment_id)
-    [fact] = await facts(system, payment_id)
-    body = fact["event_body"].encode()
+        await _wait_for_events(system, listener, payment_id)
+    [entry] = await _event_entries(system, payment_id)
+    body = entry["event_body"].encode()
     assert sorted(listener.of(payment_id)) == [
         (CHANNEL_OF_ALL, body),
         (f"{CHANNEL_OF_ALL}:{payment_id}", body),
@@ -82,7 +80,7 @@ async def test_each_finalization_is_published_once(
     assert set(event) == _FIELDS
     assert (event["specversion"], event["datacontenttype"]) == ("1.0", "application/json")
     assert (event["type"], event["subject"]) == (f"mkwanja.payment.{kind}", payment_id)
-    assert (event["id"], event["sequence"]) == (str(fact["id"]), fact["sequence"])
+    assert (event["id"], event["sequence"]) == (str(entry["id"]), entry["sequence"])
     assert event["source"]
     assert datetime.fromisoformat(event["time"]).tzinfo is not None
     hidden = {"idempotency_key", "recipient_name", "provider_ids"}
@@ -90,14 +88,12 @@ async def test_each_finalization_is_published_once(
 
 
 async def test_a_cancellation_is_published_once(system: System) -> None:
-    """A payment cancelled by its caller is announced as failed, once, however often it is
-    cancelled.
-    """
+    """Its event says that the payment failed. Further cancellations publish nothing."""
     async with listening(system) as listener, stopped_payouts(system):
         payment_id = await system.withdrawal()
         for _ in range(3):
             (await cancel(system, payment_id)).expect(200)
-        await _wait_for_both_channels(system, listener, payment_id)
+        await _wait_for_events(system, listener, payment_id)
     [event] = listener.events(payment_id)
     assert (event["type"], event["data"]["failure"]["reason"]) == (
         "mkwanja.payment.failed",
@@ -106,13 +102,11 @@ async def test_a_cancellation_is_published_once(system: System) -> None:
 
 
 async def test_a_correction_is_published_as_a_second_event(system: System) -> None:
-    """A success after a failure is a second fact with an id of its own, of type corrected, in
-    sequence.
-    """
+    """Its type is "corrected", and it has its own id and the next sequence number."""
     async with listening(system) as listener:
         payment_id = await begin(system, "b2c", "failure_then_success")
         await system.in_stage(payment_id, "succeeded")
-        await _wait_for_both_channels(system, listener, payment_id, facts_received=2)
+        await _wait_for_events(system, listener, payment_id, count=2)
     events = sorted(listener.events(payment_id), key=lambda event: event["sequence"])
     assert [event["type"] for event in events] == [
         "mkwanja.payment.failed",
@@ -121,12 +115,12 @@ async def test_a_correction_is_published_as_a_second_event(system: System) -> No
     assert [event["data"]["status"] for event in events] == ["failed", "success"]
     assert events[0]["id"] != events[1]["id"]
     assert [(item["id"], item["sequence"]) for item in events] == [
-        (str(fact["id"]), fact["sequence"]) for fact in await facts(system, payment_id)
+        (str(entry["id"]), entry["sequence"]) for entry in await _event_entries(system, payment_id)
     ]
 
 
 async def test_a_message_that_finalizes_nothing_publishes_no_event(system: System) -> None:
-    """Flags, duplicates, contradictions and unreadable messages ring no bell."""
+    """Flagged, repeated, contradicting and unreadable messages publish no event."""
     async with listening(system) as listener:
         one = await begin_awaited(system)
         for body in (b"{", one.result(amount=one.amount + 1), one.result(receipt=...)):
@@ -134,44 +128,42 @@ async def test_a_message_that_finalizes_nothing_publishes_no_event(system: Syste
         assert listener.of(one.id) == []
         for receipt in ("UKN7BELL01", "UKN7BELL01", "UKN7BELL02"):
             await deliver(system, one.url, one.result(receipt=receipt))
-        await _wait_for_both_channels(system, listener, one.id)
+        await _wait_for_events(system, listener, one.id)
         later = await begin(system, "b2c", "approve")
         await system.settled(later)
-        await _wait_for_both_channels(system, listener, later)
+        await _wait_for_events(system, listener, later)
     assert [event["type"] for event in listener.events(one.id)] == ["mkwanja.payment.succeeded"]
-    assert len(await facts(system, one.id)) == 1
+    assert len(await _event_entries(system, one.id)) == 1
 
 
 async def test_the_sweeper_republishes_an_event_that_is_not_recorded_as_published(
     system: System,
 ) -> None:
-    """What is not recorded as published the sweeper publishes: the same bytes, the same id, and
-    then it is recorded.
-    """
+    """It publishes the same bytes with the same id, and then records the publication."""
     async with listening(system) as listener:
         payment_id = await begin(system, "b2c", "approve")
         await system.settled(payment_id)
-        await _wait_for_both_channels(system, listener, payment_id)
+        await _wait_for_events(system, listener, payment_id)
         first = listener.of(payment_id)
         await _forget_publication(system, payment_id)
-        await _wait_for_both_channels(system, listener, payment_id, facts_received=2)
+        await _wait_for_events(system, listener, payment_id, count=2)
     assert sorted(listener.of(payment_id)) == sorted(first * 2)
-    [fact] = await facts(system, payment_id)
+    [entry] = await _event_entries(system, payment_id)
     assert await system.rows(
-        "SELECT * FROM mkwanja.event_publications WHERE history_id = $1", fact["id"]
+        "SELECT * FROM mkwanja.event_publications WHERE history_id = $1", entry["id"]
     )
 
 
 async def _forget_publication(system: System, payment_id: str) -> None:
-    """As if the process had died between the commit that made the fact and the one that recorded
-    its publication.
-    """
-    [fact] = await facts(system, payment_id)
+    """Delete the record of the publication, as if the process had died before it wrote it."""
+    [entry] = await _event_entries(system, payment_id)
     await system.execute("ALTER TABLE mkwanja.event_publications DISABLE TRIGGER is_insert_only")
-    await system.execute("DELETE FROM mkwanja.event_publications WHERE history_id = $1", fact["id"])
+    await system.execute(
+        "DELETE FROM mkwanja.event_publications WHERE history_id = $1", entry["id"]
+    )
     await system.execute("ALTER TABLE mkwanja.event_publications ENABLE TRIGGER is_insert_only")
     due = "UPDATE mkwanja.payments SET event_due = now() - interval '1 minute' WHERE id = $1"
-    await system.execute(due, fact["payment_id"])
+    await system.execute(due, entry["payment_id"])
 
 
 @pytest.mark.parametrize(
@@ -189,6 +181,5 @@ async def _forget_publication(system: System, payment_id: str) -> None:
     ],
 )
 async def test_postgres_refuses_changes_of_insert_only_tables(system: System, change: str) -> None:
-    """The record of what happened can be added to, and neither changed nor deleted."""
     with pytest.raises(asyncpg.RestrictViolationError, match="insert-only"):
         await system.execute(change)

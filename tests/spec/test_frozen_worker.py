@@ -1,6 +1,4 @@
-"""A worker that stops between its claim and its first byte: whatever happens later, it does not
-pay twice.
-"""
+"""A worker that stops between its claim and its first byte never pays twice."""
 
 from __future__ import annotations
 
@@ -18,17 +16,13 @@ from tests.stack.processes import Process
 _FREEZE = "claimed_before_first_byte:freeze"
 _KILL = "claimed_before_first_byte:kill"
 
-# An armed worker sweeps once, at its start: what its payment becomes is then another worker's
-# doing.
+# A worker with a failpoint sweeps only once, at its start. Later sweeps are another worker's.
 _RARELY = {"SWEEP_INTERVAL_SECONDS": "60"}
 
 _FIRST_SEND_LOST = ["accepted", "submitting", "in_doubt"]
-_NEVER_LEFT = [*_FIRST_SEND_LOST, "accepted"]
-_PAID_LATER = [
-    *_NEVER_LEFT,
-    "submitting",
-    "succeeded",
-]  # its result may overtake the acknowledgement
+_RELEASED = [*_FIRST_SEND_LOST, "accepted"]
+# Without "awaiting_result", because the result may overtake the acknowledgement.
+_PAID_LATER = [*_RELEASED, "submitting", "succeeded"]
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +35,7 @@ async def running_system() -> AsyncIterator[System]:
 
 @pytest.fixture
 async def system(running_system: System) -> AsyncIterator[System]:
-    """The system without a worker: each test starts its own, and whatever it leaves of them ends
-    here.
-    """
+    """The system without a worker: each test starts its own, and the fixture ends them."""
     yield running_system
     workers = [
         running_system.stack.process(name)
@@ -53,12 +45,10 @@ async def system(running_system: System) -> AsyncIterator[System]:
     await asyncio.gather(*(worker.kill() for worker in workers if worker.is_running))
 
 
-async def _stopped_with_one_of_each_kind(
+async def _stop_with_one_of_each_kind(
     system: System, failpoint: str, *, without: str = ""
 ) -> tuple[list[Process], list[str]]:
-    """Three workers that stopped at the point, each holding the claim of a payment of another
-    kind.
-    """
+    """Start three workers that stop at the failpoint, each with a claim of another kind."""
     workers, payment_ids = [], []
     for number, pay in enumerate((system.deposit, system.withdrawal, system.bill_payment), start=1):
         worker = await start_armed(
@@ -72,8 +62,8 @@ async def _stopped_with_one_of_each_kind(
     return workers, payment_ids
 
 
-async def _past_their_leases(system: System, payment_ids: list[str]) -> None:
-    """Another worker's sweeper finds that the leases are over; that worker then ends."""
+async def _wait_past_leases(system: System, payment_ids: list[str]) -> None:
+    """Wait until another worker's sweeper ends the leases; that worker then exits."""
     await system.stack.start_process("worker.4")
     for payment_id in payment_ids:
         await system.in_stage(payment_id, "in_doubt")
@@ -83,16 +73,14 @@ async def _past_their_leases(system: System, payment_ids: list[str]) -> None:
 
 
 async def test_a_worker_frozen_past_its_lease_sends_nothing(system: System) -> None:
-    """It finds its deadline passed and gives the payment back, which is then sent and paid once,
-    of every kind.
-    """
-    workers, payment_ids = await _stopped_with_one_of_each_kind(system, _FREEZE)
-    await _past_their_leases(system, payment_ids)
+    """It finds that its deadline has passed and releases the payment, which is then paid once."""
+    workers, payment_ids = await _stop_with_one_of_each_kind(system, _FREEZE)
+    await _wait_past_leases(system, payment_ids)
     for worker in workers:
         worker.thaw()
     for payment_id in payment_ids:
         await system.in_stage(payment_id, "accepted")
-        assert await system.stages(payment_id) == _NEVER_LEFT
+        assert await system.stages(payment_id) == _RELEASED
         assert await system.provider_requests(payment_id) == []
         assert await system.movements(payment_id) == []
     await system.stack.start_process("worker.4")
@@ -106,13 +94,9 @@ async def test_a_worker_frozen_past_its_lease_sends_nothing(system: System) -> N
 
 
 async def test_a_frozen_worker_without_the_fence_sends_after_its_lease(system: System) -> None:
-    """The same worker with the check taken away sends after its lease: so the test before this
-    one can fail.
-    """
-    workers, payment_ids = await _stopped_with_one_of_each_kind(
-        system, _FREEZE, without="fence_check"
-    )
-    await _past_their_leases(system, payment_ids)
+    """This proves that the test before can fail."""
+    workers, payment_ids = await _stop_with_one_of_each_kind(system, _FREEZE, without="fence_check")
+    await _wait_past_leases(system, payment_ids)
     for worker in workers:
         worker.thaw()
     for payment_id in payment_ids:
@@ -122,11 +106,9 @@ async def test_a_frozen_worker_without_the_fence_sends_after_its_lease(system: S
 async def test_a_worker_killed_before_its_first_byte_leaves_its_payment_in_doubt(
     system: System,
 ) -> None:
-    """Nobody can tell that nothing left, so the payment is in doubt once the lease is over, and
-    not sent again.
-    """
-    _, payment_ids = await _stopped_with_one_of_each_kind(system, _KILL)
-    await _past_their_leases(system, payment_ids)
+    """No one can prove that no byte was sent, so the payment is not sent again."""
+    _, payment_ids = await _stop_with_one_of_each_kind(system, _KILL)
+    await _wait_past_leases(system, payment_ids)
     await system.stack.start_process("worker.4")
     later = await system.deposit()
     assert (await system.settled(later))["status"] == "success"

@@ -1,12 +1,13 @@
-"""An app that lacks a product: its payments wait, each probe is one of them, and nothing else
-notices.
+"""Held operations: Daraja refuses an operation to our app, or refuses its settings.
+
+For example, the app lacks a product. The payments of the operation wait. Each probe sends one of
+them. Other operations go on.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.spec.conftest import a_system
 from tests.spec.operating import operate
 from tests.spec.system import System
 
-# Questions and probes come soon; nothing of Daraja's own or of ours limits how many.
+# Inquiries and probes are sent soon.
 _ENV: dict[str, str | None] = {
     "OPERATION_COOL_DOWN_SECONDS": "1.5",
     "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
@@ -27,9 +28,9 @@ _B2C, _STATUS, _QUERY = (
 )
 _WITHDRAWALS, _DEPOSITS = 80, 60
 
-# The form of issue reports: a refused token by its words, and the same token works for every other
-# operation.
-_LIKE_A_TOKEN = {"form": "empty_token"}
+# Users of Daraja report this form: the answer says that the token is invalid, but the same token
+# works for every other operation.
+_TOKEN_REFUSED = {"form": "empty_token"}
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +41,9 @@ async def running_system() -> AsyncIterator[System]:
 
 @pytest.fixture
 async def system(running_system: System) -> AsyncIterator[System]:
-    """The system with nothing held and the simulator as new; what other tests left open is not
-    asked about.
+    """The system with no held operation and a reset simulator.
+
+    The worker does not inquire about the open payments of other tests.
     """
     await running_system.forget_open_payments()
     await running_system.control("POST", "/reset", {})
@@ -58,30 +60,22 @@ async def _count(system: System, path: str) -> int:
     return int((await system.control("GET", f"/requests?path={path}&last=1"))["count"])
 
 
-async def _brake(system: System, name: str = "b2c") -> Any:
-    [row] = await system.rows("SELECT * FROM mkwanja.brakes WHERE name = $1", name)
-    return row
-
-
-async def _held(system: System, name: str = "b2c") -> Any:
-    return await system.eventually(
-        lambda: _brake(system, name), lambda row: row["is_engaged"], "a held operation"
+async def _wait_for_two_probes(system: System, name: str = "b2c") -> None:
+    await system.eventually(
+        lambda: system.brake(name), lambda row: row["probes"] >= 2, "two probes"
     )
 
 
 async def _attempts(system: System, payment_ids: list[str]) -> dict[str, int]:
     """How often each payment was claimed."""
-    sql = "SELECT payment_id, count(*) AS count FROM mkwanja.attempts WHERE payment_id = ANY($1::uuid[]) GROUP BY 1"
+    sql = (
+        "SELECT payment_id, count(*) AS count FROM mkwanja.attempts"
+        " WHERE payment_id = ANY($1::uuid[]) GROUP BY 1"
+    )
     return {str(row["payment_id"]): row["count"] for row in await system.rows(sql, payment_ids)}
 
 
-async def _all_paid_once(system: System, payment_ids: list[str]) -> None:
-    for payment_id in payment_ids:
-        assert (await system.settled(payment_id))["status"] == "success"
-    await system.assert_money_agrees(payment_ids)
-
-
-async def _switch_on(system: System) -> None:
+async def _add_missing_products(system: System) -> None:
     await system.control("DELETE", "/scenarios")
     await system.control("POST", "/switches", {"missing_products": []})
 
@@ -90,49 +84,47 @@ async def _switch_on(system: System) -> None:
 async def test_eighty_withdrawals_wait_for_a_missing_product_while_deposits_go_on(
     system: System,
 ) -> None:
-    """Few calls, two tokens, no deposit notices; when the product works again each withdrawal is
-    paid once.
+    """The worker sends few calls and fetches two tokens at most.
+
+    Once the product works, each withdrawal is paid once.
     """
-    await system.scenario("product_missing", api="b2c", params=_LIKE_A_TOKEN)
+    await system.scenario("product_missing", api="b2c", params=_TOKEN_REFUSED)
     first = await system.withdrawal()
-    await _held(system)
+    await system.wait_until_engaged("b2c")
     tokens = await _count(system, "/oauth")
     withdrawals = [
         first,
         *await asyncio.gather(*(system.withdrawal() for _ in range(_WITHDRAWALS - 1))),
     ]
     deposits = [await system.deposit() for _ in range(_DEPOSITS)]
-    await _all_paid_once(system, deposits)
-    # Until it was probed twice more, and found missing.
-    await system.eventually(lambda: _brake(system), lambda row: row["probes"] >= 2, "two probes")
-    await system.eventually(  # but for the moment in which one of them is a probe
+    await system.wait_until_paid(deposits)
+    await _wait_for_two_probes(system)
+    await system.eventually(  # for a moment, one of them may be a probe
         lambda: system.stage_counts(withdrawals),
         lambda counts: counts == {"accepted": _WITHDRAWALS},
     )
-    probes = (await _brake(system))["probes"]
+    probes = (await system.brake("b2c"))["probes"]
     # The first was refused under two tokens. Each probe is one call, and fetches no token.
     assert await _count(system, _B2C) <= 2 + probes + 1
     assert await _count(system, "/oauth") == tokens <= 2
     assert sum((await _attempts(system, withdrawals)).values()) <= 1 + probes + 1
-    await _switch_on(system)
-    await _all_paid_once(system, withdrawals)
-    assert not (await _brake(system))["is_engaged"]
+    await _add_missing_products(system)
+    await system.wait_until_paid(withdrawals)
+    assert not (await system.brake("b2c"))["is_engaged"]
 
 
 async def test_withdrawals_claimed_together_are_refused_once_and_then_wait(
     system: System,
 ) -> None:
-    """However many were claimed before the first refusal was on record, none is claimed after it
-    but as a probe.
-    """
-    await system.scenario("product_missing", api="b2c", params=_LIKE_A_TOKEN)
+    """Once the first refusal is stored, only probes are claimed."""
+    await system.scenario("product_missing", api="b2c", params=_TOKEN_REFUSED)
     withdrawals = await asyncio.gather(*(system.withdrawal() for _ in range(_WITHDRAWALS)))
-    await system.eventually(lambda: _brake(system), lambda row: row["probes"] >= 2, "two probes")
+    await _wait_for_two_probes(system)
     attempts = await _attempts(system, withdrawals)
     assert max(attempts.values(), default=0) <= 2
     assert await _count(system, "/oauth") <= 2
-    await _switch_on(system)
-    await _all_paid_once(system, withdrawals)
+    await _add_missing_products(system)
+    await system.wait_until_paid(withdrawals)
 
 
 @pytest.mark.parametrize("api", ["stk", "b2b"])
@@ -140,21 +132,21 @@ async def test_withdrawals_claimed_together_are_refused_once_and_then_wait(
 async def test_deposits_and_bill_payments_are_held_in_the_same_way(
     system: System, api: str
 ) -> None:
-    """The form of each refusal is drawn by the simulator's seed."""
+    """The simulator's seed selects the form of each refusal."""
     name, pay = {"stk": ("stk_push", system.deposit), "b2b": ("b2b", system.bill_payment)}[api]
     await system.control("POST", "/switches", {"missing_products": [api], "seed": 3})
     waiting = [await pay() for _ in range(5)]
-    await _held(system, name)
+    await system.wait_until_engaged(name)
     other = await system.withdrawal()
-    await _all_paid_once(system, [other])
-    await _switch_on(system)
-    await _all_paid_once(system, waiting)
+    await system.wait_until_paid([other])
+    await _add_missing_products(system)
+    await system.wait_until_paid(waiting)
 
 
 @pytest.mark.parametrize("kind", ["deposit", "withdrawal"])
 @pytest.mark.sampled(1)
 async def test_payments_stay_open_while_daraja_refuses_inquiries(system: System, kind: str) -> None:
-    """Their callbacks are lost, so that only a question can tell."""
+    """Their callbacks are lost, so only an inquiry can settle them. It is sent later."""
     api, path, name = {
         "deposit": ("stk", _QUERY, "stk_query"),
         "withdrawal": ("b2c", _STATUS, "status"),
@@ -164,16 +156,14 @@ async def test_payments_stay_open_while_daraja_refuses_inquiries(system: System,
     payment_ids = [
         await (system.deposit() if kind == "deposit" else system.withdrawal()) for _ in range(6)
     ]
-    await system.eventually(
-        lambda: _brake(system, name), lambda row: row["probes"] >= 2, "two probes"
-    )
+    await _wait_for_two_probes(system, name)
     assert await system.stage_counts(payment_ids) == {"awaiting_result": len(payment_ids)}
     assert (
         await _count(system, path)
-        <= len(payment_ids) * 2 + (await _brake(system, name))["probes"] + 1
+        <= len(payment_ids) * 2 + (await system.brake(name))["probes"] + 1
     )
     await system.control("POST", "/switches", {"missing_products": []})
-    await _all_paid_once(system, payment_ids)
+    await system.wait_until_paid(payment_ids)
 
 
 @pytest.mark.whole
@@ -185,27 +175,27 @@ async def test_refusals_of_our_settings_fail_a_few_payments_and_hold_the_rest(
     for _ in range(3):
         failed.append(await system.withdrawal())
         assert (await system.settled(failed[-1]))["failure"]["reason"] == "configuration"
-    await _held(system)
+    await system.wait_until_engaged("b2c")
     waiting = [await system.withdrawal() for _ in range(20)]
-    await system.eventually(lambda: _brake(system), lambda row: row["probes"] >= 2, "two probes")
-    probes = (await _brake(system))["probes"]
+    await _wait_for_two_probes(system)
+    probes = (await system.brake("b2c"))["probes"]
     counts = await system.stage_counts(waiting)
     assert counts["failed"] <= probes
     assert counts["accepted"] >= len(waiting) - probes - 1
-    await _switch_on(system)
+    await _add_missing_products(system)
     for payment_id in waiting:
         await system.settled(payment_id)
     await system.assert_money_agrees([*failed, *waiting])
-    assert (await system.stage_counts(waiting))["failed"] <= 1 + (await _brake(system))[
+    assert (await system.stage_counts(waiting))["failed"] <= 1 + (await system.brake("b2c"))[
         "probes"
     ] + probes
 
 
 async def test_an_operator_sees_a_held_operation_and_releases_it(system: System) -> None:
-    """What waits goes out at once, with a new token where the old one does not know the product."""
+    """The waiting payments are sent at once, with a new token if the old one lacks the product."""
     await system.control("POST", "/switches", {"missing_products": ["b2c"]})
     waiting = [await system.withdrawal() for _ in range(4)]
-    await _held(system)
+    await system.wait_until_engaged("b2c")
     await system.execute(
         "UPDATE mkwanja.brakes SET probe_at = now() + interval '15 minutes' WHERE name = 'b2c'"
     )
@@ -221,12 +211,15 @@ async def test_an_operator_sees_a_held_operation_and_releases_it(system: System)
     assert [line.partition(":")[0] for line in result.lines] == ["breaker", "kill_switch"]
     metrics = await _metrics(system)
     assert 'mkwanja_brake_engaged{name="b2c"} 1.0' in metrics
-    await _switch_on(system)
+    await _add_missing_products(system)
     (
         await operate(system, "operations", "release", "b2c", "--reason", "the product was added")
     ).expect(0)
-    await _all_paid_once(system, waiting)
-    sql = "SELECT reason FROM mkwanja.brake_history WHERE name = 'b2c' AND NOT is_engaged ORDER BY changed_at DESC LIMIT 1"
+    await system.wait_until_paid(waiting)
+    sql = (
+        "SELECT reason FROM mkwanja.brake_history WHERE name = 'b2c' AND NOT is_engaged"
+        " ORDER BY changed_at DESC LIMIT 1"
+    )
     assert [row["reason"] for row in await system.rows(sql)] == ["the product was added"]
     result = (
         await operate(system, "operations", "release", "b2c", "--reason", "once more")

@@ -1,5 +1,6 @@
-"""A hostile message to a genuine address is kept to the byte and settles nothing; a genuine one
-settles it all the same.
+"""The receiver stores a hostile message to a genuine address and settles nothing.
+
+A genuine message still settles the payment afterwards.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _AT_ONCE = 16
 
 @pytest.fixture
 async def silent(system: System) -> AsyncIterator[System]:
-    """The shared system, whose Daraja takes its time in life as well: no result comes by itself."""
+    """The shared system with a Daraja in real time, which sends no result during the test."""
     await system.control("POST", "/switches", {"time_scale": 1})
     yield system
     logs = system.stack.logs()["callbacks.1"]
@@ -63,39 +64,41 @@ async def _assert_untouched(system: System, one: AwaitedPayment) -> None:
 
 
 def _address(system: System, payment_id: str, operation: str, secret: str | None = None) -> str:
-    """The address as Daraja would be given it, for any operation."""
+    """The payment's callback address for any operation."""
     signing = secret or system.stack.env("callbacks")["CALLBACK_SECRETS"].split(",")[0]
-    return f"{system.stack.callbacks_url}/results/{payment_id}/{operation}/{make_token(signing, payment_id, operation)}"
+    token = make_token(signing, payment_id, operation)
+    return f"{system.stack.callbacks_url}/results/{payment_id}/{operation}/{token}"
 
 
 async def _deliver_all(
     system: System, one: AwaitedPayment, bodies: dict[str, tuple[str, bytes]]
 ) -> None:
-    """Delivers every body to its address: each is taken, kept to the byte, and settles nothing."""
+    """Deliver every body to its address, and check that it is stored and settles nothing."""
     rows = list(bodies.items())
     for batch in (rows[at : at + _AT_ONCE] for at in range(0, len(rows), _AT_ONCE)):
         answers = await asyncio.gather(*(deliver(system, url, body) for _, (url, body) in batch))
-        for (what, _), answer in zip(batch, answers, strict=True):
-            assert (answer.status, answer.status == 200 and answer.json()) == (200, ACCEPTED), what
+        for (case, _), answer in zip(batch, answers, strict=True):
+            assert (answer.status, answer.status == 200 and answer.json()) == (200, ACCEPTED), case
         await _assert_untouched(system, one)
     stored = {
         bytes(row["body_sha256"]): bytes(row["body"]) for row in await system.callbacks(one.id)
     }
-    for what, (_, body) in bodies.items():
-        assert stored.get(hashlib.sha256(body).digest()) == body, what
+    for case, (_, body) in bodies.items():
+        assert stored.get(hashlib.sha256(body).digest()) == body, case
 
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("api", APIS)
 async def test_no_hostile_body_settles_a_payment(silent: System, api: Api) -> None:
-    """Forged, replayed, swapped, repeated, mistyped, broken, nested or huge: none is believed,
-    and the real result still is.
+    """They are forged, replayed, swapped, repeated, mistyped, broken, nested or huge.
+
+    The real result still settles the payment.
     """
     one, other = await begin_awaited(silent, api), await begin_awaited(silent, api)
     await _settle(silent, other)
     before = await silent.payment(other.id)
-    bodies = {what: make(one, other) for what, make in HOSTILE.items()}
-    await _deliver_all(silent, one, {what: (one.url, body) for what, body in bodies.items()})
+    bodies = {case: (one.url, make(one, other)) for case, make in HOSTILE.items()}
+    await _deliver_all(silent, one, bodies)
     assert await silent.payment(other.id) == before
     await _settle(silent, one)
     receipts = await silent.rows("SELECT id FROM mkwanja.payments WHERE receipt ILIKE 'EVLX%'")
@@ -104,20 +107,23 @@ async def test_no_hostile_body_settles_a_payment(silent: System, api: Api) -> No
 
 @pytest.mark.parametrize("api", APIS)
 async def test_an_unusual_but_clear_body_settles_its_payment(silent: System, api: Api) -> None:
-    """The neighbours of the hostile ones: if nothing worked, nothing hostile would either."""
+    """These are the twins of the hostile bodies: the receiver does not simply refuse everything."""
 
-    async def settled_by(what: str) -> AwaitedPayment:
+    async def settle_by(case: str) -> AwaitedPayment:
         one = await begin_awaited(silent, api)
-        answer = await deliver(silent, one.url, TWINS[what](one, one))
-        assert (answer.status, answer.json()) == (200, ACCEPTED), what
+        answer = await deliver(silent, one.url, TWINS[case](one, one))
+        assert (answer.status, answer.json()) == (200, ACCEPTED), case
         payment = await silent.payment(one.id)
         seen = payment["status"], payment["receipt"], payment["amount"], payment["needs_review"]
-        assert seen == ("success", forged_receipt(one), one.amount, False), what
+        assert seen == ("success", forged_receipt(one), one.amount, False), case
         return one
 
-    ones = await asyncio.gather(*(settled_by(what) for what in TWINS))
-    # These receipts are the payments' own; the next test looks for stolen ones.
-    undo = "UPDATE mkwanja.payments SET receipt = replace(receipt, 'EVLX', 'UKTX') WHERE id = ANY($1::uuid[])"
+    ones = await asyncio.gather(*(settle_by(case) for case in TWINS))
+    # Rename these legitimate receipts, because another test searches for forged ones.
+    undo = (
+        "UPDATE mkwanja.payments SET receipt = replace(receipt, 'EVLX', 'UKTX')"
+        " WHERE id = ANY($1::uuid[])"
+    )
     await silent.execute(undo, [one.id for one in ones])
 
 
@@ -125,12 +131,10 @@ async def test_an_unusual_but_clear_body_settles_its_payment(silent: System, api
 async def test_a_success_at_the_address_of_another_operation_settles_nothing(
     silent: System, api: Api
 ) -> None:
-    """Its own success, right in all, where timeouts, answers to questions, or other kinds'
-    results are heard.
-    """
+    """The address is for timeouts, answers to inquiries, or results of other kinds."""
     one = await begin_awaited(silent, api)
-    questions = ["status-1", "status-1-timeout", "status-999999", "status-999999-timeout"]
-    others = [*OPERATIONS.values(), "withdrawal-timeout", "bill-payment-timeout", *questions]
+    inquiries = ["status-1", "status-1-timeout", "status-999999", "status-999999-timeout"]
+    others = [*OPERATIONS.values(), "withdrawal-timeout", "bill-payment-timeout", *inquiries]
     bodies = {
         operation: (
             _address(silent, one.id, operation),
@@ -165,14 +169,12 @@ _ANSWERS: dict[str, Any] = {
 
 @pytest.mark.parametrize("api", ["b2c", "b2b"])
 async def test_a_hostile_answer_to_an_inquiry_settles_nothing(silent: System, api: Api) -> None:
-    """Transaction Status answers under the question's own address: not of this payment, not of
-    this amount, or not clear.
-    """
+    """It names another payment or amount, or is unclear. The inquiry's address is genuine."""
     one = await begin_awaited(silent, api)
     right = {"Amount": one.amount, "ReceiptNo": forged_receipt(one), **one.ids}
     url = _address(silent, one.id, "status-1")
     messages = {
-        what: status(0, parameters(**{**right, **wrong})) for what, wrong in _ANSWERS.items()
+        case: status(0, parameters(**{**right, **wrong})) for case, wrong in _ANSWERS.items()
     }
     messages["two statuses"] = status(
         0, [*parameters(**right), {"Key": "TransactionStatus", "Value": "Failed"}]
@@ -183,14 +185,14 @@ async def test_a_hostile_answer_to_an_inquiry_settles_nothing(silent: System, ap
     messages["the right one, not found"] = status(
         "SFC_IC0003", parameters(**right), ResultDesc="transaction " * 4_000
     )
-    bodies = {what: json.dumps(message).encode() for what, message in messages.items()}
+    bodies = {case: json.dumps(message).encode() for case, message in messages.items()}
     good = json.dumps(status(0, parameters(**right))).encode()
     bodies["the code twice"] = good.replace(b'"ResultCode": 0', b'"ResultCode": 1, "ResultCode": 0')
     bodies["a value twice"] = good.replace(
         b'"Value": "Completed"', b'"Value": "Failed", "Value": "Completed"'
     )
     assert len(set(bodies.values()) - {good}) == len(bodies)
-    await _deliver_all(silent, one, {what: (url, body) for what, body in bodies.items()})
+    await _deliver_all(silent, one, {case: (url, body) for case, body in bodies.items()})
     right["ReceiptNo"] = settled_receipt(one)
     await deliver(silent, url, status(0, parameters(**right)))
     assert (await silent.payment(one.id))["receipt"] == settled_receipt(one)
@@ -198,29 +200,33 @@ async def test_a_hostile_answer_to_an_inquiry_settles_nothing(silent: System, ap
 
 @pytest.mark.parametrize("api", APIS)
 async def test_the_receiver_refuses_every_forged_address(silent: System, api: Api) -> None:
-    """A right result under a token of another payment, operation or secret: 403, empty, and
-    nothing is kept.
-    """
+    """The token is for another payment, operation or secret: an empty 403, nothing stored."""
     one, other = await begin_awaited(silent, api), await begin_awaited(silent, api)
     operation = OPERATIONS[api]
     right, others = one.url.rpartition("/")[2], other.url.rpartition("/")[2]
     secret = silent.stack.env("callbacks")["CALLBACK_SECRETS"].split(",")[0]
     base = f"{silent.stack.callbacks_url}/results/{one.id}"
+    next_digits = str.maketrans("0123456789abcdef", "123456789abcdef0")
     assert _address(silent, one.id, operation) == one.url
     forged = {
         "another payment's token": f"{base}/{operation}/{others}",
         **{
             f"a token for {name}": f"{base}/{operation}/{make_token(secret, one.id, name)}"
-            for name in ("status-1", "withdrawal-timeout", "", operation + "-timeout", operation.upper())
+            for name in (
+                "status-1", "withdrawal-timeout", "", operation + "-timeout", operation.upper()
+            )
         },
         **{
-            f"a token of {what}": _address(silent, one.id, operation, wrong)
-            for what, wrong in (("another secret", "s" * 40), ("the secret's half", secret[:16]), ("its reverse", secret[::-1]))
+            f"a token of {name}": _address(silent, one.id, operation, wrong)
+            for name, wrong in (
+                ("another secret", "s" * 40), ("the secret's half", secret[:16]),
+                ("its reverse", secret[::-1]),
+            )
         },
         "a token without its end": f"{base}/{operation}/{right[:-1]}",
         "a token and more": f"{base}/{operation}/{right}0",
         "the token in capitals": f"{base}/{operation}/{right.upper()}",
-        "no digit right": f"{base}/{operation}/{right.translate(str.maketrans('0123456789abcdef', '123456789abcdef0'))}",
+        "no digit right": f"{base}/{operation}/{right.translate(next_digits)}",
         "a token of zeros": f"{base}/{operation}/{'0' * 40}",
         "the token turned round": f"{base}/{operation}/{right[::-1]}",
         "the token and a space": f"{base}/{operation}/{right}%20",
@@ -234,12 +240,12 @@ async def test_the_receiver_refuses_every_forged_address(silent: System, api: Ap
     answers = await asyncio.gather(
         *(deliver(silent, url, success_text(one).encode()) for url in forged.values())
     )
-    heard = {
-        what: answer
-        for what, answer in zip(forged, answers, strict=True)
+    not_refused = {
+        case: answer
+        for case, answer in zip(forged, answers, strict=True)
         if (answer.status, answer.body) != (403, b"")
     }
-    assert not heard
+    assert not not_refused
     assert await silent.rows(stored) == before
     for untouched in (one, other):
         await _assert_untouched(silent, untouched)
@@ -247,9 +253,7 @@ async def test_the_receiver_refuses_every_forged_address(silent: System, api: Ap
 
 
 async def test_one_receipt_for_six_payments_at_once_settles_one(silent: System) -> None:
-    """Replayed in the same moment, a receipt is still that of one payment; the other is for a
-    person, and not lost.
-    """
+    """The other five payments are flagged and stay open, and their real results settle them."""
     ones = [await begin_awaited(silent) for _ in range(6)]
     await asyncio.gather(
         *(deliver(silent, one.url, one.result(receipt="UKN7ATONCE")) for one in ones)

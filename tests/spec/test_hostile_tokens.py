@@ -1,6 +1,4 @@
-"""No hostile token is believed: the corpus, over HTTP, against an ingress that believes three
-kinds of keys.
-"""
+"""The ingress refuses every hostile token of the corpus. It accepts three kinds of keys."""
 
 from __future__ import annotations
 
@@ -29,12 +27,12 @@ TOKENS = [
 
 
 class Target:
-    """An ingress alone, and who forges tokens for it."""
+    """An ingress without other processes, and the forge of tokens for it."""
 
     def __init__(self, system: System) -> None:
         self.system = system
         self.forge = Forge(system.stack.issuer, SECRET)
-        self.tokens: list[str] = []  # every one that was sent
+        self.tokens: list[str] = []  # all that were sent
 
     async def send_request(self, values: list[str], method: str, path: str) -> Answer:
         headers = CIMultiDict([("Authorization", value) for value in values])
@@ -45,8 +43,8 @@ class Target:
         async with self.system.http.request(method, url, headers=headers, json=body) as answer:
             return Answer(f"{method} {path}", answer.status, answer.headers, await answer.read())
 
-    async def refuses(self, values: list[str], status: int) -> None:
-        """The read and the payment with it are refused, and the refusals repeat nothing of it."""
+    async def expect_refusal(self, values: list[str], status: int) -> None:
+        """Check that a read and a payment are refused, and that no answer repeats the token."""
         for method, path in (("GET", "/v1/payments"), ("POST", "/v1/withdrawals")):
             answer = await self.send_request(values, method, path)
             expect_problem(answer, status, CODES[status])
@@ -59,9 +57,7 @@ class Target:
 
 
 def repeated(values: list[str], shown: str) -> set[str]:
-    """The pieces of tokens in `shown`: twelve letters in a row, which are enough to recognise
-    one by.
-    """
+    """The pieces of the tokens that `shown` contains. A piece has twelve letters."""
     tokens = [value.removeprefix("Bearer ") for value in values]
     pieces = {token[at : at + 12] for token in tokens for at in range(len(token) - 11)}
     return {piece for piece in pieces if piece in shown}
@@ -85,18 +81,16 @@ async def target(
 async def test_the_service_refuses_a_hostile_token(
     target: Target, status: int, make: Callable[[Forge], str]
 ) -> None:
-    """A hostile token is 401, or 403 where it is only of a kind that may not call, and no part
-    of it is repeated.
-    """
-    await target.refuses([f"Bearer {make(target.forge)}"], status)
+    """401, or 403 if the token is valid but its kind of caller may not call the API."""
+    await target.expect_refusal([f"Bearer {make(target.forge)}"], status)
 
 
 @pytest.mark.parametrize("values", HEADER_VALUES.values(), ids=HEADER_VALUES)
 async def test_the_service_refuses_a_good_token_in_a_wrong_header(
     target: Target, values: Callable[[str], list[str]]
 ) -> None:
-    """A good token opens nothing unless it comes once, alone, after the scheme Bearer."""
-    await target.refuses(values(target.forge.token()), 401)
+    """The header must contain the token once, alone, after the scheme Bearer."""
+    await target.expect_refusal(values(target.forge.token()), 401)
 
 
 @pytest.mark.sampled(15)
@@ -105,17 +99,13 @@ async def test_the_service_refuses_a_good_token_in_a_wrong_header(
 async def test_the_service_accepts_the_good_twin_of_a_hostile_token(
     target: Target, scheme: str, make: Callable[[Forge], str]
 ) -> None:
-    """What the corpus changes in one way is accepted unchanged, so nothing there is refused for
-    another reason.
-    """
+    """Without its one fault each token is accepted, so the fault is the reason for the refusal."""
     answer = await target.send_request([f"{scheme} {make(target.forge)}"], "GET", "/v1/payments")
     answer.expect(200)
 
 
 async def test_hostile_tokens_store_no_payment_and_appear_in_no_log(target: Target) -> None:
-    """Over a hundred hostile tokens recorded no payment, and the log holds no piece of any
-    token, good or bad.
-    """
+    """There are over a hundred. The log contains no piece of any token, good or bad."""
     assert len(TOKENS) + len(HEADER_VALUES) >= 100
     assert await target.system.rows("SELECT id FROM mkwanja.payments") == []
     assert not repeated(target.tokens, target.system.stack.logs()["web.1"])
