@@ -313,7 +313,7 @@ def test_the_end_of_a_lease_changes_only_a_submission(stage: Stage) -> None:
 
 
 def test_only_proof_that_a_payment_was_not_sent_clears_its_flag() -> None:
-    """Evidence is read only for that answer. For another, its absence is no proof of silence."""
+    """Only that answer loads the evidence. Others must not read missing evidence as silence."""
     payment = a_payment(needs_review=True, attempts=attempts_with(UNKNOWN))
     change = answer_change(
         PAYMENT_ID, an_open_attempt(), frozenset(), OutcomeUnknown(), TIMES, ACCOUNTS

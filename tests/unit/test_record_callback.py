@@ -39,9 +39,9 @@ PENDING = [stage for stage in Stage if not stage.is_final]
 
 
 def with_inquiry_after_lease(payment: Payment) -> Payment:
-    """The payment, due a moment before the end of its lease, so that an inquiry follows the send.
+    """The payment, due a moment before its lease ends, so that an inquiry follows the send.
 
-    A payment without a lease stays as it is.
+    A payment without a lease is not changed.
     """
     if payment.lease_until is None:
         return payment
@@ -254,7 +254,7 @@ def test_a_callback_that_could_not_be_processed_is_stored_and_changes_nothing(st
 def test_a_success_without_receipt_or_amount_is_flagged_and_brings_the_inquiry_forward(
     stage: Stage, missing: dict[str, Any]
 ) -> None:
-    """It does not name the money that moved. An inquiry or a person settles it (rules.md §14)."""
+    """Which money moved is unknown until an inquiry or a person settles it (rules.md §14)."""
     payment = a_payment(stage=stage)
     decision = decide_callback(payment, a_report(**missing))
     # A payment that is proved unsent must not be sent now.

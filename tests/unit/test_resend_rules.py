@@ -228,7 +228,7 @@ def test_a_busy_answer_beside_an_unknown_one_needs_inquiries_like_any_other(
         assert permitted(a_withdrawal(attempts=attempts))
 
 
-# --- its claim ------------------------------------------------------------------------------------
+# --- the claim of a resend ------------------------------------------------------------------------
 
 SECOND_ATTEMPT = an_attempt_id(2)
 
@@ -276,7 +276,7 @@ FORBIDDEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("case", FORBIDDEN)
 def test_a_resend_that_is_forbidden_when_it_is_claimed_changes_nothing(case: str) -> None:
-    """Since the worker read it, an answer, an end or a stop may have come."""
+    """An answer, a final result or a stop may have arrived since the worker read the payment."""
     overrides, evidence = FORBIDDEN[case]
     payment = a_withdrawal(**overrides)
     decision = claimed(payment, **evidence)

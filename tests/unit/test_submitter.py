@@ -302,7 +302,7 @@ async def test_the_worker_gives_up_an_answer_that_a_bug_prevents_it_from_recordi
 async def test_an_unrecorded_answer_occupies_its_slot_after_its_job_is_cancelled(
     world: World,
 ) -> None:
-    """So never more answers wait than there are slots, whatever arq does with their jobs."""
+    """The slots therefore limit the answers that wait, whatever arq does with their jobs."""
     world.outages_left = 3
     job = asyncio.create_task(world.run())
     await asyncio.wait_for(world.store_failed.wait(), timeout=5)
