@@ -285,48 +285,30 @@ REMOVALS: dict[str, Removal] = {
     "a resend needs permission": Removal(_resend_always, Kind.WITHDRAWAL),
     "two not-founds permit a resend, one does not": Removal(_one_not_found, Kind.WITHDRAWAL),
     "a not-found soon after the send proves nothing": Removal(_not_found_at_once, Kind.WITHDRAWAL),
-    "an inquiry counts once": Removal(
-        _inquiry_counts_each_answer, Kind.WITHDRAWAL,
-        {"request_is_lost": _OFTEN, "callback_is_repeated": _OFTEN},
-    ),
-    "no resend while payouts are stopped": Removal(
-        _brakes_ignored, Kind.WITHDRAWAL,
-        {**_BUSY, "breaker_opens_for_another": _ALWAYS, "payouts_are_stopped": _ALWAYS},
-    ),
-    "no resend after a message of Daraja": Removal(
-        _messages_ignored, Kind.WITHDRAWAL, {**_BUSY_AND_ACTS, "sends_timeout": _ALWAYS}
-    ),
-    "no resend past its age": Removal(
-        _age_ignored, Kind.WITHDRAWAL,
-        {**_BUSY, "sweeper_is_late": _ALWAYS, "payouts_are_stopped": _ALWAYS},
-    ),
-    "no resend while its operation is held": Removal(
-        _holds_ignored, Kind.WITHDRAWAL, {**_BUSY, "is_busy": 0.6, **_REFUSED_FOR_A_WHILE}
-    ),
-    "no inquiry while its operation is held": Removal(
-        _holds_ignored, Kind.DEPOSIT,
-        {"lacks_inquiry_product": _ALWAYS, "callback_is_lost": _ALWAYS},
-    ),
-    "sent again only by the account that sent it": Removal(
-        _account_ignored, Kind.WITHDRAWAL,
-        {"is_busy": 0.6, "busy_yet_acts": _OFTEN},
-        changes_account=True,
-    ),
+    "an inquiry counts once": Removal(_inquiry_counts_each_answer, Kind.WITHDRAWAL,
+        {"request_is_lost": _OFTEN, "callback_is_repeated": _OFTEN}),
+    "no resend while payouts are stopped": Removal(_brakes_ignored, Kind.WITHDRAWAL,
+        {**_BUSY, "breaker_opens_for_another": _ALWAYS, "payouts_are_stopped": _ALWAYS}),
+    "no resend after a message of Daraja": Removal(_messages_ignored, Kind.WITHDRAWAL,
+        {**_BUSY_AND_ACTS, "sends_timeout": _ALWAYS}),
+    "no resend past its age": Removal(_age_ignored, Kind.WITHDRAWAL,
+        {**_BUSY, "sweeper_is_late": _ALWAYS, "payouts_are_stopped": _ALWAYS}),
+    "no resend while its operation is held": Removal(_holds_ignored, Kind.WITHDRAWAL,
+        {**_BUSY, "is_busy": 0.6, **_REFUSED_FOR_A_WHILE}),
+    "no inquiry while its operation is held": Removal(_holds_ignored, Kind.DEPOSIT,
+        {"lacks_inquiry_product": _ALWAYS, "callback_is_lost": _ALWAYS}),
+    "sent again only by the account that sent it": Removal(_account_ignored, Kind.WITHDRAWAL,
+        {"is_busy": 0.6, "busy_yet_acts": _OFTEN}, changes_account=True),
     "four sends at most": Removal(_sends_unlimited, Kind.WITHDRAWAL, _BUSY),
-    "a duplicate id is inquired about": Removal(
-        _duplicate_is_busy, Kind.WITHDRAWAL,
-        {"is_busy": _OFTEN, "busy_yet_acts": _OFTEN, "callback_is_late": _OFTEN},
-    ),
+    "a duplicate id is inquired about": Removal(_duplicate_is_busy, Kind.WITHDRAWAL,
+        {"is_busy": _OFTEN, "busy_yet_acts": _OFTEN, "callback_is_late": _OFTEN}),
     "the fence refuses past the deadline": Removal(_fence_open, Kind.DEPOSIT),
     "a lost answer proves nothing": Removal(_lost_answer_is_proof, Kind.DEPOSIT),
     "a lease that ended proves nothing": Removal(_lease_ends_in_accepted, Kind.BILL_PAYMENT),
-    "a refusal of one send fails no other": Removal(
-        _open_sends_ignored, Kind.WITHDRAWAL,
-        {**_BUSY_AND_ACTS, "refuses": _OFTEN, "callback_is_lost": _OFTEN},
-    ),
-    "proof about one attempt is none about another": Removal(
-        _other_attempts_ignored, Kind.WITHDRAWAL, {"is_busy": 0.6, "is_not_connected": 0.6}
-    ),
+    "a refusal of one send fails no other": Removal(_open_sends_ignored, Kind.WITHDRAWAL,
+        {**_BUSY_AND_ACTS, "refuses": _OFTEN, "callback_is_lost": _OFTEN}),
+    "proof about one attempt is none about another": Removal(_other_attempts_ignored,
+        Kind.WITHDRAWAL, {"is_busy": 0.6, "is_not_connected": 0.6}),
     "one query fails no deposit": Removal(_one_query, Kind.DEPOSIT),
     "silence counts after the window": Removal(_silence_at_once, Kind.DEPOSIT),
     "silent answers count if they are apart": Removal(
@@ -334,27 +316,19 @@ REMOVALS: dict[str, Removal] = {
         {"is_vague": _ALWAYS, "comes_from_elsewhere": _ALWAYS,
          "callback_is_repeated": _ALWAYS, "callback_is_late": _OFTEN},
     ),
-    "still under processing is no silence": Removal(
-        _under_way_is_silence, Kind.DEPOSIT,
-        {"is_still_under_way": _ALWAYS, "callback_is_late": _OFTEN},
-    ),
-    "no silence while a callback claims success": Removal(
-        _claims_ignored, Kind.DEPOSIT,
-        {"is_vague": _ALWAYS, "omits_receipt": _OFTEN, "answer_is_lost": _OFTEN},
-    ),
-    "a deposit that failed for silence is inquired about again": Removal(
-        _no_second_look, Kind.DEPOSIT,
-        {"callback_is_late": _OFTEN, "callback_is_lost": _OFTEN, "is_still_under_way": _OFTEN},
-    ),
-    "succeeded is absorbing": Removal(
-        _success_is_not_the_end, Kind.WITHDRAWAL,
-        {**_BUSY_AND_ACTS, "refuses": _OFTEN, "freezes": 0.2},
-    ),
+    "still under processing is no silence": Removal(_under_way_is_silence, Kind.DEPOSIT,
+        {"is_still_under_way": _ALWAYS, "callback_is_late": _OFTEN}),
+    "no silence while a callback claims success": Removal(_claims_ignored, Kind.DEPOSIT,
+        {"is_vague": _ALWAYS, "omits_receipt": _OFTEN, "answer_is_lost": _OFTEN}),
+    "a deposit that failed for silence is inquired about again": Removal(_no_second_look,
+        Kind.DEPOSIT,
+        {"callback_is_late": _OFTEN, "callback_is_lost": _OFTEN, "is_still_under_way": _OFTEN}),
+    "succeeded is absorbing": Removal(_success_is_not_the_end, Kind.WITHDRAWAL,
+        {**_BUSY_AND_ACTS, "refuses": _OFTEN, "freezes": 0.2}),
     "success outranks failure": Removal(_corrections_refused, Kind.DEPOSIT),
     "above the limit a success is confirmed": Removal(_callbacks_believed_at_once, Kind.DEPOSIT),
-    "an amount in dispute is for a person": Removal(
-        _other_amount_ignored, Kind.DEPOSIT, {"reports_another_amount": _ALWAYS}
-    ),
+    "an amount in dispute is for a person": Removal(_other_amount_ignored, Kind.DEPOSIT,
+        {"reports_another_amount": _ALWAYS}),
     "a correction is inquired about until Daraja answers": Removal(
         _correction_confirmed_once_or_never, Kind.DEPOSIT,
         {"fails": _ALWAYS, "pays_late": _ALWAYS,
