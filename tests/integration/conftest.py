@@ -56,13 +56,11 @@ INSUFFICIENT_FUNDS = Failure(
 _RECEIPTS = itertools.count(1)
 
 
-# --- the record -----------------------------------------------------------------------------------
+# --- PostgreSQL -----------------------------------------------------------------------------------
 
 
 class Store:
-    """One process's view of a database: its pool and everything that stands on it, and a look
-    past all that.
-    """
+    """The pool and the adapters of one process, and direct SQL on the same database."""
 
     def __init__(self, url: str, *, pool_size: int = 10) -> None:
         self.url = url
@@ -84,22 +82,22 @@ class Store:
         self._raw.terminate()
 
     async def rows(self, sql: str, *arguments: Any) -> list[dict[str, Any]]:
-        """Rows of the record, read past the product."""
+        """Read rows by SQL, without the product's code."""
         return [dict(row) for row in await self._raw.fetch(sql, *arguments)]
 
     async def one(self, sql: str, *arguments: Any) -> Any:
-        """The first value of the only row."""
+        """Read the first value of the only row."""
         (row,) = await self.rows(sql, *arguments)
         return next(iter(row.values()))
 
     async def execute(self, sql: str, *arguments: Any) -> None:
-        """Changes the record behind the product's back, to bring about what would take hours."""
+        """Change rows by SQL, for example to simulate that hours have passed."""
         await self._raw.execute(sql, *arguments)
 
     async def deadlocks(self) -> int:
-        """How many there were in this database.
+        """Count the deadlocks of this database.
 
-        Our pool is closed first: a connection tells late, at the latest then.
+        Closes our pool first, because a connection may report its counts only at its end.
         """
         await self.database.close()
         return int(
@@ -109,24 +107,24 @@ class Store:
         )
 
     async def payment(self, payment_id: UUID) -> Payment:
-        """The payment as it stands, its attempts included."""
-        found = await self._reading.payment(payment_id)
-        assert found is not None
-        return found
+        """Read the payment with its attempts."""
+        payment = await self._reading.payment(payment_id)
+        assert payment is not None
+        return payment
 
     async def history(self, payment_id: UUID) -> list[dict[str, Any]]:
-        """Its history, oldest first."""
+        """Read the payment's history, oldest entry first."""
         sql = "SELECT * FROM mkwanja.payment_history WHERE payment_id = $1 ORDER BY sequence"
         return await self.rows(sql, payment_id)
 
     async def accepted(self, kind: Kind = Kind.DEPOSIT, **changes: Any) -> UUID:
-        """A new payment."""
+        """Accept a new payment."""
         new = a_new_payment(kind, **changes)
         await self.accepting.accept(new)
         return new.id
 
     async def claimed(self, kind: Kind = Kind.DEPOSIT) -> tuple[UUID, UUID]:
-        """A payment that a worker took, and the attempt."""
+        """Accept and claim a payment, and return it with its attempt."""
         payment_id, attempt_id = await self.accepted(kind), new_id()
         account = ACCOUNTS[kind]
         assert (
@@ -136,7 +134,7 @@ class Store:
         return payment_id, attempt_id
 
     async def finalized(self, kind: Kind = Kind.DEPOSIT) -> UUID:
-        """A payment that succeeded."""
+        """Create a payment that succeeded."""
         payment_id, _ = await self.claimed(kind)
         await self.changing.change(success(payment_id, kind))
         return payment_id
@@ -165,7 +163,7 @@ async def other(database_url: str) -> AsyncIterator[Store]:
 
 @pytest.fixture
 async def fresh(databases_to_borrow: DatabasesToBorrow) -> AsyncIterator[Store]:
-    """A database with nothing in it, for a test that looks at all of it."""
+    """An empty migrated database, for a test that reads all of it."""
     async with databases_to_borrow.borrow() as url, Store(url) as own:
         yield own
 
@@ -179,17 +177,15 @@ async def second_worker(fresh: Store) -> AsyncIterator[Store]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Locks are given up after a fifth of a second: the same way as after two, and the suite
-    stays quick.
-    """
-    said = str(engine._OPEN)
-    assert "'2s'" in said
-    monkeypatch.setattr(engine, "_OPEN", text(said.replace("'2s'", "'200ms'")))
+    """Shorten the lock timeout from two seconds to 200 ms, so that the tests run fast."""
+    sql = str(engine._OPEN)
+    assert "'2s'" in sql
+    monkeypatch.setattr(engine, "_OPEN", text(sql.replace("'2s'", "'200ms'")))
 
 
 @asynccontextmanager
 async def locked(store: Store, payment_id: UUID) -> AsyncIterator[None]:
-    """Somebody else's transaction holds the payment's row for the block."""
+    """Another transaction locks the payment's row during the block."""
     async with connection(store.url) as raw, raw.transaction():
         await raw.execute("SELECT FROM mkwanja.payments WHERE id = $1 FOR UPDATE", payment_id)
         yield
@@ -207,11 +203,11 @@ async def redis(redis_of_run: RedisServer) -> AsyncIterator[RedisClient]:
     await client.aclose(close_connection_pool=True)
 
 
-# --- what is written ------------------------------------------------------------------------------
+# --- builders -------------------------------------------------------------------------------------
 
 
 async def until(look: Callable[[], Awaitable[Any]]) -> Any:
-    """What `look` returns, once it is true."""
+    """Repeat `look` until its result is true, and return that."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not (seen := await look()):  # noqa: ASYNC110 - what is waited for cannot tell us
             await asyncio.sleep(0.002)
@@ -292,7 +288,7 @@ def success(
     receipt: str | None = None,
     ids: ProviderIds = frozenset(),
 ) -> Change:
-    """The change of a callback that says: paid."""
+    """The change of a callback that reports success."""
     report = Report(
         outcome=ReportedOutcome.SUCCESS,
         code="0",
@@ -307,7 +303,7 @@ def success(
 def failure(
     payment_id: UUID, kind: Kind = Kind.DEPOSIT, *, ids: ProviderIds = frozenset()
 ) -> Change:
-    """The change of a callback that says: not paid."""
+    """The change of a callback that reports failure."""
     report = Report(outcome=ReportedOutcome.FAILURE, code="1", failure=INSUFFICIENT_FUNDS, ids=ids)
     return callback_change(payment_id, a_callback(kind.value.replace("_", "-")), report)
 
@@ -326,7 +322,7 @@ def acknowledgement(
     )
 
 
-# --- a connection that breaks ---------------------------------------------------------------------
+# --- connections that break -----------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -351,13 +347,13 @@ async def stored_callbacks(store: Store, payment_id: UUID) -> list[str]:
 
 @pytest.fixture(scope="module")
 async def running_probe() -> AsyncIterator[Probe]:
-    """One simulator for a file of tests: its key pair takes a moment to make."""
+    """One simulator for a file of tests, because creating its key pair is slow."""
     async with probing() as probe:
         yield probe
 
 
 @pytest.fixture
 async def probe(running_probe: Probe) -> Probe:
-    """The file's simulator, as if it had just started."""
+    """The file's simulator, reset to the state of a new one."""
     await running_probe.begin_anew()
     return running_probe

@@ -1,6 +1,4 @@
-"""An issuer whose endpoint a test commands, and those who rely on it: a real server, and a clock
-that goes when told.
-"""
+"""An issuer with a real endpoint, and a key set and a verifier whose clock the test sets."""
 
 import asyncio
 import time
@@ -43,9 +41,9 @@ def rsa_jwk(bits: int, **changes: object) -> dict[str, object]:
 
 
 def token(kid: str | None, *, header_kid: str | None = None, **changes: object) -> str:
-    """A good token by that key, or by the secret.
+    """Return a valid token, signed by that key, or by the secret if `kid` is None.
 
-    It names another key where `header_kid` is given.
+    If `header_kid` is given, the token's header names that key.
     """
     claims = {
         "iss": ISSUER,
@@ -65,7 +63,7 @@ def token(kid: str | None, *, header_kid: str | None = None, **changes: object) 
 
 
 class Issuer:
-    """The issuer's endpoint, which answers as the test wants, and those who rely on it."""
+    """The issuer's endpoint, whose answers the test sets, with a key set and a verifier."""
 
     def __init__(self) -> None:
         self.jwks: list[object] = [jwk("first")]
@@ -85,7 +83,7 @@ class Issuer:
     async def serve(self, _request: web.Request) -> web.Response:
         self.fetches += 1
         self.was_asked.set()
-        keys = list(self.jwks)  # as they are when it is asked, however late it answers
+        keys = list(self.jwks)  # the keys at the time of the request, also for a late answer
         await self.is_open.wait()
         return self.answer() if self.answer else web.json_response({"keys": keys})
 
@@ -101,7 +99,7 @@ class Issuer:
 
 @asynccontextmanager
 async def an_issuer() -> AsyncIterator[Issuer]:
-    """An issuer that is up, with one key named `first`; nothing was asked of it yet."""
+    """Start an issuer with one key, `first`, that has received no request yet."""
     issuer = Issuer()
     app = web.Application()
     app.router.add_get("/keys", issuer.serve)

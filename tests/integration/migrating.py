@@ -1,4 +1,4 @@
-"""Steps of a test about migrations: compare the schema, migrate a record in use, and read it back."""
+"""Steps of a test about migrations: compare schemas, and migrate a used database."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ async def differences(url: str) -> list[Any]:
     """What alembic would still change to make the database equal to `tables.py`."""
 
     def compare(sync: Connection) -> list[Any]:
-        # A role that is called like our schema has it in its search path, and alembic would then
-        # call it by no name.
+        # If a role has the name of our schema, the schema is in its search path, and alembic would
+        # then omit the schema's name.
         sync.execute(text("SET LOCAL search_path = public"))
         sync.dialect.default_schema_name = "public"
         options = {
@@ -47,8 +47,7 @@ async def differences(url: str) -> list[Any]:
             "compare_type": True,
         }
         with warnings.catch_warnings():
-            # SQLAlchemy reads a constraint that is NOT VALID, and then does not know its own note
-            # of that.
+            # SQLAlchemy reads a NOT VALID constraint, and then rejects its own option for it.
             warnings.filterwarnings("ignore", message="Can't validate argument 'dialect_options'")
             return list(compare_metadata(MigrationContext.configure(sync, opts=options), metadata))
 
@@ -60,7 +59,7 @@ async def differences(url: str) -> list[Any]:
         await database.close()
 
 
-# What a schema before Pochi payments can hold.
+# The kinds of the schema before Pochi payments.
 OLDER_KINDS = (Kind.DEPOSIT, Kind.WITHDRAWAL, Kind.BILL_PAYMENT)
 STEPS = "SELECT id, next_step FROM mkwanja.payments ORDER BY id"
 
@@ -87,9 +86,7 @@ async def create_platform_roles(admin_url: str, roles: Sequence[str]) -> None:
 
 
 async def a_record_in_use(store: Store) -> dict[UUID, Step | None]:
-    """A payment of every kind in every stage, those of open ones with a way to ask and without;
-    what is due for each.
-    """
+    """Create payments of every kind and stage, with and without ids, and return their steps."""
     payments: list[UUID] = []
     for kind in OLDER_KINDS:
         awaited, attempt_id = await store.claimed(kind)
@@ -107,9 +104,10 @@ async def a_record_in_use(store: Store) -> dict[UUID, Step | None]:
         payments += [await in_doubt(store, kind), await in_doubt(store, kind, askable=False)]
     silent = await in_doubt(store, Kind.DEPOSIT)
     await store.execute(
-        "UPDATE mkwanja.payments SET stage = 'failed', finalized_at = now(), failure_reason = 'no_result_confirmed',"
-        " failure_safe_to_retry = false WHERE id = $1", silent,
-    )  # fmt: skip
+        "UPDATE mkwanja.payments SET stage = 'failed', finalized_at = now(),"
+        " failure_reason = 'no_result_confirmed', failure_safe_to_retry = false WHERE id = $1",
+        silent,
+    )
     found = {payment_id: await store.payment(payment_id) for payment_id in (*payments, silent)}
     assert {payment.stage for payment in found.values()} == set(Stage)
     assert {payment.next_step for payment in found.values()} == {*Step, None}

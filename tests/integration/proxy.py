@@ -1,4 +1,4 @@
-"""A connection to PostgreSQL that breaks where it hurts most: around COMMIT."""
+"""A proxy before PostgreSQL that breaks the connection around COMMIT."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from tests.integration.raw_server import RawServer
 
 
 class Proxy(RawServer):
-    """Stands before PostgreSQL; cuts the next connection that sends COMMIT, `before` it passes
-    or `after` it happened.
-    """
+    """Cuts the next connection that sends COMMIT, `before` or `after` PostgreSQL receives it."""
 
     def __init__(self, upstream: str) -> None:
         super().__init__()
@@ -60,7 +58,7 @@ class Proxy(RawServer):
                 if b"COMMIT" in data and self.cut is not None:
                     how, self.cut = self.cut, None
                     if how == "after":
-                        answers.cancel()  # nothing of the answer gets back
+                        answers.cancel()  # the client gets nothing of the answer
                         await asyncio.gather(answers, return_exceptions=True)
                         there.write(data)
                         await there_reader.read(65536)

@@ -1,6 +1,4 @@
-"""The role that an operator makes for the processes (docs/database-roles.md), on a test's
-server.
-"""
+"""The role that an operator creates for the processes (docs/database-roles.md), in tests."""
 
 from __future__ import annotations
 
@@ -18,30 +16,30 @@ from tests.stack.external import GivenPostgres
 from tests.stack.servers import PostgresServer
 
 
-async def made_service_role(server: PostgresServer | GivenPostgres) -> str:
-    """Makes it, or gives it another password; the password.
+async def create_service_role(server: PostgresServer | GivenPostgres) -> str:
+    """Create the role, or set a new password for it, and return the password.
 
-    Skips where the server is not ours to make roles on.
+    Skips the test if the given server does not let us create roles.
     """
     password = secrets.token_urlsafe(18)
-    as_documented = re.search(
+    documented = re.search(
         r"```sql\n(.*?)```", (ROOT / "docs" / "database-roles.md").read_text(), re.DOTALL
     )
-    assert as_documented is not None
-    make = as_documented[1].replace("choose-a-password", password)
-    assert password in make
+    assert documented is not None
+    sql = documented[1].replace("choose-a-password", password)
+    assert password in sql
     try:
         async with connection(server.admin_url) as admin:
             if await admin.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", SERVICE_ROLE):
-                make = f"ALTER ROLE {SERVICE_ROLE} PASSWORD '{password}'"
-            await admin.execute(make)
+                sql = f"ALTER ROLE {SERVICE_ROLE} PASSWORD '{password}'"
+            await admin.execute(sql)
     except asyncpg.InsufficientPrivilegeError:
-        pytest.skip("the given database does not let us make roles")
+        pytest.skip("the given database does not let us create roles")
     return password
 
 
 def as_service(url: str, password: str) -> str:
-    """The same database, for the service's role."""
+    """Return the URL of the same database for the service's role."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=f"{SERVICE_ROLE}:{password}@{host}"))

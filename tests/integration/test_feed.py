@@ -1,6 +1,4 @@
-"""The feed of events: positions are given to what is committed, by one lister at a time, and
-cost nothing once given.
-"""
+"""The feed of events: one lister at a time gives positions to committed events, at low cost."""
 
 # ruff: noqa: S608 - SQL put together from our own constants
 
@@ -33,7 +31,7 @@ async def page(
 
 
 async def listed_ids(store: Store) -> list[str]:
-    """The ids of all listed events, in order, read past the product."""
+    """Read the ids of all listed events, in order, by SQL."""
     return [
         str(row["history_id"])
         for row in await store.rows("SELECT * FROM mkwanja.events ORDER BY position")
@@ -45,20 +43,18 @@ def ids_of(events: list[ListedEvent]) -> list[str]:
 
 
 @asynccontextmanager
-async def a_lister_at_work(store: Store) -> AsyncIterator[None]:
-    """Somebody holds the listers' lock for the block."""
+async def listers_locked(store: Store) -> AsyncIterator[None]:
+    """Another transaction has the listers' lock during the block."""
     async with connection(store.url) as raw, raw.transaction():
         await raw.execute(str(feed_module._LOCK))
         yield
 
 
 class TestListing:
-    """Afterwards, and one after the other."""
+    """Events are listed after their commit, by one lister at a time."""
 
-    async def test_a_reader_gives_positions_to_what_has_none(self, fresh: Store) -> None:
-        """In the order of the facts; a page is the events behind a position, as their bodies
-        were fixed.
-        """
+    async def test_a_reader_lists_events_without_a_position(self, fresh: Store) -> None:
+        """They are listed in the order of their facts. A page has their stored bodies."""
         payments = [await fresh.finalized() for _ in range(5)]
         bodies = [(await fresh.history(payment_id))[-1]["event_body"] for payment_id in payments]
         assert await fresh.one("SELECT count(*) FROM mkwanja.events") == 0
@@ -70,8 +66,8 @@ class TestListing:
         )
         assert await page(fresh, after=rest[-1].position) == []
 
-    async def test_once_listed_an_event_is_not_listed_again(self, fresh: Store) -> None:
-        """By any number of readers at once, while they still owe its announcement."""
+    async def test_an_event_is_listed_once(self, fresh: Store) -> None:
+        """Several readers list at once, and the events are not yet announced."""
         for _ in range(20):
             await fresh.finalized()
         async with Store(fresh.url) as second, Store(fresh.url) as third:
@@ -79,31 +75,33 @@ class TestListing:
         assert all(found == pages[0] for found in pages)
         assert len(await listed_ids(fresh)) == 20
 
-    async def test_with_nothing_to_list_a_page_writes_nothing_and_takes_no_lock(
+    async def test_a_page_without_new_events_writes_nothing_and_needs_no_lock(
         self, fresh: Store
     ) -> None:
-        """A reader who polls costs Postgres no commit record."""
+        """A polling reader costs PostgreSQL no commit record."""
         await fresh.finalized()
-        found = await page(fresh)
-        async with a_lister_at_work(fresh):
+        listed = await page(fresh)
+        async with listers_locked(fresh):
             await fresh.execute("UPDATE mkwanja.payments SET event_due = NULL")
-            assert await page(fresh) == found
+            assert await page(fresh) == listed
 
     @pytest.mark.usefixtures("impatient")
-    async def test_while_another_lists_a_reader_gets_what_is_listed(self, fresh: Store) -> None:
-        """And the rest with a later page: it is not an error that somebody else is at it."""
+    async def test_a_reader_gets_the_listed_events_while_another_process_lists(
+        self, fresh: Store
+    ) -> None:
+        """A later page has the rest. The other lister's lock is not an error."""
         await fresh.finalized()
         listed = await page(fresh)
         await fresh.finalized()
-        async with a_lister_at_work(fresh):
+        async with listers_locked(fresh):
             assert await page(fresh) == listed
         both = await page(fresh)
         assert (both[:1], len(both)) == (listed, 2)
 
-    async def test_nothing_but_a_lister_waits_for_a_lister(self, fresh: Store) -> None:
-        """A payment becomes final under the listers' lock, and its publication is recorded."""
+    async def test_only_a_lister_waits_for_a_lister(self, fresh: Store) -> None:
+        """Under its lock, a payment is finalized and its publication is recorded."""
         payment_id, _ = await fresh.claimed()
-        async with a_lister_at_work(fresh):
+        async with listers_locked(fresh):
             result = await fresh.changing.change(success(payment_id))
             assert result.announcement is not None
             await fresh.sweeping.record_announced(result.announcement)
@@ -112,8 +110,8 @@ class TestListing:
         assert ids_of(await page(fresh)) == [str(result.announcement.history_id)]
 
     async def test_a_user_reads_the_events_of_payments_that_it_owns(self, fresh: Store) -> None:
-        """Positions are those of the one feed."""
-        mine, other, nobodys = [await fresh.finalized() for _ in range(3)]
+        """Their positions are those of the whole feed."""
+        mine, other, unowned = [await fresh.finalized() for _ in range(3)]
         await fresh.execute("UPDATE mkwanja.payments SET owner = 'me' WHERE id = $1", mine)
         await fresh.execute("UPDATE mkwanja.payments SET owner = 'another' WHERE id = $1", other)
         everything = await page(fresh)
@@ -122,16 +120,14 @@ class TestListing:
             everything[1:2],
             [],
         ]
-        assert json.loads(everything[2].body)["subject"] == str(nobodys)
+        assert json.loads(everything[2].body)["subject"] == str(unowned)
 
 
-class TestNothingIsPassedOver:
-    """Whoever commits when."""
+class TestCompleteness:
+    """A reader misses no event, in any order of the commits."""
 
     async def test_an_announced_event_gets_a_position_too(self, fresh: Store) -> None:
-        """A payment that owes no announcement any more may still have events that no lister has
-        seen.
-        """
+        """A payment whose events are all announced may still have unlisted events."""
         payment_id, _ = await fresh.claimed()
         for change in (failure(payment_id), success(payment_id)):
             result = await fresh.changing.change(change)
@@ -147,19 +143,20 @@ class TestNothingIsPassedOver:
     async def test_a_correction_never_comes_before_its_failure(
         self, fresh: Store, is_one_statement: bool
     ) -> None:
-        """Though the transaction that corrects began first, and waited for the one that fails:
-        its time is the earlier one.
+        """The correcting transaction began first, so its time is earlier.
+
+        It waited for the transaction of the failure.
         """
         payment_id, _ = await fresh.claimed()
         facts = [("failed", 8, "now()"), ("corrected", 9, "now() - interval '1 second'")]
         rows = [
-            f"(gen_random_uuid(), '{payment_id}', {sequence}, {at}, 'stored_by_a_test', 'failed', '{{}}', 'a.test',"
-            f' \'{{"id": "{name}"}}\')'
+            f"(gen_random_uuid(), '{payment_id}', {sequence}, {at}, 'stored_by_a_test', 'failed',"
+            f" '{{}}', 'a.test', '{{\"id\": \"{name}\"}}')"
             for name, sequence, at in facts
         ]
         insert = (
-            "INSERT INTO mkwanja.payment_history (id, payment_id, sequence, recorded_at, what, stage, detail, event_type,"
-            " event_body) VALUES "
+            "INSERT INTO mkwanja.payment_history (id, payment_id, sequence, recorded_at, what,"
+            " stage, detail, event_type, event_body) VALUES "
         )
         for values in [", ".join(reversed(rows))] if is_one_statement else rows:
             await fresh.execute(insert + values)
@@ -168,9 +165,9 @@ class TestNothingIsPassedOver:
         )
         assert ids_of(await page(fresh)) == ["failed", "corrected"]
 
-    async def test_a_late_commit_comes_behind_what_was_read(self, fresh: Store) -> None:
-        """Its fact is older, its position is not."""
-        late_one, _ = await fresh.claimed()
+    async def test_an_event_committed_late_gets_a_later_position(self, fresh: Store) -> None:
+        """Its fact is older than the events that were read, but its position is not."""
+        late_id, _ = await fresh.claimed()
         async with connection(fresh.url) as raw:
             transaction = raw.transaction()
             await transaction.start()
@@ -178,24 +175,28 @@ class TestNothingIsPassedOver:
             await fresh.finalized()
             read = await page(fresh)
             await raw.execute(
-                "INSERT INTO mkwanja.payment_history (id, payment_id, sequence, recorded_at, what, previous_stage, stage,"
-                " detail, event_type, event_body) VALUES (gen_random_uuid(), $1, 9, now(), 'stored_by_a_test', 'submitting',"
+                "INSERT INTO mkwanja.payment_history (id, payment_id, sequence, recorded_at, what,"
+                " previous_stage, stage, detail, event_type, event_body)"
+                " VALUES (gen_random_uuid(), $1, 9, now(), 'stored_by_a_test', 'submitting',"
                 " 'submitting', '{}', 'a.test', '{\"id\": \"late\"}')",
-                late_one,
+                late_id,
             )
             await raw.execute(
-                "UPDATE mkwanja.payments SET event_due = now() WHERE id = $1", late_one
+                "UPDATE mkwanja.payments SET event_due = now() WHERE id = $1", late_id
             )
             assert await page(fresh) == read
             await transaction.commit()
         assert ids_of(await page(fresh, after=read[-1].position)) == ["late"]
-        by_age = "SELECT sequence FROM mkwanja.payment_history WHERE event_body IS NOT NULL ORDER BY recorded_at LIMIT 1"
+        by_age = (
+            "SELECT sequence FROM mkwanja.payment_history WHERE event_body IS NOT NULL"
+            " ORDER BY recorded_at LIMIT 1"
+        )
         assert await fresh.one(by_age) == 9
 
-    async def test_writers_announcers_and_readers_at_once(self, fresh: Store) -> None:
-        """A reader who only ever goes on from its last position has read every event once when
-        all is over.
-        """
+    async def test_a_reader_reads_every_event_once_beside_writers_and_announcers(
+        self, fresh: Store
+    ) -> None:
+        """The reader always continues from its last position."""
         claimed = [(await fresh.claimed())[0] for _ in range(60)]
         is_over = asyncio.Event()
         async with Store(fresh.url) as second, Store(fresh.url) as third:
@@ -238,13 +239,11 @@ class TestNothingIsPassedOver:
 
 
 class TestCost:
-    """Finished payments and old events cost a page nothing."""
+    """Final payments and old events cost a page nothing."""
 
     @pytest.mark.whole
     async def test_a_backlog_is_listed_batch_by_batch(self, fresh: Store) -> None:
-        """Each batch costs the same, however many events wait, and however many are listed and
-        not published.
-        """
+        """A batch costs the same with many unlisted and many unpublished events."""
         await fresh.execute(a_backlog_of(50_000))
         for _ in range(2):
             async with fresh.database.transaction() as transaction:
@@ -258,24 +257,29 @@ class TestCost:
             await fresh.one("SELECT count(*) FROM mkwanja.payments WHERE event_due IS NOT NULL")
             == 50_000
         )
-        times = "SELECT history.recorded_at FROM mkwanja.events AS event JOIN mkwanja.payment_history AS history"
-        assert await fresh.one(
-            f"SELECT bool_and(recorded_at >= earlier) FROM (SELECT recorded_at, lag(recorded_at, 1, recorded_at) OVER ()"
-            f" AS earlier FROM ({times} ON history.id = event.history_id ORDER BY event.position) AS ordered) AS pairs"
+        times = (
+            "SELECT history.recorded_at FROM mkwanja.events AS event"
+            " JOIN mkwanja.payment_history AS history ON history.id = event.history_id"
+            " ORDER BY event.position"
         )
+        pairs = (
+            "SELECT recorded_at, lag(recorded_at, 1, recorded_at) OVER () AS earlier"
+            f" FROM ({times}) AS ordered"
+        )
+        assert await fresh.one(f"SELECT bool_and(recorded_at >= earlier) FROM ({pairs}) AS pairs")
 
-    async def test_a_reader_gets_ahead_of_a_backlog(self, fresh: Store) -> None:
-        """Without a sweeper: each page lists more than it holds."""
+    async def test_a_reader_reads_a_whole_backlog(self, fresh: Store) -> None:
+        """This needs no sweeper, because a page lists more events than it returns."""
         await fresh.execute(a_backlog_of(3_000))
         after = read = 0
-        while found := await page(fresh, after=after):
-            after, read = found[-1].position, read + len(found)
+        while events := await page(fresh, after=after):
+            after, read = events[-1].position, read + len(events)
         assert read == 3_000
 
-    async def test_a_look_for_what_is_unlisted_costs_nothing_where_all_is_listed(
+    async def test_a_search_for_unlisted_events_is_cheap_if_all_are_listed(
         self, fresh: Store
     ) -> None:
-        """Also while every payment still owes its announcement."""
+        """No event of the payments is announced yet."""
         await fresh.execute(a_backlog_of(5_000))
         while await fresh.sweeping.list_events():
             pass
@@ -292,8 +296,9 @@ class TestCost:
     async def test_a_page_is_found_by_its_index(self, fresh: Store, query: str, index: str) -> None:
         payment_id = await fresh.finalized()
         await fresh.execute(
-            "INSERT INTO mkwanja.payment_history (id, payment_id, sequence, recorded_at, what, stage, detail, event_type,"
-            " event_body) SELECT gen_random_uuid(), $1, 100 + n, now(), 'stored_by_a_test', 'succeeded', '{}', 'a.test', '{}'"
+            "INSERT INTO mkwanja.payment_history (id, payment_id, sequence, recorded_at, what,"
+            " stage, detail, event_type, event_body) SELECT gen_random_uuid(), $1, 100 + n, now(),"
+            " 'stored_by_a_test', 'succeeded', '{}', 'a.test', '{}'"
             " FROM generate_series(1, 5000) AS n",
             payment_id,
         )

@@ -1,4 +1,4 @@
-"""Questions and resends while their operation is held: they wait, or are its probe."""
+"""Inquiries and resends of a held operation: they wait, or are its probe."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.integration.inquiries import AT_ONCE, count_due, make_due, resendable
 # --- a resend -------------------------------------------------------------------------------------
 
 
-async def resent(store: Store, payment_id: UUID) -> bool:
+async def claim_resend(store: Store, payment_id: UUID) -> bool:
     attempt_id = new_id()
     result = await store.changing.change(
         resend_claim_change(payment_id, attempt_id, AT_ONCE, ACCOUNTS)
@@ -40,28 +40,31 @@ async def test_a_resend_waits_for_a_held_operation_and_may_be_its_probe(
 ) -> None:
     waiting = [await resendable(fresh) for _ in range(6)]
     await hold(fresh)
-    assert not any([await resent(fresh, payment_id) for payment_id in waiting])
+    assert not any([await claim_resend(fresh, payment_id) for payment_id in waiting])
     await cooled(fresh)
     stores = [fresh, second_worker] * 3
     won = await asyncio.gather(
-        *(resent(store, payment_id) for store, payment_id in zip(stores, waiting, strict=True))
+        *(
+            claim_resend(store, payment_id)
+            for store, payment_id in zip(stores, waiting, strict=True)
+        )
     )
     assert won.count(True) == 1
     assert (await row(fresh))["probes"] == 1
     await hold(fresh, Kind.BILL_PAYMENT)
     await Brakes(fresh.database).set(B2C.value, is_engaged=False, reason="the product was added")
-    assert [await resent(fresh, payment_id) for payment_id in waiting].count(True) == 5
+    assert [await claim_resend(fresh, payment_id) for payment_id in waiting].count(True) == 5
 
 
-# --- questions ------------------------------------------------------------------------------------
+# --- inquiries ------------------------------------------------------------------------------------
 
-QUESTIONS = [
+INQUIRIES = [
     (Kind.DEPOSIT, Operation.STK_QUERY, Step.QUERY),
     (Kind.WITHDRAWAL, Operation.STATUS, Step.STATUS),
 ]
 
 
-async def to_ask(store: Store, kind: Kind) -> UUID:
+async def due_for_inquiry(store: Store, kind: Kind) -> UUID:
     payment_id, attempt_id = await claimed(store, kind)
     ids = frozenset({(IdKind.CHECKOUT_REQUEST, f"ws_CO_{attempt_id.hex}")})
     await store.changing.change(acknowledgement(payment_id, attempt_id, ids=ids))
@@ -69,7 +72,7 @@ async def to_ask(store: Store, kind: Kind) -> UUID:
     return payment_id
 
 
-async def question(
+async def store_inquiry(
     store: Store, payment_id: UUID, *, is_probe: bool = False
 ) -> tuple[Inquiry | None, Operation | None]:
     decided = (
@@ -80,7 +83,9 @@ async def question(
     return inquiry_of(decided), probed_operation_of(decided)
 
 
-async def said(store: Store, payment_id: UUID, number: int, health: OperationHealth | None) -> None:
+async def record_health(
+    store: Store, payment_id: UUID, number: int, health: OperationHealth | None
+) -> None:
     report = Report(outcome=ReportedOutcome.UNDECIDED)
     change = inquiry_answer_change(
         payment_id,
@@ -93,49 +98,52 @@ async def said(store: Store, payment_id: UUID, number: int, health: OperationHea
     await store.changing.change(change)
 
 
-@pytest.mark.parametrize(("kind", "operation", "step"), QUESTIONS)
-async def test_a_refused_question_holds_its_operation_until_a_probe_is_answered(
+@pytest.mark.parametrize(("kind", "operation", "step"), INQUIRIES)
+async def test_a_refused_inquiry_holds_its_operation_until_a_probe_is_answered(
     fresh: Store, second_worker: Store, kind: Kind, operation: Operation, step: Step
 ) -> None:
-    first, *waiting = [await to_ask(fresh, kind) for _ in range(6)]
-    asked, _ = await question(fresh, first)
-    assert asked is not None
-    await said(fresh, first, asked.number, OperationHealth.PRODUCT_REFUSED)
+    first, *waiting = [await due_for_inquiry(fresh, kind) for _ in range(6)]
+    inquiry, _ = await store_inquiry(fresh, first)
+    assert inquiry is not None
+    await record_health(fresh, first, inquiry.number, OperationHealth.PRODUCT_REFUSED)
     assert await is_held(fresh, operation)
     assert await count_due(fresh, step) == 0
     assert await fresh.sweeping.fetch_due(step, limit=9, next_step_in=timedelta(0)) == []
-    assert await question(fresh, waiting[0]) == (None, None)
-    assert await question(fresh, waiting[0], is_probe=True) == (None, None)
+    assert await store_inquiry(fresh, waiting[0]) == (None, None)
+    assert await store_inquiry(fresh, waiting[0], is_probe=True) == (None, None)
     await cooled(fresh, operation)
     assert await count_due(fresh, step) == 1
     stores = [fresh, second_worker, fresh, second_worker, fresh]
     won = await asyncio.gather(
-        *(question(store, payment_id) for store, payment_id in zip(stores, waiting, strict=True))
+        *(
+            store_inquiry(store, payment_id)
+            for store, payment_id in zip(stores, waiting, strict=True)
+        )
     )
-    [(probe, taken)] = [item for item in won if item[0] is not None]
+    [(probe, probed)] = [item for item in won if item[0] is not None]
     assert probe is not None
-    assert taken is operation
+    assert probed is operation
     for health, expected in (
         (None, True),
         (OperationHealth.PRODUCT_REFUSED, True),
         (OperationHealth.WORKS, False),
     ):
-        await said(fresh, waiting[won.index((probe, taken))], probe.number, health)
+        await record_health(fresh, waiting[won.index((probe, probed))], probe.number, health)
         assert await is_held(fresh, operation) is expected
     assert await count_due(fresh, step) > 1
 
 
-@pytest.mark.parametrize(("kind", "operation", "step"), QUESTIONS)
-async def test_a_held_question_stops_no_send_and_a_held_send_no_question(
+@pytest.mark.parametrize(("kind", "operation", "step"), INQUIRIES)
+async def test_held_inquiries_stop_no_send_and_held_sends_stop_no_inquiry(
     fresh: Store, kind: Kind, operation: Operation, step: Step
 ) -> None:
-    payment_id = await to_ask(fresh, kind)
+    payment_id = await due_for_inquiry(fresh, kind)
     await hold(fresh, kind)
     assert await count_due(fresh, step) == 1
-    asked, taken = await question(fresh, payment_id)
-    assert (asked is not None, taken) == (True, None)
+    inquiry, probed = await store_inquiry(fresh, payment_id)
+    assert (inquiry is not None, probed) == (True, None)
     await Brakes(fresh.database).set(RULES[kind].operation.value, is_engaged=False, reason="a test")
-    assert asked is not None
-    await said(fresh, payment_id, asked.number, OperationHealth.PRODUCT_REFUSED)
+    assert inquiry is not None
+    await record_health(fresh, payment_id, inquiry.number, OperationHealth.PRODUCT_REFUSED)
     assert await is_held(fresh, operation)
     assert await claim(fresh, await fresh.accepted(kind)) is not None

@@ -1,6 +1,4 @@
-"""A held operation in PostgreSQL: held and released in the commit of an answer, probed by one
-payment after each cool-down.
-"""
+"""A held operation in PostgreSQL: answers hold and release it, one payment probes it."""
 
 from __future__ import annotations
 
@@ -43,11 +41,11 @@ async def story(store: Store) -> list[tuple[str, bool]]:
     return [(item["name"], item["is_engaged"]) for item in rows]
 
 
-# --- what holds -----------------------------------------------------------------------------------
+# --- the hold -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", Kind)
-async def test_a_refused_product_holds_its_operation_for_all_workers_and_no_other(
+async def test_a_refused_product_holds_only_its_operation_and_for_all_workers(
     fresh: Store, second_worker: Store, kind: Kind
 ) -> None:
     waiting = [await fresh.accepted(each) for each in Kind]
@@ -63,7 +61,7 @@ async def test_a_refused_product_holds_its_operation_for_all_workers_and_no_othe
     assert await story(fresh) == [(RULES[kind].operation.value, True)]
 
 
-async def test_the_payment_that_was_refused_waits_again(fresh: Store) -> None:
+async def test_the_refused_payment_waits_again(fresh: Store) -> None:
     sent = await claimed(fresh)
     await answer(fresh, sent, ProductRefused())
     payment = await fresh.payment(sent[0])
@@ -71,7 +69,7 @@ async def test_the_payment_that_was_refused_waits_again(fresh: Store) -> None:
 
 
 @pytest.mark.parametrize("kind", Kind)
-async def test_what_waits_for_a_held_operation_takes_no_request_from_the_shared_limit(
+async def test_a_payment_of_a_held_operation_is_not_charged_to_the_shared_limit(
     fresh: Store, kind: Kind
 ) -> None:
     await hold(fresh, kind)
@@ -80,7 +78,7 @@ async def test_what_waits_for_a_held_operation_takes_no_request_from_the_shared_
     assert await charge_limit(fresh, await fresh.accepted(another)) == [another]
 
 
-async def test_a_held_operation_is_no_stopped_payout(fresh: Store) -> None:
+async def test_a_held_operation_does_not_count_as_stopped_payouts(fresh: Store) -> None:
     await hold(fresh)
     payment_id = await fresh.accepted(Kind.BILL_PAYMENT)
     for is_claim in (False, True):
@@ -90,8 +88,8 @@ async def test_a_held_operation_is_no_stopped_payout(fresh: Store) -> None:
             False,
             HELD,
         )
-    found = await fresh.sweeping.plan_sweep(limit=10, overdue_by=timedelta(0))
-    assert (found.payouts_are_stopped, found.held_operations, found.probes_due) == (
+    plan = await fresh.sweeping.plan_sweep(limit=10, overdue_by=timedelta(0))
+    assert (plan.payouts_are_stopped, plan.held_operations, plan.probes_due) == (
         False,
         HELD,
         frozenset(),
@@ -101,7 +99,7 @@ async def test_a_held_operation_is_no_stopped_payout(fresh: Store) -> None:
 async def test_three_refusals_of_our_settings_in_a_row_hold_the_operation(
     fresh: Store, second_worker: Store
 ) -> None:
-    """Counted across workers."""
+    """The refusals are counted across workers."""
     sent = [await claimed(fresh) for _ in range(3)]
     for number, (store, item) in enumerate(zip([fresh, second_worker, fresh], sent, strict=True)):
         assert not await is_held(fresh), number
@@ -120,7 +118,7 @@ async def test_three_refusals_of_our_settings_at_once_hold_the_operation(fresh: 
 @pytest.mark.parametrize(
     "proof", [None, RECIPIENT, DuplicateSubmission()], ids=["acknowledged", "refused", "duplicate"]
 )
-async def test_another_definite_answer_ends_the_row(
+async def test_another_definite_answer_resets_the_count_of_refusals(
     fresh: Store, proof: ProviderError | None
 ) -> None:
     for error in (SETTINGS, SETTINGS, proof, SETTINGS, SETTINGS):
@@ -129,29 +127,29 @@ async def test_another_definite_answer_ends_the_row(
     assert (await row(fresh))["refusals"] == 2
 
 
-async def test_a_refusal_that_is_recorded_twice_counts_once(fresh: Store) -> None:
-    """As after a COMMIT whose outcome was lost."""
+async def test_a_refusal_that_is_recorded_again_counts_once(fresh: Store) -> None:
+    """This happens after a COMMIT of unknown outcome."""
     sent = await claimed(fresh)
     for _ in range(3):
         await answer(fresh, sent, SETTINGS)
     assert (await row(fresh))["refusals"] == 1
 
 
-async def test_refusals_of_different_operations_are_no_row(fresh: Store) -> None:
+async def test_refusals_of_different_operations_are_counted_apart(fresh: Store) -> None:
     for kind in (Kind.WITHDRAWAL, Kind.BILL_PAYMENT, Kind.DEPOSIT, Kind.WITHDRAWAL):
         await answer(fresh, await claimed(fresh, kind), SETTINGS)
     assert await story(fresh) == []
 
 
-NO_WORD = [Unreachable(), Throttled(), TokenRefused(), Resendable(), OutcomeUnknown()]
+NO_EVIDENCE = [Unreachable(), Throttled(), TokenRefused(), Resendable(), OutcomeUnknown()]
 
 
-@pytest.mark.parametrize("error", NO_WORD, ids=lambda error: type(error).__name__)
-async def test_what_says_nothing_about_an_operation_neither_holds_nor_counts_nor_ends_a_row(
+@pytest.mark.parametrize("error", NO_EVIDENCE, ids=lambda error: type(error).__name__)
+async def test_an_answer_without_evidence_changes_neither_the_hold_nor_the_count(
     fresh: Store, error: ProviderError
 ) -> None:
-    for said in (SETTINGS, SETTINGS, error):
-        await answer(fresh, await claimed(fresh), said)
+    for refusal in (SETTINGS, SETTINGS, error):
+        await answer(fresh, await claimed(fresh), refusal)
     assert (await row(fresh))["refusals"] == 2
     assert await story(fresh) == []
 
@@ -159,7 +157,7 @@ async def test_what_says_nothing_about_an_operation_neither_holds_nor_counts_nor
 # --- the probe ------------------------------------------------------------------------------------
 
 
-async def test_after_the_cool_down_one_of_all_waiting_payments_is_claimed(
+async def test_one_waiting_payment_is_claimed_after_the_cool_down(
     fresh: Store, second_worker: Store
 ) -> None:
     waiting = [await fresh.accepted(Kind.WITHDRAWAL) for _ in range(20)]
@@ -178,7 +176,7 @@ async def test_after_the_cool_down_one_of_all_waiting_payments_is_claimed(
     assert attempts == 4
 
 
-async def test_payments_of_other_operations_are_claimed_beside_a_probe_and_probe_nothing(
+async def test_payments_of_other_operations_are_claimed_beside_a_probe_as_no_probe(
     fresh: Store,
 ) -> None:
     waiting = [await fresh.accepted(kind) for kind in Kind]
@@ -186,21 +184,14 @@ async def test_payments_of_other_operations_are_claimed_beside_a_probe_and_probe
     await cooled(fresh)
     won = await asyncio.gather(*(claim(fresh, payment_id) for payment_id in waiting))
     assert {payment.kind: payment.is_probe for payment in won if payment} == {
-        Kind.DEPOSIT: False, Kind.WITHDRAWAL: True, Kind.BILL_PAYMENT: False, Kind.POCHI_PAYMENT: False,
-    }  # fmt: skip
+        kind: kind is Kind.WITHDRAWAL for kind in Kind
+    }
 
 
 async def test_each_probe_begins_a_cool_down_twice_as_long_up_to_its_ceiling(fresh: Store) -> None:
     await hold(fresh)
     assert (await row(fresh))["cool_down"] == timedelta(seconds=30)
-    for seconds in (
-        60,
-        120,
-        240,
-        480,
-        OPERATION_COOL_DOWN_MAX.total_seconds(),
-        OPERATION_COOL_DOWN_MAX.total_seconds(),
-    ):
+    for seconds in (60, 120, 240, 480, *[OPERATION_COOL_DOWN_MAX.total_seconds()] * 2):
         await cooled(fresh)
         await answer(fresh, await claimed(fresh), ProductRefused())
         found = await row(fresh)
@@ -209,26 +200,26 @@ async def test_each_probe_begins_a_cool_down_twice_as_long_up_to_its_ceiling(fre
     assert await story(fresh) == [("b2c", True)]
 
 
-async def test_a_probe_that_is_lost_costs_only_its_cool_down(fresh: Store) -> None:
+async def test_a_lost_probe_costs_only_its_cool_down(fresh: Store) -> None:
     waiting = [await fresh.accepted(Kind.WITHDRAWAL) for _ in range(2)]
     await hold(fresh)
     await cooled(fresh)
-    assert await claim(fresh, waiting[0]) is not None  # and its worker dies
+    assert await claim(fresh, waiting[0]) is not None  # its worker then dies
     assert await claim(fresh, waiting[1]) is None
     await cooled(fresh)
     assert await claim(fresh, waiting[1]) is not None
 
 
 @pytest.mark.parametrize(
-    "what", ["payouts are stopped", "a person is to look at it", "it is too old"]
+    "obstacle", ["payouts are stopped", "a person is to look at it", "it is too old"]
 )
-async def test_a_payment_that_may_not_be_claimed_takes_no_probe(fresh: Store, what: str) -> None:
+async def test_a_payment_that_may_not_be_claimed_is_no_probe(fresh: Store, obstacle: str) -> None:
     payment_id = await fresh.accepted(Kind.WITHDRAWAL)
     await hold(fresh)
     await cooled(fresh)
-    if what == "payouts are stopped":
+    if obstacle == "payouts are stopped":
         await Brakes(fresh.database).set("kill_switch", is_engaged=True, reason="a test")
-    elif what == "it is too old":
+    elif obstacle == "it is too old":
         await fresh.execute("UPDATE mkwanja.payments SET expires_at = now()")
     else:
         await fresh.execute(
@@ -241,7 +232,7 @@ async def test_a_payment_that_may_not_be_claimed_takes_no_probe(fresh: Store, wh
 @pytest.mark.parametrize(
     "proof", [None, RECIPIENT, DuplicateSubmission()], ids=["acknowledged", "refused", "duplicate"]
 )
-async def test_an_answer_that_proves_the_operation_to_work_releases_it_in_its_commit(
+async def test_a_proof_that_the_operation_works_releases_it_in_its_commit(
     fresh: Store, proof: ProviderError | None
 ) -> None:
     waiting = [await fresh.accepted(Kind.WITHDRAWAL) for _ in range(5)]
@@ -255,7 +246,7 @@ async def test_an_answer_that_proves_the_operation_to_work_releases_it_in_its_co
 
 
 @pytest.mark.parametrize(
-    "error", [*NO_WORD, SETTINGS, ProductRefused()], ids=lambda error: type(error).__name__
+    "error", [*NO_EVIDENCE, SETTINGS, ProductRefused()], ids=lambda error: type(error).__name__
 )
 async def test_a_probe_that_proves_nothing_leaves_the_operation_held(
     fresh: Store, error: ProviderError
@@ -267,14 +258,14 @@ async def test_a_probe_that_proves_nothing_leaves_the_operation_held(
     assert await story(fresh) == [("b2c", True)]
 
 
-async def test_an_answer_to_a_send_from_before_the_hold_does_not_release_it(fresh: Store) -> None:
+async def test_an_answer_to_a_send_before_the_hold_does_not_release_it(fresh: Store) -> None:
     earlier = await claimed(fresh)
     await hold(fresh)
     await answer(fresh, earlier, None)
     assert await is_held(fresh)
 
 
-async def test_a_refusal_of_a_send_from_before_the_release_does_not_hold_it_again(
+async def test_a_refusal_of_a_send_before_the_release_does_not_hold_it_again(
     fresh: Store,
 ) -> None:
     earlier = [await claimed(fresh) for _ in range(4)]
@@ -286,7 +277,7 @@ async def test_a_refusal_of_a_send_from_before_the_release_does_not_hold_it_agai
     assert await story(fresh) == [("b2c", True), ("b2c", False)]
 
 
-async def test_an_operator_s_release_lets_everything_go_out(fresh: Store) -> None:
+async def test_an_operator_releases_all_waiting_payments(fresh: Store) -> None:
     waiting = [await fresh.accepted(Kind.WITHDRAWAL) for _ in range(3)]
     await hold(fresh)
     [before] = [item for item in await Brakes(fresh.database).operations() if item.brake.is_engaged]
@@ -295,10 +286,10 @@ async def test_an_operator_s_release_lets_everything_go_out(fresh: Store) -> Non
     assert all([await claim(fresh, payment_id) for payment_id in waiting])
 
 
-async def test_claims_and_answers_of_all_kinds_at_once_meet_no_deadlock(
+async def test_claims_and_answers_of_all_kinds_at_once_do_not_deadlock(
     fresh: Store, second_worker: Store
 ) -> None:
-    """While operations are held, probed and released by both workers."""
+    """Both workers hold, probe and release operations meanwhile."""
     for kind in Kind:
         await hold(fresh, kind)
 
@@ -319,12 +310,10 @@ async def test_claims_and_answers_of_all_kinds_at_once_meet_no_deadlock(
 
 
 @pytest.mark.parametrize("kind", [Kind.WITHDRAWAL, Kind.BILL_PAYMENT])
-async def test_stopped_payouts_take_no_request_from_the_shared_limit(
+async def test_stopped_payouts_are_not_charged_to_the_shared_limit(
     fresh: Store, kind: Kind
 ) -> None:
-    """Thousands may wait behind a brake, each looked at every few seconds: deposits must not pay
-    for that.
-    """
+    """Workers look at each waiting payout every few seconds. Deposits must not pay for that."""
     await fresh.execute(
         "UPDATE mkwanja.brakes SET is_engaged = true, reason = 'test' WHERE name = 'kill_switch'"
     )
@@ -334,10 +323,10 @@ async def test_stopped_payouts_take_no_request_from_the_shared_limit(
     assert await charge_limit(fresh, await fresh.accepted(Kind.DEPOSIT)) == [Kind.DEPOSIT]
 
 
-async def test_a_payment_that_a_person_must_look_at_first_is_neither_readied_nor_claimed(
+async def test_a_payment_that_needs_review_is_neither_prepared_nor_claimed(
     fresh: Store,
 ) -> None:
-    """Daraja spoke of it although it was never sent, as far as we can prove."""
+    """Daraja sent a message about it although, by our records, it was never sent."""
     payment_id = await fresh.accepted()
     await fresh.execute("UPDATE mkwanja.payments SET needs_review = true WHERE id = $1", payment_id)
     assert await charge_limit(fresh, payment_id) == []

@@ -1,6 +1,4 @@
-"""Limits in the accepting transaction: what counts, the last shilling under a race, and nobody
-pays for another's limit.
-"""
+"""Limits in the accepting transaction: which payments count, races, and no effect on others."""
 
 from __future__ import annotations
 
@@ -47,13 +45,13 @@ def charged(
     key: str | None = None,
     **changes: Any,
 ) -> NewPayment:
-    """A payment about to be accepted that takes of the limits that are given."""
+    """Return a new payment that is charged to the given limits."""
     caller = caller or a_caller()
     if kind is not Kind.BILL_PAYMENT:
         changes.setdefault("phone_number", a_phone())
     new = replace(a_new_payment(kind, key=key, **changes), caller=caller)
     amount, phone = new.request.amount_kes, new.request.phone_number or ""
-    wanted = [
+    charges = [
         (LimitName.CALLER_DAY, caller.key, amount, per_day),
         (LimitName.PHONE_DAY, phone, amount, phone_per_day),
         (LimitName.PHONE_MINUTE, phone, 1, per_minute),
@@ -61,22 +59,24 @@ def charged(
     return replace(
         new,
         charges=tuple(
-            Charge(m, s, cost, limit) for m, s, cost, limit in wanted if limit is not None
+            Charge(name, subject, cost, limit)
+            for name, subject, cost, limit in charges
+            if limit is not None
         ),
     )
 
 
-async def offered(
+async def accept_all(
     stores: Sequence[Store], payments: Sequence[NewPayment]
 ) -> list[Acceptance | BaseException]:
-    """All at once, through the processes in turn."""
+    """Accept all payments at once, through the processes in turn."""
     accepts = [
         stores[number % len(stores)].accepting.accept(new) for number, new in enumerate(payments)
     ]
     return list(await asyncio.gather(*accepts, return_exceptions=True))
 
 
-def accepted(results: Sequence[Acceptance | BaseException]) -> int:
+def count_accepted(results: Sequence[Acceptance | BaseException]) -> int:
     assert all(
         isinstance(result, Acceptance | LimitExceeded | RateLimited) for result in results
     ), results
@@ -84,67 +84,81 @@ def accepted(results: Sequence[Acceptance | BaseException]) -> int:
 
 
 class TestTheLastShilling:
-    """Two requests cannot both take it, in one process or in two."""
+    """Two requests cannot both use it, in one process or in two."""
 
-    async def test_two_hundred_at_once_against_a_day_that_fits_seven(
+    async def test_a_daily_limit_for_seven_accepts_seven_of_two_hundred_at_once(
         self, store: Store, other: Store
     ) -> None:
         caller = a_caller()
         many = [charged(caller, per_day=7 * 250 + 249) for _ in range(200)]
-        assert accepted(await offered([store, other], many)) == 7
-        recorded = "SELECT count(*) FROM mkwanja.payments WHERE caller_key = $1"
-        assert await store.one(recorded, caller.key) == 7
+        assert count_accepted(await accept_all([store, other], many)) == 7
+        sql = "SELECT count(*) FROM mkwanja.payments WHERE caller_key = $1"
+        assert await store.one(sql, caller.key) == 7
 
-    async def test_a_phone_of_many_callers_has_one_day(self, store: Store, other: Store) -> None:
+    async def test_a_phone_has_one_daily_limit_for_all_callers(
+        self, store: Store, other: Store
+    ) -> None:
         phone = a_phone()
         many = [charged(phone_number=phone, phone_per_day=1000) for _ in range(50)]
-        assert accepted(await offered([store, other], many)) == 4
+        assert count_accepted(await accept_all([store, other], many)) == 4
 
-    async def test_a_phones_minute_holds_so_many_prompts(self, store: Store, other: Store) -> None:
+    async def test_a_phone_gets_a_limited_number_of_prompts_a_minute(
+        self, store: Store, other: Store
+    ) -> None:
         phone = a_phone()
         many = [charged(phone_number=phone, per_minute=3) for _ in range(50)]
-        assert accepted(await offered([store, other], many)) == 3
+        assert count_accepted(await accept_all([store, other], many)) == 3
 
-    async def test_amounts_that_fit_together_are_all_accepted(
+    async def test_payments_that_fit_the_limit_are_all_accepted(
         self, store: Store, other: Store
     ) -> None:
         caller = a_caller()
         many = [charged(caller, per_day=250 * 60) for _ in range(60)]
-        assert accepted(await offered([store, other], many)) == 60
+        assert count_accepted(await accept_all([store, other], many)) == 60
 
-    async def test_nobody_pays_for_anothers_limit(self, store: Store) -> None:
-        """Who shares a commit with somebody who is refused is accepted all the same."""
+    async def test_the_limit_of_one_caller_rejects_no_other_caller(self, store: Store) -> None:
+        """The payments share commits with rejected ones."""
         spent = a_caller()
         await store.accepting.accept(charged(spent, per_day=250))
         mixed = [charged(spent if number % 2 else a_caller(), per_day=250) for number in range(40)]
-        results = await offered([store], mixed)
+        results = await accept_all([store], mixed)
         assert [isinstance(result, Acceptance) for result in results] == [
             number % 2 == 0 for number in range(40)
         ]
 
-    async def test_many_limits_in_any_order_make_no_deadlock(self, fresh: Store) -> None:
+    async def test_many_limits_in_any_order_do_not_deadlock(self, fresh: Store) -> None:
         callers, phones = [a_caller() for _ in range(6)], [a_phone() for _ in range(6)]
         limits = {"per_day": 10_000, "phone_per_day": 10_000, "per_minute": 1000}
         many = [
-            charged(callers[number % 6], phone_number=phones[-number * 5 % 6], **limits)  # type: ignore[arg-type]
+            charged(
+                callers[number % 6],
+                phone_number=phones[-number * 5 % 6],
+                **limits,  # type: ignore[arg-type]
+            )
             for number in range(240)
         ]
         async with Store(fresh.url) as second:
-            assert accepted(await offered([fresh, second], many)) == 240
+            assert count_accepted(await accept_all([fresh, second], many)) == 240
             await second.database.close()
         assert await fresh.deadlocks() == 0
 
 
-class TestWhatCounts:
-    async def test_what_nobody_limits_is_counted_once_somebody_does(self, store: Store) -> None:
-        """A limit that is set at noon knows the morning."""
+class TestCounting:
+    async def test_payments_from_before_a_limit_was_set_count(self, store: Store) -> None:
+        """A limit that is set at noon counts the payments of the morning."""
         caller = a_caller()
         await store.accepting.accept(charged(caller, amount_kes=700))
         assert (
-            accepted(await offered([store], [charged(caller, per_day=1000, amount_kes=301)])) == 0
+            count_accepted(
+                await accept_all([store], [charged(caller, per_day=1000, amount_kes=301)])
+            )
+            == 0
         )
         assert (
-            accepted(await offered([store], [charged(caller, per_day=1000, amount_kes=300)])) == 1
+            count_accepted(
+                await accept_all([store], [charged(caller, per_day=1000, amount_kes=300)])
+            )
+            == 1
         )
 
     async def test_all_kinds_of_a_caller_count_together(self, store: Store) -> None:
@@ -152,26 +166,26 @@ class TestWhatCounts:
         for kind in Kind:
             await store.accepting.accept(charged(caller, kind, per_day=250 * len(Kind)))
         assert (
-            accepted(
-                await offered([store], [charged(caller, per_day=250 * len(Kind), amount_kes=1)])
+            count_accepted(
+                await accept_all([store], [charged(caller, per_day=250 * len(Kind), amount_kes=1)])
             )
             == 0
         )
 
-    async def test_what_a_phone_paid_and_was_paid_counts_together(self, store: Store) -> None:
+    async def test_deposits_and_withdrawals_of_a_phone_count_together(self, store: Store) -> None:
         phone = a_phone()
         for kind in (Kind.DEPOSIT, Kind.WITHDRAWAL):
             await store.accepting.accept(charged(kind=kind, phone_number=phone, phone_per_day=500))
         assert (
-            accepted(
-                await offered(
+            count_accepted(
+                await accept_all(
                     [store], [charged(phone_number=phone, phone_per_day=500, amount_kes=1)]
                 )
             )
             == 0
         )
 
-    async def test_a_success_keeps_its_allowance(self, store: Store) -> None:
+    async def test_a_success_uses_its_allowance(self, store: Store) -> None:
         caller = a_caller()
         new = charged(caller, per_day=250)
         await store.accepting.accept(new)
@@ -180,57 +194,67 @@ class TestWhatCounts:
             is not None
         )
         await store.changing.change(success(new.id))
-        assert accepted(await offered([store], [charged(caller, per_day=250)])) == 0
+        assert count_accepted(await accept_all([store], [charged(caller, per_day=250)])) == 0
 
-    async def test_a_failure_gives_its_allowance_back(self, store: Store) -> None:
+    async def test_a_failure_returns_its_allowance(self, store: Store) -> None:
         caller = a_caller()
         new = charged(caller, per_day=250)
         await store.accepting.accept(new)
-        assert accepted(await offered([store], [charged(caller, per_day=250)])) == 0
+        assert count_accepted(await accept_all([store], [charged(caller, per_day=250)])) == 0
         assert (
             await store.claiming.claim(new.id, new_id(), lease=TIMES.lease, account=None)
             is not None
         )
         await store.changing.change(failure(new.id))
-        assert accepted(await offered([store], [charged(caller, per_day=250)])) == 1
+        assert count_accepted(await accept_all([store], [charged(caller, per_day=250)])) == 1
 
     @pytest.mark.parametrize("limit", ["per_day", "phone_per_day"])
     async def test_yesterday_does_not_count(self, store: Store, limit: str) -> None:
-        """Nor does the very last moment of it; the first of today does."""
+        """The last moment of yesterday does not count. The first moment of today does."""
         caller, phone = a_caller(), a_phone()
         new = charged(caller, phone_number=phone)
         await store.accepting.accept(new)
         to_midnight = """
             UPDATE mkwanja.payments SET created_at =
-                date_trunc('day', now() AT TIME ZONE 'Africa/Nairobi') AT TIME ZONE 'Africa/Nairobi' - $2::interval
+                date_trunc('day', now() AT TIME ZONE 'Africa/Nairobi') AT TIME ZONE 'Africa/Nairobi'
+                - $2::interval
             WHERE id = $1
         """
         for before_midnight, room in ((timedelta(0), 0), (timedelta(microseconds=1), 1)):
             await store.execute(to_midnight, new.id, before_midnight)
             again = charged(caller, phone_number=phone, **{limit: 250})  # type: ignore[arg-type]
-            assert accepted(await offered([store], [again])) == room
+            assert count_accepted(await accept_all([store], [again])) == room
 
-    async def test_a_prompt_counts_for_a_minute_however_it_ended(self, store: Store) -> None:
+    async def test_a_prompt_counts_for_a_minute_also_if_it_failed(self, store: Store) -> None:
         phone = a_phone()
         new = charged(phone_number=phone)
         await store.accepting.accept(new)
         await store.claiming.claim(new.id, new_id(), lease=TIMES.lease, account=None)
         await store.changing.change(failure(new.id))
-        assert accepted(await offered([store], [charged(phone_number=phone, per_minute=1)])) == 0
+        assert (
+            count_accepted(await accept_all([store], [charged(phone_number=phone, per_minute=1)]))
+            == 0
+        )
         await store.execute(
             "UPDATE mkwanja.payments SET created_at = now() - interval '61 s' WHERE id = $1", new.id
         )
-        assert accepted(await offered([store], [charged(phone_number=phone, per_minute=1)])) == 1
+        assert (
+            count_accepted(await accept_all([store], [charged(phone_number=phone, per_minute=1)]))
+            == 1
+        )
 
     async def test_a_withdrawal_is_no_prompt(self, store: Store) -> None:
         phone = a_phone()
         await store.accepting.accept(charged(kind=Kind.WITHDRAWAL, phone_number=phone))
-        assert accepted(await offered([store], [charged(phone_number=phone, per_minute=1)])) == 1
+        assert (
+            count_accepted(await accept_all([store], [charged(phone_number=phone, per_minute=1)]))
+            == 1
+        )
 
     @pytest.mark.parametrize(
         ("stage", "safe_to_retry"), [(Stage.FAILED, True), *((stage, False) for stage in Stage)]
     )
-    async def test_all_count_but_a_failure_that_certainly_moved_nothing(
+    async def test_only_a_failure_that_is_safe_to_retry_does_not_count(
         self, store: Store, stage: Stage, *, safe_to_retry: bool
     ) -> None:
         caller = a_caller()
@@ -238,10 +262,13 @@ class TestWhatCounts:
         await store.accepting.accept(new)
         is_open = not stage.is_final
         await store.execute(
-            "UPDATE mkwanja.payments SET stage = $2, next_step_at = CASE WHEN $3 THEN now() END, next_step = CASE WHEN "
-            "$3 THEN 'submit' END, finalized_at = CASE WHEN $3 THEN NULL ELSE now() END, failure_reason = $4, "
-            "failure_safe_to_retry = $5, lease_until = CASE WHEN $2 = 'submitting' THEN now() END, attempt_id = $6 "
-            "WHERE id = $1",
+            "UPDATE mkwanja.payments SET stage = $2,"
+            " next_step_at = CASE WHEN $3 THEN now() END,"
+            " next_step = CASE WHEN $3 THEN 'submit' END,"
+            " finalized_at = CASE WHEN $3 THEN NULL ELSE now() END,"
+            " failure_reason = $4, failure_safe_to_retry = $5,"
+            " lease_until = CASE WHEN $2 = 'submitting' THEN now() END, attempt_id = $6"
+            " WHERE id = $1",
             new.id,
             stage.value,
             is_open,
@@ -249,24 +276,24 @@ class TestWhatCounts:
             safe_to_retry if stage is Stage.FAILED else None,
             new_id() if stage is Stage.SUBMITTING else None,
         )
-        has_room = accepted(await offered([store], [charged(caller, per_day=250)])) == 1
+        has_room = count_accepted(await accept_all([store], [charged(caller, per_day=250)])) == 1
         assert has_room is (stage is Stage.FAILED and safe_to_retry)
 
 
 class TestReplays:
-    async def test_a_replay_takes_nothing(self, store: Store) -> None:
+    async def test_a_replay_uses_no_allowance(self, store: Store) -> None:
         caller = a_caller()
         first = charged(caller, per_day=500, key="order-1")
         await store.accepting.accept(first)
         for _ in range(5):
             again = await store.accepting.accept(replace(first, id=new_id()))
             assert (again.is_replay, again.answer.payment_id) == (True, str(first.id))
-        assert accepted(await offered([store], [charged(caller, per_day=500)])) == 1
+        assert count_accepted(await accept_all([store], [charged(caller, per_day=500)])) == 1
 
-    async def test_a_replay_is_given_where_nothing_is_left(
+    async def test_a_replay_is_answered_after_the_allowance_is_used_up(
         self, store: Store, other: Store
     ) -> None:
-        """Also while newcomers are refused in the same commit."""
+        """New payments are rejected in the same commit."""
         caller = a_caller()
         first = charged(caller, per_day=250, key="order-1")
         await store.accepting.accept(first)
@@ -274,25 +301,23 @@ class TestReplays:
             replace(first, id=new_id()) if number % 5 == 0 else charged(caller, per_day=250)
             for number in range(40)
         ]
-        results = await offered([store, other], mixed)
+        results = await accept_all([store, other], mixed)
         assert [isinstance(result, Acceptance) for result in results] == [
             number % 5 == 0 for number in range(40)
         ]
 
-    async def test_a_replay_among_newcomers_takes_nobodys_place(self, store: Store) -> None:
-        """The limit fits one more; a replay that comes before it in the same commit is not
-        counted.
-        """
+    async def test_a_replay_among_new_payments_uses_no_allowance(self, store: Store) -> None:
+        """The limit allows one more payment. A replay before it in its commit does not count."""
         caller = a_caller()
         first = charged(caller, per_day=500, key="order-1")
         await store.accepting.accept(first)
-        results = await offered(
+        results = await accept_all(
             [store],
             [replace(first, id=new_id()), *(charged(caller, per_day=500) for _ in range(3))],
         )
         assert [isinstance(result, Acceptance) for result in results] == [True, True, False, False]
 
-    async def test_a_key_that_is_free_again_pays_like_a_new_one(self, store: Store) -> None:
+    async def test_a_payment_under_a_reused_key_is_charged(self, store: Store) -> None:
         caller = a_caller()
         first = charged(caller, per_day=250, key="order-1")
         await store.accepting.accept(first)
@@ -305,22 +330,20 @@ class TestReplays:
         await store.execute(
             "UPDATE mkwanja.idempotency_keys SET expires_at = now() WHERE payment_id = $1", first.id
         )
-        assert accepted(await offered([store], [replace(first, id=new_id())])) == 0
+        assert count_accepted(await accept_all([store], [replace(first, id=new_id())])) == 0
 
-    async def test_who_is_refused_uses_no_key(self, store: Store) -> None:
+    async def test_a_rejected_request_uses_no_key(self, store: Store) -> None:
         caller = a_caller()
         refused = charged(caller, per_day=100, key="order-1")
-        assert accepted(await offered([store], [refused])) == 0
+        assert count_accepted(await accept_all([store], [refused])) == 0
         assert await store.accepting.first_answer(caller.key, "order-1") is None
-        assert accepted(await offered([store], [replace(refused, charges=())])) == 1
+        assert count_accepted(await accept_all([store], [replace(refused, charges=())])) == 1
 
 
-async def test_who_holds_a_limit_too_long_holds_up_nobody_else(
+async def test_a_process_that_locks_a_limit_too_long_blocks_no_other_caller(
     store: Store, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process frozen in its transaction: who takes of the same limit is told to come back, all
-    others are served.
-    """
+    """It is frozen in its transaction. Requests under the same limit fail as unavailable."""
     monkeypatch.setattr(accepting, "_IN_FLIGHT_WAIT_SECONDS", 0.5)
     caller = a_caller()
     frozen = charged(caller, per_day=1000)
@@ -328,9 +351,9 @@ async def test_who_holds_a_limit_too_long_holds_up_nobody_else(
         for charge in frozen.charges:
             number = limiting._lock_number(*charge.counter_key)
             await raw.execute(f"SELECT pg_advisory_xact_lock({LIMITS}, $1)", number)
-        held_up = [charged(caller, per_day=1000) for _ in range(30)]
+        blocked = [charged(caller, per_day=1000) for _ in range(30)]
         others = [charged(per_day=1000) for _ in range(10)]
-        results = await offered([store], [*held_up, *others])
+        results = await accept_all([store], [*blocked, *others])
         assert all(isinstance(result, StoreUnavailable) for result in results[:30])
-        assert accepted(results[30:]) == 10
-    assert accepted(await offered([store], [frozen])) == 1
+        assert count_accepted(results[30:]) == 10
+    assert count_accepted(await accept_all([store], [frozen])) == 1

@@ -1,6 +1,4 @@
-"""A database that lost what it had committed (asynchronous failover, `synchronous_commit` off):
-no answer is lost.
-"""
+"""The database loses commits (asynchronous failover, `synchronous_commit` off), but no answer."""
 
 from __future__ import annotations
 
@@ -20,26 +18,27 @@ from tests.builders import ACCOUNTS, AN_ACCOUNT, TIMES
 from tests.integration.conftest import Store, acknowledgement, failure, new_id
 from tests.stack.databases import connection
 
-# What a server that took over does not know.
+# Removes what the new server did not get before the failover.
 _LOSE_CLAIM = """
 ALTER TABLE mkwanja.payment_history DISABLE TRIGGER USER;
 DELETE FROM mkwanja.payment_history WHERE payment_id = '{0}' AND attempt_id IS NOT NULL;
 ALTER TABLE mkwanja.payment_history ENABLE TRIGGER USER;
 DELETE FROM mkwanja.attempts WHERE payment_id = '{0}';
-UPDATE mkwanja.payments SET stage = 'accepted', attempt_id = NULL, lease_until = NULL, next_step = 'submit', sequence = 1
+UPDATE mkwanja.payments SET stage = 'accepted', attempt_id = NULL, lease_until = NULL,
+    next_step = 'submit', sequence = 1
 WHERE id = '{0}';
 """
 
 
 async def with_lost_claim(store: Store, kind: Kind) -> tuple[UUID, UUID]:
-    """A payment that a worker sent, and the attempt, of which the database knows nothing."""
+    """Create a payment that a worker sent, and whose claim the database lost."""
     payment_id, attempt_id = await store.claimed(kind)
     await store.execute(_LOSE_CLAIM.format(payment_id))
     return payment_id, attempt_id
 
 
 def ids_of(payment_id: UUID, kind: Kind) -> ProviderIds:
-    """What Daraja calls it."""
+    """Return Daraja's ids of the payment."""
     if kind is Kind.DEPOSIT:
         return frozenset(
             {
@@ -57,9 +56,7 @@ def ids_of(payment_id: UUID, kind: Kind) -> ProviderIds:
 async def test_an_acknowledgement_without_its_claim_puts_the_payment_in_doubt(
     store: Store, kind: Kind
 ) -> None:
-    """The attempt is on record with account and ids, Daraja can be asked by them, and nothing
-    claims the payment again.
-    """
+    """The attempt is stored with account and ids, so we can inquire. No worker claims it again."""
     payment_id, attempt_id = await with_lost_claim(store, kind)
     ids = ids_of(payment_id, kind)
     await store.changing.change(acknowledgement(payment_id, attempt_id, ids=ids))
@@ -81,7 +78,7 @@ async def test_an_acknowledgement_without_its_claim_puts_the_payment_in_doubt(
 
 
 @pytest.mark.parametrize("kind", Kind)
-async def test_an_unknown_outcome_without_its_claim_is_a_doubt_as_well(
+async def test_an_unknown_outcome_without_its_claim_puts_the_payment_in_doubt(
     store: Store, kind: Kind
 ) -> None:
     payment_id, attempt_id = await with_lost_claim(store, kind)
@@ -93,7 +90,7 @@ async def test_an_unknown_outcome_without_its_claim_is_a_doubt_as_well(
     )
 
 
-async def test_what_did_not_act_leaves_a_payment_whose_claim_was_lost_to_be_sent(
+async def test_a_payment_with_a_lost_claim_that_did_not_act_may_be_sent(
     store: Store,
 ) -> None:
     payment_id, attempt_id = await with_lost_claim(store, Kind.BILL_PAYMENT)
@@ -106,10 +103,10 @@ async def test_what_did_not_act_leaves_a_payment_whose_claim_was_lost_to_be_sent
 
 
 @pytest.mark.parametrize("kind", [Kind.DEPOSIT, Kind.BILL_PAYMENT])
-async def test_a_second_send_that_began_before_the_answer_is_for_a_person(
+async def test_a_second_send_that_began_before_the_answer_needs_review(
     store: Store, kind: Kind
 ) -> None:
-    """Both may have acted. The second is not taken for the first: each keeps its own answer."""
+    """Both sends may have acted, and each has its own answer."""
     payment_id, first = await with_lost_claim(store, kind)
     second = new_id()
     assert (
@@ -128,12 +125,10 @@ async def test_a_second_send_that_began_before_the_answer_is_for_a_person(
 
 
 @pytest.mark.parametrize("kind", [Kind.DEPOSIT, Kind.BILL_PAYMENT])
-async def test_ids_that_a_message_taught_before_the_answer_are_asked_by(
+async def test_the_worker_inquires_by_ids_from_a_message_before_the_answer(
     store: Store, kind: Kind
 ) -> None:
-    """A result came for a payment that is not on record as sent; the answer to the send itself
-    named no id.
-    """
+    """A result arrived for a payment that is stored as unsent. The send's answer has no id."""
     payment_id, attempt_id = await with_lost_claim(store, kind)
     ids = ids_of(payment_id, kind)
     await store.changing.change(failure(payment_id, kind, ids=ids))
@@ -147,15 +142,15 @@ async def test_ids_that_a_message_taught_before_the_answer_are_asked_by(
     assert payment.inquiry_step is not None
 
 
-async def test_an_answer_for_a_payment_that_the_database_lost_leaves_its_exchange(
+async def test_an_answer_for_a_lost_payment_stores_its_exchange(
     store: Store,
 ) -> None:
-    """There is nothing to be sent again, and a person finds what Daraja said."""
+    """There is no payment to resend, and a person can find Daraja's answer."""
     payment_id, attempt_id = new_id(), new_id()
     fence = Fence(clock=lambda: 0.0, deadline_seconds=30, is_draining=lambda: False)
     exchange = Exchange(
-        id=new_id(), attempt_id=attempt_id, api="b2b", request={}, was_written=True, http_status=200,
-        answer="{}", outcome="acknowledged",
+        id=new_id(), attempt_id=attempt_id, api="b2b", request={}, was_written=True,
+        http_status=200, answer="{}", outcome="acknowledged",
     )  # fmt: skip
     open_attempt = OpenAttempt(attempt_id=attempt_id, fence=fence, exchanges=[exchange])
     ids = ids_of(payment_id, Kind.BILL_PAYMENT)
@@ -163,10 +158,10 @@ async def test_an_answer_for_a_payment_that_the_database_lost_leaves_its_exchang
         answer_change(payment_id, open_attempt, ids, None, TIMES, ACCOUNTS)
     )
     assert result.decided.payment is None
-    kept = await store.rows(
+    rows = await store.rows(
         "SELECT * FROM mkwanja.daraja_exchanges WHERE payment_id = $1", payment_id
     )
-    assert [row["attempt_id"] for row in kept] == [attempt_id]
+    assert [row["attempt_id"] for row in rows] == [attempt_id]
 
 
 @pytest.mark.parametrize(
@@ -179,12 +174,10 @@ async def test_an_answer_for_a_payment_that_the_database_lost_leaves_its_exchang
         ("remote_apply", "remote_apply"),
     ],
 )
-async def test_every_transaction_is_on_disk_before_it_is_acted_on(
+async def test_every_transaction_waits_until_its_commit_is_on_disk(
     fresh: Store, setting: str, expected: str
 ) -> None:
-    """Also in a database whose default is to answer before; what an operator set beyond that
-    stays.
-    """
+    """This overrides a weaker default of the database. A stronger setting stays."""
     async with connection(fresh.url) as raw:
         name = await raw.fetchval("SELECT current_database()")
         await raw.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = {setting}')
@@ -196,13 +189,13 @@ async def test_every_transaction_is_on_disk_before_it_is_acted_on(
 @pytest.mark.parametrize(
     ("error", "stage"), [(None, Stage.AWAITING_RESULT), (OutcomeUnknown(), Stage.IN_DOUBT)]
 )
-async def test_each_claim_keeps_the_account_that_sends(
+async def test_each_claim_stores_the_account_of_the_send(
     store: Store, error: ProviderError | None, stage: Stage
 ) -> None:
-    """In the commit of the claim itself, so that no crash leaves a send without it."""
+    """The claim's own commit stores it, so no crash leaves a send without it."""
     payment_id, attempt_id = await store.claimed(Kind.WITHDRAWAL)
-    kept = "SELECT account FROM mkwanja.attempts WHERE payment_id = $1"
-    assert await store.one(kept, payment_id) == AN_ACCOUNT.as_text()
+    sql = "SELECT account FROM mkwanja.attempts WHERE payment_id = $1"
+    assert await store.one(sql, payment_id) == AN_ACCOUNT.as_text()
     await store.changing.change(acknowledgement(payment_id, attempt_id, error=error))
     payment = await store.payment(payment_id)
     assert payment.stage is stage

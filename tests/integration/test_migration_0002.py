@@ -1,6 +1,4 @@
-"""From 0001 to 0002 with a record that is in use, and back: what is due stays due, what happened
-stays on record.
-"""
+"""Migrate a used database from 0001 to 0002 and back: due steps and history stay."""
 
 from __future__ import annotations
 
@@ -28,15 +26,18 @@ from tests.integration.migrating import (
 )
 
 
-async def test_what_was_due_before_is_due_after_and_events_keep_their_order(fresh: Store) -> None:
-    """Rows of every kind and stage; nothing is lost on the way down either."""
+async def test_due_steps_and_events_survive_the_migration(fresh: Store) -> None:
+    """The rows have every kind and stage. A downgrade loses none either."""
     expected = await a_record_in_use(fresh)
     events = [
         event.body for event in await Feed(fresh.database).page(after=0, limit=100, owner=None)
     ]
     assert len(events) >= 6
     await migrate(fresh.url, "downgrade", "0001")
-    columns = "SELECT column_name FROM information_schema.columns WHERE table_schema = 'mkwanja' AND table_name = $1"
+    columns = (
+        "SELECT column_name FROM information_schema.columns"
+        " WHERE table_schema = 'mkwanja' AND table_name = $1"
+    )
     assert "next_step" not in {row["column_name"] for row in await fresh.rows(columns, "payments")}
     assert await fresh.one("SELECT count(*) FROM mkwanja.payments") == len(expected)
     await migrate(fresh.url, "upgrade", "head")
@@ -52,10 +53,10 @@ async def test_what_was_due_before_is_due_after_and_events_keep_their_order(fres
 
 
 @pytest.mark.whole
-async def test_a_release_that_was_taken_back_after_questions_were_answered_can_be_tried_again(
+async def test_a_release_can_be_repeated_after_a_downgrade_with_answered_inquiries(
     fresh: Store,
 ) -> None:
-    """Their verdicts are gone with the column; the questions are not, nor is the way up."""
+    """The downgrade removes the outcomes with their column, but not the inquiries."""
     payment_id = await in_doubt(fresh, Kind.DEPOSIT)
     await store_inquiry(fresh, payment_id)
     await record_query_answer(fresh, payment_id, 1, an_answer(InquiryOutcome.NO_RESULT))
@@ -64,10 +65,10 @@ async def test_a_release_that_was_taken_back_after_questions_were_answered_can_b
     assert await fresh.one("SELECT count(*) FROM mkwanja.inquiries") == 1
 
 
-async def test_an_id_that_belongs_to_no_attempt_is_asked_by_once_its_row_was_looked_at(
+async def test_the_first_watch_of_a_migrated_row_finds_an_id_without_an_attempt(
     fresh: Store,
 ) -> None:
-    """The migration leaves such a row to be watched. The first look at it finds the way to ask."""
+    """The migration makes `watch` the step of such a row, and the watch makes the query due."""
     payment_id = await in_doubt(fresh, Kind.DEPOSIT, askable=False)
     await fresh.execute(
         "INSERT INTO mkwanja.provider_ids (kind, value, payment_id, attempt_id, recorded_at)"

@@ -1,6 +1,4 @@
-"""From 0009 to 0010 and back, with a record in use: what kinds mean is written down with each
-open payment.
-"""
+"""Migrate a used database from 0009 to 0010 and back: open payments get new columns."""
 
 from __future__ import annotations
 
@@ -27,20 +25,23 @@ from tests.integration.migrating import (
 )
 from tests.stack.databases import alembic
 
-_MEANING = "SELECT kind, next_step_at, moves_money_out, expires_at - created_at AS lives FROM mkwanja.payments"
+_KIND_COLUMNS = """
+SELECT kind, next_step_at, moves_money_out, expires_at - created_at AS lives FROM mkwanja.payments
+"""
 
-# As a web process of the release before inserts a payment.
+# The insert of a web process of the previous release.
 _OLDER_INSERT = """
-INSERT INTO mkwanja.payments (id, kind, stage, caller_key, owner, amount_kes, phone_number, paybill, till,
-    account_reference, description, remarks, purpose, metadata, idempotency_key, created_at, updated_at, sequence,
-    next_step_at, next_step)
-SELECT $1, kind, 'accepted', caller_key, owner, amount_kes, phone_number, paybill, till, account_reference, description,
-    remarks, purpose, metadata, 'older-' || idempotency_key, now(), now(), 1, now(), 'submit'
+INSERT INTO mkwanja.payments (id, kind, stage, caller_key, owner, amount_kes, phone_number,
+    paybill, till, account_reference, description, remarks, purpose, metadata, idempotency_key,
+    created_at, updated_at, sequence, next_step_at, next_step)
+SELECT $1, kind, 'accepted', caller_key, owner, amount_kes, phone_number,
+    paybill, till, account_reference, description, remarks, purpose, metadata,
+    'older-' || idempotency_key, now(), now(), 1, now(), 'submit'
 FROM mkwanja.payments WHERE id = $2
 """
 
 
-def means_its_kind(row: dict[str, Any]) -> bool:
+def fits_its_kind(row: dict[str, Any]) -> bool:
     kind = Kind(row["kind"])
     return (
         row["moves_money_out"] is RULES[kind].moves_money_out
@@ -48,36 +49,33 @@ def means_its_kind(row: dict[str, Any]) -> bool:
     )
 
 
-async def test_open_payments_of_every_kind_and_stage_learn_what_their_kind_means(
+async def test_the_migration_fills_the_columns_of_the_kind_for_open_payments(
     fresh: Store,
 ) -> None:
-    """What is due stays due, on the way up and on the way back.
-
-    What was over before is not rewritten.
-    """
+    """Due steps stay, in both directions. Final payments are not rewritten."""
     expected = await a_record_in_use(fresh)
     await migrate(fresh.url, "downgrade", "0009")
     assert await steps_on_record(fresh) == expected
     await migrate(fresh.url, "upgrade", "head")
     assert await steps_on_record(fresh) == expected
-    rows = await fresh.rows(_MEANING)
+    rows = await fresh.rows(_KIND_COLUMNS)
     is_open = [row["next_step_at"] is not None for row in rows]
-    assert [means_its_kind(row) for row in rows] == is_open
+    assert [fits_its_kind(row) for row in rows] == is_open
     assert set(is_open) == {True, False}
     assert await differences(fresh.url) == []
 
 
-async def test_a_release_that_holds_pochi_payments_is_not_taken_back(fresh: Store) -> None:
-    """An older process could neither read them nor end them. The refusal changes nothing."""
+async def test_a_downgrade_is_rejected_if_pochi_payments_exist(fresh: Store) -> None:
+    """An older process could neither read nor finalize them. The rejection changes nothing."""
     payment_id = await fresh.accepted(Kind.POCHI_PAYMENT)
-    status, said = await alembic("downgrade", "0010", url=fresh.url)
+    status, output = await alembic("downgrade", "0010", url=fresh.url)
     assert status != 0
-    assert "kind_is_known" in said
+    assert "kind_is_known" in output
     assert (await fresh.payment(payment_id)).stage is Stage.ACCEPTED
     assert await differences(fresh.url) == []
 
 
-async def test_a_payment_that_was_over_before_can_still_be_read(fresh: Store) -> None:
+async def test_a_payment_that_was_final_before_the_migration_can_be_read(fresh: Store) -> None:
     payment_id = await fresh.finalized()
     await migrate(fresh.url, "downgrade", "0009")
     await migrate(fresh.url, "upgrade", "head")
@@ -86,49 +84,49 @@ async def test_a_payment_that_was_over_before_can_still_be_read(fresh: Store) ->
 
 
 @pytest.mark.parametrize(
-    "what", ["confirm", "no receipt", "wrong source", "asked by a person", "corrected"]
+    "case", ["confirm", "no receipt", "wrong source", "asked by a person", "corrected"]
 )
-async def test_a_payment_that_failed_before_can_still_be_asked_about_and_corrected(
-    fresh: Store, what: str
+async def test_a_payment_that_failed_before_the_migration_can_be_corrected(
+    fresh: Store, case: str
 ) -> None:
-    """It has neither of the new columns, and needs none: it is never sent."""
+    """We can also inquire about it. The new columns are NULL, because it is never sent again."""
     payment_id, _ = await fresh.claimed(Kind.WITHDRAWAL)
     await fresh.changing.change(failure(payment_id, Kind.WITHDRAWAL))
     await migrate(fresh.url, "downgrade", "0009")
     await migrate(fresh.url, "upgrade", "head")
     assert await fresh.one("SELECT moves_money_out IS NULL FROM mkwanja.payments")
     async with Store(fresh.url) as after:
-        await after.changing.change(_later_word(payment_id, what))
+        await after.changing.change(_later_change(payment_id, case))
         payment = await after.payment(payment_id)
-    if what == "corrected":
+    if case == "corrected":
         assert payment.stage is Stage.SUCCEEDED
     else:
         assert (payment.stage, payment.next_step) == (Stage.FAILED, Step.STATUS)
 
 
-def _later_word(payment_id: UUID, what: str) -> Change:
-    if what == "asked by a person":
+def _later_change(payment_id: UUID, case: str) -> Change:
+    if case == "asked by a person":
         return inquiry_request_change(payment_id, reason="a test", operator="amina")
-    report = a_report(receipt=None, has_amount=False) if what == "no receipt" else a_report()
-    callback = replace(a_callback("withdrawal"), source_allowed=what != "wrong source")
+    report = a_report(receipt=None, has_amount=False) if case == "no receipt" else a_report()
+    callback = replace(a_callback("withdrawal"), source_allowed=case != "wrong source")
     return callback_change(
-        payment_id, callback, report, confirm_above_kes=0 if what == "confirm" else None
+        payment_id, callback, report, confirm_above_kes=0 if case == "confirm" else None
     )
 
 
 @pytest.mark.parametrize("kind", OLDER_KINDS)
-async def test_a_payment_that_an_older_web_process_inserts_means_its_kind(
+async def test_a_payment_of_an_older_web_process_gets_the_columns_of_its_kind(
     fresh: Store, kind: Kind
 ) -> None:
-    """The release is rolled out process by process: the new schema serves both."""
+    """During a rollout, processes of both releases use the new schema."""
     model, older = await fresh.accepted(kind), new_id()
     await fresh.execute(_OLDER_INSERT, older, model)
-    [row] = await fresh.rows(f"{_MEANING} WHERE id = $1", older)
-    assert means_its_kind(row)
+    [row] = await fresh.rows(f"{_KIND_COLUMNS} WHERE id = $1", older)
+    assert fits_its_kind(row)
 
 
-async def test_what_a_web_process_writes_itself_is_kept(fresh: Store) -> None:
-    """The trigger fills in only what is missing."""
+async def test_the_trigger_overwrites_no_column_of_a_web_process(fresh: Store) -> None:
+    """The trigger fills only missing columns."""
     payment_id: UUID = await fresh.accepted(Kind.WITHDRAWAL)
     await fresh.execute(
         "UPDATE mkwanja.payments SET expires_at = created_at + interval '1 s' WHERE id = $1",
@@ -139,5 +137,5 @@ async def test_what_a_web_process_writes_itself_is_kept(fresh: Store) -> None:
     ).replace("now(), 'submit'", "now(), 'submit', moves_money_out, now() + interval '7 s'")
     again = new_id()
     await fresh.execute(copy, again, payment_id)
-    [row] = await fresh.rows(f"{_MEANING} WHERE id = $1", again)
+    [row] = await fresh.rows(f"{_KIND_COLUMNS} WHERE id = $1", again)
     assert (row["moves_money_out"], row["lives"]) == (True, timedelta(seconds=7))

@@ -1,6 +1,4 @@
-"""The migrations: they make what the code expects, on any Postgres, for us alone; and what they
-make defends itself.
-"""
+"""The migrations create the schema that the code expects, only for our roles, with constraints."""
 
 # ruff: noqa: S608 - SQL put together from our own constants
 
@@ -27,12 +25,15 @@ from tests.stack.servers import PostgresServer
 
 ROLES = ("anon", "authenticated", "service_role")
 TABLE_RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
-RELATIONS = f"SELECT relname FROM pg_class WHERE relnamespace = '{SCHEMA}'::regnamespace AND relkind IN ('r', 'p')"
+RELATIONS = (
+    "SELECT relname FROM pg_class"
+    f" WHERE relnamespace = '{SCHEMA}'::regnamespace AND relkind IN ('r', 'p')"
+)
 
 
 @pytest.fixture
 async def empty(postgres: PostgresServer) -> AsyncIterator[str]:
-    """A database without anything in it."""
+    """An empty database."""
     url = await postgres.create_database()
     yield url
     await postgres.drop_database(url)
@@ -40,17 +41,15 @@ async def empty(postgres: PostgresServer) -> AsyncIterator[str]:
 
 @pytest.fixture(scope="module")
 async def hosted(postgres: PostgresServer) -> AsyncIterator[str]:
-    """Such a database, migrated, with a table that somebody made in our schema later; the
-    superuser's URL.
-    """
+    """The superuser's URL of a migrated database with later objects in our schema."""
     url = await postgres.create_database()
     await create_platform_roles(postgres.admin_url, ROLES)
     async with connection(url) as owner:
         await owner.execute("CREATE SCHEMA mkwanja")
         for where in ("", "IN SCHEMA mkwanja"):
-            for what in ("TABLES", "SEQUENCES", "FUNCTIONS", *([] if where else ["SCHEMAS"])):
+            for objects in ("TABLES", "SEQUENCES", "FUNCTIONS", *([] if where else ["SCHEMAS"])):
                 await owner.execute(
-                    f"ALTER DEFAULT PRIVILEGES {where} GRANT ALL ON {what} TO {', '.join(ROLES)}"
+                    f"ALTER DEFAULT PRIVILEGES {where} GRANT ALL ON {objects} TO {', '.join(ROLES)}"
                 )
         await owner.execute(f"GRANT ALL ON SCHEMA mkwanja TO PUBLIC, {', '.join(ROLES)}")
     await migrate(url)
@@ -73,34 +72,36 @@ async def first_column(url: str, sql: str, *arguments: Any) -> list[Any]:
 class TestUpgrade:
     """`alembic upgrade head`, as the release line runs it."""
 
-    async def test_from_empty_it_makes_what_tables_py_says(self, database_url: str) -> None:
-        """Columns, types, nullability, indexes, keys."""
+    async def test_an_upgrade_of_an_empty_database_creates_the_schema_of_tables_py(
+        self, database_url: str
+    ) -> None:
+        """The comparison covers columns, types, nullability, indexes and keys."""
         assert await differences(database_url) == []
 
-    async def test_the_comparison_sees_a_difference(self, fresh: Store) -> None:
-        """Or the test above would promise nothing."""
+    async def test_the_comparison_finds_a_difference(self, fresh: Store) -> None:
+        """Without this, the test above would prove nothing."""
         await fresh.execute(
-            "ALTER TABLE mkwanja.payments DROP COLUMN receipt CASCADE; DROP INDEX mkwanja.payments_due"
+            "ALTER TABLE mkwanja.payments DROP COLUMN receipt CASCADE;"
+            " DROP INDEX mkwanja.payments_due"
         )
         assert {difference[0] for difference in await differences(fresh.url)} == {
             "add_column",
             "add_index",
         }
 
-    def test_the_code_was_written_for_the_newest_migration(self) -> None:
+    def test_the_code_names_the_newest_migration(self) -> None:
         """/readyz compares the database with this number."""
         assert (
             ScriptDirectory.from_config(Config(ROOT / "alembic.ini")).get_current_head() == REVISION
         )
 
     @pytest.mark.whole
-    async def test_down_to_base_nothing_is_left_and_up_again_everything_is(
+    async def test_a_downgrade_removes_everything_and_an_upgrade_restores_it(
         self, empty: str
     ) -> None:
-        """A failed release can be taken back, and tried again."""
+        """A failed release can be reverted and repeated."""
         await migrate(empty)
-        status, said = await alembic("downgrade", "base", url=empty)
-        assert status == 0, said
+        await migrate(empty, "downgrade", "base")
         assert await first_column(empty, RELATIONS) == ["alembic_version"]
         routines = f"SELECT proname FROM pg_proc WHERE pronamespace = '{SCHEMA}'::regnamespace"
         assert await first_column(empty, routines) == []
@@ -108,29 +109,29 @@ class TestUpgrade:
         assert await differences(empty) == []
 
     async def test_releases_at_once_migrate_once_and_all_succeed(self, empty: str) -> None:
-        """One waits for the other, then finds nothing to do."""
+        """Each waits for the lock, and all but the first find nothing to migrate."""
         await asyncio.gather(*(migrate(empty) for _ in range(3)))
         assert await first_column(empty, "SELECT version_num FROM mkwanja.alembic_version") == [
             REVISION
         ]
         assert await differences(empty) == []
 
-    async def test_nothing_is_made_outside_our_schema_but_the_one_view_that_is_served(
+    async def test_only_the_served_view_is_created_outside_our_schema(
         self, database_url: str
     ) -> None:
-        """Supabase serves `public` to the world; the view is in a schema of its own."""
-        strangers = """
-            SELECT nspname || '.' || relname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
-            WHERE nspname NOT IN ('mkwanja', 'pg_catalog', 'pg_toast', 'information_schema') AND nspname NOT LIKE 'pg_%'
+        """Supabase serves the schema `public` to everyone. The view has a schema of its own."""
+        outside = """
+            SELECT nspname || '.' || relname
+            FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+            WHERE nspname NOT IN ('mkwanja', 'pg_catalog', 'pg_toast', 'information_schema')
+                AND nspname NOT LIKE 'pg_%'
         """
-        assert await first_column(database_url, strangers) == ["mkwanja_api.my_payments"]
+        assert await first_column(database_url, outside) == ["mkwanja_api.my_payments"]
 
-    async def test_a_migration_may_take_longer_than_any_limit_on_a_call(
+    async def test_no_limit_on_a_call_ends_a_migration(
         self, database_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It waits for another release, or rewrites a large table: seconds are no reason to give
-        up half-way.
-        """
+        """It may wait for another release or rewrite a large table, and must not stop half-way."""
         monkeypatch.setattr(engine, "COMMAND_SECONDS", 0.2)
         database = Database(database_url, pool_size=1, application_name="mkwanja-test")
         try:
@@ -140,25 +141,24 @@ class TestUpgrade:
             await database.close()
 
     @pytest.mark.parametrize("url", [None, "", "mysql://root@127.0.0.1/payments"])
-    async def test_without_a_usable_database_url_it_ends_with_one_line_that_names_it(
+    async def test_alembic_without_a_usable_database_url_prints_one_line(
         self, url: str | None
     ) -> None:
-        """And no stack trace."""
-        status, said = await alembic("upgrade", "head", url=url)
+        """The line names the setting. No stack trace is printed."""
+        status, output = await alembic("upgrade", "head", url=url)
         assert status != 0
-        assert len(said.strip().splitlines()) == 1, said
-        assert "DATABASE_URL" in said
+        assert len(output.strip().splitlines()) == 1, output
+        assert "DATABASE_URL" in output
 
-    async def test_a_migration_that_a_row_stops_names_the_reason_and_not_the_row(
+    async def test_a_migration_that_fails_at_a_row_prints_no_value_of_the_row(
         self, empty: str
     ) -> None:
-        """One line, with what Postgres said and the statement; the row has a phone number.
+        """It prints one line with PostgreSQL's error and the statement, and changes nothing.
 
-        Nothing is changed.
+        The row contains a phone number.
         """
         await migrate(empty)
-        status, said = await alembic("downgrade", "0001", url=empty)
-        assert status == 0, said
+        await migrate(empty, "downgrade", "0001")
         async with Store(empty) as store:
             newer = {"next_step": "text", "moves_money_out": "boolean", "expires_at": "timestamptz"}
             for name, kind in newer.items():
@@ -169,31 +169,30 @@ class TestUpgrade:
             await store.execute(
                 "ALTER TABLE mkwanja.payments ADD CONSTRAINT refuses CHECK (sequence > 1) NOT VALID"
             )
-        status, said = await alembic("upgrade", "head", url=empty)
+        status, output = await alembic("upgrade", "head", url=empty)
         assert status != 0
-        assert len(said.strip().splitlines()) == 1, said
-        assert 'violates check constraint "refuses"' in said
-        assert "UPDATE mkwanja.payments" in said
-        assert "711000111" not in said
+        assert len(output.strip().splitlines()) == 1, output
+        assert 'violates check constraint "refuses"' in output
+        assert "UPDATE mkwanja.payments" in output
+        assert "711000111" not in output
         assert await first_column(empty, "SELECT version_num FROM mkwanja.alembic_version") == [
             "0001"
         ]
 
 
 class TestOnSupabase:
-    """A database that comes with the platform's roles and its generous old grants."""
+    """A database with the platform's roles and its wide default grants."""
 
     @pytest.mark.parametrize("role", ROLES)
-    async def test_its_roles_hold_no_right_to_anything_of_ours(
-        self, hosted: str, role: str
-    ) -> None:
-        """Neither on the schema nor on what the migrations made in it."""
+    async def test_no_platform_role_has_a_right_to_our_schema(self, hosted: str, role: str) -> None:
+        """The test covers the schema and all objects that the migrations created in it."""
         rights = ", ".join(f"'{right}'" for right in TABLE_RIGHTS)
         held = f"""
             SELECT 'schema ' || priv FROM unnest(ARRAY['USAGE', 'CREATE']) AS priv
             WHERE has_schema_privilege($1, 'mkwanja', priv)
             UNION ALL SELECT relname || ' ' || priv FROM pg_class, unnest(ARRAY[{rights}]) AS priv
-            WHERE relnamespace = 'mkwanja'::regnamespace AND relkind IN ('r', 'p', 'v') AND relname <> 'made_later'
+            WHERE relnamespace = 'mkwanja'::regnamespace AND relkind IN ('r', 'p', 'v')
+              AND relname <> 'made_later'
               AND (has_table_privilege($1, pg_class.oid, priv)
                    OR priv IN ('SELECT', 'INSERT', 'UPDATE', 'REFERENCES')
                       AND has_any_column_privilege($1, pg_class.oid, priv))
@@ -204,11 +203,12 @@ class TestOnSupabase:
         assert await first_column(hosted, held, role) == []
 
     @pytest.mark.parametrize("role", ROLES)
-    async def test_its_roles_get_at_nothing_not_even_at_what_is_made_later(
+    async def test_no_platform_role_can_use_objects_of_our_schema(
         self, hosted: str, role: str
     ) -> None:
-        """Tried, not asked: a table made by hand keeps the global default grants, but the
-        schema's door is shut.
+        """Each role tries, also with later objects.
+
+        These have the global default grants, but the roles have no right to the schema.
         """
         tables = await first_column(hosted, RELATIONS)
         assert {"payments", "alembic_version", "made_later"} <= set(tables)
@@ -223,36 +223,39 @@ class TestOnSupabase:
                 with pytest.raises(asyncpg.InsufficientPrivilegeError):
                     await raw.execute(attempt)
 
-    async def test_nothing_made_in_our_schema_later_is_granted_to_its_roles_by_default(
-        self, hosted: str
-    ) -> None:
-        """Grants by schema are revoked; those that a role gave for all its schemas only that
-        role can take back.
+    async def test_no_default_grant_of_our_schema_remains(self, hosted: str) -> None:
+        """Only default grants of the schema can be revoked by us.
+
+        The global ones can be revoked only by the role that granted them.
         """
         granted = """
-            SELECT grantee::regrole::text || ' ' || privilege_type FROM pg_default_acl, aclexplode(defaclacl)
+            SELECT grantee::regrole::text || ' ' || privilege_type
+            FROM pg_default_acl, aclexplode(defaclacl)
             WHERE defaclnamespace = 'mkwanja'::regnamespace AND grantee <> defaclrole
         """
         assert await first_column(hosted, granted) == []
 
     async def test_row_level_security_is_on_for_every_table(self, hosted: str) -> None:
-        """A second door, should somebody grant by mistake; alembic's own table included."""
+        """It also protects after a mistaken grant. Alembic's own table is included."""
         unguarded = f"{RELATIONS} AND NOT relrowsecurity AND relname <> 'made_later'"
         assert await first_column(hosted, unguarded) == []
 
-    async def test_the_next_release_shuts_away_what_was_made_since(
+    async def test_the_next_release_locks_down_later_objects(
         self, hosted: str, postgres: PostgresServer
     ) -> None:
-        """The lock-down runs after every migration, whether there was anything to do or not."""
+        """The lock-down runs in every release, also without a new migration."""
         await migrate(with_database(postgres.url, database_name(hosted)))
         assert await first_column(hosted, f"{RELATIONS} AND NOT relrowsecurity") == []
         for role in ROLES:
-            held = "SELECT 1 WHERE has_table_privilege($1, 'mkwanja.made_later', 'SELECT, INSERT, UPDATE, DELETE')"
+            held = (
+                "SELECT 1 WHERE has_table_privilege("
+                "$1, 'mkwanja.made_later', 'SELECT, INSERT, UPDATE, DELETE')"
+            )
             assert await first_column(hosted, held, role) == []
 
 
-class TestTheRecordDefendsItself:
-    """What the code must never do, Postgres refuses, in the words of the constraint."""
+class TestConstraints:
+    """PostgreSQL rejects writes that the code must never make, and names the constraint."""
 
     @pytest.mark.parametrize("table", INSERT_ONLY)
     @pytest.mark.parametrize(
@@ -260,10 +263,10 @@ class TestTheRecordDefendsItself:
         ["UPDATE mkwanja.{} SET {} = {}", "DELETE FROM mkwanja.{}", "TRUNCATE mkwanja.{} CASCADE"],
         ids=["update", "delete", "truncate"],
     )
-    async def test_insert_only_tables_refuse_change(
+    async def test_insert_only_tables_reject_changes(
         self, store: Store, table: str, statement: str
     ) -> None:
-        """Also for a statement that would meet no row."""
+        """Also if the statement matches no row."""
         column = INSERT_ONLY[table]
         with pytest.raises(Exception, match="is insert-only"):
             await store.execute(statement.format(table, column, column))
@@ -289,10 +292,9 @@ class TestTheRecordDefendsItself:
             ("parties_fit_the_kind", "till = '12345'"),
         ],
     )
-    async def test_constraints_are_named_for_what_they_prevent(
+    async def test_the_error_of_a_wrong_write_names_its_constraint(
         self, store: Store, constraint: str, assignment: str
     ) -> None:
-        """A violation reads as a sentence."""
         payment_id, _ = await store.claimed()
         with pytest.raises(Exception, match=constraint):
             await store.execute(

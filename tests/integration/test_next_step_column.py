@@ -1,6 +1,4 @@
-"""`next_step` in the row is what the domain says is due, through every life: the sweeper reads
-nothing else.
-"""
+"""The column `next_step`, which the sweeper reads, always has the step that the domain computes."""
 
 from __future__ import annotations
 
@@ -56,9 +54,7 @@ OPERATION = {kind: rules.result_operation for kind, rules in RULES.items()}
 
 
 async def step_of(store: Store, payment_id: UUID) -> Step | None:
-    """What is due, by the row; which must be what the domain says, and have a time if there is
-    one.
-    """
+    """Return the due step, after a check that row and domain agree and that a step has a time."""
     payment = await store.payment(payment_id)
     (row,) = await store.rows(
         "SELECT next_step, next_step_at FROM mkwanja.payments WHERE id = $1", payment_id
@@ -69,16 +65,16 @@ async def step_of(store: Store, payment_id: UUID) -> Step | None:
     return payment.next_step
 
 
-def asks(kind: Kind) -> Step:
+def inquiry_step(kind: Kind) -> Step:
     return Step.QUERY if kind is Kind.DEPOSIT else Step.STATUS
 
 
-def asks_without_id(kind: Kind) -> Step:
+def step_without_id(kind: Kind) -> Step:
     return Step.STATUS if RULES[kind].inquiry_id_kind is None else Step.WATCH
 
 
 @pytest.mark.parametrize("kind", Kind)
-async def test_from_acceptance_to_the_end_the_row_says_what_is_due(
+async def test_the_row_has_the_due_step_from_acceptance_to_the_end(
     store: Store, kind: Kind
 ) -> None:
     payment_id = await store.accepted(kind)
@@ -90,9 +86,9 @@ async def test_from_acceptance_to_the_end_the_row_says_what_is_due(
     )
     assert await step_of(store, payment_id) is Step.END_LEASE
     await store.changing.change(acknowledgement(payment_id, attempt_id, ids=askable_ids(kind)))
-    assert await step_of(store, payment_id) is asks(kind)
-    await store.sweeping.fetch_due(asks(kind), limit=100, next_step_in=TIMES.lease)
-    assert await step_of(store, payment_id) is asks(kind)
+    assert await step_of(store, payment_id) is inquiry_step(kind)
+    await store.sweeping.fetch_due(inquiry_step(kind), limit=100, next_step_in=TIMES.lease)
+    assert await step_of(store, payment_id) is inquiry_step(kind)
     await store.changing.change(success(payment_id, kind))
     assert await step_of(store, payment_id) is None
 
@@ -110,7 +106,7 @@ ANSWERS: list[tuple[ProviderError, Stage]] = [
 @pytest.mark.parametrize(
     ("kind", "answer"), list(product(Kind, ANSWERS)), ids=lambda value: str(value)[:24]
 )
-async def test_after_each_answer_the_row_says_what_is_due(
+async def test_the_row_has_the_due_step_after_each_answer(
     store: Store, kind: Kind, answer: tuple[ProviderError, Stage]
 ) -> None:
     error, stage = answer
@@ -119,37 +115,37 @@ async def test_after_each_answer_the_row_says_what_is_due(
     assert (await store.payment(payment_id)).stage is stage
     expected = {
         Stage.ACCEPTED: Step.SUBMIT,
-        Stage.IN_DOUBT: asks_without_id(kind),
+        Stage.IN_DOUBT: step_without_id(kind),
         Stage.FAILED: None,
     }
     assert await step_of(store, payment_id) is expected[stage]
 
 
 @pytest.mark.parametrize("kind", Kind)
-async def test_an_id_that_comes_late_opens_a_way_to_ask(store: Store, kind: Kind) -> None:
-    """By the answer that came after its lease, or by a callback that says nothing final."""
+async def test_a_late_id_makes_an_inquiry_due(store: Store, kind: Kind) -> None:
+    """An answer after the end of the lease brings the id, or a callback that is not final."""
     by_answer, attempt_id = await store.claimed(kind)
     await store.execute("UPDATE mkwanja.payments SET lease_until = now() WHERE id = $1", by_answer)
     await store.changing.change(lease_expiry_change(by_answer, AT_ONCE))
-    assert await step_of(store, by_answer) is asks_without_id(kind)
+    assert await step_of(store, by_answer) is step_without_id(kind)
     await store.changing.change(acknowledgement(by_answer, attempt_id, ids=askable_ids(kind)))
-    assert await step_of(store, by_answer) is asks(kind)
+    assert await step_of(store, by_answer) is inquiry_step(kind)
     if RULES[kind].inquiry_id_kind is not None:
         by_callback = await in_doubt(store, kind, askable=False)
         report = Report(outcome=ReportedOutcome.UNDECIDED, code="17", ids=askable_ids(kind))
         await record_callback(store, by_callback, OPERATION[kind], report)
-        assert await step_of(store, by_callback) is asks(kind)
+        assert await step_of(store, by_callback) is inquiry_step(kind)
 
 
 @pytest.mark.parametrize("kind", Kind)
-async def test_what_changes_only_the_time_leaves_the_step(store: Store, kind: Kind) -> None:
+async def test_a_change_of_the_due_time_does_not_change_the_step(store: Store, kind: Kind) -> None:
     payment_id = await in_doubt(store, kind)
     await store_inquiry(store, payment_id)
-    assert await step_of(store, payment_id) is asks(kind)
+    assert await step_of(store, payment_id) is inquiry_step(kind)
     await store.changing.change(postponement_change(payment_id, TIMES.lease))
-    assert await step_of(store, payment_id) is asks(kind)
+    assert await step_of(store, payment_id) is inquiry_step(kind)
     await record_callback(store, payment_id, OPERATION[kind], UNDECIDED)
-    assert await step_of(store, payment_id) is asks(kind)
+    assert await step_of(store, payment_id) is inquiry_step(kind)
     waiting = await store.accepted(kind)
     await store.claiming.postpone(waiting, TIMES.lease)
     assert await step_of(store, waiting) is Step.SUBMIT
@@ -157,7 +153,7 @@ async def test_what_changes_only_the_time_leaves_the_step(store: Store, kind: Ki
 
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("decision", OperatorDecision)
-async def test_a_decided_payment_waits_for_nothing_and_a_reviewed_one_for_what_it_did(
+async def test_a_decision_ends_the_step_and_a_review_does_not(
     store: Store, kind: Kind, decision: OperatorDecision
 ) -> None:
     payment_id = await in_doubt(store, kind, askable=False)
@@ -167,11 +163,11 @@ async def test_a_decided_payment_waits_for_nothing_and_a_reviewed_one_for_what_i
         decision=decision, reason="the statement", operator="wanjiku", receipt=receipt
     )
     await store.changing.change(resolution_change(payment_id, resolved))
-    expected = asks_without_id(kind) if decision is OperatorDecision.REVIEWED else None
+    expected = step_without_id(kind) if decision is OperatorDecision.REVIEWED else None
     assert await step_of(store, payment_id) is expected
 
 
-async def test_every_way_to_an_end_leaves_no_step_behind(store: Store) -> None:
+async def test_a_final_payment_has_no_step_however_it_ended(store: Store) -> None:
     cancelled = await store.accepted()
     await cancel(store.changing, cancelled, caller=CALLER)
     failed, _ = await store.claimed()
@@ -190,7 +186,7 @@ async def test_every_way_to_an_end_leaves_no_step_behind(store: Store) -> None:
         assert await step_of(store, payment_id) is None
 
 
-async def test_a_deposit_that_failed_for_silence_is_to_be_asked_about_until_it_is_found(
+async def test_a_deposit_that_failed_by_silence_has_a_query_due_until_its_success(
     store: Store,
 ) -> None:
     payment_id = await in_doubt(store, Kind.DEPOSIT)
@@ -212,7 +208,7 @@ async def test_a_deposit_that_failed_for_silence_is_to_be_asked_about_until_it_i
     assert await step_of(store, payment_id) is None
 
 
-async def test_a_resend_ends_like_a_first_send(store: Store) -> None:
+async def test_a_resend_has_the_steps_of_a_first_send(store: Store) -> None:
     payment_id, attempt_id = await resendable(store), new_id()
     assert await step_of(store, payment_id) is Step.STATUS
     await store.changing.change(resend_claim_change(payment_id, attempt_id, AT_ONCE, ACCOUNTS))

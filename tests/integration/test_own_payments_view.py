@@ -1,6 +1,4 @@
-"""What Supabase's roles can read of ours: one view, in it each user's own payments, and nothing
-else.
-"""
+"""Supabase's roles can read one view of ours, in which each user sees its own payments."""
 
 # ruff: noqa: S608 - SQL put together from our own constants
 
@@ -26,17 +24,17 @@ ROLES = ("anon", "authenticated", "service_role", "authenticator")
 ANNE, BOB = "5b0c7f0e-2f8d-4a54-9a55-0e3a3a3f6a01", "user_bob"
 VIEW = "mkwanja_api.my_payments"
 COLUMNS = [
-    "id", "kind", "status", "stage", "amount", "amount_settled", "currency", "phone_number", "paybill",
-    "till", "account_reference",
-    "description", "purpose", "remarks", "owner", "metadata", "receipt", "failure_reason", "failure_provider_code",
-    "failure_safe_to_retry", "needs_review", "created_at", "updated_at", "finalized_at",
+    "id", "kind", "status", "stage", "amount", "amount_settled", "currency", "phone_number",
+    "paybill", "till", "account_reference", "description", "purpose", "remarks", "owner",
+    "metadata", "receipt", "failure_reason", "failure_provider_code", "failure_safe_to_retry",
+    "needs_review", "created_at", "updated_at", "finalized_at",
 ]  # fmt: skip
 
-# Every relation, sequence and function of our two schemas, each as the statement that would read
-# it.
+# For every relation, sequence and function of our two schemas, the statement that reads it.
 READS = """
     SELECT format('SELECT * FROM %s', oid::regclass) FROM pg_class
-    WHERE relnamespace IN ('mkwanja'::regnamespace, 'mkwanja_api'::regnamespace) AND relkind IN ('r', 'p', 'v', 'm', 'S')
+    WHERE relnamespace IN ('mkwanja'::regnamespace, 'mkwanja_api'::regnamespace)
+        AND relkind IN ('r', 'p', 'v', 'm', 'S')
     UNION ALL SELECT format('SELECT %s()', oid::regproc) FROM pg_proc
     WHERE pronamespace IN ('mkwanja'::regnamespace, 'mkwanja_api'::regnamespace)
     ORDER BY 1
@@ -54,7 +52,7 @@ class Hosted:
 
     @asynccontextmanager
     async def reading_as(self, role: str, claims: str | None) -> AsyncIterator[Any]:
-        """A connection as PostgREST has it: `role`, and the token's claims for the transaction."""
+        """Open a transaction as PostgREST does: with `role` and the token's claims."""
         async with connection(self.admin_url) as raw, raw.transaction():
             await raw.execute(f"SET LOCAL ROLE {role}")
             if claims is not None:
@@ -72,9 +70,10 @@ async def hosted(postgres: PostgresServer) -> AsyncIterator[Hosted]:
     admin_url = with_database(postgres.admin_url, database_name(url))
     await create_platform_roles(postgres.admin_url, ROLES)
     async with connection(url) as owner:
-        for what in ("TABLES", "SEQUENCES", "FUNCTIONS", "SCHEMAS"):
+        for objects in ("TABLES", "SEQUENCES", "FUNCTIONS", "SCHEMAS"):
             await owner.execute(
-                f"ALTER DEFAULT PRIVILEGES GRANT ALL ON {what} TO anon, authenticated, service_role"
+                f"ALTER DEFAULT PRIVILEGES GRANT ALL ON {objects}"
+                " TO anon, authenticated, service_role"
             )
     await migrate(url, "upgrade", "head")
     async with Store(url) as store:
@@ -92,19 +91,17 @@ def claims(**changes: Any) -> str:
     return json.dumps({"sub": ANNE, "role": "authenticated", "is_anonymous": False, **changes})
 
 
-async def test_a_user_sees_the_payments_it_owns_and_no_others(hosted: Hosted) -> None:
+async def test_a_user_sees_only_its_own_payments(hosted: Hosted) -> None:
     assert sorted(await hosted.seen_as(claims())) == sorted(hosted.of_anne)
     assert await hosted.seen_as(claims(sub=BOB)) == list(hosted.of_bob)
     everything = f"SELECT owner FROM {VIEW} WHERE owner <> '{ANNE}' OR true"
     assert set(await hosted.seen_as(claims(), everything)) == {ANNE}
 
 
-async def test_the_view_shows_what_the_api_shows_a_user_and_nothing_internal(
+async def test_the_view_shows_a_user_the_same_fields_as_the_api(
     hosted: Hosted,
 ) -> None:
-    """No idempotency key, no recipient's name, no id of the provider, nothing about attempts and
-    due times.
-    """
+    """It has no idempotency key, recipient's name, provider id, attempt or due time."""
     async with hosted.reading_as("authenticated", claims()) as raw:
         rows = await raw.fetch(f"SELECT * FROM {VIEW} ORDER BY created_at, id")
     assert [list(row.keys()) for row in rows] == [COLUMNS] * 2
@@ -117,31 +114,29 @@ async def test_the_view_shows_what_the_api_shows_a_user_and_nothing_internal(
 
 
 @pytest.mark.parametrize(
-    "said",
+    "text",
     [
-        None, "", "null", "{}", "[]", '"text"', "7", "{", "nonsense", "'; --", '{"sub": null}', '{"sub": ""}',
-        '{"sub": 7}', '{"sub": true}', '{"sub": ["x"]}', '{"user_metadata": {"sub": "%s"}}', '["sub", "%s"]',
+        None, "", "null", "{}", "[]", '"text"', "7", "{", "nonsense", "'; --", '{"sub": null}',
+        '{"sub": ""}', '{"sub": 7}', '{"sub": true}', '{"sub": ["x"]}',
+        '{"user_metadata": {"sub": "%s"}}', '["sub", "%s"]',
         '{"sub": {"sub": "%s"}}', '{"sub": "%%"}', '{"sub": "%s", "is_anonymous": true}',
-        '{"sub": "%s", "is_anonymous": "false"}', '{"sub": "%s", "is_anonymous": null}', '{"sub": "%s ", "x": 1}',
+        '{"sub": "%s", "is_anonymous": "false"}', '{"sub": "%s", "is_anonymous": null}',
+        '{"sub": "%s ", "x": 1}',
         '{"sub": "%s"} x', '{"sub": "%s\\u0000"}',
     ],
     ids=str,
 )  # fmt: skip
 @pytest.mark.sampled(8)
 async def test_claims_that_name_no_signed_in_user_show_nothing_and_raise_nothing(
-    hosted: Hosted, said: str | None
+    hosted: Hosted, text: str | None
 ) -> None:
-    """An error would repeat what it could not read; and a user's own metadata is no claim about
-    who it is.
-    """
-    assert await hosted.seen_as(said.replace("%s", ANNE) if said else said) == []
+    """An error would show the claims. A user's own metadata does not identify it."""
+    assert await hosted.seen_as(text.replace("%s", ANNE) if text else text) == []
 
 
 @pytest.mark.parametrize("role", ROLES)
-async def test_of_all_that_is_ours_one_role_can_read_one_view(hosted: Hosted, role: str) -> None:
-    """Tried, not asked: every table, view, sequence and function, by every role, with a user's
-    claims.
-    """
+async def test_one_role_can_read_one_view_and_the_others_nothing(hosted: Hosted, role: str) -> None:
+    """Every role tries to read every table, view, sequence and function, with a user's claims."""
     async with connection(hosted.admin_url) as raw:
         reads = [row[0] for row in await raw.fetch(READS)]
     assert {"SELECT * FROM mkwanja.payments", f"SELECT * FROM {VIEW}"} <= set(reads)
@@ -153,15 +148,13 @@ async def test_of_all_that_is_ours_one_role_can_read_one_view(hosted: Hosted, ro
         except asyncpg.InsufficientPrivilegeError:
             continue
         readable.append(read)
-    # The function says who the claims name, which whoever sends them knows.
+    # The function returns only the user of the claims, which their sender already knows.
     own = [f"SELECT * FROM {VIEW}", "SELECT mkwanja_api.signed_in_user()"]
     assert readable == (own if role == "authenticated" else [])
 
 
-async def test_a_user_does_not_even_learn_what_a_table_is_called(hosted: Hosted) -> None:
-    """Without a right to the schema, a table that is there and one that is not are refused
-    alike.
-    """
+async def test_a_user_learns_no_name_of_a_table(hosted: Hosted) -> None:
+    """The error is the same for a missing table, because the role has no right to the schema."""
     for table in ("payments", "no_such_table"):
         with pytest.raises(
             asyncpg.InsufficientPrivilegeError, match="permission denied for schema mkwanja"
@@ -177,8 +170,8 @@ WRITES = [
 
 
 @pytest.mark.parametrize("write", WRITES)
-async def test_nobody_writes_through_the_view(hosted: Hosted, write: str) -> None:
-    """Not even whoever was given the right to: a join cannot be written to."""
+async def test_no_role_writes_through_the_view(hosted: Hosted, write: str) -> None:
+    """A role with the right to write cannot either, because PostgreSQL updates no join."""
     with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):
         await hosted.seen_as(claims(), write)
     async with connection(hosted.admin_url) as raw:
@@ -189,50 +182,52 @@ async def test_nobody_writes_through_the_view(hosted: Hosted, write: str) -> Non
 @pytest.mark.parametrize(
     "condition", ["shows(phone_number)", "shows(phone_number) AND owner IS NOT NULL"]
 )
-async def test_a_reader_s_own_function_is_shown_none_but_its_own_rows(
+async def test_a_function_of_the_reader_sees_only_its_own_rows(
     hosted: Hosted, condition: str
 ) -> None:
-    """As cheap as can be, and the index out of its way, so that the planner would like to run it
-    first.
-    """
-    heard: list[str] = []
+    """It is very cheap and no index is used, so that the planner would prefer to run it first."""
+    notices: list[str] = []
     async with hosted.reading_as("authenticated", claims()) as raw:
 
-        def hear(_connection: object, message: Any) -> None:
-            heard.append(message.message)
+        def add_notice(_connection: object, message: Any) -> None:
+            notices.append(message.message)
 
-        raw.add_log_listener(hear)
+        raw.add_log_listener(add_notice)
         await raw.execute("SET LOCAL enable_indexscan = off; SET LOCAL enable_bitmapscan = off")
         await raw.execute("""
-            CREATE FUNCTION pg_temp.shows(value text) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS
+            CREATE FUNCTION pg_temp.shows(value text) RETURNS boolean
+            LANGUAGE plpgsql COST 0.0000001 AS
             $$ BEGIN RAISE NOTICE 'seen %', value; RETURN true; END $$
         """)
         await raw.fetch(f"SELECT id FROM {VIEW} WHERE pg_temp.{condition}")
-        raw.remove_log_listener(hear)
-    assert heard == ["seen 254711000111"] * 2
+        raw.remove_log_listener(add_notice)
+    assert notices == ["seen 254711000111"] * 2
 
 
-async def test_a_grant_by_mistake_opens_no_row_of_a_table(hosted: Hosted) -> None:
-    """Row level security without a policy for that role: a second door behind the first."""
+async def test_a_mistaken_grant_on_a_table_shows_no_row(hosted: Hosted) -> None:
+    """Row level security has no policy for that role, as a second protection."""
     async with connection(hosted.admin_url) as raw, raw.transaction():
         await raw.execute(
-            "GRANT USAGE ON SCHEMA mkwanja TO authenticated; GRANT SELECT ON mkwanja.payments TO authenticated"
+            "GRANT USAGE ON SCHEMA mkwanja TO authenticated;"
+            " GRANT SELECT ON mkwanja.payments TO authenticated"
         )
         await raw.execute("SET LOCAL ROLE authenticated")
         assert await raw.fetch("SELECT * FROM mkwanja.payments") == []
         await raw.execute("RESET ROLE")
         await raw.execute(
-            "REVOKE ALL ON mkwanja.payments FROM authenticated; REVOKE ALL ON SCHEMA mkwanja FROM authenticated"
+            "REVOKE ALL ON mkwanja.payments FROM authenticated;"
+            " REVOKE ALL ON SCHEMA mkwanja FROM authenticated"
         )
 
 
-async def test_a_grant_by_mistake_on_the_view_is_taken_back_by_the_next_release(
+async def test_the_next_release_revokes_a_mistaken_grant_on_the_view(
     hosted: Hosted,
 ) -> None:
-    """And the release grants anew what is meant."""
+    """The release also grants the intended right again."""
     async with connection(hosted.url) as owner:
         await owner.execute(
-            f"GRANT ALL ON {VIEW} TO anon, authenticated, PUBLIC; GRANT USAGE ON SCHEMA mkwanja_api TO anon"
+            f"GRANT ALL ON {VIEW} TO anon, authenticated, PUBLIC;"
+            " GRANT USAGE ON SCHEMA mkwanja_api TO anon"
         )
     await migrate(hosted.url, "upgrade", "head")
     held = """
@@ -246,7 +241,7 @@ async def test_a_grant_by_mistake_on_the_view_is_taken_back_by_the_next_release(
 
 
 @pytest.mark.whole
-async def test_the_view_goes_with_its_migration_and_comes_back_with_it(hosted: Hosted) -> None:
+async def test_a_downgrade_removes_the_view_and_an_upgrade_restores_it(hosted: Hosted) -> None:
     await migrate(hosted.url, "downgrade", "0003")
     async with connection(hosted.url) as owner:
         assert await owner.fetchval("SELECT to_regnamespace('mkwanja_api')") is None

@@ -1,6 +1,4 @@
-"""Connections: nothing of a session is relied on, every wait is bounded, and a server that comes
-back is used again.
-"""
+"""Connections: no use of session state, a limit on every wait, and recovery after an outage."""
 
 from __future__ import annotations
 
@@ -43,7 +41,7 @@ SLEEP = text("SELECT pg_sleep(30)")
 async def server(postgres: PostgresServer | GivenPostgres) -> AsyncIterator[PostgresServer]:
     """A PostgreSQL that these tests may stop, kill and freeze."""
     if not postgres.can_be_stopped:
-        pytest.skip("DATABASE_URL names a server that is not ours to stop")
+        pytest.skip("the tests may not stop the server of DATABASE_URL")
     async with PostgresServer() as own:
         yield own
 
@@ -75,8 +73,8 @@ async def fail_after(work: Awaitable[None]) -> None:
     raise ZeroDivisionError
 
 
-async def answers(database: Database) -> None:
-    """Asserts that every connection of the pool works, one after the other and all at once."""
+async def assert_works(database: Database) -> None:
+    """Assert that every connection of the pool works, one after the other and all at once."""
     for _ in range(3):
         assert await ask(database) == 42
     assert await asyncio.gather(*(ask(database) for _ in range(10))) == [42] * 10
@@ -85,21 +83,17 @@ async def answers(database: Database) -> None:
 async def on_each_connection(
     database: Database, look: Callable[[Any], Awaitable[Any]]
 ) -> list[Any]:
-    """What `look` returns on every connection of the pool, asked of the driver and outside any
-    transaction of ours.
-    """
-    seen = []
+    """Call `look` with the driver's connection of each pool member, outside any transaction."""
+    results = []
     async with AsyncExitStack() as stack:
         for _ in range(database._engine.pool.checkedin()):  # type: ignore[attr-defined]
             borrowed = await stack.enter_async_context(database._engine.connect())
-            seen.append(await look((await borrowed.get_raw_connection()).driver_connection))
-    return seen
+            results.append(await look((await borrowed.get_raw_connection()).driver_connection))
+    return results
 
 
-async def everything(store: Store) -> None:
-    """Has every statement that the product knows sent at least once, with one row and with
-    several.
-    """
+async def send_every_statement(store: Store) -> None:
+    """Send every statement of the product at least once, with one row and with several."""
     reading = Reading(store.database)
     deposits = await asyncio.gather(*(store.claimed() for _ in range(3)))
     ids = frozenset({(IdKind.CHECKOUT_REQUEST, new_id().hex)})
@@ -112,7 +106,7 @@ async def everything(store: Store) -> None:
     payment_id = await store.accepted(Kind.BILL_PAYMENT)
     await store.claiming.find_due(payment_id)
     await store.claiming.postpone(payment_id, timedelta(seconds=1))
-    await store.accepting.first_answer("nobody", "nothing")
+    await store.accepting.first_answer("no caller", "no key")
     for step in Step:
         await store.sweeping.fetch_due(step, limit=10, next_step_in=timedelta(seconds=60))
     for announcement in await store.sweeping.fetch_unannounced(limit=10, overdue_by=timedelta(0)):
@@ -124,12 +118,10 @@ async def everything(store: Store) -> None:
 
 
 class TestTransactionLevelOnly:
-    """A pooler in transaction mode gives each transaction another connection, and must change
-    nothing.
-    """
+    """A pooler in transaction mode gives each transaction another connection."""
 
     async def test_no_prepared_statement_outlives_its_transaction(self, database_url: str) -> None:
-        """On none of our connections, after every statement that there is."""
+        """It is checked on all our connections, after every statement of the product."""
 
         async def prepared(driver: Any) -> list[str]:
             return [
@@ -138,22 +130,22 @@ class TestTransactionLevelOnly:
             ]
 
         async with Store(database_url, pool_size=3) as store:
-            await everything(store)
-            left = await on_each_connection(store.database, prepared)
-            assert left
-            assert [statement for statements in left for statement in statements] == []
+            await send_every_statement(store)
+            found = await on_each_connection(store.database, prepared)
+            assert found
+            assert [statement for statements in found for statement in statements] == []
 
-    async def test_the_look_for_prepared_statements_sees_one(self, database_url: str) -> None:
-        """Or the test above would promise nothing."""
+    async def test_the_search_for_prepared_statements_finds_one(self, database_url: str) -> None:
+        """Without this, the test above would prove nothing."""
         async with connection(database_url) as raw:
-            kept = await raw.prepare("SELECT 42", name="kept")
+            statement = await raw.prepare("SELECT 42", name="kept")
             assert len(await raw.fetch("SELECT FROM pg_prepared_statements")) == 1
-            assert await kept.fetchval() == 42
+            assert await statement.fetchval() == 42
 
-    async def test_limits_hold_in_the_transaction_and_leave_no_trace(
+    async def test_limits_apply_to_the_transaction_and_not_to_the_session(
         self, database: Database, url: str
     ) -> None:
-        """Every transaction begins with them; the session keeps the server's own."""
+        """Every transaction sets them. The session has the server's own limits."""
         async with database.transaction() as transaction:
             rows = [(await transaction.rows(text(f"SHOW {name}")))[0][0] for name in LIMITS]
         assert rows == ["2s", "5s", "5s"]
@@ -161,16 +153,12 @@ class TestTransactionLevelOnly:
         async def shown(driver: Any) -> list[str]:
             return [await driver.fetchval(f"SHOW {name}") for name in LIMITS]
 
-        async with connection(url) as stranger:
-            defaults = await shown(stranger)
+        async with connection(url) as raw:
+            defaults = await shown(raw)
         assert all(seen == defaults for seen in await on_each_connection(database, shown))
 
-    async def test_a_connection_comes_back_in_order_whatever_happened_in_its_transaction(
-        self, url: str
-    ) -> None:
-        """An error of a statement, one of ours, a cancellation: the only connection of the pool
-        works on.
-        """
+    async def test_a_connection_works_after_any_failure_in_its_transaction(self, url: str) -> None:
+        """The pool's only connection meets an error of SQL, one of Python, and a cancellation."""
         database = Database(url, pool_size=1, application_name="mkwanja-pooling")
         with pytest.raises(DBAPIError):
             async with database.transaction() as transaction:
@@ -199,34 +187,36 @@ class TestTransactionLevelOnly:
         await database.close()
 
 
-class TestServerGoneAndBack:
-    """What happens to Postgres happens to it alone."""
+class TestOutages:
+    """The process survives any outage of PostgreSQL."""
 
-    async def test_connections_that_were_ended_are_survived(
+    async def test_the_pool_replaces_connections_that_the_server_ended(
         self, database: Database, server: PostgresServer
     ) -> None:
-        """All of the pool at once, as by a failover: the next call does not notice."""
+        """They end all at once, as in a failover. The next call succeeds."""
         async with connection(server.admin_url) as admin:
-            end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'mkwanja-pooling'"
+            end = (
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                " WHERE application_name = 'mkwanja-pooling'"
+            )
             assert await admin.fetchval(end) >= 5
-        await answers(database)
+        await assert_works(database)
 
     @pytest.mark.parametrize("how", ["restart", "kill"])
-    async def test_a_restart_is_survived(
+    async def test_the_pool_works_after_a_restart_of_the_server(
         self, database: Database, server: PostgresServer, how: str
     ) -> None:
-        """In order, or by a crash."""
         if how == "restart":
             await server.restart()
         else:
             await server.kill()
             await server.start()
-        await answers(database)
+        await assert_works(database)
 
-    async def test_while_it_is_stopped_everything_is_unavailable_and_afterwards_nothing(
+    async def test_calls_fail_as_unavailable_only_while_the_server_is_stopped(
         self, database: Database, server: PostgresServer, url: str
     ) -> None:
-        """Also for a pool that never connected; nothing hangs."""
+        """This includes a pool that never connected. No call hangs."""
         unused = Database(url, pool_size=2, application_name="mkwanja-pooling")
         await server.stop()
         try:
@@ -239,15 +229,13 @@ class TestServerGoneAndBack:
         finally:
             await server.start()
         for pool in (database, unused):
-            await answers(pool)
+            await assert_works(pool)
         await unused.close()
 
-    async def test_a_frozen_server_is_given_up_by_our_own_clock(
+    async def test_the_wait_for_a_frozen_server_ends_by_our_own_clock(
         self, server: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It still takes connections and says nothing; only we can end the wait, on an open
-        connection and on a new one.
-        """
+        """It accepts connections and never answers, on open and on new connections."""
         monkeypatch.setattr(engine, "COMMAND_SECONDS", 0.3)
         monkeypatch.setattr(engine, "CONNECT_SECONDS", 0.3)
         database = Database(url, pool_size=2, application_name="mkwanja-pooling")
@@ -261,13 +249,13 @@ class TestServerGoneAndBack:
         finally:
             server.thaw()
         assert {type(result) for result in results} == {StoreUnavailable}
-        await answers(database)
+        await assert_works(database)
         await database.close()
 
-    async def test_when_all_connections_are_taken_the_wait_is_bounded(
+    async def test_the_wait_for_a_connection_of_the_pool_is_limited(
         self, url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """And says what every other absence says."""
+        """It ends with the same error as an outage."""
         monkeypatch.setattr(engine, "POOL_WAIT_SECONDS", 0.1)
         database = Database(url, pool_size=1, application_name="mkwanja-pooling")
         async with database.transaction():
@@ -276,10 +264,10 @@ class TestServerGoneAndBack:
         assert await ask(database) == 42
         await database.close()
 
-    async def test_a_server_without_room_for_us_is_unavailable(
+    async def test_a_server_without_free_connections_is_unavailable(
         self, server: PostgresServer, url: str
     ) -> None:
-        """Others have all its connections; when they end it goes on."""
+        """Once it has free connections, calls succeed."""
         database = Database(url, pool_size=1, application_name="mkwanja-pooling")
         async with connection(server.admin_url) as admin:
             await admin.execute("ALTER ROLE mkwanja CONNECTION LIMIT 0")
@@ -291,14 +279,14 @@ class TestServerGoneAndBack:
         assert await ask(database) == 42
         await database.close()
 
-    @pytest.mark.parametrize("what", ["database", "role"])
-    async def test_a_database_that_is_not_there_yet_is_unavailable(
-        self, server: PostgresServer, what: str
+    @pytest.mark.parametrize("missing", ["database", "role"])
+    async def test_a_missing_database_or_role_is_unavailable(
+        self, server: PostgresServer, missing: str
     ) -> None:
-        """At a first start the database or its role may come after us."""
+        """At a first start, it may be created after our process started."""
         absent = (
             server.url.replace("//mkwanja:", "//not_there:")
-            if what == "role"
+            if missing == "role"
             else server.url + "_not_there"
         )
         database = Database(absent, pool_size=1, application_name="mkwanja-pooling")
@@ -307,19 +295,19 @@ class TestServerGoneAndBack:
         await database.close()
 
 
-class TestWhoeverHangs:
-    """A process that hangs with something in its hands keeps nobody waiting for long."""
+class TestHangingTransactions:
+    """The server ends a transaction that hangs, so it does not block others for long."""
 
-    async def test_a_transaction_that_is_left_open_is_ended_by_the_server(
+    async def test_the_server_ends_an_idle_transaction(
         self, database: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Its process learns of it with its next statement, and has written nothing."""
-        said = str(engine._OPEN)
-        assert "'idle_in_transaction_session_timeout', '5s'" in said
+        """Its process gets an error at its next statement. Nothing is written."""
+        sql = str(engine._OPEN)
+        assert "'idle_in_transaction_session_timeout', '5s'" in sql
         monkeypatch.setattr(
             engine,
             "_OPEN",
-            text(said.replace("session_timeout', '5s'", "session_timeout', '100ms'")),
+            text(sql.replace("session_timeout', '5s'", "session_timeout', '100ms'")),
         )
 
         async def hang() -> None:
@@ -335,17 +323,17 @@ class TestWhoeverHangs:
                 0
             ] is None
 
-    async def test_a_statement_that_takes_too_long_is_ended_by_the_server(
+    async def test_the_server_ends_a_slow_statement(
         self, database: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """That is nobody's row's fault."""
-        said = str(engine._OPEN)
+        """It counts as an outage, not as a fault of a row."""
+        sql = str(engine._OPEN)
         monkeypatch.setattr(
             engine,
             "_OPEN",
-            text(said.replace("'statement_timeout', '5s'", "'statement_timeout', '100ms'")),
+            text(sql.replace("'statement_timeout', '5s'", "'statement_timeout', '100ms'")),
         )
         with pytest.raises(StoreUnavailable):
             async with database.transaction() as transaction:
                 await transaction.run(SLEEP)
-        await answers(database)
+        await assert_works(database)

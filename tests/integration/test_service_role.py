@@ -1,6 +1,4 @@
-"""What the processes' own database role may do: what they do, and nothing that would rewrite
-what happened.
-"""
+"""The database role of the processes has the rights that they need and cannot rewrite history."""
 
 # ruff: noqa: S608 - SQL put together from our own constants
 
@@ -21,17 +19,16 @@ from domain.adapters.postgres.tables import REVISION, metadata
 from domain.kinds import Kind
 from tests.integration.conftest import Store, acknowledgement, failure
 from tests.integration.migrating import INSERT_ONLY, migrate
-from tests.integration.service_role import as_service, made_service_role
+from tests.integration.service_role import as_service, create_service_role
 from tests.stack.databases import connection, database_name, with_database
 from tests.stack.servers import PostgresServer
 
 TABLES = sorted(table.name for table in metadata.tables.values())
-REFUSED = (
-    asyncpg.InsufficientPrivilegeError
-)  # SQLSTATE 42501: by right, before any trigger is asked
+# SQLSTATE 42501: PostgreSQL checks the right before any trigger runs.
+REFUSED = asyncpg.InsufficientPrivilegeError
 
-# Everything that the role holds, as `table right` or `table right column`.
-HELD = """
+# Every right of the role, as `table right` or `table right column`.
+RIGHTS = """
     SELECT relname || ' ' || privilege_type FROM pg_class, aclexplode(relacl)
     WHERE relnamespace = ANY($2::regnamespace[]) AND grantee = $1::regrole
     UNION ALL SELECT relname || ' ' || privilege_type || ' ' || attname
@@ -44,7 +41,7 @@ HELD = """
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """One database, by its owner and by the service's role."""
+    """The URLs of one database for its owner, the service's role and the superuser."""
 
     url: str
     service_url: str
@@ -59,13 +56,14 @@ class Roles:
     async def rights(self) -> set[str]:
         async with connection(self.url) as owner:
             return {
-                row[0] for row in await owner.fetch(HELD, SERVICE_ROLE, ["mkwanja", "mkwanja_api"])
+                row[0]
+                for row in await owner.fetch(RIGHTS, SERVICE_ROLE, ["mkwanja", "mkwanja_api"])
             }
 
 
 @pytest.fixture(scope="module")
 async def roles(postgres: PostgresServer) -> AsyncIterator[Roles]:
-    password = await made_service_role(postgres)
+    password = await create_service_role(postgres)
     url = await postgres.create_database()
     await migrate(url, "upgrade", "head")
     yield Roles(
@@ -82,15 +80,13 @@ def expected_rights() -> set[str]:
     return rights
 
 
-async def test_the_role_holds_what_the_code_needs_and_no_other_right(roles: Roles) -> None:
+async def test_the_role_has_only_the_rights_that_the_code_needs(roles: Roles) -> None:
     assert await roles.rights() == expected_rights()
     assert not set(INSERT_ONLY) & set(UPDATED_COLUMNS)
 
 
-async def test_the_adapters_work_as_that_role(roles: Roles) -> None:
-    """Every kind is accepted, claimed, answered, ended, found by the sweeper and announced; rows
-    are locked on the way.
-    """
+async def test_the_adapters_work_with_the_rights_of_the_role(roles: Roles) -> None:
+    """Payments of every kind run from acceptance to their announcement, with all row locks."""
     async with Store(roles.service_url) as store:
         for kind in Kind:
             ended = await store.finalized(kind)
@@ -108,10 +104,8 @@ async def test_the_adapters_work_as_that_role(roles: Roles) -> None:
 
 
 @pytest.mark.parametrize("table", INSERT_ONLY)
-async def test_on_an_insert_only_table_the_role_may_change_nothing(
-    roles: Roles, table: str
-) -> None:
-    """Refused for want of the right, so also where somebody took the trigger away."""
+async def test_the_role_may_change_no_insert_only_table(roles: Roles, table: str) -> None:
+    """The role has no right to, so this holds without the trigger too."""
     column = INSERT_ONLY[table]
     statements = [
         f"UPDATE mkwanja.{table} SET {column} = {column}",
@@ -130,23 +124,23 @@ async def test_on_an_insert_only_table_the_role_may_change_nothing(
 
 
 @pytest.mark.parametrize("table", TABLES)
-async def test_the_role_deletes_nothing_anywhere(roles: Roles, table: str) -> None:
+async def test_the_role_may_delete_from_no_table(roles: Roles, table: str) -> None:
     await roles.refused(f"DELETE FROM mkwanja.{table}", f"TRUNCATE mkwanja.{table} CASCADE")
 
 
 @pytest.mark.parametrize(
     "column",
     [
-        "id", "kind", "caller_key", "owner", "amount_kes", "phone_number", "paybill", "till", "account_reference", "metadata",
-        "idempotency_key", "created_at",
+        "id", "kind", "caller_key", "owner", "amount_kes", "phone_number", "paybill", "till",
+        "account_reference", "metadata", "idempotency_key", "created_at",
     ],
 )  # fmt: skip
-async def test_what_was_accepted_stays_as_it_was_accepted(roles: Roles, column: str) -> None:
-    """Whoever gets hold of the role can turn no payment into another."""
+async def test_the_role_may_not_change_an_accepted_request(roles: Roles, column: str) -> None:
+    """An attacker with the role cannot turn one payment into another."""
     await roles.refused(f"UPDATE mkwanja.payments SET {column} = {column}")
 
 
-async def test_the_role_changes_no_schema_and_reads_no_other(roles: Roles) -> None:
+async def test_the_role_may_change_no_schema_and_read_no_other(roles: Roles) -> None:
     await roles.refused(
         "CREATE TABLE mkwanja.mine (id int)",
         "CREATE SCHEMA mine",
@@ -161,8 +155,8 @@ async def test_the_role_changes_no_schema_and_reads_no_other(roles: Roles) -> No
     )
 
 
-async def test_the_role_can_end_its_own_stuck_sessions(roles: Roles) -> None:
-    """`end_stuck_sessions` ends those of its own role, which needs no further right."""
+async def test_the_role_may_end_its_own_stuck_sessions(roles: Roles) -> None:
+    """`end_stuck_sessions` ends only sessions of its own role, which needs no further right."""
     database = Database(roles.service_url, pool_size=1, application_name="mkwanja-test")
     try:
         assert await Sweeping(database).end_stuck_sessions() == 0
@@ -173,14 +167,12 @@ async def test_the_role_can_end_its_own_stuck_sessions(roles: Roles) -> None:
         assert await raw.fetchval("SELECT pg_terminate_backend($1)", pid)
 
 
-async def test_a_role_that_is_made_later_gets_its_rights_from_the_next_release(
+async def test_the_next_release_grants_its_rights_to_a_role_created_later(
     roles: Roles,
 ) -> None:
-    """Also where there is nothing to migrate; and what was granted by mistake meanwhile is taken
-    back.
-    """
+    """It also revokes mistaken grants. Both happen without a new migration too."""
     async with connection(roles.admin_url) as admin:
-        await admin.execute(f"DROP OWNED BY {SERVICE_ROLE}")  # as if it had not been there
+        await admin.execute(f"DROP OWNED BY {SERVICE_ROLE}")  # as if the role did not exist
     assert await roles.rights() == set()
     async with connection(roles.url) as owner:
         await owner.execute(f"GRANT DELETE, UPDATE ON mkwanja.payment_history TO {SERVICE_ROLE}")
@@ -191,10 +183,10 @@ async def test_a_role_that_is_made_later_gets_its_rights_from_the_next_release(
         assert await raw.fetchval("SELECT version_num FROM mkwanja.alembic_version") == REVISION
 
 
-async def test_an_older_release_leaves_the_role_what_exists(
+async def test_a_downgrade_grants_the_role_only_existing_columns(
     roles: Roles, postgres: PostgresServer
 ) -> None:
-    """Down to the first revision and up again: rights name no column that is not there."""
+    """The database goes down to the first revision and up again."""
     url = await postgres.create_database()
     try:
         await migrate(url, "upgrade", "head")

@@ -1,6 +1,4 @@
-"""Submitting against a real record: whatever the provider, the worker or Postgres do, the
-payment ends where the table says.
-"""
+"""Submit payments on a real PostgreSQL: after each answer and fault, the right stage is stored."""
 
 from __future__ import annotations
 
@@ -49,7 +47,7 @@ def bell() -> Bell:
 
 
 def a_submitter(store: Store, provider: Provider, bell: Bell, **parts: Any) -> Submitter:
-    """One worker's."""
+    """Return the submitter of one worker."""
     usual: dict[str, Any] = {"changes": store.changing, "clock": boot_clock}
     return Submitter(
         claims=store.claiming,
@@ -67,7 +65,7 @@ def submitter(store: Store, provider: Provider, bell: Bell) -> Submitter:
 
 
 class TestAnswers:
-    """Each answer leads to its stage, with its outcome on the attempt's row."""
+    """Each answer leads to its stage, and its outcome is stored with the attempt."""
 
     @pytest.mark.parametrize(
         ("error", "stage", "outcome"),
@@ -84,7 +82,7 @@ class TestAnswers:
         ],
         ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
     )
-    async def test_after_the_first_byte(
+    async def test_an_answer_after_the_first_byte_sets_stage_and_outcome(
         self,
         store: Store,
         submitter: Submitter,
@@ -93,7 +91,7 @@ class TestAnswers:
         stage: Stage,
         outcome: Outcome,
     ) -> None:
-        """What may have acted is in doubt, our own bugs included."""
+        """If Daraja may have acted, the payment is in doubt, also after a bug of ours."""
         if error is not None:
             provider.play = fails(error)
         payment_id = await store.accepted(Kind.WITHDRAWAL)
@@ -109,10 +107,10 @@ class TestAnswers:
     @pytest.mark.parametrize(
         "error", [Unreachable(), DeadlinePassed(), ZeroDivisionError()], ids=repr
     )
-    async def test_before_the_first_byte_it_waits_again_and_is_sent_later(
+    async def test_a_payment_that_failed_before_the_first_byte_is_sent_later(
         self, store: Store, submitter: Submitter, provider: Provider, error: Exception
     ) -> None:
-        """Nothing was written: the next attempt is the second, and the only one that counts."""
+        """Nothing was written, so only the second attempt counts as a send."""
         provider.play = fails(error, written=False)
         payment_id = await store.accepted(Kind.BILL_PAYMENT)
         await submitter.submit(payment_id)
@@ -127,10 +125,10 @@ class TestAnswers:
         assert payment.stage is Stage.AWAITING_RESULT
         assert [attempt.number for attempt in payment.attempts] == [1, 2]
 
-    async def test_a_late_answer_of_an_attempt_whose_lease_is_gone_still_counts(
+    async def test_an_answer_after_the_end_of_the_lease_is_recorded(
         self, store: Store, submitter: Submitter, provider: Provider
     ) -> None:
-        """A callback was faster: what the answer teaches is kept, and takes nothing back."""
+        """A callback was faster. The answer's ids are stored, and the success stays."""
         held = Held(written=True)
         provider.play = held
         payment_id = await store.accepted(Kind.WITHDRAWAL)
@@ -146,7 +144,7 @@ class TestAnswers:
     async def test_a_refusal_is_announced(
         self, store: Store, submitter: Submitter, provider: Provider, bell: Bell
     ) -> None:
-        """By the bell, with the bytes on record."""
+        """The announcement has the stored bytes."""
         provider.play = fails(Refused(INSUFFICIENT_FUNDS))
         payment_id = await store.accepted()
         await submitter.submit(payment_id)
@@ -161,30 +159,30 @@ async def _is_announced(store: Store, payment_id: UUID) -> bool:
 
 
 class TestTheRowIsTheJob:
-    """A job that runs twice, late, or for nothing changes nothing."""
+    """A job that runs twice or late changes nothing."""
 
     async def test_many_jobs_for_one_payment_in_two_workers_send_once(
         self, store: Store, other: Store, provider: Provider, bell: Bell
     ) -> None:
-        """The claim decides."""
+        """Only one of them can claim it."""
         workers = [a_submitter(process, provider, bell) for process in (store, other)]
         payment_id = await store.accepted()
         await asyncio.gather(*(worker.submit(payment_id) for worker in workers * 5))
         assert provider.submitted == [payment_id]
 
-    async def test_for_a_payment_that_is_not_waiting_nothing_happens(
+    async def test_a_job_for_a_payment_that_is_not_waiting_sends_nothing(
         self, store: Store, submitter: Submitter, provider: Provider
     ) -> None:
-        """Claimed, final, or never heard of."""
+        """The payment is claimed, final or unknown."""
         for payment_id in ((await store.claimed())[0], await store.finalized(), new_id()):
             await submitter.submit(payment_id)
         assert provider.submitted == []
 
     @pytest.mark.parametrize("kind", list(Kind))
-    async def test_one_that_is_too_old_fails_and_is_not_sent(
+    async def test_an_expired_payment_fails_and_is_not_sent(
         self, store: Store, submitter: Submitter, provider: Provider, kind: Kind
     ) -> None:
-        """It may be asked for again: it was never sent."""
+        """It was never sent, so the failure is safe to retry."""
         payment_id = await store.accepted(kind)
         await store.execute(
             "UPDATE mkwanja.payments SET expires_at = now() WHERE id = $1", payment_id
@@ -204,10 +202,10 @@ class TestTheRowIsTheJob:
         [Throttled(wait_seconds=600), Unreachable(), QueueUnavailable(), OutcomeUnknown()],
         ids=repr,
     )
-    async def test_what_is_not_ready_comes_before_the_claim(
+    async def test_a_payment_that_cannot_be_prepared_is_not_claimed(
         self, store: Store, submitter: Submitter, provider: Provider, error: ProviderError
     ) -> None:
-        """No attempt is spent on it, and the payment has its next time."""
+        """It gets no attempt, and a later due time."""
         provider.not_ready = error
         payment_id = await store.accepted()
         before = await store.payment(payment_id)
@@ -220,13 +218,13 @@ class TestTheRowIsTheJob:
 
 
 class TestInterrupted:
-    """From the claim on, nobody may interrupt."""
+    """After the claim, no cancellation or drain loses the answer."""
 
     @pytest.mark.parametrize("written", [True, False], ids=["on the wire", "not yet sent"])
-    async def test_a_cancelled_job_still_records_the_answer(
+    async def test_a_cancelled_job_records_the_answer(
         self, store: Store, submitter: Submitter, provider: Provider, written: bool
     ) -> None:
-        """arq may cancel a job at any moment; the send goes on and is waited for."""
+        """arq may cancel a job at any moment. The send continues, and the worker waits for it."""
         provider.play = held = Held(written=written)
         payment_id = await store.accepted()
         job = asyncio.create_task(submitter.submit(payment_id))
@@ -237,10 +235,10 @@ class TestInterrupted:
         await submitter.wait_for_sends()
         assert (await store.payment(payment_id)).stage is Stage.AWAITING_RESULT
 
-    async def test_a_drain_gives_back_what_is_unsent_and_keeps_what_is_on_the_wire(
+    async def test_a_drain_returns_unsent_payments_and_finishes_the_sent_ones(
         self, store: Store, provider: Provider, bell: Bell
     ) -> None:
-        """None ends in doubt, and nothing new is claimed."""
+        """No payment ends in doubt, and no new one is claimed."""
         unsent, sent = Held(written=False), Held(written=True)
         plays = {True: sent, False: unsent}
         payments = {
@@ -274,10 +272,10 @@ class TestInterrupted:
         assert late not in provider.submitted
         assert (await store.payment(late)).stage is Stage.ACCEPTED
 
-    async def test_a_worker_that_was_frozen_past_its_deadline_sends_nothing(
+    async def test_a_worker_frozen_past_its_deadline_sends_nothing(
         self, store: Store, provider: Provider, bell: Bell
     ) -> None:
-        """Half a lease after it began, by a clock that goes on while it is stopped."""
+        """The deadline is half a lease, by a clock that runs while the process is stopped."""
         now = [1000.0]
         held = Held(written=False)
         provider.play = held
@@ -293,12 +291,12 @@ class TestInterrupted:
 
 
 class TestPostgresAway:
-    """An answer is worth more than our patience."""
+    """The worker retries until PostgreSQL stores the answer."""
 
-    async def test_while_the_answer_cannot_be_recorded_it_is_tried_again(
+    async def test_a_worker_retries_until_the_answer_is_stored(
         self, store: Store, provider: Provider, bell: Bell, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """For as long as the worker lives; the payment is not asked for a second time."""
+        """It retries as long as it runs. The payment is not sent a second time."""
         monkeypatch.setattr(record_answer, "_WAITS_SECONDS", (0,))
         submitter = a_submitter(store, provider, bell, changes=Away(store, times=500))
         payment_id = await store.accepted()

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.integration.service_role import as_service, made_service_role
+from tests.integration.service_role import as_service, create_service_role
 from tests.spec.conftest import INQUIRE_SOON, a_system
 from tests.spec.in_doubt import begin_in_doubt, inquiries
 from tests.spec.operating import operate
@@ -22,7 +22,7 @@ from tests.stack.install import temporary_folder
 async def system() -> AsyncIterator[System]:
     folder = temporary_folder()
     async with postgres_server(folder.path, fast=True, connections_max=200) as server:
-        password = await made_service_role(server)
+        password = await create_service_role(server)
         url = await server.create_database()
         where = {"DATABASE_URL": as_service(url, password)}
         roles = dict.fromkeys(("web", "callbacks", "worker"), where)
