@@ -83,6 +83,11 @@ def count_accepted(results: Sequence[Acceptance | BaseException]) -> int:
     return sum(isinstance(result, Acceptance) for result in results)
 
 
+async def is_accepted(store: Store, new: NewPayment) -> bool:
+    """Accept one payment, and return whether its limits permitted it."""
+    return count_accepted(await accept_all([store], [new])) == 1
+
+
 class TestTheLastShilling:
     """Two requests cannot both use it, in one process or in two."""
 
@@ -148,41 +153,21 @@ class TestCounting:
         """A limit that is set at noon counts the payments of the morning."""
         caller = a_caller()
         await store.accepting.accept(charged(caller, amount_kes=700))
-        assert (
-            count_accepted(
-                await accept_all([store], [charged(caller, per_day=1000, amount_kes=301)])
-            )
-            == 0
-        )
-        assert (
-            count_accepted(
-                await accept_all([store], [charged(caller, per_day=1000, amount_kes=300)])
-            )
-            == 1
-        )
+        assert not await is_accepted(store, charged(caller, per_day=1000, amount_kes=301))
+        assert await is_accepted(store, charged(caller, per_day=1000, amount_kes=300))
 
     async def test_all_kinds_of_a_caller_count_together(self, store: Store) -> None:
         caller = a_caller()
         for kind in Kind:
             await store.accepting.accept(charged(caller, kind, per_day=250 * len(Kind)))
-        assert (
-            count_accepted(
-                await accept_all([store], [charged(caller, per_day=250 * len(Kind), amount_kes=1)])
-            )
-            == 0
-        )
+        assert not await is_accepted(store, charged(caller, per_day=250 * len(Kind), amount_kes=1))
 
     async def test_deposits_and_withdrawals_of_a_phone_count_together(self, store: Store) -> None:
         phone = a_phone()
         for kind in (Kind.DEPOSIT, Kind.WITHDRAWAL):
             await store.accepting.accept(charged(kind=kind, phone_number=phone, phone_per_day=500))
-        assert (
-            count_accepted(
-                await accept_all(
-                    [store], [charged(phone_number=phone, phone_per_day=500, amount_kes=1)]
-                )
-            )
-            == 0
+        assert not await is_accepted(
+            store, charged(phone_number=phone, phone_per_day=500, amount_kes=1)
         )
 
     async def test_a_success_uses_its_allowance(self, store: Store) -> None:
@@ -194,19 +179,19 @@ class TestCounting:
             is not None
         )
         await store.changing.change(success(new.id))
-        assert count_accepted(await accept_all([store], [charged(caller, per_day=250)])) == 0
+        assert not await is_accepted(store, charged(caller, per_day=250))
 
     async def test_a_failure_returns_its_allowance(self, store: Store) -> None:
         caller = a_caller()
         new = charged(caller, per_day=250)
         await store.accepting.accept(new)
-        assert count_accepted(await accept_all([store], [charged(caller, per_day=250)])) == 0
+        assert not await is_accepted(store, charged(caller, per_day=250))
         assert (
             await store.claiming.claim(new.id, new_id(), lease=TIMES.lease, account=None)
             is not None
         )
         await store.changing.change(failure(new.id))
-        assert count_accepted(await accept_all([store], [charged(caller, per_day=250)])) == 1
+        assert await is_accepted(store, charged(caller, per_day=250))
 
     @pytest.mark.parametrize("limit", ["per_day", "phone_per_day"])
     async def test_yesterday_does_not_count(self, store: Store, limit: str) -> None:
@@ -231,25 +216,16 @@ class TestCounting:
         await store.accepting.accept(new)
         await store.claiming.claim(new.id, new_id(), lease=TIMES.lease, account=None)
         await store.changing.change(failure(new.id))
-        assert (
-            count_accepted(await accept_all([store], [charged(phone_number=phone, per_minute=1)]))
-            == 0
-        )
+        assert not await is_accepted(store, charged(phone_number=phone, per_minute=1))
         await store.execute(
             "UPDATE mkwanja.payments SET created_at = now() - interval '61 s' WHERE id = $1", new.id
         )
-        assert (
-            count_accepted(await accept_all([store], [charged(phone_number=phone, per_minute=1)]))
-            == 1
-        )
+        assert await is_accepted(store, charged(phone_number=phone, per_minute=1))
 
     async def test_a_withdrawal_is_no_prompt(self, store: Store) -> None:
         phone = a_phone()
         await store.accepting.accept(charged(kind=Kind.WITHDRAWAL, phone_number=phone))
-        assert (
-            count_accepted(await accept_all([store], [charged(phone_number=phone, per_minute=1)]))
-            == 1
-        )
+        assert await is_accepted(store, charged(phone_number=phone, per_minute=1))
 
     @pytest.mark.parametrize(
         ("stage", "safe_to_retry"), [(Stage.FAILED, True), *((stage, False) for stage in Stage)]
@@ -276,7 +252,7 @@ class TestCounting:
             safe_to_retry if stage is Stage.FAILED else None,
             new_id() if stage is Stage.SUBMITTING else None,
         )
-        has_room = count_accepted(await accept_all([store], [charged(caller, per_day=250)])) == 1
+        has_room = await is_accepted(store, charged(caller, per_day=250))
         assert has_room is (stage is Stage.FAILED and safe_to_retry)
 
 
@@ -288,7 +264,7 @@ class TestReplays:
         for _ in range(5):
             again = await store.accepting.accept(replace(first, id=new_id()))
             assert (again.is_replay, again.answer.payment_id) == (True, str(first.id))
-        assert count_accepted(await accept_all([store], [charged(caller, per_day=500)])) == 1
+        assert await is_accepted(store, charged(caller, per_day=500))
 
     async def test_a_replay_is_answered_after_the_allowance_is_used_up(
         self, store: Store, other: Store
@@ -330,14 +306,14 @@ class TestReplays:
         await store.execute(
             "UPDATE mkwanja.idempotency_keys SET expires_at = now() WHERE payment_id = $1", first.id
         )
-        assert count_accepted(await accept_all([store], [replace(first, id=new_id())])) == 0
+        assert not await is_accepted(store, replace(first, id=new_id()))
 
     async def test_a_rejected_request_uses_no_key(self, store: Store) -> None:
         caller = a_caller()
         refused = charged(caller, per_day=100, key="order-1")
-        assert count_accepted(await accept_all([store], [refused])) == 0
+        assert not await is_accepted(store, refused)
         assert await store.accepting.first_answer(caller.key, "order-1") is None
-        assert count_accepted(await accept_all([store], [replace(refused, charges=())])) == 1
+        assert await is_accepted(store, replace(refused, charges=()))
 
 
 async def test_a_process_that_locks_a_limit_too_long_blocks_no_other_caller(
@@ -356,4 +332,4 @@ async def test_a_process_that_locks_a_limit_too_long_blocks_no_other_caller(
         results = await accept_all([store], [*blocked, *others])
         assert all(isinstance(result, StoreUnavailable) for result in results[:30])
         assert count_accepted(results[30:]) == 10
-    assert count_accepted(await accept_all([store], [frozen])) == 1
+    assert await is_accepted(store, frozen)
