@@ -17,6 +17,7 @@ import pytest
 import uuid_utils.compat as uuid_utils
 from sqlalchemy import text
 
+from domain.account import Account
 from domain.adapters.postgres import engine
 from domain.adapters.postgres.accepting import Accepting
 from domain.adapters.postgres.changing import Changing
@@ -123,14 +124,18 @@ class Store:
         await self.accepting.accept(new)
         return new.id
 
+    async def claim(
+        self, payment_id: UUID, attempt_id: UUID | None = None, account: Account | None = None
+    ) -> Payment | None:
+        """Claim a payment for its first send."""
+        return await self.claiming.claim(
+            payment_id, attempt_id or new_id(), lease=TIMES.lease, account=account
+        )
+
     async def claimed(self, kind: Kind = Kind.DEPOSIT) -> tuple[UUID, UUID]:
         """Accept and claim a payment, and return it with its attempt."""
         payment_id, attempt_id = await self.accepted(kind), new_id()
-        account = ACCOUNTS[kind]
-        assert (
-            await self.claiming.claim(payment_id, attempt_id, lease=TIMES.lease, account=account)
-            is not None
-        )
+        assert await self.claim(payment_id, attempt_id, ACCOUNTS[kind]) is not None
         return payment_id, attempt_id
 
     async def finalized(self, kind: Kind = Kind.DEPOSIT) -> UUID:

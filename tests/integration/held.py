@@ -12,23 +12,14 @@ from domain.errors import (
 )
 from domain.kinds import Kind
 from domain.operations import Operation
-from domain.payment import Payment
-from tests.builders import TIMES
 from tests.integration.conftest import Store, acknowledgement, new_id
 
 B2C = Operation.B2C
 
 
-async def claim(store: Store, payment_id: UUID) -> Payment | None:
-    return await store.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
-
-
 async def claimed(store: Store, kind: Kind = Kind.WITHDRAWAL) -> tuple[UUID, UUID]:
     payment_id, attempt_id = await store.accepted(kind), new_id()
-    assert (
-        await store.claiming.claim(payment_id, attempt_id, lease=TIMES.lease, account=None)
-        is not None
-    )
+    assert await store.claim(payment_id, attempt_id) is not None
     return payment_id, attempt_id
 
 

@@ -15,7 +15,7 @@ from domain.kinds import Kind
 from domain.lifecycle.submit import resend_claim_change
 from domain.payment import Payment
 from domain.stages import Stage
-from tests.builders import ACCOUNTS, TIMES
+from tests.builders import ACCOUNTS
 from tests.integration.conftest import Store, new_id, success, until
 from tests.integration.inquiries import AT_ONCE, resendable
 from tests.integration.proxy import Proxy
@@ -25,7 +25,7 @@ Claim = Callable[[Store, UUID], Coroutine[Any, Any, Payment | None]]
 
 async def claim(store: Store, payment_id: UUID) -> Payment | None:
     """Claim a payment for its first send."""
-    return await store.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
+    return await store.claim(payment_id)
 
 
 async def claim_again(store: Store, payment_id: UUID) -> Payment | None:

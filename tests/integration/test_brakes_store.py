@@ -121,9 +121,7 @@ class TestKillSwitch:
         """One brake is enough. After its release, the same claims are permitted."""
         waiting, in_doubt = await fresh.accepted(Kind.WITHDRAWAL), await resendable(fresh)
         await Brakes(fresh.database).set(name, is_engaged=True, reason="a test")
-        assert (
-            await fresh.claiming.claim(waiting, new_id(), lease=TIMES.lease, account=None) is None
-        )
+        assert await fresh.claim(waiting) is None
         result = await fresh.changing.change(
             resend_claim_change(in_doubt, new_id(), AT_ONCE, ACCOUNTS)
         )
@@ -133,10 +131,7 @@ class TestKillSwitch:
         assert due is not None
         assert due.is_held
         await Brakes(fresh.database).set(name, is_engaged=False, reason="over")
-        assert (
-            await fresh.claiming.claim(waiting, new_id(), lease=TIMES.lease, account=None)
-            is not None
-        )
+        assert await fresh.claim(waiting) is not None
         await fresh.changing.change(resend_claim_change(in_doubt, new_id(), AT_ONCE, ACCOUNTS))
         assert (await fresh.payment(in_doubt)).stage is Stage.SUBMITTING
 
@@ -161,9 +156,7 @@ class TestKillSwitch:
                 other,
             )
             if kind_of_claim == "first":
-                claiming: Any = asyncio.create_task(
-                    fresh.claiming.claim(payment_id, attempt_id, lease=TIMES.lease, account=None)
-                )
+                claiming: Any = asyncio.create_task(fresh.claim(payment_id, attempt_id))
             else:
                 claiming = asyncio.create_task(
                     fresh.changing.change(
@@ -180,7 +173,7 @@ class TestKillSwitch:
         await claiming
         assert await setting == [KILL_SWITCH]
         assert [row.id for row in await brakes.payouts_on_the_wire()] == [payment_id]
-        assert await fresh.claiming.claim(other, new_id(), lease=TIMES.lease, account=None) is None
+        assert await fresh.claim(other) is None
 
     async def test_payouts_on_the_wire_are_those_under_a_live_lease(self, fresh: Store) -> None:
         """Deposits, payouts with an expired lease and answered payouts are not among them."""

@@ -20,7 +20,7 @@ from domain.stages import Step
 from tests.builders import ACCOUNTS
 from tests.decisions import inquiry_of, probed_operation_of
 from tests.integration.conftest import Store, acknowledgement, new_id
-from tests.integration.held import B2C, claim, claimed, cooled, hold, is_held, row
+from tests.integration.held import B2C, claimed, cooled, hold, is_held, row
 from tests.integration.inquiries import AT_ONCE, count_due, make_due, resendable
 
 # --- a resend -------------------------------------------------------------------------------------
@@ -146,4 +146,4 @@ async def test_held_inquiries_stop_no_send_and_held_sends_stop_no_inquiry(
     assert inquiry is not None
     await record_health(fresh, payment_id, inquiry.number, OperationHealth.PRODUCT_REFUSED)
     assert await is_held(fresh, operation)
-    assert await claim(fresh, await fresh.accepted(kind)) is not None
+    assert await fresh.claim(await fresh.accepted(kind)) is not None

@@ -23,9 +23,8 @@ from domain.failures import Failure, FailureReason
 from domain.kinds import RULES, Kind
 from domain.stages import Stage
 from domain.times import OPERATION_COOL_DOWN_MAX
-from tests.builders import TIMES
 from tests.integration.conftest import Store, new_id
-from tests.integration.held import B2C, answer, claim, claimed, cooled, hold, is_held, row
+from tests.integration.held import B2C, answer, claimed, cooled, hold, is_held, row
 from tests.integration.inquiries import read_evidence
 from tests.integration.scripted import charge_limit
 
@@ -51,7 +50,7 @@ async def test_a_refused_product_holds_only_its_operation_and_for_all_workers(
     waiting = [await fresh.accepted(each) for each in Kind]
     await hold(fresh, kind)
     won = {
-        each: await claim(second_worker, payment_id)
+        each: await second_worker.claim(payment_id)
         for each, payment_id in zip(Kind, waiting, strict=True)
     }
     assert {each for each, payment in won.items() if payment is None} == {kind}
@@ -106,7 +105,7 @@ async def test_three_refusals_of_our_settings_in_a_row_hold_the_operation(
         await answer(store, item, SETTINGS)
     assert await is_held(fresh)
     assert "3 times" in (await row(fresh))["reason"]
-    assert await claim(fresh, await fresh.accepted(Kind.WITHDRAWAL)) is None
+    assert await fresh.claim(await fresh.accepted(Kind.WITHDRAWAL)) is None
 
 
 async def test_three_refusals_of_our_settings_at_once_hold_the_operation(fresh: Store) -> None:
@@ -166,12 +165,12 @@ async def test_one_waiting_payment_is_claimed_after_the_cool_down(
         await cooled(fresh)
         stores = [fresh, second_worker] * 10
         won = await asyncio.gather(
-            *(claim(store, payment_id) for store, payment_id in zip(stores, waiting, strict=True))
+            *(store.claim(payment_id) for store, payment_id in zip(stores, waiting, strict=True))
         )
         [probe] = [payment for payment in won if payment is not None]
         assert probe.is_probe
         assert await is_held(fresh)
-        assert not any([await claim(fresh, payment_id) for payment_id in waiting])
+        assert not any([await fresh.claim(payment_id) for payment_id in waiting])
     attempts = await fresh.one("SELECT count(*) FROM mkwanja.attempts")
     assert attempts == 4
 
@@ -182,7 +181,7 @@ async def test_payments_of_other_operations_are_claimed_beside_a_probe_as_no_pro
     waiting = [await fresh.accepted(kind) for kind in Kind]
     await hold(fresh)
     await cooled(fresh)
-    won = await asyncio.gather(*(claim(fresh, payment_id) for payment_id in waiting))
+    won = await asyncio.gather(*(fresh.claim(payment_id) for payment_id in waiting))
     assert {payment.kind: payment.is_probe for payment in won if payment} == {
         kind: kind is Kind.WITHDRAWAL for kind in Kind
     }
@@ -204,10 +203,10 @@ async def test_a_lost_probe_costs_only_its_cool_down(fresh: Store) -> None:
     waiting = [await fresh.accepted(Kind.WITHDRAWAL) for _ in range(2)]
     await hold(fresh)
     await cooled(fresh)
-    assert await claim(fresh, waiting[0]) is not None  # its worker then dies
-    assert await claim(fresh, waiting[1]) is None
+    assert await fresh.claim(waiting[0]) is not None  # its worker then dies
+    assert await fresh.claim(waiting[1]) is None
     await cooled(fresh)
-    assert await claim(fresh, waiting[1]) is not None
+    assert await fresh.claim(waiting[1]) is not None
 
 
 @pytest.mark.parametrize(
@@ -225,7 +224,7 @@ async def test_a_payment_that_may_not_be_claimed_is_no_probe(fresh: Store, obsta
         await fresh.execute(
             "UPDATE mkwanja.payments SET needs_review = true WHERE id = $1", payment_id
         )
-    assert await claim(fresh, payment_id) is None
+    assert await fresh.claim(payment_id) is None
     assert (await row(fresh))["probes"] == 0
 
 
@@ -240,7 +239,7 @@ async def test_a_proof_that_the_operation_works_releases_it_in_its_commit(
     await cooled(fresh)
     await answer(fresh, await claimed(fresh), proof)
     assert not await is_held(fresh)
-    won = await asyncio.gather(*(claim(fresh, payment_id) for payment_id in waiting))
+    won = await asyncio.gather(*(fresh.claim(payment_id) for payment_id in waiting))
     assert all(payment is not None and not payment.is_probe for payment in won)
     assert await story(fresh) == [("b2c", True), ("b2c", False)]
 
@@ -283,7 +282,7 @@ async def test_an_operator_releases_all_waiting_payments(fresh: Store) -> None:
     [before] = [item for item in await Brakes(fresh.database).operations() if item.brake.is_engaged]
     assert (before.brake.name, before.waiting) == ("b2c", 4)
     await Brakes(fresh.database).set(B2C.value, is_engaged=False, reason="the product was added")
-    assert all([await claim(fresh, payment_id) for payment_id in waiting])
+    assert all([await fresh.claim(payment_id) for payment_id in waiting])
 
 
 async def test_claims_and_answers_of_all_kinds_at_once_do_not_deadlock(
@@ -298,7 +297,7 @@ async def test_claims_and_answers_of_all_kinds_at_once_do_not_deadlock(
         await store.execute(
             "UPDATE mkwanja.brakes SET probe_at = now() WHERE is_engaged AND probe_at IS NOT NULL"
         )
-        if await store.claiming.claim(*sent, lease=TIMES.lease, account=None) is not None:
+        if await store.claim(*sent) is not None:
             await answer(store, sent, [None, ProductRefused(), SETTINGS, RECIPIENT][number % 4])
 
     for _ in range(3):

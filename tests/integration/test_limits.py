@@ -19,7 +19,6 @@ from domain.lifecycle.accept import Acceptance, NewPayment
 from domain.policy import Charge, LimitName
 from domain.stages import Stage
 from domain.values import Caller, Role
-from tests.builders import TIMES
 from tests.integration.conftest import Store, a_new_payment, failure, new_id, success
 from tests.stack.databases import connection
 
@@ -174,10 +173,7 @@ class TestCounting:
         caller = a_caller()
         new = charged(caller, per_day=250)
         await store.accepting.accept(new)
-        assert (
-            await store.claiming.claim(new.id, new_id(), lease=TIMES.lease, account=None)
-            is not None
-        )
+        assert await store.claim(new.id) is not None
         await store.changing.change(success(new.id))
         assert not await is_accepted(store, charged(caller, per_day=250))
 
@@ -186,10 +182,7 @@ class TestCounting:
         new = charged(caller, per_day=250)
         await store.accepting.accept(new)
         assert not await is_accepted(store, charged(caller, per_day=250))
-        assert (
-            await store.claiming.claim(new.id, new_id(), lease=TIMES.lease, account=None)
-            is not None
-        )
+        assert await store.claim(new.id) is not None
         await store.changing.change(failure(new.id))
         assert await is_accepted(store, charged(caller, per_day=250))
 
@@ -214,7 +207,7 @@ class TestCounting:
         phone = a_phone()
         new = charged(phone_number=phone)
         await store.accepting.accept(new)
-        await store.claiming.claim(new.id, new_id(), lease=TIMES.lease, account=None)
+        await store.claim(new.id)
         await store.changing.change(failure(new.id))
         assert not await is_accepted(store, charged(phone_number=phone, per_minute=1))
         await store.execute(
@@ -297,7 +290,7 @@ class TestReplays:
         caller = a_caller()
         first = charged(caller, per_day=250, key="order-1")
         await store.accepting.accept(first)
-        await store.claiming.claim(first.id, new_id(), lease=TIMES.lease, account=None)
+        await store.claim(first.id)
         await store.changing.change(success(first.id))
         await store.execute(
             "UPDATE mkwanja.payments SET updated_at = now() - interval '2 days' WHERE id = $1",

@@ -70,7 +70,7 @@ async def test_an_acknowledgement_without_its_claim_puts_the_payment_in_doubt(
         AN_ACCOUNT,
     )
     assert (attempt.provider_ids, attempt.ended_at is not None) == (ids, True)
-    assert await store.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None) is None
+    assert await store.claim(payment_id) is None
     assert [entry["what"] for entry in await store.history(payment_id)] == [
         "accepted",
         "claim_lost",
@@ -96,10 +96,7 @@ async def test_a_payment_with_a_lost_claim_that_did_not_act_may_be_sent(
     payment_id, attempt_id = await with_lost_claim(store, Kind.BILL_PAYMENT)
     await store.changing.change(acknowledgement(payment_id, attempt_id, error=Throttled()))
     assert (await store.payment(payment_id)).stage is Stage.ACCEPTED
-    assert (
-        await store.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
-        is not None
-    )
+    assert await store.claim(payment_id) is not None
 
 
 @pytest.mark.parametrize("kind", [Kind.DEPOSIT, Kind.BILL_PAYMENT])
@@ -109,9 +106,7 @@ async def test_a_second_send_that_began_before_the_answer_needs_review(
     """Both sends may have acted, and each has its own answer."""
     payment_id, first = await with_lost_claim(store, kind)
     second = new_id()
-    assert (
-        await store.claiming.claim(payment_id, second, lease=TIMES.lease, account=None) is not None
-    )
+    assert await store.claim(payment_id, second) is not None
     await store.changing.change(acknowledgement(payment_id, first, ids=ids_of(payment_id, kind)))
     payment = await store.payment(payment_id)
     assert (payment.stage, payment.attempt_id, payment.needs_review) == (

@@ -80,10 +80,7 @@ async def test_the_row_has_the_due_step_from_acceptance_to_the_end(
     payment_id = await store.accepted(kind)
     assert await step_of(store, payment_id) is Step.SUBMIT
     attempt_id = new_id()
-    assert (
-        await store.claiming.claim(payment_id, attempt_id, lease=TIMES.lease, account=None)
-        is not None
-    )
+    assert await store.claim(payment_id, attempt_id) is not None
     assert await step_of(store, payment_id) is Step.END_LEASE
     await store.changing.change(acknowledgement(payment_id, attempt_id, ids=askable_ids(kind)))
     assert await step_of(store, payment_id) is inquiry_step(kind)

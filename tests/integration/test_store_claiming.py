@@ -43,7 +43,7 @@ class TestOneWinner:
             attempts = [new_id() for _ in range(6)]
             won = await asyncio.gather(
                 *(
-                    process.claiming.claim(payment_id, attempt, lease=TIMES.lease, account=None)
+                    process.claim(payment_id, attempt)
                     for process, attempt in zip([store, other] * 3, attempts, strict=True)
                 )
             )
@@ -64,23 +64,14 @@ class TestOneWinner:
         """Their batches name the same rows in opposite orders."""
         payments = [await store.accepted() for _ in range(40)]
         won = await asyncio.gather(
-            *(
-                store.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
-                for payment_id in payments
-            ),
-            *(
-                other.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
-                for payment_id in reversed(payments)
-            ),
+            *(store.claim(payment_id) for payment_id in payments),
+            *(other.claim(payment_id) for payment_id in reversed(payments)),
         )
         claimed = [payment.id for payment in won if payment is not None]
         # A claim skips a row that the other worker has locked. The sweeper would retry it later.
         assert len(claimed) == len(set(claimed))
         for payment_id in set(payments) - set(claimed):
-            assert (
-                await store.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
-                is not None
-            )
+            assert await store.claim(payment_id) is not None
         assert [len(await claims(store, payment_id)) for payment_id in payments] == [1] * len(
             payments
         )
@@ -88,9 +79,7 @@ class TestOneWinner:
     async def test_the_winner_gets_the_claimed_payment(self, store: Store) -> None:
         """It has the new attempt and a lease, by the database's clock, and is due at its end."""
         payment_id, attempt_id = await store.accepted(Kind.WITHDRAWAL), new_id()
-        payment = await store.claiming.claim(
-            payment_id, attempt_id, lease=TIMES.lease, account=None
-        )
+        payment = await store.claim(payment_id, attempt_id)
         assert payment is not None
         assert (payment.stage, payment.attempt_id) == (Stage.SUBMITTING, attempt_id)
         assert payment.lease_until == payment.next_step_at == payment.updated_at + TIMES.lease
@@ -103,35 +92,20 @@ class TestOneWinner:
         claimed, _ = await store.claimed()
         for payment_id in (claimed, await store.finalized(), new_id()):
             before = await claims(store, payment_id)
-            assert (
-                await store.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
-                is None
-            )
+            assert await store.claim(payment_id) is None
             assert await claims(store, payment_id) == before
 
     async def test_a_locked_row_is_skipped(self, store: Store) -> None:
         """The rest of its batch is claimed while it is locked. Afterwards it can be claimed."""
         held, *others = [await store.accepted() for _ in range(4)]
         async with locked(store, held):
-            won = await asyncio.gather(
-                *(
-                    store.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
-                    for payment_id in (held, *others)
-                )
-            )
+            won = await asyncio.gather(*(store.claim(payment_id) for payment_id in (held, *others)))
             assert [payment is not None for payment in won] == [False, True, True, True]
-        assert (
-            await store.claiming.claim(held, new_id(), lease=TIMES.lease, account=None) is not None
-        )
+        assert await store.claim(held) is not None
 
     async def test_a_cancelled_claim_cancels_no_other_claim(self, store: Store) -> None:
         payments = [await store.accepted() for _ in range(3)]
-        tasks = [
-            asyncio.create_task(
-                store.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
-            )
-            for payment_id in payments
-        ]
+        tasks = [asyncio.create_task(store.claim(payment_id)) for payment_id in payments]
         await asyncio.sleep(0)
         tasks[0].cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -153,18 +127,12 @@ class TestForbiddenClaims:
         payments = [await fresh.accepted(kind) for kind in kinds]
         engage = "UPDATE mkwanja.brakes SET is_engaged = true, reason = 'test' WHERE name = $1"
         await fresh.execute(engage, brake)
-        won = [
-            await fresh.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
-            for payment_id in payments
-        ]
+        won = [await fresh.claim(payment_id) for payment_id in payments]
         assert {kind for kind, payment in zip(kinds, won, strict=True) if payment is not None} == {
             Kind.DEPOSIT
         }
         await fresh.execute("UPDATE mkwanja.brakes SET is_engaged = false, reason = NULL")
-        won = [
-            await fresh.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
-            for payment_id in payments[1:]
-        ]
+        won = [await fresh.claim(payment_id) for payment_id in payments[1:]]
         assert None not in won
 
     @pytest.mark.parametrize("kind", list(Kind))
@@ -174,13 +142,8 @@ class TestForbiddenClaims:
         too_old, just_in_time = await store.accepted(kind), await store.accepted(kind)
         await age(store, too_old, limit)
         await age(store, just_in_time, limit - timedelta(seconds=30))
-        assert (
-            await store.claiming.claim(too_old, new_id(), lease=TIMES.lease, account=None) is None
-        )
-        assert (
-            await store.claiming.claim(just_in_time, new_id(), lease=TIMES.lease, account=None)
-            is not None
-        )
+        assert await store.claim(too_old) is None
+        assert await store.claim(just_in_time) is not None
 
 
 class TestLostCommit:
@@ -192,9 +155,7 @@ class TestLostCommit:
         """Its worker continues, and no inquiry is needed."""
         payment_id, attempt_id = await store.accepted(), new_id()
         proxy.cut = "after"
-        payment = await proxied.claiming.claim(
-            payment_id, attempt_id, lease=TIMES.lease, account=None
-        )
+        payment = await proxied.claim(payment_id, attempt_id)
         assert payment is not None
         assert (payment.stage, payment.attempt_id) == (Stage.SUBMITTING, attempt_id)
 
@@ -203,15 +164,9 @@ class TestLostCommit:
     ) -> None:
         payment_id = await store.accepted()
         proxy.cut = "before"
-        assert (
-            await proxied.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
-            is None
-        )
+        assert await proxied.claim(payment_id) is None
         assert await claims(store, payment_id) == []
-        assert (
-            await store.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
-            is not None
-        )
+        assert await store.claim(payment_id) is not None
 
     async def test_a_claim_of_another_worker_is_not_taken_for_our_own(
         self, store: Store, proxy: Proxy, proxied: Store
@@ -219,14 +174,10 @@ class TestLostCommit:
         """Ours was rolled back. We read the other worker's claim, and do not send the payment."""
         payment_id = await store.accepted()
         proxy.cut = "before"
-        claim = asyncio.create_task(
-            proxied.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
-        )
+        claim = asyncio.create_task(proxied.claim(payment_id))
         await proxy.has_cut.wait()
         # The row is locked until the server notices that the connection is lost.
-        theirs = await until(
-            lambda: store.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
-        )
+        theirs = await until(lambda: store.claim(payment_id))
         assert await claim is None
         assert await claims(store, payment_id) == [theirs.attempt_id]
 
@@ -238,9 +189,7 @@ class TestLostCommit:
         await proxied.payment(payment_id)  # a connection is open
         proxy.cut = "after"
         proxy.is_open.clear()  # the proxy forwards no new connection until we set this again
-        claim = asyncio.create_task(
-            proxied.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
-        )
+        claim = asyncio.create_task(proxied.claim(payment_id))
         await proxy.has_cut.wait()
         await store.changing.change(success(payment_id, Kind.WITHDRAWAL))
         proxy.is_open.set()
@@ -253,21 +202,16 @@ class TestLostCommit:
         payment_id = await store.accepted()
         proxy.refuse()
         with pytest.raises(StoreUnavailable):
-            await proxied.claiming.claim(payment_id, new_id(), lease=TIMES.lease, account=None)
+            await proxied.claim(payment_id)
         assert await claims(store, payment_id) == []
 
     async def test_a_payment_that_needs_review_is_not_claimed(self, store: Store) -> None:
         flagged = await store.accepted(Kind.WITHDRAWAL)
         flag = "UPDATE mkwanja.payments SET needs_review = $2 WHERE id = $1"
         await store.execute(flag, flagged, True)
-        assert (
-            await store.claiming.claim(flagged, new_id(), lease=TIMES.lease, account=None) is None
-        )
+        assert await store.claim(flagged) is None
         await store.execute(flag, flagged, False)
-        assert (
-            await store.claiming.claim(flagged, new_id(), lease=TIMES.lease, account=None)
-            is not None
-        )
+        assert await store.claim(flagged) is not None
 
 
 class TestPostponing:
