@@ -186,12 +186,8 @@ class TestContention:
         assert (payment.stage, payment.attempt_id) == (Stage.SUBMITTING, winner.attempt_id)
         assert payment.lease_until == payment.next_step_at
         history = await fresh.history(payment_id)
-        assert [entry["what"] for entry in history] == [
-            "accepted",
-            "claimed",
-            "outcome_unknown",
-            "claimed",
-        ]
+        entries = [entry["what"] for entry in history]
+        assert entries == ["accepted", "claimed", "outcome_unknown", "claimed"]
         assert history[-1]["attempt_id"].int == payment.attempts[1].id.int
 
     async def test_no_payment_is_resent_after_a_concurrent_success(

@@ -109,11 +109,8 @@ async def test_a_second_send_that_began_before_the_answer_needs_review(
     assert await store.claim(payment_id, second) is not None
     await store.changing.change(acknowledgement(payment_id, first, ids=ids_of(payment_id, kind)))
     payment = await store.payment(payment_id)
-    assert (payment.stage, payment.attempt_id, payment.needs_review) == (
-        Stage.SUBMITTING,
-        second,
-        True,
-    )
+    assert (payment.stage, payment.attempt_id) == (Stage.SUBMITTING, second)
+    assert payment.needs_review
     await store.changing.change(acknowledgement(payment_id, second, error=Throttled()))
     payment = await store.payment(payment_id)
     assert (payment.stage, payment.needs_review) == (Stage.IN_DOUBT, True)
@@ -129,11 +126,8 @@ async def test_the_worker_inquires_by_ids_from_a_message_before_the_answer(
     await store.changing.change(failure(payment_id, kind, ids=ids))
     await store.changing.change(acknowledgement(payment_id, attempt_id, error=OutcomeUnknown()))
     payment = await store.payment(payment_id)
-    assert (payment.stage, payment.provider_ids, payment.needs_review) == (
-        Stage.IN_DOUBT,
-        ids,
-        True,
-    )
+    assert (payment.stage, payment.provider_ids) == (Stage.IN_DOUBT, ids)
+    assert payment.needs_review
     assert payment.inquiry_step is not None
 
 

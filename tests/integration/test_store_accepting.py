@@ -176,10 +176,8 @@ class TestOnePaymentPerKey:
             store.accepting.accept(a_new_payment(key=key, fingerprint=b"\x01two")),
             return_exceptions=True,
         )
-        assert sorted(type(result).__name__ for result in results) == [
-            "Acceptance",
-            "IdempotencyKeyReused",
-        ]
+        types = sorted(type(result).__name__ for result in results)
+        assert types == ["Acceptance", "IdempotencyKeyReused"]
 
     async def test_a_request_waits_for_the_first_one_with_its_key_and_repeats_its_answer(
         self, store: Store
@@ -299,12 +297,7 @@ class TestExpiry:
                     for process, new in zip([store, other] * 2, news, strict=True)
                 )
             )
-            assert sorted(acceptance.is_replay for acceptance in accepted) == [
-                False,
-                True,
-                True,
-                True,
-            ]
+            assert sorted(acceptance.is_replay for acceptance in accepted) == [False] + [True] * 3
             assert len({acceptance.answer for acceptance in accepted}) == 1
             assert await payments_with(store, first.idempotency_key) == 2
 

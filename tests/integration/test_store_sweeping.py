@@ -235,13 +235,8 @@ class TestAnnouncements:
         results = await asyncio.gather(
             *map(fresh.sweeping.record_announced, announcements), return_exceptions=True
         )
-        assert [isinstance(result, Exception) for result in results] == [
-            False,
-            True,
-            False,
-            False,
-            False,
-        ]
+        failed = [isinstance(result, Exception) for result in results]
+        assert failed == [False, True, False, False, False]
         assert await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW) == []
 
     @pytest.mark.usefixtures("impatient")
