@@ -21,7 +21,7 @@ LONG_AGO = datetime(2014, 11, 12, tzinfo=UTC)
 def certificate_pem(
     key: Key, *, hosts: Sequence[str] = (), is_ca: bool = False, not_before: datetime | None = None
 ) -> bytes:
-    """A certificate of `key` that `key` signed, as PEM: for two days, or two years from `not_before`."""
+    """A self-signed certificate, as PEM. It lasts two days, or two years from `not_before`."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "self-signed.example")])
     begin = not_before or datetime.now(UTC) - timedelta(days=1)
     built = (

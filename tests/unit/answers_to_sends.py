@@ -26,12 +26,7 @@ from domain.lifecycle.record_answer import answer_change
 from domain.payment import Payment
 from domain.stages import FactName
 from domain.times import DEFAULT_TIMES
-from tests.builders import (
-    ACCOUNTS,
-    PAYMENT_ID,
-    a_context,
-    an_open_attempt,
-)
+from tests.builders import ACCOUNTS, PAYMENT_ID, a_context, an_open_attempt
 
 NO = Failure(FailureReason.REJECTED_BY_PROVIDER, True, "400.002.02")
 TIMES = replace(DEFAULT_TIMES, retry_after=timedelta(seconds=2))

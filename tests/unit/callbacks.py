@@ -8,10 +8,7 @@ from domain.changes import Decided
 from domain.lifecycle.judge_report import judge_report
 from domain.payment import Payment
 from domain.report import Report
-from tests.builders import (
-    a_context,
-    a_payment,
-)
+from tests.builders import a_context, a_payment
 
 
 def decide_callback(
