@@ -40,8 +40,8 @@ _SIGNALS = {Action.FREEZE: signal.SIGSTOP, Action.KILL: signal.SIGKILL}
 class Arming:
     """`point:action`, or `point:action:n` for the n-th time that the point is reached, once.
 
-    `point:action:n:together`: calls wait at the point until n different payments are there. Then the
-    process stops, so one kill hits all. After a freeze and a thaw they go on.
+    `point:action:n:together`: calls wait at the point until n different payments are there. Then
+    the process stops, so one kill hits all. After a freeze and a thaw they go on.
     """
 
     point: str

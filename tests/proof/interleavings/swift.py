@@ -22,7 +22,8 @@ from domain.lifecycle import (
 )
 
 _USERS = (
-    attempts, payment, stamp, inquiry_changes, judge_report, reconcile, record_answer, resolve, submit,
+    attempts, payment, stamp, inquiry_changes, judge_report,
+    reconcile, record_answer, resolve, submit,
 )  # fmt: skip
 
 

@@ -35,7 +35,8 @@ def _head(result: SoakResult) -> Iterator[str]:
     yield ""
     yield (
         f"{result.load_seconds / 60:.1f} minutes of load at {options.payments_per_second:g}"
-        f" payments/s, then {result.settle_seconds:.0f} s until all was settled. {os.cpu_count()} cores."
+        f" payments/s, then {result.settle_seconds:.0f} s until all was settled."
+        f" {os.cpu_count()} cores."
     )
     yield f"Again: `python -m tests.proof.soak --minutes {options.minutes:g} --seed {options.seed}`"
 
