@@ -214,7 +214,7 @@ async def redis(redis_of_run: RedisServer) -> AsyncIterator[RedisClient]:
 async def until(look: Callable[[], Awaitable[Any]]) -> Any:
     """Repeat `look` until its result is true, and return that."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while not (seen := await look()):  # noqa: ASYNC110 - what is waited for cannot tell us
+        while not (seen := await look()):  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.002)
     return seen
 

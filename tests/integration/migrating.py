@@ -71,7 +71,7 @@ async def migrate(url: str, direction: str = "upgrade", revision: str = "head") 
 
 
 async def create_platform_roles(admin_url: str, roles: Sequence[str]) -> None:
-    """The roles that Supabase has. Skips the test if the given database does not permit it."""
+    """Create Supabase's roles, or skip the test if the given database does not permit it."""
     create = (
         "DO $$ BEGIN CREATE ROLE {0} NOLOGIN {1}; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
     )

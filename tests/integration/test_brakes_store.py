@@ -215,7 +215,7 @@ class TestBreaker:
         assert (row["reason"], row["payment_id"]) == ("first", first)
         assert await story(fresh) == [(BREAKER, True, "first")]
 
-    async def test_only_an_answer_to_an_inquiry_after_the_opening_closes_it(
+    async def test_only_an_answer_to_an_inquiry_after_the_opening_closes_the_breaker(
         self, fresh: Store
     ) -> None:
         """Daraja may have accepted the credential shortly before it refused it."""
@@ -228,7 +228,7 @@ class TestBreaker:
         assert not (await brake(fresh))["is_engaged"]
         assert [is_open for _, is_open, _ in await story(fresh)] == [True, False]
 
-    async def test_in_one_commit_opening_wins(self, fresh: Store) -> None:
+    async def test_the_breaker_opens_if_one_commit_opens_and_closes_it(self, fresh: Store) -> None:
         """A batch may contain an acceptance and a refusal of the credential."""
         accepted, refused = (
             await fresh.finalized(Kind.WITHDRAWAL),

@@ -79,11 +79,11 @@ async def test_a_thousand_requests_share_the_checks(
     """A check serves all requests of a second, however long it takes."""
     counts = _counted(resources, monkeypatch)
 
-    async def ask() -> int:
+    async def get_status() -> int:
         async with client.get("/readyz") as answer:
             return answer.status
 
-    statuses = await asyncio.gather(*(ask() for _ in range(_AT_ONCE)))
+    statuses = await asyncio.gather(*(get_status() for _ in range(_AT_ONCE)))
     assert set(statuses) == {200}
     assert counts["redis"] == counts["postgres"]
     assert counts["postgres"] < _AT_ONCE / 50  # one for each second, on the slowest machine

@@ -187,7 +187,7 @@ class TestCounting:
         assert await is_accepted(store, charged(caller, per_day=250))
 
     @pytest.mark.parametrize("limit", ["per_day", "phone_per_day"])
-    async def test_yesterday_does_not_count(self, store: Store, limit: str) -> None:
+    async def test_payments_of_yesterday_do_not_count(self, store: Store, limit: str) -> None:
         """The last moment of yesterday does not count. The first moment of today does."""
         caller, phone = a_caller(), a_phone()
         new = charged(caller, phone_number=phone)
@@ -215,7 +215,7 @@ class TestCounting:
         )
         assert await is_accepted(store, charged(phone_number=phone, per_minute=1))
 
-    async def test_a_withdrawal_is_no_prompt(self, store: Store) -> None:
+    async def test_a_withdrawal_does_not_count_as_a_prompt(self, store: Store) -> None:
         phone = a_phone()
         await store.accepting.accept(charged(kind=Kind.WITHDRAWAL, phone_number=phone))
         assert await is_accepted(store, charged(phone_number=phone, per_minute=1))
@@ -223,7 +223,7 @@ class TestCounting:
     @pytest.mark.parametrize(
         ("stage", "safe_to_retry"), [(Stage.FAILED, True), *((stage, False) for stage in Stage)]
     )
-    async def test_only_a_failure_that_is_safe_to_retry_does_not_count(
+    async def test_every_payment_counts_except_a_failure_that_is_safe_to_retry(
         self, store: Store, stage: Stage, *, safe_to_retry: bool
     ) -> None:
         caller = a_caller()

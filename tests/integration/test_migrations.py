@@ -224,9 +224,9 @@ class TestOnSupabase:
                     await raw.execute(attempt)
 
     async def test_no_default_grant_of_our_schema_remains(self, hosted: str) -> None:
-        """Only default grants of the schema can be revoked by us.
+        """The migrations revoke the schema's default grants.
 
-        The global ones can be revoked only by the role that granted them.
+        Global default grants can be revoked only by the role that made them.
         """
         granted = """
             SELECT grantee::regrole::text || ' ' || privilege_type

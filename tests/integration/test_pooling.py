@@ -63,7 +63,7 @@ async def database(url: str) -> AsyncIterator[Database]:
     await own.close()
 
 
-async def ask(database: Database) -> int:
+async def query(database: Database) -> int:
     async with database.transaction() as transaction:
         return int((await transaction.rows(text("SELECT 42")))[0][0])
 
@@ -76,8 +76,8 @@ async def fail_after(work: Awaitable[None]) -> None:
 async def assert_works(database: Database) -> None:
     """Assert that every connection of the pool works, one after the other and all at once."""
     for _ in range(3):
-        assert await ask(database) == 42
-    assert await asyncio.gather(*(ask(database) for _ in range(10))) == [42] * 10
+        assert await query(database) == 42
+    assert await asyncio.gather(*(query(database) for _ in range(10))) == [42] * 10
 
 
 async def on_each_connection(
@@ -163,11 +163,11 @@ class TestTransactionLevelOnly:
         with pytest.raises(DBAPIError):
             async with database.transaction() as transaction:
                 await transaction.run(text("SELECT 1/0"))
-        assert await ask(database) == 42
+        assert await query(database) == 42
         with pytest.raises(ZeroDivisionError):
             async with database.transaction() as transaction:
                 await fail_after(transaction.run(text("CREATE SCHEMA left_behind")))
-        assert await ask(database) == 42
+        assert await query(database) == 42
         is_open = asyncio.Event()
 
         async def hang() -> None:
@@ -179,7 +179,7 @@ class TestTransactionLevelOnly:
         await is_open.wait()
         hanging.cancel()
         await asyncio.gather(hanging, return_exceptions=True)
-        assert await ask(database) == 42
+        assert await query(database) == 42
         async with database.transaction() as transaction:
             assert (await transaction.rows(text("SELECT to_regnamespace('left_behind')")))[0][
                 0
@@ -223,7 +223,7 @@ class TestOutages:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 for pool in (database, unused):
                     results = await asyncio.gather(
-                        *(ask(pool) for _ in range(8)), return_exceptions=True
+                        *(query(pool) for _ in range(8)), return_exceptions=True
                     )
                     assert {type(result) for result in results} == {StoreUnavailable}
         finally:
@@ -239,12 +239,12 @@ class TestOutages:
         monkeypatch.setattr(engine, "COMMAND_SECONDS", 0.3)
         monkeypatch.setattr(engine, "CONNECT_SECONDS", 0.3)
         database = Database(url, pool_size=2, application_name="mkwanja-pooling")
-        assert await ask(database) == 42
+        assert await query(database) == 42
         server.freeze()
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 results = await asyncio.gather(
-                    *(ask(database) for _ in range(2)), return_exceptions=True
+                    *(query(database) for _ in range(2)), return_exceptions=True
                 )
         finally:
             server.thaw()
@@ -260,8 +260,8 @@ class TestOutages:
         database = Database(url, pool_size=1, application_name="mkwanja-pooling")
         async with database.transaction():
             with pytest.raises(StoreUnavailable):
-                await ask(database)
-        assert await ask(database) == 42
+                await query(database)
+        assert await query(database) == 42
         await database.close()
 
     async def test_a_server_without_free_connections_is_unavailable(
@@ -273,10 +273,10 @@ class TestOutages:
             await admin.execute("ALTER ROLE mkwanja CONNECTION LIMIT 0")
             try:
                 with pytest.raises(StoreUnavailable):
-                    await ask(database)
+                    await query(database)
             finally:
                 await admin.execute("ALTER ROLE mkwanja CONNECTION LIMIT -1")
-        assert await ask(database) == 42
+        assert await query(database) == 42
         await database.close()
 
     @pytest.mark.parametrize("missing", ["database", "role"])
@@ -291,7 +291,7 @@ class TestOutages:
         )
         database = Database(absent, pool_size=1, application_name="mkwanja-pooling")
         with pytest.raises(StoreUnavailable):
-            await ask(database)
+            await query(database)
         await database.close()
 
 

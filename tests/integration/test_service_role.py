@@ -105,7 +105,7 @@ async def test_the_adapters_work_with_the_rights_of_the_role(roles: Roles) -> No
 
 @pytest.mark.parametrize("table", INSERT_ONLY)
 async def test_the_role_may_change_no_insert_only_table(roles: Roles, table: str) -> None:
-    """The role has no right to, so this holds without the trigger too."""
+    """The role lacks the right, so PostgreSQL rejects the write without the trigger too."""
     column = INSERT_ONLY[table]
     statements = [
         f"UPDATE mkwanja.{table} SET {column} = {column}",

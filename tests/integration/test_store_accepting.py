@@ -42,7 +42,7 @@ class TestOneCommit:
     async def test_payment_key_and_history_are_written_together(
         self, store: Store, kind: Kind
     ) -> None:
-        """All have one time, by the database's clock.
+        """All three have the same time, by the database's clock.
 
         The payment is due within seconds, in case the wake-up of a worker is lost.
         """
@@ -275,7 +275,7 @@ class TestExpiry:
             "changed a day ago",
         ],
     )
-    async def test_any_other_key_replays_the_first_answer(
+    async def test_a_key_that_is_not_free_replays_the_first_answer(
         self, store: Store, case: dict[str, Any]
     ) -> None:
         first = await self.used(store, **case)
@@ -301,7 +301,7 @@ class TestExpiry:
             assert len({acceptance.answer for acceptance in accepted}) == 1
             assert await payments_with(store, first.idempotency_key) == 2
 
-    async def test_the_same_key_of_another_caller_is_another_key(self, store: Store) -> None:
+    async def test_two_callers_may_use_the_same_key(self, store: Store) -> None:
         """The scope of a key is issuer and subject."""
         first = a_new_payment()
         await store.accepting.accept(first)

@@ -77,7 +77,7 @@ class TestOneWinner:
         )
 
     async def test_the_winner_gets_the_claimed_payment(self, store: Store) -> None:
-        """It has the new attempt and a lease, by the database's clock, and is due at its end."""
+        """Its lease is by the database's clock, and it is due at the end of the lease."""
         payment_id, attempt_id = await store.accepted(Kind.WITHDRAWAL), new_id()
         payment = await store.claim(payment_id, attempt_id)
         assert payment is not None

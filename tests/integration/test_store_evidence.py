@@ -134,7 +134,7 @@ async def test_one_claimed_success_among_many_messages_is_enough(store: Store) -
     assert (await read_evidence(store, payment_id)).claims_success
 
 
-async def test_an_unprocessed_message_claims_its_parsed_outcome(
+async def test_a_success_that_could_not_be_processed_counts_as_a_claim(
     store: Store,
 ) -> None:
     payment_id = await in_doubt(store, Kind.DEPOSIT)
@@ -185,7 +185,7 @@ async def test_each_stored_message_has_its_parsed_outcome(store: Store) -> None:
         (("kill_switch", "breaker"), True, True),
     ],
 )
-async def test_either_brake_stops_payouts_and_one_of_them_is_the_breaker(
+async def test_the_evidence_shows_stopped_payouts_and_an_open_breaker(
     fresh: Store, engaged: tuple[str, ...], stopped: bool, open_breaker: bool
 ) -> None:
     payment_id = await in_doubt(fresh)

@@ -151,7 +151,7 @@ class TestAnswers:
         ]
         assert events == [EventType.FAILED]
 
-    async def test_the_first_answer_of_two_different_ones_stays(self, store: Store) -> None:
+    async def test_the_first_of_two_different_answers_stays(self, store: Store) -> None:
         payment_id = await in_doubt(store)
         await store_inquiry(store, payment_id)
         await record_callback(store, payment_id, "status-1", NOT_FOUND)
@@ -160,9 +160,7 @@ class TestAnswers:
         assert await inquiries(store, payment_id) == first
         assert first[0]["verdict"] == "not_found"
 
-    async def test_an_answer_to_an_unknown_inquiry_is_stored_and_answers_nothing(
-        self, store: Store
-    ) -> None:
+    async def test_an_answer_to_an_unknown_inquiry_is_only_stored(self, store: Store) -> None:
         payment_id = await in_doubt(store)
         await record_callback(store, payment_id, "status-7", NOT_FOUND)
         assert await inquiries(store, payment_id) == []
@@ -190,7 +188,7 @@ class TestAnswers:
             "no_result",
         )
 
-    async def test_silence_fails_a_deposit_that_stays_due_for_an_inquiry(
+    async def test_silence_fails_a_deposit_and_its_next_inquiry_stays_due(
         self, store: Store
     ) -> None:
         payment_id = await in_doubt(store, Kind.DEPOSIT)
