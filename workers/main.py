@@ -1,6 +1,6 @@
 """Composes and runs the worker process: arq jobs that send payments, and the sweeper.
 
-SIGTERM ends it cleanly. The process holds no state that another worker could not replace.
+SIGTERM ends it cleanly. If the process dies, another worker continues from PostgreSQL alone.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ class _WorkerParts:
 async def run_worker(settings: WorkerSettings) -> None:
     """Runs until SIGTERM or SIGINT, and then drains.
 
-    A draining worker claims nothing, undoes the claims that are unsent, and records the answers
-    that arrive.
+    A draining worker claims nothing, undoes its claims of payments that it has not sent, and
+    records the answers that arrive.
     """
     require_tested_aiohttp()
     stopping = asyncio.Event()
@@ -186,7 +186,8 @@ async def _compose(
         turns = Turns(
             SharedRate(redis, "rate", per_second=settings.daraja_requests_per_second), budgets
         )
-        # One transaction at a time: it costs as much for few payments as for many.
+        # Only one transaction runs at a time. Changes that wait meanwhile go together into the next
+        # one, because a transaction costs about the same for many payments as for few.
         gate = asyncio.Semaphore(1)
         changes = Changing(database, gate=gate)
         sweeping = Sweeping(database)
@@ -216,11 +217,11 @@ async def _compose(
 
             await run_step(submitter, inquirer, str(payment_id), is_charged=return_is_charged)
 
-        wakeups_or_here = QueueOrLocal(wakeups, run_here)
+        local_steps = QueueOrLocal(wakeups, run_here)
         sweeper = Sweeper(
             due=sweeping,
             changes=changes,
-            wakeups=wakeups_or_here,
+            wakeups=local_steps,
             announcer=announcer,
             budgets=budgets,
             inquirer=inquirer,
@@ -231,7 +232,7 @@ async def _compose(
         yield _WorkerParts(
             redis,
             wakeups,
-            wakeups_or_here,
+            local_steps,
             submitter,
             inquirer,
             sweeper,

@@ -1,7 +1,8 @@
 """Submits a payment to Daraja: claims it, sends it once, records the answer.
 
-Everything that may wait or fail comes before the claim. After the claim, nothing is retried that
-may have acted. The stage table in `stages.py` covers every end: an answer, an error, a crash.
+Everything that may wait or fail comes before the claim. After the claim, this module never sends a
+request again on which Daraja may have acted. Only `resend` may, with a claim that checks rules.md
+§15. The stage table in `stages.py` covers every end: an answer, an error, a crash.
 """
 
 from __future__ import annotations
@@ -58,12 +59,14 @@ _Claim = Callable[[UUID], Awaitable[Payment | None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
-    """A payment and its next step, read before a claim. The claim's own WHERE decides.
+    """A payment and its next step, read before a claim.
+
+    The values may be stale. The WHERE of the claim's SQL decides whether the payment may be sent.
 
     * `is_expired`: the payment is too old to be sent, by the database's clock.
     * `is_due`: its next step is due within seconds.
-    * `is_held`: no claim can succeed now. A brake is engaged, the operation is held, or a person
-      must look at the payment first.
+    * `is_held`: a claim would fail now, because a brake is engaged (rules.md §17), because Daraja
+      refuses the operation and no probe is due, or because a person must look at the payment first.
     """
 
     payment_id: UUID
@@ -85,11 +88,12 @@ class ClaimingStore(Protocol):
     async def claim(
         self, payment_id: UUID, attempt_id: UUID, *, lease: timedelta, account: Account | None
     ) -> Payment | None:
-        """Commits `submitting` under this attempt.
+        """Moves the payment to the stage `submitting`, stores the attempt, and commits.
 
         Returns the payment, or None if it may not be sent now. `account` is the account that sends
         it, and is stored with the attempt. While the operation is held, one claim succeeds after
-        each cool-down; its payment has `is_probe`.
+        each cool-down. The payment of that claim has `is_probe`: its send shows whether Daraja
+        accepts the operation again.
         """
         ...
 
@@ -102,7 +106,9 @@ class Provider(Protocol):
     """M-PESA through Daraja: what a submission needs of it."""
 
     def prepare_send(self, kind: Kind) -> AbstractAsyncContextManager[None]:
-        """Obtains everything that may wait or fail: token, credential, a slot, a turn at the limit.
+        """Obtains the token, the credential, a slot, and a turn under Daraja's rate limit.
+
+        The worker may have to wait for each of them, or fail to get it.
 
         Raises `Throttled` with the wait that Daraja's limit requires, `Unreachable` without a
         token, and `QueueUnavailable` without Redis.
@@ -117,7 +123,8 @@ class Provider(Protocol):
 class Submitter:
     """Sends payments to Daraja. One for each worker process.
 
-    `accounts`: the accounts by which this worker sends, by kind; stored with each attempt.
+    `accounts`: for each kind, the account that this worker sends from. Each attempt stores the
+    account of its kind.
     """
 
     def __init__(
@@ -143,7 +150,11 @@ class Submitter:
         self._recorder = AnswerRecorder(changes, announcer)
 
     async def submit(self, payment_id: UUID) -> Due | None:
-        """Submits the payment if it is in `accepted`; else returns its next step, unchanged."""
+        """Submits the payment if its stage is `accepted`, and returns None.
+
+        In any other stage the payment does not change, and its next step is returned. A payment
+        that is too old fails. A payment that is held stays as it is.
+        """
         due = await self._claims.find_due(payment_id)
         if self._is_draining:
             return None
@@ -167,7 +178,7 @@ class Submitter:
         return None
 
     async def resend(self, payment_id: UUID, kind: Kind) -> None:
-        """Sends a payment in doubt again, under the same id, if its claim still permits that."""
+        """Sends a payment in doubt again, under the same id, if a new claim finds it permitted."""
         if self._is_draining:
             return
 
@@ -188,10 +199,10 @@ class Submitter:
         try:
             async with AsyncExitStack() as slot:
                 await slot.enter_async_context(self._provider.prepare_send(kind))
-                # The send is shielded from the claim on, because a cancelled job must not leave a
-                # payment claimed and unsent. It occupies its slot until its answer is recorded,
-                # even if its job is cancelled. There are therefore never more answers that wait
-                # for PostgreSQL than slots.
+                # From the claim onwards, cancelling the job does not cancel the send. Otherwise a
+                # payment could stay claimed and unsent. The send occupies its slot until its answer
+                # is recorded. So the number of answers that wait for PostgreSQL never exceeds the
+                # number of slots.
                 send = asyncio.create_task(self._send_in_slot(payment_id, claim, slot.pop_all()))
                 self._sends.add(send)
                 send.add_done_callback(self._sends.discard)
@@ -224,8 +235,8 @@ class Submitter:
 
     async def _claim_and_send(self, payment_id: UUID, claim: _Claim) -> None:
         attempt_id = UUID(int=uuid_utils.uuid7().int)
-        # The deadline starts before the claim is sent. After half a lease no first byte may leave,
-        # and by the database's clock the lease still holds then.
+        # The worker counts half a lease from before it asks PostgreSQL for the claim. After that
+        # half no first byte may leave, and the lease in the database still holds.
         fence = Fence(
             clock=self._clock,
             deadline_seconds=self._times.send_deadline.total_seconds(),
@@ -281,7 +292,7 @@ def resend_claim_change(
             # Already claimed: this change runs again because the result of its COMMIT was lost.
             return Decided(payment=payment)
         if not may_be_resent(payment, context.evidence, context.now, times, accounts):
-            # Also if the payment was proved unsent meanwhile: then an ordinary claim sends it.
+            # This includes a payment that was proved unsent meanwhile: an ordinary claim sends it.
             return Decided(payment=payment)
         fact = Fact(
             name=FactName.CLAIMED, attempt_id=attempt_id, is_resend_permitted=True, at=context.now,
