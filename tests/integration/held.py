@@ -23,7 +23,7 @@ async def claimed(store: Store, kind: Kind = Kind.WITHDRAWAL) -> tuple[UUID, UUI
     return payment_id, attempt_id
 
 
-async def answer(store: Store, sent: tuple[UUID, UUID], error: ProviderError | None) -> None:
+async def record_answer(store: Store, sent: tuple[UUID, UUID], error: ProviderError | None) -> None:
     ids = (
         frozenset[ProviderId]()
         if error
@@ -33,19 +33,19 @@ async def answer(store: Store, sent: tuple[UUID, UUID], error: ProviderError | N
 
 
 async def hold(store: Store, kind: Kind = Kind.WITHDRAWAL) -> None:
-    await answer(store, await claimed(store, kind), ProductRefused(code="401.002.01"))
+    await record_answer(store, await claimed(store, kind), ProductRefused(code="401.002.01"))
 
 
-async def row(store: Store, operation: Operation = B2C) -> dict[str, Any]:
+async def brake_row(store: Store, operation: Operation = B2C) -> dict[str, Any]:
     [found] = await store.rows("SELECT * FROM mkwanja.brakes WHERE name = $1", operation.value)
     return found
 
 
 async def is_held(store: Store, operation: Operation = B2C) -> bool:
-    return bool((await row(store, operation))["is_engaged"])
+    return bool((await brake_row(store, operation))["is_engaged"])
 
 
-async def cooled(store: Store, operation: Operation = B2C) -> None:
+async def end_cool_down(store: Store, operation: Operation = B2C) -> None:
     """Make the cool-down end now."""
     await store.execute(
         "UPDATE mkwanja.brakes SET probe_at = now() WHERE name = $1", operation.value

@@ -44,7 +44,7 @@ async def brake(store: Store, name: str = BREAKER) -> dict[str, Any]:
     return row
 
 
-async def story(store: Store) -> list[tuple[str, bool, str]]:
+async def brake_changes(store: Store) -> list[tuple[str, bool, str]]:
     """Every change of a brake, oldest first."""
     rows = await store.rows("SELECT * FROM mkwanja.brake_history ORDER BY changed_at")
     return [(row["name"], row["is_engaged"], row["reason"]) for row in rows]
@@ -108,7 +108,10 @@ class TestKillSwitch:
             KILL_SWITCH
         ]
         assert await brakes.set(KILL_SWITCH, BREAKER, is_engaged=False, reason="again") == []
-        assert await story(fresh) == [(KILL_SWITCH, True, "first"), (KILL_SWITCH, False, "over")]
+        assert await brake_changes(fresh) == [
+            (KILL_SWITCH, True, "first"),
+            (KILL_SWITCH, False, "over"),
+        ]
         assert [(b.name, b.is_engaged, b.reason) for b in await brakes.read()] == [
             (BREAKER, False, None),
             (KILL_SWITCH, False, None),
@@ -213,7 +216,7 @@ class TestBreaker:
         row = await brake(fresh)
         assert (row["is_engaged"], row["probes"]) == (True, 0)
         assert (row["reason"], row["payment_id"]) == ("first", first)
-        assert await story(fresh) == [(BREAKER, True, "first")]
+        assert await brake_changes(fresh) == [(BREAKER, True, "first")]
 
     async def test_only_an_answer_to_an_inquiry_after_the_opening_closes_the_breaker(
         self, fresh: Store
@@ -226,7 +229,7 @@ class TestBreaker:
         assert (await brake(fresh))["is_engaged"]
         await commit_effect(fresh, payment_id, CloseBreaker(opened_at + timedelta(milliseconds=1)))
         assert not (await brake(fresh))["is_engaged"]
-        assert [is_open for _, is_open, _ in await story(fresh)] == [True, False]
+        assert [is_open for _, is_open, _ in await brake_changes(fresh)] == [True, False]
 
     async def test_the_breaker_opens_if_one_commit_opens_and_closes_it(self, fresh: Store) -> None:
         """A batch may contain an acceptance and a refusal of the credential."""

@@ -20,7 +20,7 @@ from domain.stages import Step
 from tests.builders import ACCOUNTS
 from tests.decisions import inquiry_of, probed_operation_of
 from tests.integration.conftest import Store, acknowledgement, new_id
-from tests.integration.held import B2C, claimed, cooled, hold, is_held, row
+from tests.integration.held import B2C, brake_row, claimed, end_cool_down, hold, is_held
 from tests.integration.inquiries import AT_ONCE, count_due, make_due, resendable
 
 # --- a resend -------------------------------------------------------------------------------------
@@ -41,7 +41,7 @@ async def test_a_resend_waits_for_a_held_operation_and_may_be_its_probe(
     waiting = [await resendable(fresh) for _ in range(6)]
     await hold(fresh)
     assert not any([await claim_resend(fresh, payment_id) for payment_id in waiting])
-    await cooled(fresh)
+    await end_cool_down(fresh)
     stores = [fresh, second_worker] * 3
     won = await asyncio.gather(
         *(
@@ -50,7 +50,7 @@ async def test_a_resend_waits_for_a_held_operation_and_may_be_its_probe(
         )
     )
     assert won.count(True) == 1
-    assert (await row(fresh))["probes"] == 1
+    assert (await brake_row(fresh))["probes"] == 1
     await hold(fresh, Kind.BILL_PAYMENT)
     await Brakes(fresh.database).set(B2C.value, is_engaged=False, reason="the product was added")
     assert [await claim_resend(fresh, payment_id) for payment_id in waiting].count(True) == 5
@@ -111,7 +111,7 @@ async def test_a_refused_inquiry_holds_its_operation_until_a_probe_is_answered(
     assert await fresh.sweeping.fetch_due(step, limit=9, next_step_in=timedelta(0)) == []
     assert await store_inquiry(fresh, waiting[0]) == (None, None)
     assert await store_inquiry(fresh, waiting[0], is_probe=True) == (None, None)
-    await cooled(fresh, operation)
+    await end_cool_down(fresh, operation)
     assert await count_due(fresh, step) == 1
     stores = [fresh, second_worker, fresh, second_worker, fresh]
     won = await asyncio.gather(

@@ -24,7 +24,15 @@ from domain.kinds import RULES, Kind
 from domain.stages import Stage
 from domain.times import OPERATION_COOL_DOWN_MAX
 from tests.integration.conftest import Store, new_id
-from tests.integration.held import B2C, answer, claimed, cooled, hold, is_held, row
+from tests.integration.held import (
+    B2C,
+    brake_row,
+    claimed,
+    end_cool_down,
+    hold,
+    is_held,
+    record_answer,
+)
 from tests.integration.inquiries import read_evidence
 from tests.integration.scripted import charge_limit
 
@@ -33,7 +41,7 @@ RECIPIENT = Refused(Failure(FailureReason.INVALID_RECIPIENT, True, "400.002.02")
 HELD = frozenset({B2C})
 
 
-async def story(store: Store) -> list[tuple[str, bool]]:
+async def brake_changes(store: Store) -> list[tuple[str, bool]]:
     rows = await store.rows(
         "SELECT name, is_engaged FROM mkwanja.brake_history ORDER BY changed_at"
     )
@@ -57,12 +65,12 @@ async def test_a_refused_product_holds_only_its_operation_and_for_all_workers(
     found = await second_worker.claiming.find_due(waiting[list(Kind).index(kind)])
     assert found is not None
     assert found.is_held
-    assert await story(fresh) == [(RULES[kind].operation.value, True)]
+    assert await brake_changes(fresh) == [(RULES[kind].operation.value, True)]
 
 
 async def test_the_refused_payment_waits_again(fresh: Store) -> None:
     sent = await claimed(fresh)
-    await answer(fresh, sent, ProductRefused())
+    await record_answer(fresh, sent, ProductRefused())
     payment = await fresh.payment(sent[0])
     assert (payment.stage, payment.send_count) == (Stage.ACCEPTED, 0)
 
@@ -102,15 +110,15 @@ async def test_three_refusals_of_our_settings_in_a_row_hold_the_operation(
     sent = [await claimed(fresh) for _ in range(3)]
     for number, (store, item) in enumerate(zip([fresh, second_worker, fresh], sent, strict=True)):
         assert not await is_held(fresh), number
-        await answer(store, item, SETTINGS)
+        await record_answer(store, item, SETTINGS)
     assert await is_held(fresh)
-    assert "3 times" in (await row(fresh))["reason"]
+    assert "3 times" in (await brake_row(fresh))["reason"]
     assert await fresh.claim(await fresh.accepted(Kind.WITHDRAWAL)) is None
 
 
 async def test_three_refusals_of_our_settings_at_once_hold_the_operation(fresh: Store) -> None:
     sent = [await claimed(fresh) for _ in range(3)]
-    await asyncio.gather(*(answer(fresh, item, SETTINGS) for item in sent))
+    await asyncio.gather(*(record_answer(fresh, item, SETTINGS) for item in sent))
     assert await is_held(fresh)
 
 
@@ -121,23 +129,23 @@ async def test_another_definite_answer_resets_the_count_of_refusals(
     fresh: Store, proof: ProviderError | None
 ) -> None:
     for error in (SETTINGS, SETTINGS, proof, SETTINGS, SETTINGS):
-        await answer(fresh, await claimed(fresh), error)
+        await record_answer(fresh, await claimed(fresh), error)
     assert not await is_held(fresh)
-    assert (await row(fresh))["refusals"] == 2
+    assert (await brake_row(fresh))["refusals"] == 2
 
 
 async def test_a_refusal_that_is_recorded_again_counts_once(fresh: Store) -> None:
     """This happens after a COMMIT of unknown outcome."""
     sent = await claimed(fresh)
     for _ in range(3):
-        await answer(fresh, sent, SETTINGS)
-    assert (await row(fresh))["refusals"] == 1
+        await record_answer(fresh, sent, SETTINGS)
+    assert (await brake_row(fresh))["refusals"] == 1
 
 
 async def test_refusals_of_different_operations_are_counted_apart(fresh: Store) -> None:
     for kind in (Kind.WITHDRAWAL, Kind.BILL_PAYMENT, Kind.DEPOSIT, Kind.WITHDRAWAL):
-        await answer(fresh, await claimed(fresh, kind), SETTINGS)
-    assert await story(fresh) == []
+        await record_answer(fresh, await claimed(fresh, kind), SETTINGS)
+    assert await brake_changes(fresh) == []
 
 
 NO_EVIDENCE = [Unreachable(), Throttled(), TokenRefused(), Resendable(), OutcomeUnknown()]
@@ -148,9 +156,9 @@ async def test_an_answer_without_evidence_changes_neither_the_hold_nor_the_count
     fresh: Store, error: ProviderError
 ) -> None:
     for refusal in (SETTINGS, SETTINGS, error):
-        await answer(fresh, await claimed(fresh), refusal)
-    assert (await row(fresh))["refusals"] == 2
-    assert await story(fresh) == []
+        await record_answer(fresh, await claimed(fresh), refusal)
+    assert (await brake_row(fresh))["refusals"] == 2
+    assert await brake_changes(fresh) == []
 
 
 # --- the probe ------------------------------------------------------------------------------------
@@ -162,7 +170,7 @@ async def test_one_waiting_payment_is_claimed_after_the_cool_down(
     waiting = [await fresh.accepted(Kind.WITHDRAWAL) for _ in range(20)]
     await hold(fresh)
     for _ in range(3):
-        await cooled(fresh)
+        await end_cool_down(fresh)
         stores = [fresh, second_worker] * 10
         won = await asyncio.gather(
             *(store.claim(payment_id) for store, payment_id in zip(stores, waiting, strict=True))
@@ -180,7 +188,7 @@ async def test_payments_of_other_operations_are_claimed_beside_a_probe_as_no_pro
 ) -> None:
     waiting = [await fresh.accepted(kind) for kind in Kind]
     await hold(fresh)
-    await cooled(fresh)
+    await end_cool_down(fresh)
     won = await asyncio.gather(*(fresh.claim(payment_id) for payment_id in waiting))
     assert {payment.kind: payment.is_probe for payment in won if payment} == {
         kind: kind is Kind.WITHDRAWAL for kind in Kind
@@ -189,23 +197,23 @@ async def test_payments_of_other_operations_are_claimed_beside_a_probe_as_no_pro
 
 async def test_each_probe_begins_a_cool_down_twice_as_long_up_to_its_ceiling(fresh: Store) -> None:
     await hold(fresh)
-    assert (await row(fresh))["cool_down"] == timedelta(seconds=30)
+    assert (await brake_row(fresh))["cool_down"] == timedelta(seconds=30)
     for seconds in (60, 120, 240, 480, *[OPERATION_COOL_DOWN_MAX.total_seconds()] * 2):
-        await cooled(fresh)
-        await answer(fresh, await claimed(fresh), ProductRefused())
-        found = await row(fresh)
+        await end_cool_down(fresh)
+        await record_answer(fresh, await claimed(fresh), ProductRefused())
+        found = await brake_row(fresh)
         assert found["cool_down"].total_seconds() == seconds
         assert found["probe_at"] - found["probed_at"] == found["cool_down"]
-    assert await story(fresh) == [("b2c", True)]
+    assert await brake_changes(fresh) == [("b2c", True)]
 
 
 async def test_a_lost_probe_costs_only_its_cool_down(fresh: Store) -> None:
     waiting = [await fresh.accepted(Kind.WITHDRAWAL) for _ in range(2)]
     await hold(fresh)
-    await cooled(fresh)
+    await end_cool_down(fresh)
     assert await fresh.claim(waiting[0]) is not None  # its worker then dies
     assert await fresh.claim(waiting[1]) is None
-    await cooled(fresh)
+    await end_cool_down(fresh)
     assert await fresh.claim(waiting[1]) is not None
 
 
@@ -215,7 +223,7 @@ async def test_a_lost_probe_costs_only_its_cool_down(fresh: Store) -> None:
 async def test_a_payment_that_may_not_be_claimed_is_no_probe(fresh: Store, obstacle: str) -> None:
     payment_id = await fresh.accepted(Kind.WITHDRAWAL)
     await hold(fresh)
-    await cooled(fresh)
+    await end_cool_down(fresh)
     if obstacle == "payouts are stopped":
         await Brakes(fresh.database).set("kill_switch", is_engaged=True, reason="a test")
     elif obstacle == "it is too old":
@@ -225,7 +233,7 @@ async def test_a_payment_that_may_not_be_claimed_is_no_probe(fresh: Store, obsta
             "UPDATE mkwanja.payments SET needs_review = true WHERE id = $1", payment_id
         )
     assert await fresh.claim(payment_id) is None
-    assert (await row(fresh))["probes"] == 0
+    assert (await brake_row(fresh))["probes"] == 0
 
 
 @pytest.mark.parametrize(
@@ -236,12 +244,12 @@ async def test_a_proof_that_the_operation_works_releases_it_in_its_commit(
 ) -> None:
     waiting = [await fresh.accepted(Kind.WITHDRAWAL) for _ in range(5)]
     await hold(fresh)
-    await cooled(fresh)
-    await answer(fresh, await claimed(fresh), proof)
+    await end_cool_down(fresh)
+    await record_answer(fresh, await claimed(fresh), proof)
     assert not await is_held(fresh)
     won = await asyncio.gather(*(fresh.claim(payment_id) for payment_id in waiting))
     assert all(payment is not None and not payment.is_probe for payment in won)
-    assert await story(fresh) == [("b2c", True), ("b2c", False)]
+    assert await brake_changes(fresh) == [("b2c", True), ("b2c", False)]
 
 
 @pytest.mark.parametrize(
@@ -251,16 +259,16 @@ async def test_a_probe_that_proves_nothing_leaves_the_operation_held(
     fresh: Store, error: ProviderError
 ) -> None:
     await hold(fresh)
-    await cooled(fresh)
-    await answer(fresh, await claimed(fresh), error)
+    await end_cool_down(fresh)
+    await record_answer(fresh, await claimed(fresh), error)
     assert await is_held(fresh)
-    assert await story(fresh) == [("b2c", True)]
+    assert await brake_changes(fresh) == [("b2c", True)]
 
 
 async def test_an_answer_to_a_send_before_the_hold_does_not_release_it(fresh: Store) -> None:
     earlier = await claimed(fresh)
     await hold(fresh)
-    await answer(fresh, earlier, None)
+    await record_answer(fresh, earlier, None)
     assert await is_held(fresh)
 
 
@@ -271,9 +279,9 @@ async def test_a_refusal_of_a_send_before_the_release_does_not_hold_it_again(
     await hold(fresh)
     await Brakes(fresh.database).set(B2C.value, is_engaged=False, reason="the product was added")
     for sent, error in zip(earlier, [ProductRefused(), SETTINGS, SETTINGS, SETTINGS], strict=True):
-        await answer(fresh, sent, error)
+        await record_answer(fresh, sent, error)
     assert not await is_held(fresh)
-    assert await story(fresh) == [("b2c", True), ("b2c", False)]
+    assert await brake_changes(fresh) == [("b2c", True), ("b2c", False)]
 
 
 async def test_an_operator_releases_all_waiting_payments(fresh: Store) -> None:
@@ -298,7 +306,9 @@ async def test_claims_and_answers_of_all_kinds_at_once_do_not_deadlock(
             "UPDATE mkwanja.brakes SET probe_at = now() WHERE is_engaged AND probe_at IS NOT NULL"
         )
         if await store.claim(*sent) is not None:
-            await answer(store, sent, [None, ProductRefused(), SETTINGS, RECIPIENT][number % 4])
+            await record_answer(
+                store, sent, [None, ProductRefused(), SETTINGS, RECIPIENT][number % 4]
+            )
 
     for _ in range(3):
         await asyncio.gather(

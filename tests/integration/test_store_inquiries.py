@@ -274,7 +274,7 @@ class TestBreaker:
         return row
 
     @staticmethod
-    async def story(store: Store) -> list[tuple[str, bool]]:
+    async def changes(store: Store) -> list[tuple[str, bool]]:
         rows = await store.rows(
             "SELECT name, is_engaged FROM mkwanja.brake_history ORDER BY changed_at"
         )
@@ -293,7 +293,7 @@ class TestBreaker:
         assert opened["reason"] == f"result 2001 for payment {payment_id}"
         await record_callback(fresh, second, "status-1", REFUSED)
         assert await self.breaker(fresh) == opened
-        assert await self.story(fresh) == [("breaker", True)]
+        assert await self.changes(fresh) == [("breaker", True)]
         assert not await fresh.one(
             "SELECT is_engaged FROM mkwanja.brakes WHERE name = 'kill_switch'"
         )
@@ -307,7 +307,7 @@ class TestBreaker:
         await record_callback(fresh, payment_id, "status-1", NOT_FOUND)
         closed = await self.breaker(fresh)
         assert (closed["is_engaged"], closed["reason"]) == (False, None)
-        assert await self.story(fresh) == [("breaker", False)]
+        assert await self.changes(fresh) == [("breaker", False)]
 
     async def test_an_answer_to_an_older_inquiry_leaves_the_breaker_open(
         self, fresh: Store
