@@ -62,12 +62,6 @@ async def _pay_one_of_each_kind(system: System) -> list[str]:
     return [await system.deposit(), await system.withdrawal(), await system.bill_payment()]
 
 
-async def _all_settle(system: System, payment_ids: list[str]) -> None:
-    for payment_id in payment_ids:
-        assert (await system.settled(payment_id))["status"] == "success"
-    await system.assert_money_agrees(payment_ids)
-
-
 def _assert_unavailable(answer: Answer) -> None:
     assert (answer.status, answer.headers["Content-Type"]) == (503, "application/problem+json")
     assert int(answer.headers["Retry-After"]) >= 1
@@ -84,7 +78,7 @@ async def test_payments_are_accepted_while_redis_is_stopped(system: System) -> N
         async with _stopped(system.stack.redis):
             payment_ids = await _pay_one_of_each_kind(system)
             assert await system.stage_counts(payment_ids) == {"accepted": 3}
-        await _all_settle(system, payment_ids)
+        await system.wait_until_paid(payment_ids)
 
 
 async def test_payments_are_accepted_while_redis_is_frozen(system: System) -> None:
@@ -92,7 +86,7 @@ async def test_payments_are_accepted_while_redis_is_frozen(system: System) -> No
     with nothing_restarted(system):
         with _frozen(system.stack.redis):
             payment_ids = await _pay_one_of_each_kind(system)
-        await _all_settle(system, payment_ids)
+        await system.wait_until_paid(payment_ids)
 
 
 async def test_payments_are_submitted_after_redis_was_flushed(system: System) -> None:
@@ -104,7 +98,7 @@ async def test_payments_are_submitted_after_redis_was_flushed(system: System) ->
         await system.stack.redis.flush()
     finally:
         worker.thaw()
-    await _all_settle(system, payment_ids)
+    await system.wait_until_paid(payment_ids)
 
 
 # --- Postgres -------------------------------------------------------------------------------------
@@ -124,7 +118,7 @@ async def test_every_request_gets_503_while_postgres_is_stopped(system: System) 
             assert await _status(system, "web", "/healthz") == 200
         answer = (await system.user.pay("/v1/deposits", _DEPOSIT, key=key)).expect(202)
         assert not answer.was_replayed
-        await _all_settle(system, [answer.json()["id"]])
+        await system.wait_until_paid([answer.json()["id"]])
         assert (await system.user.pay("/v1/deposits", _DEPOSIT, key=key)).body == answer.body
     listed = (
         (await system.backend.get("/v1/payments", idempotency_key=key)).expect(200).json()["items"]
@@ -178,7 +172,7 @@ async def test_every_payment_settles_after_postgres_restarts_under_load(
         await postgres.start()
         await asyncio.gather(*payers)
         assert len(set(payment_ids)) == _PAYERS * _PAYMENTS_EACH
-        await _all_settle(system, payment_ids)
+        await system.wait_until_paid(payment_ids)
 
 
 def _payment_of(payer: int, n: int) -> tuple[str, dict[str, Any]]:
@@ -218,7 +212,7 @@ async def test_processes_start_before_postgres_and_redis() -> None:
         with nothing_restarted(system):
             await stack.wait_ready("web")
             await stack.wait_ready("callbacks")
-            await _all_settle(system, await _pay_one_of_each_kind(system))
+            await system.wait_until_paid(await _pay_one_of_each_kind(system))
             assert {name: stack.process(name).pid for name in stack.names} == before
 
 
@@ -233,10 +227,10 @@ async def test_callbacks_finalize_payments_while_no_worker_runs(system: System) 
         await system.stack.process("worker").kill()
     finally:
         receiver.thaw()
-    await _all_settle(system, payment_ids)
+    await system.wait_until_paid(payment_ids)
     later = await system.withdrawal()
     await system.stack.start_process("worker")
-    await _all_settle(system, [later])
+    await system.wait_until_paid([later])
 
 
 async def _status(system: System, name: str, path: str) -> int:

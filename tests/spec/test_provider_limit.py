@@ -62,12 +62,6 @@ async def _seconds_since(system: System, first: str, last: Any) -> float:
     return float((datetime.fromisoformat(last["at"]) - row["created_at"]).total_seconds())
 
 
-async def _assert_all_paid(system: System, payment_ids: list[str]) -> None:
-    for payment_id in payment_ids:
-        assert (await system.settled(payment_id))["status"] == "success"
-    await system.assert_money_agrees(payment_ids)
-
-
 async def test_all_workers_share_one_rate_limit(system: System) -> None:
     """One second's worth of requests goes at once, and the rest in turn.
 
@@ -83,7 +77,7 @@ async def test_all_workers_share_one_rate_limit(system: System) -> None:
 
     await system.eventually(waiting_and_busy, lambda seen: seen[0] >= 20 and seen[1] <= 5)
     await redis.aclose()
-    await _assert_all_paid(system, [*pushes, *payouts])
+    await system.wait_until_paid([*pushes, *payouts])
     arrived = await _arrivals(system)
     assert len(arrived) <= _PER_SECOND * (1 + await _seconds_since(system, pushes[0], arrived[-1]))
     sent = [item["path"] for item in await _arrivals(system, _B2C, _STK)]
@@ -106,7 +100,7 @@ async def test_a_spike_arrest_slows_all_workers_for_a_while(system: System) -> N
 
     await system.eventually(factor, lambda factor: factor < 1)
     await redis.aclose()
-    await _assert_all_paid(system, payment_ids)
+    await system.wait_until_paid(payment_ids)
     assert (
         len([item for item in await _arrivals(system, _B2C) if item["status"] in (429, 500)]) == 4
     )
@@ -143,9 +137,9 @@ async def test_inquiries_stay_within_their_budget_and_stop_without_redis(
             "one may have been on its way"
         )
         await system.stack.redis.start()
-        await _assert_all_paid(system, [waiting])
+        await system.wait_until_paid([waiting])
     await system.stack.redis.flush()
-    await _assert_all_paid(system, payment_ids)
+    await system.wait_until_paid(payment_ids)
     all_inquiries = (await _arrivals(system, _QUERY))[before:]
     seconds = await _seconds_since(system, payment_ids[0], all_inquiries[-1])
     times = [item["at"] for item in all_inquiries]
