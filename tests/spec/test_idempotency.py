@@ -137,7 +137,7 @@ async def test_a_key_with_another_body_is_refused(system: System, other: Any) ->
 
 
 async def test_a_key_on_another_route_is_refused(system: System) -> None:
-    """Also with the same body."""
+    """The same body on another route is another request."""
     key = str(uuid4())
     (await system.backend.pay("/v1/deposits", WITHDRAWAL, key=key)).expect(202)
     expect_problem(

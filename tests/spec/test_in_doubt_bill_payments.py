@@ -14,6 +14,7 @@ from tests.spec.delivering import deliver
 from tests.spec.in_doubt import (
     InquiryRule,
     begin_in_doubt,
+    history_facts,
     inquiries,
     load_awaited,
     receipt_of,
@@ -54,7 +55,7 @@ async def test_an_inquiry_settles_a_bill_payment_that_has_an_id(system: System) 
 
 
 async def test_a_bill_payment_that_daraja_does_not_know_is_not_sent_again(system: System) -> None:
-    """However often Transaction Status finds nothing. The payment is then flagged."""
+    """Transaction Status finds nothing, many times. The payment is then flagged for a person."""
     payment_id = await begin_in_doubt(
         system, "b2b", "slow_result", InquiryRule("not_found"), seconds=600
     )
@@ -84,9 +85,7 @@ async def test_a_bill_payment_without_an_id_is_flagged_for_a_person(system: Syst
     expected = dict.fromkeys(ids, flagged) | {"answer_and_callback_lost": replace(flagged, moved=1)}
     await wait_until_observed(system, expected, ids)
     for payment_id in ids.values():
-        assert "needs_a_person" in [
-            entry["what"] for entry in await system.backend.history(payment_id)
-        ]
+        assert "needs_a_person" in await history_facts(system, payment_id)
         due = (
             "SELECT FROM mkwanja.payments WHERE id = $1::uuid AND next_step = 'watch' AND"
             " next_step_at IS NOT NULL"

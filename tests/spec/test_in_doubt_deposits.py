@@ -282,7 +282,7 @@ async def test_a_deposit_under_way_is_never_read_as_failed(system: System) -> No
 
 
 async def test_a_deposit_in_doubt_is_never_sent_again(system: System) -> None:
-    """It was cut, or Daraja was busy. It fails for silence without another prompt."""
+    """Its send was cut, or Daraja was busy. It fails for silence, without a second prompt."""
     names = ("cut_before_acting", "system_busy", "maintenance")
     ids = {name: await begin_in_doubt(system, "stk", name, times=1) for name in names}
     for payment_id in ids.values():

@@ -71,7 +71,7 @@ async def test_the_time_between_inquiries_grows_up_to_its_maximum(system: System
 
 
 async def test_an_answer_is_accepted_only_at_the_address_of_its_inquiry(system: System) -> None:
-    """With another number, operation or payment in the address it is an empty 403."""
+    """An address with another number, operation or payment gets an empty 403."""
     payment_id = await begin_in_doubt(
         system, "b2c", "slow_result", InquiryRule("lost_callback"), seconds=600
     )

@@ -152,7 +152,7 @@ async def test_keys_rotate_under_load_without_a_refusal(ingress: System) -> None
 
 
 async def test_two_hundred_made_up_keys_cause_five_fetches(ingress: System) -> None:
-    """One after another, and then all at once. Each request is answered 401."""
+    """They come one after another, and then all at once. Each request is answered 401."""
     issuer = ingress.stack.issuer
     bucket = Bucket(issuer)
     kids = [f"made-up-{number}" for number in range(200)]

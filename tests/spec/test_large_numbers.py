@@ -129,7 +129,7 @@ async def test_payouts_whose_answers_are_all_lost_are_each_made_once() -> None:
 
 @pytest.mark.whole
 async def test_payouts_that_were_cut_before_daraja_acted_are_each_made_once() -> None:
-    """It looks like a cut after Daraja acted. The service inquires twice, then resends."""
+    """A cut after Daraja acted looks the same, so the service inquires twice before a resend."""
     async with a_system(env=_QUICK) as system:
         cut_once = "254700000021"  # the simulator cuts the first call of its payments
         ids = await _many(_THOUSAND, lambda _: system.withdrawal(amount=120, phone_number=cut_once))

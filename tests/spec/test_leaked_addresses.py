@@ -210,7 +210,7 @@ async def _forge(system: System, one: AwaitedPayment) -> Counter[tuple[int, byte
 
 
 async def test_the_receiver_refuses_a_forgery_without_postgres_and_redis() -> None:
-    """Only a genuine message needs them. It is answered 503."""
+    """Both servers are away. A genuine message is answered 503, and a forgery still 403."""
     async with a_system() as system:
         one = await begin_awaited(system)
         away = {

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.spec.conftest import a_system
-from tests.spec.in_doubt import begin_in_doubt, wait_until_observed
+from tests.spec.in_doubt import begin_in_doubt, history_facts, wait_until_observed
 from tests.spec.playing import PAID, Api, count_sends
 from tests.spec.system import System
 
@@ -62,16 +62,14 @@ async def _begin_sent(system: System, *apis: Api, answered_after: float) -> dict
 async def test_an_acknowledgement_that_comes_while_postgres_is_away_is_stored_later(
     system: System,
 ) -> None:
-    """However long: a deposit has its ids for inquiries, and a bill payment needs no person."""
+    """However long the outage: deposits get their ids, and bill payments need no person."""
     ids = await _begin_sent(system, "stk", "b2b", "b2c", answered_after=5)
     await system.stack.postgres.stop()
     await asyncio.sleep(5 + _FORMER_RETRY_SECONDS + 2)
     await system.stack.postgres.start()
     await wait_until_observed(system, dict.fromkeys(ids, PAID), ids)
     for payment_id in ids.values():
-        assert "acknowledged" in [
-            entry["what"] for entry in await system.backend.history(payment_id)
-        ]
+        assert "acknowledged" in await history_facts(system, payment_id)
     await system.assert_money_agrees(list(ids.values()))
 
 

@@ -215,7 +215,7 @@ async def _read_everything(witness: Witness, payment_id: str) -> None:
 
 
 async def test_every_answer_is_as_described(tight_system: System) -> None:
-    """To good and bad requests: status, headers and every member agree with the document."""
+    """For good and bad requests: status, headers and members agree with the document."""
     system = tight_system
     witness = Witness(system, await _described(system))
     for path in _PAYING:

@@ -175,7 +175,7 @@ async def test_a_wrong_command_changes_nothing(cast: Cast) -> None:
 
 
 async def test_a_decision_is_a_transition_with_operator_and_reason(cast: Cast) -> None:
-    """Paid, also after the service's own conclusion; unpaid; reviewed.
+    """The decisions: paid (also after the service's own conclusion), unpaid and reviewed.
 
     A decision that ends a payment is announced.
     """
