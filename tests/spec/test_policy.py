@@ -212,6 +212,9 @@ amount_per_day = 500
 """
 
 
+_LARGE_BILL = {"amount": 901, "till": "556677"}
+
+
 @pytest.fixture(scope="module")
 async def shut(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
     """A policy that allows no amount to users, no deposit, and payouts up to 500."""
@@ -228,13 +231,7 @@ async def shut(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System
         ("service_role", "/v1/deposits", {"amount": 1}, "phone.deposits_per_minute", 0),
         ("service_role", "/v1/withdrawals", {"amount": 501}, "phone.amount_per_day", 500),
         ("service_role", "/v1/withdrawals", {"amount": 250_000}, "caller.amount_per_day", 900),
-        (
-            "service_role",
-            "/v1/bill-payments",
-            {"amount": 901, "till": "556677"},
-            "caller.amount_per_day",
-            900,
-        ),
+        ("service_role", "/v1/bill-payments", _LARGE_BILL, "caller.amount_per_day", 900),
     ],
 )
 async def test_the_refusal_of_a_request_that_never_fits_suggests_no_retry(
