@@ -99,10 +99,10 @@ def may_be_resent(
 ) -> bool:
     """Whether `payment`, which is in doubt, may be sent again under its one id (rules.md §15).
 
-    Its kind must have a resend key: Daraja then refuses the id's second use (daraja.md §4.2). Daraja
-    must have answered "not found" twice, long enough after the last send, or "too busy" to every
-    send. This worker's account must have made every send that may have acted, because Daraja does
-    not refuse another account's use of the id.
+    Its kind must have a resend key: Daraja then refuses the id's second use (daraja.md §4.2).
+    Daraja must have answered "not found" twice, long enough after the last send, or "too busy" to
+    every send. This worker's account must have made every send that may have acted, because Daraja
+    does not refuse another account's use of the id.
     """
     outcomes = {attempt.outcome for attempt in payment.attempts}
     is_open = (

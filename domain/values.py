@@ -1,7 +1,7 @@
 """The values of a payment, and the rules by which they are valid.
 
-Pure. Every rule comes from the provider (`daraja.md`) or from the API (/openapi.json). A value that breaks a
-rule raises a `ValueError`. The caller sees its text, which says what to send instead.
+Pure. Every rule comes from the provider (`daraja.md`) or from the API (/openapi.json). A value that
+breaks a rule raises a `ValueError`. The caller sees its text, which says what to send instead.
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ from socket import SO_LINGER, SOL_SOCKET
 from tests.integration.raw_server import RawServer
 
 GOOD = {
-    "MerchantRequestID": "4c1e-1", "CheckoutRequestID": "ws_CO_1", "ConversationID": "AG_1", "OriginatorConversationID": "o-1",
-    "ResponseCode": "0", "ResultCode": "0", "access_token": "c9SQxWWhmdVRlyh0", "expires_in": "3599",
+    "MerchantRequestID": "4c1e-1", "CheckoutRequestID": "ws_CO_1", "ConversationID": "AG_1",
+    "OriginatorConversationID": "o-1", "ResponseCode": "0", "ResultCode": "0",
+    "access_token": "c9SQxWWhmdVRlyh0", "expires_in": "3599",
 }  # fmt: skip
 BODY = json.dumps(
     GOOD

@@ -205,7 +205,9 @@ _BEHIND = {
     "a whole answer": whole(_STALE),
     "two": whole(_STALE) * 2,
     "an answer without its last byte": whole(_STALE + b" ")[:-1],
-    "chunks without their last line": head(CHUNKED) + f"{len(_STALE):x}\r\n".encode() + _STALE + b"\r\n0\r\n",
+    "chunks without their last line": (
+        head(CHUNKED) + f"{len(_STALE):x}\r\n".encode() + _STALE + b"\r\n0\r\n"
+    ),
     "a head that swallows the next": b"HTTP/1.1 200 OK\r\nX: ",
     "a byte": b"x",
     "a line": b"\r\n",

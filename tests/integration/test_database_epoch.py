@@ -150,7 +150,9 @@ async def test_an_epoch_lasts_while_the_database_lives(fresh: Store) -> None:
 _RESTORES = {
     "into another database": "",
     "into emptied tables": "TRUNCATE mkwanja.idempotency_keys",
-    "with the tables made anew": "DROP TABLE mkwanja.idempotency_keys; CREATE TABLE mkwanja.idempotency_keys (id int)",
+    "with the tables made anew": (
+        "DROP TABLE mkwanja.idempotency_keys; CREATE TABLE mkwanja.idempotency_keys (id int)"
+    ),
 }
 
 

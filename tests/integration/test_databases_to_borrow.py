@@ -21,12 +21,14 @@ async def test_the_next_borrower_finds_no_row_and_every_brake(lent: DatabasesToB
     async with lent.borrow() as url, Store(url) as store:
         await store.finalized()
         await store.execute(
-            "UPDATE mkwanja.brakes SET is_engaged = true, reason = 'a test' WHERE name = 'kill_switch'"
+            "UPDATE mkwanja.brakes SET is_engaged = true, reason = 'a test' "
+            "WHERE name = 'kill_switch'"
         )
     async with lent.borrow() as again, Store(again) as store:
         assert again == url
         tables = await store.rows(
-            "SELECT format('%I.%I', schemaname, tablename) AS name FROM pg_tables WHERE schemaname = 'mkwanja'"
+            "SELECT format('%I.%I', schemaname, tablename) AS name FROM pg_tables "
+            "WHERE schemaname = 'mkwanja'"
         )
         counts = {
             row["name"]: await store.one(f"SELECT count(*) FROM {row['name']}")  # noqa: S608
@@ -71,7 +73,9 @@ _CHANGES = {
     "a table": "CREATE TABLE public.left_over (is_ours boolean)",
     "a column": "ALTER TABLE mkwanja.payments ADD COLUMN left_over text",
     "a trigger that sleeps": "ALTER TABLE mkwanja.payment_history DISABLE TRIGGER USER",
-    "a constraint less": "ALTER TABLE mkwanja.idempotency_keys DROP CONSTRAINT idempotency_keys_payment_id_fkey",
+    "a constraint less": (
+        "ALTER TABLE mkwanja.idempotency_keys DROP CONSTRAINT idempotency_keys_payment_id_fkey"
+    ),
     "a function": "CREATE FUNCTION public.f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
     "a right": "GRANT SELECT ON mkwanja.payments TO PUBLIC",
     "a setting": 'ALTER DATABASE "{name}" SET default_transaction_read_only = on',

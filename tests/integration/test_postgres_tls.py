@@ -110,11 +110,14 @@ async def is_encrypted(server: Server, url: str) -> bool:
 @pytest.mark.parametrize(
     ("query", "encrypted"),
     [
-        ("", True), ("sslmode=disable", False), ("sslmode=allow", False), ("sslmode=prefer", True), ("sslmode=require", True),
+        ("", True), ("sslmode=disable", False), ("sslmode=allow", False), ("sslmode=prefer", True),
+        ("sslmode=require", True),
         ("ssl=true", True), ("sslmode=no-verify", True),
-        ("sslmode=require&channel_binding=require", True), ("sslmode=require&supa=x&pgbouncer=true", True),
+        ("sslmode=require&channel_binding=require", True),
+        ("sslmode=require&supa=x&pgbouncer=true", True),
         ("sslrootcert={root}", True), ("sslmode=require&sslrootcert={root}", True),
-        ("sslmode=verify-ca&sslrootcert={root}", True), ("sslmode=verify-full&sslrootcert={root}", True),
+        ("sslmode=verify-ca&sslrootcert={root}", True),
+        ("sslmode=verify-full&sslrootcert={root}", True),
         ("sslmode=require&sslcert={root}&sslkey={key}", True),
     ],
 )  # fmt: skip

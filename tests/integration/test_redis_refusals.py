@@ -52,19 +52,21 @@ def _command(*arguments: str) -> Callable[[Redis], Awaitable[Any]]:
     return lambda admin: admin.execute_command(*arguments)  # type: ignore[no-untyped-call]
 
 
-# For each refusal: the server's settings, whether the limited user connects, the commands that cause
-# and repair it, the use that it blocks, and the kind of fault.
+# For each refusal: the server's settings, whether the limited user connects, the commands that
+# cause and repair it, the use that it blocks, and the kind of fault.
 REFUSED: dict[str, tuple[list[str], bool, Any, Any, str, FaultKind]] = {
     "wrong password": (
         [limited_user("on >other ~* &* +@all").replace(">L1mited-Passw0rd", "")], True, None,
         _command("ACL", "SETUSER", "limited", ">L1mited-Passw0rd"), "rate", FaultKind.CREDENTIALS,
     ),
     "a command": (
-        [_rights("-publish")], True, None, _command("ACL", "SETUSER", "limited", "+publish"), "bell",
+        [_rights("-publish")], True, None,
+        _command("ACL", "SETUSER", "limited", "+publish"), "bell",
         FaultKind.PERMISSION,
     ),
     "scripts": (
-        [_rights("-@scripting")], True, None, _command("ACL", "SETUSER", "limited", "+@scripting"), "rate",
+        [_rights("-@scripting")], True, None,
+        _command("ACL", "SETUSER", "limited", "+@scripting"), "rate",
         FaultKind.PERMISSION,
     ),
     "a channel": (
@@ -80,7 +82,8 @@ REFUSED: dict[str, tuple[list[str], bool, Any, Any, str, FaultKind]] = {
         _command("ACL", "SETUSER", "limited", "~arq:*"), "jobs", FaultKind.PERMISSION,
     ),
     "a replica": (
-        [], False, _command("REPLICAOF", "127.0.0.1", "9"), _command("REPLICAOF", "NO", "ONE"), "wake",
+        [], False, _command("REPLICAOF", "127.0.0.1", "9"),
+        _command("REPLICAOF", "NO", "ONE"), "wake",
         FaultKind.READ_ONLY,
     ),
     "full": (
@@ -140,7 +143,10 @@ class TestRefused:
     async def test_a_connection_leaves_a_primary_that_became_a_replica(
         self,
     ) -> None:
-        """Its connections stay open and refuse every write. Its name now leads to another server."""
+        """Its connections stay open and refuse every write.
+
+        Its name now leads to another server.
+        """
         async with RedisServer(password=PASSWORD) as old, RedisServer(password=PASSWORD) as new:
             target = old
 

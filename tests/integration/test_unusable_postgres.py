@@ -45,7 +45,8 @@ async def switch(store: Store, value: str, *, ends_sessions: bool) -> None:
     async with connection(store.url) as raw:
         await raw.execute("SET default_transaction_read_only = off")
         await raw.execute(
-            f'ALTER DATABASE "{database_name(store.url)}" SET default_transaction_read_only = {value}'
+            f'ALTER DATABASE "{database_name(store.url)}" '
+            f"SET default_transaction_read_only = {value}"
         )
         if ends_sessions:
             await raw.execute(
@@ -162,7 +163,8 @@ async def test_an_error_about_a_row_is_logged_without_the_row(fresh: Store) -> N
     """Rows hold phone numbers and keys, and Postgres quotes the row that it refuses."""
     payment_id = await fresh.accepted()
     break_it = text(
-        "UPDATE mkwanja.payments SET phone_number = :number, next_step_at = NULL, next_step = NULL WHERE id = :id"
+        "UPDATE mkwanja.payments "
+        "SET phone_number = :number, next_step_at = NULL, next_step = NULL WHERE id = :id"
     )
     number = "2547" + "99000111"  # put together, because a traceback shows the lines of this file
     with pytest.raises(Exception, match="nothing_waits_for_nobody") as caught:

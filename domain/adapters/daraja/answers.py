@@ -40,8 +40,8 @@ ID_KINDS = {
     "OriginatorConversationID": IdKind.ORIGINATOR_CONVERSATION,
 }
 
-# The shortest wait after Daraja's rate limiter refused a request. The sandbox allows 5 STK queries a
-# minute. The limits of production are unpublished (daraja.md §3, §9).
+# The shortest wait after Daraja's rate limiter refused a request. The sandbox allows 5 STK queries
+# a minute. The limits of production are unpublished (daraja.md §3, §9).
 _THROTTLED_WAIT_SECONDS = 2.0
 
 # Daraja's own error codes, such as `405.001` and `400.002.02`. A server in front of Daraja uses

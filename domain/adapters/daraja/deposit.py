@@ -44,8 +44,8 @@ _UNDER_WAY_CODE = "4999"
 
 _F = FailureReason
 
-# The result codes that end a deposit as failed (daraja.md §2.4). 1037 and 1019 are not safe to retry
-# (rules.md §14). Late settlements were reported after 1037. 1036 is treated the same.
+# The result codes that end a deposit as failed (daraja.md §2.4). 1037 and 1019 are not safe to
+# retry (rules.md §14). Late settlements were reported after 1037. 1036 is treated the same.
 FAILURES: Codes = {
     "1": Ending(_F.INSUFFICIENT_FUNDS, safe_to_retry=True),
     "2": Ending(_F.LIMIT_EXCEEDED, safe_to_retry=True),

@@ -41,8 +41,8 @@ def daraja_session(*, connections_max: int) -> aiohttp.ClientSession:
     """Return the HTTP session for Daraja, with the fence and without proxies, cookies or reuse.
 
     Each request has a connection of its own, which is cheap at our rates. Daraja may have closed a
-    connection that was used before. If a call of a kind without a resend key only noticed this
-    by writing, its payment would be in doubt (rules.md §13). Bytes that arrived on an idle connection
+    connection that was used before. If a call of a kind without a resend key only noticed this by
+    writing, its payment would be in doubt (rules.md §13). Bytes that arrived on an idle connection
     would also be read as the answer to the next payment.
     """
     connector = aiohttp.TCPConnector(limit=connections_max, force_close=True)

@@ -190,8 +190,8 @@ async def _find_originators(
 ) -> dict[ProviderId, UUID]:
     """Other payments whose own id the messages of this batch carry as OriginatorConversationID.
 
-    Such an id needs no row in `provider_ids`: if we send a payment's own id, Daraja knows the payment
-    by that id, even before it has acknowledged the send.
+    Such an id needs no row in `provider_ids`: if we send a payment's own id, Daraja knows the
+    payment by that id, even before it has acknowledged the send.
     """
     foreign = {
         provider_id: payment_id
