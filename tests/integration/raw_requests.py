@@ -1,9 +1,8 @@
-"""Requests as bytes that no honest client sends. Each is made for a door of ours that would let the
-honest one in.
+"""Hostile requests as bytes, each made from a request that our process would accept.
 
-A case is given a `Frame`: the head and body of a request that would be accepted, to be bent. Bytes
-in several parts are sent one after the other. None of them may be accepted, and what is hidden
-behind one (`frame.hidden()`) may not be answered.
+A case gets a `Frame`: the head and body of an acceptable request. It returns the changed bytes. If
+it returns several parts, they are sent one after the other. The process must accept none of these
+requests, and must not answer a request that is hidden behind one (`frame.hidden()`).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ _MANY = 1024
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """An acceptable request in parts. `second` is the target and headers of another one."""
+    """The parts of an acceptable request. `second` is the headers of another one."""
 
     target: bytes
     fields: tuple[bytes, ...]
@@ -43,13 +42,12 @@ class Frame:
         return b"Content-Length: %d" % len(self.body)
 
     def whole(self, *more: bytes, **changes: bytes) -> bytes:
-        """With its length and body, which would be accepted but for what is changed."""
+        """Return the request with its length, its body and the changes."""
         return self.head(self.length, *more, **changes) + self.body  # type: ignore[arg-type]
 
     def in_chunks(self, *more: bytes, chunks: bytes | None = None, **changes: bytes) -> bytes:
-        return self.head(b"Transfer-Encoding: chunked", *more, **changes) + (  # type: ignore[arg-type]
-            self.chunks() if chunks is None else chunks
-        )
+        head = self.head(b"Transfer-Encoding: chunked", *more, **changes)  # type: ignore[arg-type]
+        return head + (self.chunks() if chunks is None else chunks)
 
     def chunks(
         self, *, size: bytes | None = None, end: bytes = CRLF, trailers: bytes = b""
@@ -58,7 +56,7 @@ class Frame:
         return size + end + self.body + end + b"0" + end + trailers + end
 
     def hidden(self) -> bytes:
-        """A second request, whole and acceptable, for where the first one's end is in doubt."""
+        """Return a second acceptable request, for cases where the first one's end is ambiguous."""
         return self.head(self.length, fields=self.second) + self.body
 
     def replaced(self, old: bytes, new: bytes) -> bytes:
@@ -265,7 +263,7 @@ HEADS: dict[str, Case] = {
     ),
 }
 
-# Of the ingress alone: the receiver has neither tokens in headers nor keys, and looks at no type.
+# Only for the ingress: the receiver reads no token, no idempotency key and no content type.
 INGRESS: dict[str, Case] = {
     "two Authorizations": lambda frame: frame.whole(b"Authorization: Bearer x"),
     "an Authorization folded into two": lambda frame: frame.replaced(b"Bearer ", b"Bearer\r\n "),
@@ -280,5 +278,5 @@ INGRESS: dict[str, Case] = {
     "a path with an escaped letter": lambda frame: frame.whole(
         target=frame.target.replace(b"d", b"%64", 1)
     ),
-    "a query that nobody reads": lambda frame: frame.whole(target=frame.target + b"?amount=1"),
+    "a query that no handler reads": lambda frame: frame.whole(target=frame.target + b"?amount=1"),
 }

@@ -17,61 +17,61 @@ from tests.stack.servers import RedisServer
 SLOW = CallerLimits(requests_per_second=0.001, burst=5)
 
 
-async def asked(
-    rates: CallerRates, times: int, caller: str = "somebody", limits: CallerLimits = SLOW
+async def charge_many(
+    rates: CallerRates, times: int, caller: str = "a caller", limits: CallerLimits = SLOW
 ) -> list[float]:
     return await asyncio.gather(*(rates.charge(caller, limits) for _ in range(times)))
 
 
-async def test_a_burst_may_come_at_once_and_no_more(redis: RedisClient) -> None:
-    waits = await asked(CallerRates(redis), 50)
+async def test_a_caller_may_send_one_burst_at_once(redis: RedisClient) -> None:
+    waits = await charge_many(CallerRates(redis), 50)
     assert waits.count(0) == 5
     assert all(0 < wait <= 1000 for wait in waits if wait)
 
 
 async def test_requests_are_served_in_their_order(redis: RedisClient) -> None:
-    waits = await asked(CallerRates(redis), 8)
+    waits = await charge_many(CallerRates(redis), 8)
     assert [wait == 0 for wait in waits] == [True] * 5 + [False] * 3
 
 
 async def test_two_processes_share_a_callers_bucket(redis: RedisClient) -> None:
     both = CallerRates(redis), CallerRates(redis)
     waits = await asyncio.gather(
-        *(rates.charge("somebody", SLOW) for _ in range(10) for rates in both)
+        *(rates.charge("a caller", SLOW) for _ in range(10) for rates in both)
     )
     assert waits.count(0) == 5
 
 
 async def test_each_caller_has_a_bucket_of_its_own(redis: RedisClient) -> None:
     rates = CallerRates(redis)
-    await asked(rates, 9, "greedy")
-    assert (await asked(rates, 5, "modest")).count(0) == 5
+    await charge_many(rates, 9, "greedy")
+    assert (await charge_many(rates, 5, "modest")).count(0) == 5
 
 
 async def test_a_refused_request_is_not_charged(redis: RedisClient) -> None:
     """A caller that keeps sending requests does not have to wait longer."""
     rates = CallerRates(redis)
-    await asked(rates, 5)
-    first = await rates.charge("somebody", SLOW)
-    await asked(rates, 100)
-    assert await rates.charge("somebody", SLOW) <= first
+    await charge_many(rates, 5)
+    first = await rates.charge("a caller", SLOW)
+    await charge_many(rates, 100)
+    assert await rates.charge("a caller", SLOW) <= first
 
 
 async def test_a_refunded_request_can_be_charged_again(redis: RedisClient) -> None:
     rates = CallerRates(redis)
-    await asked(rates, 5)
-    await asyncio.gather(rates.refund("somebody", SLOW), rates.refund("somebody", SLOW))
-    assert (await asked(rates, 5)).count(0) == 2
+    await charge_many(rates, 5)
+    await asyncio.gather(rates.refund("a caller", SLOW), rates.refund("a caller", SLOW))
+    assert (await charge_many(rates, 5)).count(0) == 2
 
 
 async def test_a_refund_never_makes_the_burst_larger(redis: RedisClient) -> None:
     """This also holds for a refund of a request that was never charged."""
     rates = CallerRates(redis)
-    await rates.charge("somebody", SLOW)
+    await rates.charge("a caller", SLOW)
     for _ in range(9):
-        await rates.refund("somebody", SLOW)
+        await rates.refund("a caller", SLOW)
     assert await redis.keys("*rate:*") == []
-    assert (await asked(rates, 9)).count(0) == 5
+    assert (await charge_many(rates, 9)).count(0) == 5
 
 
 async def test_a_caller_that_waited_the_given_time_is_served(redis: RedisClient) -> None:
@@ -84,7 +84,7 @@ async def test_a_caller_that_waited_the_given_time_is_served(redis: RedisClient)
 
 
 async def test_a_caller_without_a_limit_sends_nothing_to_redis(redis: RedisClient) -> None:
-    assert await asked(CallerRates(redis), 20, limits=CallerLimits()) == [0] * 20
+    assert await charge_many(CallerRates(redis), 20, limits=CallerLimits()) == [0] * 20
     assert await redis.keys("*rate:*") == []
 
 
@@ -101,7 +101,7 @@ async def test_without_redis_a_charge_raises(redis_of_run: RedisServer) -> None:
     client = connect("redis://127.0.0.1:1/0", client_name="mkwanja-test")
     try:
         with pytest.raises(QueueUnavailable):
-            await CallerRates(client).charge("somebody", SLOW)
+            await CallerRates(client).charge("a caller", SLOW)
     finally:
         await client.aclose(close_connection_pool=True)
 
@@ -116,5 +116,5 @@ async def test_a_rate_with_a_fractional_interval_serves_its_whole_burst(
         for rate in (0.3, 0.7, 3, 6, 7, 9, 11, 13)
     ]
     for number, limit in enumerate(limits):
-        waits = await asked(CallerRates(redis), burst, f"caller {number}", limit)
+        waits = await charge_many(CallerRates(redis), burst, f"caller {number}", limit)
         assert waits == [0] * burst, limit

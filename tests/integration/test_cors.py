@@ -1,6 +1,4 @@
-"""Web pages of the origins that are named may call and read what they are told, refusals
-included; others may not.
-"""
+"""Web pages of configured origins may call the API and read every answer. Other pages may not."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ _ROUTES = [
 
 @pytest.fixture(scope="module")
 async def stack(lending: Lending) -> AsyncIterator[Stack]:
-    """The first web process names two origins, the second none."""
+    """The first web process allows two origins, the second none."""
     named: dict[str, str | None] = {"CORS_ALLOWED_ORIGINS": f"{_OURS}, {_OTHER_OF_OURS}"}
     shape = Shape(processes=("web",), webs=2, process_env={"web.1": named})
     async with lending.stack(shape) as stack:
@@ -43,7 +41,7 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-def _allowed(headers: Mapping[str, str]) -> dict[str, str]:
+def _cors_headers(headers: Mapping[str, str]) -> dict[str, str]:
     return {
         name.lower(): value
         for name, value in headers.items()
@@ -52,44 +50,40 @@ def _allowed(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _preflight(
-    method: str, origin: str = _OURS, asked: str = "authorization,content-type"
+    method: str, origin: str = _OURS, wanted: str = "authorization,content-type"
 ) -> dict[str, str]:
     return {
         "Origin": origin,
         "Access-Control-Request-Method": method,
-        "Access-Control-Request-Headers": asked,
+        "Access-Control-Request-Headers": wanted,
     }
 
 
 @pytest.mark.parametrize("origin", [_OURS, _OTHER_OF_OURS])
 @pytest.mark.parametrize(("method", "path"), _ROUTES)
-async def test_a_named_origin_may_ask(
+async def test_a_configured_origin_passes_the_preflight(
     stack: Stack, http: aiohttp.ClientSession, origin: str, method: str, path: str
 ) -> None:
-    """A browser that asks first, without a token, is told which headers may be sent; never
-    cookies, never any origin.
-    """
-    asked = "authorization,content-type,idempotency-key,x-idempotency-key"
+    """The preflight needs no token. It never allows cookies, nor all origins."""
+    wanted = "authorization,content-type,idempotency-key,x-idempotency-key"
     async with http.options(
-        stack.web_url + path, headers=_preflight(method, origin, asked)
+        stack.web_url + path, headers=_preflight(method, origin, wanted)
     ) as answer:
         assert answer.status == 200
-        said = _allowed(answer.headers)
-        assert said["access-control-allow-origin"] == origin
-        assert said["access-control-allow-methods"] == method
-        assert {name.lower() for name in said["access-control-allow-headers"].split(",")} == set(
-            asked.split(",")
+        cors = _cors_headers(answer.headers)
+        assert cors["access-control-allow-origin"] == origin
+        assert cors["access-control-allow-methods"] == method
+        assert {name.lower() for name in cors["access-control-allow-headers"].split(",")} == set(
+            wanted.split(",")
         )
-        assert "access-control-allow-credentials" not in said
+        assert "access-control-allow-credentials" not in cors
         assert answer.headers.getall("Vary") == ["Origin"]
 
 
 async def test_an_expectation_changes_no_preflight(
     stack: Stack, http: aiohttp.ClientSession
 ) -> None:
-    """The routes of preflights are made by a library, which knows nothing of our answer to
-    Expect.
-    """
+    """A library makes the preflight routes, so our answer to Expect does not apply to them."""
     headers = {**_preflight("POST"), "Expect": "cow"}
     async with http.options(stack.web_url + "/v1/deposits", headers=headers) as answer:
         assert answer.status == 200
@@ -104,32 +98,30 @@ _NOT_ALLOWED = {
     "no origin of its own": _preflight("POST", "null"),
     "any origin": _preflight("POST", "*"),
     "another method": _preflight("DELETE"),
-    "another header": _preflight("POST", asked="x-forwarded-for"),
+    "another header": _preflight("POST", wanted="x-forwarded-for"),
     "no method": {"Origin": _OURS},
     "no origin": {"Access-Control-Request-Method": "POST"},
 }
 
 
-@pytest.mark.parametrize("what", _NOT_ALLOWED)
-async def test_what_is_not_named_may_not(
-    stack: Stack, http: aiohttp.ClientSession, what: str
+@pytest.mark.parametrize("case", _NOT_ALLOWED)
+async def test_a_preflight_for_another_origin_method_or_header_is_refused(
+    stack: Stack, http: aiohttp.ClientSession, case: str
 ) -> None:
-    """A question for another origin, method or header is refused as a problem that repeats
-    nothing of it.
-    """
-    async with http.options(stack.web_url + "/v1/deposits", headers=_NOT_ALLOWED[what]) as answer:
+    """The answer is a problem that repeats no part of the request."""
+    async with http.options(stack.web_url + "/v1/deposits", headers=_NOT_ALLOWED[case]) as answer:
         assert (answer.status, (await answer.json(content_type=None))["code"]) == (
             403,
             "origin_not_allowed",
         )
-        assert _allowed(answer.headers) == {}
+        assert _cors_headers(answer.headers) == {}
         assert "example" not in await answer.text()
 
 
-async def test_a_page_reads_every_refusal(stack: Stack, http: aiohttp.ClientSession) -> None:
-    """An answer of any status, from 202 to 503, may be read with its headers by a page of a
-    named origin, and by no other.
-    """
+async def test_a_page_of_a_configured_origin_may_read_answers_of_every_status(
+    stack: Stack, http: aiohttp.ClientSession
+) -> None:
+    """It may read the headers too. A page of another origin may not."""
     token = {"Authorization": f"Bearer {stack.issuer.user_token()}"}
     key = {"X-Idempotency-Key": "k1"}
     cases: list[tuple[int, str, str, dict[str, str], object]] = [
@@ -142,41 +134,37 @@ async def test_a_page_reads_every_refusal(stack: Stack, http: aiohttp.ClientSess
         (422, "POST", "/v1/deposits", token | {"X-Idempotency-Key": "k3"}, {}),
     ]
     for status, method, path, headers, body in cases:
-        for origin, is_named in ((_OURS, True), ("https://evil.example", False)):
+        for origin, is_configured in ((_OURS, True), ("https://evil.example", False)):
             sent = {**headers, "Origin": origin}
             async with http.request(
                 method, stack.web_url + path, headers=sent, json=body
             ) as answer:
                 assert answer.status == status, await answer.text()
-                said = _allowed(answer.headers)
+                cors = _cors_headers(answer.headers)
                 assert answer.headers.getall("Vary") == ["Origin"]
-            if is_named:
-                assert said.pop("access-control-allow-origin") == _OURS
-                assert set(said.pop("access-control-expose-headers").split(",")) == _EXPOSED
-            assert said == {}
+            if is_configured:
+                assert cors.pop("access-control-allow-origin") == _OURS
+                assert set(cors.pop("access-control-expose-headers").split(",")) == _EXPOSED
+            assert cors == {}
 
 
-async def test_no_origin_is_named_unless_somebody_names_it(
+async def test_no_page_may_call_without_the_setting(
     stack: Stack, http: aiohttp.ClientSession
 ) -> None:
-    """Without the setting no page may call, and the health routes are no page's business with it
-    either.
-    """
+    """The health routes are for no page, also with the setting."""
     closed = stack.process("web.2").url
     async with http.options(closed + "/v1/deposits", headers=_preflight("POST")) as answer:
         assert answer.status == 405
-        assert _allowed(answer.headers) == {}
+        assert _cors_headers(answer.headers) == {}
     for url in (closed + "/v1/payments", stack.web_url + "/metrics"):
         async with http.get(url, headers={"Origin": _OURS}) as answer:
-            assert _allowed(answer.headers) == {}
+            assert _cors_headers(answer.headers) == {}
 
 
-async def test_an_answer_has_no_banner_and_nothing_to_keep(
+async def test_an_answer_has_no_banner_and_is_not_cached(
     stack: Stack, http: aiohttp.ClientSession
 ) -> None:
-    """Health, success, refusal and what is not there: no Server, nothing to guess at, nothing
-    for a cache.
-    """
+    """This holds for health, success, refusals and unknown routes."""
     for path in ("/healthz", "/readyz", "/metrics", "/v1/payments", "/nowhere"):
         async with http.get(stack.web_url + path) as answer:
             assert "Server" not in answer.headers

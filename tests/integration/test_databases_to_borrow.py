@@ -1,4 +1,4 @@
-"""A borrowed database is in its state after the migrations, whatever the last borrower did."""
+"""A borrowed database is as the migrations left it, whatever the last borrower did."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ async def test_the_next_borrower_finds_no_row_and_every_brake(lent: DatabasesToB
     async with lent.borrow() as again, Store(again) as store:
         assert again == url
         tables = await store.rows(
-            "SELECT format('%I.%I', schemaname, tablename) AS name FROM pg_tables "
-            "WHERE schemaname = 'mkwanja'"
+            "SELECT format('%I.%I', schemaname, tablename) AS name "
+            "FROM pg_tables WHERE schemaname = 'mkwanja'"
         )
         counts = {
             row["name"]: await store.one(f"SELECT count(*) FROM {row['name']}")  # noqa: S608
@@ -43,13 +43,13 @@ async def test_the_next_borrower_finds_no_row_and_every_brake(lent: DatabasesToB
 
 
 async def test_the_planner_has_no_statistics_of_deleted_rows(lent: DatabasesToBorrow) -> None:
-    known = "SELECT count(*) FROM pg_stats WHERE schemaname = 'mkwanja'"
+    statistics = "SELECT count(*) FROM pg_stats WHERE schemaname = 'mkwanja'"
     async with lent.borrow() as url, Store(url) as store:
         await store.finalized()
         await store.execute("ANALYZE mkwanja.payments")
-        assert await store.one(known) > 0
+        assert await store.one(statistics) > 0
     async with lent.borrow() as again, Store(again) as store:
-        assert await store.one(known) == 0
+        assert await store.one(statistics) == 0
 
 
 async def test_two_borrowers_at_once_have_two_databases(lent: DatabasesToBorrow) -> None:
@@ -57,10 +57,10 @@ async def test_two_borrowers_at_once_have_two_databases(lent: DatabasesToBorrow)
         assert one != other
 
 
-async def test_a_connection_that_was_left_open_ends(lent: DatabasesToBorrow) -> None:
+async def test_the_next_loan_ends_a_connection_that_was_left_open(lent: DatabasesToBorrow) -> None:
     async with lent.borrow() as url:
-        left = connection(url)
-        raw = await left.__aenter__()
+        context = connection(url)  # a reference, because its collection would close the connection
+        raw = await context.__aenter__()
         await raw.execute("BEGIN")
         await raw.execute("LOCK TABLE mkwanja.payments")
     async with lent.borrow() as again:
@@ -72,8 +72,8 @@ async def test_a_connection_that_was_left_open_ends(lent: DatabasesToBorrow) -> 
 _CHANGES = {
     "a table": "CREATE TABLE public.left_over (is_ours boolean)",
     "a column": "ALTER TABLE mkwanja.payments ADD COLUMN left_over text",
-    "a trigger that sleeps": "ALTER TABLE mkwanja.payment_history DISABLE TRIGGER USER",
-    "a constraint less": (
+    "a disabled trigger": "ALTER TABLE mkwanja.payment_history DISABLE TRIGGER USER",
+    "a dropped constraint": (
         "ALTER TABLE mkwanja.idempotency_keys DROP CONSTRAINT idempotency_keys_payment_id_fkey"
     ),
     "a function": "CREATE FUNCTION public.f() RETURNS int LANGUAGE sql AS 'SELECT 1'",

@@ -1,5 +1,6 @@
-"""Whatever is wrong with the endpoint of the key set, the last good set serves, for a day; and
-the metrics say so.
+"""If the endpoint of the key set fails, the last good set is used for a day.
+
+The metrics show its age.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def answer(body: bytes, status: str = "200 OK", *fields: str, length: int | None
     return "\r\n".join([*head, *fields, "", ""]).encode() + body
 
 
-def says(*parts: bytes) -> Script:
+def sends(*parts: bytes) -> Script:
     async def script(writer: asyncio.StreamWriter) -> None:
         for part in parts:
             writer.write(part)
@@ -48,7 +49,7 @@ async def hangs(_writer: asyncio.StreamWriter) -> None:
 
 
 async def drips(writer: asyncio.StreamWriter) -> None:
-    """One byte of a good set at a time, and never the last."""
+    """Send a good set byte by byte, without the last byte."""
     writer.write(answer(b"", length=len(GOOD_SET)))
     for at in range(len(GOOD_SET) - 1):
         writer.write(GOOD_SET[at : at + 1])
@@ -70,44 +71,47 @@ async def resets(writer: asyncio.StreamWriter) -> None:
 
 
 BOMB = gzip.compress(b" " * 10_000_000)
-# What is wrong, how the fetch is counted, and what the endpoint does.
+# The fault's name, the `result` label of the counted fetch, and what the endpoint does.
 FAULTS: dict[str, tuple[str, Script]] = {
     "hangs": ("no_answer", hangs),
     "drips": ("no_answer", drips),
     "drips its head": ("no_answer", drips_its_head),
     "resets": ("no_answer", resets),
-    "closes without a word": ("no_answer", says()),
-    "speaks no HTTP": ("no_answer", says(b"\x16\x03\x01\x00\xff\r\n\r\n")),
-    "has a head without end": ("no_answer", says(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 500_000)),
-    "stops halfway": ("no_answer", says(answer(GOOD_SET[:50], length=len(GOOD_SET)))),
+    "closes without an answer": ("no_answer", sends()),
+    "speaks no HTTP": ("no_answer", sends(b"\x16\x03\x01\x00\xff\r\n\r\n")),
+    "has a head without end": ("no_answer", sends(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 500_000)),
+    "stops halfway": ("no_answer", sends(answer(GOOD_SET[:50], length=len(GOOD_SET)))),
     "answers 500 with a good set": (
         "bad_answer",
-        says(answer(GOOD_SET, "500 Internal Server Error")),
+        sends(answer(GOOD_SET, "500 Internal Server Error")),
     ),
-    "answers 204": ("bad_answer", says(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")),
+    "answers 204": ("bad_answer", sends(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")),
     "answers HTML": (
         "bad_answer",
-        says(answer(b"<html>Be right back</html>", "200 OK", "Content-Type: text/html")),
+        sends(answer(b"<html>Be right back</html>", "200 OK", "Content-Type: text/html")),
     ),
-    "answers nothing": ("bad_answer", says(answer(b""))),
-    "answers half a set": ("bad_answer", says(answer(GOOD_SET[:-5]))),
-    "answers in UTF-16": ("bad_answer", says(answer(GOOD_SET.decode().encode("utf-16")))),
+    "answers nothing": ("bad_answer", sends(answer(b""))),
+    "answers half a set": ("bad_answer", sends(answer(GOOD_SET[:-5]))),
+    "answers in UTF-16": ("bad_answer", sends(answer(GOOD_SET.decode().encode("utf-16")))),
     "answers a number of 5,000 digits": (
         "bad_answer",
-        says(answer(b'{"keys": [' + b"9" * 5000 + b"]}")),
+        sends(answer(b'{"keys": [' + b"9" * 5000 + b"]}")),
     ),
-    "answers very deep": ("bad_answer", says(answer(b"[" * 60_000))),
-    "answers a megabyte": ("bad_answer", says(answer(GOOD_SET + b" " * 1_000_000))),
-    "answers without end": ("bad_answer", says(b"HTTP/1.1 200 OK\r\n\r\n", *[b" " * 65_536] * 20)),
-    "answers 10 MB, packed": ("bad_answer", says(answer(BOMB, "200 OK", "Content-Encoding: gzip"))),
+    "answers very deep": ("bad_answer", sends(answer(b"[" * 60_000))),
+    "answers a megabyte": ("bad_answer", sends(answer(GOOD_SET + b" " * 1_000_000))),
+    "answers without end": ("bad_answer", sends(b"HTTP/1.1 200 OK\r\n\r\n", *[b" " * 65_536] * 20)),
+    "answers 10 MB, packed": (
+        "bad_answer",
+        sends(answer(BOMB, "200 OK", "Content-Encoding: gzip")),
+    ),
 }
 
 
 class Endpoint:
-    """The endpoint, and a key set that relies on it."""
+    """The endpoint, and a key set that is fetched from it."""
 
     def __init__(self) -> None:
-        self.script: Script = says(answer(GOOD_SET))
+        self.script: Script = sends(answer(GOOD_SET))
         self.paths: list[str] = []
         self.requests: list[bytes] = []  # with all their fields
         self.connections = 0
@@ -124,7 +128,7 @@ class Endpoint:
                 if not self.keeps_connections:
                     break
         except (OSError, EOFError):
-            pass  # whoever asked has heard enough
+            pass  # the key set closed the connection
         finally:
             writer.close()
             with suppress(OSError):
@@ -158,87 +162,83 @@ async def endpoint() -> AsyncIterator[Endpoint]:
 
 
 def metric(name: str, **labels: str) -> float:
-    """As whoever reads /metrics sees it now."""
+    """Return the present value in the answer of /metrics."""
     return REGISTRY.get_sample_value(f"mkwanja_key_set_{name}", labels) or 0.0
 
 
-async def fails(
-    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, fault: str, ask: Awaitable[bool]
+async def await_with_fault(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, fault: str, action: Awaitable[bool]
 ) -> bool:
-    """What `ask` says while the endpoint has that fault; one fetch was made, and counted as what
-    it was.
+    """Await the action while the endpoint has the fault, and return the action's result.
+
+    The key set makes one fetch, and counts it with the fault's label.
     """
     result, endpoint.script = FAULTS[fault]
     before, asked = metric("fetches_total", result=result), len(endpoint.paths)
     with monkeypatch.context() as patch:
         if fault in {"hangs", "drips", "drips its head"}:
             patch.setattr(gateway.auth.keys, "FETCH_SECONDS_MAX", 0.2)
-        said = await ask
+        is_successful = await action
     assert (metric("fetches_total", result=result) - before, endpoint.paths[asked:]) == (
         1,
         ["/keys"],
     )
-    return said
+    return is_successful
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_the_last_good_set_serves_for_a_day(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    """While the endpoint is of no use known keys are known and the set's age grows; past a day
-    nobody can be checked.
+    """While the endpoint fails, known keys are found and the set's age grows.
+
+    After a day no token can be checked.
     """
     await endpoint.keys.start()
     generation = endpoint.keys.generation
     for hours in (1, 24):
         endpoint.now = 1_000_000 + hours * HOUR_SECONDS
         assert metric("age_seconds") == hours * HOUR_SECONDS
-        assert await fails(endpoint, monkeypatch, fault, endpoint.knows("first"))
+        assert await await_with_fault(endpoint, monkeypatch, fault, endpoint.knows("first"))
     endpoint.now += 16
     with pytest.raises(KeysUnavailable):
-        await fails(endpoint, monkeypatch, fault, endpoint.knows("first"))
-    endpoint.script = says(answer(GOOD_SET))
+        await await_with_fault(endpoint, monkeypatch, fault, endpoint.knows("first"))
+    endpoint.script = sends(answer(GOOD_SET))
     endpoint.now += gateway.auth.keys.RETRY_AFTER_SECONDS
     assert await endpoint.knows("first")
     assert (metric("age_seconds"), endpoint.keys.generation) == (0, generation)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_without_a_set_nobody_is_called_a_forger(
+async def test_without_a_key_set_a_token_is_not_called_forged(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    """A fault from the first fetch on means that keys are unavailable (503), not that a token is
-    bad (401).
-    """
+    """If the first fetch fails, the keys are unavailable (503). The token is not bad (401)."""
 
     async def start() -> bool:
         await endpoint.keys.start()
         return endpoint.keys.is_loaded
 
-    assert not await fails(endpoint, monkeypatch, fault, start())
+    assert not await await_with_fault(endpoint, monkeypatch, fault, start())
     assert metric("age_seconds") == -1
     with pytest.raises(KeysUnavailable):
         await endpoint.knows("first")
-    endpoint.script = says(answer(GOOD_SET))
+    endpoint.script = sends(answer(GOOD_SET))
     endpoint.now += gateway.auth.keys.FIRST_RETRY_AFTER_SECONDS
     assert await endpoint.knows("first")
 
 
-async def test_a_redirect_leads_nowhere(endpoint: Endpoint) -> None:
-    """A redirect is not followed, even to a good set on the same server: it could lead to keys
-    of anybody's choice.
-    """
-    endpoint.script = says(answer(b"", "302 Found", "Location: /other"))
+async def test_a_redirect_of_the_key_set_is_not_followed(endpoint: Endpoint) -> None:
+    """It could lead to an attacker's keys, so even a good set on the same server is not fetched."""
+    endpoint.script = sends(answer(b"", "302 Found", "Location: /other"))
     await endpoint.keys.start()
     assert (endpoint.keys.is_loaded, endpoint.paths) == (False, ["/keys"])
 
 
-async def test_nothing_is_kept_between_fetches(endpoint: Endpoint) -> None:
-    """No cookie is sent back and no connection used again: the next fetch cannot fail for what
-    the last one left.
-    """
+async def test_a_fetch_reuses_no_connection_and_no_cookie(endpoint: Endpoint) -> None:
+    """A fetch therefore cannot fail because of what the fetch before it left."""
     endpoint.keeps_connections = True
-    endpoint.script = says(
+    endpoint.script = sends(
         answer(GOOD_SET, "200 OK", "Set-Cookie: a=b").replace(b"Connection: close\r\n", b"")
     )
     keys = KeySet(
@@ -251,8 +251,8 @@ async def test_nothing_is_kept_between_fetches(endpoint: Endpoint) -> None:
     assert (endpoint.connections, endpoint.requests[0]) == (2, endpoint.requests[1])
 
 
-async def test_the_age_has_an_end(endpoint: Endpoint) -> None:
-    """Before the key set is used, and after it was closed, the metric says that there is none."""
+async def test_the_age_is_minus_one_without_a_key_set(endpoint: Endpoint) -> None:
+    """There is none before the first fetch, and none after the key set was closed."""
     loaded = metric("fetches_total", result="loaded")
     assert metric("age_seconds") == -1
     await endpoint.keys.start()
@@ -268,15 +268,15 @@ async def issuer() -> AsyncIterator[Issuer]:
         yield issuer
 
 
-async def test_a_fetch_answers_no_later_question(issuer: Issuer) -> None:
-    """A key published while a fetch was under way is not taken for missing, whatever that fetch
-    still brought.
-    """
+async def test_a_key_that_is_published_during_a_fetch_is_not_remembered_as_missing(
+    issuer: Issuer,
+) -> None:
+    """The endpoint read its keys before that, so the fetch proves nothing about the new key."""
     await issuer.keys.start()
     issuer.is_open.clear()
     issuer.was_asked.clear()
     issuer.now += 301
-    assert await issuer.knows("first")  # which begins a refresh, and does not wait for it
+    assert await issuer.knows("first")  # starts a refresh without waiting for it
     await asyncio.wait_for(issuer.was_asked.wait(), 5)
     issuer.jwks.append(jwk("second"))
     early = asyncio.create_task(issuer.knows("second"))
@@ -294,13 +294,11 @@ async def test_a_fetch_answers_no_later_question(issuer: Issuer) -> None:
         (True, "info", "Only HS256 tokens by JWT_SECRET are accepted"),
     ],
 )
-async def test_an_empty_set_is_told_once_with_what_it_means(
+async def test_an_empty_key_set_is_logged_once_with_its_effect(
     endpoint: Endpoint, has_secret: bool, level: str, effect: str
 ) -> None:
-    """A project without asymmetric keys is one line in the log: a warning with a way out, or
-    fine because of JWT_SECRET.
-    """
-    endpoint.script = says(answer(b'{"keys": []}'))
+    """Without JWT_SECRET the line is a warning with a hint. With JWT_SECRET it is information."""
+    endpoint.script = sends(answer(b'{"keys": []}'))
     keys = KeySet(f"{endpoint.url}/keys", clock=lambda: endpoint.now, has_secret=has_secret)
     with capture_logs() as logs:
         await keys.start()

@@ -1,5 +1,6 @@
-"""How long keys, and tokens checked with them, are believed: a real endpoint, and a clock that
-goes when told.
+"""How long keys, and tokens verified with them, are valid for us.
+
+The endpoint is a real server. The tests set the clock.
 """
 
 import asyncio
@@ -23,10 +24,8 @@ async def issuer() -> AsyncIterator[Issuer]:
         yield issuer
 
 
-async def test_without_any_set_nobody_is_refused(issuer: Issuer) -> None:
-    """While no set was ever loaded only HS256 tokens can be checked; start is no error, and the
-    first set mends it.
-    """
+async def test_before_the_first_key_set_no_token_is_called_bad(issuer: Issuer) -> None:
+    """Only HS256 tokens can be verified until a fetch succeeds. A failed start is no error."""
     issuer.answer = lambda: web.Response(status=500)
     await issuer.keys.start()
     by_secret = token(None)
@@ -41,14 +40,12 @@ async def test_without_any_set_nobody_is_refused(issuer: Issuer) -> None:
     assert (issuer.keys.is_loaded, issuer.keys.age_seconds, issuer.keys.generation) == (True, 0, 1)
 
 
-async def test_unknown_kid_is_looked_up_once_a_minute(issuer: Issuer) -> None:
-    """A kid absent after a fetch is refused for 60 s without another fetch, and then looked up
-    again.
-    """
+async def test_an_unknown_kid_causes_one_fetch_a_minute(issuer: Issuer) -> None:
+    """If a fetch does not return the kid, the kid is refused for 60 s without another fetch."""
     for _ in range(10):
         assert not await issuer.knows("second")
         issuer.now += 5.9
-    assert issuer.fetches == 1  # the set's first fetch answered that question too
+    assert issuer.fetches == 1  # the set's first fetch had shown that the kid is missing
     issuer.jwks.append(jwk("second"))
     issuer.now += 1
     assert await issuer.knows("second")
@@ -56,8 +53,9 @@ async def test_unknown_kid_is_looked_up_once_a_minute(issuer: Issuer) -> None:
 
 
 async def test_unknown_kids_cause_few_fetches(issuer: Issuer) -> None:
-    """Of 200 unknown kids at most 5 cause a fetch, then one each 12 s, and 5 after any rest;
-    known keys work throughout.
+    """200 unknown kids cause at most 5 fetches, then one every 12 s, and 5 again after a pause.
+
+    Known keys are found all the time.
     """
     await issuer.keys.start()
     assert not any([await issuer.knows(f"made-up-{number}") for number in range(200)])
@@ -73,17 +71,14 @@ async def test_unknown_kids_cause_few_fetches(issuer: Issuer) -> None:
 
 
 @pytest.mark.parametrize("kid", ["", "k" * 256])
-async def test_kid_that_names_no_key_is_not_looked_up(issuer: Issuer, kid: str) -> None:
-    """A kid that no key could have is refused for that, without a fetch."""
+async def test_an_invalid_kid_is_refused_without_a_fetch(issuer: Issuer, kid: str) -> None:
     with pytest.raises(Unauthenticated, match="1 to 255 characters"):
         await issuer.subject(token("first", header_kid=kid))
     assert issuer.fetches == 0
 
 
-async def test_closed_key_set_fetches_nothing(issuer: Issuer) -> None:
-    """After close the last set serves requests under way, however old it is, and nothing is
-    asked any more.
-    """
+async def test_a_closed_key_set_makes_no_fetch(issuer: Issuer) -> None:
+    """Its last keys serve the requests that are still running, whatever their age."""
     await issuer.keys.start()
     await issuer.keys.close()
     issuer.now += 600
@@ -92,8 +87,8 @@ async def test_closed_key_set_fetches_nothing(issuer: Issuer) -> None:
     assert issuer.fetches == 1
 
 
-async def test_kid_that_could_not_be_looked_up_is_tried_again(issuer: Issuer) -> None:
-    """A kid refused because a fetch failed, or none was allowed, is not taken for missing."""
+async def test_a_kid_whose_fetch_failed_is_looked_up_again(issuer: Issuer) -> None:
+    """If a fetch failed or was not allowed, the kid is not remembered as missing."""
     await issuer.keys.start()
     issuer.answer = lambda: web.Response(status=500)
     assert not any([await issuer.knows("second") for _ in range(6)])
@@ -104,12 +99,10 @@ async def test_kid_that_could_not_be_looked_up_is_tried_again(issuer: Issuer) ->
     assert await issuer.knows("second")
 
 
-async def test_memory_for_missing_kids_is_bounded(
+async def test_the_memory_for_missing_kids_is_bounded(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Made-up kids do not fill the memory: the oldest are forgotten, and very long ones never
-    kept.
-    """
+    """The oldest kids are forgotten, and very long ones are never remembered."""
     monkeypatch.setattr(gateway.auth.keys, "MISSING_KIDS_MAX", 3)
     for kid in [*"abcde", "k" * 300]:
         assert not await issuer.knows(kid)
@@ -118,9 +111,7 @@ async def test_memory_for_missing_kids_is_bounded(
 
 
 async def test_concurrent_waiters_share_one_fetch(issuer: Issuer) -> None:
-    """Everybody who waits is served by one fetch, and one who gives up does not take it from the
-    others.
-    """
+    """A waiter that is cancelled does not cancel the fetch of the others."""
     issuer.is_open.clear()
     waiters = [asyncio.create_task(issuer.knows("first")) for _ in range(100)]
     await asyncio.wait_for(issuer.was_asked.wait(), 5)
@@ -128,12 +119,13 @@ async def test_concurrent_waiters_share_one_fetch(issuer: Issuer) -> None:
     issuer.now += 2
     issuer.is_open.set()
     assert all(await asyncio.gather(*waiters))
-    assert (issuer.fetches, issuer.keys.age_seconds) == (1, 2)  # as old as the question
+    assert (issuer.fetches, issuer.keys.age_seconds) == (1, 2)  # the age counts from the request
 
 
-async def test_rotation_takes_effect_at_once(issuer: Issuer) -> None:
-    """A new key's first token is accepted, and what that fetch showed to be gone is refused,
-    checked before or not.
+async def test_a_rotation_takes_effect_at_once(issuer: Issuer) -> None:
+    """The first token of a new key is accepted, and causes a fetch.
+
+    From then on every token of a removed key is refused, also if it was verified before.
     """
     first, second = token("first"), token("second")
     assert await issuer.subject(first) == "user"
@@ -147,10 +139,8 @@ async def test_rotation_takes_effect_at_once(issuer: Issuer) -> None:
             await issuer.subject(text)
 
 
-async def test_removed_key_is_refused_after_idle_time(issuer: Issuer) -> None:
-    """Ten minutes after a key left the set its tokens are refused, though nobody called in
-    between.
-    """
+async def test_a_removed_key_is_refused_after_idle_time(issuer: Issuer) -> None:
+    """The tokens are refused ten minutes after the removal, even without a request in between."""
     assert await issuer.subject(token("first")) == "user"
     issuer.jwks = [jwk("second")]
     issuer.now += 600
@@ -158,10 +148,8 @@ async def test_removed_key_is_refused_after_idle_time(issuer: Issuer) -> None:
         await issuer.subject(token("first"))
 
 
-async def test_busy_token_does_not_keep_its_removed_key(issuer: Issuer) -> None:
-    """A token that is remembered all the time has the set refreshed, and is refused once its key
-    is gone.
-    """
+async def test_a_busy_token_does_not_keep_its_removed_key(issuer: Issuer) -> None:
+    """A remembered token causes refreshes too, and is refused after its key was removed."""
     await issuer.keys.start()
     issuer.jwks = [jwk("second")]
     used = token("first")
@@ -175,17 +163,17 @@ async def test_busy_token_does_not_keep_its_removed_key(issuer: Issuer) -> None:
         await issuer.subject(used)
 
 
-@pytest.mark.parametrize(("lifetime", "believed"), [(60, 60), (3600, VERIFIED_FOR_SECONDS)])
-async def test_verified_token_is_remembered_within_limits(
-    issuer: Issuer, monkeypatch: pytest.MonkeyPatch, lifetime: float, believed: float
+@pytest.mark.parametrize(
+    ("lifetime", "remembered_seconds"), [(60, 60), (3600, VERIFIED_FOR_SECONDS)]
+)
+async def test_a_verified_token_is_remembered_within_limits(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch, lifetime: float, remembered_seconds: float
 ) -> None:
-    """A verified token is not checked again for five minutes or until it expires, and then it
-    is.
-    """
+    """It is verified again after five minutes, or when it expires if that is earlier."""
     good = token("first", exp=issuer.now + lifetime)
     await issuer.subject(good)
     monkeypatch.setattr(gateway.auth.verifier, "jwt", None)  # from now on every check fails
-    issuer.now += believed - 1
+    issuer.now += remembered_seconds - 1
     assert await issuer.subject(good) == "user"
     issuer.now += 1
     with pytest.raises(Unauthenticated):
@@ -195,7 +183,7 @@ async def test_verified_token_is_remembered_within_limits(
 async def test_remembered_tokens_are_bounded(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of more tokens than the limit the least recently used are forgotten."""
+    """Beyond the limit, the least recently used token is forgotten."""
     monkeypatch.setattr(gateway.auth.verifier, "VERIFIED_TOKENS_MAX", 2)
     tokens = [token("first", sub=f"user-{number}") for number in range(3)]
     for number in (0, 1, 0, 2):
@@ -206,8 +194,8 @@ async def test_remembered_tokens_are_bounded(
         await issuer.subject(tokens[1])
 
 
-async def test_last_good_set_is_kept_for_a_day(issuer: Issuer) -> None:
-    """While the endpoint is down the last good set serves for 24 h; then nobody can be checked."""
+async def test_the_last_good_key_set_is_used_for_a_day(issuer: Issuer) -> None:
+    """While the endpoint is down, its keys are used for 24 h. Then no token can be verified."""
     await issuer.keys.start()
     issuer.answer = lambda: web.Response(status=500)
     for _ in range(23):
@@ -221,12 +209,10 @@ async def test_last_good_set_is_kept_for_a_day(issuer: Issuer) -> None:
     assert await issuer.knows("first")
 
 
-async def test_hanging_endpoint_holds_nobody(
+async def test_a_hanging_endpoint_does_not_delay_known_keys(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fetch has a time limit; after it failed, known keys are answered while the next one
-    still hangs.
-    """
+    """A fetch has a time limit. After it failed, known keys are found while the next one hangs."""
     await issuer.keys.start()
     issuer.is_open.clear()
     monkeypatch.setattr(gateway.auth.keys, "FETCH_SECONDS_MAX", 0.05)
@@ -238,11 +224,12 @@ async def test_hanging_endpoint_holds_nobody(
     assert issuer.keys._fetching is not None
 
 
-async def test_set_is_refreshed_without_callers(
+async def test_the_key_set_is_refreshed_without_requests(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the background a set older than five minutes is fetched again; another set is another
-    generation.
+    """A background task fetches a set that is older than five minutes.
+
+    If the keys differ, the generation changes.
     """
     monkeypatch.setattr(gateway.auth.keys, "_TICK_SECONDS", 0.001)
     await issuer.keys.start()
@@ -278,12 +265,10 @@ BROKEN: dict[str, Callable[[], object]] = {
 
 
 @pytest.mark.parametrize("make", BROKEN.values(), ids=BROKEN)
-async def test_unusable_key_does_not_spoil_the_set(
+async def test_an_unusable_key_does_not_block_the_good_key_of_its_set(
     issuer: Issuer, make: Callable[[], object]
 ) -> None:
-    """A key that we cannot or must not use is reported and left out; the good one beside it
-    works.
-    """
+    """A key that we cannot or must not use is logged and ignored."""
     issuer.jwks.append(make())
     with capture_logs() as logs:
         await issuer.keys.start()
@@ -295,7 +280,7 @@ async def test_unusable_key_does_not_spoil_the_set(
 
 
 async def test_rsa_and_ec_keys_are_loaded(issuer: Issuer) -> None:
-    """Each key is for the algorithm of its own type, with or without alg, use and key_ops."""
+    """A key's type determines its algorithm, with or without alg, use and key_ops."""
     bare = {name: value for name, value in jwk("bare").items() if name not in {"alg", "use"}}
     issuer.jwks += [bare, rsa_jwk(2048, key_ops=["verify"])]
     assert [(await issuer.keys.find_key(kid)).algorithm for kid in ("first", "bare", "rsa")] == [
@@ -305,8 +290,8 @@ async def test_rsa_and_ec_keys_are_loaded(issuer: Issuer) -> None:
     ]
 
 
-async def test_empty_set_is_a_set_that_knows_no_key(issuer: Issuer) -> None:
-    """An empty set is loaded, refuses every key, and says in the log what is probably missing."""
+async def test_an_empty_key_set_is_loaded_and_refuses_every_key(issuer: Issuer) -> None:
+    """The log has a hint about the setting that is probably missing."""
     issuer.jwks = []
     with capture_logs() as logs:
         await issuer.keys.start()
@@ -327,10 +312,10 @@ NO_SET: dict[str, Callable[[], web.Response]] = {
 
 
 @pytest.mark.parametrize("answer", NO_SET.values(), ids=NO_SET)
-async def test_answer_that_is_no_set_changes_nothing(
+async def test_an_answer_that_is_no_key_set_changes_nothing(
     issuer: Issuer, answer: Callable[[], web.Response]
 ) -> None:
-    """An answer that is not a key set leaves the last good one in place, and is asked for once."""
+    """The last good set stays in use, and the key set makes one fetch."""
     await issuer.keys.start()
     issuer.answer = answer
     issuer.now += 600
@@ -341,7 +326,7 @@ async def test_answer_that_is_no_set_changes_nothing(
 async def test_proxies_do_not_choose_our_keys(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Keys come from the issuer itself, whatever proxy the environment names."""
+    """Keys are fetched directly from the issuer, even if the environment names a proxy."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     monkeypatch.delenv("no_proxy", raising=False)
@@ -350,12 +335,10 @@ async def test_proxies_do_not_choose_our_keys(
     assert issuer.keys.is_loaded
 
 
-async def test_flood_of_forgeries_displaces_nobody(
+async def test_a_flood_of_forged_tokens_displaces_no_verified_one(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A forged token costs one check of a signature, and takes no place among those that were
-    verified.
-    """
+    """A forged token costs one signature check, and is not remembered."""
     monkeypatch.setattr(gateway.auth.verifier, "VERIFIED_TOKENS_MAX", 3)
     good = [token("first", sub=f"user-{number}") for number in range(3)]
     forged = [token("other", header_kid="first", sub=f"user-{number}") for number in range(100)]
@@ -372,10 +355,8 @@ async def test_flood_of_forgeries_displaces_nobody(
     assert issuer.fetches == 1
 
 
-async def test_clock_that_is_set_back_prolongs_no_token(issuer: Issuer) -> None:
-    """A token that was verified before the clock went back is forgotten when it expires all the
-    same.
-    """
+async def test_a_clock_that_is_set_back_prolongs_no_token(issuer: Issuer) -> None:
+    """A token that was verified before that is refused once it has expired."""
     wall = [issuer.now]
     verifier = TokenVerifier(issuer.keys, SECRET, ISSUER, "authenticated", clock=lambda: wall[0])
     authorization = [f"Bearer {token('first', exp=issuer.now + 60)}"]
@@ -388,8 +369,6 @@ async def test_clock_that_is_set_back_prolongs_no_token(issuer: Issuer) -> None:
 
 
 @pytest.mark.parametrize("subject", [" user", "user ", "USER", "\u00faser", "u\u0301ser"])
-async def test_subject_is_taken_as_it_is(issuer: Issuer, subject: str) -> None:
-    """Subjects that differ by a space, a letter's case or its spelling in Unicode are different
-    callers.
-    """
+async def test_the_subject_of_a_token_is_not_normalized(issuer: Issuer, subject: str) -> None:
+    """Subjects that differ in a space, in case or in Unicode form are different callers."""
     assert await issuer.subject(token("first", sub=subject)) == subject

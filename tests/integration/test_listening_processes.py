@@ -1,5 +1,6 @@
-"""How a process that listens begins, what it logs of requests (the route, never what the peer
-wrote), and how it ends.
+"""How a listening process starts, logs requests and ends.
+
+It logs the route of a request, never text of the peer.
 """
 
 from __future__ import annotations
@@ -30,11 +31,9 @@ _FIELDS = {"event", "process", "level", "timestamp", "route", "method", "status"
 
 @pytest.fixture(scope="module")
 async def stack(lending: Lending) -> AsyncIterator[Stack]:
-    """The first web process and the receiver say everything, the second web process what it says
-    in life.
-    """
-    talkative: dict[str, str | None] = {"LOG_LEVEL": "DEBUG"}
-    settings = {"web.1": talkative, "callbacks": talkative}
+    """The first web process and the receiver log at DEBUG, the second web process at INFO."""
+    debug: dict[str, str | None] = {"LOG_LEVEL": "DEBUG"}
+    settings = {"web.1": debug, "callbacks": debug}
     shape = Shape(processes=("web", "callbacks"), webs=2, process_env=settings)
     async with lending.stack(shape) as stack:
         yield stack
@@ -42,12 +41,13 @@ async def stack(lending: Lending) -> AsyncIterator[Stack]:
 
 def _logged(stack: Stack, process: str) -> list[Mapping[str, Any]]:
     lines = stack.process(process).log_text().splitlines()
-    return [said for said in map(json.loads, lines) if said["event"] == "request"]
+    return [entry for entry in map(json.loads, lines) if entry["event"] == "request"]
 
 
 async def test_a_request_is_logged_by_its_route(stack: Stack) -> None:
-    """Each answer is a line with route, method, status and time: no path, query, header, body or
-    token is in the log.
+    """Each answer is a line with route, method, status and time.
+
+    The log has no path, query, header, body or token.
     """
     payment_id, token = str(uuid4()), stack.issuer.user_token()
     secret = stack.env("callbacks")["CALLBACK_SECRETS"].partition(",")[0]
@@ -64,24 +64,18 @@ async def test_a_request_is_logged_by_its_route(stack: Stack) -> None:
         ):
             async with http.request(method, url, json=body) as answer:
                 await answer.read()
-    for process in ("web", "callbacks"):  # a line is written after its answer
+    for process in ("web", "callbacks"):  # a process logs after it has answered
         await stack.process(process).wait_logged(r'"status":\s*(404|403)')
-    said = [
-        (line["method"], line["route"], line["status"])
-        for line in _logged(stack, "web")
-        if "/v1" in line["route"]
-    ]
-    assert said == [
+    logged = [(line["method"], line["route"], line["status"]) for line in _logged(stack, "web")]
+    assert [line for line in logged if "/v1" in line[1]] == [
         ("GET", "/v1/payments/{payment_id}", 404),
         ("GET", "/v1/payments", 200),
         ("POST", "/v1/deposits", 202),
     ]
-    assert ("GET", "unknown", 404) in {
-        (line["method"], line["route"], line["status"]) for line in _logged(stack, "web")
-    }
-    heard = [line for line in _logged(stack, "callbacks") if line["method"] == "POST"]
-    assert {line["route"] for line in heard} == {"/results/{payment_id}/{operation}/{token}"}
-    assert [line["status"] for line in heard][1:] == [403]
+    assert ("GET", "unknown", 404) in logged
+    calls = [line for line in _logged(stack, "callbacks") if line["method"] == "POST"]
+    assert {line["route"] for line in calls} == {"/results/{payment_id}/{operation}/{token}"}
+    assert [line["status"] for line in calls][1:] == [403]
     for process in ("web", "callbacks"):
         assert all(set(line) == _FIELDS for line in _logged(stack, process))
         text = stack.process(process).log_text()
@@ -95,10 +89,8 @@ async def test_a_request_is_logged_by_its_route(stack: Stack) -> None:
         assert [part for part in parts if part in text] == []
 
 
-async def test_ordinary_answers_fill_no_log(stack: Stack) -> None:
-    """At INFO neither what went well nor what was refused is logged: a flood of requests is no
-    flood of lines.
-    """
+async def test_at_info_a_process_logs_no_request(stack: Stack) -> None:
+    """Neither accepted nor refused requests are logged, so a flood of requests does not fill it."""
     async with aiohttp.ClientSession(trust_env=False) as http:
         for path in ("/healthz", "/v1/payments", "/nowhere"):
             async with http.get(stack.process("web.2").url + path) as answer:
@@ -106,10 +98,8 @@ async def test_ordinary_answers_fill_no_log(stack: Stack) -> None:
     assert [line for line in _logged(stack, "web.2") if line["route"] != "/readyz"] == []
 
 
-async def test_without_the_compiled_parser_nothing_starts(stack: Stack, tmp_path: Path) -> None:
-    """The parser that all this was tried with is the one in use, or the process says in a line
-    why it does not start.
-    """
+async def test_without_the_compiled_parser_no_process_starts(stack: Stack, tmp_path: Path) -> None:
+    """The tests of hostile requests ran with it. The process logs one line with the reason."""
     for name in ("web", "callbacks"):
         env = {**bare(), **stack.env(name), "AIOHTTP_NO_EXTENSIONS": "1"}
         command = procfile_commands(ROOT / "Procfile")[name]
@@ -121,12 +111,8 @@ async def test_without_the_compiled_parser_nothing_starts(stack: Stack, tmp_path
 
 
 @pytest.mark.whole
-async def test_with_an_aiohttp_that_was_not_tested_nothing_starts(
-    stack: Stack, tmp_path: Path
-) -> None:
-    """Each of the three processes rests on private parts of aiohttp, and says in a line why it
-    does not start.
-    """
+async def test_with_an_untested_aiohttp_no_process_starts(stack: Stack, tmp_path: Path) -> None:
+    """All three processes use private parts of aiohttp. They log one line with the reason."""
     for name, command in procfile_commands(ROOT / "Procfile").items():
         if name == "release":
             continue
@@ -145,14 +131,12 @@ async def test_with_an_aiohttp_that_was_not_tested_nothing_starts(
         assert line.startswith(f"{name}: cannot start; aiohttp 3.99.0 is installed, and only ")
 
 
-@pytest.mark.parametrize("what", ["a head", "a body"])
-async def test_slow_peers_do_not_hold_up_the_end(stack: Stack, what: str) -> None:
-    """A process that is told to end does so in time, well, and without having answered what
-    never came.
-    """
+@pytest.mark.parametrize("unfinished", ["a head", "a body"])
+async def test_slow_peers_do_not_delay_the_end_of_a_process(stack: Stack, unfinished: str) -> None:
+    """After SIGTERM it ends in time with status 0, and answers no unfinished request."""
     port = urlsplit(stack.process("web.2").url).port
     half = b"POST /v1/deposits HTTP/1.1\r\nHost: x\r\n"
-    if what == "a body":
+    if unfinished == "a body":
         half += (
             b"Authorization: Bearer "
             + stack.issuer.backend_token().encode()

@@ -1,5 +1,6 @@
-"""More than a process can serve: what is at hand gets its answer, the rest is told to come back,
-and health is told always.
+"""An overloaded process answers the requests that have a place, and rejects the rest with 503.
+
+The health routes always answer.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _PROMISED_TO_WAIT = 1000  # rules.md §10
 _FILES = 8000
 _NUMBERS = itertools.count()
 _TURNED_AWAY = b"Too many requests are waiting already"
-_BATCHES_UNDER_WAY = 2 * 200  # what the ingress may have begun when its clients left
+_BATCHES_UNDER_WAY = 2 * 200  # writes that may have started before their clients left
 _HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 _SECRET = "a-secret-of-the-receiver-of-this-test"
 
@@ -47,7 +48,7 @@ _SECRET = "a-secret-of-the-receiver-of-this-test"
 async def stack(lending: Lending) -> AsyncIterator[Stack]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < _FILES:
-        pytest.skip("this machine lets nobody have so many open files")
+        pytest.skip("this machine does not allow so many open files")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, _FILES), hard))
     named: dict[str, str | None] = {"CORS_ALLOWED_ORIGINS": _ORIGIN}
     async with lending.stack(Shape(processes=("web",), process_env={"web": named})) as stack:
@@ -56,7 +57,7 @@ async def stack(lending: Lending) -> AsyncIterator[Stack]:
 
 
 class Peers:
-    """Clients that speak bytes. All are gone when the test is over."""
+    """Clients that send raw bytes. The fixture closes their connections after the test."""
 
     def __init__(self) -> None:
         self._writers: list[asyncio.StreamWriter] = []
@@ -70,7 +71,7 @@ class Peers:
         return reader, writer
 
     async def ask(self, port: int, request: bytes) -> bytes:
-        """All that `request` is answered with."""
+        """Send the request, and return the whole answer."""
         reader, _ = await self.open(port, request)
         return await _rest(reader)
 
@@ -123,19 +124,20 @@ def _port(stack: Stack) -> int:
 @pytest.mark.parametrize(
     "sent", [b"", b"POST /v1/deposits HTTP/1.1\r\nHo"], ids=["silent", "half a head"]
 )
-async def test_thousands_of_slow_connections_keep_nobody_out(
+async def test_thousands_of_slow_connections_block_no_good_request(
     stack: Stack, peers: Peers, sent: bytes
 ) -> None:
-    """While 2,500 connections say nothing, or half of something, every good request is accepted."""
+    """2,500 connections send nothing, or half a head, meanwhile."""
     for _ in range(_SILENT):
         await peers.open(_port(stack), sent)
     answers = [await peers.ask(_port(stack), _deposit(stack)) for _ in range(20)]
     assert Counter(answer[9:12] for answer in answers) == {b"202": 20}
 
 
-async def test_what_is_too_much_is_told_to_come_back(stack: Stack, peers: Peers) -> None:
-    """With the record stuck, 1,000 and more wait; beyond the bound it is 503 with Retry-After,
-    at once and for pages too.
+async def test_a_request_beyond_the_bound_is_answered_503(stack: Stack, peers: Peers) -> None:
+    """PostgreSQL is frozen, and 1,000 or more requests wait.
+
+    The 503 has Retry-After, is sent at once, and web pages may read it too.
     """
     if not stack.postgres.can_be_stopped:
         pytest.skip("this PostgreSQL is not ours to freeze")
@@ -152,11 +154,11 @@ async def test_what_is_too_much_is_told_to_come_back(stack: Stack, peers: Peers)
             asking, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED
         )
         assert b"Too many requests" in done.pop().result()
-        assert await peers.is_healthy(port)  # and is so with nobody waiting for it
+        assert await peers.is_healthy(port)
     finally:
         stack.postgres.thaw()
-    said = await asyncio.gather(*asking)
-    turned_away = [answer for answer in said if b"Too many requests are waiting already" in answer]
+    answers = await asyncio.gather(*asking)
+    turned_away = [answer for answer in answers if _TURNED_AWAY in answer]
     assert 0 < len(turned_away) <= _AT_ONCE - _PROMISED_TO_WAIT
     for answer in turned_away:
         head, _, body = answer.partition(b"\r\n\r\n")
@@ -168,8 +170,8 @@ async def test_what_is_too_much_is_told_to_come_back(stack: Stack, peers: Peers)
         )
         assert b"Retry-After: " in head
         assert b"Access-Control-Allow-Origin: " + _ORIGIN.encode() in head
-    # The others were answered by the record, or told that it is away; nobody was cut off.
-    assert {answer[9:12] for answer in said} <= {b"202", b"503"}
+    # Every other request was accepted, or got a 503 because PostgreSQL was away. None was cut off.
+    assert {answer[9:12] for answer in answers} <= {b"202", b"503"}
 
     async def accepts_again() -> bool:
         return (await peers.ask(port, _deposit(stack)))[9:12] == b"202"
@@ -181,9 +183,9 @@ async def test_what_is_too_much_is_told_to_come_back(stack: Stack, peers: Peers)
 async def _flood(
     stack: Stack, peers: Peers, requests: Sequence[bytes]
 ) -> list[asyncio.Task[bytes]]:
-    """All of `requests` at once; returns as soon as one was turned away.
+    """Send all requests at once, and return as soon as the process rejected one of them.
 
-    Postgres must be frozen.
+    PostgreSQL must be frozen.
     """
     opened = [await peers.open(_port(stack)) for _ in requests]
     for (_, writer), request in zip(opened, requests, strict=True):
@@ -197,13 +199,13 @@ async def _flood(
 
 
 async def test_a_request_whose_client_is_gone_keeps_no_place(stack: Stack, peers: Peers) -> None:
-    """While the record is stuck, thousands come and go.
+    """PostgreSQL is frozen, and all clients of a flood close their connections.
 
-    The next thousand find room, and those who left made no payment.
+    The next thousand requests get places, and the abandoned requests create no payments.
     """
     if not stack.postgres.can_be_stopped:
         pytest.skip("this PostgreSQL is not ours to freeze")
-    token, later = stack.issuer.backend_token("who leaves"), stack.issuer.backend_token("who stays")
+    token, later = stack.issuer.backend_token("leaving"), stack.issuer.backend_token("staying")
     assert await peers.is_healthy(_port(stack))
     leaving, before = Peers(), await _shed(stack, "abandoned")
     stack.postgres.freeze()
@@ -231,13 +233,14 @@ async def test_a_request_whose_client_is_gone_keeps_no_place(stack: Stack, peers
     assert [answer for answer in answers if _TURNED_AWAY in answer] == []
     assert {answer[9:12] for answer in answers} <= {b"202", b"503"}
     async with connection(stack.database_url) as raw:
-        counted = "SELECT count(*) FROM mkwanja.payments WHERE caller_key LIKE '%who leaves'"
+        counted = "SELECT count(*) FROM mkwanja.payments WHERE caller_key LIKE '%leaving'"
         assert await raw.fetchval(counted) <= _BATCHES_UNDER_WAY
 
 
 def _floods(stack: Stack) -> dict[str, Callable[[], bytes]]:
-    token = stack.issuer.backend_token("who floods")
-    reads = f"GET /v1/payments HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+    token = stack.issuer.backend_token("flooding")
+    head = "GET /v1/payments HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    reads = f"{head}Authorization: Bearer {token}\r\n\r\n".encode()
     return {
         "one key": lambda: _deposit(stack, token=token, key="one-key", number=1),
         "one key, other bodies": lambda: _deposit(stack, token=token, key="other-bodies"),
@@ -251,10 +254,9 @@ def _floods(stack: Stack) -> dict[str, Callable[[], bytes]]:
 async def test_a_caller_that_floods_leaves_room_for_the_others(
     stack: Stack, peers: Peers, flood: str
 ) -> None:
-    """However many requests of one caller wait, those of another are all accepted."""
     if not stack.postgres.can_be_stopped:
         pytest.skip("this PostgreSQL is not ours to freeze")
-    other = stack.issuer.backend_token(f"who comes after {flood}")
+    other = stack.issuer.backend_token(f"after {flood}")
     request = _floods(stack)[flood]
     assert await peers.is_healthy(_port(stack))
     requests = [request() for _ in range(_AT_ONCE)]
@@ -267,7 +269,7 @@ async def test_a_caller_that_floods_leaves_room_for_the_others(
         stack.postgres.thaw()
     answers = await asyncio.gather(*(_rest(reader) for reader, _ in opened))
     assert Counter(answer[9:12] for answer in answers) == {b"202": 50}
-    # At once. The others wait for each other: one key's different bodies are looked at one by one.
+    # Rejected at once. The rest may wait longer: the process checks the bodies of one key in turn.
     turned_away = [one for one in asking if one.done() and _TURNED_AWAY in one.result()]
     assert 0 < len(turned_away) <= _AT_ONCE - _PROMISED_TO_WAIT
     for one in asking:
@@ -286,7 +288,7 @@ async def _shed(stack: Stack, reason: str) -> float:
 async def receiver(
     database_url: str, redis_of_run: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[int]:
-    """The callback receiver's port. It may have eight calls at hand, and two for one address."""
+    """The port of a callback receiver that serves eight calls at once, two of them per address."""
     monkeypatch.setattr(callbacks, "CALLBACKS_PLACES_MAX", 8)
     monkeypatch.setattr(callbacks, "ADDRESS_PLACES_MAX", 2)
     for name, value in {
@@ -314,24 +316,23 @@ def _call(
 ) -> bytes:
     path = make_address("", _SECRET, payment_id, operation)
     path = path if not token else path.rpartition("/")[0] + "/" + token
-    return (
-        f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n".encode()
-        + body
-    )
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}"
+    return f"{head}\r\n\r\n".encode() + body
 
 
 async def test_a_forged_call_displaces_no_genuine_one(
     receiver: int, store: Store, peers: Peers
 ) -> None:
-    """Calls with a wrong token are refused at once and count as nothing; genuine ones beyond the
-    bound are 503, then heard.
+    """The receiver rejects a wrong token at once, and a forged call takes no place.
+
+    A genuine call beyond the bound gets 503. When Daraja sends it again, the receiver accepts it.
     """
     payment_id, _ = await store.claimed()
     waiting_for_us = (
         "SELECT count(*) FROM pg_locks WHERE NOT granted AND cardinality(pg_blocking_pids(pid)) > 0"
     )
     async with locked(store, payment_id):
-        # Whoever says half of something has no place either, genuine or not.
+        # A call with half a body takes no place either, genuine or not.
         for half in (
             _call(payment_id, length=9, body=b"{"),
             _call(payment_id, token="0" * 64, length=9, body=b"{"),
@@ -345,7 +346,7 @@ async def test_a_forged_call_displaces_no_genuine_one(
         third = await peers.ask(receiver, _call(payment_id))
         assert third[9:12] == b"503"
         assert b"Retry-After: " in third
-        assert third.endswith(b"\r\n\r\n")  # and not a word
+        assert third.endswith(b"\r\n\r\n")  # without a body
         assert await peers.is_healthy(receiver)
     assert {(await call)[9:12] for call in genuine} == {b"200"}
     assert (await peers.ask(receiver, _call(payment_id)))[9:12] == b"200"
@@ -354,9 +355,9 @@ async def test_a_forged_call_displaces_no_genuine_one(
 async def test_a_flooded_address_leaves_room_for_the_others(
     receiver: int, store: Store, peers: Peers
 ) -> None:
-    """Beyond its share a right address is told to come back.
+    """The receiver answers 503 to the calls beyond an address's share.
 
-    Other payments' callbacks, and this one's others, are heard.
+    It accepts callbacks for other payments, and for other operations of the same payment.
     """
     leaked, _ = await store.claimed()
     others = [_call((await store.claimed())[0]) for _ in range(4)]
@@ -364,15 +365,14 @@ async def test_a_flooded_address_leaves_room_for_the_others(
     for _, writer in opened:
         writer.write(_call(leaked))
     flood = [asyncio.create_task(_rest(reader)) for reader, _ in opened]
-    heard = [await peers.ask(receiver, call) for call in (*others, _call(leaked, "status-1"))]
-    assert Counter(answer[9:12] for answer in heard) == {b"200": 5}
+    answers = [await peers.ask(receiver, call) for call in (*others, _call(leaked, "status-1"))]
+    assert Counter(answer[9:12] for answer in answers) == {b"200": 5}
     assert {(await one)[9:12] for one in flood} == {b"200", b"503"}
 
 
-async def test_calls_from_everywhere_are_still_bounded(
+async def test_calls_to_many_addresses_are_still_bounded(
     receiver: int, store: Store, peers: Peers
 ) -> None:
-    """Many addresses together have no more places than the process."""
     ids = [(await store.claimed())[0] for _ in range(5)]
     async with connection(store.url) as raw, raw.transaction():
         await raw.execute("SELECT FROM mkwanja.payments WHERE id = ANY($1) FOR UPDATE", ids)

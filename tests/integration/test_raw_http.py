@@ -1,6 +1,4 @@
-"""Bytes from hostile peers over real sockets: each is refused or cut off, and whoever comes next
-is served.
-"""
+"""Hostile peers send raw bytes. The processes reject them, and serve the next peer."""
 
 from __future__ import annotations
 
@@ -30,8 +28,8 @@ _LAST = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """One answer."""
+class Answer:
+    """One HTTP answer."""
 
     status: int
     headers: Mapping[bytes, bytes]
@@ -49,7 +47,7 @@ def _port(stack: Stack, process: str) -> int:
 
 
 def _frame(stack: Stack, process: str) -> Frame:
-    """A request that this process would accept, and another."""
+    """Return two requests that this process would accept."""
     first, second = _fields(stack, process), _fields(stack, process)
     target = _target(stack, process)
     return Frame(target=target, fields=first, body=_BODY, second=second)
@@ -81,47 +79,47 @@ async def _stored(stack: Stack) -> int:
         return int(await raw.fetchval(sql))
 
 
-async def _said(port: int, *parts: bytes) -> bytes:
-    """All that comes back.
+async def _exchange(port: int, *parts: bytes) -> bytes:
+    """Send the parts, and return all bytes that the process sent.
 
-    If the connection is kept, a last good request follows: only its answer may follow, too.
+    If the process keeps the connection, a last good request is sent. Only its answer may follow.
     """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    said = bytearray()
+    received = bytearray()
     sending = asyncio.create_task(_send(writer, parts))
-    has_asked_last = False
+    is_last_sent = False
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while data := await reader.read(65536):
-                said += data
+                received += data
                 if (
-                    not has_asked_last
-                    and _answers(bytes(said))
-                    and b"Connection: close" not in said
+                    not is_last_sent
+                    and _answers(bytes(received))
+                    and b"Connection: close" not in received
                 ):
-                    has_asked_last = True
+                    is_last_sent = True
                     writer.write(_LAST)
     except ConnectionError:
-        pass  # cut off, which is an answer as well
+        pass  # the process may also close the connection
     finally:
         sending.cancel()
         writer.transport.abort()
         await asyncio.gather(sending, return_exceptions=True)
-    return bytes(said)
+    return bytes(received)
 
 
 async def _send(writer: asyncio.StreamWriter, parts: tuple[bytes, ...]) -> None:
     for part in parts:
         writer.write(part)
         await writer.drain()
-        await asyncio.sleep(0.02)  # so that parts arrive apart
+        await asyncio.sleep(0.02)  # so that parts arrive separately
 
 
-def _answers(said: bytes) -> list[Told]:
-    """The answers in `said`; nothing may be between, before or after them."""
+def _answers(received: bytes) -> list[Answer]:
+    """Parse the answers, except 100. No other bytes may be between, before or after them."""
     found = []
-    while said:
-        head, _, said = said.partition(CRLF + CRLF)
+    while received:
+        head, _, received = received.partition(CRLF + CRLF)
         line, *fields = head.split(CRLF)
         assert line.startswith((b"HTTP/1.1 ", b"HTTP/1.0 ")), line
         status = int(line.split(b" ")[1])
@@ -131,39 +129,43 @@ def _answers(said: bytes) -> list[Told]:
         if status == 100:
             continue
         length = int(headers[b"content-length"])
-        found.append(Told(status, headers, said[:length]))
-        said = said[length:]
+        found.append(Answer(status, headers, received[:length]))
+        received = received[length:]
     return found
 
 
 @pytest.mark.sampled(50)
 @pytest.mark.parametrize(("process", "name"), _CASES)
-async def test_what_is_no_honest_request_is_refused(stack: Stack, process: str, name: str) -> None:
-    """It is answered once with 4xx or 503, or cut off; nothing is accepted of it or of what
-    hides behind it; no banner.
+async def test_a_hostile_request_is_rejected(stack: Stack, process: str, name: str) -> None:
+    """The process sends one answer of 4xx or 503, without a banner, or closes the connection.
+
+    It stores nothing of the request, nor of a request that is hidden behind it.
     """
     frame, before = _frame(stack, process), await _stored(stack)
     case = (_BOTH | INGRESS)[name](frame)
-    said = await _said(_port(stack, process), *((case,) if isinstance(case, bytes) else case))
-    answers = _answers(said)
+    parts = (case,) if isinstance(case, bytes) else case
+    received = await _exchange(_port(stack, process), *parts)
+    answers = _answers(received)
     if len(answers) > 1:
-        assert answers.pop().status == 200, said  # what was asked last, in step
-    assert len(answers) <= 1, said
+        assert answers.pop().status == 200, received  # the answer to the last good request
+    assert len(answers) <= 1, received
     for answer in answers:
-        assert 400 <= answer.status < 500 or answer.status == 503, said
+        assert 400 <= answer.status < 500 or answer.status == 503, received
         assert b"server" not in answer.headers
         assert answer.headers[b"x-content-type-options"] == b"nosniff"
         assert answer.headers[b"cache-control"] == b"no-store"
         assert not any(
             secret in answer.body for secret in (b"Bearer", b"Traceback", b"aiohttp", frame.target)
-        ), said
+        ), received
     assert await _stored(stack) == before
 
 
 @pytest.mark.parametrize("process", ["web", "callbacks"])
 async def test_the_honest_request_is_accepted(stack: Stack, process: str) -> None:
-    """What the others were bent from is accepted, whole or in chunks (in any letters), and so are
-    two one behind the other, each once.
+    """The hostile requests are variants of it.
+
+    It is accepted with a length and in chunks ("chunked" in any case). Two requests on one
+    connection are each accepted once.
     """
     before = await _stored(stack)
     good = {"web": 202, "callbacks": 200}[process]
@@ -185,17 +187,15 @@ async def test_the_honest_request_is_accepted(stack: Stack, process: str) -> Non
             2,
         ),
     ):
-        statuses = [
-            answer.status for answer in _answers(await _said(_port(stack, process), *parts))
-        ]
-        assert statuses == [good] * count
+        answers = _answers(await _exchange(_port(stack, process), *parts))
+        assert [answer.status for answer in answers] == [good] * count
     assert await _stored(stack) == before + 5
 
 
-async def test_both_processes_are_well_after_all_that(stack: Stack) -> None:
-    """Neither met anything that it calls a fault of its own, and no token is in a log."""
+async def test_both_processes_are_healthy_after_hostile_requests(stack: Stack) -> None:
+    """Their logs have no error and no token."""
     for process in ("web", "callbacks"):
-        [answer] = _answers(await _said(_port(stack, process), _LAST))
+        [answer] = _answers(await _exchange(_port(stack, process), _LAST))
         assert answer.status == 200
         log = stack.process(process).log_text()
         assert '"level": "error"' not in log

@@ -1,5 +1,6 @@
-"""The servers of the stack: real, ours alone, and gone afterwards, whatever ended the program
-that started them.
+"""The servers of the stack are real and belong to one program.
+
+They end with that program, whatever ends it.
 """
 
 import asyncio
@@ -28,24 +29,24 @@ only_linux = pytest.mark.skipif(not ON_LINUX, reason="only Linux ends a process 
 
 
 def existing(paths: list[str]) -> list[str]:
-    """Those that are there."""
+    """Return the paths that exist."""
     return [path for path in paths if Path(path).exists()]
 
 
 def shared_memory_of(pid: int) -> list[str]:
-    """System V shared memory that a process made."""
+    """Return the System V shared memory segments of a process."""
     lines = Path("/proc/sysvipc/shm").read_text().splitlines()[1:] if ON_LINUX else []
     return [line for line in lines if line.split()[4] == str(pid)]
 
 
-@pytest.mark.whole  # of the harness: every other test with a server relies on it, and would be red
+@pytest.mark.whole  # about the harness: if it fails, every other test with a server fails too
 class TestPostgres:
     """PostgreSQL from its wheel."""
 
-    async def test_gives_a_role_that_owns_its_database_and_is_no_superuser(
+    async def test_the_role_owns_its_database_and_is_no_superuser(
         self, postgres: PostgresServer
     ) -> None:
-        """As on Supabase: what the service may do there it may do here, and no more."""
+        """It has the same rights as on Supabase, and no more."""
         url = await postgres.create_database()
         async with connection(url) as database:
             await database.execute(
@@ -56,8 +57,7 @@ class TestPostgres:
             postgres.admin_url, "SELECT usesuper FROM pg_user WHERE usename = current_user"
         )
 
-    async def test_clones_a_database(self, postgres: PostgresServer) -> None:
-        """A copy has what its template had and goes its own way."""
+    async def test_a_clone_is_independent_of_its_template(self, postgres: PostgresServer) -> None:
         template = await postgres.create_database()
         async with connection(template) as database:
             await database.execute("CREATE TABLE kept AS SELECT 7 AS number")
@@ -72,12 +72,10 @@ class TestPostgres:
         )
 
     @pytest.mark.parametrize("end", ["stop", "kill"])
-    async def test_keeps_its_port_and_what_was_committed_when_it_ends_and_starts_again(
+    async def test_a_restart_keeps_the_port_and_every_confirmed_commit(
         self, postgres: PostgresServer, end: str
     ) -> None:
-        """Also killed in the middle of everything: a commit that was confirmed is there
-        afterwards.
-        """
+        """This also holds for a killed server."""
         url = await postgres.create_database()
         async with connection(url) as database:
             await database.execute("CREATE TABLE kept AS SELECT 42 AS number")
@@ -90,10 +88,10 @@ class TestPostgres:
         await postgres.start()
         assert await one(url, "SELECT number FROM kept") == 42
 
-    async def test_hangs_while_frozen_and_answers_when_thawed(
+    async def test_a_frozen_server_answers_only_after_a_thaw(
         self, postgres: PostgresServer
     ) -> None:
-        """Frozen, it is what a stuck machine is: reachable and silent."""
+        """Meanwhile it resembles a stuck machine: it is reachable, and does not answer."""
         async with connection(postgres.url) as connected:
             postgres.freeze()
             waiting = asyncio.create_task(connected.fetchval("SELECT 1"))
@@ -102,25 +100,23 @@ class TestPostgres:
             postgres.thaw()
             assert await waiting == 1
 
-    async def test_survives_power_cuts_unless_told_to_be_fast(self) -> None:
-        """A benchmark with `fsync` off would measure something else; here both are asked."""
+    async def test_only_a_fast_server_has_fsync_off(self) -> None:
+        """A benchmark with `fsync` off would measure another system."""
         async with (
-            PostgresServer(fast=False, settings={"work_mem": "1MB"}) as honest,
+            PostgresServer(fast=False, settings={"work_mem": "1MB"}) as durable,
             PostgresServer() as fast,
         ):
-            assert honest.port != fast.port
-            assert await one(honest.url, "SHOW fsync") == "on"
-            assert await one(honest.url, "SHOW work_mem") == "1MB"
+            assert durable.port != fast.port
+            assert await one(durable.url, "SHOW fsync") == "on"
+            assert await one(durable.url, "SHOW work_mem") == "1MB"
             assert await one(fast.url, "SHOW fsync") == "off"
             assert await one(fast.url, "SHOW synchronous_commit") == "on"
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root borrows another user")
-    async def test_copies_its_programs_where_the_borrowed_user_may_not_read_them(
+    async def test_programs_that_the_borrowed_user_may_not_read_are_copied(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A checkout under root's home is private, and stays so: no permission outside is
-        changed.
-        """
+        """A checkout in root's home is private. No permission outside the folder is changed."""
         monkeypatch.setattr(install, "_readable_by_all", lambda _tree: False)
         own = temporary_folder()
         async with PostgresServer(own.path) as server:
@@ -134,8 +130,8 @@ class TestPostgres:
 class TestRedis:
     """Valkey from its wheel."""
 
-    async def test_is_empty_on_the_same_port_after_a_restart(self, redis: RedisServer) -> None:
-        """It keeps nothing on disk, so a restart is a flush."""
+    async def test_a_restarted_redis_is_empty_on_the_same_port(self, redis: RedisServer) -> None:
+        """It stores nothing on disk, so a restart is a flush."""
         for end in (redis.restart, redis.flush, redis.kill):
             async with Redis.from_url(redis.url) as client:
                 await client.set("key", "value")
@@ -145,22 +141,22 @@ class TestRedis:
             async with Redis.from_url(redis.url) as client:
                 assert await client.dbsize() == 0
 
-    async def test_asks_for_a_password(self, redis: RedisServer) -> None:
-        """Other users of the machine have no business there."""
+    async def test_redis_requires_a_password(self, redis: RedisServer) -> None:
+        """The machine may have other users."""
         async with Redis(port=redis.port) as stranger:
             with pytest.raises(Exception, match=r"NOAUTH|Authentication"):
                 await stranger.set("key", "value")
 
 
 @pytest.mark.whole
-class TestNothingIsLeft:
-    """Whatever way a program ends, its servers end and their folders go."""
+class TestCleanup:
+    """However a program ends, its servers end, and their folders are removed."""
 
-    async def test_after_an_exception(self) -> None:
-        """The ordinary way out of a failing test."""
+    async def test_servers_and_folders_are_gone_after_an_exception(self) -> None:
+        """A failing test ends with an exception."""
         postgres, redis = PostgresServer(), RedisServer()
         members: list[int] = []
-        with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the servers must be up when it happens
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the servers must be up by then
             async with postgres, redis:
                 members = family.members_of(postgres.pid) + family.members_of(redis.pid)
                 raise ZeroDivisionError
@@ -173,30 +169,31 @@ class TestNothingIsLeft:
     @pytest.mark.parametrize(
         "name", ["SIGINT asyncio", "SIGTERM asyncio", "SIGTERM uvloop", "SIGHUP uvloop"]
     )
-    async def test_after_a_signal(self, name: str, folder: Path) -> None:
-        """Ctrl-C, `kill` and a closed terminal, on either event loop."""
+    async def test_servers_and_folders_are_gone_after_a_signal(
+        self, name: str, folder: Path
+    ) -> None:
+        """Ctrl-C, `kill` and a closed terminal, on both event loops."""
         number, loop = name.split()
-        program, said = await _program_with_servers(folder, loop)
+        program, started = await _program_with_servers(folder, loop)
         program.send(signal.Signals[number])
         await program.wait(within_seconds=LONG_SECONDS)
-        assert family.alive(said["members"]) == []
-        assert existing(said["folders"]) == []
-        assert shared_memory_of(said["members"][0]) == []
+        assert family.alive(started["members"]) == []
+        assert existing(started["folders"]) == []
+        assert shared_memory_of(started["members"][0]) == []
 
     @only_linux
-    async def test_but_folders_after_sigkill(self, folder: Path) -> None:
-        """Nothing of ours runs then, and still no process outlives its parent."""
-        program, said = await _program_with_servers(folder, "asyncio")
+    async def test_after_sigkill_only_the_folders_remain(self, folder: Path) -> None:
+        """No code of ours runs after SIGKILL, but the servers end with their parent."""
+        program, started = await _program_with_servers(folder, "asyncio")
         await program.kill()
-        assert await until(lambda: family.alive(said["members"]) == [], within_seconds=LONG_SECONDS)
-        assert await until(
-            lambda: shared_memory_of(said["members"][0]) == [], within_seconds=LONG_SECONDS
-        )
-        for path in said["folders"]:
+        members = started["members"]
+        assert await until(lambda: family.alive(members) == [], within_seconds=LONG_SECONDS)
+        assert await until(lambda: shared_memory_of(members[0]) == [], within_seconds=LONG_SECONDS)
+        for path in started["folders"]:
             shutil.rmtree(path)
 
-    async def test_when_a_server_is_frozen(self) -> None:
-        """A test that failed while its server hung leaves no hung server."""
+    async def test_a_frozen_server_ends_too(self) -> None:
+        """A test may fail while its server is frozen."""
         async with PostgresServer() as postgres:
             members = family.members_of(postgres.pid)
             postgres.freeze()
@@ -204,7 +201,7 @@ class TestNothingIsLeft:
 
 
 async def _program_with_servers(folder: Path, loop: str) -> tuple[Process, Any]:
-    """Another program that starts both servers, says where, and then waits for ever."""
+    """Start a program that starts both servers, prints their processes and folders, and waits."""
     program = python(
         f"""
 import asyncio, json, uvloop

@@ -1,6 +1,4 @@
-"""Requests that ask for the same thing share the work, and a request without a client leaves the
-line.
-"""
+"""Identical requests share the work, and a request whose client is gone leaves the queue."""
 
 from __future__ import annotations
 
@@ -48,10 +46,10 @@ def transactions(store: Store, monkeypatch: pytest.MonkeyPatch) -> Transactions:
 async def test_one_read_serves_all_requests_with_one_key(
     store: Store, transactions: Transactions
 ) -> None:
-    """Whether the key is held or not. Four hundred reads of one key ran one by one before."""
+    """The key may be stored or new. Before, 400 reads of one key ran one after the other."""
     new = a_new_payment()
     first = (await store.accepting.accept(new)).answer
-    for key, expected in ((new.idempotency_key, first), ("a key that nobody has used", None)):
+    for key, expected in ((new.idempotency_key, first), ("a key without a request", None)):
         before = transactions.begun
         answers = await asyncio.gather(
             *(store.accepting.first_answer(CALLER.key, key) for _ in range(400))
@@ -60,10 +58,8 @@ async def test_one_read_serves_all_requests_with_one_key(
         assert transactions.begun - before == 1
 
 
-async def test_a_read_that_came_later_sees_what_was_committed_before_it_came(store: Store) -> None:
-    """It does not join a read that has started, so it cannot be told that a payment of before
-    does not exist.
-    """
+async def test_a_read_sees_every_payment_that_was_committed_before_it(store: Store) -> None:
+    """It does not join a read that has started, because that one could miss the payment."""
     for _ in range(20):
         new = a_new_payment()
         early = asyncio.create_task(store.accepting.first_answer(CALLER.key, new.idempotency_key))
@@ -74,10 +70,10 @@ async def test_a_read_that_came_later_sees_what_was_committed_before_it_came(sto
         assert await early in (None, acceptance.answer)
 
 
-async def test_identical_requests_that_wait_together_are_one_write(
+async def test_identical_requests_that_wait_together_share_one_write(
     store: Store, transactions: Transactions
 ) -> None:
-    """All get the same bytes, and exactly one of them is told that it is the first."""
+    """All get the same bytes, and all but one are replays."""
     news = [a_new_payment(key="a hundred at once") for _ in range(100)]
     accepted = await asyncio.gather(*map(store.accepting.accept, news))
     assert transactions.begun <= 2
@@ -90,10 +86,10 @@ async def test_identical_requests_that_wait_together_are_one_write(
 
 
 async def test_requests_that_differ_share_nothing(store: Store) -> None:
-    """One key with two bodies: one is accepted, the other refused, however they arrive."""
+    """One key with two bodies: the store accepts the first body, and refuses the second."""
     news = [
-        a_new_payment(key="two bodies", fingerprint=mark)
-        for mark in (b"\x01one", b"\x01two")
+        a_new_payment(key="two bodies", fingerprint=fingerprint)
+        for fingerprint in (b"\x01one", b"\x01two")
         for _ in range(3)
     ]
     results = await asyncio.gather(*map(store.accepting.accept, news), return_exceptions=True)
@@ -108,7 +104,7 @@ async def test_a_request_without_a_client_leaves_no_payment_if_its_batch_has_not
     ahead = [asyncio.create_task(store.accepting.accept(a_new_payment()))]
     await transactions.reach(1)
     ahead.append(asyncio.create_task(store.accepting.accept(a_new_payment())))
-    await transactions.reach(2)  # as many batches as run at once
+    await transactions.reach(2)  # as many batches as may run at once
     new = a_new_payment()
     task = asyncio.create_task(store.accepting.accept(new))
     await asyncio.sleep(0)
@@ -120,10 +116,10 @@ async def test_a_request_without_a_client_leaves_no_payment_if_its_batch_has_not
     assert not (await store.accepting.accept(a_new_payment(key=new.idempotency_key))).is_replay
 
 
-async def test_a_request_whose_batch_has_started_is_followed_up_without_its_client(
+async def test_a_request_whose_batch_has_started_ends_without_its_client(
     store: Store, transactions: Transactions
 ) -> None:
-    """It gets its acceptance, so that it can wake a worker."""
+    """It returns the acceptance, because the ingress then wakes a worker."""
     new = a_new_payment()
     task = asyncio.create_task(store.accepting.accept(new))
     await transactions.reach(1)

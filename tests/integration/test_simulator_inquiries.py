@@ -119,7 +119,7 @@ class TestFalseStatus:
         assert "ResultParameters" not in await ask(probe, OriginatorConversationID="p1")
 
     async def test_the_ids_may_be_another_payment_s(self, probe: Probe) -> None:
-        """Those of a known one, or nobody's."""
+        """The ids of a known payment, or ids that no payment has."""
         first = await paid(probe, OriginatorConversationID="p1")
         second = await paid(probe, OriginatorConversationID="p2")
         probe.simulator.scenario("status_foreign_ids", times=1, params={"of": "p2"})
@@ -262,7 +262,7 @@ class TestFalseQuery:
         assert codes == ["1032", "1032", "2001", "2001", "1032", "1032"]
 
     async def test_the_ids_may_be_another_payment_s(self, probe: Probe) -> None:
-        """Those of a known one, or nobody's."""
+        """The ids of a known payment, or ids that no payment has."""
         first, second = [await prompted(probe) for _ in range(2)]
         probe.simulator.scenario(
             "query_foreign_ids", times=1, params={"of": second["CheckoutRequestID"]}

@@ -148,7 +148,7 @@ async def test_an_accepted_call_uses_up_its_id(
     "changes",
     [
         {"SecurityCredential": "bm90IGEgY3JlZGVudGlhbA=="},
-        {"InitiatorName": "somebody"},
+        {"InitiatorName": "a stranger"},
         {"Amount": 9},
         {"PartyB": "254211000111"},
     ],

@@ -1,5 +1,6 @@
-"""Peers that are slow on purpose, against the very server with shorter times: they lose their
-connection, others nothing.
+"""The server closes the connections of slow peers, and serves the others.
+
+The server is the real one, with shorter time limits.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _AT_MOST = 60
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """It runs until the test ends; `working` lets GET /work be answered."""
+    """It runs until the test ends. It answers GET /work after `working` is set."""
 
     port: int
     connections: Connections
@@ -43,23 +44,21 @@ class Server:
         return reader, writer
 
     async def status(self, data: bytes = _GOOD) -> bytes:
-        """The status line's number that `data` is answered with; nothing if the connection ends
-        without an answer.
-        """
+        """Return the answer's status, or nothing if the connection ends without an answer."""
         reader, _ = await self.opened(data)
         return (await _rest(reader))[9:12]
 
 
 async def _rest(reader: asyncio.StreamReader) -> bytes:
-    """What comes until the other side ends the connection; a test that it never ends fails here."""
-    said = bytearray()
+    """Read until the server closes the connection. If it never does, the test fails here."""
+    answer = bytearray()
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while data := await reader.read(65536):
-                said += data
+                answer += data
     except ConnectionError:
         pass
-    return bytes(said)
+    return bytes(answer)
 
 
 def _app(working: asyncio.Event) -> web.Application:
@@ -86,10 +85,7 @@ def _app(working: asyncio.Event) -> web.Application:
 
 @pytest.fixture
 async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
-    """What both processes listen with.
-
-    A peer has a fraction of a second for what it has seconds for in life.
-    """
+    """The server of both listening processes, with limits of fractions of a second."""
     for name in ("HEAD_SECONDS", "BODY_CUT_SECONDS", "ANSWER_SECONDS", "LINGER_SECONDS"):
         monkeypatch.setattr(connections, name, 0.5)
     monkeypatch.setattr(connections, "_CHECK_INTERVAL_SECONDS", 0.05)
@@ -114,29 +110,24 @@ _SILENT: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("what", _SILENT)
-async def test_who_does_not_finish_a_head_is_cut_off(server: Server, what: str) -> None:
-    """A connection that waits for a head ends when the time for one is over, whatever came of
-    it.
-    """
-    reader, _ = await server.opened(_SILENT[what])
+@pytest.mark.parametrize("sent", _SILENT)
+async def test_a_peer_that_does_not_finish_a_head_is_cut_off(server: Server, sent: str) -> None:
+    """The time limit is for the whole head. Received parts do not extend it."""
+    reader, _ = await server.opened(_SILENT[sent])
     assert await _rest(reader) == b""
 
 
 @pytest.mark.parametrize("more", [b"", b"GET /heal"], ids=["nothing", "half a head"])
-async def test_who_asks_nothing_more_is_cut_off(
+async def test_an_idle_connection_is_closed(
     server: Server, monkeypatch: pytest.MonkeyPatch, more: bytes
 ) -> None:
-    """An idle connection is kept for a while, which is longer than a head may take, and not for
-    ever.
-    """
+    """The limit for idle connections is longer than the limit for a head."""
     monkeypatch.setattr(connections, "IDLE_SECONDS", 0.7)
     reader, _ = await server.opened(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + more)
     assert (await _rest(reader)).startswith(b"HTTP/1.1 200 ")
 
 
-async def test_who_sends_a_head_byte_by_byte_is_cut_off(server: Server) -> None:
-    """Each byte gains no time: the whole head has to come."""
+async def test_a_peer_that_sends_a_head_byte_by_byte_is_cut_off(server: Server) -> None:
     reader, writer = await server.opened(b"GET /healthz HTTP/1.1\r\nX: ")
 
     async def drip() -> None:
@@ -154,33 +145,31 @@ async def test_who_sends_a_head_byte_by_byte_is_cut_off(server: Server) -> None:
     [b"Content-Length: 9\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n9\r\n{"],
     ids=["length", "chunks"],
 )
-async def test_a_body_that_does_not_come_is_answered_408(server: Server, framing: bytes) -> None:
-    """The answer is a problem that allows to try again, and the connection's last."""
+async def test_an_unfinished_body_is_answered_408(server: Server, framing: bytes) -> None:
+    """The problem is retryable, and the server closes the connection."""
     reader, _ = await server.opened(_HEAD + framing)
-    said = await _rest(reader)
-    assert said.startswith(b"HTTP/1.1 408 ")
-    assert b"Connection: close" in said
-    assert b'"code":"request_timeout"' in said
-    assert b'"retryable":true' in said
+    answer = await _rest(reader)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"Connection: close" in answer
+    assert b'"code":"request_timeout"' in answer
+    assert b'"retryable":true' in answer
 
 
-async def test_a_body_that_turns_out_malformed_is_answered_at_once(server: Server) -> None:
-    """A later chunk that is none is 400, not a wait for what cannot come; and it is the one
-    answer there is.
-    """
+async def test_a_malformed_later_chunk_is_answered_400_at_once(server: Server) -> None:
+    """The server sends one answer, and does not wait for the rest of the body."""
     reader, writer = await server.opened(_HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
     await until(lambda: _are(server, 1))
-    await asyncio.sleep(0.1)  # so that the two arrive apart
+    await asyncio.sleep(0.1)  # so that the two parts arrive separately
     writer.write(b"zz\r\n")
-    said = await _rest(reader)
-    assert said[9:12] == b"400"
-    assert said.count(b"HTTP/1.") == 1
+    answer = await _rest(reader)
+    assert answer[9:12] == b"400"
+    assert answer.count(b"HTTP/1.") == 1
 
 
-async def test_a_body_that_is_broken_off_is_no_fault_of_ours(
+async def test_a_peer_that_leaves_during_its_body_leaves_no_error(
     server: Server, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever goes away in the middle leaves no error and no connection behind."""
+    """The server closes its connection too."""
     _, writer = await server.opened(_HEAD + b"Content-Length: 9\r\n\r\n{")
     await until(lambda: _are(server, 1))
     await asyncio.sleep(0)
@@ -190,10 +179,8 @@ async def test_a_body_that_is_broken_off_is_no_fault_of_ours(
     assert caplog.records == []
 
 
-async def test_who_does_not_take_its_answer_is_cut_off(server: Server) -> None:
-    """A peer that asks for much and reads nothing loses it; it holds no connection for longer
-    than answers may take.
-    """
+async def test_a_peer_that_does_not_read_its_answer_is_cut_off(server: Server) -> None:
+    """It holds no connection for longer than the time limit of an answer."""
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     raw.setblocking(False)
@@ -205,37 +192,31 @@ async def test_who_does_not_take_its_answer_is_cut_off(server: Server) -> None:
     raw.close()
 
 
-async def test_whoever_is_promised_an_answer_is_not_cut_off(server: Server) -> None:
-    """While its request is with us a connection stays, however long that takes and however many
-    press.
-    """
+async def test_a_connection_whose_request_is_being_served_is_not_closed(server: Server) -> None:
+    """This holds however long the request takes, and however many connections are opened."""
     reader, _ = await server.opened(b"GET /work HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     await until(lambda: _are(server, 1))
     silent = [await server.opened() for _ in range(2 * _AT_MOST)]
     for other, _ in silent:
-        await _rest(other)  # all are gone
+        await _rest(other)  # until the server has closed it
     server.working.set()
     assert (await _rest(reader))[9:12] == b"200"
 
 
-async def test_there_is_room_for_who_asks_while_many_wait(server: Server) -> None:
-    """With as many silent connections as there may be, and more, the next good request is
-    answered; the oldest make way.
-    """
+async def test_a_good_request_displaces_the_oldest_silent_connection(server: Server) -> None:
+    """There are more silent connections than the server allows."""
     for _ in range(3 * _AT_MOST):
         await server.opened(b"GET /heal")
     assert await server.status() == b"200"
     assert len(server.connections) <= _AT_MOST
 
 
-async def test_where_all_are_at_work_one_more_is_turned_away(server: Server) -> None:
-    """Only requests that are with us keep others out, and as soon as one is answered there is
-    room again.
-    """
+async def test_if_every_connection_has_a_request_a_new_one_is_refused(server: Server) -> None:
+    """As soon as the server has answered a request, it accepts a new connection again."""
     work = b"GET /work HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     at_work = [await server.opened(work) for _ in range(_AT_MOST)]
     await until(lambda: _are(server, _AT_MOST))
-    await asyncio.sleep(0.05)  # until the last head was read, too
+    await asyncio.sleep(0.05)  # until the server has read the last head
     assert await server.status() == b""
     server.working.set()
     for reader, _ in at_work:
@@ -243,10 +224,8 @@ async def test_where_all_are_at_work_one_more_is_turned_away(server: Server) -> 
     assert await server.status() == b"200"
 
 
-async def test_bytes_that_are_no_body_have_an_end_too(server: Server) -> None:
-    """Chunk extensions and trailers count: a request may have a mebibyte on the wire, whatever
-    its body has.
-    """
+async def test_chunk_extensions_count_towards_the_size_limit(server: Server) -> None:
+    """A request may have one mebibyte on the wire, with its extensions and trailers."""
     _, writer = await server.opened(_HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;")
 
     async def send() -> None:
@@ -262,17 +241,15 @@ _HALF = {
     "nothing": b"",
     "half a head": b"GET /heal",
     "half a body": _HEAD + b"Content-Length: 9\r\n\r\n{",
-    "a question whose answer it does not take": b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a request whose answer it does not read": b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n",
 }
 
 
-@pytest.mark.parametrize("what", _HALF)
-async def test_slow_peers_do_not_hold_up_the_end(
-    monkeypatch: pytest.MonkeyPatch, what: str
+@pytest.mark.parametrize("sent", _HALF)
+async def test_slow_peers_do_not_delay_the_end_of_the_server(
+    monkeypatch: pytest.MonkeyPatch, sent: str
 ) -> None:
-    """When the process is to end, whoever was promised an answer is waited for, and no peer that
-    is not ready for it.
-    """
+    """A server that ends waits only for requests that it is serving, not for slow peers."""
     monkeypatch.setattr(serving, "_DRAIN_SECONDS", 10 * PATIENCE_SECONDS)
     monkeypatch.setattr(connections, "DRAIN_SECONDS", 0.2)
     monkeypatch.setattr(connections, "_CHECK_INTERVAL_SECONDS", 0.05)
@@ -280,10 +257,10 @@ async def test_slow_peers_do_not_hold_up_the_end(
     async with asyncio.timeout(PATIENCE_SECONDS / 2):
         async with listen(_app(asyncio.Event()), port, open_ones):
             _, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(_HALF[what])
-            while not len(open_ones):  # noqa: ASYNC110 - a set tells nobody
+            writer.write(_HALF[sent])
+            while not len(open_ones):  # noqa: ASYNC110 - a set has no event
                 await asyncio.sleep(0.01)
-            await asyncio.sleep(0.1)  # until it has said its half
+            await asyncio.sleep(0.1)  # until the server has received it
     writer.transport.abort()
     release_port(port)
 

@@ -74,8 +74,8 @@ class TestGivenServers:
         self, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, folder: Path
     ) -> None:
         """Two stacks get two numbers. A number with keys is neither used nor flushed."""
-        async with Redis.from_url(redis.url) as somebody:
-            await somebody.set("theirs", "1")
+        async with Redis.from_url(redis.url) as stranger:
+            await stranger.set("theirs", "1")
             monkeypatch.setenv("REDIS_URL", redis.url)
             async with redis_server(folder) as first, redis_server(folder) as second:
                 assert isinstance(first, GivenRedis)
@@ -84,14 +84,14 @@ class TestGivenServers:
                     await ours.set("ours", "1")
                     await first.flush()
                     assert await ours.get("ours") is None
-            assert await somebody.get("theirs") == b"1"
-            assert set(await somebody.info("keyspace")) == {"db0"}
+            assert await stranger.get("theirs") == b"1"
+            assert set(await stranger.info("keyspace")) == {"db0"}
 
     async def test_redis_without_an_empty_number_is_not_flushed(self, redis: RedisServer) -> None:
         """The keys may be another application's cache, so the test fails instead."""
         for number in range(16):
-            async with Redis.from_url(redis.url.replace("/0", f"/{number}")) as somebody:
-                await somebody.set("theirs", "1")
+            async with Redis.from_url(redis.url.replace("/0", f"/{number}")) as stranger:
+                await stranger.set("theirs", "1")
         async with GivenRedis(redis.url) as given:
             assert given.url == redis.url
             assert "does not flush it" in given.note
