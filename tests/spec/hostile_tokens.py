@@ -105,12 +105,12 @@ class Forge:
         assert isinstance(self.ec, ec.EllipticCurvePrivateKey)
         return self.ec.sign(data, ec.ECDSA(hashes.SHA256()))
 
-    def twin(self, data: bytes) -> bytes:
+    def second_signature(self, data: bytes) -> bytes:
         """The second valid ECDSA signature of the data, which anyone can compute from the first."""
         r, s = utils.decode_dss_signature(self.der(data))
         return raw(r, N - s)
 
-    def by_attacker(self, data: bytes) -> bytes:
+    def sign_as_attacker(self, data: bytes) -> bytes:
         return raw(*utils.decode_dss_signature(self.own.sign(data, ec.ECDSA(hashes.SHA256()))))
 
     def rs(self, hash_: hashes.HashAlgorithm | None = None, pad: Any = None) -> Signer:
@@ -123,7 +123,9 @@ class Forge:
             self.secret.encode() if secret is None else secret, data, digest
         )
 
-    def by_public(self, encoding: Encoding, form: PublicFormat, *, of_rsa: bool = False) -> str:
+    def hs256_with_public_key(
+        self, encoding: Encoding, form: PublicFormat, *, of_rsa: bool = False
+    ) -> str:
         """The classic attack: HS256 with the issuer's public key, in this encoding, as secret."""
         key: Any = self.rsa if of_rsa else self.ec
         kid = self.rsa_kid if of_rsa else self.ec_kid
@@ -135,7 +137,7 @@ class Forge:
         point = self.own.public_key().public_numbers()
         return {**self.jwk, "x": b64(point.x.to_bytes(32)), "y": b64(point.y.to_bytes(32))}
 
-    def respelt(self) -> str:
+    def with_respelled_signature(self) -> str:
         """A good token whose last character is replaced by one that decodes to the same bytes."""
         text = self.token()
         return text[:-1] + {"A": "B", "Q": "R", "g": "h", "w": "x"}[text[-1]]
@@ -144,7 +146,7 @@ class Forge:
         signed, other = self.token().split("."), self.token(role="service_role").split(".")
         return f"{signed[0]}.{other[1]}.{signed[2]}"
 
-    def twice(self, part: dict[str, object], name: str, text: str) -> bytes:
+    def with_repeated_field(self, part: dict[str, object], name: str, text: str) -> bytes:
         return f'{json.dumps(part)[:-1]}, "{name}": {text}}}'.encode()
 
 
@@ -163,7 +165,7 @@ ALGORITHMS: dict[str, Callable[[Forge], str]] = {
         {"alg": "ES\uff12\uff15\uff16"}
     ),
     "says two algs": lambda f: f.compact(
-        f.twice({"kid": f.ec_kid, "alg": "none"}, "alg", '"ES256"'), f.claims
+        f.with_repeated_field({"kid": f.ec_kid, "alg": "none"}, "alg", '"ES256"'), f.claims
     ),
     "is ES384": lambda f: f.token({"alg": "ES384"}),
     "is PS256 by our RSA key": lambda f: f.token(
@@ -178,19 +180,19 @@ ALGORITHMS: dict[str, Callable[[Forge], str]] = {
     ),
     "is HS512 by the secret": lambda f: f.token({"alg": "HS512"}, f.hs(digest="sha512")),
     "is EdDSA": lambda f: f.token({"alg": "EdDSA"}, ed25519.Ed25519PrivateKey.generate().sign),
-    "is HS256 by our EC key as PEM": lambda f: f.by_public(
+    "is HS256 by our EC key as PEM": lambda f: f.hs256_with_public_key(
         Encoding.PEM, PublicFormat.SubjectPublicKeyInfo
     ),
-    "is HS256 by our EC key as DER": lambda f: f.by_public(
+    "is HS256 by our EC key as DER": lambda f: f.hs256_with_public_key(
         Encoding.DER, PublicFormat.SubjectPublicKeyInfo
     ),
-    "is HS256 by our EC key as OpenSSH": lambda f: f.by_public(
+    "is HS256 by our EC key as OpenSSH": lambda f: f.hs256_with_public_key(
         Encoding.OpenSSH, PublicFormat.OpenSSH
     ),
-    "is HS256 by our EC key as a point": lambda f: f.by_public(
+    "is HS256 by our EC key as a point": lambda f: f.hs256_with_public_key(
         Encoding.X962, PublicFormat.UncompressedPoint
     ),
-    "is HS256 by our RSA key as PEM": lambda f: f.by_public(
+    "is HS256 by our RSA key as PEM": lambda f: f.hs256_with_public_key(
         Encoding.PEM, PublicFormat.PKCS1, of_rsa=True
     ),
     "is HS256 by our JWK": lambda f: f.token({"alg": "HS256"}, f.hs(json.dumps(f.jwk).encode())),
@@ -199,7 +201,7 @@ ALGORITHMS: dict[str, Callable[[Forge], str]] = {
     "is RS256 under the kid of an EC key": lambda f: f.token(RS, f.rs()),
 }
 SIGNATURES: dict[str, Callable[[Forge], str]] = {
-    "is signed with another key": lambda f: f.token(sign=f.by_attacker),
+    "is signed with another key": lambda f: f.token(sign=f.sign_as_attacker),
     "has no signature": lambda f: f.token(sign=lambda _: b""),
     "has a signature of zeros": lambda f: f.token(sign=lambda _: ZEROS),
     "has r and s of the group's order": lambda f: f.token(sign=lambda _: raw(N, N)),
@@ -210,7 +212,7 @@ SIGNATURES: dict[str, Callable[[Forge], str]] = {
     "has a signature cut short": lambda f: f.token(sign=lambda data: f.es256(data)[:-1]),
     "has a signature grown longer": lambda f: f.token(sign=lambda data: f.es256(data) + b"\0"),
     "has its signature twice": lambda f: f.token(sign=lambda data: f.es256(data) * 2),
-    "has its signature in another spelling": lambda f: f.respelt(),
+    "has its signature in another spelling": lambda f: f.with_respelled_signature(),
     "has another payload under its signature": lambda f: f.with_payload_of_another(),
 }
 HEADERS: dict[str, Callable[[Forge], str]] = {
@@ -226,16 +228,16 @@ HEADERS: dict[str, Callable[[Forge], str]] = {
     ),
     "names half a surrogate pair as its key": lambda f: f.token({"kid": "\ud800"}),
     "names a key of a thousand letters": lambda f: f.token({"kid": "k" * 1000}),
-    "brings its key": lambda f: f.token({"jwk": f.attacker_jwk()}, f.by_attacker),
+    "brings its key": lambda f: f.token({"jwk": f.attacker_jwk()}, f.sign_as_attacker),
     "brings its key and names it": lambda f: f.token(
-        {"jwk": f.attacker_jwk(), "kid": "mine"}, f.by_attacker
+        {"jwk": f.attacker_jwk(), "kid": "mine"}, f.sign_as_attacker
     ),
-    "brings a certificate": lambda f: f.token({"x5c": ["MIIB"]}, f.by_attacker),
+    "brings a certificate": lambda f: f.token({"x5c": ["MIIB"]}, f.sign_as_attacker),
     "names the address of its key": lambda f: f.token(
-        {"jku": "http://127.0.0.1/keys"}, f.by_attacker
+        {"jku": "http://127.0.0.1/keys"}, f.sign_as_attacker
     ),
     "names the address of its certificate": lambda f: f.token(
-        {"x5u": "http://127.0.0.1/key"}, f.by_attacker
+        {"x5u": "http://127.0.0.1/key"}, f.sign_as_attacker
     ),
     "has a critical header": lambda f: f.token({"crit": ["exp"]}),
     "has a payload that is not encoded": lambda f: f.token({"b64": False, "crit": ["b64"]}),
@@ -263,7 +265,7 @@ CLAIMS: dict[str, Callable[[Forge], str]] = {
     "expires at infinity": lambda f: f.claim_as("exp", "1e999"),
     "expires at NaN": lambda f: f.claim_as("exp", "NaN"),
     "expires in 4,000 digits": lambda f: f.claim_as("exp", "9" * 4000),
-    "expires twice": lambda f: f.payload(f.twice(f.claims, "exp", "32503680000")),
+    "expires twice": lambda f: f.payload(f.with_repeated_field(f.claims, "exp", "32503680000")),
     "is valid from more than a minute on": lambda f: f.token(nbf=int(time.time()) + 120),
     "is not valid before a text": lambda f: f.token(nbf="0"),
     "was issued at a text": lambda f: f.token(iat="now"),
@@ -272,10 +274,10 @@ CLAIMS: dict[str, Callable[[Forge], str]] = {
     "has a sub with NUL": lambda f: f.token(sub="a\0b"),
     "has a sub of half a surrogate pair": lambda f: f.token(sub="\ud800"),
     "has a sub of 256 letters": lambda f: f.token(sub="x" * 256),
-    "has two subs": lambda f: f.payload(f.twice(f.claims, "sub", '"victim"')),
-    "has two roles": lambda f: f.payload(f.twice(f.claims, "role", '"service_role"')),
+    "has two subs": lambda f: f.payload(f.with_repeated_field(f.claims, "sub", '"victim"')),
+    "has two roles": lambda f: f.payload(f.with_repeated_field(f.claims, "role", '"service_role"')),
     "has two roles of which one is escaped": lambda f: f.payload(
-        f.twice(f.claims, r"r\u006fle", '"service_role"')
+        f.with_repeated_field(f.claims, r"r\u006fle", '"service_role"')
     ),
     "has a list of roles": lambda f: f.token(role=["service_role"]),
     "has an empty role": lambda f: f.token(role=""),
@@ -341,14 +343,17 @@ HEADER_VALUES: dict[str, Callable[[str], list[str]]] = {
     "has a tab for a space": lambda token: [f"Bearer\t{token}"],
     "has the scheme twice": lambda token: [f"Bearer Bearer {token}"],
     "comes twice": lambda token: [f"Bearer {token}"] * 2,
-    "comes twice with another scheme": lambda token: ["Basic dXNlcjpwYXNz", f"Bearer {token}"],
+    "comes twice with another scheme": lambda token: [
+        "Basic dXNlcjpwYXNz",
+        f"Bearer {token}",
+    ],
     "has two tokens": lambda token: [f"Bearer {token}, Bearer {token}"],
     "has a token after a parameter": lambda token: [f'Bearer realm="x", token={token}'],
 }
 
 GOOD: dict[str, Callable[[Forge], str]] = {
     "ES256": lambda f: f.token(),
-    "ES256, by the other signature": lambda f: f.token(sign=f.twin),
+    "ES256, by the other signature": lambda f: f.token(sign=f.second_signature),
     "RS256": lambda f: f.token({**RS, "kid": f.rsa_kid}, f.rs()),
     "HS256 without a kid": lambda f: f.token({"alg": "HS256", "kid": ABSENT}, f.hs()),
     "HS256 with the kid of another key": lambda f: f.token({"alg": "HS256"}, f.hs()),

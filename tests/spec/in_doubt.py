@@ -43,18 +43,18 @@ async def begin_in_doubt(
         payment_id = await system.bill_payment(
             amount=amount, paybill=paybill, account_reference=f"DBT{number}"
         )
-        await _answer(system, answers, api="status", url_contains=payment_id)
+        await _script_answers(system, answers, api="status", url_contains=payment_id)
         return payment_id
     await system.scenario(scenario, times=times, params=params, api=api, phone_number=phone_number)
     if api == "stk":
-        await _answer(system, answers, api="stk_query", phone_number=phone_number)
+        await _script_answers(system, answers, api="stk_query", phone_number=phone_number)
         return await system.deposit(amount=amount, phone_number=phone_number)
     payment_id = await system.withdrawal(amount=amount, phone_number=phone_number)
-    await _answer(system, answers, api="status", url_contains=payment_id)
+    await _script_answers(system, answers, api="status", url_contains=payment_id)
     return payment_id
 
 
-async def _answer(system: System, answers: Sequence[InquiryRule], **match: Any) -> None:
+async def _script_answers(system: System, answers: Sequence[InquiryRule], **match: Any) -> None:
     for answer in reversed(answers):  # the simulator applies the newest rule first
         await system.scenario(answer.scenario, times=answer.times, params=answer.params, **match)
 

@@ -98,7 +98,7 @@ def _collect_secrets(run: Run, system: System) -> None:
     run.add_secrets("settings", *secrets)
 
 
-# --- what happens ---------------------------------------------------------------------------------
+# --- the failures ---------------------------------------------------------------------------------
 
 
 async def _succeed(run: Run, system: System) -> None:
@@ -153,10 +153,8 @@ async def _fail(run: Run, system: System, relay: Relay) -> None:
     # The id in an STK query ends with the phone number.
     relay.echoes.add(silent.ids["CheckoutRequestID"])
     run.add_secrets("phone numbers", silent.ids["CheckoutRequestID"][-9:])
-    asked = (
-        "SELECT 1 FROM mkwanja.daraja_exchanges WHERE payment_id = $1::uuid AND api = 'stk_query'"
-    )
-    await system.eventually(lambda: system.rows(asked, silent.id))
+    query = "SELECT 1 FROM mkwanja.daraja_exchanges WHERE payment_id = $1::uuid AND api = $2"
+    await system.eventually(lambda: system.rows(query, silent.id, "stk_query"))
 
 
 async def _send_bad_requests(run: Run, system: System) -> None:
@@ -357,7 +355,7 @@ async def _run_commands(run: Run, system: System) -> None:
         await ended.wait(within_seconds=30)
 
 
-# --- what is written ------------------------------------------------------------------------------
+# --- the written texts ----------------------------------------------------------------------------
 
 
 async def _collect_written(run: Run, system: System, worker_port: int) -> None:

@@ -60,12 +60,10 @@ PAID = Observed("succeeded", moved=1)
 PAID_LATER = Observed("succeeded", moved=1, sent=2)
 IN_DOUBT = Observed("in_doubt")
 AWAITED = Observed("awaiting_result")
-CORRECTED = Observed(
-    "succeeded", moved=1, needs_review=True
-)  # the service had published that it failed
-PAID_BY_INQUIRY = Observed(
-    "succeeded", moved=1, needs_review=True
-)  # its callback reported a success without the receipt or the amount
+# The service had published that the payment failed.
+CORRECTED = Observed("succeeded", moved=1, needs_review=True)
+# The callback reported a success without the receipt or the amount.
+PAID_BY_INQUIRY = Observed("succeeded", moved=1, needs_review=True)
 
 
 # What every API plays: a success comes in any shape and at any time.
@@ -174,8 +172,8 @@ async def play(
 ) -> dict[str, str]:
     """Make all payments of the table at once, compare their states, and return ids by label.
 
-    Payments that are still open then become overdue, so that the sweeper has Daraja asked about
-    them. After that no payment was sent again, no more money moved, and the API agrees with the
+    Payments that are still open then become overdue, so that the worker inquires about them. After
+    that no payment was sent again, no more money moved, and the API agrees with the
     ledger.
     """
     await system.control("POST", "/switches", {"hold_callbacks": results_after_answers})

@@ -152,7 +152,7 @@ class System:
             assert (await self.settled(payment_id))["status"] == "success"
         await self.assert_money_agrees(payment_ids)
 
-    # --- the record -------------------------------------------------------------------------------
+    # --- the database -----------------------------------------------------------------------------
 
     async def rows(self, sql: str, *arguments: Any) -> list[Any]:
         """Read rows from the database directly."""

@@ -33,7 +33,7 @@ _BACKEND_FIELDS = ("idempotency_key", "recipient_name", "provider_ids")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
-async def _accepted(client: Client, path: str, body: Any) -> Any:
+async def _make_accepted(client: Client, path: str, body: Any) -> Any:
     answer = (await client.pay(path, body)).expect(202)
     payment = answer.json()
     assert answer.headers["Location"] == f"/v1/payments/{payment['id']}"
@@ -61,7 +61,7 @@ async def test_a_users_deposit_has_the_pinned_shape(system: System) -> None:
         "metadata": {"order": "42"},
     }
     async with caller(system, sub=(sub := new_subject())) as user:
-        payment = await _accepted(user, "/v1/deposits", body)
+        payment = await _make_accepted(user, "/v1/deposits", body)
         assert set(payment) == {
             *_FIRST_FIELDS,
             "phone_number",
@@ -98,7 +98,7 @@ async def test_a_backends_payment_has_the_pinned_shape(
     system: System, path: str, body: Any, kind: str, parties: set[str]
 ) -> None:
     """A backend also gets the idempotency key, the recipient's name and the provider's ids."""
-    payment = await _accepted(system.backend, f"/v1/{path}", body)
+    payment = await _make_accepted(system.backend, f"/v1/{path}", body)
     assert set(payment) == {*_FIRST_FIELDS, *parties, *_LAST_FIELDS, *_BACKEND_FIELDS}
     assert (payment["kind"], payment["owner"], payment["metadata"]) == (kind, None, {})
     assert (payment["recipient_name"], payment["provider_ids"]) == (None, {})
@@ -110,23 +110,23 @@ async def test_the_service_fills_in_fields_that_the_caller_leaves_out(system: Sy
 
     Every other text becomes "Payment".
     """
-    deposits = [await _accepted(system.user, "/v1/deposits", DEPOSIT) for _ in range(3)]
+    deposits = [await _make_accepted(system.user, "/v1/deposits", DEPOSIT) for _ in range(3)]
     for payment in deposits:
         assert re.fullmatch(r"[A-Z0-9]{12}", payment["account_reference"])
         assert payment["description"] == "Payment"
     assert len({payment["account_reference"] for payment in deposits}) == len(deposits)
-    withdrawal = await _accepted(system.backend, "/v1/withdrawals", WITHDRAWAL)
+    withdrawal = await _make_accepted(system.backend, "/v1/withdrawals", WITHDRAWAL)
     assert (withdrawal["purpose"], withdrawal["remarks"]) == ("business", "Payment")
-    bill = await _accepted(system.backend, "/v1/bill-payments", BILL_PAYMENT)
+    bill = await _make_accepted(system.backend, "/v1/bill-payments", BILL_PAYMENT)
     assert (bill["account_reference"], bill["remarks"]) == ("METER7731", "Payment")
 
 
 async def test_a_null_field_counts_as_left_out(system: System) -> None:
     nulls = {"account_reference": None, "description": None, "owner": None, "metadata": None}
-    payment = await _accepted(system.user, "/v1/deposits", {**DEPOSIT, **nulls})
+    payment = await _make_accepted(system.user, "/v1/deposits", {**DEPOSIT, **nulls})
     assert (payment["description"], payment["metadata"]) == ("Payment", {})
     bill = {**BILL_PAYMENT, "till": None, "remarks": None}
-    assert (await _accepted(system.backend, "/v1/bill-payments", bill))["remarks"] == "Payment"
+    assert (await _make_accepted(system.backend, "/v1/bill-payments", bill))["remarks"] == "Payment"
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,9 @@ async def test_a_phone_number_may_be_written_in_four_ways(
     system: System, written: str, answered: str
 ) -> None:
     """Daraja and the caller see every Kenyan mobile number as 254…"""
-    payment = await _accepted(system.user, "/v1/deposits", {**DEPOSIT, "phone_number": written})
+    payment = await _make_accepted(
+        system.user, "/v1/deposits", {**DEPOSIT, "phone_number": written}
+    )
     assert payment["phone_number"] == answered
     requests = await system.eventually(lambda: system.provider_requests(payment["id"]))
     assert (requests[0]["body"]["PartyA"], requests[0]["body"]["PhoneNumber"]) == (
@@ -165,7 +167,7 @@ async def test_the_caller_gets_its_metadata_back_unchanged(system: System) -> No
         "9": "nine",
     }
     metadata |= {f"k{number}": "v" * 100 for number in range(20 - len(metadata))}
-    payment = await _accepted(
+    payment = await _make_accepted(
         system.backend, "/v1/withdrawals", {**WITHDRAWAL, "metadata": metadata}
     )
     seen = [payment, await system.settled(payment["id"])]
@@ -209,7 +211,7 @@ async def test_the_service_accepts_the_smallest_and_the_largest_values(
 ) -> None:
     """The smallest and the largest amounts, and the longest texts, reach Daraja unchanged."""
     await system.control("POST", "/switches", {"magic": False})
-    payment = await _accepted(system.backend, path, body)
+    payment = await _make_accepted(system.backend, path, body)
     [request] = await system.eventually(lambda: system.provider_requests(payment["id"]))
     assert int(request["body"]["Amount"]) == body["amount"]
     assert request["status"] == 200
@@ -219,15 +221,17 @@ async def test_a_user_owns_its_payments_and_a_backend_may_name_an_owner(system: 
     """A user cannot name an owner. An owner that a backend names sees the payment."""
     sub = new_subject()
     async with caller(system, sub=sub) as user, caller(system, sub=new_subject()) as other:
-        assert (await _accepted(user, "/v1/deposits", DEPOSIT))["owner"] == sub
+        assert (await _make_accepted(user, "/v1/deposits", DEPOSIT))["owner"] == sub
         expect_problem(
             await user.pay("/v1/deposits", {**DEPOSIT, "owner": sub}), 422, "invalid_request"
         )
-        payment = await _accepted(system.backend, "/v1/withdrawals", {**WITHDRAWAL, "owner": sub})
+        payment = await _make_accepted(
+            system.backend, "/v1/withdrawals", {**WITHDRAWAL, "owner": sub}
+        )
         assert payment["owner"] == sub
         assert set(await user.payment(payment["id"])) == set(payment) - set(_BACKEND_FIELDS)
         expect_problem(await other.get(f"/v1/payments/{payment['id']}"), 404, "payment_not_found")
-        assert (await _accepted(system.backend, "/v1/deposits", DEPOSIT))["owner"] is None
+        assert (await _make_accepted(system.backend, "/v1/deposits", DEPOSIT))["owner"] is None
 
 
 async def test_daraja_receives_what_the_caller_asked_for(system: System) -> None:

@@ -360,7 +360,7 @@ async def test_unknown_routes_and_wrong_methods_are_answered_with_problems(
 
 
 async def test_the_service_refuses_a_query_on_a_post(quiet: System) -> None:
-    """A caller might believe otherwise that the query has an effect."""
+    """The caller may believe that the query has an effect."""
     problem_details = expect_problem(
         await post(quiet, "/v1/deposits?amount=5", DEPOSIT), 422, "invalid_request"
     )

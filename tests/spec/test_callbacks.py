@@ -161,7 +161,7 @@ async def test_the_receiver_refuses_a_body_above_64_kib(system: System) -> None:
 async def test_a_result_that_disagrees_with_its_payment_settles_nothing(system: System) -> None:
     """Its amount and ids must be the payment's. Otherwise it is stored and flagged."""
 
-    async def outcome(number: int, api: Api, make: Any) -> tuple[str, bool, str]:
+    async def deliver_variant(number: int, api: Api, make: Any) -> tuple[str, bool, str]:
         one = await begin_awaited(system, api)
         body = make(one)
         text = json.dumps(body).replace("UKN7TEST01", f"UKN7AGR{number:03}")
@@ -173,7 +173,7 @@ async def test_a_result_that_disagrees_with_its_payment_settles_nothing(system: 
 
     rows = enumerate(RESULTS.values())
     outcomes = await asyncio.gather(
-        *(outcome(number, api, make) for number, (api, make, _) in rows)
+        *(deliver_variant(number, api, make) for number, (api, make, _) in rows)
     )
     wrong = {
         case: (seen, expected)
@@ -238,7 +238,7 @@ async def test_a_contradiction_of_a_success_flags_the_payment(system: System, co
     ]
 
 
-async def _of_operation(system: System, payment_id: str, operation: str) -> list[Any]:
+async def _callbacks_of(system: System, payment_id: str, operation: str) -> list[Any]:
     """The stored callbacks of one operation, without the answers to inquiries between them."""
     return [row for row in await system.callbacks(payment_id) if row["operation"] == operation]
 
@@ -263,12 +263,12 @@ async def test_the_receiver_stores_a_timeout_message_without_its_credential(
     ]
     for body in bodies:
         assert (await deliver(system, url, body)).json() == ACCEPTED
-        stored = (await _of_operation(system, one.id, OPERATIONS[api] + "-timeout"))[-1]
+        stored = (await _callbacks_of(system, one.id, OPERATIONS[api] + "-timeout"))[-1]
         assert b"Zm9v" not in bytes(stored["body"])
         assert bytes(stored["body_sha256"]) == hashlib.sha256(body).digest()
         assert (await system.payment(one.id))["stage"] == "awaiting_result"
     kept = json.loads(
-        bytes((await _of_operation(system, one.id, OPERATIONS[api] + "-timeout"))[0]["body"])
+        bytes((await _callbacks_of(system, one.id, OPERATIONS[api] + "-timeout"))[0]["body"])
     )
     assert {**kept, "SecurityCredential": ""} == {**echo, "SecurityCredential": ""}
     assert (
@@ -282,7 +282,7 @@ async def test_the_database_holds_no_credential_and_no_callback_token(system: Sy
     payment_id = await begin(system, "b2c", "timeout_message", seconds=0.2)
     await system.settled(payment_id)
     token = (await system.callback_url(payment_id, "withdrawal")).rpartition("/")[2]
-    [timeout] = await _of_operation(system, payment_id, "withdrawal-timeout")
+    [timeout] = await _callbacks_of(system, payment_id, "withdrawal-timeout")
     assert json.loads(bytes(timeout["body"]))["SecurityCredential"] == "[replaced]"
     sql = (
         "SELECT request::text || coalesce(answer, '') AS text FROM mkwanja.daraja_exchanges"

@@ -38,14 +38,14 @@ async def system(inquiring_system: System) -> System:
 
 
 @asynccontextmanager
-async def _counted(system: System, disposition: str, times: int = 1) -> AsyncIterator[None]:
+async def _expect_stored(system: System, disposition: str, times: int = 1) -> AsyncIterator[None]:
     """Check that the receiver counts `times` callbacks of that disposition in the block."""
     before = await count_stored(system, disposition)
     yield
     assert await count_stored(system, disposition) == before + times, disposition
 
 
-async def _begin_ours(
+async def _begin_awaited(
     system: System, api: Api, *answers: InquiryRule, **params: Any
 ) -> AwaitedPayment:
     """Make a payment that Daraja acknowledged, and whose results the test delivers.
@@ -72,10 +72,10 @@ async def _facts(system: System, payment_id: str) -> list[str]:
 @pytest.mark.parametrize("api", _APIS)
 async def test_a_late_success_corrects_a_failure(system: System, api: Api) -> None:
     """The payment succeeds and is flagged. Its second event is of the type "corrected"."""
-    one = await _begin_ours(system, api)
+    one = await _begin_awaited(system, api)
     await deliver_result(system, one, code=_FAILED[api])
     assert (await system.payment(one.id))["status"] == "failed"
-    async with _counted(system, "corrected"), listening(system) as listener:
+    async with _expect_stored(system, "corrected"), listening(system) as listener:
         await deliver_result(system, one, receipt=f"UKN7LATE{api[1:]}"[:10].upper())
         received = await system.eventually(lambda: listener.events(one.id))
     payment = await system.payment(one.id)
@@ -94,10 +94,10 @@ async def test_a_late_success_corrects_a_failure(system: System, api: Api) -> No
 @pytest.mark.parametrize("api", _APIS)
 async def test_a_failure_after_a_success_only_flags_the_payment(system: System, api: Api) -> None:
     """The failure is stored, and no event is published."""
-    one = await _begin_ours(system, api)
+    one = await _begin_awaited(system, api)
     receipt = {"stk": "UKN7KEEP01", "b2c": "UKN7KEEP02", "b2b": "UKN7KEEP03"}[api]
     await deliver_result(system, one, receipt=receipt)
-    async with _counted(system, "contradiction", 2):
+    async with _expect_stored(system, "contradiction", 2):
         await deliver_result(system, one, code=_FAILED[api])
         await deliver_result(system, one, code=_FAILED[api])
     payment = await system.payment(one.id)
@@ -114,14 +114,14 @@ async def test_a_failure_after_a_success_only_flags_the_payment(system: System, 
 @pytest.mark.parametrize("api", _APIS)
 async def test_a_second_receipt_flags_the_payment(system: System, api: Api) -> None:
     """The payment keeps the first receipt. The second callback is stored."""
-    one = await _begin_ours(system, api)
+    one = await _begin_awaited(system, api)
     first, second = {
         "stk": ("UKN7TWOR01", "UKN7TWOR02"),
         "b2c": ("UKN7TWOR03", "UKN7TWOR04"),
         "b2b": ("UKN7TWOR05", "UKN7TWOR06"),
     }[api]
     await deliver_result(system, one, receipt=first)
-    async with _counted(system, "contradiction"):
+    async with _expect_stored(system, "contradiction"):
         await deliver_result(system, one, receipt=second)
     payment = await system.payment(one.id)
     assert (payment["receipt"], payment["needs_review"]) == (first, True)
@@ -132,8 +132,8 @@ async def test_a_second_receipt_flags_the_payment(system: System, api: Api) -> N
 @pytest.mark.parametrize("api", _APIS)
 async def test_a_success_with_another_amount_flags_the_payment(system: System, api: Api) -> None:
     """It finalizes nothing. A later success with the right amount does."""
-    one = await _begin_ours(system, api)
-    async with _counted(system, "amount_differs"):
+    one = await _begin_awaited(system, api)
+    async with _expect_stored(system, "amount_differs"):
         await deliver_result(system, one, amount=one.amount + 1, receipt="UKN7AMNT09")
     payment = await system.payment(one.id)
     assert (payment["stage"], payment["receipt"], payment["needs_review"]) == (
@@ -155,12 +155,12 @@ async def test_a_success_without_receipt_gets_its_receipt_later(system: System) 
 
     A later callback adds the receipt, and an event publishes it.
     """
-    one = await _begin_ours(system, "stk", InquiryRule("query_contradicts", {"code": 0}))
-    async with _counted(system, "success_without_receipt"):
+    one = await _begin_awaited(system, "stk", InquiryRule("query_contradicts", {"code": 0}))
+    async with _expect_stored(system, "success_without_receipt"):
         await deliver_result(system, one, receipt=...)
     payment = await system.in_stage(one.id, "succeeded")
     assert (payment["receipt"], payment["needs_review"]) == (None, True)
-    async with _counted(system, "receipt_added"), listening(system) as listener:
+    async with _expect_stored(system, "receipt_added"), listening(system) as listener:
         await deliver_result(system, one, receipt="UKN7ADDED1")
         [event] = await system.eventually(lambda: listener.events(one.id))
     assert (event["type"], event["data"]["receipt"]) == (
@@ -169,7 +169,7 @@ async def test_a_success_without_receipt_gets_its_receipt_later(system: System) 
     )
     assert (await system.payment(one.id))["receipt"] == "UKN7ADDED1"
     assert await event_types(system, one.id) == ["succeeded", "receipt_added"]
-    async with _counted(system, "contradiction"):
+    async with _expect_stored(system, "contradiction"):
         await deliver_result(system, one, receipt="UKN7ADDED2")
     assert (await system.payment(one.id))["receipt"] == "UKN7ADDED1"
 
@@ -189,7 +189,7 @@ async def test_a_payout_found_without_receipt_gets_its_receipt_later(system: Sys
 
 async def test_a_successful_callback_outranks_a_failed_query(system: System) -> None:
     """After one such query the deposit is still open. After two it has failed and is corrected."""
-    once = await _begin_ours(
+    once = await _begin_awaited(
         system,
         "stk",
         InquiryRule("query_contradicts", {"code": 1037}, 1),
@@ -200,7 +200,7 @@ async def test_a_successful_callback_outranks_a_failed_query(system: System) -> 
     payment = await system.payment(once.id)
     assert (payment["status"], payment["receipt"]) == ("success", "UKN7QRYA01")
     assert await event_types(system, once.id) == ["succeeded"]
-    twice = await _begin_ours(system, "stk", InquiryRule("query_contradicts", {"code": 1037}))
+    twice = await _begin_awaited(system, "stk", InquiryRule("query_contradicts", {"code": 1037}))
     payment = await system.settled(twice.id)
     assert (payment["failure"]["reason"], payment["failure"]["safe_to_retry"]) == (
         "no_response",
@@ -214,7 +214,7 @@ async def test_a_successful_callback_outranks_a_failed_query(system: System) -> 
 
 async def test_a_failed_status_answer_does_not_change_a_success(system: System) -> None:
     """The late answer "Failed" to our inquiry is stored, and the payment is flagged."""
-    one = await _begin_ours(
+    one = await _begin_awaited(
         system,
         "b2c",
         InquiryRule("held_callback", {"status": "Failed"}, 1),
@@ -222,8 +222,8 @@ async def test_a_failed_status_answer_does_not_change_a_success(system: System) 
     )
     await wait_for_inquiries(system, one.id, 1)
     await deliver_result(system, one, receipt="UKN7STAT01")
-    async with _counted(system, "contradiction"):
-        await _release(system, one.id)
+    async with _expect_stored(system, "contradiction"):
+        await _release_answer(system, one.id)
     payment = await system.payment(one.id)
     assert (payment["status"], payment["receipt"], payment["needs_review"]) == (
         "success",
@@ -235,7 +235,7 @@ async def test_a_failed_status_answer_does_not_change_a_success(system: System) 
 
 async def test_a_completed_status_answer_corrects_a_failure(system: System) -> None:
     """The answer comes after a callback that reported a failure."""
-    one = await _begin_ours(
+    one = await _begin_awaited(
         system,
         "b2c",
         InquiryRule("held_callback", {"status": "Completed"}, 1),
@@ -246,8 +246,8 @@ async def test_a_completed_status_answer_corrects_a_failure(system: System) -> N
     assert (await system.payment(one.id))["failure"]["reason"] == failed(
         "insufficient_funds", "1"
     ).reason
-    async with _counted(system, "corrected"):
-        await _release(system, one.id)
+    async with _expect_stored(system, "corrected"):
+        await _release_answer(system, one.id)
     payment = await system.payment(one.id)
     assert (payment["status"], payment["needs_review"]) == ("success", True)
     assert await event_types(system, one.id) == ["failed", "corrected"]
@@ -255,7 +255,7 @@ async def test_a_completed_status_answer_corrects_a_failure(system: System) -> N
 
 async def test_a_reversal_after_a_success_flags_the_payment(system: System) -> None:
     """The payment stays succeeded."""
-    one = await _begin_ours(
+    one = await _begin_awaited(
         system,
         "b2c",
         InquiryRule("held_callback", {"status": "Reversed"}, 1),
@@ -263,13 +263,13 @@ async def test_a_reversal_after_a_success_flags_the_payment(system: System) -> N
     )
     await wait_for_inquiries(system, one.id, 1)
     await deliver_result(system, one, receipt="UKN7RVRS01")
-    await _release(system, one.id)
+    await _release_answer(system, one.id)
     payment = await system.payment(one.id)
     assert (payment["status"], payment["needs_review"]) == ("success", True)
     assert len(await inquiries(system, one.id)) >= 1
 
 
-async def _release(system: System, payment_id: str) -> None:
+async def _release_answer(system: System, payment_id: str) -> None:
     """Wait for the held answer to our inquiry, and deliver it."""
 
     async def held() -> Any:

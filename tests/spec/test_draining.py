@@ -28,7 +28,7 @@ async def system() -> AsyncIterator[System]:
         yield system
 
 
-def _sixty_of_three_kinds(system: System) -> list[Awaitable[str]]:
+def _make_sixty_payments(system: System) -> list[Awaitable[str]]:
     third = _PAYMENTS // 3
     return [
         *(system.deposit(phone_number=f"07110002{n:02}") for n in range(third)),
@@ -41,7 +41,7 @@ async def test_a_draining_worker_leaves_no_payment_in_doubt(system: System) -> N
     """Sixty payments are in flight. It exits with 0 in time, and each payment is paid once."""
     for api in ("stk", "b2c", "b2b"):
         await system.scenario("slow", params={"seconds": 1}, times=8, api=api)
-    payment_ids = list(await asyncio.gather(*_sixty_of_three_kinds(system)))
+    payment_ids = list(await asyncio.gather(*_make_sixty_payments(system)))
     await system.eventually(
         lambda: system.stage_counts(payment_ids), lambda counts: counts["submitting"]
     )

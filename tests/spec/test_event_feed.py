@@ -75,7 +75,7 @@ _WRONG_CURSORS = [
     [
         *((f"after={cursor}", "?after") for cursor in _WRONG_CURSORS),
         *((f"limit={limit}", "?limit") for limit in ("0", "101", "-1", "1.5", "ten", "")),
-        ("after=events-15", "?after=events-15 twice"),
+        ("after=events-15&after=events-15", "?after"),
         ("cursor=events-15", "?cursor"),
         ("wait=5", "?wait"),
     ],
@@ -84,8 +84,6 @@ async def test_the_feed_names_a_wrong_parameter(
     system: System, parameters: str, wrong: str
 ) -> None:
     """422 names a foreign cursor, a wrong limit, or an unknown or repeated parameter."""
-    if wrong.endswith(" twice"):
-        parameters, wrong = f"{parameters}&{parameters}", "?after"
     problem_details = expect_problem(
         await send_request(system, "GET", f"/v1/events?{parameters}"), 422, "invalid_request"
     )
@@ -352,15 +350,12 @@ async def _check_others_go_on(system: System, reader: Reader, ids: list[str]) ->
     assert (await system.settled(payment_id))["status"] == "success"
     [its_event] = await _stored_events(system, [payment_id])
 
-    async def seen() -> set[str]:
-        await reader.read()
-        return set(reader.ids)
-
-    await system.eventually(seen, lambda seen: seen >= {its_event, *ids})
+    expected = {its_event, *ids}
+    await system.eventually(reader.read, lambda _: expected <= set(reader.ids))
     assert len(reader.ids) == len(set(reader.ids))
 
 
-async def test_an_ingress_frozen_while_it_lists_events_blocks_no_payment_and_no_reader(
+async def test_an_ingress_frozen_while_it_lists_events_blocks_no_others(
     system: System,
 ) -> None:
     """Once PostgreSQL has ended its transaction, readers read every event once."""
@@ -370,7 +365,7 @@ async def test_an_ingress_frozen_while_it_lists_events_blocks_no_payment_and_no_
         await _check_others_go_on(system, reader, ids)
 
 
-async def test_an_ingress_frozen_between_two_messages_to_postgres_blocks_no_payment_and_no_reader(
+async def test_an_ingress_frozen_between_two_messages_blocks_no_others(
     system: System,
 ) -> None:
     """PostgreSQL has parsed its next statement and waits for the parameters."""

@@ -56,7 +56,7 @@ async def system(running_system: System) -> AsyncIterator[System]:
     await running_system.release_brakes()
 
 
-async def _count(system: System, path: str) -> int:
+async def _count_requests(system: System, path: str) -> int:
     return int((await system.control("GET", f"/requests?path={path}&last=1"))["count"])
 
 
@@ -66,7 +66,7 @@ async def _wait_for_two_probes(system: System, name: str = "b2c") -> None:
     )
 
 
-async def _attempts(system: System, payment_ids: list[str]) -> dict[str, int]:
+async def _count_attempts(system: System, payment_ids: list[str]) -> dict[str, int]:
     """How often each payment was claimed."""
     sql = (
         "SELECT payment_id, count(*) AS count FROM mkwanja.attempts"
@@ -91,7 +91,7 @@ async def test_eighty_withdrawals_wait_for_a_missing_product_while_deposits_go_o
     await system.scenario("product_missing", api="b2c", params=_TOKEN_REFUSED)
     first = await system.withdrawal()
     await system.wait_until_engaged("b2c")
-    tokens = await _count(system, "/oauth")
+    tokens = await _count_requests(system, "/oauth")
     withdrawals = [
         first,
         *await asyncio.gather(*(system.withdrawal() for _ in range(_WITHDRAWALS - 1))),
@@ -105,9 +105,9 @@ async def test_eighty_withdrawals_wait_for_a_missing_product_while_deposits_go_o
     )
     probes = (await system.brake("b2c"))["probes"]
     # The first was refused under two tokens. Each probe is one call, and fetches no token.
-    assert await _count(system, _B2C) <= 2 + probes + 1
-    assert await _count(system, "/oauth") == tokens <= 2
-    assert sum((await _attempts(system, withdrawals)).values()) <= 1 + probes + 1
+    assert await _count_requests(system, _B2C) <= 2 + probes + 1
+    assert await _count_requests(system, "/oauth") == tokens <= 2
+    assert sum((await _count_attempts(system, withdrawals)).values()) <= 1 + probes + 1
     await _add_missing_products(system)
     await system.wait_until_paid(withdrawals)
     assert not (await system.brake("b2c"))["is_engaged"]
@@ -120,9 +120,9 @@ async def test_withdrawals_claimed_together_are_refused_once_and_then_wait(
     await system.scenario("product_missing", api="b2c", params=_TOKEN_REFUSED)
     withdrawals = await asyncio.gather(*(system.withdrawal() for _ in range(_WITHDRAWALS)))
     await _wait_for_two_probes(system)
-    attempts = await _attempts(system, withdrawals)
+    attempts = await _count_attempts(system, withdrawals)
     assert max(attempts.values(), default=0) <= 2
-    assert await _count(system, "/oauth") <= 2
+    assert await _count_requests(system, "/oauth") <= 2
     await _add_missing_products(system)
     await system.wait_until_paid(withdrawals)
 
@@ -159,7 +159,7 @@ async def test_payments_stay_open_while_daraja_refuses_inquiries(system: System,
     await _wait_for_two_probes(system, name)
     assert await system.stage_counts(payment_ids) == {"awaiting_result": len(payment_ids)}
     assert (
-        await _count(system, path)
+        await _count_requests(system, path)
         <= len(payment_ids) * 2 + (await system.brake(name))["probes"] + 1
     )
     await system.control("POST", "/switches", {"missing_products": []})
