@@ -10,8 +10,8 @@ NOT_FOUND = {
 }
 
 
-async def ask(probe: Probe, **changes: object) -> dict[str, Any]:
-    """Wait until no result is pending, and return the inquiry's only result."""
+async def inquire(probe: Probe, **changes: object) -> dict[str, Any]:
+    """Send an inquiry, wait until no result is pending, and return its only result."""
     probe.receiver.received.clear()
     answer = await probe.status(**changes)
     assert answer.status == 200
@@ -23,21 +23,21 @@ async def ask(probe: Probe, **changes: object) -> dict[str, Any]:
     return result
 
 
-def told(result: dict[str, Any], key: str) -> list[object]:
+def values_of(result: dict[str, Any], key: str) -> list[object]:
     """Return every value of a parameter, in order."""
     items = result["ResultParameters"]["ResultParameter"]
     return [item.get("Value") for item in items if item["Key"] == key]
 
 
-async def paid(probe: Probe, **changes: object) -> dict[str, Any]:
-    """Finish a payout, paid or not, and return its acknowledgement."""
+async def finish_payout(probe: Probe, **changes: object) -> dict[str, Any]:
+    """Send a payout, wait for its end, paid or not, and return its acknowledgement."""
     body: dict[str, Any] = (await probe.b2c(**changes)).body
     await probe.simulator.idle()
     return body
 
 
-async def prompted(probe: Probe, **changes: object) -> dict[str, Any]:
-    """Finish a push, paid or not, and return its answer."""
+async def finish_push(probe: Probe, **changes: object) -> dict[str, Any]:
+    """Send a push, wait for its end, paid or not, and return its answer."""
     body: dict[str, Any] = (await probe.stk(**changes)).body
     await probe.simulator.idle()
     return body

@@ -1,4 +1,4 @@
-"""Borrowed stacks are as if just started, forked commands as if `python -m` had started them."""
+"""A borrowed stack is like a new stack. A forked command is as if `python -m` had started it."""
 
 from __future__ import annotations
 
@@ -36,20 +36,22 @@ async def _pay(stack: Stack) -> None:
         (await user.pay("/v1/deposits", body)).expect(202)
 
 
-async def _on_record(stack: Stack) -> int:
+async def _count_stored(stack: Stack) -> int:
     async with connection(stack.database_url) as raw:
         return int(await raw.fetchval("SELECT count(*) FROM mkwanja.payments"))
 
 
-async def _known_to_simulator(stack: Stack) -> int:
+async def _count_requests(stack: Stack) -> int:
     async with aiohttp.ClientSession() as http, http.get(f"{stack.control_url}/requests") as answer:
         return len((await answer.json())["items"])
 
 
 class TestStacks:
-    """One borrower leaves nothing to the next."""
+    """A borrower finds nothing of the borrower before it."""
 
-    async def test_a_broken_stack_is_lent_as_if_just_started(self, lending: Lending) -> None:
+    async def test_a_broken_stack_is_repaired_and_emptied_before_the_next_loan(
+        self, lending: Lending
+    ) -> None:
         async with lending.stack(_SHAPE) as stack:
             await _pay(stack)
             await stack.process("worker").kill()
@@ -59,15 +61,17 @@ class TestStacks:
             await stack.issuer.stop()
         async with lending.stack(_SHAPE) as again:
             assert again is stack
-            assert await _on_record(again) == await _known_to_simulator(again) == 0
+            assert await _count_stored(again) == await _count_requests(again) == 0
             await _pay(again)
-            assert await _on_record(again) == 1
+            assert await _count_stored(again) == 1
             async with connection(again.database_url) as raw:
                 assert await raw.fetchval("SELECT count(*) FROM mkwanja.brakes") == 2 + len(
                     Operation
                 )
 
-    async def test_it_starts_workers_and_what_has_other_settings(self, lending: Lending) -> None:
+    async def test_a_loan_restarts_workers_and_processes_with_other_settings(
+        self, lending: Lending
+    ) -> None:
         async with lending.stack(_SHAPE) as stack:
             before = {name: stack.process(name).pid for name in stack.names}
         async with lending.stack(_OTHER) as again:
@@ -79,25 +83,29 @@ class TestStacks:
     async def test_two_borrowers_at_once_have_two_stacks(self, lending: Lending) -> None:
         async with lending.stack(_SHAPE) as one, lending.stack(_SHAPE) as other:
             await _pay(one)
-            assert (await _on_record(one), await _on_record(other)) == (1, 0)
+            assert (await _count_stored(one), await _count_stored(other)) == (1, 0)
 
-    async def test_a_used_stack_keeps_what_others_did(self, lending: Lending) -> None:
+    async def test_a_used_stack_keeps_the_payments_of_other_borrowers(
+        self, lending: Lending
+    ) -> None:
         shape = Shape(env={"SWEEP_INTERVAL_SECONDS": "0.3"}, time_scale=0.02)
         async with lending.used_stack(shape) as stack:
             await _pay(stack)
         async with lending.used_stack(shape) as again:
             assert again is stack
-            assert await _on_record(again) == 1
+            assert await _count_stored(again) == 1
 
 
 class TestStarter:
-    """A forked command has what `python -m` would give it, and ends with its parent."""
+    """A forked command runs as `python -m` would run it, and ends with its parent."""
 
     def _process(self, starter: Starter, log: Path, *command: str, **env: str) -> Process:
         line = ["python", "-m", *command]
         return Process("forked", line, env=env, log=log, cwd=ROOT, starter=starter)
 
-    async def test_it_has_the_given_environment(self, starter: Starter, tmp_path: Path) -> None:
+    async def test_a_forked_command_has_the_given_environment(
+        self, starter: Starter, tmp_path: Path
+    ) -> None:
         log = tmp_path / "log"
         code = "import os; print(sorted(os.environ.items()), os.getpgrp() == os.getpid())"
         process = self._process(starter, log, "timeit", "-n1", "-r1", code, ONE="1")
@@ -106,24 +114,22 @@ class TestStarter:
         assert process.log_text().splitlines()[0] == "[('ONE', '1')] True"
 
     @pytest.mark.parametrize(("command", "code"), [("payouts", 2), ("--help", 0)])
-    async def test_its_exit_status_is_told(
-        self,
-        starter: Starter,
-        tmp_path: Path,
-        command: str,
-        code: int,
+    async def test_the_starter_reports_the_exit_status(
+        self, starter: Starter, tmp_path: Path, command: str, code: int
     ) -> None:
         process = self._process(starter, tmp_path / "log", "workers", command, PATH=os.defpath)
         await process.start()
         assert await process.wait(within_seconds=30) == code
         assert "python -m workers" in process.log_text()
 
-    async def test_its_signal_is_told(self, starter: Starter, tmp_path: Path) -> None:
+    async def test_the_starter_reports_the_signal_of_a_killed_command(
+        self, starter: Starter, tmp_path: Path
+    ) -> None:
         process = self._process(starter, tmp_path / "log", "timeit", "import time; time.sleep(600)")
         await process.start()
         assert await process.kill() == -signal.SIGKILL
 
-    async def test_what_it_started_ends_with_it(self, tmp_path: Path) -> None:
+    async def test_a_forked_command_ends_with_its_starter(self, tmp_path: Path) -> None:
         with Starter() as own:
             process = self._process(own, tmp_path / "log", "timeit", "import time; time.sleep(600)")
             await process.start()
@@ -131,15 +137,15 @@ class TestStarter:
         assert await until(lambda: _has_ended(pid), within_seconds=30)
 
     async def test_two_commands_make_different_ids(self, starter: Starter, tmp_path: Path) -> None:
-        """They were forked from one process, and ids are partly random."""
-        said = []
+        """Ids are partly random, and a fork copies the state of the random generator."""
+        ids = []
         for name in ("one", "two"):
             code = "import uuid_utils; print(str(uuid_utils.uuid7())[14:])"
             process = self._process(starter, tmp_path / name, "timeit", "-n1", "-r1", code)
             await process.start()
             await process.wait(within_seconds=30)
-            said.append(process.log_text().splitlines()[0])
-        assert said[0] != said[1]
+            ids.append(process.log_text().splitlines()[0])
+        assert ids[0] != ids[1]
 
 
 def _has_ended(pid: int) -> bool:

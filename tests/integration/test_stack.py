@@ -1,6 +1,6 @@
-"""The local stack: processes, tokens, given servers, and the whole.
+"""The local stack: processes, tokens, given servers, and all parts together.
 
-`test_servers` tests its own servers.
+`test_servers` tests the stack's own servers.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ class TestGivenServers:
     async def test_a_stack_creates_and_drops_its_own_database(
         self, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, folder: Path
     ) -> None:
-        """The other databases on that server do not change."""
+        """It changes no other database on that server."""
         monkeypatch.setenv("DATABASE_URL", f"{postgres.url}?sslmode=disable")
         async with postgres_server(folder, fast=True, connections_max=10) as given:
             assert isinstance(given, GivenPostgres)
@@ -101,10 +101,10 @@ class TestGivenServers:
 
 
 class TestProcess:
-    """A command that runs beside us."""
+    """A command that runs beside the tests."""
 
-    async def test_gets_exactly_its_environment(self, folder: Path) -> None:
-        """It inherits no variable, so a variable that the documentation forgot is missing."""
+    async def test_a_process_gets_only_the_given_environment(self, folder: Path) -> None:
+        """It inherits no variable, so a variable without documentation is missing."""
         process = python(
             "import os; print(sorted(os.environ.items() - {('LC_CTYPE', 'C.UTF-8')}))",
             folder,
@@ -114,24 +114,34 @@ class TestProcess:
         assert await process.wait(within_seconds=LONG_SECONDS) == 0
         assert process.log_text() == "[('ONE', '1')]\n"
 
-    async def test_freezes_thaws_and_is_killed(self, folder: Path) -> None:
-        """A frozen process exists and does nothing. The exit status shows the kill."""
-        program = "import signal, time\nsignal.signal(signal.SIGUSR1, lambda *_: print('heard'))\nprint('up')\n"
-        process = python(program + "while True: time.sleep(0.01)", folder)
+    async def test_a_frozen_process_handles_no_signal_until_its_thaw(self, folder: Path) -> None:
+        """The exit status of a killed process is the signal."""
+        program = (
+            "import signal, time\n"
+            "signal.signal(signal.SIGUSR1, lambda *_: print('handled'))\n"
+            "print('up')\n"
+            "while True: time.sleep(0.01)"
+        )
+        process = python(program, folder)
         await process.start()
         await process.wait_logged("up")
         process.freeze()
         process.send(signal.SIGUSR1)
         await asyncio.sleep(0.1)
         assert process.is_running
-        assert "heard" not in process.log_text()
+        assert "handled" not in process.log_text()
         process.thaw()
-        await process.wait_logged("heard")
+        await process.wait_logged("handled")
         assert await process.kill() == -signal.SIGKILL == process.returncode
 
-    async def test_that_ignores_sigterm_is_killed_and_reported(self, folder: Path) -> None:
-        """A drain without end must not look like a complete one. A frozen process drains too."""
-        stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up'); time.sleep(3600)"
+    async def test_a_process_that_ignores_sigterm_is_killed_and_reported(
+        self, folder: Path
+    ) -> None:
+        """A drain without end must not look like a complete one. A frozen process is killed too."""
+        stubborn = (
+            "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+            "print('up'); time.sleep(3600)"
+        )
         process = python(stubborn, folder)
         await process.start()
         await process.wait_logged("up")
@@ -140,10 +150,10 @@ class TestProcess:
             await process.terminate(within_seconds=0.2)
         assert process.returncode == -signal.SIGKILL
 
-    async def test_that_ends_instead_of_getting_ready_is_reported_with_its_last_words(
+    async def test_the_error_of_a_process_that_never_gets_ready_has_its_last_log_lines(
         self, folder: Path
     ) -> None:
-        """The message has the reason, because a person reads it first."""
+        """A developer reads the error first, so it has the reason."""
         port = reserve_port()
         process = python("raise SystemExit('DATABASE_URL is missing')", folder)
         await process.start()
@@ -151,8 +161,8 @@ class TestProcess:
             await process.wait_ready(f"http://127.0.0.1:{port}/readyz")
         release_port(port)
 
-    async def test_that_does_not_exist_is_reported(self, folder: Path) -> None:
-        """A mistyped command is also only an error message."""
+    async def test_a_command_that_does_not_exist_is_reported(self, folder: Path) -> None:
+        """For example a mistyped command."""
         process = Process(
             "missing", "no-such-command --at-all", env={}, log=folder / "missing.log", cwd=ROOT
         )
@@ -165,8 +175,8 @@ class TestIssuer:
     """The issuer that replaces the project's Supabase Auth."""
 
     @pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
-    async def test_mints_what_its_published_keys_verify(self, algorithm: Any) -> None:
-        """An independent library verifies them with the fetched key set."""
+    async def test_the_published_keys_verify_the_issuers_tokens(self, algorithm: Any) -> None:
+        """An independent library verifies the tokens with the fetched key set."""
         async with Issuer() as issuer, aiohttp.ClientSession() as client:
             kid = issuer.add_key(algorithm)
             token = issuer.mint(role="service_role", claims={"extra": 1}, drop=["iat"])
@@ -182,8 +192,8 @@ class TestIssuer:
                 jwt.decode(issuer.mint(expires_in_seconds=-60), key, audience="authenticated")
             assert issuer.fetches == 1
 
-    async def test_rotates_withdraws_and_is_down(self) -> None:
-        """The key set can show every kind of failure."""
+    async def test_the_issuer_rotates_and_removes_keys_and_fails(self) -> None:
+        """Its endpoint can fail in every way that the tests need."""
         async with Issuer() as issuer, aiohttp.ClientSession() as client:
             (old,) = issuer.kids
             new = issuer.rotate()
@@ -204,8 +214,8 @@ class TestStack:
     """The parts together. `tests/spec` tests payments on them."""
 
     @pytest.mark.whole
-    async def test_two_at_once_share_nothing(self) -> None:
-        """For example two checkouts, or a demo beside the tests."""
+    async def test_two_stacks_at_once_share_nothing(self) -> None:
+        """For example the stacks of two checkouts, or a demo beside the tests."""
         async with (
             Stack(processes=(), release=False) as one_stack,
             Stack(processes=(), release=False) as other,
@@ -216,10 +226,10 @@ class TestStack:
             folder = one_stack.folder
         assert not folder.exists()
 
-    async def test_that_cannot_start_says_why_and_leaves_only_its_logs(
+    async def test_a_stack_that_cannot_start_leaves_only_its_logs(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The exception has the last lines. The folder has the whole logs, and no data."""
+        """The exception has their last lines. The folder has the whole logs, and no data."""
         monkeypatch.setattr(
             stack_module,
             "procfile_commands",

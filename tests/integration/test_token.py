@@ -84,7 +84,7 @@ def a_source(oauth: OAuth, session: aiohttp.ClientSession, redis: RedisClient) -
 
 
 class TestSingleFlight:
-    """Each new token ends the one before, so all workers share one fetch."""
+    """A new token ends the token before it, so all workers share one fetch."""
 
     async def test_concurrent_sends_share_one_fetch(
         self, oauth: OAuth, workers: list[TokenSource]
@@ -97,7 +97,7 @@ class TestSingleFlight:
     async def test_a_fresh_token_is_returned_without_a_request(
         self, oauth: OAuth, workers: list[TokenSource]
     ) -> None:
-        """Not even Redis is asked."""
+        """Not even a request to Redis."""
         first = await workers[0].get_current()
         workers[0]._store = None  # type: ignore[assignment]
         assert await workers[0].get_current() == first
@@ -165,7 +165,7 @@ class TestRefused:
         assert {(await worker.get_current()).text for worker in workers} == {"t0ken2"}
 
 
-class TestWhatItSays:
+class TestAnswers:
     """The endpoint's answers."""
 
     @pytest.mark.parametrize("expires_in", [3599, "3599", 3599.0])
@@ -197,7 +197,7 @@ class TestWhatItSays:
         assert (await workers[0].get_current()).text == "t0ken2"
 
     @pytest.mark.parametrize(
-        ("answer", "means"),
+        ("answer", "error"),
         [
             ({"status": 400}, Refused),
             ({"status": 503, "text": "<html>"}, (Unreachable, OutcomeUnknown)),
@@ -210,16 +210,16 @@ class TestWhatItSays:
         ],
         ids=["wrong key", "html 503", "html 200", "no header's text", "redirect"],
     )
-    async def test_anything_else_is_no_token(
+    async def test_an_answer_without_a_token_raises_a_provider_error(
         self,
         oauth: OAuth,
         workers: list[TokenSource],
         answer: dict[str, Any],
-        means: type[ProviderError],
+        error: type[ProviderError],
     ) -> None:
         """The next send that needs a token fetches again."""
         oauth.answer = answer
-        with pytest.raises(means):
+        with pytest.raises(error):
             await workers[0].get_current()
         assert oauth.fetches == 1
         oauth.answer = None
@@ -290,10 +290,10 @@ class TestRedis:
             assert oauth.fetches == 1
             await client.aclose(close_connection_pool=True)
 
-    async def test_another_worker_continues_after_a_worker_that_died_while_it_fetched(
+    async def test_another_worker_fetches_if_a_worker_died_during_its_fetch(
         self, oauth: OAuth, workers: list[TokenSource], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Its lock expires. Until then the others wait."""
+        """The others wait until the dead worker's lock expires."""
         monkeypatch.setattr(sharing, "_LOCK_SECONDS", 1)
         oauth.is_open.clear()
         dying = asyncio.create_task(workers[0].get_current())
@@ -305,15 +305,15 @@ class TestRedis:
         tokens = await asyncio.gather(workers[1].get_current(), workers[2].get_current())
         assert {token.text for token in tokens} == {"t0ken2"}
 
-    async def test_a_lock_that_another_took_over_is_not_released(self, redis: RedisClient) -> None:
-        """A worker that was too slow must not release another worker's lock."""
+    async def test_a_worker_does_not_release_another_workers_lock(self, redis: RedisClient) -> None:
+        """The lock of a worker that is too slow expires, and another worker may lock it."""
         store = SharedText(redis, "token:key")
         async with store.lock() as is_ours:
             assert is_ours
             async with store.lock() as again:
                 assert not again
-            await redis.set(f"{PREFIX}token:key:lock", "another's")
-        assert await redis.get(f"{PREFIX}token:key:lock") == b"another's"
+            await redis.set(f"{PREFIX}token:key:lock", "another worker")
+        assert await redis.get(f"{PREFIX}token:key:lock") == b"another worker"
 
 
 async def _nothing(**_: object) -> None:
