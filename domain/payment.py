@@ -40,7 +40,7 @@ class Fact:
     # Whether `outcome` is the outcome of every send of the payment. That is so if a result names
     # the payment's own OriginatorConversationID.
     is_about_all_sends: bool = False
-    # Only CLAIMED sets this, for a resend: `inquiry.may_be_resent` permitted the resend.
+    # Whether `inquiry.may_be_resent` permitted this resend. Only CLAIMED facts set it.
     is_resend_permitted: bool = False
     # Only CLAIMED and CLAIM_LOST set these: the time of the fact, and the account that sends.
     at: datetime | None = None
@@ -76,8 +76,8 @@ class Payment:
     # only if an operator read a different amount on M-PESA's statement.
     amount_settled_kes: int | None = None
     attempts: tuple[Attempt, ...] = field(default=())
-    # Not stored. A brake holds the payment's operation, and this payment was claimed as the probe:
-    # its send shows whether the operation works again.
+    # Whether this payment was claimed as the probe of an operation that a brake holds: its send
+    # shows whether the operation works again. Not stored.
     is_probe: bool = False
 
     def apply(self, fact: Fact) -> Payment:
@@ -152,8 +152,9 @@ class Payment:
     def inquiry_step(self) -> Step | None:
         """The step that inquires about this payment, or None if no inquiry can name the payment.
 
-        An inquiry names an id of the kind that `inquiry_id_kind` says (rules.md §15). None if
-        Daraja gave us no id of that kind.
+        An inquiry names an id of the kind `inquiry_id_kind` of the payment's rules (rules.md §15).
+        None if Daraja gave us no id of that kind. If `inquiry_id_kind` is None, the inquiry names
+        the payment's own id and needs no id from Daraja.
         """
         id_kind = self.rules.inquiry_id_kind
         if id_kind is not None and all(known != id_kind for known, _ in self.provider_ids):
@@ -162,16 +163,16 @@ class Payment:
 
     @property
     def send_count(self) -> int:
-        """How many sends may have acted: all attempts but those that are proved without effect."""
+        """How many sends may have acted: all except those that are proved to have had no effect."""
         return sum(attempt.outcome is not Outcome.NOT_ACTED for attempt in self.attempts)
 
     @property
     def inquiry_attempt(self) -> Attempt | None:
         """The attempt that an inquiry is about, or None if no inquiry can name an attempt.
 
-        An inquiry can name an attempt that has an id of the kind that `inquiry_id_kind` says. The
-        newest of these attempts that may have acted comes first. If none of them may have acted,
-        it is the newest of them.
+        An inquiry can name an attempt that has an id of the kind `inquiry_id_kind`; if that is
+        None, it can name every attempt. Of the attempts that can be named, this is the newest that
+        may have acted. If all of them are proved not to have acted, this is the newest of all.
         """
         id_kind = self.rules.inquiry_id_kind
         nameable = [
@@ -197,11 +198,12 @@ class Payment:
     def disagrees_with(self, ids: ProviderIds) -> bool:
         """Whether one of `ids` cannot be an id of this payment.
 
-        That is so if we know an id of the same kind for every attempt that Daraja may know, and all
-        of them differ. If we know none for one of these attempts, the id may belong to that
-        attempt. Daraja may know every attempt that may have acted, and every attempt for which it
-        gave us an id. If we send the payment's own id, Daraja may know every attempt, because then
-        Daraja gives a ConversationID even to a send that it rejects.
+        That is so if we know an id of the same kind for every attempt that Daraja may know, and
+        none of these known ids equals the given id. If we know none for one of these attempts, the
+        given id may belong to that attempt. Daraja may know every attempt that may have acted, and
+        every attempt for which it gave us an id. If the kind is sent with our own id, Daraja may
+        know every attempt: it gives a ConversationID also to a send that it rejects, and that id
+        may never have reached us.
         """
         attempts_known_to_daraja = [
             attempt
@@ -224,12 +226,12 @@ class Payment:
         return False
 
     def ids_to_compare(self, ids: ProviderIds) -> ProviderIds:
-        """The ids of a message that must agree with the ids of this payment.
+        """Those of a message's `ids` that must agree with the ids of this payment.
 
         These are all `ids`, with one exception. In a result, Daraja may put an
         OriginatorConversationID of its own making beside the ConversationID of its acknowledgement
         (daraja.md §4.3). That OriginatorConversationID is left out. If a message names two
-        OriginatorConversationIDs, the message is about two payments, so neither is left out.
+        OriginatorConversationIDs, both stay, so that a message that mixes two payments disagrees.
         """
         conversations = {key for key in ids if key[0] == IdKind.CONVERSATION}
         originators = {key for key in ids if key[0] == IdKind.ORIGINATOR_CONVERSATION}

@@ -84,7 +84,8 @@ class IngressHandlers:
                 checked_request = payment_request(kind, body, caller)
                 request_charges = list_charges(self.policy, caller, checked_request)
             except (RequestRefused, Unavailable) as refusal:
-                # A replay gets its first answer even if the new request would be rejected.
+                # A repeated request gets the stored first answer, even if the same request would be
+                # rejected today as a new one.
                 with nullcontext() if permit else self.rate_limits.limit_lookups(caller, refusal):
                     first_answer = await replay_or_raise(
                         self.accepting,
@@ -118,7 +119,10 @@ class IngressHandlers:
         return post
 
     async def read_payment(self, request: web.Request) -> web.Response:
-        """GET /v1/payments/{id}. `wait` is checked, but the answer does not wait yet."""
+        """GET /v1/payments/{id}.
+
+        The parameter `wait` is validated. Waiting is not built: the answer comes at once.
+        """
         caller = await self._authenticate_within_rate(request)
         parse_query(WaitParameters, request.query)
         return _payment_response(await self._read_visible_payment(request, caller), caller)
@@ -220,7 +224,8 @@ class IngressHandlers:
     ) -> FirstAnswer | None:
         """The copy in Redis of the first answer to this same request, if there is one.
 
-        Postgres decides in all other cases.
+        None if Redis has no copy or is away, or if the copy is of another request or of another
+        epoch. Then the caller of this method asks Postgres.
         """
         copy = await self.resources.if_redis_answers(
             lambda: self.replays.read(caller.key, key, now=datetime.now(UTC))
