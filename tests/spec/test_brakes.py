@@ -239,7 +239,7 @@ async def test_metrics_and_log_show_an_engaged_brake(system: System) -> None:
     The worker's log names the brake.
     """
 
-    async def brake_metrics() -> dict[str, set[float]]:
+    async def metrics() -> dict[str, set[float]]:
         values: dict[str, set[float]] = {"kill_switch": set(), "breaker": set()}
         for process in ("web", "callbacks"):
             async with system.http.get(f"{system.stack.process(process).url}/metrics") as answer:
@@ -253,26 +253,18 @@ async def test_metrics_and_log_show_an_engaged_brake(system: System) -> None:
                 }
         return values
 
-    await system.eventually(
-        brake_metrics, lambda seen: seen == {"kill_switch": {0}, "breaker": {0}}
-    )
+    await system.eventually(metrics, lambda seen: seen == {"kill_switch": {0}, "breaker": {0}})
     await stop(system)
-    await system.eventually(
-        brake_metrics, lambda seen: seen == {"kill_switch": {1}, "breaker": {0}}
-    )
+    await system.eventually(metrics, lambda seen: seen == {"kill_switch": {1}, "breaker": {0}})
     logged = system.stack.process("worker").wait_logged
     await logged('"kill_switch".*"brake_engaged"|"brake_engaged".*"kill_switch"')
     await start(system)
     await system.control("POST", "/switches", {"initiator_locked": True})
     await begin(system, "b2c", "approve")
-    await system.eventually(
-        brake_metrics, lambda seen: seen == {"kill_switch": {0}, "breaker": {1}}
-    )
+    await system.eventually(metrics, lambda seen: seen == {"kill_switch": {0}, "breaker": {1}})
     await logged('"breaker".*"brake_engaged"|"brake_engaged".*"breaker"')
     await system.control("POST", "/switches", {"initiator_locked": False})
-    await system.eventually(
-        brake_metrics, lambda seen: seen == {"kill_switch": {0}, "breaker": {0}}
-    )
+    await system.eventually(metrics, lambda seen: seen == {"kill_switch": {0}, "breaker": {0}})
 
 
 # --- the breaker ----------------------------------------------------------------------------------
