@@ -70,7 +70,7 @@ class Issuer:
         self.answer: Callable[[], web.Response] | None = None  # instead of the keys
         self.is_open = asyncio.Event()  # while clear, no answer leaves
         self.is_open.set()
-        self.was_asked = asyncio.Event()
+        self.has_request = asyncio.Event()
         self.fetches = 0
         self.now = time.time()  # for keys and tokens; python-jose reads the real clock
 
@@ -82,7 +82,7 @@ class Issuer:
 
     async def serve(self, _request: web.Request) -> web.Response:
         self.fetches += 1
-        self.was_asked.set()
+        self.has_request.set()
         keys = list(self.jwks)  # the keys at the time of the request, also for a late answer
         await self.is_open.wait()
         return self.answer() if self.answer else web.json_response({"keys": keys})

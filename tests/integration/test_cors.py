@@ -118,10 +118,10 @@ async def test_a_preflight_for_another_origin_method_or_header_is_refused(
         assert "example" not in await answer.text()
 
 
-async def test_a_page_of_a_configured_origin_may_read_answers_of_every_status(
+async def test_a_page_of_a_configured_origin_may_read_refusals_too(
     stack: Stack, http: aiohttp.ClientSession
 ) -> None:
-    """It may read the headers too. A page of another origin may not."""
+    """It may read their headers, too. A page of another origin may read no answer."""
     token = {"Authorization": f"Bearer {stack.issuer.user_token()}"}
     key = {"X-Idempotency-Key": "k1"}
     cases: list[tuple[int, str, str, dict[str, str], object]] = [

@@ -35,7 +35,7 @@ def answer(body: bytes, status: str = "200 OK", *fields: str, length: int | None
     return "\r\n".join([*head, *fields, "", ""]).encode() + body
 
 
-def sends(*parts: bytes) -> Script:
+def sending(*parts: bytes) -> Script:
     async def script(writer: asyncio.StreamWriter) -> None:
         for part in parts:
             writer.write(part)
@@ -44,11 +44,11 @@ def sends(*parts: bytes) -> Script:
     return script
 
 
-async def hangs(_writer: asyncio.StreamWriter) -> None:
+async def hang(_writer: asyncio.StreamWriter) -> None:
     await asyncio.Event().wait()
 
 
-async def drips(writer: asyncio.StreamWriter) -> None:
+async def drip_body(writer: asyncio.StreamWriter) -> None:
     """Send a good set byte by byte, without the last byte."""
     writer.write(answer(b"", length=len(GOOD_SET)))
     for at in range(len(GOOD_SET) - 1):
@@ -58,7 +58,7 @@ async def drips(writer: asyncio.StreamWriter) -> None:
     await asyncio.Event().wait()
 
 
-async def drips_its_head(writer: asyncio.StreamWriter) -> None:
+async def drip_head(writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 200 OK\r\n")
     while True:
         writer.write(b"X-Wait: 1\r\n")
@@ -66,44 +66,39 @@ async def drips_its_head(writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.01)
 
 
-async def resets(writer: asyncio.StreamWriter) -> None:
+async def reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
 BOMB = gzip.compress(b" " * 10_000_000)
-# The fault's name, the `result` label of the counted fetch, and what the endpoint does.
-FAULTS: dict[str, tuple[str, Script]] = {
-    "hangs": ("no_answer", hangs),
-    "drips": ("no_answer", drips),
-    "drips its head": ("no_answer", drips_its_head),
-    "resets": ("no_answer", resets),
-    "closes without an answer": ("no_answer", sends()),
-    "speaks no HTTP": ("no_answer", sends(b"\x16\x03\x01\x00\xff\r\n\r\n")),
-    "has a head without end": ("no_answer", sends(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 500_000)),
-    "stops halfway": ("no_answer", sends(answer(GOOD_SET[:50], length=len(GOOD_SET)))),
-    "answers 500 with a good set": (
-        "bad_answer",
-        sends(answer(GOOD_SET, "500 Internal Server Error")),
+# Faults of the endpoint, by the `result` label with which their fetch is counted.
+NO_ANSWER: dict[str, Script] = {
+    "hangs": hang,
+    "drips": drip_body,
+    "drips its head": drip_head,
+    "resets": reset,
+    "closes without an answer": sending(),
+    "speaks no HTTP": sending(b"\x16\x03\x01\x00\xff\r\n\r\n"),
+    "has a head without end": sending(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 500_000),
+    "stops halfway": sending(answer(GOOD_SET[:50], length=len(GOOD_SET))),
+}
+BAD_ANSWER: dict[str, Script] = {
+    "answers 500 with a good set": sending(answer(GOOD_SET, "500 Internal Server Error")),
+    "answers 204": sending(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"),
+    "answers HTML": sending(
+        answer(b"<html>Be right back</html>", "200 OK", "Content-Type: text/html")
     ),
-    "answers 204": ("bad_answer", sends(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")),
-    "answers HTML": (
-        "bad_answer",
-        sends(answer(b"<html>Be right back</html>", "200 OK", "Content-Type: text/html")),
-    ),
-    "answers nothing": ("bad_answer", sends(answer(b""))),
-    "answers half a set": ("bad_answer", sends(answer(GOOD_SET[:-5]))),
-    "answers in UTF-16": ("bad_answer", sends(answer(GOOD_SET.decode().encode("utf-16")))),
-    "answers a number of 5,000 digits": (
-        "bad_answer",
-        sends(answer(b'{"keys": [' + b"9" * 5000 + b"]}")),
-    ),
-    "answers very deep": ("bad_answer", sends(answer(b"[" * 60_000))),
-    "answers a megabyte": ("bad_answer", sends(answer(GOOD_SET + b" " * 1_000_000))),
-    "answers without end": ("bad_answer", sends(b"HTTP/1.1 200 OK\r\n\r\n", *[b" " * 65_536] * 20)),
-    "answers 10 MB, packed": (
-        "bad_answer",
-        sends(answer(BOMB, "200 OK", "Content-Encoding: gzip")),
-    ),
+    "answers nothing": sending(answer(b"")),
+    "answers half a set": sending(answer(GOOD_SET[:-5])),
+    "answers in UTF-16": sending(answer(GOOD_SET.decode().encode("utf-16"))),
+    "answers a number of 5,000 digits": sending(answer(b'{"keys": [' + b"9" * 5000 + b"]}")),
+    "answers very deep": sending(answer(b"[" * 60_000)),
+    "answers a megabyte": sending(answer(GOOD_SET + b" " * 1_000_000)),
+    "answers without end": sending(b"HTTP/1.1 200 OK\r\n\r\n", *[b" " * 65_536] * 20),
+    "answers 10 MB, packed": sending(answer(BOMB, "200 OK", "Content-Encoding: gzip")),
+}
+FAULTS = {name: ("no_answer", script) for name, script in NO_ANSWER.items()} | {
+    name: ("bad_answer", script) for name, script in BAD_ANSWER.items()
 }
 
 
@@ -111,7 +106,7 @@ class Endpoint:
     """The endpoint, and a key set that is fetched from it."""
 
     def __init__(self) -> None:
-        self.script: Script = sends(answer(GOOD_SET))
+        self.script: Script = sending(answer(GOOD_SET))
         self.paths: list[str] = []
         self.requests: list[bytes] = []  # with all their fields
         self.connections = 0
@@ -174,12 +169,12 @@ async def await_with_fault(
     The key set makes one fetch, and counts it with the fault's label.
     """
     result, endpoint.script = FAULTS[fault]
-    before, asked = metric("fetches_total", result=result), len(endpoint.paths)
+    fetches, requests = metric("fetches_total", result=result), len(endpoint.paths)
     with monkeypatch.context() as patch:
         if fault in {"hangs", "drips", "drips its head"}:
             patch.setattr(gateway.auth.keys, "FETCH_SECONDS_MAX", 0.2)
         is_successful = await action
-    assert (metric("fetches_total", result=result) - before, endpoint.paths[asked:]) == (
+    assert (metric("fetches_total", result=result) - fetches, endpoint.paths[requests:]) == (
         1,
         ["/keys"],
     )
@@ -203,7 +198,7 @@ async def test_the_last_good_set_serves_for_a_day(
     endpoint.now += 16
     with pytest.raises(KeysUnavailable):
         await await_with_fault(endpoint, monkeypatch, fault, endpoint.knows("first"))
-    endpoint.script = sends(answer(GOOD_SET))
+    endpoint.script = sending(answer(GOOD_SET))
     endpoint.now += gateway.auth.keys.RETRY_AFTER_SECONDS
     assert await endpoint.knows("first")
     assert (metric("age_seconds"), endpoint.keys.generation) == (0, generation)
@@ -223,14 +218,14 @@ async def test_without_a_key_set_a_token_is_not_called_forged(
     assert metric("age_seconds") == -1
     with pytest.raises(KeysUnavailable):
         await endpoint.knows("first")
-    endpoint.script = sends(answer(GOOD_SET))
+    endpoint.script = sending(answer(GOOD_SET))
     endpoint.now += gateway.auth.keys.FIRST_RETRY_AFTER_SECONDS
     assert await endpoint.knows("first")
 
 
 async def test_a_redirect_of_the_key_set_is_not_followed(endpoint: Endpoint) -> None:
     """It could lead to an attacker's keys, so even a good set on the same server is not fetched."""
-    endpoint.script = sends(answer(b"", "302 Found", "Location: /other"))
+    endpoint.script = sending(answer(b"", "302 Found", "Location: /other"))
     await endpoint.keys.start()
     assert (endpoint.keys.is_loaded, endpoint.paths) == (False, ["/keys"])
 
@@ -238,7 +233,7 @@ async def test_a_redirect_of_the_key_set_is_not_followed(endpoint: Endpoint) -> 
 async def test_a_fetch_reuses_no_connection_and_no_cookie(endpoint: Endpoint) -> None:
     """A fetch therefore cannot fail because of what the fetch before it left."""
     endpoint.keeps_connections = True
-    endpoint.script = sends(
+    endpoint.script = sending(
         answer(GOOD_SET, "200 OK", "Set-Cookie: a=b").replace(b"Connection: close\r\n", b"")
     )
     keys = KeySet(
@@ -274,10 +269,10 @@ async def test_a_key_that_is_published_during_a_fetch_is_not_remembered_as_missi
     """The endpoint read its keys before that, so the fetch proves nothing about the new key."""
     await issuer.keys.start()
     issuer.is_open.clear()
-    issuer.was_asked.clear()
+    issuer.has_request.clear()
     issuer.now += 301
     assert await issuer.knows("first")  # starts a refresh without waiting for it
-    await asyncio.wait_for(issuer.was_asked.wait(), 5)
+    await asyncio.wait_for(issuer.has_request.wait(), 5)
     issuer.jwks.append(jwk("second"))
     early = asyncio.create_task(issuer.knows("second"))
     await asyncio.sleep(0)
@@ -298,7 +293,7 @@ async def test_an_empty_key_set_is_logged_once_with_its_effect(
     endpoint: Endpoint, has_secret: bool, level: str, effect: str
 ) -> None:
     """Without JWT_SECRET the line is a warning with a hint. With JWT_SECRET it is information."""
-    endpoint.script = sends(answer(b'{"keys": []}'))
+    endpoint.script = sending(answer(b'{"keys": []}'))
     keys = KeySet(f"{endpoint.url}/keys", clock=lambda: endpoint.now, has_secret=has_secret)
     with capture_logs() as logs:
         await keys.start()

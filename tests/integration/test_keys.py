@@ -114,7 +114,7 @@ async def test_concurrent_waiters_share_one_fetch(issuer: Issuer) -> None:
     """A waiter that is cancelled does not cancel the fetch of the others."""
     issuer.is_open.clear()
     waiters = [asyncio.create_task(issuer.knows("first")) for _ in range(100)]
-    await asyncio.wait_for(issuer.was_asked.wait(), 5)
+    await asyncio.wait_for(issuer.has_request.wait(), 5)
     waiters.pop(0).cancel()
     issuer.now += 2
     issuer.is_open.set()
@@ -235,9 +235,9 @@ async def test_the_key_set_is_refreshed_without_requests(
     await issuer.keys.start()
     for added, generation in (([], 1), ([jwk("second")], 2)):
         issuer.jwks += added
-        issuer.was_asked.clear()
+        issuer.has_request.clear()
         issuer.now += 301
-        await asyncio.wait_for(issuer.was_asked.wait(), 5)
+        await asyncio.wait_for(issuer.has_request.wait(), 5)
         await issuer.keys._wait_for_fetch()
         assert (issuer.keys.age_seconds, issuer.keys.generation) == (0, generation)
 

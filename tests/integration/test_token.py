@@ -32,7 +32,7 @@ class OAuth:
         self.fetches = 0
         self.is_open = asyncio.Event()  # while it is clear, no answer is sent
         self.is_open.set()
-        self.was_asked = asyncio.Event()
+        self.has_request = asyncio.Event()
         self.answer: dict[str, Any] | None = None  # status and body instead of a token
         self.expires_in: Any = 3599
         self.now = 1_000_000.0  # the workers' clock
@@ -41,7 +41,7 @@ class OAuth:
     async def handle(self, request: web.Request) -> web.Response:
         self.fetches += 1
         number = self.fetches
-        self.was_asked.set()
+        self.has_request.set()
         await self.is_open.wait()
         assert (
             request.headers["Authorization"] == "Basic " + base64.b64encode(b"key:secret").decode()
@@ -112,9 +112,9 @@ class TestSingleFlight:
         await workers[1].get_current()
         oauth.now += EARLY_SECONDS
         oauth.is_open.clear()
-        oauth.was_asked.clear()
+        oauth.has_request.clear()
         renewal = asyncio.create_task(workers[0].get_current())
-        await oauth.was_asked.wait()
+        await oauth.has_request.wait()
         async with asyncio.timeout(2):  # much shorter than the limit of a fetch
             assert await workers[worker].get_current() == old
         oauth.is_open.set()
@@ -282,7 +282,7 @@ class TestRedis:
             source = a_source(oauth, session, client)
             oauth.is_open.clear()
             asking = asyncio.create_task(source.get_current())
-            await oauth.was_asked.wait()
+            await oauth.has_request.wait()
             await server.kill()
             oauth.is_open.set()
             assert (await asking).text == "t0ken1"
@@ -297,7 +297,7 @@ class TestRedis:
         monkeypatch.setattr(sharing, "_LOCK_SECONDS", 1)
         oauth.is_open.clear()
         dying = asyncio.create_task(workers[0].get_current())
-        await oauth.was_asked.wait()
+        await oauth.has_request.wait()
         monkeypatch.setattr(workers[0]._store, "_release", _nothing)  # a killed worker keeps it
         dying.cancel()
         await asyncio.gather(dying, return_exceptions=True)
