@@ -70,15 +70,15 @@ class Peers:
         writer.write(sent)
         return reader, writer
 
-    async def ask(self, port: int, request: bytes) -> bytes:
+    async def send(self, port: int, request: bytes) -> bytes:
         """Send the request, and return the whole answer."""
         reader, _ = await self.open(port, request)
         return await _rest(reader)
 
     async def is_healthy(self, port: int) -> bool:
-        return (await self.ask(port, _HEALTH))[9:12] == b"200"
+        return (await self.send(port, _HEALTH))[9:12] == b"200"
 
-    async def go(self) -> None:
+    async def disconnect(self) -> None:
         for writer in self._writers:
             writer.transport.abort()
         await asyncio.sleep(0.01)
@@ -88,13 +88,14 @@ class Peers:
 async def peers() -> AsyncIterator[Peers]:
     peers = Peers()
     yield peers
-    await peers.go()
+    await peers.disconnect()
 
 
 def _deposit(
     stack: Stack, *more: str, token: str = "", key: str = "", number: int | None = None
 ) -> bytes:
-    number = next(_NUMBERS) if number is None else number  # each its own: one phone's have a limit
+    # A new phone each time, because a phone has limits.
+    number = next(_NUMBERS) if number is None else number
     body = f'{{"amount":3,"phone_number":"0711{number:06}"}}'
     fields = [
         "POST /v1/deposits HTTP/1.1",
@@ -130,7 +131,7 @@ async def test_thousands_of_slow_connections_block_no_good_request(
     """2,500 connections send nothing, or half a head, meanwhile."""
     for _ in range(_SILENT):
         await peers.open(_port(stack), sent)
-    answers = [await peers.ask(_port(stack), _deposit(stack)) for _ in range(20)]
+    answers = [await peers.send(_port(stack), _deposit(stack)) for _ in range(20)]
     assert Counter(answer[9:12] for answer in answers) == {b"202": 20}
 
 
@@ -149,15 +150,15 @@ async def test_a_request_beyond_the_bound_is_answered_503(stack: Stack, peers: P
     try:
         for (_, writer), request in zip(opened, requests, strict=True):
             writer.write(request)
-        asking = [asyncio.create_task(_rest(reader)) for reader, _ in opened]
+        answering = [asyncio.create_task(_rest(reader)) for reader, _ in opened]
         done, _ = await asyncio.wait(
-            asking, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            answering, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED
         )
         assert b"Too many requests" in done.pop().result()
         assert await peers.is_healthy(port)
     finally:
         stack.postgres.thaw()
-    answers = await asyncio.gather(*asking)
+    answers = await asyncio.gather(*answering)
     turned_away = [answer for answer in answers if _TURNED_AWAY in answer]
     assert 0 < len(turned_away) <= _AT_ONCE - _PROMISED_TO_WAIT
     for answer in turned_away:
@@ -174,7 +175,7 @@ async def test_a_request_beyond_the_bound_is_answered_503(stack: Stack, peers: P
     assert {answer[9:12] for answer in answers} <= {b"202", b"503"}
 
     async def accepts_again() -> bool:
-        return (await peers.ask(port, _deposit(stack)))[9:12] == b"202"
+        return (await peers.send(port, _deposit(stack)))[9:12] == b"202"
 
     assert await until(accepts_again)
     assert await _shed(stack, "overloaded") == len(turned_away)
@@ -190,12 +191,12 @@ async def _flood(
     opened = [await peers.open(_port(stack)) for _ in requests]
     for (_, writer), request in zip(opened, requests, strict=True):
         writer.write(request)
-    asking = [asyncio.create_task(_rest(reader)) for reader, _ in opened]
+    answering = [asyncio.create_task(_rest(reader)) for reader, _ in opened]
     done, _ = await asyncio.wait(
-        asking, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        answering, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED
     )
     assert _TURNED_AWAY in done.pop().result()
-    return asking
+    return answering
 
 
 async def test_a_request_whose_client_is_gone_keeps_no_place(stack: Stack, peers: Peers) -> None:
@@ -210,11 +211,11 @@ async def test_a_request_whose_client_is_gone_keeps_no_place(stack: Stack, peers
     leaving, before = Peers(), await _shed(stack, "abandoned")
     stack.postgres.freeze()
     try:
-        asking = await _flood(
+        answering = await _flood(
             stack, leaving, [_deposit(stack, token=token) for _ in range(_AT_ONCE)]
         )
-        await leaving.go()
-        await asyncio.gather(*asking)
+        await leaving.disconnect()
+        await asyncio.gather(*answering)
 
         async def are_gone() -> bool:
             return (
@@ -240,12 +241,12 @@ async def test_a_request_whose_client_is_gone_keeps_no_place(stack: Stack, peers
 def _floods(stack: Stack) -> dict[str, Callable[[], bytes]]:
     token = stack.issuer.backend_token("flooding")
     head = "GET /v1/payments HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
-    reads = f"{head}Authorization: Bearer {token}\r\n\r\n".encode()
+    read = f"{head}Authorization: Bearer {token}\r\n\r\n".encode()
     return {
         "one key": lambda: _deposit(stack, token=token, key="one-key", number=1),
         "one key, other bodies": lambda: _deposit(stack, token=token, key="other-bodies"),
         "many keys": lambda: _deposit(stack, token=token),
-        "reads": lambda: reads,
+        "reads": lambda: read,
     }
 
 
@@ -262,7 +263,7 @@ async def test_a_caller_that_floods_leaves_room_for_the_others(
     requests = [request() for _ in range(_AT_ONCE)]
     stack.postgres.freeze()
     try:
-        asking = await _flood(stack, peers, requests)
+        answering = await _flood(stack, peers, requests)
         opened = [await peers.open(_port(stack), _deposit(stack, token=other)) for _ in range(50)]
         assert await peers.is_healthy(_port(stack))
     finally:
@@ -270,17 +271,17 @@ async def test_a_caller_that_floods_leaves_room_for_the_others(
     answers = await asyncio.gather(*(_rest(reader) for reader, _ in opened))
     assert Counter(answer[9:12] for answer in answers) == {b"202": 50}
     # Rejected at once. The rest may wait longer: the process checks the bodies of one key in turn.
-    turned_away = [one for one in asking if one.done() and _TURNED_AWAY in one.result()]
+    turned_away = [one for one in answering if one.done() and _TURNED_AWAY in one.result()]
     assert 0 < len(turned_away) <= _AT_ONCE - _PROMISED_TO_WAIT
-    for one in asking:
+    for one in answering:
         one.cancel()
 
 
 async def _shed(stack: Stack, reason: str) -> float:
     peers = Peers()
-    counted = (await peers.ask(_port(stack), _HEALTH.replace(b"/healthz", b"/metrics"))).decode()
-    await peers.go()
-    found = re.search(rf'mkwanja_requests_shed_total{{reason="{reason}"}} (\S+)', counted)
+    metrics = await peers.send(_port(stack), _HEALTH.replace(b"/healthz", b"/metrics"))
+    await peers.disconnect()
+    found = re.search(rf'mkwanja_requests_shed_total{{reason="{reason}"}} (\S+)', metrics.decode())
     return float(found[1]) if found else 0.0
 
 
@@ -339,17 +340,17 @@ async def test_a_forged_call_displaces_no_genuine_one(
         ):
             for _ in range(5):
                 await peers.open(receiver, half)
-        genuine = [asyncio.create_task(peers.ask(receiver, _call(payment_id))) for _ in range(2)]
+        genuine = [asyncio.create_task(peers.send(receiver, _call(payment_id))) for _ in range(2)]
         await until(lambda: store.one(waiting_for_us))
-        forged = [await peers.ask(receiver, _call(payment_id, token="0" * 64)) for _ in range(20)]
+        forged = [await peers.send(receiver, _call(payment_id, token="0" * 64)) for _ in range(20)]
         assert {answer[9:12] for answer in forged} == {b"403"}
-        third = await peers.ask(receiver, _call(payment_id))
+        third = await peers.send(receiver, _call(payment_id))
         assert third[9:12] == b"503"
         assert b"Retry-After: " in third
         assert third.endswith(b"\r\n\r\n")  # without a body
         assert await peers.is_healthy(receiver)
     assert {(await call)[9:12] for call in genuine} == {b"200"}
-    assert (await peers.ask(receiver, _call(payment_id)))[9:12] == b"200"
+    assert (await peers.send(receiver, _call(payment_id)))[9:12] == b"200"
 
 
 async def test_a_flooded_address_leaves_room_for_the_others(
@@ -365,7 +366,7 @@ async def test_a_flooded_address_leaves_room_for_the_others(
     for _, writer in opened:
         writer.write(_call(leaked))
     flood = [asyncio.create_task(_rest(reader)) for reader, _ in opened]
-    answers = [await peers.ask(receiver, call) for call in (*others, _call(leaked, "status-1"))]
+    answers = [await peers.send(receiver, call) for call in (*others, _call(leaked, "status-1"))]
     assert Counter(answer[9:12] for answer in answers) == {b"200": 5}
     assert {(await one)[9:12] for one in flood} == {b"200", b"503"}
 
@@ -377,7 +378,7 @@ async def test_calls_to_many_addresses_are_still_bounded(
     async with connection(store.url) as raw, raw.transaction():
         await raw.execute("SELECT FROM mkwanja.payments WHERE id = ANY($1) FOR UPDATE", ids)
         calls = [
-            asyncio.create_task(peers.ask(receiver, _call(one))) for one in ids for _ in range(2)
+            asyncio.create_task(peers.send(receiver, _call(one))) for one in ids for _ in range(2)
         ]
         done, _ = await asyncio.wait(
             calls, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED
