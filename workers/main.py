@@ -186,8 +186,9 @@ async def _compose(
         turns = Turns(
             SharedRate(redis, "rate", per_second=settings.daraja_requests_per_second), budgets
         )
-        # Only one transaction runs at a time. Changes that wait meanwhile go together into the next
-        # one, because a transaction costs about the same for many payments as for few.
+        # Of the transactions that claim or change payments, this process runs one at a time. Changes
+        # that wait meanwhile go together into the next one, because a transaction costs about the
+        # same for many payments as for few.
         gate = asyncio.Semaphore(1)
         changes = Changing(database, gate=gate)
         sweeping = Sweeping(database)
@@ -285,7 +286,7 @@ def _budgets(settings: WorkerSettings, redis: RedisClient) -> dict[Step, Inquiry
 
 
 def _accounts(settings: WorkerSettings) -> dict[Kind, Account]:
-    """Returns the account by which each kind is sent, as it is stored with the attempts."""
+    """Returns, for each kind, the account that sends it, as each attempt stores it."""
     application = {
         "base_url": settings.daraja_base_url,
         "consumer_key": settings.daraja_consumer_key,

@@ -1,7 +1,8 @@
 """`KindRules`: the properties that distinguish one kind of payment from another.
 
 Pure. Each kind has one `KindRules`. All other code reads these properties and never asks which kind
-a payment is. docs/architecture/kinds.md lists a kind's other two pages, and how to add a kind.
+a payment is. A kind has two more files, which docs/architecture/kinds.md
+names, with how to add a kind.
 """
 
 from __future__ import annotations
@@ -60,38 +61,38 @@ class KindRules:
 
     kind: Kind
 
-    # Whether our own money leaves. If so, only backends may create it, the payout account sends it,
-    # and the kill switch and the breaker stop it.
+    # Whether our own money leaves. If so, only backends may create such a payment, the payout
+    # account sends it, and the kill switch and the breaker can stop it.
     moves_money_out: bool
     # Whether the request carries the initiator's credential. If so, a result can say that Daraja
     # refuses the credential.
     uses_credential: bool
-    # Whether the request shows a prompt on a phone. Prompts are limited for each phone, and payouts
-    # are sent before them.
+    # Whether the request shows a prompt on a phone. The number of prompts for each phone is limited.
     is_prompt: bool
     # How many requests one worker may have under way at once (None: as many as it has slots). A
     # person may have to settle each request that is lost.
     at_once_max: int | None = None
 
-    # The kind of id as which Daraja gets the payment's own id. None: Daraja accepts no id of ours.
+    # The kind of Daraja's id in which we send the payment's own id. None: Daraja accepts no id of
+    # ours.
     own_id: IdKind | None
-    # The same kind of id, if we know that Daraja refuses the id's second use. None: the kind has no
-    # resend key, so no send follows a send that may have acted.
+    # The same kind of id, if we know that Daraja refuses the id's second use. None: this kind of
+    # payment has no resend key, so we never send a payment again if Daraja may have acted.
     resend_key: IdKind | None
-    # The step that inquires about it, and the kind of Daraja's id that the inquiry names (None: it
-    # names the payment's own id).
+    # The step that inquires about the payment, and which of Daraja's ids the inquiry names (None:
+    # the inquiry names the payment's own id).
     inquiry_step: Step
     inquiry_id_kind: IdKind | None
     # How many answers to inquiries must agree before we believe a failure without a callback.
     failed_answers_needed: int = 1
-    # Whether it fails as `no_result_confirmed` after the result window without a result, and after
-    # inquiries without a result.
+    # Whether a payment fails as `no_result_confirmed` when its result window is over and enough
+    # inquiries, if any are possible, brought no result.
     fails_by_silence: bool = False
 
-    # Daraja's operation that sends it. A brake can hold the operation.
+    # Daraja's operation that sends such a payment. A brake can hold the operation.
     operation: Operation
-    # The operations in the two addresses that we give to Daraja: for the result, and for the
-    # message that Daraja's queue timed out (None: Daraja sends no such message).
+    # The name of the operation in each of the two addresses that we give to Daraja: one for the
+    # result, one for the message that says that Daraja's queue timed out (None: there is none).
     result_operation: str
     timeout_operation: str | None
 
@@ -103,7 +104,7 @@ class KindRules:
     texts: tuple[tuple[str, Default | None], ...]
     reference: Reference | None = None
 
-    # The setting with the time after acceptance in which it may be sent, in seconds.
+    # The setting that says for how many seconds after acceptance a payment may be sent.
     expiry_setting: Literal[
         "deposit_expires_after_seconds",
         "payout_expires_after_seconds",
