@@ -19,7 +19,7 @@ from tests.layout import PRODUCT, PURE, TESTS
 from tests.paths import ROOT, name
 
 DARAJA = ROOT / "domain" / "adapters" / "daraja"
-LINES_MAX = 480
+LINES_MAX = 410
 
 
 @cache

@@ -186,9 +186,9 @@ async def _compose(
         turns = Turns(
             SharedRate(redis, "rate", per_second=settings.daraja_requests_per_second), budgets
         )
-        # Of the transactions that claim or change payments, this process runs one at a time. Changes
-        # that wait meanwhile go together into the next one, because a transaction costs about the
-        # same for many payments as for few.
+        # Of the transactions that claim or change payments, this process runs one at a time.
+        # Changes that wait meanwhile go together into the next one, because a transaction costs
+        # about the same for many payments as for few.
         gate = asyncio.Semaphore(1)
         changes = Changing(database, gate=gate)
         sweeping = Sweeping(database)

@@ -67,7 +67,7 @@ class KindRules:
     # Whether the request carries the initiator's credential. If so, a result can say that Daraja
     # refuses the credential.
     uses_credential: bool
-    # Whether the request shows a prompt on a phone. The number of prompts for each phone is limited.
+    # Whether the request shows a prompt on a phone. A phone gets a limited number of prompts.
     is_prompt: bool
     # How many requests one worker may have under way at once (None: as many as it has slots). A
     # person may have to settle each request that is lost.
