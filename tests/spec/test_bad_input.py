@@ -125,7 +125,7 @@ _FIELDS: list[tuple[str, Any, set[str]]] = [
     ("deposits", {**DEPOSIT, "description": ""}, {"/description"}),
     ("deposits", {**DEPOSIT, "description": "two\nlines"}, {"/description"}),
     ("deposits", {**DEPOSIT, "description": "\ud800"}, {"/description"}),
-    ("deposits", {**DEPOSIT, "owner": "somebody"}, {"/owner"}),
+    ("deposits", {**DEPOSIT, "owner": "another"}, {"/owner"}),
     ("deposits", {**DEPOSIT, "metadata": []}, {"/metadata"}),
     ("deposits", {**DEPOSIT, "metadata": {"k": 1}}, {"/metadata/k"}),
     ("deposits", {**DEPOSIT, "metadata": {"k": None, "l": {}}}, {"/metadata/k", "/metadata/l"}),

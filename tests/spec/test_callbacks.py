@@ -57,7 +57,7 @@ async def test_the_receiver_refuses_a_wrong_address(system: System) -> None:
             f"{payment_id.replace('-', '')}/{operation}/{token}",
             f"{other.id}/{operation}/{token}",
             f"{uuid4()}/{operation}/{token}",
-            f"nobody/{operation}/{token}",
+            f"no-payment/{operation}/{token}",
             f"%FF%FE/{operation}/{token}",
             f"%ED%A0%80/{operation}/{token}",
             f"{payment_id}%20/{operation}/{token}",

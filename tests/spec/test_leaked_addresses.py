@@ -49,7 +49,7 @@ async def test_every_wrong_address_gets_the_same_answer_byte_for_byte(
         f"{payment_id}/refund/{token}",
         f"{payment_id}/{'x' * 2000}/{token}",
         f"{uuid4()}/{operation}/{token}",
-        f"nobody/{operation}/{token}",
+        f"no-payment/{operation}/{token}",
         f"{payment_id.upper()}/{operation}/{token}",
     ):
         whole = await deliver_raw(system.stack.callbacks_url, f"/results/{address}".encode())
@@ -214,7 +214,7 @@ async def test_the_receiver_refuses_a_forgery_without_postgres_and_redis() -> No
     async with a_system() as system:
         one = await begin_awaited(system)
         away = {
-            "DATABASE_URL": "postgresql://nobody@127.0.0.1:9/nothing",
+            "DATABASE_URL": "postgresql://user@127.0.0.1:9/nothing",
             "REDIS_URL": "redis://127.0.0.1:9/0",
         }
         process = await system.stack.start_process("callbacks.2", env=away, wait=False)

@@ -161,7 +161,7 @@ async def test_a_wrong_command_changes_nothing(cast: Cast) -> None:
     ]
     for result in await operate_all(cast.system, [("resolve", *arguments) for arguments in wrong]):
         assert result.expect(2).err
-    nowhere = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing"}
+    nowhere = {"DATABASE_URL": "postgresql://user@127.0.0.1:1/nothing"}
     result = await operate(
         cast.system, "resolve", payment_id, "unpaid", "--reason", _REASON, env=nowhere
     )

@@ -16,7 +16,7 @@ from tests.stack.processes import Process, procfile_commands
 from tests.stack.starter import Starter
 
 _SERVERS = {
-    "DATABASE_URL": "postgresql://somebody@127.0.0.1:1/none",
+    "DATABASE_URL": "postgresql://user@127.0.0.1:1/none",
     "REDIS_URL": "redis://127.0.0.1:1/0",
 }
 

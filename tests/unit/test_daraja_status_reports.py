@@ -132,14 +132,14 @@ def test_the_target_s_id_is_read_by_either_name(name: str) -> None:
 
 
 def test_differing_ids_within_an_answer_are_all_read() -> None:
-    items = [*parameters(), {"Key": "OriginalConversationID", "Value": "somebody-elses"}]
+    items = [*parameters(), {"Key": "OriginalConversationID", "Value": "of-another-payment"}]
     assert {
         value
         for kind, value in reading(status(0, items)).ids
         if kind == IdKind.ORIGINATOR_CONVERSATION
     } == {
         TARGET,
-        "somebody-elses",
+        "of-another-payment",
     }
 
 

@@ -40,7 +40,7 @@ async def test_the_router_and_the_document_have_the_same_routes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = {
-        "DATABASE_URL": "postgresql://nobody@localhost/none",
+        "DATABASE_URL": "postgresql://user@localhost/none",
         "REDIS_URL": "redis://localhost",
         "SUPABASE_URL": "https://abc.supabase.example",
     }

@@ -40,7 +40,7 @@ def a_request(kind: Kind = Kind.DEPOSIT, amount: int = 250, **changes: Any) -> P
 def day_of(
     meter: LimitName = LimitName.CALLER_DAY, *, cost: int = 100, limit: int = 1000
 ) -> tuple[Charge, ...]:
-    return (Charge(meter, "somebody", cost, limit),)
+    return (Charge(meter, "a-counter", cost, limit),)
 
 
 class TestPermissions:
@@ -172,14 +172,14 @@ class TestCharges:
 
 class TestAllowances:
     def test_the_last_shilling_can_be_used_and_no_more(self) -> None:
-        left = Allowances({(LimitName.CALLER_DAY, "somebody"): Usage(899, NOW)}, NOW)
+        left = Allowances({(LimitName.CALLER_DAY, "a-counter"): Usage(899, NOW)}, NOW)
         assert left.deduct(day_of(cost=101)) is None
         refusal = left.deduct(day_of(cost=1))
         assert isinstance(refusal, LimitExceeded)
         assert "0 are left" in refusal.message
 
     def test_a_refused_payment_uses_nothing_of_any_limit(self) -> None:
-        left = Allowances({(LimitName.PHONE_DAY, "somebody"): Usage(1000, NOW)}, NOW)
+        left = Allowances({(LimitName.PHONE_DAY, "a-counter"): Usage(1000, NOW)}, NOW)
         both = (*day_of(cost=900), *day_of(LimitName.PHONE_DAY, cost=1))
         assert left.deduct(both) is not None
         assert left.deduct(day_of(cost=1000)) is None
@@ -196,7 +196,7 @@ class TestAllowances:
 
     def test_a_day_begins_anew_at_midnight_in_nairobi(self) -> None:
         now = datetime(2026, 3, 1, 22, tzinfo=UTC)
-        refusal = Allowances({(LimitName.CALLER_DAY, "somebody"): Usage(1, now)}, now).deduct(
+        refusal = Allowances({(LimitName.CALLER_DAY, "a-counter"): Usage(1, now)}, now).deduct(
             day_of(cost=1000)
         )
         assert isinstance(refusal, LimitExceeded)
@@ -206,7 +206,7 @@ class TestAllowances:
     def test_the_refusal_for_a_phone_s_day_does_not_reveal_how_much_it_moved(self) -> None:
         """A user may name any phone number and could learn what other people paid with it."""
         refusals = [
-            Allowances({(LimitName.PHONE_DAY, "somebody"): Usage(used, NOW)}, NOW).deduct(
+            Allowances({(LimitName.PHONE_DAY, "a-counter"): Usage(used, NOW)}, NOW).deduct(
                 day_of(LimitName.PHONE_DAY, cost=900)
             )
             for used in (101, 777)
@@ -220,7 +220,7 @@ class TestAllowances:
         self, seconds_ago: float, wait_seconds: float
     ) -> None:
         used = Usage(3, NOW - timedelta(seconds=seconds_ago))
-        left = Allowances({(LimitName.PHONE_MINUTE, "somebody"): used}, NOW)
+        left = Allowances({(LimitName.PHONE_MINUTE, "a-counter"): used}, NOW)
         refusal = left.deduct(day_of(LimitName.PHONE_MINUTE, cost=1, limit=3))
         assert isinstance(refusal, RateLimited)
         assert (refusal.wait_seconds, refusal.limit) == (wait_seconds, "phone.deposits_per_minute")
