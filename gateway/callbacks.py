@@ -49,8 +49,8 @@ log = structlog.get_logger()
 BODY_BYTES_MAX = 64 * 1024
 
 # Daraja sends once, so the receiver retries a failed store for as long as Daraja is known to wait
-# (daraja.md §8.3). The time in which the body arrives counts too. If that took longer, the receiver
-# still tries for a short time to store the message.
+# (daraja.md §8.3). These seconds include the time in which the body arrives. If they are over
+# when the body is there, the receiver still tries for `_STORE_LATE_SECONDS` to store the message.
 _ANSWER_WITHIN_SECONDS = 8
 _STORE_LATE_SECONDS = 2
 _STORE_RETRY_SECONDS = 0.25
@@ -111,8 +111,8 @@ class Receiver:
         self._count_and_announce(payment_id, callback, result)
         answer = result.decided.effect(StoreAnswer)
         if answer is not None and answer.inquiry.outcome is InquiryOutcome.NOT_FOUND:
-            # This answer may permit another send. Wake a worker now, so that it does not wait for
-            # the next due time.
+            # Daraja does not know the payment, so the payment may perhaps be sent again. Wake a
+            # worker now, so that the payment does not wait for its next due time.
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(give_up_at):
                     await self.resources.if_redis_answers(lambda: self.wakeups.wake_one(payment_id))
@@ -150,7 +150,11 @@ class Receiver:
     async def _store(
         self, change: Change, give_up_at: float, *, retried: type[Exception] = StoreUnavailable
     ) -> ChangeResult:
-        """Tries until `give_up_at`, and at least once. A try that has begun goes on to its end."""
+        """Tries until `give_up_at`, and at least once.
+
+        At `give_up_at` this method stops waiting. A change that the store has begun may still
+        commit.
+        """
         while True:
             try:
                 async with asyncio.timeout_at(give_up_at):

@@ -40,7 +40,7 @@ class NewPayment:
 
     * `answer` renders the caller's answer as soon as the database's time is known.
     * `expires_after`: the payment may be sent for this long after its acceptance.
-    * `charges`: what the payment uses of limits. A replay uses nothing.
+    * `charges`: how much of each limit of the policy the payment uses up. A replay uses nothing.
     """
 
     id: UUID
@@ -57,7 +57,8 @@ class NewPayment:
 class Acceptance:
     """The result of an acceptance: the caller's answer, and whether it is a replay.
 
-    `epoch` names the life of the database that holds a new payment; None for a replay.
+    `epoch` is the epoch in which a new payment was stored; None for a replay. It changes when the
+    database is restored or replaced.
     """
 
     answer: FirstAnswer
@@ -78,7 +79,10 @@ class AcceptingStore(Protocol):
         ...
 
     async def first_answer(self, caller_key: str, key: str) -> FirstAnswer | None:
-        """Returns the first answer of a key that is in use, or None. Raises StoreUnavailable."""
+        """Returns the first answer that is stored for this key, or None.
+
+        Raises StoreUnavailable.
+        """
         ...
 
 
@@ -98,8 +102,8 @@ async def accept(
     From then on, every retry gets the same answer, byte for byte. The payment is sent within
     `expires_after` of that commit, or not at all.
 
-    Raises LimitExceeded, RateLimited, IdempotencyKeyReused, IdempotencyKeyInFlight,
-    StoreUnavailable (nothing half done).
+    Raises LimitExceeded, RateLimited, IdempotencyKeyReused, IdempotencyKeyInFlight, and
+    StoreUnavailable: then the payment and its key are either both stored or both not stored.
     """
     payment_id = UUID(int=uuid_utils.uuid7().int)
     return await store.accept(
