@@ -19,6 +19,7 @@ from domain.adapters.settings.worker import WorkerSettings
 from tests.paths import ROOT
 from tests.sampling import COLLECTED
 
+README = ROOT / "README.md"
 USING = ROOT / "docs" / "using.md"
 ARCHITECTURE = sorted((ROOT / "docs" / "architecture").glob("*.md"))
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/*.md")])
@@ -26,7 +27,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("
 
 def test_the_shown_program_mints_a_token_that_a_backend_can_use(tmp_path: Path) -> None:
     """The program, run as shown, prints a signed token with every required claim."""
-    program = re.search(r"```python\n(.*?)```", USING.read_text(), re.DOTALL)
+    program = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert program is not None
     (tmp_path / "mint.py").write_text(program[1])
     key = ec.generate_private_key(ec.SECP256R1())

@@ -30,7 +30,7 @@ _LATEST_TIME = 2**53
 _SEND_A_TOKEN = "Send a token as Authorization: Bearer <JWT>."  # noqa: S105 - a sentence
 _API_KEY = (
     "This is a Supabase API key, which does not identify a caller. Make a token with the "
-    "project's signing key and send that token. docs/using.md shows how."
+    "project's signing key and send that token. README.md shows how."
 )
 
 

@@ -293,7 +293,7 @@ async def test_a_legacy_api_key_is_rejected_with_what_to_send_instead(
 ) -> None:
     """Supabase's own JWT API keys are rejected even if the secret verifies them."""
     key = compact(HS256, {**claims, "role": "service_role", "iat": NOW, "exp": NOW + 3600}, hs256())
-    with pytest.raises(Unauthenticated, match=r"API key.*docs/using\.md"):
+    with pytest.raises(Unauthenticated, match=r"API key.*README\.md"):
         await Service(secret).caller(key)
 
 
