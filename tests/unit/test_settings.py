@@ -384,3 +384,16 @@ def test_a_fault_found_later_names_its_setting_in_the_same_form() -> None:
     message = r"^cannot start; settings invalid: DATABASE_URL \(has no host\)$"
     with pytest.raises(SettingsError, match=message), raise_as_settings_error("DATABASE_URL"):
         raise ValueError("has no host")
+
+
+@pytest.mark.parametrize("settings_type", PROCESSES)
+def test_every_setting_with_a_pattern_describes_the_pattern(
+    settings_type: type[ProcessSettings],
+) -> None:
+    """The message about a wrong value says "must be", and then this description."""
+    fields = settings_type.model_fields.values()
+    with_pattern = [
+        field for field in fields if any(getattr(part, "pattern", None) for part in field.metadata)
+    ]
+    assert [field for field in with_pattern if not field.description] == []
+    assert bool(with_pattern) is (settings_type is WorkerSettings)
