@@ -5,7 +5,6 @@ Each caller sees its own payments, and every parameter is checked.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 from uuid import uuid4
 
@@ -42,10 +41,8 @@ async def _deposits(client: Client, count: int, **more: Any) -> list[str]:
 async def test_a_page_lists_the_callers_payments_newest_first(system: System) -> None:
     """Each item equals the payment read alone. No page has another user's payment."""
     async with caller(system, sub=new_subject()) as one, caller(system, sub=new_subject()) as other:
-        mine, foreign = (
-            await _deposits(one, 4),
-            await _deposits(other, 1, phone_number="0713000199"),
-        )
+        mine = await _deposits(one, 4)
+        foreign = await _deposits(other, 1, phone_number="0713000199")
         for payment_id in [*mine, *foreign]:
             await system.settled(payment_id)
         page = await _page(one)
@@ -70,45 +67,18 @@ async def test_pages_list_every_payment_once_while_new_ones_arrive(system: Syste
         assert len((await _page(one, limit="100"))["items"]) == len(mine) + late
 
 
-async def test_a_cursor_is_valid_only_with_its_filters(system: System) -> None:
-    """Another page size is not another filter."""
-    async with caller(system, sub=new_subject()) as one:
-        mine = await _deposits(one, 3)
-        cursor = (await _page(one, limit="1", kind="deposit"))["next_cursor"]
-        page = await _page(one, limit="2", kind="deposit", cursor=cursor)
-        assert [item["id"] for item in page["items"]] == mine[:2][::-1]
-        assert pointers(
-            expect_problem(await one.get("/v1/payments", cursor=cursor), 422, "invalid_request")
-        ) == {"?cursor"}
-
-
-@pytest.mark.parametrize(
-    ("part", "forged"),
-    [
-        (1, "0"),
-        (1, "9" * 16),
-        (1, "-1"),
-        (1, ""),
-        (2, "0" * 32),
-        (2, "f" * 32),
-        (2, "7"),
-        (3, "0" * 16),
-        (3, "'; --"),
-    ],
-)
-async def test_a_forged_cursor_is_answered_or_refused_by_name(
-    system: System, part: int, forged: str
-) -> None:
+async def test_a_forged_cursor_is_answered_or_refused_by_name(system: System) -> None:
     """It never shows another's payment, and never causes an internal error."""
     async with caller(system, sub=new_subject()) as one:
         mine = await _deposits(one, 2)
-        parts = (await _page(one, limit="1"))["next_cursor"].split("-")
-        parts[part] = forged
-        answer = await one.get("/v1/payments", cursor="-".join(parts))
-        if answer.status == 200:
-            assert {item["id"] for item in answer.json()["items"]} <= set(mine)
-        else:
-            assert pointers(expect_problem(answer, 422, "invalid_request")) == {"?cursor"}
+        genuine = (await _page(one, limit="1"))["next_cursor"].split("-")
+        for part, forged in ((1, "9" * 16), (1, "-1"), (2, "f" * 32), (3, "0" * 16), (3, "'; --")):
+            cursor = "-".join([*genuine[:part], forged, *genuine[part + 1 :]])
+            answer = await one.get("/v1/payments", cursor=cursor)
+            if answer.status == 200:
+                assert {item["id"] for item in answer.json()["items"]} <= set(mine)
+            else:
+                assert pointers(expect_problem(answer, 422, "invalid_request")) == {"?cursor"}
 
 
 async def test_each_filter_finds_exactly_the_matching_payments(system: System) -> None:
@@ -116,9 +86,7 @@ async def test_each_filter_finds_exactly_the_matching_payments(system: System) -
     await system.scenario("cancel", phone_number="254713000301")
     await system.scenario("wrong_amount", phone_number="254713000302")
     owner, key = new_subject(), str(uuid4())
-    paid = await system.deposit(
-        owner=None, phone_number="0713000300", account_reference=f"R{key[:8]}"
-    )
+    paid = await system.deposit(phone_number="0713000300")
     await system.settled(paid)
     async with caller(system, sub=owner) as one:
         body = {**DEPOSIT, "phone_number": "+254713000301", "account_reference": f"Q{key[:8]}"}
@@ -128,10 +96,8 @@ async def test_each_filter_finds_exactly_the_matching_payments(system: System) -
         await system.eventually(
             lambda: one.payment(flagged), lambda payment: payment["needs_review"]
         )
-        created = {
-            payment_id: (await one.payment(payment_id))["created_at"]
-            for payment_id in (failed, flagged)
-        }
+        begun = (await one.payment(failed))["created_at"]
+        ended = (await one.payment(flagged))["created_at"].replace("Z", "999Z")
         both = [flagged, failed]
         expected: list[tuple[dict[str, str], list[str]]] = [
             ({}, both),
@@ -141,30 +107,21 @@ async def test_each_filter_finds_exactly_the_matching_payments(system: System) -
             ({"status": "pending"}, [flagged]),
             ({"status": "success"}, []),
             ({"phone_number": "0713000301"}, [failed]),
-            ({"phone_number": "254713000301"}, [failed]),
             ({"phone_number": "0713000300"}, []),
             ({"account_reference": f"Q{key[:8]}"}, [failed]),
             ({"idempotency_key": key}, [failed]),
             ({"needs_review": "true"}, [flagged]),
             ({"needs_review": "false"}, [failed]),
-            ({"created_after": "2020-01-01T00:00:00Z"}, both),
-            ({"created_before": "2020-01-01T00:00:00+03:00"}, []),
-            ({"created_after": created[flagged].replace("Z", "999Z")}, []),
-            ({"created_before": created[failed]}, []),
-            (
-                {"created_before": "9000-01-01T00:00:00Z", "status": "failed", "kind": "deposit"},
-                [failed],
-            ),
+            ({"created_after": begun, "created_before": ended}, both),
+            ({"created_after": ended}, []),
+            ({"created_before": begun}, []),
             ({"status": "failed", "needs_review": "true"}, []),
         ]
         for query, ids in expected:
             assert [item["id"] for item in (await _page(one, **query))["items"]] == ids, query
     receipt = (await system.payment(paid))["receipt"]
-    assert [item["id"] for item in (await _page(system.backend, receipt=receipt))["items"]] == [
-        paid
-    ]
-    found = (await _page(system.backend, account_reference=f"R{key[:8]}"))["items"]
-    assert [item["id"] for item in found] == [paid]
+    [found] = (await _page(system.backend, receipt=receipt))["items"]
+    assert found["id"] == paid
 
 
 async def test_a_backend_lists_all_payments(system: System) -> None:
@@ -172,20 +129,18 @@ async def test_a_backend_lists_all_payments(system: System) -> None:
     async with caller(system, sub=new_subject()) as one:
         [payment_id] = await _deposits(one, 1, phone_number="0713000400")
         await system.settled(payment_id)
-        item = next(
-            item for item in (await _page(system.backend))["items"] if item["id"] == payment_id
-        )
-        assert {"idempotency_key", "recipient_name", "provider_ids"} <= set(item)
+        items = (await _page(system.backend))["items"]
+        [item] = [item for item in items if item["id"] == payment_id]
         assert set(item["provider_ids"]) == {"checkout_request_id", "merchant_request_id"}
         [seen] = (await _page(one))["items"]
         assert set(item) - set(seen) == {"idempotency_key", "recipient_name", "provider_ids"}
 
 
-@pytest.mark.parametrize("limit", ["1", "100"])
-async def test_a_page_has_no_more_payments_than_the_limit(system: System, limit: str) -> None:
-    """`limit` is from 1 to 100."""
-    await asyncio.gather(*(system.backend.pay("/v1/deposits", DEPOSIT) for _ in range(3)))
-    assert 1 <= len((await _page(system.backend, limit=limit))["items"]) <= int(limit)
+async def test_a_wait_for_a_final_payment_returns_it(system: System) -> None:
+    payment_id = await system.deposit(phone_number="0713000500")
+    settled = await system.settled(payment_id)
+    answer = await system.backend.get(f"/v1/payments/{payment_id}", wait="60")
+    assert answer.expect(200).json() == settled
 
 
 async def test_a_history_lists_each_step_once(system: System) -> None:
@@ -193,52 +148,44 @@ async def test_a_history_lists_each_step_once(system: System) -> None:
     payment_id = await begin(system, "stk", "cancel")
     await system.settled(payment_id)
     history = await system.backend.history(payment_id)
-    assert [item["sequence"] for item in history] == [1, 2, 3, 4]
-    assert [item["what"] for item in history] == [
-        "accepted",
-        "claimed",
-        "acknowledged",
-        "failure_reported",
+    assert [(item["sequence"], item["what"]) for item in history] == [
+        (1, "accepted"),
+        (2, "claimed"),
+        (3, "acknowledged"),
+        (4, "failure_reported"),
     ]
-    assert [item["previous_stage"] for item in history] == [
-        None,
-        *(item["stage"] for item in history[:-1]),
-    ]
+    ends = [item["stage"] for item in history]
+    assert [item["previous_stage"] for item in history] == [None, *ends[:-1]]
     assert [item["at"] for item in history] == sorted(item["at"] for item in history)
     payment = await system.payment(payment_id)
     assert (history[0]["at"], history[-1]["at"]) == (payment["created_at"], payment["finalized_at"])
     assert history[-1]["detail"]["provider_code"] == "1032"
 
 
-async def _grow_history(system: System, payment_id: str, length: int) -> None:
-    """Makes the history `length` entries long, as years of inquiries would."""
-    sql = """
-        INSERT INTO mkwanja.payment_history
-            (id, payment_id, sequence, recorded_at, what, stage, detail)
-        SELECT gen_random_uuid(), $1::uuid, number, now(), 'inquired', 'succeeded', '{}'
-        FROM generate_series(
-            (SELECT max(sequence) + 1 FROM mkwanja.payment_history WHERE payment_id = $1::uuid), $2
-        ) AS number"""
-    await system.execute(sql, payment_id, length)
+# Makes the history as long as years of inquiries would.
+_GROW_HISTORY = """
+    INSERT INTO mkwanja.payment_history
+        (id, payment_id, sequence, recorded_at, what, stage, detail)
+    SELECT gen_random_uuid(), $1::uuid, number, now(), 'inquired', 'succeeded', '{}'
+    FROM generate_series(
+        (SELECT max(sequence) + 1 FROM mkwanja.payment_history WHERE payment_id = $1::uuid), $2
+    ) AS number"""
 
 
-@pytest.mark.parametrize("limit", [None, "1", "7", "99", "100"])
-async def test_a_long_history_can_be_read_whole(system: System, limit: str | None) -> None:
+@pytest.mark.parametrize(("query", "length"), [({}, 1_500), ({"limit": "7"}, 201)])
+async def test_a_long_history_can_be_read_whole(
+    system: System, query: dict[str, str], length: int
+) -> None:
     """Page by page, oldest first, each entry once. The last page has no cursor."""
-    payment_id = await system.deposit()
+    payment_id, query = await system.deposit(), dict(query)
     await system.settled(payment_id)
-    length = 1_500 if limit is None else 201
-    await _grow_history(system, payment_id, length)
-    query = {} if limit is None else {"limit": limit}
+    await system.execute(_GROW_HISTORY, payment_id, length)
     seen: list[int] = []
     while True:
-        page = (
-            (await system.backend.get(f"/v1/payments/{payment_id}/history", **query))
-            .expect(200)
-            .json()
-        )
+        answer = await system.backend.get(f"/v1/payments/{payment_id}/history", **query)
+        page = answer.expect(200).json()
         assert set(page) == {"items", "next_cursor"}
-        assert 0 < len(page["items"]) <= int(limit or 100)
+        assert 0 < len(page["items"]) <= int(query.get("limit", "100"))
         seen += [item["sequence"] for item in page["items"]]
         if page["next_cursor"] is None:
             break
@@ -246,97 +193,30 @@ async def test_a_long_history_can_be_read_whole(system: System, limit: str | Non
     assert seen == list(range(1, length + 1))
 
 
-async def test_a_cursor_of_one_history_is_refused_by_every_other_list(system: System) -> None:
-    """Nor does it show its bearer another caller's payment."""
-    one, other = await system.deposit(), await system.deposit()
-    await system.settled(one)
-    await system.settled(other)
-    cursor = (
-        (await system.backend.get(f"/v1/payments/{one}/history", limit="1"))
-        .expect(200)
-        .json()["next_cursor"]
-    )
-    for path, name in (
-        (f"/v1/payments/{other}/history", "cursor"),
-        ("/v1/payments", "cursor"),
-        ("/v1/events", "after"),
-    ):
-        answer = await system.backend.get(path, **{name: cursor})
-        assert pointers(expect_problem(answer, 422, "invalid_request")) == {f"?{name}"}, path
-    async with caller(system, sub=new_subject()) as stranger:
-        answer = await stranger.get(f"/v1/payments/{one}/history", cursor=cursor)
-        expect_problem(answer, 404, "payment_not_found")
-
-
-@pytest.mark.parametrize("wait", ["0", "1", "60"])
-async def test_a_wait_for_a_final_payment_returns_it(system: System, wait: str) -> None:
-    """`wait` accepts whole seconds up to 60."""
-    payment_id = await system.deposit(phone_number="0713000500")
-    settled = await system.settled(payment_id)
-    assert (await system.backend.get(f"/v1/payments/{payment_id}", wait=wait)).expect(
-        200
-    ).json() == settled
-
-
 _QUERIES = [
-    ("/v1/payments", "kind=loan", "?kind"),
-    ("/v1/payments", "status=done", "?status"),
-    ("/v1/payments", "phone_number=12", "?phone_number"),
-    ("/v1/payments", "needs_review=yes", "?needs_review"),
-    ("/v1/payments", "created_after=yesterday", "?created_after"),
-    ("/v1/payments", "created_after=2026-03-01T07:15:00", "?created_after"),
-    ("/v1/payments", "created_before=2026-13-01T07:15:00Z", "?created_before"),
-    ("/v1/payments", "limit=0", "?limit"),
-    ("/v1/payments", "limit=101", "?limit"),
-    ("/v1/payments", "limit=-1", "?limit"),
-    ("/v1/payments", "limit=ten", "?limit"),
-    ("/v1/payments", "limit=1.0", "?limit"),
-    ("/v1/payments", "limit=", "?limit"),
-    ("/v1/payments", "limit=%D9%A1", "?limit"),
-    ("/v1/payments", "limit=5&limit=6", "?limit"),
-    ("/v1/payments", "colour=red", "?colour"),
-    ("/v1/payments", "receipt=a%00b", "?receipt"),
-    ("/v1/payments", "account_reference=%00", "?account_reference"),
-    ("/v1/payments", "cursor=", "?cursor"),
-    ("/v1/payments", "cursor=rubbish", "?cursor"),
-    ("/v1/payments", "cursor=e30", "?cursor"),
-    ("/v1/payments", "cursor=WzEsMiwzXQ", "?cursor"),
-    ("/v1/payments", "cursor=%C3%A9", "?cursor"),
-    ("/v1/payments/ID", "wait=61", "?wait"),
-    ("/v1/payments/ID", "wait=-1", "?wait"),
-    ("/v1/payments/ID", "wait=1.5", "?wait"),
-    ("/v1/payments/ID", "wait=soon", "?wait"),
-    ("/v1/payments/ID", "wait=", "?wait"),
-    ("/v1/payments/ID", "hold=1", "?hold"),
-    ("/v1/payments/ID/history", "limit=0", "?limit"),
-    ("/v1/payments/ID/history", "limit=101", "?limit"),
-    ("/v1/payments/ID/history", "limit=5&limit=6", "?limit"),
-    ("/v1/payments/ID/history", "cursor=", "?cursor"),
-    ("/v1/payments/ID/history", "cursor=history-0-0199a0b1c2d37e4f8a5b6c7d8e9f0a1b", "?cursor"),
-    ("/v1/payments/ID/history", "cursor=history-1", "?cursor"),
-    ("/v1/payments/ID/history", "cursor=events-1", "?cursor"),
-    ("/v1/payments/ID/history", "after=events-1", "?after"),
-    ("/v1/payments/ID/history", "wait=1", "?wait"),
-    ("/v1/payments/ID/history", "colour=red", "?colour"),
+    ("", "limit=101", "?limit"),
+    ("", "limit=5&limit=6", "?limit"),
+    ("", "created_before=9999-12-31T23:59:59-14:00", "?created_before"),
+    ("", "receipt=a%00b", "?receipt"),
+    ("", "cursor=%C3%A9", "?cursor"),
+    ("/ID", "wait=61", "?wait"),
+    ("/ID", "hold=1", "?hold"),
+    ("/ID/history", "limit=0", "?limit"),
+    ("/ID/history", "cursor=events-1", "?cursor"),
+    ("/ID/history", "after=events-1", "?after"),
 ]
 
 
 async def test_the_problem_names_a_wrong_query_parameter(system: System) -> None:
-    """It is unknown or repeated, or it has a wrong value."""
+    """It is unknown or repeated, or it has a wrong value. `test_schemas.py` has more of them."""
     payment_id = await system.deposit()
-    for path, query, name in _QUERIES:
-        answer = await send_request(system, "GET", f"{path.replace('ID', payment_id)}?{query}")
+    for route, query, name in _QUERIES:
+        path = f"/v1/payments{route}?{query}".replace("ID", payment_id)
+        answer = await send_request(system, "GET", path)
         assert pointers(expect_problem(answer, 422, "invalid_request")) == {name}, query
 
 
-@pytest.mark.parametrize("name", ["created_after", "created_before"])
-@pytest.mark.parametrize(
-    "moment", ["0001-01-01T00:00:00%2B14:00", "9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00Z"]
-)
-async def test_a_time_at_the_edge_of_the_calendar_causes_no_internal_error(
-    system: System, name: str, moment: str
-) -> None:
-    """It is answered, or refused by name."""
-    answer = await send_request(system, "GET", f"/v1/payments?{name}={moment}")
-    if answer.status != 200:
-        assert pointers(expect_problem(answer, 422, "invalid_request")) == {f"?{name}"}
+async def test_a_time_at_the_edge_of_the_calendar_causes_no_internal_error(system: System) -> None:
+    for name in ("created_after", "created_before"):
+        for moment in ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999Z"):
+            (await system.user.get("/v1/payments", **{name: moment})).expect(200)
