@@ -1,4 +1,4 @@
-"""A provider, a bell and a record that do what the test says: the submitter's own ports, played."""
+"""A provider and a bell that do what the test says."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from contextlib import asynccontextmanager
 from uuid import UUID
 
 from domain.attempts import IdKind, ProviderIds
-from domain.changes import Announcement, Change, ChangeResult
-from domain.errors import StoreUnavailable
+from domain.changes import Announcement
 from domain.fence import OpenAttempt
 from domain.kinds import Kind
 from domain.lifecycle.announce import Announcer
@@ -53,20 +52,6 @@ class Bell:
 
     async def ring(self, announcement: Announcement) -> None:
         self.rung.append(announcement)
-
-
-class Away:
-    """Changes that cannot be written so many times, as when Postgres fails over."""
-
-    def __init__(self, store: Store, times: int) -> None:
-        self._store = store
-        self.times = times
-
-    async def change(self, change: Change) -> ChangeResult:
-        if self.times > 0:
-            self.times -= 1
-            raise StoreUnavailable
-        return await self._store.changing.change(change)
 
 
 def an_id(payment: Payment) -> ProviderIds:
