@@ -1,19 +1,58 @@
-"""How to control the simulator: rules, magic numbers, the control API, the command."""
+"""How to control the simulator: rules, magic numbers, records, held results, the command."""
 
 import asyncio
 import signal
 import sys
+from collections.abc import AsyncIterator
+from typing import Any
 
 import aiohttp
 import pytest
 
 from tests.paths import ROOT
-from tests.simulator import Simulator
-from tests.simulator.catalogue import CATALOGUE
-from tests.simulator.probe import Probe
+from tests.simulator.probe import PATHS, Probe, probing
 
 # These tests are about the simulator, not the service, so only `make test-all` runs them.
 pytestmark = pytest.mark.whole
+
+KEPT = 20
+RELEASE = "/callbacks/release"
+
+
+@pytest.fixture(scope="module")
+async def running_probe() -> AsyncIterator[Probe]:
+    """One simulator for this file, with few kept records."""
+    async with probing(records_max=KEPT) as probe:
+        yield probe
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "says"),
+    [
+        ("/scenarios", {"scenario": "no_such"}, "scenario must be one of"),
+        ("/scenarios", {"scenario": "cancel", "match": {"api": "b2c"}}, "applies only to stk"),
+        ("/scenarios", {"scenario": "cancel", "match": {"colour": "red"}}, "unknown member: col"),
+        ("/scenarios", {"scenario": "cancel", "times": 0}, "times must be a whole number from 1"),
+        ("/switches", {"time_scale": 1.0, "in_flight_shape": "D"}, "must be one of A, B, C"),
+        ("/switches", {"time_scale": 1.0, "colour": "red"}, "unknown switch 'colour'"),
+        ("/switches", {"missing_products": ["c2b"]}, "missing_products must be a list of some of"),
+        (RELEASE, {"order": "shuffled"}, "order must be one of in_order, reversed, at_once"),
+        (RELEASE, {"count": 0}, "count must be a whole number from 1"),
+        (RELEASE, {"url_contains": 7}, "url_contains must be text"),
+        (RELEASE, {"colour": "red"}, "unknown member: colour"),
+        ("/listener", {}, "open must be true or false"),
+    ],
+)
+async def test_an_invalid_control_call_is_refused_with_the_reason_and_changes_nothing(
+    probe: Probe, path: str, body: object, says: str
+) -> None:
+    await hold_three(probe)
+    before = (await probe.control("GET", "/switches")).body
+    answer = await probe.control("POST", path, body)
+    assert answer.status == 400
+    assert says in answer.body["error"]
+    assert (await probe.control("GET", "/switches")).body == before
+    assert (await probe.control("GET", "")).body == {"open": True, "pending": 0, "held": 3}
 
 
 class TestChoice:
@@ -22,143 +61,201 @@ class TestChoice:
     @pytest.mark.parametrize("changes", [{"PhoneNumber": "254700000010"}, {"Amount": 249_910}])
     async def test_a_magic_number_chooses(self, probe: Probe, changes: dict[str, object]) -> None:
         """By phone number or by amount: 10 is cancel."""
-        await probe.stk(**changes)
-        await probe.simulator.idle()
-        assert probe.receiver.received[0].body["Body"]["stkCallback"]["ResultCode"] == 1032
+        await probe.finish("stk", **changes)
+        assert probe.receiver.codes == [1032]
 
     async def test_a_retry_after_a_magic_refusal_succeeds(self, probe: Probe) -> None:
         """Only the first call of a reference gets a passing fault."""
-        body = probe.b2c_body(PartyB="254700000023")
-        assert (await probe.call("/mpesa/b2c/v3/paymentrequest", body)).status == 429
-        assert (await probe.call("/mpesa/b2c/v3/paymentrequest", body)).status == 200
+        body = probe.body("b2c", PartyB="254700000023")
+        assert [(await probe.call(PATHS["b2c"], body)).status for _ in range(2)] == [429, 200]
 
     async def test_the_newest_matching_rule_is_used_until_it_is_used_up(self, probe: Probe) -> None:
         """Rules go before magic numbers, and count down."""
         for scenario, match in (("ignore", {"api": "stk"}), ("cancel", {"reference": "INV1"})):
             rule = {"scenario": scenario, "match": match, "times": 1}
             assert (await probe.control("POST", "/scenarios", rule)).status == 201
-        codes = []
         for _ in range(3):
-            probe.receiver.received.clear()
-            await probe.stk(AccountReference="INV1")
-            await probe.simulator.idle()
-            codes.append(probe.receiver.received[0].body["Body"]["stkCallback"]["ResultCode"])
-        assert codes == [1032, 1037, 0]
+            await probe.finish("stk", AccountReference="INV1")
+        assert probe.receiver.codes == [1032, 1037, 0]
         assert (await probe.control("GET", "/scenarios")).body["rules"] == []
 
-    def test_the_readme_lists_every_scenario_with_its_number(self) -> None:
-        """The rows are in the catalogue's order."""
-        text = (ROOT / "tests" / "simulator" / "README.md").read_text(encoding="utf-8")
-        lines = text.partition("| scenario | NN |")[2].splitlines()
-        rows = [
-            [cell.strip() for cell in line.split("|")[1:3]]
-            for line in lines
-            if line.startswith("| `")
+    async def test_the_newest_rule_is_used_with_any_kind_of_match(self, probe: Probe) -> None:
+        """Also if it has another index key than the older rules."""
+        matches: list[dict[str, Any]] = [
+            {"reference": "p1"},
+            {},
+            {"phone_number": "254711000111"},
+            {"amount": 1500},
+            {"url_contains": "/results/"},
+            {"party": "254711000111"},
         ]
-        numbers = (
-            (s.name, "" if s.number is None else f"{s.number:02}") for s in CATALOGUE.values()
-        )
-        assert rows == [[f"`{name}`", number] for name, number in numbers]
-
-    async def test_a_payment_that_ended_as_a_duplicate_is_not_found(self, probe: Probe) -> None:
-        """Result 15 for a first call leaves no transaction, unless params move the money."""
-        probe.simulator.scenario("duplicate_ocid_async", times=1)
-        await probe.b2c(OriginatorConversationID="p1")
-        probe.simulator.scenario("duplicate_ocid_async", times=1, params={"moves_money": True})
-        await probe.b2c(OriginatorConversationID="p2")
-        await probe.simulator.idle()
-        assert [r.body["Result"]["ResultCode"] for r in probe.receiver.received] == [15, 15]
-        assert list(probe.simulator.ledger.by_reference()) == ["p2"]
-        for reference, code in (("p1", "SFC_IC0003"), ("p2", 0)):
-            await probe.status(OriginatorConversationID=reference)
-            await probe.simulator.idle()
-            assert probe.receiver.received[-1].body["Result"]["ResultCode"] == code
-
-    @pytest.mark.parametrize(
-        "rule",
-        [
-            {"scenario": "no_such"},
-            {"scenario": "cancel", "match": {"api": "b2c"}},
-            {"scenario": "cancel", "match": {"colour": "red"}},
-            {"scenario": "cancel", "times": 0},
-        ],
-    )
-    async def test_an_invalid_rule_is_refused(self, probe: Probe, rule: object) -> None:
-        """The answer has the reason."""
-        answer = await probe.control("POST", "/scenarios", rule)
-        assert answer.status == 400
-        assert answer.body["error"]
+        for number, match in enumerate(matches):
+            params = {"error_code": f"{number}"}
+            probe.simulator.scenario("internal_error_without_acting", params=params, **match)
+            answer = await probe.send("b2c", OriginatorConversationID="p1")
+            assert answer.body["errorCode"] == f"{number}"
+        shown = (await probe.control("GET", "/scenarios")).body["rules"]
+        assert [rule["params"]["error_code"] for rule in shown] == ["5", "4", "3", "2", "1", "0"]
 
 
-class TestControl:
-    """Views of the state, and the reset."""
+class TestRecords:
+    """What the control API shows."""
 
     async def test_requests_are_on_record_without_their_secrets(self, probe: Probe) -> None:
-        """Also requests without an answer."""
-        await probe.stk(Password="c2VjcmV0")
-        await probe.b2c()
+        """Also requests without an answer. They can be found by a text in the body."""
+        await probe.send("stk", Password="c2VjcmV0")
+        await probe.send("b2c", OriginatorConversationID="p1")
         answer = await probe.control("GET", "/requests")
         assert [item["status"] for item in answer.body["items"]] == [200, 500, 200]
         assert "c2VjcmV0" not in answer.text
         assert answer.body["items"][2]["body"]["SecurityCredential"] == "[redacted]"
-        assert (await probe.control("GET", "/requests?path=b2c")).body["count"] == 1
+        assert (await probe.control("GET", '/requests?contains="p1"')).body["count"] == 1
+        assert (await probe.control("GET", "/requests?path=stk")).body["count"] == 1
         await probe.control("DELETE", "/requests")
         assert (await probe.control("GET", "/requests")).body["count"] == 0
 
-    async def test_switches_are_shown_and_checked(self, probe: Probe) -> None:
-        """A wrong switch changes none of them."""
-        changed = await probe.control(
-            "POST", "/switches", {"subscriber_lock": False, "time_scale": 0.5}
-        )
-        assert (changed.body["subscriber_lock"], changed.body["time_scale"]) == (False, 0.5)
-        wrong = await probe.control(
-            "POST", "/switches", {"time_scale": 1.0, "in_flight_shape": "D"}
-        )
-        assert wrong.status == 400
-        assert (await probe.control("GET", "/switches")).body["time_scale"] == 0.5
+    async def test_the_oldest_records_are_dropped_and_all_are_counted_but_no_movement_is_lost(
+        self, probe: Probe
+    ) -> None:
+        for _ in range(KEPT + 1):
+            await probe.send("b2c")
+        await probe.simulator.idle()
+        requests = (await probe.control("GET", "/requests")).body
+        assert len(requests["items"]) == KEPT
+        assert (requests["count"], requests["forgotten"]) == (KEPT + 2, 2)  # with the token's
+        callbacks = (await probe.control("GET", "/callbacks")).body
+        assert (len(callbacks["items"]), callbacks["count"]) == (KEPT, KEPT + 1)
+        assert len((await probe.control("GET", "/ledger")).body["items"]) == KEPT + 1
+
+    @pytest.mark.parametrize(
+        ("query", "count"),
+        [
+            ("", 3),
+            ("?reference=PO1", 2),
+            ("?reference=PO3", 0),
+            ("?payment_id=018f-a", 2),
+            ("?payment_id=018f", 0),  # not a whole segment of the ResultURL's path
+            ("?payment_id=018f-a&reference=PO2", 1),
+        ],
+    )
+    async def test_the_ledger_is_filtered_by_a_reference_and_by_a_payment(
+        self, probe: Probe, query: str, count: int
+    ) -> None:
+        for payment_id, reference in (("018f-a", "PO1"), ("018f-b", "PO1"), ("018f-a", "PO2")):
+            url = probe.receiver.url(f"/results/{payment_id}/bill-payment/0a1b")
+            await probe.finish("b2b", AccountReference=reference, ResultURL=url)
+        found = (await probe.control("GET", f"/ledger{query}")).body
+        assert len(found["items"]) == count
+        assert sum(total["amount"] for total in found["by_reference"].values()) == count * 1800
 
     async def test_a_reset_forgets_everything_except_keys_and_tokens(self, probe: Probe) -> None:
         """Unfinished payments send no result after it."""
+        await hold_three(probe)
         probe.simulator.scenario("slow_result", params={"seconds": 600})
-        await probe.stk(PhoneNumber="254711000111")
+        await probe.send("stk", PhoneNumber="254711000111")
         assert (await probe.control("POST", "/reset")).body == {"reset": True}
-        assert (await probe.control("GET", "")).body["pending"] == 0
-        assert (await probe.stk(PhoneNumber="254711000111")).status == 200
+        assert (await probe.control("GET", "")).body == {"open": True, "pending": 0, "held": 0}
+        assert (await probe.control("GET", "/ledger")).body["items"] == []
+        assert (await probe.send("stk", PhoneNumber="254711000111")).status == 200
         await probe.control("POST", "/reset", {"tokens": True})
-        assert (await probe.stk()).status == 404
+        assert (await probe.send("stk")).status == 404
 
 
-class TestProcess:
-    """`python -m tests.simulator`."""
+async def hold_three(probe: Probe) -> list[str]:
+    """Finish three payouts with held results, and return the ids of the results in order."""
+    await probe.control("POST", "/switches", {"hold_callbacks": True})
+    for _ in range(3):
+        await probe.finish("b2c")
+    held: list[Any] = (await probe.control("GET", "/callbacks")).body["held"]
+    await probe.control("POST", "/switches", {"hold_callbacks": False})
+    return [delivery["body"]["Result"]["ConversationID"] for delivery in held]
 
-    async def test_it_prints_its_addresses_reads_its_keys_from_the_environment_and_stops(
-        self, tmp_path_factory: pytest.TempPathFactory
+
+def received_ids(probe: Probe) -> list[str]:
+    """Return the ids of the received results, in order."""
+    return [received.body["Result"]["ConversationID"] for received in probe.receiver.received]
+
+
+class TestHolding:
+    """Late results: held, and released by a test."""
+
+    async def test_a_held_result_is_not_delivered_although_money_moved(self, probe: Probe) -> None:
+        """It is not pending either. Turning the switch off does not release it."""
+        assert len(set(await hold_three(probe))) == 3
+        assert len(probe.simulator.ledger.movements) == 3
+        assert (await probe.control("GET", "")).body == {"open": True, "pending": 0, "held": 3}
+        assert not probe.receiver.received
+
+    @pytest.mark.parametrize("order", ["in_order", "reversed", "at_once"])
+    async def test_held_results_are_released_once_in_the_given_order(
+        self, probe: Probe, order: str
     ) -> None:
-        """It prints one line, writes the certificate's file, and exits with 0 on SIGTERM."""
-        certificate = tmp_path_factory.mktemp("daraja") / "certificate.pem"
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.simulator", "--port", "0"),
-            *("--certificate-file", str(certificate)),
-            cwd=ROOT,
-            env={"DARAJA_CONSUMER_KEY": "ours", "DARAJA_TILL": "5551234"},
-            stdout=asyncio.subprocess.PIPE,
-        )
-        assert process.stdout is not None
-        line = (await process.stdout.readline()).decode()
-        base_url = line.split()[3].rstrip(",")
-        async with (
-            aiohttp.ClientSession(base_url) as session,
-            session.get("/_control/settings") as answer,
-        ):
-            settings = await answer.json()
-        assert (settings["DARAJA_CONSUMER_KEY"], settings["DARAJA_TILL"]) == ("ours", "5551234")
-        assert certificate.read_text() == settings["certificate_pem"]
-        process.send_signal(signal.SIGTERM)
-        assert await process.wait() == 0
-        assert await process.stdout.read() == b""
+        """Even if the receiver fails (§8.3). With at_once none waits for another's answer."""
+        held = await hold_three(probe)
+        probe.receiver.answer_status = 500
+        probe.receiver.answers_after = 3 if order == "at_once" else 0
+        answer = await probe.control("POST", RELEASE, {"order": order})
+        assert (answer.body["count"], answer.body["held"]) == (3, 0)
+        assert [item["status"] for item in answer.body["items"]] == [500] * 3
+        got = received_ids(probe)
+        assert sorted(got) == sorted(held)
+        assert order == "at_once" or got == (held if order == "in_order" else held[::-1])
+        assert (await probe.control("POST", RELEASE)).body["count"] == 0
 
-    async def test_two_simulators_have_keys_of_their_own(self) -> None:
-        """Nothing is shared between instances."""
-        first, second = Simulator(), Simulator()
-        assert first.vault.certificate_pem != second.vault.certificate_pem
-        assert first.merchant.consumer_secret != second.merchant.consumer_secret
+    async def test_some_results_are_released_and_the_rest_stays_held(self, probe: Probe) -> None:
+        """By count in the given order, or by a part of the address."""
+        held = await hold_three(probe)
+        await probe.control("POST", RELEASE, {"order": "reversed", "count": 1})
+        assert received_ids(probe) == held[2:]
+        url = (await probe.control("GET", "/callbacks")).body["held"][1]["url"]
+        answer = await probe.control("POST", RELEASE, {"url_contains": url})
+        assert (received_ids(probe), answer.body["held"]) == ([held[2], held[1]], 1)
+
+    async def test_a_result_is_released_unchanged(self, probe: Probe) -> None:
+        """A failure that a success overtook is still delivered as a failure."""
+        probe.simulator.switches.change({"hold_callbacks": True})
+        probe.simulator.scenario("failure_then_success", api="stk")
+        await probe.finish("stk")
+        await probe.control("POST", RELEASE, {"order": "reversed"})
+        assert probe.receiver.codes == [0, 1037]
+
+    @pytest.mark.parametrize("by", ["switch", "rule"])
+    async def test_every_kind_of_message_is_held(self, probe: Probe, by: str) -> None:
+        """By the switch also timeout messages and copies, by a rule the results that it meets."""
+        if by == "switch":
+            probe.simulator.switches.change({"hold_callbacks": True})
+            probe.simulator.scenario("timeout_message", api="b2c")
+            probe.simulator.scenario("duplicate_callbacks", api="stk")
+            probe.simulator.scenario("callback_before_answer", api="b2b")
+        else:
+            probe.simulator.scenario("held_callback")
+        for api in ("b2c", "stk", "b2b"):
+            await probe.finish(api)
+        await probe.finish("status", OriginatorConversationID="p1")
+        assert not probe.receiver.received
+        await probe.control("POST", RELEASE)
+        assert len(probe.receiver.received) == (2 + 3 + 1 + 1 if by == "switch" else 4)
+
+
+async def test_the_command_prints_its_addresses_and_reads_its_keys_from_the_environment(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """It prints one line, writes the certificate's file, and exits with 0 on SIGTERM."""
+    certificate = tmp_path_factory.mktemp("daraja") / "certificate.pem"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.simulator", "--port", "0"),
+        *("--certificate-file", str(certificate)),
+        cwd=ROOT,
+        env={"DARAJA_CONSUMER_KEY": "ours", "DARAJA_TILL": "5551234"},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    base_url = (await process.stdout.readline()).decode().split()[3].rstrip(",")
+    url = f"{base_url}/_control/settings"
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        settings = await answer.json()
+    assert (settings["DARAJA_CONSUMER_KEY"], settings["DARAJA_TILL"]) == ("ours", "5551234")
+    assert certificate.read_text() == settings["certificate_pem"]
+    process.send_signal(signal.SIGTERM)
+    assert await process.wait() == 0
+    assert await process.stdout.read() == b""

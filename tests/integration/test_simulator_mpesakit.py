@@ -78,11 +78,6 @@ def payout(probe: Probe) -> dict[str, object]:
     }
 
 
-async def test_mpesakit_gets_a_token(tokens: TokenManager) -> None:
-    """It has the recorded length."""
-    assert len(await asyncio.to_thread(tokens.get_token)) == 28
-
-
 async def test_mpesakit_recognises_wrong_keys(client: MpesaHttpClient) -> None:
     """It has a special case for the empty body."""
     tokens = TokenManager(consumer_key="wrong", consumer_secret="wrong", http_client=client)
@@ -174,8 +169,7 @@ async def test_mpesakit_sends_a_status_inquiry(
     probe: Probe, client: MpesaHttpClient, tokens: TokenManager
 ) -> None:
     """By OriginalConversationID, the documentation's name."""
-    await probe.b2c(OriginatorConversationID="payout-1")
-    await probe.simulator.idle()
+    await probe.finish("b2c", OriginatorConversationID="payout-1")
     common = payout(probe)
     del common["Amount"]
     request = TransactionStatusRequest(

@@ -7,18 +7,19 @@ the withdrawal then pays at most once.
 import asyncio
 import contextlib
 import json
-from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
 
-from tests.simulator.probe import Probe, eventually
+from tests.simulator.probe import PATHS, Probe, eventually
 
 # These tests are about the simulator, not the service, so only `make test-all` runs them.
 pytestmark = pytest.mark.whole
 
-PATH = "/mpesa/b2c/v3/paymentrequest"
+PATH = PATHS["b2c"]
+P1 = {"OriginatorConversationID": "p1"}
+NOT_FOUND = {2032, "SFC_IC0003"}
 LOST = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 
 
@@ -29,31 +30,14 @@ async def send(probe: Probe, body: dict[str, object]) -> None:
     await probe.simulator.idle()
 
 
-async def result_of_question(probe: Probe, originator_id: str) -> Any:
-    """Return the answer of Transaction Status about it."""
-    probe.receiver.received.clear()
-    await probe.status(OriginatorConversationID=originator_id)
-    await probe.simulator.idle()
-    return probe.receiver.received[0].body["Result"]
-
-
 @pytest.mark.parametrize(
     ("scenario", "params"),
     [
         ("cut_before_acting", {}),
         ("html_503", {}),
-        ("internal_error_without_acting", {}),
-        ("redirect_without_acting", {}),
         ("html_200", {"act": False}),
-        ("system_busy", {}),
-        ("maintenance", {}),
-        ("spike_arrest_apigee", {}),
-        ("spike_arrest_json", {}),
-        ("quota", {}),
         ("token_expired", {}),
-        ("gateway_403", {}),
         ("invalid_request", {}),
-        ("system_internal_error", {}),
     ],
 )
 async def test_a_call_without_effect_leaves_no_trace(
@@ -61,32 +45,18 @@ async def test_a_call_without_effect_leaves_no_trace(
 ) -> None:
     """Daraja has no transaction, and the same id pays when a call succeeds."""
     probe.simulator.scenario(scenario, api="b2c", times=1, params=params)
-    body = probe.b2c_body(OriginatorConversationID="p1")
+    body = probe.body("b2c", **P1)
     await send(probe, body)
     assert not probe.receiver.received
-    result = await result_of_question(probe, "p1")
-    assert (result["ResultCode"], result["ResultDesc"]) == (
-        "SFC_IC0003",
-        "The transaction does not exist",
-    )
+    assert (await probe.inquire(**P1))["ResultCode"] in NOT_FOUND
     assert (await probe.call(PATH, body)).status == 200
     await probe.simulator.idle()
     assert probe.simulator.ledger.count("p1") == 1
 
 
-async def test_a_refused_connection_leaves_no_trace(probe: Probe) -> None:
-    """No byte was read."""
-    body = probe.b2c_body(OriginatorConversationID="p1")
-    probe.simulator.close_listener()
-    with pytest.raises(LOST):
-        await probe.call(PATH, body)
-    await probe.simulator.open_listener()
-    assert (await probe.call(PATH, body)).status == 200
-
-
 async def test_an_aborted_request_leaves_no_trace(probe: Probe) -> None:
     """Its body had arrived, and only its end was missing."""
-    body = probe.b2c_body(OriginatorConversationID="p1")
+    body = probe.body("b2c", **P1)
     content = json.dumps(body).encode()
     head = (
         f"POST {PATH} HTTP/1.1\r\nHost: daraja\r\nAuthorization: Bearer {probe.token}\r\n"
@@ -112,19 +82,9 @@ async def test_an_aborted_request_leaves_no_trace(probe: Probe) -> None:
     [
         ("approve", {}, 1),
         ("answer_lost_after_acting", {}, 1),
-        ("answer_and_callback_lost", {}, 1),
-        ("internal_error_after_acting", {}, 1),
-        ("redirect_after_acting", {}, 1),
-        ("html_200", {}, 1),
-        ("empty_200", {}, 1),
-        (
-            "system_busy",
-            {"act": True},
-            1,
-        ),  # contradicts the meaning of "busy"
+        ("system_busy", {"act": True}, 1),  # contradicts the meaning of "busy"
         ("lost_callback", {}, 1),
         ("insufficient_funds", {}, 0),
-        ("unknown_code", {}, 0),
         ("credential_refused", {}, 0),
         ("duplicate_ocid_async", {}, 0),
         ("timeout_message_only", {}, 0),
@@ -135,7 +95,7 @@ async def test_an_accepted_call_uses_up_its_id(
 ) -> None:
     """After any outcome, and after any number of resends."""
     probe.simulator.scenario(scenario, api="b2c", times=1, params=params)
-    body = probe.b2c_body(OriginatorConversationID="p1")
+    body = probe.body("b2c", **P1)
     await send(probe, body)
     for _ in range(3):
         answer = await probe.call(PATH, body)
@@ -157,22 +117,22 @@ async def test_a_call_that_is_refused_after_acceptance_uses_up_its_id(
     probe: Probe, changes: dict[str, object]
 ) -> None:
     """The duplicate check comes first, so a corrected request is refused too."""
-    await send(probe, probe.b2c_body(OriginatorConversationID="p1", **changes))
-    assert probe.receiver.received[0].body["Result"]["ResultCode"] in {2001, 2, "SFC_IC0003"}
-    answer = await probe.b2c(OriginatorConversationID="p1")
+    await send(probe, probe.body("b2c", **P1, **changes))
+    assert probe.receiver.codes in ([2001], [2], ["SFC_IC0003"])
+    answer = await probe.send("b2c", **P1)
     assert answer.error[1] == "500.002.1001"
     assert not probe.simulator.ledger.movements
 
 
 async def test_each_short_code_has_its_own_ids(probe: Probe) -> None:
     """Another short code uses up none of its ids, and inquiries cannot find them (§4.2)."""
-    await send(probe, probe.b2c_body(OriginatorConversationID="p1", PartyA="600111"))
-    assert probe.receiver.received[0].body["Result"]["ResultCode"] == 2028
-    assert (await result_of_question(probe, "p1"))["ResultCode"] == "SFC_IC0003"
-    assert (await probe.b2c(OriginatorConversationID="p1")).status == 200
+    await send(probe, probe.body("b2c", **P1, PartyA="600111"))
+    assert probe.receiver.codes == [2028]
+    assert (await probe.inquire(**P1))["ResultCode"] in NOT_FOUND
+    assert (await probe.send("b2c", **P1)).status == 200
     await probe.simulator.idle()
-    assert (await result_of_question(probe, "p1"))["ResultCode"] == 0
-    again = await probe.b2c(OriginatorConversationID="p1", PartyA="600111")
+    assert (await probe.inquire(**P1))["ResultCode"] == 0
+    again = await probe.send("b2c", **P1, PartyA="600111")
     assert again.error[1] == "500.002.1001"
     assert probe.simulator.ledger.count("p1") == 1
 
@@ -180,5 +140,14 @@ async def test_each_short_code_has_its_own_ids(probe: Probe) -> None:
 async def test_a_repeat_while_the_first_is_under_way_is_a_duplicate(probe: Probe) -> None:
     """From the moment of its acceptance."""
     probe.simulator.scenario("slow_result", api="b2c", params={"seconds": 600}, times=1)
-    assert (await probe.b2c(OriginatorConversationID="p1")).status == 200
-    assert (await probe.b2c(OriginatorConversationID="p1")).error[1] == "500.002.1001"
+    assert (await probe.send("b2c", **P1)).status == 200
+    assert (await probe.send("b2c", **P1)).error[1] == "500.002.1001"
+
+
+async def test_a_repeated_id_may_be_refused_by_result_15(probe: Probe) -> None:
+    """The other form of the same refusal. The first payment does not change."""
+    probe.simulator.switches.change({"duplicate_ocid": "async"})
+    for _ in range(2):
+        await probe.finish("b2c", **P1)
+    assert probe.receiver.codes == [0, 15]
+    assert probe.simulator.ledger.count("p1") == 1

@@ -1,11 +1,12 @@
-"""The simulator's scenarios: each fault, and the things that it must not change."""
+"""The simulator's scenarios: the answer, the money and the results of each."""
 
-from collections.abc import Callable
 from typing import Any
 
 import aiohttp
 import pytest
 
+from tests.paths import ROOT
+from tests.simulator.catalogue import CATALOGUE
 from tests.simulator.probe import Probe, eventually
 
 # These tests are about the simulator, not the service, so only `make test-all` runs them.
@@ -13,56 +14,150 @@ pytestmark = pytest.mark.whole
 
 CUT = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 
+# API, scenario, the answer's status and error code, movements of money, codes of the results.
+EFFECTS: list[tuple[str, str, str, int, list[object]]] = [
+    ("stk", "approve", "200", 1, [0]),
+    ("stk", "cancel", "200", 0, [1032]),
+    ("stk", "ignore", "200", 0, [1037]),
+    ("stk", "wrong_pin", "200", 0, [2001]),
+    ("stk", "insufficient_funds", "200", 0, [1]),
+    ("stk", "unknown_code", "200", 0, [7777]),
+    ("stk", "late_success_after_failure", "200", 1, [1037, 0]),
+    ("stk", "failure_then_success", "200", 1, [1037, 0]),
+    ("stk", "duplicate_callbacks", "200", 1, [0, 0, 0]),
+    ("stk", "callback_before_answer", "200", 1, [0]),
+    ("stk", "lost_callback", "200", 1, []),
+    ("stk", "answer_lost_after_acting", "cut", 1, [0]),
+    ("stk", "answer_and_callback_lost", "cut", 1, []),
+    ("stk", "internal_error_after_acting", "500 500.003.1001", 1, [0]),
+    ("stk", "redirect_after_acting", "302", 1, [0]),
+    ("stk", "html_200", "200", 1, [0]),
+    ("stk", "garbage_200", "200", 1, [0]),
+    ("stk", "empty_200", "200", 1, [0]),
+    ("stk", "cut_before_acting", "cut", 0, []),
+    ("stk", "html_403", "403", 0, []),
+    ("stk", "html_503", "503", 0, []),
+    ("stk", "token_expired", "404 404.001.03", 0, []),
+    ("b2c", "unregistered_recipient", "200", 0, [2040]),
+    ("b2c", "invalid_recipient", "200", 0, ["SFC_IC0003"]),
+    ("b2c", "credential_refused", "200", 0, [2001]),
+    ("b2c", "duplicate_ocid_async", "200", 0, [15]),
+    ("b2c", "timeout_message", "200", 1, ["timeout", 0]),
+    ("b2c", "timeout_message_only", "200", 0, ["timeout"]),
+    ("b2c", "duplicate_ocid", "500 500.002.1001", 0, []),
+    ("b2c", "spike_arrest_apigee", "429", 0, []),
+    ("b2c", "spike_arrest_json", "500 500.003.02", 0, []),
+    ("b2c", "quota", "500 500.003.03", 0, []),
+    ("b2c", "system_busy", "500 500.003.02", 0, []),
+    ("b2c", "internal_error_without_acting", "500 500.003.1001", 0, []),
+    ("b2c", "maintenance", "503 500.002.1001", 0, []),
+    ("b2c", "invalid_request", "400 400.002.02", 0, []),
+    ("b2c", "error_envelope_200", "200 500.003.1001", 0, []),
+    ("b2c", "gateway_403", "403 403.002.1001", 0, []),
+    ("b2c", "token_expired", "401 401.002.01", 0, []),
+    ("b2b", "approve", "200", 1, ["0"]),
+    ("b2b", "credential_refused", "200", 0, [2001]),
+    ("b2pochi", "approve", "200", 1, [0]),
+    ("status", "approve", "200", 0, [0]),
+    ("status", "duplicate_callbacks", "200", 0, [0, 0, 0]),
+    ("status", "lost_callback", "200", 0, []),
+    ("status", "timeout_message", "200", 0, ["timeout", 0]),
+    ("status", "timeout_message_only", "200", 0, ["timeout"]),
+    ("status", "credential_refused", "200", 0, [2001]),
+    ("status", "answer_lost_after_acting", "cut", 0, [0]),
+    ("status", "html_200", "200", 0, [0]),
+    ("status", "html_503", "503", 0, []),
+    ("stk_query", "in_flight_a", "200", 0, []),
+    ("stk_query", "in_flight_b", "200 500.001.1001", 0, []),
+    ("stk_query", "in_flight_c", "500 500.001.1001", 0, []),
+    ("stk_query", "stray_500", "500 500.001.1001", 0, []),
+    ("stk_query", "query_too_early", "400 400.002.02", 0, []),
+    ("stk_query", "query_unknown", "500 500.001.1001", 0, []),
+    ("stk_query", "cut_before_acting", "cut", 0, []),
+]
 
-class TestConnections:
-    """Cuts before and after acting, which a client cannot distinguish."""
 
-    @pytest.mark.parametrize(
-        ("scenario", "payments", "callbacks"),
-        [
-            ("answer_lost_after_acting", 1, 1),
-            ("answer_and_callback_lost", 1, 0),
-            ("cut_before_acting", 0, 0),
-        ],
-    )
-    async def test_the_connection_is_cut(
-        self, probe: Probe, scenario: str, payments: int, callbacks: int
-    ) -> None:
-        """Only the ledger shows whether the payment was made."""
-        probe.simulator.scenario(scenario, api="stk", times=1)
-        with pytest.raises(CUT):
-            await probe.stk()
-        await probe.simulator.idle()
-        assert len(probe.simulator.ledger.movements) == payments
-        assert len(probe.receiver.received) == callbacks
-        (request,) = (await probe.control("GET", "/requests?path=stkpush")).body["items"]
-        assert (request["status"], request["fault"]) == (None, "connection cut")
-        assert request["bytes_received"] > 0
+async def earlier_payment(probe: Probe, api: str) -> dict[str, object]:
+    """Finish a payment for an inquiry, and return the field that names it."""
+    if api == "status":
+        await probe.finish("b2c", OriginatorConversationID="p1")
+        return {"OriginatorConversationID": "p1"}
+    if api == "stk_query":
+        pushed = await probe.finish("stk")
+        return {"CheckoutRequestID": pushed["CheckoutRequestID"]}
+    return {}
+
+
+@pytest.mark.parametrize(("api", "scenario", "answer", "payments", "results"), EFFECTS)
+async def test_each_scenario_answers_moves_money_and_reports_as_its_row_says(
+    probe: Probe, api: str, scenario: str, answer: str, payments: int, results: list[object]
+) -> None:
+    """The next call succeeds, so the scenario leaves nothing behind."""
+    target = await earlier_payment(probe, api)
+    probe.receiver.received.clear()
+    before = len(probe.simulator.ledger.movements)
+    probe.simulator.scenario(scenario, api=api, times=1)
+    try:
+        answered = await probe.send(api, **target)
+        code = answered.body.get("errorCode", "") if answered.body else ""
+        assert f"{answered.status} {code}".strip() == answer
+    except CUT:
+        assert answer == "cut"
+        assert probe.simulator.traffic.arrivals[-1].fault == "connection cut"
+    await probe.simulator.idle()
+    assert len(probe.simulator.ledger.movements) - before == payments
+    assert probe.receiver.codes == results
+    assert (await probe.send(api, **target)).status == 200
+
+
+@pytest.mark.parametrize(("scenario", "act"), [("html_200", False), ("html_503", True)])
+async def test_a_parameter_reverses_whether_a_call_has_its_effect(
+    probe: Probe, scenario: str, act: bool
+) -> None:
+    probe.simulator.scenario(scenario, params={"act": act})
+    await probe.finish("stk")
+    assert len(probe.simulator.ledger.movements) == act
+
+
+async def test_a_redirect_leads_to_no_server(probe: Probe) -> None:
+    probe.simulator.scenario("redirect_after_acting")
+    assert (await probe.send("stk")).headers["Location"] == "http://127.0.0.1:9/moved"
+
+
+async def test_a_timeout_message_echoes_the_request_with_its_credential(probe: Probe) -> None:
+    """A receiver must replace the credential (§4.4)."""
+    probe.simulator.scenario("timeout_message_only")
+    body = probe.body("b2c")
+    await probe.call("/mpesa/b2c/v3/paymentrequest", body)
+    await probe.simulator.idle()
+    (echo,) = probe.receiver.received
+    assert (echo.path, echo.body) == ("/timeout", body)
+
+
+class TestListener:
+    """Daraja refuses connections."""
 
     async def test_a_closed_listener_refuses_and_comes_back_on_its_port(self, probe: Probe) -> None:
         """Idle connections close too. The control API stays reachable on its own port."""
-        assert (await probe.stk()).status == 200
+        assert (await probe.send("stk")).status == 200
         refused = {"scenario": "connection_refused", "params": {"seconds": None}}
         assert (await probe.control("POST", "/scenarios", refused)).body["open"] is False
-        with pytest.raises(
-            CUT
-        ):  # on the kept connection, or on a new one if its end was already noticed
-            await probe.stk()
+        with pytest.raises(CUT):  # on the kept connection, or on a new one
+            await probe.send("stk")
         with pytest.raises(aiohttp.ClientConnectorError):
-            await probe.stk()
+            await probe.send("stk")
         assert (await probe.control("GET", "")).body["open"] is False
         assert (await probe.control("GET", "/requests?path=stk")).body["count"] == 1
         assert (await probe.control("POST", "/listener", {"open": True})).body == {"open": True}
-        assert (await probe.stk()).status == 200
+        assert (await probe.send("stk")).status == 200
 
     async def test_a_closed_listener_opens_by_itself(self, probe: Probe) -> None:
         """After params.seconds."""
         probe.simulator.scenario("connection_refused", api="b2c", times=1, params={"seconds": 0.05})
         with pytest.raises(CUT):
-            await probe.b2c()
+            await probe.send("b2c")
         await eventually(lambda: probe.simulator.is_open)
-        assert (await probe.b2c()).status == 200
-        await probe.simulator.idle()
+        await probe.finish("b2c")
         assert len(probe.simulator.ledger.movements) == 1
 
     async def test_a_control_call_on_daraja_s_own_port_is_still_answered(
@@ -73,73 +168,6 @@ class TestConnections:
         assert answer.body == {"open": False, "seconds": None}
         with pytest.raises(CUT):
             await probe.fetch_token()
-
-    async def test_a_redirect_leads_to_no_server(self, probe: Probe) -> None:
-        """302 after the payment was made."""
-        probe.simulator.scenario("redirect_after_acting")
-        answer = await probe.stk()
-        assert (answer.status, answer.headers["Location"]) == (302, "http://127.0.0.1:9/moved")
-        await probe.simulator.idle()
-        assert len(probe.simulator.ledger.movements) == 1
-
-
-class TestAnswers:
-    """Answers instead of the API's own."""
-
-    @pytest.mark.parametrize(
-        ("scenario", "status", "code"),
-        [
-            ("spike_arrest_json", 500, "500.003.02"),
-            ("quota", 500, "500.003.03"),
-            ("system_busy", 500, "500.003.02"),
-            ("internal_error_without_acting", 500, "500.003.1001"),
-            ("maintenance", 503, "500.002.1001"),
-            ("duplicate_ocid", 500, "500.002.1001"),
-            ("invalid_request", 400, "400.002.02"),
-            ("error_envelope_200", 200, "500.003.1001"),
-            ("gateway_403", 403, "403.002.1001"),
-            ("token_expired", 401, "401.002.01"),
-        ],
-    )
-    async def test_a_refusal_has_no_effect(
-        self, probe: Probe, scenario: str, status: int, code: str
-    ) -> None:
-        """The call is not accepted, and the same id succeeds later."""
-        probe.simulator.scenario(scenario, api="b2c", times=1)
-        body = probe.b2c_body()
-        answer = await probe.call("/mpesa/b2c/v3/paymentrequest", body)
-        assert (answer.status, answer.body["errorCode"]) == (status, code)
-        assert not probe.simulator.courier.pending
-        assert (await probe.call("/mpesa/b2c/v3/paymentrequest", body)).status == 200
-
-    async def test_the_gateway_s_own_fault_is_429(self, probe: Probe) -> None:
-        """The other shape of a spike arrest."""
-        probe.simulator.scenario("spike_arrest_apigee")
-        answer = await probe.stk()
-        assert answer.status == 429
-        assert answer.body["fault"]["faultstring"].startswith("Spike arrest violation")
-
-    @pytest.mark.parametrize(
-        ("scenario", "status", "payments"),
-        [
-            ("html_200", 200, 1),
-            ("garbage_200", 200, 1),
-            ("empty_200", 200, 1),
-            ("internal_error_after_acting", 500, 1),
-            ("html_403", 403, 0),
-            ("html_503", 503, 0),
-        ],
-    )
-    async def test_an_unreadable_answer_is_no_evidence_about_the_payment(
-        self, probe: Probe, scenario: str, status: int, payments: int
-    ) -> None:
-        """Some payments were made and some not. params.act reverses each."""
-        for act, expected in ((None, payments), (payments == 0, 1 - payments)):
-            await probe.simulator.reset()
-            probe.simulator.scenario(scenario, params={} if act is None else {"act": act})
-            assert (await probe.stk()).status == status
-            await probe.simulator.idle()
-            assert len(probe.simulator.ledger.movements) == expected
 
 
 class TestForms:
@@ -152,9 +180,8 @@ class TestForms:
             await probe.simulator.reset()
             probe.simulator.switches.change({"seed": seed})
             probe.simulator.scenario("refused_otherwise")
-            drawn.append(
-                [(answer.status, answer.text) for answer in [await probe.b2c() for _ in range(60)]]
-            )
+            answers = [await probe.send("b2c") for _ in range(60)]
+            drawn.append([(answer.status, answer.text) for answer in answers])
             assert not probe.simulator.courier.pending
         assert drawn[0] == drawn[1] != drawn[2]
         assert {status for status, _ in drawn[0]} == {400, 404, 405, 411, 413, 415, 422}
@@ -162,139 +189,88 @@ class TestForms:
 
     async def test_a_form_can_be_asked_for(self, probe: Probe) -> None:
         """By its name."""
-        probe.simulator.scenario("refused_otherwise", params={"form": "plain_text"})
-        assert (await probe.stk()).status == 422
         probe.simulator.scenario("our_field_refused", params={"form": "CallBackURL"})
-        assert (await probe.stk()).error == (400, "400.002.02", "Bad Request - Invalid CallBackURL")
+        refused = await probe.send("stk")
+        assert refused.error == (400, "400.002.02", "Bad Request - Invalid CallBackURL")
 
     async def test_an_independent_server_accepts_an_amount_only_as_a_string(
         self, probe: Probe
     ) -> None:
         """Daraja accepts both, and so does the simulator without this scenario."""
-        assert (await probe.b2c(Amount=1500)).status == 200
         probe.simulator.scenario("number_refused")
-        refused = await probe.b2c(Amount=1500)
+        refused = await probe.send("b2c", Amount=1500)
         assert (refused.status, refused.body) == (422, None)
-        assert (await probe.b2c(Amount="1500")).status == 200
-        await probe.simulator.idle()
-        assert len(probe.simulator.ledger.movements) == 2
+        assert (await probe.send("b2c", Amount="1500")).status == 200
 
     @pytest.mark.parametrize("text", ["a@b", "No#1", "tea & co"])
     async def test_special_characters_fail_without_an_error(self, probe: Probe, text: str) -> None:
         """The call is accepted, but no result follows."""
         probe.simulator.scenario("special_characters_fail")
-        assert (await probe.b2c(Remarks=text)).status == 200
-        assert (await probe.stk(TransactionDesc=text)).status == 200
-        await probe.simulator.idle()
+        await probe.finish("b2c", Remarks=text)
+        await probe.finish("stk", TransactionDesc=text)
         assert not probe.simulator.ledger.movements
         assert not probe.receiver.received
-        assert (await probe.b2c(Remarks="tea and co")).status == 200
-        await probe.simulator.idle()
+        await probe.finish("b2c", Remarks="tea and co")
         assert len(probe.simulator.ledger.movements) == 1
 
 
-class TestOutcomes:
-    """The content of results."""
-
-    @pytest.mark.parametrize(
-        ("scenario", "code"),
-        [
-            ("cancel", 1032),
-            ("ignore", 1037),
-            ("wrong_pin", 2001),
-            ("insufficient_funds", 1),
-            ("unknown_code", 7777),
-        ],
-    )
-    async def test_a_failed_deposit_moves_nothing(
-        self, probe: Probe, scenario: str, code: int
-    ) -> None:
-        """The callback has the code as a number and no metadata, the query has it as a string."""
-        probe.simulator.scenario(scenario)
-        checkout = (await probe.stk()).body["CheckoutRequestID"]
-        await probe.simulator.idle()
-        callback = probe.receiver.received[0].body["Body"]["stkCallback"]
-        assert callback["ResultCode"] == code
-        assert "CallbackMetadata" not in callback
-        assert (await probe.query(checkout)).body["ResultCode"] == str(code)
-        assert not probe.simulator.ledger.movements
-
-    @pytest.mark.parametrize("scenario", ["late_success_after_failure", "failure_then_success"])
-    async def test_a_success_may_follow_a_failure(self, probe: Probe, scenario: str) -> None:
-        """Money moves once, and the query ends with success."""
-        probe.simulator.scenario(scenario)
-        checkout = (await probe.stk()).body["CheckoutRequestID"]
-        await probe.simulator.idle()
-        codes = [r.body["Body"]["stkCallback"]["ResultCode"] for r in probe.receiver.received]
-        assert codes == [1037, 0]
-        assert len(probe.simulator.ledger.movements) == 1
-        assert (await probe.query(checkout)).body["ResultCode"] == "0"
-
-    async def test_a_result_may_come_three_times_or_never(self, probe: Probe) -> None:
-        """Money moves once in both cases."""
-        probe.simulator.scenario("duplicate_callbacks", times=1)
-        await probe.stk()
-        await probe.simulator.idle()
-        assert len(probe.receiver.received) == 3
-        probe.simulator.scenario("lost_callback", times=1)
-        await probe.stk()
-        await probe.simulator.idle()
-        assert len(probe.receiver.received) == 3
-        assert len(probe.simulator.ledger.movements) == 2
-
-    async def test_a_result_may_come_before_the_answer(self, probe: Probe) -> None:
-        """The receiver has the result when the answer arrives."""
-        probe.simulator.scenario("callback_before_answer")
-        assert (await probe.stk()).status == 200
-        assert len(probe.receiver.received) == 1
-
-    async def test_a_timeout_message_echoes_the_request_and_a_result_may_follow(
-        self, probe: Probe
-    ) -> None:
-        """The echo has the credential, which a receiver must replace (§4.4)."""
-        probe.simulator.scenario("timeout_message", times=1)
-        body = probe.b2c_body()
-        await probe.call("/mpesa/b2c/v3/paymentrequest", body)
-        await probe.simulator.idle()
-        echo, result = probe.receiver.received
-        assert (echo.path, echo.body) == ("/timeout", body)
-        assert result.body["Result"]["ResultCode"] == 0
-        probe.simulator.scenario("timeout_message_only", times=1)
-        await probe.b2c()
-        await probe.simulator.idle()
-        assert [received.path for received in probe.receiver.received[2:]] == ["/timeout"]
-        assert len(probe.simulator.ledger.movements) == 1
-
-    async def test_results_vary_in_shape(self, probe: Probe) -> None:
-        """Strings instead of numbers, other amounts, missing parts."""
-        expected: dict[str, Callable[[Any], bool]] = {
-            "string_codes": lambda c: c["ResultCode"] == "0",
-            "string_date": lambda c: isinstance(items(c)["TransactionDate"], str),
-            "wrong_amount": lambda c: items(c)["Amount"] == 251.0,
-            "missing_receipt": lambda c: "MpesaReceiptNumber" not in items(c),
-            "missing_metadata": lambda c: c["CallbackMetadata"] == {"Item": []},
-            "balance_without_value": lambda c: {"Name": "Balance"} in c["CallbackMetadata"]["Item"],
-            "masked_phone": lambda c: items(c)["PhoneNumber"].startswith("2547 *****"),
-        }
-        for name, holds in expected.items():
-            probe.receiver.received.clear()
-            probe.simulator.scenario(name, times=1)
-            await probe.stk()
-            await probe.simulator.idle()
-            assert holds(probe.receiver.received[0].body["Body"]["stkCallback"]), name
-        assert {m.amount for m in probe.simulator.ledger.movements} == {250}
-
-    async def test_a_receiver_s_error_is_recorded_and_nothing_is_sent_again(
-        self, probe: Probe
-    ) -> None:
-        """A result is delivered once (§8.3)."""
-        probe.receiver.answer_status = 500
-        await probe.stk()
-        await probe.simulator.idle()
-        (delivery,) = (await probe.control("GET", "/callbacks")).body["items"]
-        assert delivery["status"] == 500
+def deposit_items(received: Any) -> dict[str, Any]:
+    """Return the items of a deposit's callback by name."""
+    items = received.body["Body"]["stkCallback"]["CallbackMetadata"]["Item"]
+    return {item["Name"]: item.get("Value") for item in items}
 
 
-def items(callback: Any) -> dict[str, Any]:
-    """Return the metadata by name."""
-    return {item["Name"]: item.get("Value") for item in callback["CallbackMetadata"]["Item"]}
+async def test_the_results_of_deposits_vary_in_shape(probe: Probe) -> None:
+    """Strings instead of numbers, other amounts, missing parts. The ledger has the truth."""
+    found = {}
+    for name in ("string_date", "wrong_amount", "missing_receipt", "missing_metadata",
+                 "masked_phone", "string_codes"):  # fmt: skip
+        probe.receiver.received.clear()
+        probe.simulator.scenario(name, times=1)
+        await probe.finish("stk")
+        found[name] = probe.receiver.received[0]
+    assert isinstance(deposit_items(found["string_date"])["TransactionDate"], str)
+    assert deposit_items(found["wrong_amount"])["Amount"] == 251.0
+    assert "MpesaReceiptNumber" not in deposit_items(found["missing_receipt"])
+    assert deposit_items(found["missing_metadata"]) == {}
+    assert deposit_items(found["masked_phone"])["PhoneNumber"].startswith("2547 *****")
+    assert found["string_codes"].code == "0"
+    assert {movement.amount for movement in probe.simulator.ledger.movements} == {250}
+
+
+async def test_the_results_of_payouts_may_name_other_ids_and_misplace_the_receipt(
+    probe: Probe,
+) -> None:
+    """ConversationID is true. Independent servers were seen to do both (§4.3)."""
+    probe.simulator.scenario("result_names_another_id", api="b2c", times=1)
+    first = await probe.finish("b2c", OriginatorConversationID="first")
+    probe.simulator.scenario("result_names_another_id", times=1, params={"of": "first"})
+    await probe.finish("b2c", OriginatorConversationID="second")
+    probe.simulator.scenario("receipt_under_amount", api="b2c", times=1)
+    await probe.finish("b2c")
+    own, of_first, misplaced = (one.body["Result"] for one in probe.receiver.received)
+    assert own["ConversationID"] == first["ConversationID"]
+    assert own["OriginatorConversationID"] != "first"
+    assert of_first["OriginatorConversationID"] == "first"
+    items = misplaced["ResultParameters"]["ResultParameter"]
+    amounts = [item["Value"] for item in items if item["Key"] == "TransactionAmount"]
+    assert amounts == [1500, misplaced["TransactionID"]]
+
+
+async def test_a_receiver_s_error_is_recorded_and_nothing_is_sent_again(probe: Probe) -> None:
+    """A result is delivered once (§8.3)."""
+    probe.receiver.answer_status = 500
+    await probe.finish("stk")
+    (delivery,) = (await probe.control("GET", "/callbacks")).body["items"]
+    assert delivery["status"] == 500
+
+
+def test_the_readme_lists_every_scenario_with_its_number() -> None:
+    """The rows are in the catalogue's order."""
+    text = (ROOT / "tests" / "simulator" / "README.md").read_text(encoding="utf-8")
+    lines = text.partition("| scenario | NN |")[2].splitlines()
+    cells = [line.split("|") for line in lines if line.startswith("| `")]
+    scripts = CATALOGUE.values()
+    numbers = [(s.name, "" if s.number is None else f"{s.number:02}") for s in scripts]
+    rows = [(name.strip(" `"), number.strip()) for _, name, number, *_ in cells]
+    assert rows == numbers

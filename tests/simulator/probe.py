@@ -5,12 +5,12 @@
 
 import asyncio
 import base64
+import contextlib
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
@@ -22,6 +22,14 @@ from tests.simulator.app import RECORDS_MAX, Simulator
 
 WAIT_SECONDS_MAX = 20.0  # so that a mistake fails a test instead of hanging it
 TIMESTAMP = "20260301101500"
+PATHS = {
+    "stk": "/mpesa/stkpush/v1/processrequest",
+    "stk_query": "/mpesa/stkpushquery/v1/query",
+    "b2c": "/mpesa/b2c/v3/paymentrequest",
+    "b2pochi": "/mpesa/b2pochi/v1/paymentrequest",
+    "b2b": "/mpesa/b2b/v1/paymentrequest",
+    "status": "/mpesa/transactionstatus/v1/query",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +39,13 @@ class Received:
     path: str
     headers: dict[str, str]
     body: Any
+
+    @property
+    def code(self) -> object:
+        """Its ResultCode, or "timeout" for a timeout message."""
+        if "Body" in self.body:
+            return self.body["Body"]["stkCallback"]["ResultCode"]
+        return self.body["Result"]["ResultCode"] if "Result" in self.body else "timeout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,27 +84,21 @@ class Receiver:
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         self.port = self._runner.addresses[0][1]
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._runner.cleanup()
+
+    @property
+    def codes(self) -> list[object]:
+        """The ResultCode of each result, in order."""
+        return [received.code for received in self.received]
 
     def url(self, path: str) -> str:
         """Return an address of this receiver."""
         return f"http://127.0.0.1:{self.port}{path}"
-
-    async def results(self, count: int = 1) -> list[Received]:
-        """Wait for `count` results, and return all results so far."""
-        await eventually(lambda: len(self.received) >= count)
-        return self.received
 
     async def _receive(self, request: web.Request) -> web.Response:
         body = json.loads(await request.read())
@@ -151,19 +160,33 @@ class Probe:
         async with self.session.request(
             method, url, data=data, headers=headers, allow_redirects=False
         ) as response:
-            text = await response.text()
-            try:
-                parsed = json.loads(text)
-            except ValueError:
-                parsed = None
-            return Answer(response.status, parsed, text, dict(response.headers))
+            return await _read_answer(response)
 
     async def control(self, method: str, path: str, body: object = None) -> Answer:
         """Call the control API on its own port."""
         url = f"{self.simulator.control_url}/_control{path}"
         async with self.session.request(method, url, json=body) as response:
-            text = await response.text()
-            return Answer(response.status, json.loads(text), text, dict(response.headers))
+            return await _read_answer(response)
+
+    async def send(self, api: str, **changes: object) -> Answer:
+        """Send a valid request of an API, with changed fields."""
+        return await self.call(PATHS[api], self.body(api, **changes))
+
+    async def finish(self, api: str, **changes: object) -> Any:
+        """Send a request, wait for the end of its payment, and return the answer's body."""
+        answer = await self.send(api, **changes)
+        await self.simulator.idle()
+        return answer.body
+
+    async def inquire(self, **changes: object) -> dict[str, Any]:
+        """Send a Transaction Status inquiry, wait for its only result, and return that."""
+        self.receiver.received.clear()
+        asked = await self.finish("status", **changes)
+        (received,) = self.receiver.received
+        result: dict[str, Any] = received.body["Result"]
+        for name in ("ConversationID", "OriginatorConversationID"):
+            assert result[name] == asked[name]
+        return result
 
     def credential(self, password: str | None = None) -> str:
         """Return a SecurityCredential (daraja.md §4.5)."""
@@ -172,19 +195,44 @@ class Probe:
         plain = self.settings["DARAJA_INITIATOR_PASSWORD"] if password is None else password
         return base64.b64encode(key.encrypt(plain.encode(), padding.PKCS1v15())).decode()
 
-    def signature(self) -> dict[str, object]:
-        """Return the short code, password and timestamp (§2.1)."""
-        code = self.settings["DARAJA_SHORTCODE"]
-        plain = f"{code}{self.settings['DARAJA_PASSKEY']}{TIMESTAMP}"
-        password = base64.b64encode(plain.encode()).decode()
-        return {"BusinessShortCode": code, "Password": password, "Timestamp": TIMESTAMP}
-
-    def stk_body(self, **changes: object) -> dict[str, object]:
-        """Return the body of a valid STK push. A change to None drops the field."""
+    def body(self, api: str, **changes: object) -> dict[str, object]:
+        """Return the body of a valid request. A change to None drops the field."""
         number = next(self._numbers)
-        phone = str(changes.get("PhoneNumber", f"2547110{number:05}"))
-        body: dict[str, object] = {
-            **self.signature(),
+        match api:
+            case "stk":
+                fields = self._push(number)
+            case "stk_query":
+                fields = self._signature()
+            case "b2b":
+                fields = {
+                    **self._initiated("Initiator", f"/results/{number}/bill-payment"),
+                    "CommandID": "BusinessPayBill",
+                    "SenderIdentifierType": "4",
+                    "RecieverIdentifierType": "4",
+                    "Amount": 1800,
+                    "PartyB": "888880",
+                    "AccountReference": f"PO{number}",
+                }
+            case "status":
+                fields = {
+                    **self._initiated("Initiator", "/results/status"),
+                    "CommandID": "TransactionStatusQuery",
+                    "IdentifierType": "4",
+                }
+            case _:
+                fields = {
+                    **self._initiated("InitiatorName", f"/results/{number}/withdrawal"),
+                    "OriginatorConversationID": f"payout-{number}",
+                    "CommandID": "BusinessPayment" if api == "b2c" else "BusinessPayToPochi",
+                    "Amount": 1500,
+                    "PartyB": "254711000111",
+                }
+        return {name: value for name, value in {**fields, **changes}.items() if value is not None}
+
+    def _push(self, number: int) -> dict[str, object]:
+        phone = f"2547110{number:05}"
+        return {
+            **self._signature(),
             "TransactionType": "CustomerPayBillOnline",
             "Amount": "250",
             "PartyA": phone,
@@ -194,86 +242,40 @@ class Probe:
             "AccountReference": f"INV{number:05}",
             "TransactionDesc": "Invoice",
         }
-        return _apply_changes(body, changes)
 
-    async def stk(self, **changes: object) -> Answer:
-        """Send an STK push."""
-        return await self.call("/mpesa/stkpush/v1/processrequest", self.stk_body(**changes))
+    def _signature(self) -> dict[str, object]:
+        """Return the short code, password and timestamp (§2.1)."""
+        code = self.settings["DARAJA_SHORTCODE"]
+        plain = f"{code}{self.settings['DARAJA_PASSKEY']}{TIMESTAMP}"
+        password = base64.b64encode(plain.encode()).decode()
+        return {"BusinessShortCode": code, "Password": password, "Timestamp": TIMESTAMP}
 
-    async def query(self, checkout_request_id: str, **changes: object) -> Answer:
-        """Send an STK query."""
-        body = _apply_changes(
-            {**self.signature(), "CheckoutRequestID": checkout_request_id}, changes
-        )
-        return await self.call("/mpesa/stkpushquery/v1/query", body)
-
-    def b2c_body(self, **changes: object) -> dict[str, object]:
-        """Return the body of a valid payout to a phone number."""
-        number = next(self._numbers)
-        body: dict[str, object] = {
-            "OriginatorConversationID": f"payout-{number}",
-            "InitiatorName": self.settings["DARAJA_INITIATOR_NAME"],
+    def _initiated(self, initiator: str, result_path: str) -> dict[str, object]:
+        """Return the fields that payouts and inquiries share."""
+        return {
+            initiator: self.settings["DARAJA_INITIATOR_NAME"],
             "SecurityCredential": self.credential(),
-            "CommandID": "BusinessPayment",
-            "Amount": 1500,
             "PartyA": self.settings["DARAJA_PAYOUT_SHORTCODE"],
-            "PartyB": "254711000111",
             "Remarks": "Payment",
             "QueueTimeOutURL": self.receiver.url("/timeout"),
-            "ResultURL": self.receiver.url(f"/results/{number}/withdrawal"),
+            "ResultURL": self.receiver.url(result_path),
         }
-        return _apply_changes(body, changes)
-
-    async def b2c(self, **changes: object) -> Answer:
-        """Send a B2C payment."""
-        return await self.call("/mpesa/b2c/v3/paymentrequest", self.b2c_body(**changes))
-
-    async def b2b(self, **changes: object) -> Answer:
-        """Send a B2B payment."""
-        number = next(self._numbers)
-        body: dict[str, object] = {
-            "Initiator": self.settings["DARAJA_INITIATOR_NAME"],
-            "SecurityCredential": self.credential(),
-            "CommandID": "BusinessPayBill",
-            "SenderIdentifierType": "4",
-            "RecieverIdentifierType": "4",
-            "Amount": 1800,
-            "PartyA": self.settings["DARAJA_PAYOUT_SHORTCODE"],
-            "PartyB": "888880",
-            "AccountReference": f"PO{number}",
-            "Remarks": "Payment",
-            "QueueTimeOutURL": self.receiver.url("/timeout"),
-            "ResultURL": self.receiver.url(f"/results/{number}/bill-payment"),
-        }
-        return await self.call("/mpesa/b2b/v1/paymentrequest", _apply_changes(body, changes))
-
-    async def status(self, **changes: object) -> Answer:
-        """Send a Transaction Status inquiry."""
-        body: dict[str, object] = {
-            "Initiator": self.settings["DARAJA_INITIATOR_NAME"],
-            "SecurityCredential": self.credential(),
-            "CommandID": "TransactionStatusQuery",
-            "PartyA": self.settings["DARAJA_PAYOUT_SHORTCODE"],
-            "IdentifierType": "4",
-            "Remarks": "Payment",
-            "QueueTimeOutURL": self.receiver.url("/timeout"),
-            "ResultURL": self.receiver.url("/results/status"),
-        }
-        return await self.call("/mpesa/transactionstatus/v1/query", _apply_changes(body, changes))
 
 
-def _apply_changes(body: dict[str, object], changes: dict[str, object]) -> dict[str, object]:
-    return {name: value for name, value in {**body, **changes}.items() if value is not None}
+async def _read_answer(response: aiohttp.ClientResponse) -> Answer:
+    text = await response.text()
+    body = None
+    with contextlib.suppress(ValueError):
+        body = json.loads(text)
+    return Answer(response.status, body, text, dict(response.headers))
 
 
 @asynccontextmanager
-async def probing(
-    *, time_scale: float = 0.01, records_max: int = RECORDS_MAX
-) -> AsyncIterator[Probe]:
+async def probing(*, records_max: int = RECORDS_MAX) -> AsyncIterator[Probe]:
     """Start a simulator and a receiver, and yield a client with a token."""
     async with (
         Receiver() as receiver,
-        Simulator(time_scale=time_scale, records_max=records_max) as simulator,
+        Simulator(time_scale=0.01, records_max=records_max) as simulator,
         aiohttp.ClientSession(trust_env=False) as session,
     ):
         probe = Probe(simulator, session, receiver)
