@@ -30,11 +30,11 @@ from tests.builders import ACCOUNTS, PAYMENT_ID, a_context, an_open_attempt
 
 NO = Failure(FailureReason.REJECTED_BY_PROVIDER, True, "400.002.02")
 TIMES = replace(DEFAULT_TIMES, retry_after=timedelta(seconds=2))
-UNKNOWN, NOT_ACTED = Outcome.UNKNOWN, Outcome.NOT_ACTED
+ACKNOWLEDGED, UNKNOWN, NOT_ACTED = Outcome.ACKNOWLEDGED, Outcome.UNKNOWN, Outcome.NOT_ACTED
 
 # Each class of answer, its fact in the stage table, and the attempt's outcome (rules.md §13).
 ANSWERS: list[tuple[ProviderError | None, FactName, Outcome]] = [
-    (None, FactName.ACKNOWLEDGED, Outcome.ACKNOWLEDGED),
+    (None, FactName.ACKNOWLEDGED, ACKNOWLEDGED),
     (Unreachable(), FactName.NOT_ACTED, NOT_ACTED),
     (DeadlinePassed(), FactName.NOT_ACTED, NOT_ACTED),
     (Draining(), FactName.NOT_ACTED, NOT_ACTED),
@@ -42,7 +42,6 @@ ANSWERS: list[tuple[ProviderError | None, FactName, Outcome]] = [
     (TokenRefused(), FactName.NOT_ACTED, NOT_ACTED),
     (ProductRefused(), FactName.NOT_ACTED, NOT_ACTED),
     (Refused(NO), FactName.REFUSED, Outcome.REFUSED),
-    (ProductRefused(), FactName.NOT_ACTED, Outcome.NOT_ACTED),
     (Resendable(), FactName.OUTCOME_UNKNOWN, Outcome.RESENDABLE),
     (DuplicateSubmission(), FactName.OUTCOME_UNKNOWN, Outcome.DUPLICATE),
     (OutcomeUnknown(), FactName.OUTCOME_UNKNOWN, UNKNOWN),
@@ -56,6 +55,3 @@ def decide_answer(
     return answer_change(PAYMENT_ID, an_open_attempt(), ids, error, TIMES, ACCOUNTS).decide(
         payment, a_context(**context)
     )
-
-
-ACKNOWLEDGED = Outcome.ACKNOWLEDGED

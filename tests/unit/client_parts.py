@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import Any
 
 from domain.adapters.daraja.client import DarajaClient
+from domain.adapters.daraja.deposit import STK_QUERY
 from domain.adapters.daraja.requests import Api, RequestSettings
+from domain.adapters.daraja.status import STATUS
 from domain.adapters.daraja.token import Token
 from domain.callback_address import is_genuine
 from domain.fence import Fence
@@ -14,18 +17,47 @@ from tests.builders import PAYMENT_ID
 
 SECRET, CREDENTIAL, PASSKEY = "callback-secret", "c2VjcmV0LWNyZWRlbnRpYWw=", "pa55key"
 ACCOUNT = RequestSettings(
-    shortcode="174379", passkey=PASSKEY, till="555111", payout_shortcode="600988",
-    initiator_name="testapi", callback_base_url="https://pay.example.co.ke/in",
+    shortcode="174379",
+    passkey=PASSKEY,
+    till="555111",
+    payout_shortcode="600988",
+    initiator_name="testapi",
+    callback_base_url="https://pay.example.co.ke/in",
     callback_secret=SECRET,
-)  # fmt: skip
+)
 EVENING = datetime(2026, 3, 1, 21, 30, 5, tzinfo=UTC)  # 00:30 of the next day in Nairobi
+ADDRESSES = ("CallBackURL", "ResultURL", "QueueTimeOutURL")
 
 
-def without_token(url: str, operation: str) -> str:
-    """`url` without its token, which must be genuine for `operation`."""
-    start, _, token = url.rpartition("/")
-    assert is_genuine([SECRET], str(PAYMENT_ID), operation, token)
-    return start + "/"
+def remove_addresses(body: dict[str, Any]) -> dict[str, str]:
+    """Remove the addresses from a request, and return the operation in each.
+
+    Each address must name the payment, and its token must be genuine for the operation.
+    """
+    operations = {}
+    for name in ADDRESSES:
+        if name in body:
+            start, operation, token = body.pop(name).rsplit("/", 2)
+            assert start == f"https://pay.example.co.ke/in/results/{PAYMENT_ID}"
+            assert is_genuine([SECRET], str(PAYMENT_ID), operation, token)
+            operations[name] = operation
+    return operations
+
+
+def secrets_in(body: dict[str, Any]) -> list[str]:
+    """The secrets in a request to Daraja: the password, the credential and the address tokens."""
+    return [
+        *(body[name] for name in ("Password", "SecurityCredential") if name in body),
+        *(body[name].rpartition("/")[2] for name in ADDRESSES if name in body),
+    ]
+
+
+def json_answer(status: int, **message: Any) -> tuple[int, bytes]:
+    return status, json.dumps(message).encode()
+
+
+ACKNOWLEDGED = json_answer(200, ResponseCode="0", ConversationID="AG_1")
+INVALID_TOKEN = json_answer(401, errorCode="401.002.01", errorMessage="Invalid Access Token - ")
 
 
 class Tokens:
@@ -50,7 +82,7 @@ class Tokens:
 class OfflineClient(DarajaClient):
     """A client without a network. It returns these answers in turn, or raises them."""
 
-    def __init__(self, tokens: Any, *answers: tuple[int, bytes] | Exception) -> None:
+    def __init__(self, tokens: Tokens, *answers: tuple[int, bytes] | Exception) -> None:
         session: Any = None
         super().__init__(
             session=session,
@@ -67,6 +99,8 @@ class OfflineClient(DarajaClient):
     async def _post(
         self, api: Any, body: Any, fence: Fence | None, token: Token
     ) -> tuple[int, bytes]:
+        # A payment needs a fence. An inquiry moves no money, so it may be sent late.
+        assert (fence is None) == (api in (STK_QUERY, STATUS))
         if fence is not None:
             fence.pass_first_byte()
         self.requests.append((api, dict(body)))

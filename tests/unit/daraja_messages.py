@@ -13,6 +13,11 @@ from domain.kinds import Kind, kinds_that
 from domain.report import Report
 
 ABSENT = object()
+CHECKOUT = "ws_CO_010320261015034711000111"
+PAYOUTS = kinds_that(lambda rules: rules.moves_money_out)
+
+# --- callbacks ------------------------------------------------------------------------------------
+
 STK_ITEMS: dict[str, Any] = {
     "Amount": 250.0,
     "MpesaReceiptNumber": "UC14KD82QZ",
@@ -28,14 +33,6 @@ PAYOUT_PARAMETERS: dict[str, Any] = {
     "B2CUtilityAccountAvailableFunds": 812345.5,
     "B2CChargesPaidAccountAvailableFunds": -120.0,
 }
-BILL_PARAMETERS: dict[str, Any] = {
-    "DebitAccountBalance": "{Amount={CurrencyCode=KES, MinimumAmount=4200050, "
-    "BasicAmount=42000.50}}",
-    "Amount": "1800.00",
-    "TransCompletedTime": "20260301103010",
-    "DebitPartyCharges": "",
-    "ReceiverPartyPublicName": "888880 - SUPPLIER LTD",
-}
 
 
 def as_items(values: dict[str, Any], key: str) -> list[dict[str, Any]]:
@@ -45,28 +42,26 @@ def as_items(values: dict[str, Any], key: str) -> list[dict[str, Any]]:
     ]
 
 
+def without_absent(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not ABSENT}
+
+
 def stk(code: Any = 0, items: Any = None, **fields: Any) -> dict[str, Any]:
     """An STK callback (daraja.md §2.3)."""
+    items = as_items(STK_ITEMS, "Name") if items is None else items
     callback = {
         "MerchantRequestID": "4c1e-118203",
-        "CheckoutRequestID": "ws_CO_0103",
+        "CheckoutRequestID": CHECKOUT,
         "ResultCode": code,
         "ResultDesc": "The service request is processed successfully.",
+        "CallbackMetadata": ABSENT if items is ABSENT else {"Item": items},
     }
-    if items is not ABSENT:
-        callback["CallbackMetadata"] = {
-            "Item": as_items(STK_ITEMS, "Name") if items is None else items
-        }
-    callback.update(fields)
-    return {
-        "Body": {
-            "stkCallback": {name: value for name, value in callback.items() if value is not ABSENT}
-        }
-    }
+    return {"Body": {"stkCallback": without_absent(callback | fields)}}
 
 
 def payout(code: Any = 0, parameters: Any = None, **fields: Any) -> dict[str, Any]:
     """A B2C result (daraja.md §4.3)."""
+    items = as_items(PAYOUT_PARAMETERS, "Key") if parameters is None else parameters
     result = {
         "ResultType": 0,
         "ResultCode": code,
@@ -76,47 +71,50 @@ def payout(code: Any = 0, parameters: Any = None, **fields: Any) -> dict[str, An
         "ReferenceData": {
             "ReferenceItem": {"Key": "QueueTimeoutURL", "Value": "https://internal.example/submit"}
         },
+        "ResultParameters": ABSENT if items is ABSENT else {"ResultParameter": items},
     }
-    if parameters is not ABSENT:
-        result["ResultParameters"] = {
-            "ResultParameter": as_items(PAYOUT_PARAMETERS, "Key")
-            if parameters is None
-            else parameters
-        }
-    result.update(fields)
-    return {"Result": {name: value for name, value in result.items() if value is not ABSENT}}
+    return {"Result": without_absent(result | fields)}
+
+
+def as_body(message: object) -> bytes:
+    return message if isinstance(message, bytes) else json.dumps(message).encode()
 
 
 def read_message(operation: str, message: Any) -> Report:
-    return read_report(
-        operation, message if isinstance(message, bytes) else json.dumps(message).encode()
-    )
+    return read_report(operation, as_body(message))
 
 
-PAYOUTS = kinds_that(lambda rules: rules.moves_money_out)
-STK_ACK = {
+# --- answers --------------------------------------------------------------------------------------
+
+STK = {
     "MerchantRequestID": "4c1e-118203",
-    "CheckoutRequestID": "ws_CO_0103",
+    "CheckoutRequestID": CHECKOUT,
     "ResponseCode": "0",
     "ResponseDescription": "Success. Request accepted for processing",
     "CustomerMessage": "Success. Request accepted for processing",
 }
-
-PAYOUT_ACK = {
-    "ConversationID": "AG_2010",
+PAYOUT = {
+    "ConversationID": "AG_20260301_2010",
     "OriginatorConversationID": "payout-17",
     "ResponseCode": "0",
     "ResponseDescription": "Accept the service request successfully.",
 }
-
-ACKS = {Kind.DEPOSIT: STK_ACK, **dict.fromkeys(PAYOUTS, PAYOUT_ACK)}
+ACKNOWLEDGEMENTS = {Kind.DEPOSIT: STK, **dict.fromkeys(PAYOUTS, PAYOUT)}
+QUERY: dict[str, Any] = {
+    "ResponseCode": "0",
+    "ResponseDescription": "The service request has been accepted successfully",
+    "MerchantRequestID": "4c1e-118203",
+    "CheckoutRequestID": CHECKOUT,
+    "ResultCode": "0",
+    "ResultDesc": "The service request is processed successfully.",
+}
+TOKEN = {"access_token": "c9SQxWWhmdVRlyh0zh8gZDTkubVF", "expires_in": "3599"}
 
 
 def answer_error(kind: Kind, status: int, answer: object) -> ProviderError | None:
     """The error as which an answer is read, or None for an acknowledgement."""
-    body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
     try:
-        assert read_answer(PAGES[kind].api, kind, status, body)
+        assert read_answer(PAGES[kind].api, kind, status, as_body(answer))
     except ProviderError as error:
         return error
     return None

@@ -7,8 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.unit.daraja_messages import payout, stk
-from tests.unit.hostile_answers import PAYOUT, QUERY, STK, TOKEN
+from tests.unit.daraja_messages import PAYOUT, QUERY, STK, TOKEN, payout, stk
 from tests.unit.status_messages import status
 
 BILL = payout(

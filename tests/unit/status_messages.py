@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.unit.daraja_messages import ABSENT, as_items
+from tests.unit.daraja_messages import ABSENT, as_items, without_absent
 
 TARGET = "0199a0b1-c2d3-7e4f-8a5b-6c7d8e9f0a1b"
 PARAMETERS: dict[str, Any] = {
@@ -29,26 +29,21 @@ PARAMETERS: dict[str, Any] = {
 
 def parameters(**changes: Any) -> list[dict[str, Any]]:
     """The parameters of a completed payout with `changes`. ABSENT removes a parameter."""
-    values = {
-        name: value
-        for name, value in {**PARAMETERS, **changes}.items()
-        if name not in changes or value is not ABSENT
-    }
-    return as_items(values, "Key")
+    values = {name: value for name, value in PARAMETERS.items() if name not in changes}
+    return as_items(values | without_absent(changes), "Key")
 
 
 def status(code: Any = 0, items: Any = None, **fields: Any) -> dict[str, Any]:
     """A result. Its envelope has the ids of the inquiry, its parameters those of the payment."""
+    items = parameters() if items is None else items
     result = {
         "ResultType": 0,
         "ResultCode": code,
         "ResultDesc": "The service request is processed successfully.",
-        "OriginatorConversationID": "the-question-s-own",
-        "ConversationID": "AG_the_question",
+        "OriginatorConversationID": "inquiry-1",
+        "ConversationID": "AG_inquiry_1",
         "TransactionID": "UC10000000",
+        "ResultParameters": ABSENT if items is ABSENT else {"ResultParameter": items},
+        "ReferenceData": {"ReferenceItem": {"Key": "Occasion"}},
     }
-    if items is not ABSENT:
-        result["ResultParameters"] = {"ResultParameter": parameters() if items is None else items}
-    result["ReferenceData"] = {"ReferenceItem": {"Key": "Occasion"}}
-    result.update(fields)
-    return {"Result": {name: value for name, value in result.items() if value is not ABSENT}}
+    return {"Result": without_absent(result | fields)}

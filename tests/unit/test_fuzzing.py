@@ -48,8 +48,7 @@ from gateway.edge.requests import read_json
 from gateway.schemas import queries
 from gateway.sources import is_allowed, source_address
 from tests.builders import PAYMENT_ID, a_payment
-from tests.unit.daraja_messages import answer_error
-from tests.unit.hostile_answers import CHECKOUT, TOKEN
+from tests.unit.daraja_messages import CHECKOUT, TOKEN, answer_error
 from tests.unit.mutations import ANSWERS, CALLBACKS, mangled, mutated
 
 _EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
