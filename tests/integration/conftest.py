@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import Any, Self
 from uuid import UUID, uuid4
 
+import aiohttp
 import asyncpg
 import orjson
 import pytest
@@ -18,6 +19,7 @@ import uuid_utils.compat as uuid_utils
 from sqlalchemy import text
 
 from domain.account import Account
+from domain.adapters.daraja.wire import daraja_session
 from domain.adapters.postgres import engine
 from domain.adapters.postgres.accepting import Accepting
 from domain.adapters.postgres.changing import Changing
@@ -194,6 +196,16 @@ async def locked(store: Store, payment_id: UUID) -> AsyncIterator[None]:
     async with connection(store.url) as raw, raw.transaction():
         await raw.execute("SELECT FROM mkwanja.payments WHERE id = $1 FOR UPDATE", payment_id)
         yield
+
+
+# --- Daraja ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    """The HTTP session for Daraja."""
+    async with daraja_session(connections_max=10) as own:
+        yield own
 
 
 # --- Redis ----------------------------------------------------------------------------------------

@@ -1,29 +1,57 @@
-"""Helpers of the Daraja client's tests: a client, a token, a raw server that counts bytes."""
+"""Helpers of the Daraja client's tests: a client, a token, answers, a server that counts bytes."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 import aiohttp
 
 from domain.adapters.daraja.client import DarajaClient
 from domain.adapters.daraja.requests import RequestSettings
 from domain.adapters.daraja.token import TokenSource
+from domain.attempts import Outcome
 from domain.errors import QueueUnavailable
 from domain.fence import Fence, OpenAttempt
 from domain.kinds import Kind
 from domain.payment import Payment
 from domain.stages import Stage
-from tests.builders import a_payment
+from tests import builders
 from tests.integration.conftest import new_id
 from tests.integration.raw_server import RawServer
 
 CALLBACK_SECRET = "callback-secret"
-ACKNOWLEDGED = {"MerchantRequestID": "4c1e-1", "CheckoutRequestID": "ws_CO_1", "ResponseCode": "0"}
+
+# An acknowledgement, a paid query and a token in one, harmful if a part is accepted.
+BODY = json.dumps(
+    {
+        "MerchantRequestID": "4c1e-1",
+        "CheckoutRequestID": "ws_CO_1",
+        "ConversationID": "AG_1",
+        "OriginatorConversationID": "o-1",
+        "ResponseCode": "0",
+        "ResultCode": "0",
+        "access_token": "c9SQxWWhmdVRlyh0",
+        "expires_in": "3599",
+    }
+).encode()
+
+
+def head(*headers: str | bytes, status: str = "200 OK", length: int | None = None) -> bytes:
+    """Return the head of an answer, with Content-Length if `length` is given."""
+    lines = [f"HTTP/1.1 {status}", *headers]
+    if length is not None:
+        lines.append(f"Content-Length: {length}")
+    encoded = (line if isinstance(line, bytes) else line.encode() for line in lines)
+    return b"\r\n".join(encoded) + b"\r\n\r\n"
+
+
+def whole(body: bytes = BODY, *headers: str | bytes, status: str = "200 OK") -> bytes:
+    """Return a whole answer."""
+    return head(*headers, status=status, length=len(body)) + body
 
 
 class TokenStore:
@@ -91,7 +119,13 @@ def client_of(
 
 def to_submit(kind: Kind = Kind.DEPOSIT) -> Payment:
     """A claimed payment."""
-    return a_payment(kind=kind, stage=Stage.SUBMITTING, id=new_id(), attempts=())
+    return builders.a_payment(kind=kind, stage=Stage.SUBMITTING, id=new_id(), attempts=())
+
+
+def a_deposit_to_inquire_about() -> Payment:
+    """A deposit that Daraja acknowledged. Inquiries about it are STK queries."""
+    attempt = builders.an_attempt(Outcome.ACKNOWLEDGED, checkout_request_id="ws_CO_1")
+    return builders.a_payment(stage=Stage.AWAITING_RESULT, attempts=(attempt,))
 
 
 def an_attempt(
@@ -114,18 +148,10 @@ def told_to_stop_after(looks: int) -> Callable[[], bool]:
     return lambda: next(left, True)
 
 
-def http(body: bytes | dict[str, Any], *, status: str = "200 OK", headers: str = "") -> bytes:
-    """Return the bytes of an HTTP answer."""
-    content = json.dumps(body).encode() if isinstance(body, dict) else body
-    return (
-        f"HTTP/1.1 {status}\r\nContent-Length: {len(content)}\r\n{headers}\r\n".encode() + content
-    )
-
-
 class Wire(RawServer):
     """A raw server that counts connections and bytes, and answers every request with `answer`."""
 
-    def __init__(self, answer: bytes = http(ACKNOWLEDGED)) -> None:
+    def __init__(self, answer: bytes = whole()) -> None:
         super().__init__()
         self.answer = answer
         self.bytes_by_connection: list[int] = []
@@ -143,16 +169,14 @@ class Wire(RawServer):
         while data := await reader.read(65536):
             self.bytes_by_connection[number] += len(data)
             request += data
-            if _is_whole(request):
+            request_head, separator, body = request.partition(b"\r\n\r\n")
+            if separator and len(body) == body_length(request_head):
                 self.requests.append(request)
                 request = b""
                 writer.write(self.answer)
 
 
-def _is_whole(request: bytes) -> bool:
-    head, separator, body = request.partition(b"\r\n\r\n")
-    length = next(
-        (line[15:] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")),
-        b"0",
-    )
-    return bool(separator) and len(body) == int(length)
+def body_length(request: bytes) -> int:
+    """Return the length that the head of a request announces, or 0."""
+    found = re.search(rb"^content-length: *(\d+)", request, re.IGNORECASE | re.MULTILINE)
+    return int(found[1]) if found else 0

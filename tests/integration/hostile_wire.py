@@ -4,44 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import json
 import struct
 import zlib
 from collections.abc import Awaitable, Callable
 from functools import cache
 from socket import SO_LINGER, SOL_SOCKET
 
+from tests.integration.daraja import BODY, body_length, head, whole
 from tests.integration.raw_server import RawServer
-
-GOOD = {
-    "MerchantRequestID": "4c1e-1", "CheckoutRequestID": "ws_CO_1", "ConversationID": "AG_1",
-    "OriginatorConversationID": "o-1", "ResponseCode": "0", "ResultCode": "0",
-    "access_token": "c9SQxWWhmdVRlyh0", "expires_in": "3599",
-}  # fmt: skip
-BODY = json.dumps(
-    GOOD
-).encode()  # an acknowledgement, a paid query and a token in one, harmful if a part is accepted
 
 _PIECE = 65536
 
 Then = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-def head(*headers: str | bytes, status: str = "200 OK", length: int | None = None) -> bytes:
-    """Return the head of an answer, with Content-Length if `length` is given."""
-    lines = [
-        f"HTTP/1.1 {status}",
-        *headers,
-        *([] if length is None else [f"Content-Length: {length}"]),
-    ]
-    return (
-        b"\r\n".join(line if isinstance(line, bytes) else line.encode() for line in lines)
-        + b"\r\n\r\n"
-    )
-
-
-def whole(body: bytes = BODY, *headers: str | bytes, status: str = "200 OK") -> bytes:
-    return head(*headers, status=status, length=len(body)) + body
 
 
 @cache
@@ -53,56 +27,46 @@ def _bomb(bits: int, size: int = 16 * 1024 * 1024) -> bytes:
 
 GZIP, DEFLATE = "Content-Encoding: gzip", "Content-Encoding: deflate"
 CHUNKED = "Transfer-Encoding: chunked"
-_CHUNK = f"{len(BODY):x}\r\n".encode() + BODY + b"\r\n"
+CHUNK = f"{len(BODY):x}\r\n".encode() + BODY + b"\r\n"
+LAST_CHUNK = b"0\r\n\r\n"
 
 # By default the server closes the connection after the answer.
 UNUSABLE: dict[str, bytes] = {
     "nothing": b"",
-    "a line": b"\r\n",
     "half a status": b"HTTP/1.1 2",
     "no HTTP": b"SSH-2.0-OpenSSH_9.6\r\n",
-    "TLS": b"\x15\x03\x01\0\x02\x02\x28",
     "HTTP 0.9": BODY,
-    "an old radio": b"ICY 200 OK\r\n\r\n" + BODY,
     "no status": b"HTTP/1.1\r\n\r\n" + BODY,
     "HTTP of another age": b"HTTP/9.9 abc OK\r\n\r\n" + BODY,
     "a status in words": head(status="abc OK", length=len(BODY)) + BODY,
     "a negative status": head(status="-200 OK", length=len(BODY)) + BODY,
     "a long status": head(status="20000 OK", length=len(BODY)) + BODY,
-    "a status in Arabic": head(status="\u0662\u0660\u0660 OK", length=len(BODY)) + BODY,
     "every byte": bytes(range(256)) * 8,
-    "zeros": b"\0" * 4096,
     "a long status line": head(status="200 " + "x" * 100_000, length=len(BODY)) + BODY,
     "a head without an end": head("X: y")[:-2],
     "a header without a colon": head("nonsense", length=len(BODY)) + BODY,
     "a long header": head("X: " + "y" * 1_000_000, length=len(BODY)) + BODY,
-    "a long name": head("X" * 1_000_000 + ": y", length=len(BODY)) + BODY,
     "many headers": head(*(f"X-{n}: y" for n in range(20_000)), length=len(BODY)) + BODY,
     "NUL in a header": head("X: a\0b", length=len(BODY)) + BODY,
     "a space before the colon": head("Content-Length : 5") + BODY,
     "two lengths": head("Content-Length: 5", length=len(BODY)) + BODY,
     "a negative length": head(length=-1) + BODY,
     "a length in words": head("Content-Length: many") + BODY,
-    "a length of +": head(f"Content-Length: +{len(BODY)}") + BODY,
     "a huge length": head("Content-Length: " + "9" * 30) + BODY,
     "a length and chunks": head(CHUNKED, length=5) + b"5\r\n" + BODY[:5],
     "a longer length": head(length=len(BODY) + 1) + BODY,
     "a shorter length": head(length=len(BODY) - 1) + BODY,
     "no body": head(length=len(BODY)),
-    "half a body": head(length=len(BODY)) + BODY[: len(BODY) // 2],
-    "chunks without an end": head(CHUNKED) + _CHUNK,
-    "half a chunk": head(CHUNKED) + _CHUNK[:40],
+    "chunks without an end": head(CHUNKED) + CHUNK,
+    "half a chunk": head(CHUNKED) + CHUNK[:40],
     "a negative chunk": head(CHUNKED) + b"-5\r\n" + BODY,
     "a chunk in words": head(CHUNKED) + b"zz\r\n" + BODY,
     "a huge chunk": head(CHUNKED) + b"F" * 40 + b"\r\n" + BODY,
     "a long extension": head(CHUNKED) + b"5;" + b"x" * 1_000_000,
-    "chunks of another kind": head("Transfer-Encoding: gzip, chunked, identity")
-    + _CHUNK
-    + b"0\r\n\r\n",
-    "endless trailers": head(CHUNKED) + _CHUNK + b"0\r\n" + b"X: y\r\n" * 100_000,
+    "chunks of another kind": head(f"{CHUNKED}, identity") + CHUNK + LAST_CHUNK,
+    "endless trailers": head(CHUNKED) + CHUNK + b"0\r\n" + b"X: y\r\n" * 100_000,
     "a gzip bomb": whole(_bomb(31), GZIP),
     "a deflate bomb": whole(_bomb(15), DEFLATE),
-    "a raw deflate bomb": whole(_bomb(-15), DEFLATE),
     "a bomb in chunks": head(GZIP, CHUNKED) + b"10000\r\n" + _bomb(31)[:65536] + b"\r\n0\r\n\r\n",
     "a bomb in a bomb": whole(gzip.compress(_bomb(31), mtime=0), "Content-Encoding: gzip, gzip"),
     "ten megabytes": whole(b" " * 10_000_000 + BODY),
@@ -110,7 +74,6 @@ UNUSABLE: dict[str, bytes] = {
     "no gzip": whole(BODY, GZIP),
     "half a gzip": whole(gzip.compress(BODY, mtime=0)[:60], GZIP),
     "brotli": whole(BODY, "Content-Encoding: br"),
-    "zstd": whole(b"\x28\xb5\x2f\xfd" + BODY, "Content-Encoding: zstd"),
     "unsaid gzip": whole(gzip.compress(BODY, mtime=0)),
     "no content": head(status="204 No Content", length=len(BODY)) + BODY,
     "not modified": head(status="304 Not Modified", length=len(BODY)) + BODY,
@@ -120,14 +83,8 @@ UNUSABLE: dict[str, bytes] = {
     + BODY,
     "only continue": head(status="100 Continue") * 1_000,
     "a redirect": whole(BODY, "Location: //[::bad/", status="302 Found"),
-    "a redirect to a file": whole(
-        BODY, "Location: file:///etc/passwd", status="307 Temporary Redirect"
-    ),
-    "a teapot": whole(status="418 I'm a teapot"),
-    "a status of 599": whole(status="599 x"),
     "a status of 999": whole(status="999 x"),
     "a status of 0": whole(status="000 x"),
-    "a page": whole(b"<html><body>" + BODY, "Content-Type: text/html"),
     "UTF-16": whole(
         BODY.decode().encode("utf-16"), "Content-Type: application/json; charset=utf-16"
     ),
@@ -139,13 +96,11 @@ UNUSABLE: dict[str, bytes] = {
 # Strange but complete answers, which the client accepts. Otherwise the cases above prove nothing.
 USABLE: dict[str, bytes] = {
     "plain": whole(),
-    "chunks": head(CHUNKED) + _CHUNK + b"0\r\n\r\n",
+    "chunks": head(CHUNKED) + CHUNK + LAST_CHUNK,
     "gzip": whole(gzip.compress(BODY, mtime=0), GZIP),
     "until closed": head() + BODY,
-    "another content type": whole(BODY, "Content-Type: text/plain; charset=utf-7"),
     "a broken content type": whole(BODY, "Content-Type: ;;;;=\xff"),
     "an unknown charset": whole(BODY, "Content-Type: application/json; charset=" + "x" * 1_000),
-    "cookies": whole(BODY, *(f"Set-Cookie: a{n}=b" for n in range(50))),
     "broken cookies": whole(BODY, 'Set-Cookie: =;;;"\xff=; Expires=never; Max-Age=x; Domain=..'),
     "bytes in a header": whole(BODY, b"X: \xff\xfe\x80"),
     "after a continue": head(status="100 Continue") + whole(),
@@ -167,9 +122,8 @@ class Hostile(RawServer):
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not await self.read_request(reader):
             return
-        for at in range(
-            0, len(self._answer), _PIECE
-        ):  # piece by piece, so the client holds the data
+        # Piece by piece, so the client holds the data.
+        for at in range(0, len(self._answer), _PIECE):
             writer.write(self._answer[at : at + _PIECE])
             await writer.drain()
         if self._then is not None:
@@ -181,12 +135,7 @@ class Hostile(RawServer):
             request = await reader.readuntil(b"\r\n\r\n")
         except asyncio.IncompleteReadError:
             return b""
-        lengths = [
-            line[15:]
-            for line in request.split(b"\r\n")
-            if line.lower().startswith(b"content-length:")
-        ]
-        request += await reader.readexactly(int(lengths[0]) if lengths else 0)
+        request += await reader.readexactly(body_length(request))
         self.requests.append(request)
         return request
 

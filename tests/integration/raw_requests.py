@@ -78,6 +78,26 @@ def _coding(value: bytes, *more: bytes) -> Case:
     )
 
 
+def _chunks(**changes: bytes) -> Case:
+    return lambda frame: frame.in_chunks(chunks=frame.chunks(**changes))
+
+
+def _whole(*more: bytes, **changes: bytes) -> Case:
+    return lambda frame: frame.whole(*more, **changes)
+
+
+def _replaced(old: bytes, new: bytes) -> Case:
+    return lambda frame: frame.replaced(old, new)
+
+
+def _target(before: bytes, after: bytes) -> Case:
+    return lambda frame: frame.whole(target=before + frame.target + after)
+
+
+def _last_slash(new: bytes) -> Case:
+    return lambda frame: frame.whole(target=new.join(frame.target.rsplit(b"/", 1)))
+
+
 LENGTHS: dict[str, Case] = {
     "length and chunks, for CL.TE": lambda frame: (
         frame.in_chunks(b"Content-Length: 6") + frame.hidden()
@@ -120,44 +140,28 @@ LENGTHS: dict[str, Case] = {
 }
 
 CHUNKS: dict[str, Case] = {
-    "a chunk size that is no number": lambda frame: frame.in_chunks(
-        chunks=frame.chunks(size=b"zz")
-    ),
+    "a chunk size that is no number": _chunks(size=b"zz"),
     "a chunk size that is no number, later": lambda frame: (
         frame.in_chunks(chunks=b""),
         frame.chunks(size=b"zz"),
     ),
-    "a negative chunk size": lambda frame: frame.in_chunks(chunks=frame.chunks(size=b"-1")),
-    "a chunk size with 0x": lambda frame: frame.in_chunks(chunks=frame.chunks(size=b"0x29")),
-    "a chunk size beyond 64 bits": lambda frame: frame.in_chunks(
-        chunks=frame.chunks(size=b"f" * 17)
-    ),
-    "a chunk size with a space before": lambda frame: frame.in_chunks(
-        chunks=frame.chunks(size=b" 29")
-    ),
+    "a negative chunk size": _chunks(size=b"-1"),
+    "a chunk size with 0x": _chunks(size=b"0x29"),
+    "a chunk size beyond 64 bits": _chunks(size=b"f" * 17),
+    "a chunk size with a space before": _chunks(size=b" 29"),
     "a chunk shorter than its size": lambda frame: frame.in_chunks(
         chunks=b"ff\r\n" + frame.body + b"\r\n0\r\n\r\n" + b"x" * 255
     ),
-    "a chunk longer than its size": lambda frame: frame.in_chunks(chunks=frame.chunks(size=b"5")),
-    "chunks with bare line feeds": lambda frame: frame.in_chunks(chunks=frame.chunks(end=b"\n")),
-    "a chunk extension with a control character": lambda frame: frame.in_chunks(
-        chunks=frame.chunks(size=b"29;a=\x01")
-    ),
+    "a chunk longer than its size": _chunks(size=b"5"),
+    "chunks with bare line feeds": _chunks(end=b"\n"),
+    "a chunk extension with a control character": _chunks(size=b"29;a=\x01"),
     "a chunk extension with a bare line feed": lambda frame: frame.in_chunks(
         chunks=frame.chunks(size=b"29;a\n" + frame.body[:1])
     ),
-    "a trailer that sets the length": lambda frame: frame.in_chunks(
-        chunks=frame.chunks(trailers=b"Content-Length: 4\r\n")
-    ),
-    "a trailer with a space before the colon": lambda frame: frame.in_chunks(
-        chunks=frame.chunks(trailers=b"A : b\r\n")
-    ),
-    "a thousand trailers": lambda frame: frame.in_chunks(
-        chunks=frame.chunks(trailers=b"A: b\r\n" * 1000)
-    ),
-    "a trailer of a mebibyte": lambda frame: frame.in_chunks(
-        chunks=frame.chunks(trailers=b"A: " + b"b" * _MANY * _MANY + b"\r\n")
-    ),
+    "a trailer that sets the length": _chunks(trailers=b"Content-Length: 4\r\n"),
+    "a trailer with a space before the colon": _chunks(trailers=b"A : b\r\n"),
+    "a thousand trailers": _chunks(trailers=b"A: b\r\n" * 1000),
+    "a trailer of a mebibyte": _chunks(trailers=b"A: " + b"b" * _MANY * _MANY + b"\r\n"),
     "a hundred thousand chunks of a byte": lambda frame: frame.in_chunks(
         chunks=b"1\r\n \r\n" * 100_000
     ),
@@ -168,56 +172,46 @@ CHUNKS: dict[str, Case] = {
 }
 
 HEADS: dict[str, Case] = {
-    "bare line feeds": lambda frame: frame.whole(end=b"\n"),
-    "bare carriage returns": lambda frame: frame.whole(end=b"\r"),
-    "one bare line feed": lambda frame: frame.replaced(b"\r\nHost", b"\nHost"),
-    "a folded line": lambda frame: frame.whole(b"X-A: b\r\n c"),
-    "a folded first line": lambda frame: frame.replaced(b"\r\nHost", b"\r\n Host"),
-    "NUL in a header": lambda frame: frame.whole(b"X-A: b\0c"),
-    "NUL in a header's name": lambda frame: frame.whole(b"X-\0A: b"),
-    "CR in a header": lambda frame: frame.whole(b"X-A: b\rc"),
-    "a space before a colon": lambda frame: frame.whole(b"X-A : b"),
-    "a header without a colon": lambda frame: frame.whole(b"X-A"),
-    "a header without a name": lambda frame: frame.whole(b": b"),
-    "a header's name of other letters": lambda frame: frame.whole("X-É: b".encode()),
-    "a header of 100 KiB": lambda frame: frame.whole(b"X-A: " + b"a" * 100 * _MANY),
-    "a header's name of 100 KiB": lambda frame: frame.whole(b"X-" + b"a" * 100 * _MANY + b": b"),
-    "a thousand headers": lambda frame: frame.whole(
-        *(b"X-%d: a" % number for number in range(1000))
-    ),
-    "40 KiB of headers": lambda frame: frame.whole(
-        *(b"X-%d: " % number + b"a" * 8000 for number in range(5))
-    ),
+    "bare line feeds": _whole(end=b"\n"),
+    "bare carriage returns": _whole(end=b"\r"),
+    "one bare line feed": _replaced(b"\r\nHost", b"\nHost"),
+    "a folded line": _whole(b"X-A: b\r\n c"),
+    "a folded first line": _replaced(b"\r\nHost", b"\r\n Host"),
+    "NUL in a header": _whole(b"X-A: b\0c"),
+    "NUL in a header's name": _whole(b"X-\0A: b"),
+    "CR in a header": _whole(b"X-A: b\rc"),
+    "a space before a colon": _whole(b"X-A : b"),
+    "a header without a colon": _whole(b"X-A"),
+    "a header without a name": _whole(b": b"),
+    "a header's name of other letters": _whole("X-É: b".encode()),
+    "a header of 100 KiB": _whole(b"X-A: " + b"a" * 100 * _MANY),
+    "a header's name of 100 KiB": _whole(b"X-" + b"a" * 100 * _MANY + b": b"),
+    "a thousand headers": _whole(*(b"X-%d: a" % number for number in range(1000))),
+    "40 KiB of headers": _whole(*(b"X-%d: " % number + b"a" * 8000 for number in range(5))),
     "no Host": lambda frame: frame.head(frame.length, fields=frame.fields[1:]) + frame.body,
-    "two Hosts": lambda frame: frame.whole(b"Host: elsewhere.example"),
-    "two Content-Types": lambda frame: frame.whole(
-        b"Content-Type: text/plain", b"Content-Type: application/json"
-    ),
-    "a target of 100 KiB": lambda frame: frame.whole(
-        target=frame.target + b"?" + b"a" * 100 * _MANY
-    ),
-    "a target with a space": lambda frame: frame.whole(target=frame.target + b" x"),
-    "a target with NUL": lambda frame: frame.whole(target=frame.target + b"\0"),
-    "a target with CR": lambda frame: frame.whole(target=frame.target + b"\r"),
-    "a URL as target": lambda frame: frame.whole(target=b"http://127.0.0.1" + frame.target),
-    "another host's URL as target": lambda frame: frame.whole(
-        target=b"https://elsewhere.example" + frame.target
-    ),
-    "an authority as target": lambda frame: frame.whole(target=b"127.0.0.1:80"),
+    "two Hosts": _whole(b"Host: elsewhere.example"),
+    "two Content-Types": _whole(b"Content-Type: text/plain", b"Content-Type: application/json"),
+    "a target of 100 KiB": _target(b"", b"?" + b"a" * 100 * _MANY),
+    "a target with a space": _target(b"", b" x"),
+    "a target with NUL": _target(b"", b"\0"),
+    "a target with CR": _target(b"", b"\r"),
+    "a URL as target": _target(b"http://127.0.0.1", b""),
+    "another host's URL as target": _target(b"https://elsewhere.example", b""),
+    "an authority as target": _whole(target=b"127.0.0.1:80"),
     "a target that begins with no slash": lambda frame: frame.whole(target=frame.target[1:]),
-    "a target with a fragment": lambda frame: frame.whole(target=frame.target + b"#x"),
-    "an asterisk": lambda frame: frame.whole(target=b"*"),
+    "a target with a fragment": _target(b"", b"#x"),
+    "an asterisk": _whole(target=b"*"),
     "HTTP/0.9": lambda frame: b"GET " + frame.target + CRLF + CRLF,
-    "HTTP/1.2": lambda frame: frame.whole(version=b"HTTP/1.2"),
-    "HTTP/2.0": lambda frame: frame.whole(version=b"HTTP/2.0"),
-    "HTTP/11": lambda frame: frame.whole(version=b"HTTP/11"),
-    "http/1.1 in small letters": lambda frame: frame.whole(version=b"http/1.1"),
+    "HTTP/1.2": _whole(version=b"HTTP/1.2"),
+    "HTTP/2.0": _whole(version=b"HTTP/2.0"),
+    "HTTP/11": _whole(version=b"HTTP/11"),
+    "http/1.1 in small letters": _whole(version=b"http/1.1"),
     "the preface of HTTP/2": lambda _: b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0",
     "a TLS hello": lambda _: b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 64,
-    "an unknown method": lambda frame: frame.whole(method=b"BREW"),
-    "a method in small letters": lambda frame: frame.whole(method=b"post"),
+    "an unknown method": _whole(method=b"BREW"),
+    "a method in small letters": _whole(method=b"post"),
     "a method with a space before": lambda frame: b" " + frame.whole(),
-    "a method of 100 KiB": lambda frame: frame.whole(method=b"P" * 100 * _MANY),
+    "a method of 100 KiB": _whole(method=b"P" * 100 * _MANY),
     "CONNECT": lambda frame: frame.head(method=b"CONNECT", target=b"127.0.0.1:80") + frame.hidden(),
     "TRACE": lambda frame: frame.head(method=b"TRACE"),
     "a WebSocket": lambda frame: (
@@ -229,54 +223,42 @@ HEADS: dict[str, Case] = {
         )
         + frame.hidden()
     ),
-    "a GET that claims to be a POST": lambda frame: frame.whole(
+    "a GET that claims to be a POST": _whole(
         b"X-HTTP-Method-Override: POST",
         b"X-HTTP-Method: POST",
         b"X-Method-Override: POST",
         method=b"GET",
     ),
-    "a path with two slashes": lambda frame: frame.whole(target=b"/" + frame.target),
-    "a path with two slashes inside": lambda frame: frame.whole(
-        target=b"//".join(frame.target.rsplit(b"/", 1))
-    ),
-    "a path that goes up": lambda frame: frame.whole(target=b"/x/.." + frame.target),
-    "a path that goes up, escaped": lambda frame: frame.whole(target=b"/x/%2e%2e" + frame.target),
-    "a path with an escaped slash": lambda frame: frame.whole(
-        target=b"%2f".join(frame.target.rsplit(b"/", 1))
-    ),
-    "a path with an escaped NUL": lambda frame: frame.whole(target=frame.target + b"%00"),
-    "a path with a backslash": lambda frame: frame.whole(
-        target=b"\\".join(frame.target.rsplit(b"/", 1))
-    ),
-    "a path with a semicolon": lambda frame: frame.whole(target=frame.target + b";x=y"),
-    "a path with bytes that are no text": lambda frame: frame.whole(
-        target=frame.target + b"\xff\xfe"
-    ),
-    "an expectation at no route of ours": lambda frame: frame.whole(
-        b"Expect: cow <b>", target=b"/nowhere"
-    ),
-    "an expectation that is no text, at no route of ours": lambda frame: frame.whole(
+    "a path with two slashes": _target(b"/", b""),
+    "a path with two slashes inside": _last_slash(b"//"),
+    "a path that goes up": _target(b"/x/..", b""),
+    "a path that goes up, escaped": _target(b"/x/%2e%2e", b""),
+    "a path with an escaped slash": _last_slash(b"%2f"),
+    "a path with an escaped NUL": _target(b"", b"%00"),
+    "a path with a backslash": _last_slash(b"\\"),
+    "a path with a semicolon": _target(b"", b";x=y"),
+    "a path with bytes that are no text": _target(b"", b"\xff\xfe"),
+    "an expectation at no route of ours": _whole(b"Expect: cow <b>", target=b"/nowhere"),
+    "an expectation that is no text, at no route of ours": _whole(
         b"Expect: \xff\xfe", target=b"/nowhere"
     ),
-    "an expectation that is no text, by a method of no route": lambda frame: frame.whole(
+    "an expectation that is no text, by a method of no route": _whole(
         b"Expect: \xff\xfe", method=b"PUT"
     ),
 }
 
 # Only for the ingress: the receiver reads no token, no idempotency key and no content type.
 INGRESS: dict[str, Case] = {
-    "two Authorizations": lambda frame: frame.whole(b"Authorization: Bearer x"),
-    "an Authorization folded into two": lambda frame: frame.replaced(b"Bearer ", b"Bearer\r\n "),
-    "two keys": lambda frame: frame.whole(b"X-Idempotency-Key: another"),
-    "a key that is no text": lambda frame: frame.replaced(
-        b"X-Idempotency-Key: ", b"X-Idempotency-Key: \xff\xfe"
-    ),
-    "a token that is no text": lambda frame: frame.replaced(b"Bearer ", b"Bearer \xff"),
+    "two Authorizations": _whole(b"Authorization: Bearer x"),
+    "an Authorization folded into two": _replaced(b"Bearer ", b"Bearer\r\n "),
+    "two keys": _whole(b"X-Idempotency-Key: another"),
+    "a key that is no text": _replaced(b"X-Idempotency-Key: ", b"X-Idempotency-Key: \xff\xfe"),
+    "a token that is no text": _replaced(b"Bearer ", b"Bearer \xff"),
     "no body where one is expected": lambda frame: frame.head(
         b"Content-Length: 0", b"Expect: 100-continue"
     ),
     "a path with an escaped letter": lambda frame: frame.whole(
         target=frame.target.replace(b"d", b"%64", 1)
     ),
-    "a query that no handler reads": lambda frame: frame.whole(target=frame.target + b"?amount=1"),
+    "a query that no handler reads": _target(b"", b"?amount=1"),
 }

@@ -1,4 +1,4 @@
-"""A provider and a bell that do what the test says."""
+"""A provider, a bell and a record that do what the test says: the submitter's own ports, played."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from uuid import UUID
 
 from domain.attempts import IdKind, ProviderIds
-from domain.changes import Announcement
+from domain.changes import Announcement, Change, ChangeResult
+from domain.errors import StoreUnavailable
 from domain.fence import OpenAttempt
 from domain.kinds import Kind
 from domain.lifecycle.announce import Announcer
@@ -22,7 +23,7 @@ Play = Callable[[Payment, OpenAttempt], Awaitable[ProviderIds]]
 
 
 class Provider:
-    """Does with each payment what the test says, and counts.
+    """Plays each send as `play` says, and records the calls.
 
     Satisfies `domain.lifecycle.submit.Provider`.
     """
@@ -30,11 +31,12 @@ class Provider:
     def __init__(self) -> None:
         self.play: Play = acknowledge
         self.not_ready: Exception | None = None
+        self.prepared: list[Kind] = []
         self.submitted: list[UUID] = []
 
     @asynccontextmanager
     async def prepare_send(self, kind: Kind) -> AsyncIterator[None]:
-        assert kind in Kind
+        self.prepared.append(kind)
         if self.not_ready is not None:
             raise self.not_ready
         yield
@@ -45,13 +47,27 @@ class Provider:
 
 
 class Bell:
-    """Keeps what was rung. Satisfies `domain.lifecycle.announce.Bell`."""
+    """Records the announcements. Satisfies `domain.lifecycle.announce.Bell`."""
 
     def __init__(self) -> None:
         self.rung: list[Announcement] = []
 
     async def ring(self, announcement: Announcement) -> None:
         self.rung.append(announcement)
+
+
+class Away:
+    """Fails the first `times` changes, as PostgreSQL does while it fails over."""
+
+    def __init__(self, store: Store, times: int) -> None:
+        self._store = store
+        self.times = times
+
+    async def change(self, change: Change) -> ChangeResult:
+        if self.times > 0:
+            self.times -= 1
+            raise StoreUnavailable
+        return await self._store.changing.change(change)
 
 
 def an_id(payment: Payment) -> ProviderIds:
@@ -64,7 +80,7 @@ async def acknowledge(payment: Payment, open_attempt: OpenAttempt) -> ProviderId
 
 
 def fails(error: Exception, *, written: bool = True) -> Play:
-    """A provider with that trouble, before or after the first byte."""
+    """Return a send that raises `error` before or after its first byte."""
 
     async def play(_payment: Payment, open_attempt: OpenAttempt) -> ProviderIds:
         if written:
@@ -75,8 +91,9 @@ def fails(error: Exception, *, written: bool = True) -> Play:
 
 
 class Held:
-    """A provider that waits, once the first byte is written or before it, until the test lets it
-    go on.
+    """A send that waits until the test sets `may_answer`.
+
+    It waits after the first byte if `written` is true, else before it.
     """
 
     def __init__(self, *, written: bool) -> None:
@@ -93,20 +110,9 @@ class Held:
         return an_id(payment)
 
 
-class CountingProvider(Provider):
-    """A provider that notes every kind for which the shared limit was charged a request."""
-
-    readied_for: list[Kind]
-
-    def prepare_send(self, kind: Kind):  # type: ignore[no-untyped-def]
-        self.readied_for.append(kind)
-        return super().prepare_send(kind)
-
-
 async def charge_limit(store: Store, payment_id: UUID) -> list[Kind]:
-    """Let a worker submit the payment; returns the kinds that charged the shared limit."""
-    provider = CountingProvider()
-    provider.readied_for = []
+    """Let a worker submit the payment. Returns the kinds that charged the shared limit."""
+    provider = Provider()
     submitter = Submitter(
         claims=store.claiming,
         changes=store.changing,
@@ -117,4 +123,4 @@ async def charge_limit(store: Store, payment_id: UUID) -> list[Kind]:
         clock=boot_clock,
     )
     await submitter.submit(payment_id)
-    return provider.readied_for
+    return provider.prepared

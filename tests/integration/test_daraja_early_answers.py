@@ -8,7 +8,7 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Self
 
 import aiohttp
@@ -18,41 +18,38 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from domain.adapters.daraja import wire
+from domain.adapters.daraja.client import NO_ANSWER
 from domain.adapters.daraja.wire import _count_unacknowledged_bytes, daraja_session
-from domain.attempts import Outcome
-from domain.errors import OutcomeUnknown, ProviderError, Unreachable
-from domain.evidence import InquiryOutcome
+from domain.errors import OutcomeUnknown, Unreachable
 from domain.kinds import Kind
-from domain.payment import Payment
-from domain.report import ReportedOutcome
-from domain.stages import Stage
-from tests.builders import a_payment
-from tests.builders import an_attempt as an_attempt_made
 from tests.certificates import write_certificate
-from tests.integration.daraja import TokenStore, Wire, an_attempt, client_of, http, to_submit
-from tests.integration.hostile_wire import BODY, CHUNKED, head, whole
+from tests.integration.daraja import (
+    BODY,
+    TokenStore,
+    Wire,
+    a_deposit_to_inquire_about,
+    an_attempt,
+    client_of,
+    head,
+    to_submit,
+    whole,
+)
+from tests.integration.hostile_wire import CHUNK, CHUNKED, LAST_CHUNK
 
 EARLY: dict[str, bytes] = {
     "a whole acknowledgement": whole(),
     "two": whole() * 2,
-    "an acknowledgement in chunks": head(CHUNKED)
-    + f"{len(BODY):x}\r\n".encode()
-    + BODY
-    + b"\r\n0\r\n\r\n",
+    "an acknowledgement in chunks": head(CHUNKED) + CHUNK + LAST_CHUNK,
     "an acknowledgement until closed": head() + BODY,
-    "a refusal": http(
-        {"errorCode": "400.002.02", "errorMessage": "Bad Request - Invalid Amount"},
-        status="400 Bad Request",
-    ),
-    "a refused token": http(b"", status="401 Unauthorized"),
-    "too many requests": http(b"", status="429 Too Many Requests"),
-    "a firewall's page": http(b"<html></html>", status="403 Forbidden"),
+    "a refusal": whole(b'{"errorCode": "400.002.02"}', status="400 Bad Request"),
+    "a refused token": whole(b"", status="401 Unauthorized"),
     "a head without its body": head(length=len(BODY)),
     "half a head": b"HTTP/1.1 200 OK\r\nX: ",
     "a continue": head(status="100 Continue"),
     "a byte": b"H",
     "no HTTP": b"SSH-2.0-OpenSSH_9.6\r\n",
 }
+SOME = ("a whole acknowledgement", "a refused token", "a head without its body", "a byte")
 
 
 class EarlySpeaker:
@@ -66,7 +63,7 @@ class EarlySpeaker:
         self,
         said: bytes,
         *,
-        closes: bool,
+        closes: bool = False,
         answer: bytes = b"",
         context: ssl.SSLContext | None = None,
     ) -> None:
@@ -100,9 +97,8 @@ class EarlySpeaker:
 
     def _speak(self, raw: socket.socket) -> None:
         raw.settimeout(10)
-        raw.setsockopt(
-            socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
-        )  # the bytes are under way, after TLS's own messages
+        # The bytes are then under way, after TLS's own messages.
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._context is None:
             self._talk(raw)
             return
@@ -121,128 +117,97 @@ class EarlySpeaker:
                 connection.sendall(self._answer)
         self.received.append(received)
 
-
-def look_that_waits(server: EarlySpeaker, *, number: int) -> Callable[[], float]:
-    """The fence's clock. Its reading `number` stops the worker until the server has sent bytes."""
-    looks = iter(range(1, 1000))
-
-    def look() -> float:
-        if next(looks) == number:
-            assert server.has_spoken.wait(10)
-        return 0.0
-
-    return look
-
-
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with daraja_session(connections_max=10) as own:
-        yield own
-
-
-def asked_about() -> Payment:
-    attempt = an_attempt_made(Outcome.ACKNOWLEDGED, checkout_request_id="ws_CO_1")
-    return a_payment(kind=Kind.DEPOSIT, stage=Stage.AWAITING_RESULT, attempts=(attempt,))
-
-
-async def problem_of(
-    session: aiohttp.ClientSession, server: EarlySpeaker, kind: Kind = Kind.DEPOSIT
-) -> ProviderError:
-    """Send while the worker stands still at its last reading of the clock until bytes were sent."""
-    open_attempt = an_attempt(clock=look_that_waits(server, number=3))
-    with pytest.raises(ProviderError) as caught:
-        await client_of(session, server.url, call_seconds=5).submit(to_submit(kind), open_attempt)
-    assert not open_attempt.fence.is_written
-    assert [exchange.was_written for exchange in open_attempt.exchanges] == [False]
-    return caught.value
-
-
-@pytest.mark.parametrize("closes", [False, True])
-@pytest.mark.parametrize("what", EARLY)
-@pytest.mark.sampled(8)
-async def test_bytes_before_the_first_byte_are_no_answer_and_nothing_is_sent(
-    session: aiohttp.ClientSession, what: str, *, closes: bool
-) -> None:
-    """Nothing was written, so the payment returns to its former stage."""
-    async with EarlySpeaker(EARLY[what], closes=closes) as server:
-        assert type(await problem_of(session, server)) is Unreachable
-    assert server.received in ([], [b""])
-
-
-@pytest.mark.parametrize("what", EARLY)
-async def test_bytes_that_the_loop_read_before_the_first_byte_are_no_answer(
-    session: aiohttp.ClientSession, what: str
-) -> None:
-    """Also if the bytes are not a whole message yet."""
-    async with EarlySpeaker(EARLY[what], closes=False) as server:
-        open_attempt = an_attempt()
-        with standing_still(server), pytest.raises(Unreachable):
-            await client_of(session, server.url, call_seconds=5).submit(to_submit(), open_attempt)
-    assert not open_attempt.fence.is_written
-    assert server.received in ([], [b""])
-
-
-@pytest.mark.parametrize("kind", Kind)
-async def test_an_early_acknowledgement_acknowledges_no_kind_of_payment(
-    session: aiohttp.ClientSession, kind: Kind
-) -> None:
-    async with EarlySpeaker(whole(), closes=True) as server:
-        assert type(await problem_of(session, server, kind)) is Unreachable
-
-
-async def test_a_connection_that_closes_before_the_first_byte_puts_no_payment_in_doubt(
-    session: aiohttp.ClientSession,
-) -> None:
-    """A bill payment in doubt would cost an operator much time."""
-    async with EarlySpeaker(b"", closes=True) as server:
-        assert type(await problem_of(session, server, Kind.BILL_PAYMENT)) is Unreachable
-
-
-@pytest.mark.parametrize("what", EARLY)
-async def test_bytes_before_an_inquiry_are_not_its_answer(
-    session: aiohttp.ClientSession, what: str
-) -> None:
-    """The payment is neither paid nor failed, and no token is fetched."""
-    async with EarlySpeaker(EARLY[what], closes=True) as server:
-        with standing_still(server):
-            report = await client_of(session, server.url, call_seconds=5).inquire(
-                asked_about(), 1, []
-            )
-    assert report is not None
-    assert (report.outcome, report.inquiry_outcome, report.failure) == (
-        ReportedOutcome.UNDECIDED,
-        InquiryOutcome.NO_ANSWER,
-        None,
-    )
-    assert server.received in ([], [b""])
-
-
-@pytest.mark.parametrize("what", EARLY)
-async def test_a_token_that_arrived_before_the_request_is_not_used(
-    session: aiohttp.ClientSession, what: str
-) -> None:
-    async with EarlySpeaker(EARLY[what], closes=True) as server:
-        open_attempt = an_attempt()
-        with standing_still(server), pytest.raises(Unreachable):
-            await client_of(session, server.url, store=TokenStore(None), call_seconds=5).submit(
-                to_submit(), open_attempt
-            )
-    assert open_attempt.exchanges == []
-    assert server.received in ([], [b""])
+    def has_no_request(self) -> bool:
+        return not any(self.received)
 
 
 @contextlib.contextmanager
-def standing_still(server: EarlySpeaker) -> Iterator[None]:
+def wait_when_connected(server: EarlySpeaker) -> Iterator[None]:
     """Stop the worker when its connection is made, until the server has sent bytes."""
     made = wire._Connection.connection_made
 
-    def wait(line: wire._Connection, transport: asyncio.BaseTransport) -> None:
-        made(line, transport)
+    def wait(connection: wire._Connection, transport: asyncio.BaseTransport) -> None:
+        made(connection, transport)
         assert server.has_spoken.wait(10)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wire._Connection, "connection_made", wait)
         yield
+
+
+async def assert_unsent(session: aiohttp.ClientSession, server: EarlySpeaker) -> None:
+    """Assert that a bill payment is not sent. Its doubt would cost an operator much time.
+
+    The worker stands still at its last reading of the clock until the server has sent bytes.
+    """
+    readings = iter(range(1, 1000))
+
+    def read_clock() -> float:
+        if next(readings) == 3:
+            assert server.has_spoken.wait(10)
+        return 0.0
+
+    open_attempt = an_attempt(clock=read_clock)
+    client = client_of(session, server.url, call_seconds=5)
+    with pytest.raises(Unreachable) as caught:
+        await client.submit(to_submit(Kind.BILL_PAYMENT), open_attempt)
+    assert type(caught.value) is Unreachable
+    assert not open_attempt.fence.is_written
+    assert [exchange.was_written for exchange in open_attempt.exchanges] == [False]
+
+
+@pytest.mark.parametrize(
+    ("what", "closes"),
+    [*((what, closes) for what in EARLY for closes in (False, True)), ("nothing", True)],
+)
+@pytest.mark.sampled(8)
+async def test_bytes_before_the_first_byte_are_no_answer_and_nothing_is_sent(
+    session: aiohttp.ClientSession, what: str, *, closes: bool
+) -> None:
+    """Nothing was written, so the payment returns to its former stage."""
+    async with EarlySpeaker(EARLY.get(what, b""), closes=closes) as server:
+        await assert_unsent(session, server)
+    assert server.has_no_request()
+
+
+@pytest.mark.parametrize("what", EARLY)
+@pytest.mark.sampled(4)
+async def test_bytes_that_the_loop_read_before_the_first_byte_are_no_answer(
+    session: aiohttp.ClientSession, what: str
+) -> None:
+    """Also if the bytes are not a whole message yet."""
+    async with EarlySpeaker(EARLY[what]) as server:
+        open_attempt = an_attempt()
+        client = client_of(session, server.url, call_seconds=5)
+        with wait_when_connected(server), pytest.raises(Unreachable):
+            await client.submit(to_submit(), open_attempt)
+    assert not open_attempt.fence.is_written
+    assert server.has_no_request()
+
+
+@pytest.mark.parametrize("what", SOME)
+async def test_bytes_before_an_inquiry_are_not_its_answer(
+    session: aiohttp.ClientSession, what: str
+) -> None:
+    """The payment is neither paid nor failed, and no token is fetched."""
+    async with EarlySpeaker(EARLY[what], closes=True) as server:
+        client = client_of(session, server.url, call_seconds=5)
+        with wait_when_connected(server):
+            assert await client.inquire(a_deposit_to_inquire_about(), 1, []) == NO_ANSWER
+    assert server.has_no_request()
+
+
+@pytest.mark.parametrize("what", SOME)
+async def test_a_token_that_arrived_before_the_request_is_not_used(
+    session: aiohttp.ClientSession, what: str
+) -> None:
+    async with EarlySpeaker(EARLY[what], closes=True) as server:
+        open_attempt = an_attempt()
+        client = client_of(session, server.url, store=TokenStore(None), call_seconds=5)
+        with wait_when_connected(server), pytest.raises(Unreachable):
+            await client.submit(to_submit(), open_attempt)
+    assert open_attempt.exchanges == []
+    assert server.has_no_request()
 
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
@@ -259,12 +224,10 @@ def test_each_event_loop_notices_an_early_answer_also_through_tls(
     """The early answer is in the kernel when the first byte is due."""
 
     async def play() -> None:
-        async with EarlySpeaker(
-            whole(), closes=False, context=tls if is_secure else None
-        ) as server:
+        async with EarlySpeaker(whole(), context=tls if is_secure else None) as server:
             async with daraja_session(connections_max=1) as session:
                 trust_anyone(session)
-                assert type(await problem_of(session, server)) is Unreachable
+                await assert_unsent(session, server)
             assert not any(b"POST" in received for received in server.received)
 
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
@@ -283,9 +246,7 @@ def test_each_event_loop_accepts_an_answer_after_the_request(
     """
 
     async def play() -> None:
-        speaker = EarlySpeaker(
-            b"", closes=False, answer=whole(), context=tls if is_secure else None
-        )
+        speaker = EarlySpeaker(b"", answer=whole(), context=tls if is_secure else None)
         async with speaker as server, daraja_session(connections_max=1) as session:
             trust_anyone(session)
             client, answered, tries = client_of(session, server.url, call_seconds=10), 0, 0
@@ -301,40 +262,28 @@ def test_each_event_loop_accepts_an_answer_after_the_request(
         runner.run(play())
 
 
-class TestUnderWay:
-    """The answer was under way when our first byte left, and arrived before that byte arrived."""
+async def test_an_answer_that_was_sent_before_our_request_arrived_proves_nothing(
+    session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our kernel has no acknowledgement of the request when the answer arrives.
 
-    @pytest.fixture(autouse=True)
-    def nothing_acknowledged(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Our kernel has no acknowledgement of the request when the answer arrives."""
-        monkeypatch.setattr(wire, "_count_unacknowledged_bytes", lambda _file: 900)
-
-    @pytest.mark.parametrize("kind", Kind)
-    async def test_a_payment_is_in_doubt(self, session: aiohttp.ClientSession, kind: Kind) -> None:
-        """The request was written, so inquiries follow and no other send."""
-        async with Wire(whole()) as server:
-            open_attempt = an_attempt()
-            with pytest.raises(OutcomeUnknown):
-                await client_of(session, server.url).submit(to_submit(kind), open_attempt)
-        assert open_attempt.fence.is_written
-        assert [exchange.was_written for exchange in open_attempt.exchanges] == [True]
-
-    async def test_a_question_has_no_answer(self, session: aiohttp.ClientSession) -> None:
-        async with Wire(whole()) as server:
-            report = await client_of(session, server.url).inquire(asked_about(), 1, [])
-        assert report is not None
-        assert (report.outcome, report.inquiry_outcome) == (
-            ReportedOutcome.UNDECIDED,
-            InquiryOutcome.NO_ANSWER,
-        )
-
-    async def test_there_is_no_token(self, session: aiohttp.ClientSession) -> None:
-        async with Wire(whole()) as server:
-            with pytest.raises(Unreachable):
-                await client_of(session, server.url, store=TokenStore(None)).submit(
-                    to_submit(), an_attempt()
-                )
-            assert [request[:4] for request in server.requests] == [b"GET "]
+    The request was written, so the payment is in doubt: inquiries follow and no other send. An
+    inquiry has no answer, and without a token no payment is sent.
+    """
+    monkeypatch.setattr(wire, "_count_unacknowledged_bytes", lambda _socket_number: 900)
+    open_attempt = an_attempt()
+    async with Wire(whole()) as server:
+        client = client_of(session, server.url)
+        with pytest.raises(OutcomeUnknown):
+            await client.submit(to_submit(), open_attempt)
+        assert await client.inquire(a_deposit_to_inquire_about(), 1, []) == NO_ANSWER
+    assert open_attempt.fence.is_written
+    assert [exchange.was_written for exchange in open_attempt.exchanges] == [True]
+    async with Wire(whole()) as server:
+        client = client_of(session, server.url, store=TokenStore(None))
+        with pytest.raises(Unreachable):
+            await client.submit(to_submit(), an_attempt())
+        assert [request[:4] for request in server.requests] == [b"GET "]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")

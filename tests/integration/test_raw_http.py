@@ -18,6 +18,7 @@ from tests.stack.lending import Lending
 from tests.stack.shape import Shape
 from tests.stack.stack import Stack
 
+_ACCEPTED = {"web": 202, "callbacks": 200}
 _BODY = b'{"amount": 7, "phone_number":"0711000111"}'
 _BOTH = LENGTHS | CHUNKS | HEADS
 _CASES = [
@@ -49,8 +50,7 @@ def _port(stack: Stack, process: str) -> int:
 def _frame(stack: Stack, process: str) -> Frame:
     """Return two requests that this process would accept."""
     first, second = _fields(stack, process), _fields(stack, process)
-    target = _target(stack, process)
-    return Frame(target=target, fields=first, body=_BODY, second=second)
+    return Frame(target=_target(stack, process), fields=first, body=_BODY, second=second)
 
 
 def _target(stack: Stack, process: str) -> bytes:
@@ -160,7 +160,7 @@ async def test_a_hostile_request_is_rejected(stack: Stack, process: str, name: s
     assert await _stored(stack) == before
 
 
-@pytest.mark.parametrize("process", ["web", "callbacks"])
+@pytest.mark.parametrize("process", _ACCEPTED)
 async def test_the_honest_request_is_accepted(stack: Stack, process: str) -> None:
     """The hostile requests are variants of it.
 
@@ -168,33 +168,23 @@ async def test_the_honest_request_is_accepted(stack: Stack, process: str) -> Non
     connection are each accepted once.
     """
     before = await _stored(stack)
-    good = {"web": 202, "callbacks": 200}[process]
-    whole, chunked = _frame(stack, process), _frame(stack, process)
-    capital, two = _frame(stack, process), _frame(stack, process)
-    for parts, count in (
-        ((whole.whole(b"Connection: close"),), 1),
-        ((chunked.in_chunks(b"Connection: close"),), 1),
-        (
-            (capital.head(b"Transfer-Encoding: Chunked", b"Connection: close") + capital.chunks(),),
-            1,
-        ),
-        (
-            (
-                two.whole()
-                + two.head(two.length, b"Connection: close", fields=two.second)
-                + two.body,
-            ),
-            2,
-        ),
-    ):
-        answers = _answers(await _exchange(_port(stack, process), *parts))
-        assert [answer.status for answer in answers] == [good] * count
+    close = b"Connection: close"
+    whole, chunked, capital, two = (_frame(stack, process) for _ in range(4))
+    exchanges = [
+        (whole.whole(close), 1),
+        (chunked.in_chunks(close), 1),
+        (capital.head(b"Transfer-Encoding: Chunked", close) + capital.chunks(), 1),
+        (two.whole() + two.head(two.length, close, fields=two.second) + two.body, 2),
+    ]
+    for sent, count in exchanges:
+        answers = _answers(await _exchange(_port(stack, process), sent))
+        assert [answer.status for answer in answers] == [_ACCEPTED[process]] * count
     assert await _stored(stack) == before + 5
 
 
 async def test_both_processes_are_healthy_after_hostile_requests(stack: Stack) -> None:
     """Their logs have no error and no token."""
-    for process in ("web", "callbacks"):
+    for process in _ACCEPTED:
         [answer] = _answers(await _exchange(_port(stack, process), _LAST))
         assert answer.status == 200
         log = stack.process(process).log_text()

@@ -24,6 +24,8 @@ from tests.stack.ports import release_port, reserve_port
 
 _HEAD = b"POST /echo HTTP/1.1\r\nHost: x\r\n"
 _GOOD = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+_LARGE_REQUEST = b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n"
+_WORK_REQUEST = b"GET /work HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 _LARGE = 32 * 1024 * 1024  # more than sockets hold on the way
 _AT_MOST = 60
 
@@ -101,20 +103,30 @@ async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
     release_port(port)
 
 
-_SILENT: dict[str, bytes] = {
-    "nothing": b"",
-    "half a request line": b"GET /heal",
-    "half a header": b"GET /healthz HTTP/1.1\r\nHo",
-    "a head without an end": b"GET /healthz HTTP/1.1\r\nHost: x\r\n",
-    "empty lines": b"\r\n\r\n\r\n",
-}
-
-
-@pytest.mark.parametrize("sent", _SILENT)
-async def test_a_peer_that_does_not_finish_a_head_is_cut_off(server: Server, sent: str) -> None:
+@pytest.mark.parametrize(
+    ("sent", "drip"),
+    [
+        pytest.param(b"", b"", id="nothing"),
+        pytest.param(b"GET /heal", b"", id="half a request line"),
+        pytest.param(b"GET /healthz HTTP/1.1\r\nHost: x\r\n", b"", id="no end"),
+        pytest.param(b"", b"\r\n", id="empty lines"),
+        pytest.param(b"GET /healthz HTTP/1.1\r\nX: ", b"x", id="byte by byte"),
+    ],
+)
+async def test_a_peer_that_does_not_finish_a_head_is_cut_off(
+    server: Server, sent: bytes, drip: bytes
+) -> None:
     """The time limit is for the whole head. Received parts do not extend it."""
-    reader, _ = await server.opened(_SILENT[sent])
+    reader, writer = await server.opened(sent)
+
+    async def go_on() -> None:
+        while True:
+            writer.write(drip)
+            await asyncio.sleep(0.05)
+
+    dripping = asyncio.create_task(go_on())
     assert await _rest(reader) == b""
+    dripping.cancel()
 
 
 @pytest.mark.parametrize("more", [b"", b"GET /heal"], ids=["nothing", "half a head"])
@@ -125,19 +137,6 @@ async def test_an_idle_connection_is_closed(
     monkeypatch.setattr(connections, "IDLE_SECONDS", 0.7)
     reader, _ = await server.opened(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + more)
     assert (await _rest(reader)).startswith(b"HTTP/1.1 200 ")
-
-
-async def test_a_peer_that_sends_a_head_byte_by_byte_is_cut_off(server: Server) -> None:
-    reader, writer = await server.opened(b"GET /healthz HTTP/1.1\r\nX: ")
-
-    async def drip() -> None:
-        while True:
-            writer.write(b"x")
-            await asyncio.sleep(0.05)
-
-    dripping = asyncio.create_task(drip())
-    assert await _rest(reader) == b""
-    dripping.cancel()
 
 
 @pytest.mark.parametrize(
@@ -186,7 +185,7 @@ async def test_a_peer_that_does_not_read_its_answer_is_cut_off(server: Server) -
     raw.setblocking(False)
     loop = asyncio.get_running_loop()
     await loop.sock_connect(raw, ("127.0.0.1", server.port))
-    await loop.sock_sendall(raw, b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+    await loop.sock_sendall(raw, _LARGE_REQUEST)
     await until(lambda: _are(server, 1))
     await until(lambda: _are(server, 0))
     raw.close()
@@ -194,7 +193,7 @@ async def test_a_peer_that_does_not_read_its_answer_is_cut_off(server: Server) -
 
 async def test_a_connection_whose_request_is_being_served_is_not_closed(server: Server) -> None:
     """This holds however long the request takes, and however many connections are opened."""
-    reader, _ = await server.opened(b"GET /work HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    reader, _ = await server.opened(_WORK_REQUEST)
     await until(lambda: _are(server, 1))
     silent = [await server.opened() for _ in range(2 * _AT_MOST)]
     for other, _ in silent:
@@ -213,8 +212,7 @@ async def test_a_good_request_displaces_the_oldest_silent_connection(server: Ser
 
 async def test_if_every_connection_has_a_request_a_new_one_is_refused(server: Server) -> None:
     """As soon as the server has answered a request, it accepts a new connection again."""
-    work = b"GET /work HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    at_work = [await server.opened(work) for _ in range(_AT_MOST)]
+    at_work = [await server.opened(_WORK_REQUEST) for _ in range(_AT_MOST)]
     await until(lambda: _are(server, _AT_MOST))
     await asyncio.sleep(0.05)  # until the server has read the last head
     assert await server.status() == b""
@@ -237,17 +235,16 @@ async def test_chunk_extensions_count_towards_the_size_limit(server: Server) -> 
         await send()
 
 
-_HALF = {
-    "nothing": b"",
-    "half a head": b"GET /heal",
-    "half a body": _HEAD + b"Content-Length: 9\r\n\r\n{",
-    "a request whose answer it does not read": b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n",
-}
-
-
-@pytest.mark.parametrize("sent", _HALF)
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"GET /heal", id="half a head"),
+        pytest.param(_HEAD + b"Content-Length: 9\r\n\r\n{", id="half a body"),
+        pytest.param(_LARGE_REQUEST, id="a request whose answer it does not read"),
+    ],
+)
 async def test_slow_peers_do_not_delay_the_end_of_the_server(
-    monkeypatch: pytest.MonkeyPatch, sent: str
+    monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
     """A server that ends waits only for requests that it is serving, not for slow peers."""
     monkeypatch.setattr(serving, "_DRAIN_SECONDS", 10 * PATIENCE_SECONDS)
@@ -257,7 +254,7 @@ async def test_slow_peers_do_not_delay_the_end_of_the_server(
     async with asyncio.timeout(PATIENCE_SECONDS / 2):
         async with listen(_app(asyncio.Event()), port, open_ones):
             _, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(_HALF[sent])
+            writer.write(sent)
             while not len(open_ones):  # noqa: ASYNC110 - a set has no event
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.1)  # until the server has received it

@@ -14,12 +14,11 @@ import pytest
 from aiohttp import web
 
 from domain.adapters.daraja.token import Token, TokenSource
-from domain.adapters.daraja.wire import daraja_session
 from domain.adapters.redis import sharing
 from domain.adapters.redis.connection import RedisClient, connect
 from domain.adapters.redis.names import PREFIX
 from domain.adapters.redis.sharing import SharedText
-from domain.errors import OutcomeUnknown, ProviderError, QueueUnavailable, Refused, Unreachable
+from domain.errors import OutcomeUnknown, ProviderError, QueueUnavailable, Refused
 from tests.stack.servers import RedisServer
 
 EARLY_SECONDS = 3599 - 200  # within the margin in which a valid token is already renewed
@@ -66,10 +65,9 @@ async def oauth() -> AsyncIterator[OAuth]:
 
 
 @pytest.fixture
-async def workers(oauth: OAuth, redis: RedisClient) -> AsyncIterator[list[TokenSource]]:
+def workers(oauth: OAuth, redis: RedisClient, session: aiohttp.ClientSession) -> list[TokenSource]:
     """The token sources of three worker processes with one Redis."""
-    async with daraja_session(connections_max=10) as session:
-        yield [a_source(oauth, session, redis) for _ in range(3)]
+    return [a_source(oauth, session, redis) for _ in range(3)]
 
 
 def a_source(oauth: OAuth, session: aiohttp.ClientSession, redis: RedisClient) -> TokenSource:
@@ -83,16 +81,25 @@ def a_source(oauth: OAuth, session: aiohttp.ClientSession, redis: RedisClient) -
     )
 
 
+async def text_of(worker: TokenSource) -> str:
+    return (await worker.get_current()).text
+
+
 class TestSingleFlight:
     """A new token ends the token before it, so all workers share one fetch."""
 
     async def test_concurrent_sends_share_one_fetch(
         self, oauth: OAuth, workers: list[TokenSource]
     ) -> None:
-        """Fifty payments in each of three workers."""
+        """Fifty payments in each of three workers, first without a token and then refused."""
         tokens = await asyncio.gather(*(worker.get_current() for worker in workers * 50))
         assert {token.text for token in tokens} == {"t0ken1"}
         assert oauth.fetches == 1
+        newer = await asyncio.gather(
+            *(worker.replace_refused(tokens[0]) for worker in workers * 50)
+        )
+        assert {token.text for token in newer} == {"t0ken2"}
+        assert oauth.fetches == 2
 
     async def test_a_fresh_token_is_returned_without_a_request(
         self, oauth: OAuth, workers: list[TokenSource]
@@ -119,11 +126,7 @@ class TestSingleFlight:
             assert await workers[worker].get_current() == old
         oauth.is_open.set()
         await renewal
-        assert (
-            (await workers[worker].get_current()).text
-            == (await workers[0].get_current()).text
-            == "t0ken2"
-        )
+        assert await text_of(workers[worker]) == await text_of(workers[0]) == "t0ken2"
         assert oauth.fetches == 2
 
     async def test_while_no_token_can_be_fetched_the_old_one_is_used_until_it_expires(
@@ -139,11 +142,7 @@ class TestSingleFlight:
         with pytest.raises(ProviderError):
             await workers[0].get_current()
 
-
-class TestRefused:
-    """Daraja refused the used token."""
-
-    async def test_a_newer_shared_token_is_used_without_a_fetch(
+    async def test_a_refused_token_is_replaced_by_a_newer_shared_one_without_a_fetch(
         self, oauth: OAuth, workers: list[TokenSource]
     ) -> None:
         """Another worker has renewed the token already."""
@@ -154,19 +153,9 @@ class TestRefused:
         assert new.text == "t0ken2"
         assert oauth.fetches == 2
 
-    async def test_all_workers_with_the_refused_token_share_one_refresh(
-        self, oauth: OAuth, workers: list[TokenSource]
-    ) -> None:
-        """Twenty payments in each of three workers."""
-        old = await workers[0].get_current()
-        tokens = await asyncio.gather(*(worker.replace_refused(old) for worker in workers * 20))
-        assert {token.text for token in tokens} == {"t0ken2"}
-        assert oauth.fetches == 2
-        assert {(await worker.get_current()).text for worker in workers} == {"t0ken2"}
-
 
 class TestAnswers:
-    """The endpoint's answers."""
+    """The endpoint's answers. `test_daraja_hostile_answers.py` has the invalid ones."""
 
     @pytest.mark.parametrize("expires_in", [3599, "3599", 3599.0])
     async def test_the_lifetime_may_be_a_number_or_a_string(
@@ -175,15 +164,6 @@ class TestAnswers:
         """Both were seen (daraja.md §1)."""
         oauth.expires_in = expires_in
         assert (await workers[0].get_current()).expires_at == oauth.now + 3599
-
-    @pytest.mark.parametrize("expires_in", [None, "soon", -1, 0, 1e9, []])
-    async def test_an_answer_with_an_invalid_lifetime_is_no_token(
-        self, oauth: OAuth, workers: list[TokenSource], expires_in: object
-    ) -> None:
-        """Such a token would be used for ever, or never."""
-        oauth.expires_in = expires_in
-        with pytest.raises(ProviderError):
-            await workers[0].get_current()
 
     async def test_a_short_lived_token_is_used_for_most_of_its_life(
         self, oauth: OAuth, workers: list[TokenSource]
@@ -194,21 +174,17 @@ class TestAnswers:
         oauth.now += 80
         assert await workers[0].get_current() == first
         oauth.now += 15
-        assert (await workers[0].get_current()).text == "t0ken2"
+        assert await text_of(workers[0]) == "t0ken2"
 
     @pytest.mark.parametrize(
         ("answer", "error"),
         [
             ({"status": 400}, Refused),
-            ({"status": 503, "text": "<html>"}, (Unreachable, OutcomeUnknown)),
-            ({"status": 200, "text": "<html>"}, (Unreachable, OutcomeUnknown)),
-            (
-                {"status": 200, "text": '{"access_token": "two\\nlines", "expires_in": 3599}'},
-                ProviderError,
-            ),
-            ({"status": 302, "headers": {"Location": "/oauth/v1/generate"}}, ProviderError),
+            ({"status": 503, "text": "<html>"}, OutcomeUnknown),
+            ({"status": 200, "text": "<html>"}, OutcomeUnknown),
+            ({"status": 302, "headers": {"Location": "/oauth/v1/generate"}}, OutcomeUnknown),
         ],
-        ids=["wrong key", "html 503", "html 200", "no header's text", "redirect"],
+        ids=["wrong key", "html 503", "html 200", "redirect"],
     )
     async def test_an_answer_without_a_token_raises_a_provider_error(
         self,
@@ -223,7 +199,7 @@ class TestAnswers:
             await workers[0].get_current()
         assert oauth.fetches == 1
         oauth.answer = None
-        assert (await workers[0].get_current()).text == "t0ken2"
+        assert await text_of(workers[0]) == "t0ken2"
 
 
 class TestRedis:
@@ -236,57 +212,49 @@ class TestRedis:
         first = await workers[0].get_current()
         await redis.flushdb()
         assert await workers[0].get_current() == first
-        assert (
-            (await workers[1].get_current()).text
-            == (await workers[2].get_current()).text
-            == "t0ken2"
-        )
+        assert await text_of(workers[1]) == await text_of(workers[2]) == "t0ken2"
         assert (await workers[0].replace_refused(first)).text == "t0ken2"
         assert oauth.fetches == 2
 
     @pytest.mark.parametrize(
-        "text", ["", "{", "[]", '{"text": "x"}', '{"text": 1, "issued_at": "a", "expires_at": "b"}']
+        "text",
+        [
+            *("", "{", "[]", '{"text": "x"}'),
+            '{"text": 1, "issued_at": "a", "expires_at": "b"}',
+            json.dumps(asdict(Token("expired", 999_900, 1_000_000))),
+        ],
     )
     async def test_garbage_instead_of_the_shared_token_is_ignored(
         self, workers: list[TokenSource], redis: RedisClient, text: str
     ) -> None:
-        """The garbage is replaced."""
+        """So is an expired token that Redis still has. Both are replaced."""
         await redis.set(f"{PREFIX}token:key", text)
-        assert (await workers[0].get_current()).text == "t0ken1"
-        assert (await workers[1].get_current()).text == "t0ken1"
+        assert await text_of(workers[0]) == await text_of(workers[1]) == "t0ken1"
 
-    async def test_an_expired_shared_token_is_not_used(
-        self, oauth: OAuth, workers: list[TokenSource], redis: RedisClient
+    async def test_without_redis_no_token_is_fetched(
+        self, oauth: OAuth, session: aiohttp.ClientSession
     ) -> None:
-        """Even if Redis still has it."""
-        await redis.set(
-            f"{PREFIX}token:key", json.dumps(asdict(Token("old", oauth.now - 100, oauth.now)))
-        )
-        assert (await workers[0].get_current()).text == "t0ken1"
-
-    async def test_without_redis_no_token_is_fetched(self, oauth: OAuth) -> None:
         """A token of its own would end the token of all other workers."""
         away = connect("redis://127.0.0.1:9/0", client_name="mkwanja-test")
-        async with daraja_session(connections_max=1) as session:
-            with pytest.raises(QueueUnavailable):
-                await a_source(oauth, session, away).get_current()
+        with pytest.raises(QueueUnavailable):
+            await a_source(oauth, session, away).get_current()
         assert oauth.fetches == 0
         await away.aclose(close_connection_pool=True)
 
     async def test_a_fetched_token_is_used_even_if_redis_cannot_store_it(
-        self, oauth: OAuth
+        self, oauth: OAuth, session: aiohttp.ClientSession
     ) -> None:
         """When Daraja issued it, the old token ended. A second fetch would end this one too."""
-        async with RedisServer() as server, daraja_session(connections_max=1) as session:
+        async with RedisServer() as server:
             client = connect(server.url, client_name="mkwanja-test")
             source = a_source(oauth, session, client)
             oauth.is_open.clear()
-            asking = asyncio.create_task(source.get_current())
+            fetching = asyncio.create_task(source.get_current())
             await oauth.has_request.wait()
             await server.kill()
             oauth.is_open.set()
-            assert (await asking).text == "t0ken1"
-            assert (await source.get_current()).text == "t0ken1"
+            assert (await fetching).text == "t0ken1"
+            assert await text_of(source) == "t0ken1"
             assert oauth.fetches == 1
             await client.aclose(close_connection_pool=True)
 
@@ -294,11 +262,15 @@ class TestRedis:
         self, oauth: OAuth, workers: list[TokenSource], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The others wait until the dead worker's lock expires."""
+
+        async def keep_lock(**_: object) -> None:
+            """A killed worker does not release its lock."""
+
         monkeypatch.setattr(sharing, "_LOCK_SECONDS", 1)
         oauth.is_open.clear()
         dying = asyncio.create_task(workers[0].get_current())
         await oauth.has_request.wait()
-        monkeypatch.setattr(workers[0]._store, "_release", _nothing)  # a killed worker keeps it
+        monkeypatch.setattr(workers[0]._store, "_release", keep_lock)
         dying.cancel()
         await asyncio.gather(dying, return_exceptions=True)
         oauth.is_open.set()
@@ -314,7 +286,3 @@ class TestRedis:
                 assert not again
             await redis.set(f"{PREFIX}token:key:lock", "another worker")
         assert await redis.get(f"{PREFIX}token:key:lock") == b"another worker"
-
-
-async def _nothing(**_: object) -> None:
-    return None

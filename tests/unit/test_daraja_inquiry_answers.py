@@ -56,20 +56,23 @@ def test_the_result_code_decides_and_an_answer_has_no_amount_and_no_receipt(
     )
 
 
+NOT_ACCEPTED: list[Any] = ["1", "", None, "00", False, 0.0, []]
+# Such an id might be the id of another push.
+OTHER_IDS: list[Any] = ["ws_CO_of_another_push", 5, [CHECKOUT], {}, "x" * 65, "a\0b"]
+NO_IDS: list[Any] = [5, True, "x" * 65, "é", "\ud800"]
+
+
 @for_each("code", ["0", "1032", "4999"])
 @for_each(
-    "changes",
+    ("name", "value"),
     [
-        # not accepted
-        *({"ResponseCode": code} for code in ("1", "", None, "00", False, 0.0, [])),
-        # about another push, or with an id that might be the id of another push
-        {"CheckoutRequestID": "ws_CO_somebody_elses"},
-        *({"CheckoutRequestID": value} for value in (5, [CHECKOUT], {}, "x" * 65, "a\0b")),
-        *({"MerchantRequestID": value} for value in (5, True, "x" * 65, "é", "\ud800")),
+        *(("ResponseCode", value) for value in NOT_ACCEPTED),
+        *(("CheckoutRequestID", value) for value in OTHER_IDS),
+        *(("MerchantRequestID", value) for value in NO_IDS),
     ],
 )
-def test_a_result_of_another_query_is_no_answer(code: str, changes: dict[str, Any]) -> None:
-    report = read(QUERY | {"ResultCode": code} | changes)
+def test_a_result_of_another_query_is_no_answer(code: str, name: str, value: Any) -> None:
+    report = read(QUERY | {"ResultCode": code, name: value})
     assert report == Report(
         outcome=ReportedOutcome.UNDECIDED, code=code, inquiry_outcome=V.NO_ANSWER
     )
@@ -83,7 +86,7 @@ def test_a_result_code_of_another_type_is_no_answer(code: object) -> None:
 @for_each("value", [None, ""])
 def test_a_result_without_ids_is_about_the_queried_push(value: object) -> None:
     report = read(QUERY | {"CheckoutRequestID": value})
-    assert (report.inquiry_outcome, report.ids) == (V.PAID, {MERCHANT_ID})
+    assert (report.inquiry_outcome, report.ids) == (V.PAID, frozenset({MERCHANT_ID}))
 
 
 # --- no result ------------------------------------------------------------------------------------

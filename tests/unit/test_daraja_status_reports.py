@@ -211,7 +211,7 @@ def test_differing_ids_within_an_answer_are_all_read() -> None:
 @for_each("value", [ABSENT, None, ""])
 def test_a_missing_id_contradicts_nothing(value: Any) -> None:
     report = reading_parameters(OriginatorConversationID=value)
-    assert (report.outcome, report.ids) == (SUCCESS, {CONVERSATION_ID})
+    assert (report.outcome, report.ids) == (SUCCESS, frozenset({CONVERSATION_ID}))
 
 
 @for_each("status_text", ["Completed", "Failed", "Pending"])

@@ -30,6 +30,10 @@ PAYOUT = {
         *("2001", "2028", "8006", "TP40153"),
     ],
 }
+NOT_CODES: list[object] = [
+    *(True, False, 0.0, float("nan"), None, [], {}, b"0"),
+    *("", "x" * 41, 10**40, "0\n", "\ud800"),
+]
 # Another try is not safe after these, because money may still move.
 UNSAFE = {R.EXPIRED, R.NO_RESPONSE}
 
@@ -65,8 +69,7 @@ def test_exactly_the_codes_of_the_contract_finalize_with_their_reasons(kind: Kin
         *((0, "0"), ("0", "0"), (1032, "1032"), (-5, "-5")),
         *((text, text) for text in ("SFC_IC0003", "x" * 40)),
         (10**39, "1" + "0" * 39),
-        *((value, None) for value in (True, False, 0.0, float("nan"), None, [], {}, b"0")),
-        *((value, None) for value in ("", "x" * 41, 10**40, "0\n", "\ud800")),
+        *((value, None) for value in NOT_CODES),
     ],
 )
 def test_a_code_is_read_as_text_from_an_integer_or_a_string_only(
