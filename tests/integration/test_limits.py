@@ -99,26 +99,15 @@ class TestTheLastShilling:
         sql = "SELECT count(*) FROM mkwanja.payments WHERE caller_key = $1"
         assert await store.one(sql, caller.key) == 7
 
-    async def test_a_phone_has_one_daily_limit_for_all_callers(
-        self, store: Store, other: Store
+    @pytest.mark.parametrize(
+        ("limit", "accepted"), [({"phone_per_day": 1000}, 4), ({"per_minute": 3}, 3)], ids=str
+    )
+    async def test_a_phone_has_one_limit_for_all_callers(
+        self, store: Store, other: Store, limit: dict[str, int], accepted: int
     ) -> None:
         phone = a_phone()
-        many = [charged(phone_number=phone, phone_per_day=1000) for _ in range(50)]
-        assert count_accepted(await accept_all([store, other], many)) == 4
-
-    async def test_a_phone_gets_a_limited_number_of_prompts_a_minute(
-        self, store: Store, other: Store
-    ) -> None:
-        phone = a_phone()
-        many = [charged(phone_number=phone, per_minute=3) for _ in range(50)]
-        assert count_accepted(await accept_all([store, other], many)) == 3
-
-    async def test_payments_that_fit_the_limit_are_all_accepted(
-        self, store: Store, other: Store
-    ) -> None:
-        caller = a_caller()
-        many = [charged(caller, per_day=250 * 60) for _ in range(60)]
-        assert count_accepted(await accept_all([store, other], many)) == 60
+        many = [charged(phone_number=phone, **limit) for _ in range(50)]  # type: ignore[arg-type]
+        assert count_accepted(await accept_all([store, other], many)) == accepted
 
     async def test_the_limit_of_one_caller_rejects_no_other_caller(self, store: Store) -> None:
         """The payments share commits with rejected ones."""
@@ -155,36 +144,17 @@ class TestCounting:
         assert not await is_accepted(store, charged(caller, per_day=1000, amount_kes=301))
         assert await is_accepted(store, charged(caller, per_day=1000, amount_kes=300))
 
-    async def test_all_kinds_of_a_caller_count_together(self, store: Store) -> None:
-        caller = a_caller()
+    async def test_all_kinds_of_a_caller_or_of_a_phone_count_together(self, store: Store) -> None:
+        caller, phone = a_caller(), a_phone()
         for kind in Kind:
-            await store.accepting.accept(charged(caller, kind, per_day=250 * len(Kind)))
-        assert not await is_accepted(store, charged(caller, per_day=250 * len(Kind), amount_kes=1))
-
-    async def test_deposits_and_withdrawals_of_a_phone_count_together(self, store: Store) -> None:
-        phone = a_phone()
+            await store.accepting.accept(charged(caller, kind))
         for kind in (Kind.DEPOSIT, Kind.WITHDRAWAL):
-            await store.accepting.accept(charged(kind=kind, phone_number=phone, phone_per_day=500))
-        assert not await is_accepted(
-            store, charged(phone_number=phone, phone_per_day=500, amount_kes=1)
-        )
-
-    async def test_a_success_uses_its_allowance(self, store: Store) -> None:
-        caller = a_caller()
-        new = charged(caller, per_day=250)
-        await store.accepting.accept(new)
-        assert await store.claim(new.id) is not None
-        await store.changing.change(success(new.id))
-        assert not await is_accepted(store, charged(caller, per_day=250))
-
-    async def test_a_failure_returns_its_allowance(self, store: Store) -> None:
-        caller = a_caller()
-        new = charged(caller, per_day=250)
-        await store.accepting.accept(new)
-        assert not await is_accepted(store, charged(caller, per_day=250))
-        assert await store.claim(new.id) is not None
-        await store.changing.change(failure(new.id))
-        assert await is_accepted(store, charged(caller, per_day=250))
+            await store.accepting.accept(charged(kind=kind, phone_number=phone))
+        for amount, fits in ((2, False), (1, True)):
+            by_caller = charged(caller, per_day=250 * len(Kind) + 1, amount_kes=amount)
+            by_phone = charged(phone_number=phone, phone_per_day=501, amount_kes=amount)
+            assert await is_accepted(store, by_caller) is fits
+            assert await is_accepted(store, by_phone) is fits
 
     @pytest.mark.parametrize("limit", ["per_day", "phone_per_day"])
     async def test_payments_of_yesterday_do_not_count(self, store: Store, limit: str) -> None:
@@ -204,20 +174,17 @@ class TestCounting:
             assert count_accepted(await accept_all([store], [again])) == room
 
     async def test_a_prompt_counts_for_a_minute_also_if_it_failed(self, store: Store) -> None:
+        """A withdrawal is no prompt."""
         phone = a_phone()
-        new = charged(phone_number=phone)
-        await store.accepting.accept(new)
+        await store.accepting.accept(charged(kind=Kind.WITHDRAWAL, phone_number=phone))
+        new = charged(phone_number=phone, per_minute=1)
+        assert await is_accepted(store, new)
         await store.claim(new.id)
         await store.changing.change(failure(new.id))
         assert not await is_accepted(store, charged(phone_number=phone, per_minute=1))
         await store.execute(
             "UPDATE mkwanja.payments SET created_at = now() - interval '61 s' WHERE id = $1", new.id
         )
-        assert await is_accepted(store, charged(phone_number=phone, per_minute=1))
-
-    async def test_a_withdrawal_does_not_count_as_a_prompt(self, store: Store) -> None:
-        phone = a_phone()
-        await store.accepting.accept(charged(kind=Kind.WITHDRAWAL, phone_number=phone))
         assert await is_accepted(store, charged(phone_number=phone, per_minute=1))
 
     @pytest.mark.parametrize(
@@ -250,15 +217,6 @@ class TestCounting:
 
 
 class TestReplays:
-    async def test_a_replay_uses_no_allowance(self, store: Store) -> None:
-        caller = a_caller()
-        first = charged(caller, per_day=500, key="order-1")
-        await store.accepting.accept(first)
-        for _ in range(5):
-            again = await store.accepting.accept(replace(first, id=new_id()))
-            assert (again.is_replay, again.answer.payment_id) == (True, str(first.id))
-        assert await is_accepted(store, charged(caller, per_day=500))
-
     async def test_a_replay_is_answered_after_the_allowance_is_used_up(
         self, store: Store, other: Store
     ) -> None:
@@ -300,13 +258,6 @@ class TestReplays:
             "UPDATE mkwanja.idempotency_keys SET expires_at = now() WHERE payment_id = $1", first.id
         )
         assert not await is_accepted(store, replace(first, id=new_id()))
-
-    async def test_a_rejected_request_uses_no_key(self, store: Store) -> None:
-        caller = a_caller()
-        refused = charged(caller, per_day=100, key="order-1")
-        assert not await is_accepted(store, refused)
-        assert await store.accepting.first_answer(caller.key, "order-1") is None
-        assert await is_accepted(store, replace(refused, charges=()))
 
 
 async def test_a_process_that_locks_a_limit_too_long_blocks_no_other_caller(

@@ -8,7 +8,6 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-import asyncpg
 import pytest
 
 from tests.spec.delivering import begin_awaited, deliver
@@ -18,16 +17,8 @@ from tests.spec.requesting import cancel
 from tests.spec.system import System
 
 _FIELDS = {
-    "specversion",
-    "id",
-    "source",
-    "type",
-    "subject",
-    "time",
-    "sequence",
-    "datacontenttype",
-    "data",
-}
+    "specversion", "id", "source", "type", "subject", "time", "sequence", "datacontenttype", "data",
+}  # fmt: skip
 
 
 async def _event_entries(system: System, payment_id: str) -> list[Any]:
@@ -54,11 +45,10 @@ async def _wait_for_events(
     ("api", "scenario", "kind"),
     [
         ("stk", "approve", "succeeded"),
-        ("b2c", "approve", "succeeded"),
         ("b2b", "approve", "succeeded"),
         ("stk", "cancel", "failed"),
         ("stk", "merchant_missing", "failed"),
-        ("stk", "duplicate_callbacks", "succeeded"),
+        ("b2c", "duplicate_callbacks", "succeeded"),
     ],
 )
 async def test_each_finalization_is_published_once(
@@ -164,22 +154,3 @@ async def _forget_publication(system: System, payment_id: str) -> None:
     await system.execute("ALTER TABLE mkwanja.event_publications ENABLE TRIGGER is_insert_only")
     due = "UPDATE mkwanja.payments SET event_due = now() - interval '1 minute' WHERE id = $1"
     await system.execute(due, entry["payment_id"])
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        "UPDATE mkwanja.payment_history SET what = what",
-        "UPDATE mkwanja.event_publications SET published_at = published_at",
-        "UPDATE mkwanja.callbacks SET body = body",
-        "UPDATE mkwanja.daraja_exchanges SET answer = answer",
-        "DELETE FROM mkwanja.payment_history",
-        "DELETE FROM mkwanja.event_publications",
-        "DELETE FROM mkwanja.callbacks",
-        "DELETE FROM mkwanja.daraja_exchanges",
-        "TRUNCATE mkwanja.callbacks",
-    ],
-)
-async def test_postgres_refuses_changes_of_insert_only_tables(system: System, change: str) -> None:
-    with pytest.raises(asyncpg.RestrictViolationError, match="insert-only"):
-        await system.execute(change)
