@@ -1,4 +1,4 @@
-"""Steps of a test about held operations: send, hold, cool down, and read the brake's row."""
+"""Steps of a test about brakes and held operations."""
 
 from __future__ import annotations
 
@@ -6,24 +6,33 @@ from typing import Any
 from uuid import UUID
 
 from domain.attempts import IdKind, ProviderId
-from domain.errors import (
-    ProductRefused,
-    ProviderError,
-)
+from domain.errors import ProductRefused, ProviderError
 from domain.kinds import Kind
 from domain.operations import Operation
-from tests.integration.conftest import Store, acknowledgement, new_id
+from tests.integration.conftest import Store, acknowledgement
 
 B2C = Operation.B2C
 
 
-async def claimed(store: Store, kind: Kind = Kind.WITHDRAWAL) -> tuple[UUID, UUID]:
-    payment_id, attempt_id = await store.accepted(kind), new_id()
-    assert await store.claim(payment_id, attempt_id) is not None
-    return payment_id, attempt_id
+async def brake_row(store: Store, name: str = B2C) -> dict[str, Any]:
+    [found] = await store.rows("SELECT * FROM mkwanja.brakes WHERE name = $1", str(name))
+    return found
+
+
+async def is_engaged(store: Store, name: str = B2C) -> bool:
+    return bool((await brake_row(store, name))["is_engaged"])
+
+
+async def brake_changes(store: Store) -> list[tuple[str, bool]]:
+    """Every change of a brake, oldest first."""
+    rows = await store.rows(
+        "SELECT name, is_engaged FROM mkwanja.brake_history ORDER BY changed_at"
+    )
+    return [(row["name"], row["is_engaged"]) for row in rows]
 
 
 async def record_answer(store: Store, sent: tuple[UUID, UUID], error: ProviderError | None) -> None:
+    """Record Daraja's answer to an attempt, given as payment and attempt."""
     ids = (
         frozenset[ProviderId]()
         if error
@@ -33,16 +42,7 @@ async def record_answer(store: Store, sent: tuple[UUID, UUID], error: ProviderEr
 
 
 async def hold(store: Store, kind: Kind = Kind.WITHDRAWAL) -> None:
-    await record_answer(store, await claimed(store, kind), ProductRefused(code="401.002.01"))
-
-
-async def brake_row(store: Store, operation: Operation = B2C) -> dict[str, Any]:
-    [found] = await store.rows("SELECT * FROM mkwanja.brakes WHERE name = $1", operation.value)
-    return found
-
-
-async def is_held(store: Store, operation: Operation = B2C) -> bool:
-    return bool((await brake_row(store, operation))["is_engaged"])
+    await record_answer(store, await store.claimed(kind), ProductRefused(code="401.002.01"))
 
 
 async def end_cool_down(store: Store, operation: Operation = B2C) -> None:

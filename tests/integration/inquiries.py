@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
+
+import pytest
 
 from domain.attempts import IdKind, ProviderIds
 from domain.changes import Change, ChangeResult, Context, Decided, Reads
@@ -13,6 +17,7 @@ from domain.evidence import Evidence, Inquiry, InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.inquiry_changes import inquiry_answer_change, inquiry_change
 from domain.lifecycle.record_callback import callback_change
+from domain.lifecycle.submit import resend_claim_change
 from domain.payment import Payment
 from domain.report import Report, ReportedOutcome
 from domain.stages import Step
@@ -22,7 +27,6 @@ from tests.integration.conftest import Store, a_callback, acknowledgement, new_i
 
 # Inquiries may follow each other without a pause, because these tests do not test the spacing.
 AT_ONCE = replace(TIMES, inquiry_first_after=timedelta(0))
-HOUR = timedelta(hours=1)
 
 
 def askable_ids(kind: Kind) -> ProviderIds:
@@ -45,30 +49,59 @@ async def in_doubt(store: Store, kind: Kind = Kind.WITHDRAWAL, *, askable: bool 
     return payment_id
 
 
+_SENT_AN_HOUR_AGO_AND_NOT_FOUND = (
+    "UPDATE mkwanja.payments SET created_at = created_at - interval '1 hour' WHERE id = $1",
+    """
+    UPDATE mkwanja.attempts SET claimed_at = claimed_at - interval '1 hour',
+        ended_at = ended_at - interval '1 hour'
+    WHERE payment_id = $1
+    """,
+    """
+    INSERT INTO mkwanja.inquiries (payment_id, number, api, asked_at, answered_at, verdict, code)
+    SELECT $1, number, 'status', now() - interval '5 minutes', now(), 'not_found', 'SFC_IC0003'
+    FROM generate_series(1, 2) AS number
+    """,
+)
+
+
 async def resendable(store: Store) -> UUID:
     """Create a withdrawal that may be resent: sent an hour ago, and twice not found since."""
     payment_id = await in_doubt(store)
-    await store.execute(
-        "UPDATE mkwanja.payments SET created_at = created_at - $2::interval WHERE id = $1",
-        payment_id,
-        HOUR,
-    )
-    await store.execute(
-        "UPDATE mkwanja.attempts SET claimed_at = claimed_at - $2::interval,"
-        " ended_at = ended_at - $2::interval WHERE payment_id = $1",
-        payment_id,
-        HOUR,
-    )
-    for number in (1, 2):
-        await store.execute(
-            "INSERT INTO mkwanja.inquiries"
-            " (payment_id, number, api, asked_at, answered_at, verdict, code)"
-            " VALUES ($1, $2, 'status', now() - interval '5 minutes', now(), 'not_found',"
-            " 'SFC_IC0003')",
-            payment_id,
-            number,
-        )
+    for sql in _SENT_AN_HOUR_AGO_AND_NOT_FOUND:
+        await store.execute(sql, payment_id)
     return payment_id
+
+
+async def claim_first(
+    store: Store, payment_id: UUID, attempt_id: UUID | None = None
+) -> Payment | None:
+    """Claim a payment for its first send."""
+    return await store.claim(payment_id, attempt_id)
+
+
+async def claim_resend(
+    store: Store, payment_id: UUID, attempt_id: UUID | None = None
+) -> Payment | None:
+    """Claim a payment in doubt for another send."""
+    attempt_id = attempt_id or new_id()
+    result = await store.changing.change(
+        resend_claim_change(payment_id, attempt_id, AT_ONCE, ACCOUNTS)
+    )
+    payment = result.decided.payment
+    return payment if payment is not None and payment.attempt_id == attempt_id else None
+
+
+Claim = Callable[..., Coroutine[Any, Any, Payment | None]]
+
+EACH_CLAIM = pytest.mark.parametrize(
+    "claim", [claim_first, claim_resend], ids=["first send", "resend"]
+)
+
+
+async def claimable(store: Store, claim: Claim) -> UUID:
+    """Create a withdrawal for one claim of that sort."""
+    is_first = claim is claim_first
+    return await (store.accepted(Kind.WITHDRAWAL) if is_first else resendable(store))
 
 
 async def make_due(store: Store, payment_id: UUID) -> None:
@@ -93,11 +126,8 @@ def an_answer(
     *,
     code: str = "4999",
     outcome: ReportedOutcome = ReportedOutcome.UNDECIDED,
-    refuses: bool = False,
 ) -> Report:
-    return Report(
-        outcome=outcome, code=code, inquiry_outcome=inquiry_outcome, refuses_credential=refuses
-    )
+    return Report(outcome=outcome, code=code, inquiry_outcome=inquiry_outcome)
 
 
 async def record_query_answer(
@@ -133,16 +163,6 @@ async def read_evidence(store: Store, payment_id: UUID, *, is_claim: bool = Fals
         )
     )
     return seen[-1]
-
-
-async def engage_brake(store: Store, name: str, *, is_engaged: bool = True) -> None:
-    """Set a brake by SQL, without the product's code."""
-    await store.execute(
-        "UPDATE mkwanja.brakes SET is_engaged = $2, changed_at = now(),"
-        " reason = CASE WHEN $2 THEN 'test' END WHERE name = $1",
-        name,
-        is_engaged,
-    )
 
 
 async def count_due(store: Store, step: Step, *, limit: int = 100) -> int:

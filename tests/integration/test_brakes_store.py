@@ -5,68 +5,51 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID
 
-import asyncpg
 import pytest
+from sqlalchemy import text
 
 from domain.adapters.postgres.brakes import BREAKER, KILL_SWITCH, Brakes
 from domain.adapters.postgres.locks import LOCK_BRAKES_SHARED
-from domain.changes import Change, ChangeResult, CloseBreaker, Context, Decided, OpenBreaker
-from domain.errors import Resendable
+from domain.changes import Change, CloseBreaker, Context, Decided, OpenBreaker
 from domain.kinds import Kind
-from domain.lifecycle.submit import resend_claim_change
 from domain.payment import Payment
-from domain.stages import Stage, Step
-from tests.builders import ACCOUNTS, TIMES
-from tests.integration.conftest import Store, acknowledgement, new_id, until
+from domain.stages import Step
+from tests.integration.conftest import Store, new_id, until
+from tests.integration.held import brake_changes, brake_row, is_engaged
+from tests.integration.inquiries import (
+    EACH_CLAIM,
+    Claim,
+    claim_resend,
+    claimable,
+    count_due,
+    in_doubt,
+    resendable,
+)
 from tests.stack.databases import connection
 
 COOL_DOWN, COOL_DOWN_MAX = timedelta(seconds=10), timedelta(seconds=60)
-NONE = timedelta(0)
-AT_ONCE = replace(
-    TIMES,
-    inquiry_first_after=NONE,
-    inquiry_interval_max=NONE,
-    result_window=NONE,
-    not_found_trusted_after=NONE,
-)
-
-# This reads `pg_locks`, because `pg_stat_activity` does not change within one transaction.
-_WAITING_FOR = "SELECT count(*) FROM pg_locks WHERE NOT granted AND $1 = ANY(pg_blocking_pids(pid))"
+EACH_BRAKE = pytest.mark.parametrize("name", [KILL_SWITCH, BREAKER])
+LOCK_WAITS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
 
 
-async def brake(store: Store, name: str = BREAKER) -> dict[str, Any]:
-    [row] = await store.rows("SELECT * FROM mkwanja.brakes WHERE name = $1", name)
-    return row
+@pytest.fixture
+def brakes(fresh: Store) -> Brakes:
+    return Brakes(fresh.database)
 
 
-async def brake_changes(store: Store) -> list[tuple[str, bool, str]]:
-    """Every change of a brake, oldest first."""
-    rows = await store.rows("SELECT * FROM mkwanja.brake_history ORDER BY changed_at")
-    return [(row["name"], row["is_engaged"], row["reason"]) for row in rows]
-
-
-async def commit_effect(
-    store: Store, payment_id: UUID, effect: OpenBreaker | CloseBreaker
-) -> ChangeResult:
+async def commit_effect(store: Store, payment_id: UUID, effect: OpenBreaker | CloseBreaker) -> None:
     """Commit a change that opens or closes the breaker."""
 
     def decide(payment: Payment | None, _context: Context) -> Decided:
         return Decided(payment=payment, effects=(effect,))
 
-    return await store.changing.change(Change(payment_id=payment_id, decide=decide))
-
-
-async def resendable(store: Store) -> UUID:
-    """Create a withdrawal in doubt that may be resent at once, because Daraja was busy."""
-    payment_id, attempt_id = await store.claimed(Kind.WITHDRAWAL)
-    await store.changing.change(acknowledgement(payment_id, attempt_id, error=Resendable()))
-    assert (await store.payment(payment_id)).stage is Stage.IN_DOUBT
-    return payment_id
+    await store.changing.change(Change(payment_id=payment_id, decide=decide))
 
 
 @asynccontextmanager
@@ -94,21 +77,22 @@ async def claims_without_end(store: Store) -> AsyncIterator[None]:
         await claims
 
 
-class TestKillSwitch:
-    """An operator sets it, and every claim checks it."""
+class TestBrakesAndClaims:
+    """An operator sets a brake, and every claim of a payout checks it."""
 
     async def test_setting_a_brake_returns_its_changes_and_stores_the_reason(
-        self, fresh: Store
+        self, fresh: Store, brakes: Brakes
     ) -> None:
         """Engaging it again keeps the first reason. Each change is an entry of the history."""
-        brakes = Brakes(fresh.database)
-        assert await brakes.set(KILL_SWITCH, is_engaged=True, reason="first") == [KILL_SWITCH]
-        assert await brakes.set(KILL_SWITCH, is_engaged=True, reason="second") == []
-        assert await brakes.set(KILL_SWITCH, BREAKER, is_engaged=False, reason="over") == [
-            KILL_SWITCH
-        ]
-        assert await brakes.set(KILL_SWITCH, BREAKER, is_engaged=False, reason="again") == []
-        assert await brake_changes(fresh) == [
+        for names, engages, reason, changed in (
+            ([KILL_SWITCH], True, "first", [KILL_SWITCH]),
+            ([KILL_SWITCH], True, "second", []),
+            ([KILL_SWITCH, BREAKER], False, "over", [KILL_SWITCH]),
+            ([KILL_SWITCH, BREAKER], False, "again", []),
+        ):
+            assert await brakes.set(*names, is_engaged=engages, reason=reason) == changed
+        history = await fresh.rows("SELECT * FROM mkwanja.brake_history ORDER BY changed_at")
+        assert [(row["name"], row["is_engaged"], row["reason"]) for row in history] == [
             (KILL_SWITCH, True, "first"),
             (KILL_SWITCH, False, "over"),
         ]
@@ -117,37 +101,32 @@ class TestKillSwitch:
             (KILL_SWITCH, False, None),
         ]
 
-    @pytest.mark.parametrize("name", [KILL_SWITCH, BREAKER])
-    async def test_an_engaged_brake_forbids_claims_and_resends(
-        self, fresh: Store, name: str
+    @EACH_BRAKE
+    async def test_an_engaged_brake_forbids_claims_and_resends_of_payouts_only(
+        self, fresh: Store, brakes: Brakes, name: str
     ) -> None:
         """One brake is enough. After its release, the same claims are permitted."""
-        waiting, in_doubt = await fresh.accepted(Kind.WITHDRAWAL), await resendable(fresh)
-        await Brakes(fresh.database).set(name, is_engaged=True, reason="a test")
-        assert await fresh.claim(waiting) is None
-        result = await fresh.changing.change(
-            resend_claim_change(in_doubt, new_id(), AT_ONCE, ACCOUNTS)
-        )
-        assert result.decided.payment is not None
-        assert result.decided.payment.stage is Stage.IN_DOUBT
-        due = await fresh.claiming.find_due(waiting)
+        waiting = {kind: await fresh.accepted(kind) for kind in Kind}
+        sent_before = await resendable(fresh)
+        await brakes.set(name, is_engaged=True, reason="a test")
+        won = {kind: await fresh.claim(payment_id) for kind, payment_id in waiting.items()}
+        assert {kind for kind, payment in won.items() if payment} == {Kind.DEPOSIT}
+        assert await claim_resend(fresh, sent_before) is None
+        due = await fresh.claiming.find_due(waiting[Kind.WITHDRAWAL])
         assert due is not None
         assert due.is_held
-        await Brakes(fresh.database).set(name, is_engaged=False, reason="over")
-        assert await fresh.claim(waiting) is not None
-        await fresh.changing.change(resend_claim_change(in_doubt, new_id(), AT_ONCE, ACCOUNTS))
-        assert (await fresh.payment(in_doubt)).stage is Stage.SUBMITTING
+        await brakes.set(name, is_engaged=False, reason="over")
+        del waiting[Kind.DEPOSIT]
+        assert all([await fresh.claim(payment_id) for payment_id in waiting.values()])
+        assert await claim_resend(fresh, sent_before) is not None
 
-    @pytest.mark.parametrize("kind_of_claim", ["first", "resend"])
+    @EACH_CLAIM
     async def test_engaging_a_brake_waits_for_claims_that_are_about_to_commit(
-        self, fresh: Store, kind_of_claim: str
+        self, fresh: Store, brakes: Brakes, claim: Claim
     ) -> None:
         """The operator therefore sees every payout on the wire, and none is claimed later."""
+        payment_id, attempt_id = await claimable(fresh, claim), new_id()
         other = await fresh.accepted(Kind.WITHDRAWAL)
-        attempt_id = new_id()
-        payment_id = await (
-            fresh.accepted(Kind.WITHDRAWAL) if kind_of_claim == "first" else resendable(fresh)
-        )
         async with connection(fresh.url) as raw:
             transaction = raw.transaction()
             await transaction.start()
@@ -158,181 +137,179 @@ class TestKillSwitch:
                 attempt_id,
                 other,
             )
-            if kind_of_claim == "first":
-                claiming: Any = asyncio.create_task(fresh.claim(payment_id, attempt_id))
-            else:
-                claiming = asyncio.create_task(
-                    fresh.changing.change(
-                        resend_claim_change(payment_id, attempt_id, AT_ONCE, ACCOUNTS)
-                    )
-                )
-            await until(lambda: raw.fetchval(_WAITING_FOR, raw.get_server_pid()))
-            brakes = Brakes(fresh.database)
-            setting = asyncio.create_task(brakes.set(KILL_SWITCH, is_engaged=True, reason="a test"))
-            chain = "SELECT count(*) >= 2 FROM pg_locks WHERE NOT granted"
-            await until(lambda: raw.fetchval(chain))
+            claiming = asyncio.create_task(claim(fresh, payment_id, attempt_id))
+            await until(lambda: fresh.one(LOCK_WAITS))
+            setting = asyncio.create_task(brakes.set(KILL_SWITCH, is_engaged=True, reason="test"))
+
+            async def both_wait_or_it_is_set() -> bool:
+                return setting.done() or await fresh.one(LOCK_WAITS) == 2
+
+            await until(both_wait_or_it_is_set)
             assert not setting.done()
             await transaction.rollback()
-        await claiming
+        assert await claiming is not None
         assert await setting == [KILL_SWITCH]
         assert [row.id for row in await brakes.payouts_on_the_wire()] == [payment_id]
         assert await fresh.claim(other) is None
 
-    async def test_payouts_on_the_wire_are_those_under_a_live_lease(self, fresh: Store) -> None:
-        """Deposits, payouts with an expired lease and answered payouts are not among them."""
-        payouts = [
-            await fresh.claimed(kind)
-            for kind in (Kind.WITHDRAWAL, Kind.BILL_PAYMENT, Kind.WITHDRAWAL)
-        ]
-        await fresh.claimed(Kind.DEPOSIT)
-        await fresh.finalized(Kind.WITHDRAWAL)
-        await fresh.execute(
-            "UPDATE mkwanja.payments SET lease_until = now() WHERE id = $1", payouts[2][0]
+    @EACH_CLAIM
+    @EACH_BRAKE
+    async def test_a_claim_waits_for_a_brake_that_is_being_set_and_obeys_it(
+        self, fresh: Store, second_worker: Store, claim: Claim, name: str
+    ) -> None:
+        """The row's lock makes the claim read the brake again. A deposit waits for no brake."""
+        payment_id, deposit = await claimable(fresh, claim), await fresh.accepted(Kind.DEPOSIT)
+        before = await fresh.payment(payment_id)
+        engage = text(
+            "UPDATE mkwanja.brakes SET is_engaged = true, reason = 'test' WHERE name = :name"
         )
-        on_the_wire = {row.id for row in await Brakes(fresh.database).payouts_on_the_wire()}
-        assert on_the_wire == {payment_id for payment_id, _ in payouts[:2]}
+        async with second_worker.database.transaction() as transaction:
+            await transaction.run(engage, {"name": name})
+            assert await fresh.claim(deposit) is not None
+            claiming = asyncio.create_task(claim(fresh, payment_id))
 
-    async def test_overlapping_claims_do_not_prevent_engaging_a_brake(self, fresh: Store) -> None:
-        """The operator gets the lock although some worker is always about to commit a claim."""
-        async with claims_without_end(fresh):
-            assert await Brakes(fresh.database).set(KILL_SWITCH, is_engaged=True, reason="now") == [
-                KILL_SWITCH
+            async def claim_waits_or_is_done() -> bool:
+                return claiming.done() or await fresh.one(LOCK_WAITS)
+
+            await until(claim_waits_or_is_done)
+        assert await claiming is None
+        assert await fresh.payment(payment_id) == before
+
+    @EACH_CLAIM
+    async def test_after_a_brake_is_set_no_claim_commits(
+        self, fresh: Store, second_worker: Store, brakes: Brakes, claim: Claim
+    ) -> None:
+        """Two processes make many claims, and the brake is set between them."""
+        attempts = "SELECT count(*) FROM mkwanja.attempts"
+        for _ in range(3):
+            payments = [await claimable(fresh, claim) for _ in range(12)]
+            claims = [
+                asyncio.create_task(claim(process, payment_id))
+                for process, payment_id in zip([fresh, second_worker] * 6, payments, strict=True)
             ]
+            await brakes.set(KILL_SWITCH, is_engaged=True, reason="test")
+            known = await fresh.one(attempts)
+            sent = {payment.id for payment in await asyncio.gather(*claims) if payment}
+            assert await fresh.one(attempts) == known
+            on_the_wire = {UUID(int=row.id.int) for row in await brakes.payouts_on_the_wire()}
+            assert on_the_wire & set(payments) == sent
+            await brakes.set(KILL_SWITCH, is_engaged=False, reason="test")
+
+    async def test_payouts_on_the_wire_are_those_under_a_live_lease(
+        self, fresh: Store, brakes: Brakes
+    ) -> None:
+        """Deposits, payouts with an expired lease and answered payouts are not among them."""
+        kinds = (Kind.WITHDRAWAL, Kind.BILL_PAYMENT, Kind.WITHDRAWAL, Kind.DEPOSIT)
+        payments = [(await fresh.claimed(kind))[0] for kind in kinds]
+        await fresh.finalized(Kind.WITHDRAWAL)
+        expire = "UPDATE mkwanja.payments SET lease_until = now() WHERE id = $1"
+        await fresh.execute(expire, payments[2])
+        assert {row.id for row in await brakes.payouts_on_the_wire()} == set(payments[:2])
+
+    async def test_overlapping_claims_prevent_neither_a_stop_nor_a_result(
+        self, fresh: Store, brakes: Brakes
+    ) -> None:
+        """The result opens the breaker, so it needs the lock on the brakes as the stop does."""
+        payment_id = await fresh.finalized(Kind.WITHDRAWAL)
+        async with claims_without_end(fresh):
+            await commit_effect(fresh, payment_id, OpenBreaker("refused"))
+            assert await brakes.set(KILL_SWITCH, is_engaged=True, reason="now") == [KILL_SWITCH]
+        assert await is_engaged(fresh, BREAKER)
 
 
 class TestBreaker:
     """Daraja's answers open and close it."""
 
-    async def test_the_breaker_opens_and_stays_with_the_first_refusal(self, fresh: Store) -> None:
-        """It has the reason and the payment of the first refusal, also after further ones."""
-        first, second = (
-            await fresh.finalized(Kind.WITHDRAWAL),
-            await fresh.finalized(Kind.WITHDRAWAL),
-        )
+    async def test_the_breaker_keeps_its_first_refusal_until_an_answer_to_a_later_inquiry(
+        self, fresh: Store, brakes: Brakes
+    ) -> None:
+        """Daraja may have accepted the credential shortly before it refused it.
+
+        No answer releases what an operator engaged.
+        """
+        first, second = [await fresh.finalized(Kind.WITHDRAWAL) for _ in range(2)]
+        await brakes.set(KILL_SWITCH, is_engaged=True, reason="by hand")
         await commit_effect(fresh, first, OpenBreaker("first"))
         await asyncio.gather(
             *(commit_effect(fresh, second, OpenBreaker("second")) for _ in range(3))
         )
-        row = await brake(fresh)
+        row = await brake_row(fresh, BREAKER)
         assert (row["is_engaged"], row["probes"]) == (True, 0)
         assert (row["reason"], row["payment_id"]) == ("first", first)
-        assert await brake_changes(fresh) == [(BREAKER, True, "first")]
-
-    async def test_only_an_answer_to_an_inquiry_after_the_opening_closes_the_breaker(
-        self, fresh: Store
-    ) -> None:
-        """Daraja may have accepted the credential shortly before it refused it."""
-        payment_id = await fresh.finalized(Kind.WITHDRAWAL)
-        await commit_effect(fresh, payment_id, OpenBreaker("refused"))
-        opened_at: datetime = (await brake(fresh))["changed_at"]
-        await commit_effect(fresh, payment_id, CloseBreaker(opened_at - timedelta(milliseconds=1)))
-        assert (await brake(fresh))["is_engaged"]
-        await commit_effect(fresh, payment_id, CloseBreaker(opened_at + timedelta(milliseconds=1)))
-        assert not (await brake(fresh))["is_engaged"]
-        assert [is_open for _, is_open, _ in await brake_changes(fresh)] == [True, False]
+        opened_at: datetime = row["changed_at"]
+        for milliseconds, is_open in ((-1, True), (0, True), (1, False)):
+            at = opened_at + timedelta(milliseconds=milliseconds)
+            await commit_effect(fresh, first, CloseBreaker(at))
+            assert await is_engaged(fresh, BREAKER) is is_open
+        assert await brake_changes(fresh) == [
+            (KILL_SWITCH, True),
+            (BREAKER, True),
+            (BREAKER, False),
+        ]
 
     async def test_the_breaker_opens_if_one_commit_opens_and_closes_it(self, fresh: Store) -> None:
         """A batch may contain an acceptance and a refusal of the credential."""
-        accepted, refused = (
-            await fresh.finalized(Kind.WITHDRAWAL),
-            await fresh.finalized(Kind.WITHDRAWAL),
-        )
+        accepted, refused = [await fresh.finalized(Kind.WITHDRAWAL) for _ in range(2)]
         await commit_effect(fresh, accepted, OpenBreaker("before"))
-        at = (await brake(fresh))["changed_at"] + timedelta(seconds=1)
-        for payment_ids in ((accepted, refused), (refused, accepted)):
-            await asyncio.gather(
-                *(
-                    commit_effect(fresh, payment_id, CloseBreaker(at))
-                    if payment_id == accepted
-                    else commit_effect(fresh, payment_id, OpenBreaker("now"))
-                    for payment_id in payment_ids
-                )
-            )
-            assert (await brake(fresh))["is_engaged"]
-
-    async def test_closing_the_breaker_does_not_release_the_kill_switch(self, fresh: Store) -> None:
-        """Daraja's answers release nothing that an operator engaged."""
-        payment_id = await fresh.finalized(Kind.WITHDRAWAL)
-        await Brakes(fresh.database).set(KILL_SWITCH, is_engaged=True, reason="by hand")
-        await commit_effect(
-            fresh,
-            payment_id,
-            CloseBreaker(datetime.max.replace(tzinfo=(await brake(fresh))["changed_at"].tzinfo)),
-        )
-        assert (await brake(fresh, KILL_SWITCH))["is_engaged"]
+        at = (await brake_row(fresh, BREAKER))["changed_at"] + timedelta(seconds=1)
+        effects: list[tuple[UUID, OpenBreaker | CloseBreaker]] = [
+            (accepted, CloseBreaker(at)),
+            (refused, OpenBreaker("now")),
+        ]
+        for order in (effects, effects[::-1]):
+            await asyncio.gather(*(commit_effect(fresh, *item) for item in order))
+            assert await is_engaged(fresh, BREAKER)
 
     async def test_one_of_all_sweepers_probes_after_cool_downs_that_double(
-        self, fresh: Store
+        self, fresh: Store, second_worker: Store, brakes: Brakes
     ) -> None:
         """The cool-down has a maximum. A closed breaker is not probed."""
         payment_id = await fresh.finalized(Kind.WITHDRAWAL)
-        async with Store(fresh.url) as second:
+        last_probe = """
+            UPDATE mkwanja.brakes SET
+                probed_at = CASE WHEN probes > 0 THEN now() - $1 * interval '1 second' END,
+                changed_at = now()
+                    - (CASE WHEN probes > 0 THEN 1000 ELSE $1 END) * interval '1 second'
+        """
 
-            async def start_probes() -> list[UUID | None]:
-                starts = (
-                    store.sweeping.start_probe(COOL_DOWN, COOL_DOWN_MAX)
-                    for store in (fresh, second) * 3
-                )
-                return [probed for probed in await asyncio.gather(*starts) if probed]
+        async def start_probes() -> list[UUID | None]:
+            starts = (
+                store.sweeping.start_probe(COOL_DOWN, COOL_DOWN_MAX)
+                for store in (fresh, second_worker) * 3
+            )
+            return [probed for probed in await asyncio.gather(*starts) if probed]
 
-            assert await start_probes() == []
-            await commit_effect(fresh, payment_id, OpenBreaker("refused"))
-            for cool_down in (10, 20, 40, 60, 60):
-                for ago, expected in ((cool_down - 1, []), (cool_down, [payment_id])):
-                    await fresh.execute(
-                        "UPDATE mkwanja.brakes SET"
-                        " probed_at = CASE WHEN probes > 0"
-                        " THEN now() - $1 * interval '1 second' END,"
-                        " changed_at = now()"
-                        " - (CASE WHEN probes > 0 THEN 1000 ELSE $1 END) * interval '1 second'",
-                        ago,
-                    )
-                    assert await start_probes() == expected, (cool_down, ago)
+        assert await start_probes() == []
+        await commit_effect(fresh, payment_id, OpenBreaker("refused"))
+        for cool_down in (10, 20, 40, 60, 60):
+            for seconds_ago, expected in ((cool_down - 1, []), (cool_down, [payment_id])):
+                await fresh.execute(last_probe, seconds_ago)
+                assert await start_probes() == expected, (cool_down, seconds_ago)
+        await fresh.execute(last_probe, 1000)
+        await brakes.set(BREAKER, is_engaged=False, reason="mended")
+        assert await start_probes() == []
 
-    async def test_an_open_breaker_stops_inquiries_with_the_credential(self, fresh: Store) -> None:
+    async def test_an_open_breaker_stops_inquiries_with_the_credential(
+        self, fresh: Store, brakes: Brakes
+    ) -> None:
         """They are not counted either, so they use no budget.
 
         Queries of deposits continue, and the kill switch stops no inquiry.
         """
-        status, query = await fresh.accepted(Kind.WITHDRAWAL), await fresh.accepted()
-        for payment_id, step in ((status, Step.STATUS), (query, Step.QUERY)):
-            await fresh.execute(
-                "UPDATE mkwanja.payments SET next_step = $2,"
-                " next_step_at = now() - interval '1 second' WHERE id = $1",
-                payment_id,
-                step.value,
-            )
+        status, query = await in_doubt(fresh), await in_doubt(fresh, Kind.DEPOSIT)
 
         async def fetch_ids() -> list[UUID]:
-            plan = await fresh.sweeping.plan_sweep(limit=10, overdue_by=NONE)
             fetched = []
             for step in (Step.STATUS, Step.QUERY):
-                due = await fresh.sweeping.fetch_due(step, limit=10, next_step_in=NONE)
-                assert plan.due[step] == len(due)
+                counted = await count_due(fresh, step)
+                due = await fresh.sweeping.fetch_due(step, limit=10, next_step_in=timedelta(0))
+                assert counted == len(due)
                 fetched += [item.payment_id for item in due]
             return fetched
 
-        await Brakes(fresh.database).set(KILL_SWITCH, is_engaged=True, reason="a test")
+        await brakes.set(KILL_SWITCH, is_engaged=True, reason="a test")
         assert await fetch_ids() == [status, query]
-        await Brakes(fresh.database).set(KILL_SWITCH, is_engaged=False, reason="a test")
         await commit_effect(fresh, status, OpenBreaker("refused"))
         assert await fetch_ids() == [query]
-        await Brakes(fresh.database).set(BREAKER, is_engaged=False, reason="mended")
+        await brakes.set(BREAKER, is_engaged=False, reason="mended")
         assert await fetch_ids() == [status, query]
-
-    async def test_overlapping_claims_do_not_prevent_storing_a_result(self, fresh: Store) -> None:
-        """This result opens the breaker, so it needs the lock on the brakes."""
-        payment_id = await fresh.finalized(Kind.WITHDRAWAL)
-        async with claims_without_end(fresh):
-            await commit_effect(fresh, payment_id, OpenBreaker("refused"))
-        assert (await brake(fresh))["is_engaged"]
-
-
-async def test_the_history_of_a_brake_is_insert_only(fresh: Store) -> None:
-    await Brakes(fresh.database).set(KILL_SWITCH, is_engaged=True, reason="a test")
-    for change in (
-        "UPDATE mkwanja.brake_history SET reason = reason",
-        "DELETE FROM mkwanja.brake_history",
-    ):
-        with pytest.raises(asyncpg.RestrictViolationError, match="insert-only"):
-            await fresh.execute(change)

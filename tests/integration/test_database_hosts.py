@@ -1,6 +1,4 @@
-"""A DATABASE_URL names several hosts: the driver finds the one that takes writes, however the
-others fail.
-"""
+"""If a DATABASE_URL names several hosts, the driver finds the one that accepts writes."""
 
 from __future__ import annotations
 
@@ -133,37 +131,27 @@ async def test_without_a_host_of_use_the_store_is_unavailable(
             await port_of(database)
 
 
-async def test_a_standby_is_passed_by_until_it_is_promoted(url: str) -> None:
-    """With or without target_session_attrs, and wherever in the list it stands.
+async def assert_served_by(database: Database, server: PostgresServer, times: int = 5) -> None:
+    ports = await asyncio.gather(*(port_of(database) for _ in range(times)))
+    assert ports == [server.port] * times
 
-    Pooled connections do not keep us there.
-    """
+
+async def test_a_standby_is_passed_by_until_it_is_promoted(url: str) -> None:
+    """With or without target_session_attrs. Pooled connections do not keep us there."""
     async with PostgresServer() as primary, StandbyServer(primary) as standby:
         both = primary.url.replace(
             f":{primary.port}/", f":{standby.port},127.0.0.1:{primary.port}/"
         )
-        urls = (
-            both,
-            f"{both}?target_session_attrs=read-write",
-            f"{both}?target_session_attrs=primary",
-        )
-        for named in urls:
-            async with a_database(named) as database:
-                assert (
-                    await asyncio.gather(*(port_of(database) for _ in range(3)))
-                    == [primary.port] * 3
-                )
+        for attributes in ("read-write", "primary"):
+            async with a_database(f"{both}?target_session_attrs={attributes}") as database:
+                await assert_served_by(database, primary)
         async with a_database(both) as database:
-            assert (
-                await asyncio.gather(*(port_of(database) for _ in range(3))) == [primary.port] * 3
-            )
+            await assert_served_by(database, primary)
             await primary.kill()
             with pytest.raises(StoreUnavailable):
                 await port_of(database)
             await standby.promote()
-            assert (
-                await asyncio.gather(*(port_of(database) for _ in range(9))) == [standby.port] * 9
-            )
+            await assert_served_by(database, standby, 9)
 
 
 async def test_a_primary_that_falls_silent_is_left_with_all_its_connections() -> None:
@@ -176,17 +164,12 @@ async def test_a_primary_that_falls_silent_is_left_with_all_its_connections() ->
             f":{primary.port}/", f":{primary.port},127.0.0.1:{standby.port}/"
         )
         async with a_database(both, pool_size=5) as database:
-            assert (
-                await asyncio.gather(*(port_of(database) for _ in range(5))) == [primary.port] * 5
-            )
+            await assert_served_by(database, primary)
             await standby.promote()
             primary.freeze()
             try:
                 with pytest.raises(StoreUnavailable):
                     await port_of(database)
-                assert (
-                    await asyncio.gather(*(port_of(database) for _ in range(5)))
-                    == [standby.port] * 5
-                )
+                await assert_served_by(database, standby)
             finally:
                 primary.thaw()

@@ -13,26 +13,14 @@ from domain.attempts import IdKind
 from domain.evidence import Inquiry
 from domain.kinds import RULES, Kind
 from domain.lifecycle.inquiry_changes import InquiryAnswer, inquiry_answer_change, inquiry_change
-from domain.lifecycle.submit import resend_claim_change
 from domain.operations import Operation, OperationHealth
 from domain.report import Report, ReportedOutcome
 from domain.stages import Step
 from tests.builders import ACCOUNTS
 from tests.decisions import inquiry_of, probed_operation_of
-from tests.integration.conftest import Store, acknowledgement, new_id
-from tests.integration.held import B2C, brake_row, claimed, end_cool_down, hold, is_held
-from tests.integration.inquiries import AT_ONCE, count_due, make_due, resendable
-
-# --- a resend -------------------------------------------------------------------------------------
-
-
-async def claim_resend(store: Store, payment_id: UUID) -> bool:
-    attempt_id = new_id()
-    result = await store.changing.change(
-        resend_claim_change(payment_id, attempt_id, AT_ONCE, ACCOUNTS)
-    )
-    payment = result.decided.payment
-    return payment is not None and payment.attempt_id == attempt_id
+from tests.integration.conftest import Store, acknowledgement
+from tests.integration.held import B2C, brake_row, end_cool_down, hold, is_engaged
+from tests.integration.inquiries import AT_ONCE, claim_resend, count_due, make_due, resendable
 
 
 async def test_a_resend_waits_for_a_held_operation_and_may_be_its_probe(
@@ -43,20 +31,13 @@ async def test_a_resend_waits_for_a_held_operation_and_may_be_its_probe(
     assert not any([await claim_resend(fresh, payment_id) for payment_id in waiting])
     await end_cool_down(fresh)
     stores = [fresh, second_worker] * 3
-    won = await asyncio.gather(
-        *(
-            claim_resend(store, payment_id)
-            for store, payment_id in zip(stores, waiting, strict=True)
-        )
-    )
-    assert won.count(True) == 1
+    won = await asyncio.gather(*map(claim_resend, stores, waiting))
+    assert won.count(None) == 5
     assert (await brake_row(fresh))["probes"] == 1
     await hold(fresh, Kind.BILL_PAYMENT)
     await Brakes(fresh.database).set(B2C.value, is_engaged=False, reason="the product was added")
-    assert [await claim_resend(fresh, payment_id) for payment_id in waiting].count(True) == 5
+    assert [await claim_resend(fresh, payment_id) for payment_id in waiting].count(None) == 1
 
-
-# --- inquiries ------------------------------------------------------------------------------------
 
 INQUIRIES = [
     (Kind.DEPOSIT, Operation.STK_QUERY, Step.QUERY),
@@ -65,7 +46,7 @@ INQUIRIES = [
 
 
 async def due_for_inquiry(store: Store, kind: Kind) -> UUID:
-    payment_id, attempt_id = await claimed(store, kind)
+    payment_id, attempt_id = await store.claimed(kind)
     ids = frozenset({(IdKind.CHECKOUT_REQUEST, f"ws_CO_{attempt_id.hex}")})
     await store.changing.change(acknowledgement(payment_id, attempt_id, ids=ids))
     await make_due(store, payment_id)
@@ -75,12 +56,10 @@ async def due_for_inquiry(store: Store, kind: Kind) -> UUID:
 async def store_inquiry(
     store: Store, payment_id: UUID, *, is_probe: bool = False
 ) -> tuple[Inquiry | None, Operation | None]:
-    decided = (
-        await store.changing.change(
-            inquiry_change(payment_id, AT_ONCE, ACCOUNTS, is_breaker_probe=is_probe)
-        )
-    ).decided
-    return inquiry_of(decided), probed_operation_of(decided)
+    result = await store.changing.change(
+        inquiry_change(payment_id, AT_ONCE, ACCOUNTS, is_breaker_probe=is_probe)
+    )
+    return inquiry_of(result.decided), probed_operation_of(result.decided)
 
 
 async def record_health(
@@ -106,7 +85,7 @@ async def test_a_refused_inquiry_holds_its_operation_until_a_probe_is_answered(
     inquiry, _ = await store_inquiry(fresh, first)
     assert inquiry is not None
     await record_health(fresh, first, inquiry.number, OperationHealth.PRODUCT_REFUSED)
-    assert await is_held(fresh, operation)
+    assert await is_engaged(fresh, operation)
     assert await count_due(fresh, step) == 0
     assert await fresh.sweeping.fetch_due(step, limit=9, next_step_in=timedelta(0)) == []
     assert await store_inquiry(fresh, waiting[0]) == (None, None)
@@ -114,12 +93,7 @@ async def test_a_refused_inquiry_holds_its_operation_until_a_probe_is_answered(
     await end_cool_down(fresh, operation)
     assert await count_due(fresh, step) == 1
     stores = [fresh, second_worker, fresh, second_worker, fresh]
-    won = await asyncio.gather(
-        *(
-            store_inquiry(store, payment_id)
-            for store, payment_id in zip(stores, waiting, strict=True)
-        )
-    )
+    won = await asyncio.gather(*map(store_inquiry, stores, waiting))
     [(probe, probed)] = [item for item in won if item[0] is not None]
     assert probe is not None
     assert probed is operation
@@ -129,7 +103,7 @@ async def test_a_refused_inquiry_holds_its_operation_until_a_probe_is_answered(
         (OperationHealth.WORKS, False),
     ):
         await record_health(fresh, waiting[won.index((probe, probed))], probe.number, health)
-        assert await is_held(fresh, operation) is expected
+        assert await is_engaged(fresh, operation) is expected
     assert await count_due(fresh, step) > 1
 
 
@@ -145,5 +119,5 @@ async def test_held_inquiries_stop_no_send_and_held_sends_stop_no_inquiry(
     await Brakes(fresh.database).set(RULES[kind].operation.value, is_engaged=False, reason="a test")
     assert inquiry is not None
     await record_health(fresh, payment_id, inquiry.number, OperationHealth.PRODUCT_REFUSED)
-    assert await is_held(fresh, operation)
+    assert await is_engaged(fresh, operation)
     assert await fresh.claim(await fresh.accepted(kind)) is not None

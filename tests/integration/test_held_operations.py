@@ -9,14 +9,10 @@ import pytest
 
 from domain.adapters.postgres.brakes import Brakes
 from domain.errors import (
-    DuplicateSubmission,
     OutcomeUnknown,
     ProductRefused,
     ProviderError,
     Refused,
-    Resendable,
-    Throttled,
-    TokenRefused,
     Unreachable,
 )
 from domain.failures import Failure, FailureReason
@@ -26,26 +22,22 @@ from domain.times import OPERATION_COOL_DOWN_MAX
 from tests.integration.conftest import Store, new_id
 from tests.integration.held import (
     B2C,
+    brake_changes,
     brake_row,
-    claimed,
     end_cool_down,
     hold,
-    is_held,
+    is_engaged,
     record_answer,
 )
-from tests.integration.inquiries import read_evidence
 from tests.integration.scripted import charge_limit
 
 SETTINGS = Refused(Failure(FailureReason.CONFIGURATION, True, "400.002.02"))
 RECIPIENT = Refused(Failure(FailureReason.INVALID_RECIPIENT, True, "400.002.02"))
-HELD = frozenset({B2C})
 
 
-async def brake_changes(store: Store) -> list[tuple[str, bool]]:
-    rows = await store.rows(
-        "SELECT name, is_engaged FROM mkwanja.brake_history ORDER BY changed_at"
-    )
-    return [(item["name"], item["is_engaged"]) for item in rows]
+async def send(store: Store, error: ProviderError | None, kind: Kind = Kind.WITHDRAWAL) -> None:
+    """Claim a payment, and record Daraja's answer to it."""
+    await record_answer(store, await store.claimed(kind), error)
 
 
 # --- the hold -------------------------------------------------------------------------------------
@@ -55,110 +47,71 @@ async def brake_changes(store: Store) -> list[tuple[str, bool]]:
 async def test_a_refused_product_holds_only_its_operation_and_for_all_workers(
     fresh: Store, second_worker: Store, kind: Kind
 ) -> None:
-    waiting = [await fresh.accepted(each) for each in Kind]
+    waiting = {each: await fresh.accepted(each) for each in Kind}
     await hold(fresh, kind)
-    won = {
-        each: await second_worker.claim(payment_id)
-        for each, payment_id in zip(Kind, waiting, strict=True)
-    }
+    won = {each: await second_worker.claim(waiting[each]) for each in Kind}
     assert {each for each, payment in won.items() if payment is None} == {kind}
-    found = await second_worker.claiming.find_due(waiting[list(Kind).index(kind)])
+    found = await second_worker.claiming.find_due(waiting[kind])
     assert found is not None
     assert found.is_held
     assert await brake_changes(fresh) == [(RULES[kind].operation.value, True)]
 
 
-async def test_the_refused_payment_waits_again(fresh: Store) -> None:
-    sent = await claimed(fresh)
-    await record_answer(fresh, sent, ProductRefused())
-    payment = await fresh.payment(sent[0])
-    assert (payment.stage, payment.send_count) == (Stage.ACCEPTED, 0)
-
-
-@pytest.mark.parametrize("kind", Kind)
-async def test_a_payment_of_a_held_operation_is_not_charged_to_the_shared_limit(
-    fresh: Store, kind: Kind
+@pytest.mark.parametrize("obstacle", ["it is held", "payouts are stopped", "it needs review"])
+async def test_a_payment_that_may_not_be_claimed_is_not_charged_to_the_shared_limit(
+    fresh: Store, obstacle: str
 ) -> None:
-    await hold(fresh, kind)
-    assert await charge_limit(fresh, await fresh.accepted(kind)) == []
-    another = next(each for each in Kind if each is not kind)
-    assert await charge_limit(fresh, await fresh.accepted(another)) == [another]
-
-
-async def test_a_held_operation_does_not_count_as_stopped_payouts(fresh: Store) -> None:
-    await hold(fresh)
-    payment_id = await fresh.accepted(Kind.BILL_PAYMENT)
-    for is_claim in (False, True):
-        known = await read_evidence(fresh, payment_id, is_claim=is_claim)
-        assert (known.payouts_are_stopped, known.breaker_is_open, known.held_operations) == (
-            False,
-            False,
-            HELD,
-        )
-    plan = await fresh.sweeping.plan_sweep(limit=10, overdue_by=timedelta(0))
-    assert (plan.payouts_are_stopped, plan.held_operations, plan.probes_due) == (
-        False,
-        HELD,
-        frozenset(),
-    )
+    """Workers look at each waiting payment every few seconds. Others must not pay for that."""
+    payment_id = await fresh.accepted(Kind.WITHDRAWAL)
+    if obstacle == "it is held":
+        await hold(fresh)
+    elif obstacle == "payouts are stopped":
+        await Brakes(fresh.database).set("kill_switch", is_engaged=True, reason="a test")
+    else:
+        await fresh.execute("UPDATE mkwanja.payments SET needs_review = true")
+    assert await charge_limit(fresh, payment_id) == []
+    assert (await fresh.payment(payment_id)).stage is Stage.ACCEPTED
+    assert await charge_limit(fresh, await fresh.accepted(Kind.DEPOSIT)) == [Kind.DEPOSIT]
 
 
 async def test_three_refusals_of_our_settings_in_a_row_hold_the_operation(
     fresh: Store, second_worker: Store
 ) -> None:
-    """The refusals are counted across workers."""
-    sent = [await claimed(fresh) for _ in range(3)]
-    for number, (store, item) in enumerate(zip([fresh, second_worker, fresh], sent, strict=True)):
-        assert not await is_held(fresh), number
-        await record_answer(store, item, SETTINGS)
-    assert await is_held(fresh)
+    """The refusals are counted across workers. One that is recorded again counts once."""
+    for number, store in enumerate([fresh, second_worker, fresh]):
+        assert (await brake_row(fresh))["refusals"] == number
+        sent = await fresh.claimed(Kind.WITHDRAWAL)
+        for _ in range(2):
+            await record_answer(store, sent, SETTINGS)
+    assert await is_engaged(fresh)
     assert "3 times" in (await brake_row(fresh))["reason"]
     assert await fresh.claim(await fresh.accepted(Kind.WITHDRAWAL)) is None
 
 
 async def test_three_refusals_of_our_settings_at_once_hold_the_operation(fresh: Store) -> None:
-    sent = [await claimed(fresh) for _ in range(3)]
+    sent = [await fresh.claimed(Kind.WITHDRAWAL) for _ in range(3)]
     await asyncio.gather(*(record_answer(fresh, item, SETTINGS) for item in sent))
-    assert await is_held(fresh)
+    assert await is_engaged(fresh)
 
 
 @pytest.mark.parametrize(
-    "proof", [None, RECIPIENT, DuplicateSubmission()], ids=["acknowledged", "refused", "duplicate"]
+    ("kind", "error", "refusals"),
+    [
+        pytest.param(Kind.WITHDRAWAL, RECIPIENT, 1, id="a proof that it works resets the count"),
+        pytest.param(Kind.WITHDRAWAL, Unreachable(), 3, id="an answer without evidence does not"),
+        pytest.param(Kind.BILL_PAYMENT, SETTINGS, 3, id="other operations count apart"),
+    ],
 )
-async def test_another_definite_answer_resets_the_count_of_refusals(
-    fresh: Store, proof: ProviderError | None
+async def test_only_refusals_of_one_operation_without_a_proof_between_them_are_counted(
+    fresh: Store, kind: Kind, error: ProviderError, refusals: int
 ) -> None:
-    for error in (SETTINGS, SETTINGS, proof, SETTINGS, SETTINGS):
-        await record_answer(fresh, await claimed(fresh), error)
-    assert not await is_held(fresh)
-    assert (await brake_row(fresh))["refusals"] == 2
-
-
-async def test_a_refusal_that_is_recorded_again_counts_once(fresh: Store) -> None:
-    """This happens after a COMMIT of unknown outcome."""
-    sent = await claimed(fresh)
-    for _ in range(3):
-        await record_answer(fresh, sent, SETTINGS)
-    assert (await brake_row(fresh))["refusals"] == 1
-
-
-async def test_refusals_of_different_operations_are_counted_apart(fresh: Store) -> None:
-    for kind in (Kind.WITHDRAWAL, Kind.BILL_PAYMENT, Kind.DEPOSIT, Kind.WITHDRAWAL):
-        await record_answer(fresh, await claimed(fresh, kind), SETTINGS)
+    await send(fresh, SETTINGS)
+    await send(fresh, SETTINGS)
+    await send(fresh, error, kind)
     assert await brake_changes(fresh) == []
-
-
-NO_EVIDENCE = [Unreachable(), Throttled(), TokenRefused(), Resendable(), OutcomeUnknown()]
-
-
-@pytest.mark.parametrize("error", NO_EVIDENCE, ids=lambda error: type(error).__name__)
-async def test_an_answer_without_evidence_changes_neither_the_hold_nor_the_count(
-    fresh: Store, error: ProviderError
-) -> None:
-    for refusal in (SETTINGS, SETTINGS, error):
-        await record_answer(fresh, await claimed(fresh), refusal)
-    assert (await brake_row(fresh))["refusals"] == 2
-    assert await brake_changes(fresh) == []
+    await send(fresh, SETTINGS)
+    assert await is_engaged(fresh) is (refusals == 3)
+    assert (await brake_row(fresh))["refusals"] == refusals % 3
 
 
 # --- the probe ------------------------------------------------------------------------------------
@@ -167,6 +120,7 @@ async def test_an_answer_without_evidence_changes_neither_the_hold_nor_the_count
 async def test_one_waiting_payment_is_claimed_after_the_cool_down(
     fresh: Store, second_worker: Store
 ) -> None:
+    """If that probe is lost, the next one comes after the next cool-down."""
     waiting = [await fresh.accepted(Kind.WITHDRAWAL) for _ in range(20)]
     await hold(fresh)
     for _ in range(3):
@@ -177,10 +131,9 @@ async def test_one_waiting_payment_is_claimed_after_the_cool_down(
         )
         [probe] = [payment for payment in won if payment is not None]
         assert probe.is_probe
-        assert await is_held(fresh)
+        assert await is_engaged(fresh)
         assert not any([await fresh.claim(payment_id) for payment_id in waiting])
-    attempts = await fresh.one("SELECT count(*) FROM mkwanja.attempts")
-    assert attempts == 4
+    assert await fresh.one("SELECT count(*) FROM mkwanja.attempts") == 4
 
 
 async def test_payments_of_other_operations_are_claimed_beside_a_probe_as_no_probe(
@@ -200,87 +153,68 @@ async def test_each_probe_begins_a_cool_down_twice_as_long_up_to_its_ceiling(fre
     assert (await brake_row(fresh))["cool_down"] == timedelta(seconds=30)
     for seconds in (60, 120, 240, 480, *[OPERATION_COOL_DOWN_MAX.total_seconds()] * 2):
         await end_cool_down(fresh)
-        await record_answer(fresh, await claimed(fresh), ProductRefused())
+        await send(fresh, ProductRefused())
         found = await brake_row(fresh)
         assert found["cool_down"].total_seconds() == seconds
         assert found["probe_at"] - found["probed_at"] == found["cool_down"]
     assert await brake_changes(fresh) == [("b2c", True)]
 
 
-async def test_a_lost_probe_costs_only_its_cool_down(fresh: Store) -> None:
-    waiting = [await fresh.accepted(Kind.WITHDRAWAL) for _ in range(2)]
-    await hold(fresh)
-    await end_cool_down(fresh)
-    assert await fresh.claim(waiting[0]) is not None  # its worker then dies
-    assert await fresh.claim(waiting[1]) is None
-    await end_cool_down(fresh)
-    assert await fresh.claim(waiting[1]) is not None
-
-
 @pytest.mark.parametrize(
-    "obstacle", ["payouts are stopped", "a person is to look at it", "it is too old"]
+    "obstacle",
+    ["is_engaged = true, reason = 'test'", "needs_review = true", "expires_at = now()"],
+    ids=["payouts are stopped", "it needs review", "it is too old"],
 )
 async def test_a_payment_that_may_not_be_claimed_is_no_probe(fresh: Store, obstacle: str) -> None:
     payment_id = await fresh.accepted(Kind.WITHDRAWAL)
     await hold(fresh)
     await end_cool_down(fresh)
-    if obstacle == "payouts are stopped":
-        await Brakes(fresh.database).set("kill_switch", is_engaged=True, reason="a test")
-    elif obstacle == "it is too old":
-        await fresh.execute("UPDATE mkwanja.payments SET expires_at = now()")
-    else:
-        await fresh.execute(
-            "UPDATE mkwanja.payments SET needs_review = true WHERE id = $1", payment_id
-        )
+    is_brake = "is_engaged" in obstacle
+    table = "mkwanja.brakes" if is_brake else "mkwanja.payments"
+    condition = "name = 'kill_switch'" if is_brake else "true"
+    await fresh.execute(f"UPDATE {table} SET {obstacle} WHERE {condition}")  # noqa: S608
     assert await fresh.claim(payment_id) is None
     assert (await brake_row(fresh))["probes"] == 0
 
 
-@pytest.mark.parametrize(
-    "proof", [None, RECIPIENT, DuplicateSubmission()], ids=["acknowledged", "refused", "duplicate"]
-)
-async def test_a_proof_that_the_operation_works_releases_it_in_its_commit(
-    fresh: Store, proof: ProviderError | None
-) -> None:
+async def test_a_proof_that_the_operation_works_releases_it_in_its_commit(fresh: Store) -> None:
     waiting = [await fresh.accepted(Kind.WITHDRAWAL) for _ in range(5)]
     await hold(fresh)
     await end_cool_down(fresh)
-    await record_answer(fresh, await claimed(fresh), proof)
-    assert not await is_held(fresh)
+    await send(fresh, RECIPIENT)
+    assert not await is_engaged(fresh)
     won = await asyncio.gather(*(fresh.claim(payment_id) for payment_id in waiting))
     assert all(payment is not None and not payment.is_probe for payment in won)
     assert await brake_changes(fresh) == [("b2c", True), ("b2c", False)]
 
 
 @pytest.mark.parametrize(
-    "error", [*NO_EVIDENCE, SETTINGS, ProductRefused()], ids=lambda error: type(error).__name__
+    "error", [OutcomeUnknown(), SETTINGS], ids=["no evidence", "another refusal"]
 )
 async def test_a_probe_that_proves_nothing_leaves_the_operation_held(
     fresh: Store, error: ProviderError
 ) -> None:
     await hold(fresh)
     await end_cool_down(fresh)
-    await record_answer(fresh, await claimed(fresh), error)
-    assert await is_held(fresh)
+    await send(fresh, error)
     assert await brake_changes(fresh) == [("b2c", True)]
 
 
 async def test_an_answer_to_a_send_before_the_hold_does_not_release_it(fresh: Store) -> None:
-    earlier = await claimed(fresh)
+    earlier = await fresh.claimed(Kind.WITHDRAWAL)
     await hold(fresh)
     await record_answer(fresh, earlier, None)
-    assert await is_held(fresh)
+    assert await is_engaged(fresh)
 
 
 async def test_a_refusal_of_a_send_before_the_release_does_not_hold_it_again(
     fresh: Store,
 ) -> None:
-    earlier = [await claimed(fresh) for _ in range(4)]
+    earlier = [await fresh.claimed(Kind.WITHDRAWAL) for _ in range(4)]
     await hold(fresh)
     await Brakes(fresh.database).set(B2C.value, is_engaged=False, reason="the product was added")
     for sent, error in zip(earlier, [ProductRefused(), SETTINGS, SETTINGS, SETTINGS], strict=True):
         await record_answer(fresh, sent, error)
-    assert not await is_held(fresh)
     assert await brake_changes(fresh) == [("b2c", True), ("b2c", False)]
 
 
@@ -316,27 +250,3 @@ async def test_claims_and_answers_of_all_kinds_at_once_do_not_deadlock(
         )
     await second_worker.database.close()
     assert await fresh.deadlocks() == 0
-
-
-@pytest.mark.parametrize("kind", [Kind.WITHDRAWAL, Kind.BILL_PAYMENT])
-async def test_stopped_payouts_are_not_charged_to_the_shared_limit(
-    fresh: Store, kind: Kind
-) -> None:
-    """Workers look at each waiting payout every few seconds. Deposits must not pay for that."""
-    await fresh.execute(
-        "UPDATE mkwanja.brakes SET is_engaged = true, reason = 'test' WHERE name = 'kill_switch'"
-    )
-    payment_id = await fresh.accepted(kind)
-    assert await charge_limit(fresh, payment_id) == []
-    assert (await fresh.payment(payment_id)).stage is Stage.ACCEPTED
-    assert await charge_limit(fresh, await fresh.accepted(Kind.DEPOSIT)) == [Kind.DEPOSIT]
-
-
-async def test_a_payment_that_needs_review_is_neither_prepared_nor_claimed(
-    fresh: Store,
-) -> None:
-    """Daraja sent a message about it although, by our records, it was never sent."""
-    payment_id = await fresh.accepted()
-    await fresh.execute("UPDATE mkwanja.payments SET needs_review = true WHERE id = $1", payment_id)
-    assert await charge_limit(fresh, payment_id) == []
-    assert (await fresh.payment(payment_id)).stage is Stage.ACCEPTED

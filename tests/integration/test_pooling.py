@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -52,25 +52,29 @@ async def url(server: PostgresServer) -> str:
     return await server.create_database()
 
 
+@asynccontextmanager
+async def a_pool(url: str, pool_size: int = 1) -> AsyncIterator[Database]:
+    """A pool that has opened no connection yet."""
+    own = Database(url, pool_size=pool_size, application_name="mkwanja-pooling")
+    try:
+        yield own
+    finally:
+        await own.close()
+
+
 @pytest.fixture
 async def database(url: str) -> AsyncIterator[Database]:
     """A pool of five connections to that server, all open."""
-    own = Database(url, pool_size=5, application_name="mkwanja-pooling")
-    async with AsyncExitStack() as stack:
-        for _ in range(5):
-            await stack.enter_async_context(own.transaction())
-    yield own
-    await own.close()
+    async with a_pool(url, 5) as own:
+        async with AsyncExitStack() as stack:
+            for _ in range(5):
+                await stack.enter_async_context(own.transaction())
+        yield own
 
 
-async def query(database: Database) -> int:
+async def query(database: Database, sql: str = "SELECT 42") -> Any:
     async with database.transaction() as transaction:
-        return int((await transaction.rows(text("SELECT 42")))[0][0])
-
-
-async def fail_after(work: Awaitable[None]) -> None:
-    await work
-    raise ZeroDivisionError
+        return (await transaction.rows(text(sql)))[0][0]
 
 
 async def assert_works(database: Database) -> None:
@@ -121,25 +125,23 @@ class TestTransactionLevelOnly:
     """A pooler in transaction mode gives each transaction another connection."""
 
     async def test_no_prepared_statement_outlives_its_transaction(self, database_url: str) -> None:
-        """It is checked on all our connections, after every statement of the product."""
+        """It is checked on all our connections, after every statement of the product.
+
+        The check finds a statement that was prepared by hand.
+        """
 
         async def prepared(driver: Any) -> list[str]:
-            return [
-                row["statement"]
-                for row in await driver.fetch("SELECT statement FROM pg_prepared_statements")
-            ]
+            rows = await driver.fetch("SELECT statement FROM pg_prepared_statements")
+            return [row["statement"] for row in rows]
 
         async with Store(database_url, pool_size=3) as store:
             await send_every_statement(store)
             found = await on_each_connection(store.database, prepared)
             assert found
             assert [statement for statements in found for statement in statements] == []
-
-    async def test_the_search_for_prepared_statements_finds_one(self, database_url: str) -> None:
-        """Without this, the test above would prove nothing."""
         async with connection(database_url) as raw:
             statement = await raw.prepare("SELECT 42", name="kept")
-            assert len(await raw.fetch("SELECT FROM pg_prepared_statements")) == 1
+            assert await prepared(raw) == ["SELECT 42"]
             assert await statement.fetchval() == 42
 
     async def test_limits_apply_to_the_transaction_and_not_to_the_session(
@@ -159,78 +161,72 @@ class TestTransactionLevelOnly:
 
     async def test_a_connection_works_after_any_failure_in_its_transaction(self, url: str) -> None:
         """The pool's only connection meets an error of SQL, one of Python, and a cancellation."""
-        database = Database(url, pool_size=1, application_name="mkwanja-pooling")
-        with pytest.raises(DBAPIError):
-            async with database.transaction() as transaction:
-                await transaction.run(text("SELECT 1/0"))
-        assert await query(database) == 42
-        with pytest.raises(ZeroDivisionError):
-            async with database.transaction() as transaction:
-                await fail_after(transaction.run(text("CREATE SCHEMA left_behind")))
-        assert await query(database) == 42
-        is_open = asyncio.Event()
+        async with a_pool(url) as database:
+            with pytest.raises(DBAPIError):
+                await query(database, "SELECT 1/0")
+            assert await query(database) == 42
 
-        async def hang() -> None:
-            async with database.transaction() as transaction:
-                is_open.set()
-                await transaction.run(SLEEP)
+            async def create_and_fail() -> None:
+                async with database.transaction() as transaction:
+                    await transaction.run(text("CREATE SCHEMA left_behind"))
+                    raise ZeroDivisionError
 
-        hanging = asyncio.create_task(hang())
-        await is_open.wait()
-        hanging.cancel()
-        await asyncio.gather(hanging, return_exceptions=True)
-        assert await query(database) == 42
-        async with database.transaction() as transaction:
-            assert (await transaction.rows(text("SELECT to_regnamespace('left_behind')")))[0][
-                0
-            ] is None
-        await database.close()
+            with pytest.raises(ZeroDivisionError):
+                await create_and_fail()
+            assert await query(database) == 42
+            is_open = asyncio.Event()
+
+            async def hang() -> None:
+                async with database.transaction() as transaction:
+                    is_open.set()
+                    await transaction.run(SLEEP)
+
+            hanging = asyncio.create_task(hang())
+            await is_open.wait()
+            hanging.cancel()
+            await asyncio.gather(hanging, return_exceptions=True)
+            assert await query(database, "SELECT to_regnamespace('left_behind')") is None
 
 
 class TestOutages:
     """The process survives any outage of PostgreSQL."""
 
-    async def test_the_pool_replaces_connections_that_the_server_ended(
-        self, database: Database, server: PostgresServer
-    ) -> None:
-        """They end all at once, as in a failover. The next call succeeds."""
-        async with connection(server.admin_url) as admin:
-            end = (
-                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
-                " WHERE application_name = 'mkwanja-pooling'"
-            )
-            assert await admin.fetchval(end) >= 5
-        await assert_works(database)
-
-    @pytest.mark.parametrize("how", ["restart", "kill"])
-    async def test_the_pool_works_after_a_restart_of_the_server(
+    @pytest.mark.parametrize("how", ["the server ends the connections", "restart", "kill"])
+    async def test_the_pool_works_after_all_its_connections_ended(
         self, database: Database, server: PostgresServer, how: str
     ) -> None:
+        """They end all at once, as in a failover. The next call succeeds."""
         if how == "restart":
             await server.restart()
-        else:
+        elif how == "kill":
             await server.kill()
             await server.start()
+        else:
+            async with connection(server.admin_url) as admin:
+                end = (
+                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                    " WHERE application_name = 'mkwanja-pooling'"
+                )
+                assert await admin.fetchval(end) >= 5
         await assert_works(database)
 
     async def test_calls_fail_as_unavailable_only_while_the_server_is_stopped(
         self, database: Database, server: PostgresServer, url: str
     ) -> None:
         """This includes a pool that never connected. No call hangs."""
-        unused = Database(url, pool_size=2, application_name="mkwanja-pooling")
-        await server.stop()
-        try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                for pool in (database, unused):
-                    results = await asyncio.gather(
-                        *(query(pool) for _ in range(8)), return_exceptions=True
-                    )
-                    assert {type(result) for result in results} == {StoreUnavailable}
-        finally:
-            await server.start()
-        for pool in (database, unused):
-            await assert_works(pool)
-        await unused.close()
+        async with a_pool(url, 2) as unused:
+            await server.stop()
+            try:
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    for pool in (database, unused):
+                        results = await asyncio.gather(
+                            *(query(pool) for _ in range(8)), return_exceptions=True
+                        )
+                        assert {type(result) for result in results} == {StoreUnavailable}
+            finally:
+                await server.start()
+            for pool in (database, unused):
+                await assert_works(pool)
 
     async def test_the_wait_for_a_frozen_server_ends_by_our_own_clock(
         self, server: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch
@@ -238,46 +234,35 @@ class TestOutages:
         """It accepts connections and never answers, on open and on new connections."""
         monkeypatch.setattr(engine, "COMMAND_SECONDS", 0.3)
         monkeypatch.setattr(engine, "CONNECT_SECONDS", 0.3)
-        database = Database(url, pool_size=2, application_name="mkwanja-pooling")
-        assert await query(database) == 42
-        server.freeze()
-        try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                results = await asyncio.gather(
-                    *(query(database) for _ in range(2)), return_exceptions=True
-                )
-        finally:
-            server.thaw()
-        assert {type(result) for result in results} == {StoreUnavailable}
-        await assert_works(database)
-        await database.close()
+        async with a_pool(url, 2) as database:
+            assert await query(database) == 42
+            server.freeze()
+            try:
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    results = await asyncio.gather(
+                        *(query(database) for _ in range(2)), return_exceptions=True
+                    )
+            finally:
+                server.thaw()
+            assert {type(result) for result in results} == {StoreUnavailable}
+            await assert_works(database)
 
-    async def test_the_wait_for_a_connection_of_the_pool_is_limited(
-        self, url: str, monkeypatch: pytest.MonkeyPatch
+    async def test_without_a_free_connection_the_store_is_unavailable(
+        self, server: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It ends with the same error as an outage."""
+        """The pool has none, or the server has none. Once one is free, calls succeed."""
         monkeypatch.setattr(engine, "POOL_WAIT_SECONDS", 0.1)
-        database = Database(url, pool_size=1, application_name="mkwanja-pooling")
-        async with database.transaction():
-            with pytest.raises(StoreUnavailable):
-                await query(database)
-        assert await query(database) == 42
-        await database.close()
-
-    async def test_a_server_without_free_connections_is_unavailable(
-        self, server: PostgresServer, url: str
-    ) -> None:
-        """Once it has free connections, calls succeed."""
-        database = Database(url, pool_size=1, application_name="mkwanja-pooling")
-        async with connection(server.admin_url) as admin:
+        async with a_pool(url) as database, connection(server.admin_url) as admin:
             await admin.execute("ALTER ROLE mkwanja CONNECTION LIMIT 0")
             try:
                 with pytest.raises(StoreUnavailable):
                     await query(database)
             finally:
                 await admin.execute("ALTER ROLE mkwanja CONNECTION LIMIT -1")
-        assert await query(database) == 42
-        await database.close()
+            async with database.transaction():
+                with pytest.raises(StoreUnavailable):
+                    await query(database)
+            assert await query(database) == 42
 
     @pytest.mark.parametrize("missing", ["database", "role"])
     async def test_a_missing_database_or_role_is_unavailable(
@@ -289,10 +274,9 @@ class TestOutages:
             if missing == "role"
             else server.url + "_not_there"
         )
-        database = Database(absent, pool_size=1, application_name="mkwanja-pooling")
-        with pytest.raises(StoreUnavailable):
-            await query(database)
-        await database.close()
+        async with a_pool(absent) as database:
+            with pytest.raises(StoreUnavailable):
+                await query(database)
 
 
 class TestHangingTransactions:
@@ -302,13 +286,7 @@ class TestHangingTransactions:
         self, database: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Its process gets an error at its next statement. Nothing is written."""
-        sql = str(engine._OPEN)
-        assert "'idle_in_transaction_session_timeout', '5s'" in sql
-        monkeypatch.setattr(
-            engine,
-            "_OPEN",
-            text(sql.replace("session_timeout', '5s'", "session_timeout', '100ms'")),
-        )
+        shorten(monkeypatch, "idle_in_transaction_session_timeout")
 
         async def hang() -> None:
             async with database.transaction() as transaction:
@@ -318,22 +296,21 @@ class TestHangingTransactions:
 
         with pytest.raises(StoreUnavailable):
             await hang()
-        async with database.transaction() as transaction:
-            assert (await transaction.rows(text("SELECT to_regnamespace('half_done')")))[0][
-                0
-            ] is None
+        assert await query(database, "SELECT to_regnamespace('half_done')") is None
 
     async def test_the_server_ends_a_slow_statement(
         self, database: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """It counts as an outage, not as a fault of a row."""
-        sql = str(engine._OPEN)
-        monkeypatch.setattr(
-            engine,
-            "_OPEN",
-            text(sql.replace("'statement_timeout', '5s'", "'statement_timeout', '100ms'")),
-        )
+        shorten(monkeypatch, "statement_timeout")
         with pytest.raises(StoreUnavailable):
-            async with database.transaction() as transaction:
-                await transaction.run(SLEEP)
+            await query(database, "SELECT pg_sleep(30)")
         await assert_works(database)
+
+
+def shorten(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    """Shorten one of the limits of a transaction from 5 s to 100 ms."""
+    sql = str(engine._OPEN)
+    assert f"'{limit}', '5s'" in sql
+    shortened = sql.replace(f"'{limit}', '5s'", f"'{limit}', '100ms'")
+    monkeypatch.setattr(engine, "_OPEN", text(shortened))

@@ -7,14 +7,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import asyncpg
 import pytest
 
-from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.rights import SERVICE_ROLE, UPDATED_COLUMNS
-from domain.adapters.postgres.sweeping import Sweeping
 from domain.adapters.postgres.tables import REVISION, metadata
 from domain.kinds import Kind
 from tests.integration.conftest import Store, acknowledgement, failure
@@ -65,7 +62,7 @@ class Roles:
 async def roles(postgres: PostgresServer) -> AsyncIterator[Roles]:
     password = await create_service_role(postgres)
     url = await postgres.create_database()
-    await migrate(url, "upgrade", "head")
+    await migrate(url)
     yield Roles(
         url, as_service(url, password), with_database(postgres.admin_url, database_name(url))
     )
@@ -123,21 +120,18 @@ async def test_the_role_may_change_no_insert_only_table(roles: Roles, table: str
             await admin.execute(f"ALTER TABLE mkwanja.{table} ENABLE TRIGGER is_insert_only")
 
 
-@pytest.mark.parametrize("table", TABLES)
-async def test_the_role_may_delete_from_no_table(roles: Roles, table: str) -> None:
-    await roles.refused(f"DELETE FROM mkwanja.{table}", f"TRUNCATE mkwanja.{table} CASCADE")
+async def test_the_role_may_delete_from_no_table(roles: Roles) -> None:
+    for table in TABLES:
+        await roles.refused(f"DELETE FROM mkwanja.{table}", f"TRUNCATE mkwanja.{table} CASCADE")
 
 
-@pytest.mark.parametrize(
-    "column",
-    [
+async def test_the_role_may_not_change_an_accepted_request(roles: Roles) -> None:
+    """An attacker with the role cannot turn one payment into another."""
+    for column in (
         "id", "kind", "caller_key", "owner", "amount_kes", "phone_number", "paybill", "till",
         "account_reference", "metadata", "idempotency_key", "created_at",
-    ],
-)  # fmt: skip
-async def test_the_role_may_not_change_an_accepted_request(roles: Roles, column: str) -> None:
-    """An attacker with the role cannot turn one payment into another."""
-    await roles.refused(f"UPDATE mkwanja.payments SET {column} = {column}")
+    ):  # fmt: skip
+        await roles.refused(f"UPDATE mkwanja.payments SET {column} = {column}")
 
 
 async def test_the_role_may_change_no_schema_and_read_no_other(roles: Roles) -> None:
@@ -157,14 +151,10 @@ async def test_the_role_may_change_no_schema_and_read_no_other(roles: Roles) -> 
 
 async def test_the_role_may_end_its_own_stuck_sessions(roles: Roles) -> None:
     """`end_stuck_sessions` ends only sessions of its own role, which needs no further right."""
-    database = Database(roles.service_url, pool_size=1, application_name="mkwanja-test")
-    try:
-        assert await Sweeping(database).end_stuck_sessions() == 0
-    finally:
-        await database.close()
-    async with connection(roles.service_url) as raw, connection(roles.service_url) as other:
+    async with Store(roles.service_url) as store, connection(roles.service_url) as other:
+        assert await store.sweeping.end_stuck_sessions() == 0
         pid = await other.fetchval("SELECT pg_backend_pid()")
-        assert await raw.fetchval("SELECT pg_terminate_backend($1)", pid)
+        assert await store.one("SELECT pg_terminate_backend($1)", pid)
 
 
 async def test_the_next_release_grants_its_rights_to_a_role_created_later(
@@ -177,7 +167,7 @@ async def test_the_next_release_grants_its_rights_to_a_role_created_later(
     async with connection(roles.url) as owner:
         await owner.execute(f"GRANT DELETE, UPDATE ON mkwanja.payment_history TO {SERVICE_ROLE}")
     for _ in range(2):
-        await migrate(roles.url, "upgrade", "head")
+        await migrate(roles.url)
         assert await roles.rights() == expected_rights()
     async with connection(roles.service_url) as raw:
         assert await raw.fetchval("SELECT version_num FROM mkwanja.alembic_version") == REVISION
@@ -189,17 +179,12 @@ async def test_a_downgrade_grants_the_role_only_existing_columns(
     """The database goes down to the first revision and up again."""
     url = await postgres.create_database()
     try:
-        await migrate(url, "upgrade", "head")
+        await migrate(url)
         await migrate(url, "downgrade", "0001")
         sql = "SELECT has_column_privilege($1, 'mkwanja.payments', 'stage', 'UPDATE')"
-        assert await value(url, sql, SERVICE_ROLE)
-        await migrate(url, "downgrade", "base")
-        await migrate(url, "upgrade", "head")
+        async with connection(url) as owner:
+            assert await owner.fetchval(sql, SERVICE_ROLE)
+        await migrate(url)
         assert await Roles(url, url, url).rights() == expected_rights()
     finally:
         await postgres.drop_database(url)
-
-
-async def value(url: str, sql: str, *arguments: Any) -> Any:
-    async with connection(url) as owner:
-        return await owner.fetchval(sql, *arguments)

@@ -13,6 +13,13 @@ from domain.kinds import Kind
 from domain.stages import Stage
 from tests.builders import EXPIRES_AFTER, TIMES
 from tests.integration.conftest import Store, locked, new_id, success, until
+from tests.integration.inquiries import (
+    EACH_CLAIM,
+    Claim,
+    claim_resend,
+    claimable,
+    resendable,
+)
 from tests.integration.proxy import Proxy
 
 
@@ -22,41 +29,27 @@ async def claims(store: Store, payment_id: UUID) -> list[UUID]:
     return [UUID(int=row["id"].int) for row in await store.rows(sql, payment_id)]
 
 
-async def age(store: Store, payment_id: UUID, by: timedelta) -> None:
-    """Move the acceptance of a payment into the past."""
-    sql = (
-        "UPDATE mkwanja.payments SET created_at = created_at - $2::interval,"
-        " expires_at = expires_at - $2 WHERE id = $1"
-    )
-    await store.execute(sql, payment_id, by)
-
-
 class TestOneWinner:
     """If several workers claim a payment, one gets it."""
 
+    @EACH_CLAIM
     async def test_exactly_one_of_the_workers_that_race_for_a_payment_claims_it(
-        self, store: Store, other: Store
+        self, store: Store, other: Store, claim: Claim
     ) -> None:
         """Only the winner's attempt and its history entry are stored, in one commit."""
-        for _ in range(20):
-            payment_id = await store.accepted()
-            attempts = [new_id() for _ in range(6)]
+        for _ in range(8):
+            payment_id = await claimable(store, claim)
+            before, earlier = await store.history(payment_id), await claims(store, payment_id)
             won = await asyncio.gather(
-                *(
-                    process.claim(payment_id, attempt)
-                    for process, attempt in zip([store, other] * 3, attempts, strict=True)
-                )
+                *(claim(process, payment_id) for process in [store, other] * 5)
             )
-            winners = [payment for payment in won if payment is not None]
-            assert len(winners) == 1
-            assert await claims(store, payment_id) == [winners[0].attempt_id]
-            entries = await store.history(payment_id)
-            assert [entry["what"] for entry in entries] == ["accepted", "claimed"]
-            assert (
-                entries[1]["attempt_id"].int == winners[0].attempt_id.int
-                if winners[0].attempt_id
-                else None
-            )
+            [winner] = [payment for payment in won if payment is not None]
+            assert await claims(store, payment_id) == [*earlier, winner.attempt_id]
+            [entry] = (await store.history(payment_id))[len(before) :]
+            assert (entry["what"], str(entry["attempt_id"])) == ("claimed", str(winner.attempt_id))
+            payment = await store.payment(payment_id)
+            assert (payment.stage, payment.attempt_id) == (Stage.SUBMITTING, winner.attempt_id)
+            assert payment.lease_until == payment.next_step_at
 
     async def test_two_workers_claim_each_of_many_payments_once(
         self, store: Store, other: Store
@@ -72,9 +65,7 @@ class TestOneWinner:
         assert len(claimed) == len(set(claimed))
         for payment_id in set(payments) - set(claimed):
             assert await store.claim(payment_id) is not None
-        assert [len(await claims(store, payment_id)) for payment_id in payments] == [1] * len(
-            payments
-        )
+        assert [len(await claims(store, payment_id)) for payment_id in payments] == [1] * 40
 
     async def test_the_winner_gets_the_claimed_payment(self, store: Store) -> None:
         """Its lease is by the database's clock, and it is due at the end of the lease."""
@@ -83,67 +74,58 @@ class TestOneWinner:
         assert payment is not None
         assert (payment.stage, payment.attempt_id) == (Stage.SUBMITTING, attempt_id)
         assert payment.lease_until == payment.next_step_at == payment.updated_at + TIMES.lease
-        loaded = await store.payment(payment_id)
-        assert [attempt.id for attempt in loaded.attempts] == [attempt_id]
-        assert (loaded.sequence, loaded.lease_until) == (2, payment.lease_until)
-
-    async def test_only_a_waiting_payment_can_be_claimed(self, store: Store) -> None:
-        """A claimed, a final and an unknown payment cannot."""
-        claimed, _ = await store.claimed()
-        for payment_id in (claimed, await store.finalized(), new_id()):
-            before = await claims(store, payment_id)
-            assert await store.claim(payment_id) is None
-            assert await claims(store, payment_id) == before
+        assert (await store.payment(payment_id)).sequence == 2
 
     async def test_a_locked_row_is_skipped(self, store: Store) -> None:
         """The rest of its batch is claimed while it is locked. Afterwards it can be claimed."""
         held, *others = [await store.accepted() for _ in range(4)]
         async with locked(store, held):
-            won = await asyncio.gather(*(store.claim(payment_id) for payment_id in (held, *others)))
+            won = await asyncio.gather(*map(store.claim, (held, *others)))
             assert [payment is not None for payment in won] == [False, True, True, True]
         assert await store.claim(held) is not None
 
-    async def test_a_cancelled_claim_cancels_no_other_claim(self, store: Store) -> None:
-        payments = [await store.accepted() for _ in range(3)]
-        tasks = [asyncio.create_task(store.claim(payment_id)) for payment_id in payments]
-        await asyncio.sleep(0)
-        tasks[0].cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert isinstance(results[0], asyncio.CancelledError)
-        assert all(
-            not isinstance(result, BaseException) and result is not None for result in results[1:]
-        )
+    async def test_no_payment_is_resent_after_a_concurrent_success(
+        self, store: Store, other: Store
+    ) -> None:
+        """The second commit is decided on the payment as the first one left it."""
+        for _ in range(8):
+            payment_id = await resendable(store)
+            await asyncio.gather(
+                claim_resend(store, payment_id),
+                other.changing.change(success(payment_id, Kind.WITHDRAWAL)),
+            )
+            entries = [entry["what"] for entry in await store.history(payment_id)][3:]
+            assert entries in (["claimed", "success_reported"], ["success_reported"])
+            assert (await store.payment(payment_id)).stage is Stage.SUCCEEDED
 
 
 class TestForbiddenClaims:
-    """The claim's own statement checks brakes and age."""
+    """The claim's own statement checks stage, review and age. Brakes: `test_brakes_store.py`."""
 
-    @pytest.mark.parametrize("brake", ["kill_switch", "breaker"])
-    async def test_a_brake_stops_claims_of_payouts_and_no_deposit(
-        self, fresh: Store, brake: str
-    ) -> None:
-        """One brake is enough. After its release, the payouts can be claimed."""
-        kinds = list(Kind)
-        payments = [await fresh.accepted(kind) for kind in kinds]
-        engage = "UPDATE mkwanja.brakes SET is_engaged = true, reason = 'test' WHERE name = $1"
-        await fresh.execute(engage, brake)
-        won = [await fresh.claim(payment_id) for payment_id in payments]
-        assert {kind for kind, payment in zip(kinds, won, strict=True) if payment is not None} == {
-            Kind.DEPOSIT
-        }
-        await fresh.execute("UPDATE mkwanja.brakes SET is_engaged = false, reason = NULL")
-        won = [await fresh.claim(payment_id) for payment_id in payments[1:]]
-        assert None not in won
+    async def test_only_a_waiting_payment_can_be_claimed(self, store: Store) -> None:
+        """A claimed, a final, an unknown and a flagged payment cannot."""
+        claimed, flagged = (await store.claimed())[0], await store.accepted(Kind.WITHDRAWAL)
+        flag = "UPDATE mkwanja.payments SET needs_review = $2 WHERE id = $1"
+        await store.execute(flag, flagged, True)
+        for payment_id in (claimed, await store.finalized(), new_id(), flagged):
+            before = await claims(store, payment_id)
+            assert await store.claim(payment_id) is None
+            assert await claims(store, payment_id) == before
+        await store.execute(flag, flagged, False)
+        assert await store.claim(flagged) is not None
 
     @pytest.mark.parametrize("kind", list(Kind))
     async def test_an_expired_payment_is_not_claimed(self, store: Store, kind: Kind) -> None:
         """By the limit of its kind and the database's clock. Shortly before, it still is."""
+        age = (
+            "UPDATE mkwanja.payments SET created_at = created_at - $2::interval,"
+            " expires_at = expires_at - $2 WHERE id = $1"
+        )
         limit = EXPIRES_AFTER[kind]
-        too_old, just_in_time = await store.accepted(kind), await store.accepted(kind)
-        await age(store, too_old, limit)
-        await age(store, just_in_time, limit - timedelta(seconds=30))
-        assert await store.claim(too_old) is None
-        assert await store.claim(just_in_time) is not None
+        for by, is_claimed in ((limit, False), (limit - timedelta(seconds=30), True)):
+            payment_id = await store.accepted(kind)
+            await store.execute(age, payment_id, by)
+            assert (await store.claim(payment_id) is not None) is is_claimed
 
 
 class TestLostCommit:
@@ -205,46 +187,33 @@ class TestLostCommit:
             await proxied.claim(payment_id)
         assert await claims(store, payment_id) == []
 
-    async def test_a_payment_that_needs_review_is_not_claimed(self, store: Store) -> None:
-        flagged = await store.accepted(Kind.WITHDRAWAL)
-        flag = "UPDATE mkwanja.payments SET needs_review = $2 WHERE id = $1"
-        await store.execute(flag, flagged, True)
-        assert await store.claim(flagged) is None
-        await store.execute(flag, flagged, False)
-        assert await store.claim(flagged) is not None
+    async def test_a_resend_whose_commit_was_lost_is_claimed_once(
+        self, store: Store, proxy: Proxy, proxied: Store
+    ) -> None:
+        """The claim is decided again. It finds its own attempt, or creates it."""
+        for cut in ("after", "before"):
+            payment_id = await resendable(store)
+            proxy.cut = cut
+            assert await claim_resend(proxied, payment_id) is not None
+            assert proxy.cut is None, "nothing was cut"
+            assert len(await claims(store, payment_id)) == 2
+            entries = [entry["what"] for entry in await store.history(payment_id)]
+            assert entries.count("claimed") == 2
 
 
-class TestPostponing:
-    """A payment whose send could not be prepared is due again later."""
+async def test_only_a_free_payment_that_waits_is_postponed(store: Store) -> None:
+    """By the database's clock.
 
-    async def test_a_postponed_payment_is_due_after_the_wait(self, store: Store) -> None:
-        """By the database's clock."""
-        payment_id = await store.accepted()
-        await store.claiming.postpone(payment_id, timedelta(hours=1))
-        sql = (
-            "SELECT next_step_at - now() > interval '59 minutes'"
-            " FROM mkwanja.payments WHERE id = $1"
+    Another worker has claimed one of the others, and a transaction decides about the third.
+    Postponing does not wait for it.
+    """
+    free, held, (claimed, _) = await store.accepted(), await store.accepted(), await store.claimed()
+    before = {each: (await store.payment(each)).next_step_at for each in (held, claimed)}
+    hour = timedelta(hours=1)
+    async with locked(store, held):
+        await asyncio.gather(
+            *(store.claiming.postpone(payment_id, hour) for payment_id in (free, held, claimed))
         )
-        assert await store.one(sql, payment_id)
-
-    async def test_a_claimed_payment_is_not_postponed(self, store: Store) -> None:
-        """Another worker claimed it meanwhile, so its lease and its due time stay."""
-        payment_id, _ = await store.claimed()
-        before = await store.payment(payment_id)
-        await store.claiming.postpone(payment_id, timedelta(hours=1))
-        after = await store.payment(payment_id)
-        assert (after.next_step_at, after.lease_until) == (before.next_step_at, before.lease_until)
-
-    async def test_a_locked_payment_is_not_postponed(self, store: Store) -> None:
-        """The transaction with the lock decides the next step. Postponing does not wait for it."""
-        held, free = await store.accepted(), await store.accepted()
-        before = await store.payment(held)
-        async with locked(store, held):
-            await asyncio.gather(
-                *(
-                    store.claiming.postpone(payment_id, timedelta(hours=1))
-                    for payment_id in (held, free)
-                )
-            )
-        assert (await store.payment(held)).next_step_at == before.next_step_at
-        assert (await store.payment(free)).next_step_at != before.next_step_at
+    assert {each: (await store.payment(each)).next_step_at for each in before} == before
+    is_later = "SELECT next_step_at > now() + interval '59 minutes'"
+    assert await store.one(f"{is_later} FROM mkwanja.payments WHERE id = $1", free)

@@ -26,6 +26,7 @@ from tests.integration.conftest import (
     a_receipt,
     acknowledgement,
     failure,
+    new_id,
     success,
 )
 from tests.integration.inquiries import (
@@ -87,9 +88,9 @@ async def test_the_evidence_has_the_receipts_and_the_time_of_unconfirmed_success
     """Messages from a wrong source, or about another payment, do not count."""
     one, other = await in_doubt(store, Kind.DEPOSIT), await in_doubt(store, Kind.DEPOSIT)
     assert (await read_evidence(store, one)).unconfirmed_since is None
-    first, second = a_receipt(), a_receipt()
+    first, second, unused = a_receipt(), a_receipt(), a_receipt()
     await record_claimed_success(store, one, first)
-    await record_claimed_success(store, one, a_receipt(), source_allowed=False)
+    await record_claimed_success(store, one, unused, source_allowed=False)
     await record_claimed_success(store, one, second)
     await record_claimed_success(store, one, first)
     known = await read_evidence(store, one)
@@ -98,35 +99,22 @@ async def test_the_evidence_has_the_receipts_and_the_time_of_unconfirmed_success
         "SELECT * FROM mkwanja.callbacks WHERE payment_id = $1 ORDER BY received_at", one
     )
     assert known.unconfirmed_since == rows[-1]["received_at"]
-    assert [row["disposition"] for row in rows] == [
-        "awaits_confirmation",
-        "wrong_source",
-        *["awaits_confirmation"] * 2,
+    assert [(row["disposition"], row["receipt"]) for row in rows] == [
+        ("awaits_confirmation", first),
+        ("wrong_source", unused),
+        ("awaits_confirmation", second),
+        ("awaits_confirmation", first),
     ]
     assert (await read_evidence(store, other)).unconfirmed_receipts == frozenset()
     entries = [entry["what"] for entry in await store.history(one)]
     assert entries.count("awaits_confirmation") == 1
 
 
-async def test_every_stored_message_has_its_receipt(store: Store) -> None:
-    payment_id, receipt = await in_doubt(store, Kind.DEPOSIT), a_receipt()
-    await record_claimed_success(store, payment_id, receipt)
-    await record_callback(store, payment_id, "deposit", Report(outcome=ReportedOutcome.UNREADABLE))
-    rows = await store.rows(
-        "SELECT receipt FROM mkwanja.callbacks WHERE payment_id = $1 ORDER BY received_at",
-        payment_id,
-    )
-    assert [row["receipt"] for row in rows] == [receipt, None]
-
-
-async def test_a_confirmed_success_gets_the_receipt_of_its_callback(store: Store) -> None:
-    payment_id, receipt = await in_doubt(store, Kind.DEPOSIT), a_receipt()
-    await record_claimed_success(store, payment_id, receipt)
-    assert await payment_outcome(store, payment_id) == ("in_doubt", None, False)
+async def confirm(store: Store, payment_id: UUID) -> None:
+    """Inquire about the payment, and record the answer "paid"."""
     question = await store_inquiry(store, payment_id)
     assert question is not None
     await record_query_answer(store, payment_id, question.number, PAID)
-    assert await payment_outcome(store, payment_id) == ("succeeded", receipt, False)
 
 
 async def test_a_confirmed_success_does_not_take_the_receipt_of_another_payment(
@@ -136,16 +124,12 @@ async def test_a_confirmed_success_does_not_take_the_receipt_of_another_payment(
 
     The payment is certainly paid. A person decides which payment has the receipt.
     """
-    payment_id, other, receipt = (
-        await in_doubt(store, Kind.DEPOSIT),
-        await in_doubt(store, Kind.DEPOSIT),
-        a_receipt(),
-    )
+    payment_id, other = [await in_doubt(store, Kind.DEPOSIT) for _ in range(2)]
+    receipt = a_receipt()
     await record_claimed_success(store, payment_id, receipt)
+    assert await payment_outcome(store, payment_id) == ("in_doubt", None, False)
     await store.changing.change(success(other, receipt=receipt))
-    question = await store_inquiry(store, payment_id)
-    assert question is not None
-    await record_query_answer(store, payment_id, question.number, PAID)
+    await confirm(store, payment_id)
     assert await payment_outcome(store, payment_id) == ("succeeded", None, True)
     assert await payment_outcome(store, other) == ("succeeded", receipt, False)
 
@@ -171,9 +155,7 @@ async def test_a_refusal_does_not_fail_a_payment_with_an_unconfirmed_success(sto
     result = await store.changing.change(acknowledgement(payment_id, attempt_id, error=BUSY))
     assert event_of(result.decided) is None
     assert await payment_outcome(store, payment_id) == ("in_doubt", None, True)
-    question = await store_inquiry(store, payment_id)
-    assert question is not None
-    await record_query_answer(store, payment_id, question.number, PAID)
+    await confirm(store, payment_id)
     assert await payment_outcome(store, payment_id) == ("succeeded", receipt, True)
 
 
@@ -223,13 +205,15 @@ async def test_messages_that_bring_an_inquiry_forward_are_counted(store: Store) 
 
 
 async def repeat(
-    store: Store, payment_id: UUID, body: bytes, times: int, **changes: Any
+    store: Store, payment_id: UUID, body: bytes, times: int, **fields: Any
 ) -> list[ChangeResult]:
     """Record the same bytes `times` times at once."""
-    callbacks = [replace(a_callback(body=body), **changes) for _ in range(times)]
     unreadable = Report(outcome=ReportedOutcome.UNREADABLE)
-    changes_ = (callback_change(payment_id, callback, unreadable) for callback in callbacks)
-    return await asyncio.gather(*(store.changing.change(change) for change in changes_))
+    changes = (
+        callback_change(payment_id, replace(a_callback(body=body), **fields), unreadable)
+        for _ in range(times)
+    )
+    return await asyncio.gather(*map(store.changing.change, changes))
 
 
 async def test_a_limited_number_of_copies_is_stored(store: Store) -> None:
@@ -242,41 +226,33 @@ async def test_a_limited_number_of_copies_is_stored(store: Store) -> None:
 
 
 async def test_a_message_that_differs_is_stored_after_any_number_of_copies(store: Store) -> None:
-    """It differs in one byte, or in source, disposition, operation or payment."""
+    """It differs in one byte, or in source, operation or payment.
+
+    Bodies that differ only in a masked credential have different digests.
+    """
     one, other = await in_doubt(store, Kind.DEPOSIT), await in_doubt(store, Kind.DEPOSIT)
     await repeat(store, one, b"again", COPIES_MAX + 1)
-    before = await count_stored(store, one)
     await repeat(store, one, b"again.", 1)
     await repeat(store, one, b"again", 1, source_allowed=False)
     await repeat(store, one, b"again", 1, operation="withdrawal")
-    assert await count_stored(store, one) == before + 3
+    await repeat(store, one, b"again", 1, body_sha256=sha256(b"secret").digest())
     await repeat(store, other, b"again", 1)
+    assert await count_stored(store, one) == COPIES_MAX + 4
     assert await count_stored(store, other) == 1
 
 
-async def test_the_payments_lock_orders_copies_of_several_processes(
-    store: Store,
+async def test_copies_at_several_processes_are_stored_up_to_the_limit(
+    store: Store, other: Store
 ) -> None:
-    """No process sees an uncommitted copy, so the first copy is always stored."""
-    payment_id = await in_doubt(store, Kind.DEPOSIT)
-    async with Store(store.url) as second:
-        await asyncio.gather(
-            *(repeat(each, payment_id, b"both", COPIES_MAX) for each in (store, second))
-        )
-    assert await count_stored(store, payment_id) == COPIES_MAX
+    """The payment's lock orders them: no process sees an uncommitted copy.
 
-
-async def test_messages_of_an_unknown_payment_are_stored_up_to_the_limit(store: Store) -> None:
-    """There is no row to lock, but the number stays limited."""
-    unknown_id = a_callback().id
+    An unknown payment has no row to lock, but the number stays limited.
+    """
+    payment_id, unknown_id = await in_doubt(store, Kind.DEPOSIT), new_id()
+    await asyncio.gather(
+        *(repeat(process, payment_id, b"both", COPIES_MAX) for process in (store, other))
+    )
     for _ in range(3):
         await repeat(store, unknown_id, b"unknown", COPIES_MAX)
+    assert await count_stored(store, payment_id) == COPIES_MAX
     assert await count_stored(store, unknown_id) == COPIES_MAX
-
-
-async def test_a_copy_is_found_by_the_digest_of_the_received_body(store: Store) -> None:
-    """Bodies that differ only in a masked credential are different messages."""
-    payment_id = await in_doubt(store, Kind.DEPOSIT)
-    await repeat(store, payment_id, b"[replaced]", COPIES_MAX)
-    await repeat(store, payment_id, b"[replaced]", 1, body_sha256=sha256(b"secret").digest())
-    assert await count_stored(store, payment_id) == COPIES_MAX + 1

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from uuid import UUID
 
 import pytest
 
+from domain.adapters.postgres.brakes import Brakes
 from domain.attempts import IdKind
 from domain.changes import Change, Context, Decided
 from domain.evidence import Evidence, InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.record_callback import raw_callback_change
+from domain.operations import Operation
 from domain.payment import Payment
 from domain.report import Report, ReportedOutcome
+from tests.builders import TIMES
 from tests.integration.conftest import (
     Store,
     a_callback,
@@ -23,10 +25,11 @@ from tests.integration.conftest import (
     stored_callbacks,
     success,
 )
+from tests.integration.held import B2C, hold
 from tests.integration.inquiries import (
     an_answer,
-    engage_brake,
     in_doubt,
+    make_due,
     read_evidence,
     record_callback,
     record_query_answer,
@@ -39,54 +42,33 @@ PAID = Report(outcome=ReportedOutcome.SUCCESS, code="0")  # without amount and r
 UNREADABLE = Report(outcome=ReportedOutcome.UNREADABLE)
 
 
-async def stored_outcomes(store: Store, payment_id: UUID) -> list[tuple[str, str | None]]:
-    sql = (
-        "SELECT operation, word FROM mkwanja.callbacks WHERE payment_id = $1"
-        " ORDER BY received_at, id"
-    )
-    return [(row["operation"], row["word"]) for row in await store.rows(sql, payment_id)]
-
-
 async def test_a_payment_without_messages_has_no_evidence(fresh: Store) -> None:
     """The same holds for an unknown payment."""
-    for payment_id in (await in_doubt(fresh), a_callback().id):
-        assert await read_evidence(fresh, payment_id) == Evidence()
-        assert await read_evidence(fresh, payment_id, is_claim=True) == Evidence()
-
-
-async def test_the_evidence_marks_the_probes_of_the_breaker(store: Store) -> None:
-    payment_id = await in_doubt(store)
-    await store_inquiry(store, payment_id, is_probe=True)
-    await store.execute("UPDATE mkwanja.inquiries SET asked_at = asked_at - interval '1 minute'")
-    await store_inquiry(store, payment_id)
-    known = await read_evidence(store, payment_id)
-    assert [inquiry.is_probe for inquiry in known.inquiries] == [True, False]
+    for payment_id in (await in_doubt(fresh), new_id()):
+        for is_claim in (False, True):
+            assert await read_evidence(fresh, payment_id, is_claim=is_claim) == Evidence()
 
 
 async def test_the_evidence_lists_inquiries_by_number_with_their_first_answers(
     store: Store,
 ) -> None:
+    """It marks the probes of the breaker."""
     payment_id = await in_doubt(store)
-    for _ in range(3):
-        await store_inquiry(store, payment_id)
-        await store.execute(
-            "UPDATE mkwanja.payments SET next_step_at = now() WHERE id = $1", payment_id
-        )
-    await record_query_answer(
-        store, payment_id, 2, an_answer(InquiryOutcome.NOT_FOUND, code="SFC_IC0003")
-    )
-    known = await read_evidence(store, payment_id)
-    assert [(inquiry.number, inquiry.outcome, inquiry.code) for inquiry in known.inquiries] == [
-        (1, None, None),
-        (2, InquiryOutcome.NOT_FOUND, "SFC_IC0003"),
-        (3, None, None),
+    for number in (1, 2, 3):
+        await store_inquiry(store, payment_id, is_probe=number == 1)
+        await make_due(store, payment_id)
+    not_found = an_answer(InquiryOutcome.NOT_FOUND, code="SFC_IC0003")
+    await record_query_answer(store, payment_id, 2, not_found)
+    found = (await read_evidence(store, payment_id)).inquiries
+    assert [(each.number, each.outcome, each.code, each.is_probe) for each in found] == [
+        (1, None, None, True),
+        (2, InquiryOutcome.NOT_FOUND, "SFC_IC0003", False),
+        (3, None, None, False),
     ]
-    times = [inquiry.asked_at for inquiry in known.inquiries]
-    assert times == sorted(times)
     on_record = await store.rows(
-        "SELECT asked_at FROM mkwanja.inquiries WHERE payment_id = $1 ORDER BY number", payment_id
+        "SELECT asked_at FROM mkwanja.inquiries WHERE payment_id = $1 ORDER BY asked_at", payment_id
     )
-    assert times == [row["asked_at"] for row in on_record]
+    assert [each.asked_at for each in found] == [row["asked_at"] for row in on_record]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +77,6 @@ async def test_the_evidence_lists_inquiries_by_number_with_their_first_answers(
         (Kind.WITHDRAWAL, "withdrawal", True),
         (Kind.WITHDRAWAL, "withdrawal-timeout", True),
         (Kind.BILL_PAYMENT, "bill-payment", True),
-        (Kind.BILL_PAYMENT, "bill-payment-timeout", True),
         (Kind.DEPOSIT, "deposit", True),
         # answers to our own inquiries are not messages about the payment
         (Kind.WITHDRAWAL, "status-1", False),
@@ -106,32 +87,26 @@ async def test_any_message_at_the_payments_own_address_counts_as_a_message(
     store: Store, kind: Kind, operation: str, expected: bool
 ) -> None:
     """It shows that Daraja had the payment, also if it is unreadable or from a wrong source."""
-    for report in (TIMEOUT, UNREADABLE, Report(outcome=ReportedOutcome.UNDECIDED, code="26")):
-        for source_allowed in (True, False):
-            payment_id = await in_doubt(store, kind)
-            await record_callback(
-                store, payment_id, operation, report, source_allowed=source_allowed
-            )
-            known = await read_evidence(store, payment_id)
-            assert (known.has_message, known.claims_success) == (expected, False)
+    undecided = Report(outcome=ReportedOutcome.UNDECIDED, code="26")
+    for report, source_allowed in ((TIMEOUT, True), (UNREADABLE, True), (undecided, False)):
+        payment_id = await in_doubt(store, kind)
+        await record_callback(store, payment_id, operation, report, source_allowed=source_allowed)
+        known = await read_evidence(store, payment_id)
+        assert (known.has_message, known.claims_success) == (expected, False)
 
 
 async def test_a_stored_success_counts_as_a_claim_only_from_an_allowed_source(
     store: Store,
 ) -> None:
-    """Otherwise anyone with the address could keep a payment open."""
+    """Otherwise anyone with the address could keep a payment open. One among many is enough."""
     for source_allowed in (True, False):
         payment_id = await in_doubt(store, Kind.DEPOSIT)
-        await record_callback(store, payment_id, "deposit", PAID, source_allowed=source_allowed)
+        for report in (UNREADABLE, PAID, UNREADABLE):
+            await record_callback(
+                store, payment_id, "deposit", report, source_allowed=source_allowed
+            )
         known = await read_evidence(store, payment_id)
         assert (known.has_message, known.claims_success) == (True, source_allowed)
-
-
-async def test_one_claimed_success_among_many_messages_is_enough(store: Store) -> None:
-    payment_id = await in_doubt(store, Kind.DEPOSIT)
-    for report in (UNREADABLE, PAID, UNREADABLE):
-        await record_callback(store, payment_id, "deposit", report)
-    assert (await read_evidence(store, payment_id)).claims_success
 
 
 async def test_a_success_that_could_not_be_processed_counts_as_a_claim(
@@ -153,7 +128,7 @@ async def test_a_message_stored_without_an_outcome_is_a_message_and_claims_nothi
         "INSERT INTO mkwanja.callbacks (id, payment_id, operation, received_at, source_address,"
         " source_allowed, body, body_sha256, disposition, is_flagged)"
         " VALUES ($1, $2, 'withdrawal', now(), '', true, '', '', 'duplicate', false)",
-        a_callback().id, payment_id,
+        new_id(), payment_id,
     )  # fmt: skip
     known = await read_evidence(store, payment_id)
     assert (known.has_message, known.claims_success) == (True, False)
@@ -161,48 +136,59 @@ async def test_a_message_stored_without_an_outcome_is_a_message_and_claims_nothi
 
 async def test_each_stored_message_has_its_parsed_outcome(store: Store) -> None:
     payment_id = await in_doubt(store)
-    for operation, report in (
+    messages = [
         ("withdrawal-timeout", TIMEOUT),
         ("withdrawal", UNREADABLE),
         ("status-1", an_answer(InquiryOutcome.NOT_FOUND)),
         ("withdrawal", PAID),
-    ):
+    ]
+    for operation, report in messages:
         await record_callback(store, payment_id, operation, report)
-    assert await stored_outcomes(store, payment_id) == [
-        ("withdrawal-timeout", "timeout"),
-        ("withdrawal", "unreadable"),
-        ("status-1", "undecided"),
-        ("withdrawal", "success"),
+    stored = await store.rows(
+        "SELECT operation, word FROM mkwanja.callbacks WHERE payment_id = $1"
+        " ORDER BY received_at, id",
+        payment_id,
+    )
+    assert [(row["operation"], row["word"]) for row in stored] == [
+        (operation, report.outcome.value) for operation, report in messages
     ]
 
 
 @pytest.mark.parametrize(
-    ("engaged", "stopped", "open_breaker"),
+    ("engaged", "stopped", "open_breaker", "held"),
     [
-        ((), False, False),
-        (("kill_switch",), True, False),
-        (("breaker",), True, True),
-        (("kill_switch", "breaker"), True, True),
+        ((), False, False, frozenset()),
+        (("kill_switch",), True, False, frozenset()),
+        (("breaker",), True, True, frozenset()),
+        (("kill_switch", "breaker"), True, True, frozenset()),
+        # A held operation stops no payouts of other operations.
+        ((), False, False, frozenset({B2C})),
     ],
 )
-async def test_the_evidence_shows_stopped_payouts_and_an_open_breaker(
-    fresh: Store, engaged: tuple[str, ...], stopped: bool, open_breaker: bool
+async def test_the_evidence_and_the_plan_of_a_sweep_show_the_engaged_brakes(
+    fresh: Store,
+    engaged: tuple[str, ...],
+    stopped: bool,
+    open_breaker: bool,
+    held: frozenset[Operation],
 ) -> None:
     payment_id = await in_doubt(fresh)
-    for name in engaged:
-        await engage_brake(fresh, name)
+    await Brakes(fresh.database).set(*engaged, is_engaged=True, reason="a test")
+    if held:
+        await hold(fresh)
     for is_claim in (True, False):
         known = await read_evidence(fresh, payment_id, is_claim=is_claim)
         assert (known.payouts_are_stopped, known.breaker_is_open) == (stopped, open_breaker)
+        assert (known.held_operations, known.probes_due) == (held, frozenset())
+    plan = await fresh.sweeping.plan_sweep(limit=10, overdue_by=TIMES.lease)
+    assert (plan.payouts_are_stopped, plan.held_operations) == (stopped, held)
+    assert plan.probes_due == frozenset()
 
 
 async def test_payments_that_share_a_batch_share_no_evidence(store: Store) -> None:
     """Each decision gets its own, also in one commit."""
-    known_well, silent, claimed = (
-        await resendable(store),
-        await in_doubt(store),
-        await in_doubt(store, Kind.DEPOSIT),
-    )
+    known_well, silent = await resendable(store), await in_doubt(store)
+    claimed = await in_doubt(store, Kind.DEPOSIT)
     await record_callback(store, claimed, "deposit", PAID)
     seen = await asyncio.gather(
         *(read_evidence(store, payment_id) for payment_id in (known_well, silent, claimed))

@@ -14,7 +14,7 @@ from domain.errors import StoreUnavailable
 from domain.kinds import Kind
 from domain.stages import Stage, Step
 from tests.integration.conftest import Store, a_new_payment, failure, locked, success
-from tests.stack.databases import connection
+from tests.integration.inquiries import make_due
 
 NOW = timedelta(0)
 MINUTE = timedelta(seconds=60)
@@ -48,26 +48,20 @@ class TestDue:
         assert await fetch_due_ids(fresh, limit=4) == payments[:4]
         assert await fetch_due_ids(fresh, limit=4) == payments[4:]
         assert await fetch_due_ids(fresh) == []
-        moved = (
-            "SELECT bool_and(next_step_at > now() + interval '30 seconds') FROM mkwanja.payments"
-        )
-        assert await fresh.one(moved)
+        is_later = "SELECT bool_and(next_step_at > now() + interval '30 s') FROM mkwanja.payments"
+        assert await fresh.one(is_later)
 
     async def test_a_due_payment_has_its_kind_stage_and_expiry(self, fresh: Store) -> None:
-        for is_expired, left in ((False, timedelta(seconds=30)), (True, timedelta(0))):
+        sql = (
+            "UPDATE mkwanja.payments SET next_step_at = now(),"
+            " expires_at = now() + $2::interval WHERE id = $1"
+        )
+        for is_expired, left in ((False, MINUTE), (True, NOW)):
             payment_id = await fresh.accepted(Kind.BILL_PAYMENT)
-            sql = (
-                "UPDATE mkwanja.payments SET next_step_at = now(),"
-                " expires_at = now() + $2::interval WHERE id = $1"
-            )
             await fresh.execute(sql, payment_id, left)
             (due,) = await fresh.sweeping.fetch_due(Step.SUBMIT, limit=1, next_step_in=MINUTE)
-            assert (due.payment_id, due.kind, due.stage) == (
-                payment_id,
-                Kind.BILL_PAYMENT,
-                Stage.ACCEPTED,
-            )
-            assert due.is_expired is is_expired
+            assert (due.payment_id, due.is_expired) == (payment_id, is_expired)
+            assert (due.kind, due.stage) == (Kind.BILL_PAYMENT, Stage.ACCEPTED)
 
     async def test_only_due_payments_of_the_step_are_fetched(self, fresh: Store) -> None:
         """Payments that are due later, in another stage or final stay."""
@@ -76,9 +70,7 @@ class TestDue:
         await fresh.finalized()
         assert await fetch_due_ids(fresh) == []
         assert await fetch_due_ids(fresh, step=Step.END_LEASE) == []
-        await fresh.execute(
-            "UPDATE mkwanja.payments SET next_step_at = now() WHERE id = $1", claimed
-        )
+        await make_due(fresh, claimed)
         assert await fetch_due_ids(fresh) == []
         assert await fetch_due_ids(fresh, step=Step.END_LEASE) == [claimed]
 
@@ -135,28 +127,31 @@ class TestDue:
             assert await fresh.one("SELECT reltuples FROM pg_class WHERE relname = $1", name) <= 10
 
 
+async def fetch_unannounced(store: Store, *, limit: int = 10) -> list[Announcement]:
+    return await store.sweeping.fetch_unannounced(limit=limit, overdue_by=NOW)
+
+
 class TestAnnouncements:
     """An event is published at least once, by one id, until the publication is recorded."""
 
     async def test_an_event_is_unannounced_until_its_publication_is_recorded(
-        self, fresh: Store
+        self, fresh: Store, second_worker: Store
     ) -> None:
-        """The sweeper finds the bytes that the finalizing commit stored."""
-        payment_id, _ = await fresh.claimed()
-        result = await fresh.changing.change(success(payment_id))
-        for _ in range(2):
-            assert await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW) == [
-                result.announcement
-            ]
-        assert result.announcement is not None
-        await fresh.sweeping.record_announced(result.announcement)
-        assert await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW) == []
-        assert (await fresh.payment(payment_id)).event_due is None
+        """The sweeper finds the bytes that the finalizing commit stored.
 
-    async def test_a_new_event_is_left_to_the_process_that_stored_it(self, fresh: Store) -> None:
-        """The sweeper publishes only events that are late."""
-        await fresh.finalized()
+        It leaves a new event to the process that stored it. Two sweepers may publish one event.
+        """
+        payment_id, _ = await fresh.claimed()
+        announcement = (await fresh.changing.change(success(payment_id))).announcement
+        assert announcement is not None
         assert await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=MINUTE) == []
+        for _ in range(2):
+            assert await fetch_unannounced(fresh) == [announcement]
+        await asyncio.gather(
+            *(store.sweeping.record_announced(announcement) for store in [fresh, second_worker] * 2)
+        )
+        assert await fetch_unannounced(fresh) == []
+        assert (await fresh.payment(payment_id)).event_due is None
 
     async def test_a_payment_stays_unannounced_until_both_its_events_are_recorded(
         self, fresh: Store
@@ -168,39 +163,37 @@ class TestAnnouncements:
                 await fresh.changing.change(change)
                 for change in (failure(payment_id), success(payment_id))
             ]
-            owed = await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW)
+            owed = await fetch_unannounced(fresh)
             assert owed == [result.announcement for result in results]
             first = owed.pop(recorded_first)
             await fresh.sweeping.record_announced(first)
-            assert await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW) == owed
+            assert await fetch_unannounced(fresh) == owed
             assert (await fresh.payment(payment_id)).event_due is not None
             await fresh.sweeping.record_announced(owed[0])
             assert (await fresh.payment(payment_id)).event_due is None
 
     async def test_an_event_stored_while_another_is_recorded_stays_unannounced(
-        self, fresh: Store
+        self, fresh: Store, second_worker: Store
     ) -> None:
         """No event is lost, in either order of the commits."""
-        async with Store(fresh.url) as second:
-            for _ in range(15):
-                payment_id, _ = await fresh.claimed()
-                failed = await fresh.changing.change(failure(payment_id))
-                assert failed.announcement is not None
-                corrected, _ = await asyncio.gather(
-                    fresh.changing.change(success(payment_id)),
-                    second.sweeping.record_announced(failed.announcement),
-                )
-                owed = await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW)
-                assert owed == [corrected.announcement]
-                assert corrected.announcement is not None
-                await fresh.sweeping.record_announced(corrected.announcement)
+        for _ in range(15):
+            payment_id, _ = await fresh.claimed()
+            failed = (await fresh.changing.change(failure(payment_id))).announcement
+            assert failed is not None
+            corrected, _ = await asyncio.gather(
+                fresh.changing.change(success(payment_id)),
+                second_worker.sweeping.record_announced(failed),
+            )
+            [owed] = await fetch_unannounced(fresh)
+            assert owed == corrected.announcement
+            await fresh.sweeping.record_announced(owed)
 
     async def test_payments_without_unannounced_events_do_not_hide_others(
         self, fresh: Store
     ) -> None:
         """Their wrong mark is removed, and the payments behind them are announced."""
         published = [await fresh.finalized() for _ in range(3)]
-        for announcement in await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW):
+        for announcement in await fetch_unannounced(fresh):
             await fresh.sweeping.record_announced(announcement)
         waiting = await fresh.finalized()
         await fresh.execute(
@@ -208,27 +201,14 @@ class TestAnnouncements:
             " WHERE id = ANY($1::uuid[])",
             published,
         )
-        assert await fresh.sweeping.fetch_unannounced(limit=3, overdue_by=NOW) == []
-        (announcement,) = await fresh.sweeping.fetch_unannounced(limit=3, overdue_by=NOW)
+        assert await fetch_unannounced(fresh, limit=3) == []
+        (announcement,) = await fetch_unannounced(fresh, limit=3)
         assert announcement.payment_id == waiting
-
-    async def test_a_publication_may_be_recorded_twice(self, fresh: Store) -> None:
-        """Two sweepers may publish the same event."""
-        payment_id = await fresh.finalized()
-        (announcement,) = await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW)
-        async with Store(fresh.url) as second:
-            await asyncio.gather(
-                *(
-                    store.sweeping.record_announced(announcement)
-                    for store in (fresh, second, fresh, second)
-                )
-            )
-        assert (await fresh.payment(payment_id)).event_due is None
 
     async def test_a_publication_that_cannot_be_recorded_fails_alone(self, fresh: Store) -> None:
         """One announcement of the batch names an unknown history entry."""
         payments = [await fresh.finalized() for _ in range(4)]
-        announcements = await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW)
+        announcements = await fetch_unannounced(fresh)
         announcements.insert(
             1, Announcement(history_id=payments[0], payment_id=a_new_payment().id, body="{}")
         )
@@ -237,23 +217,16 @@ class TestAnnouncements:
         )
         failed = [isinstance(result, Exception) for result in results]
         assert failed == [False, True, False, False, False]
-        assert await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW) == []
+        assert await fetch_unannounced(fresh) == []
 
     @pytest.mark.usefixtures("impatient")
     async def test_recording_the_publication_of_a_locked_payment_fails_as_unavailable(
         self, fresh: Store
     ) -> None:
-        """The announcer expects only this error. The sweeper finds the event again."""
+        """The announcer expects only this error. The sweeper finds the event without a lock."""
         payment_id = await fresh.finalized()
-        (announcement,) = await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW)
         async with locked(fresh, payment_id):
+            (announcement,) = await fetch_unannounced(fresh)
             with pytest.raises(StoreUnavailable):
                 await fresh.sweeping.record_announced(announcement)
         await fresh.sweeping.record_announced(announcement)
-
-    async def test_a_search_for_unannounced_events_waits_for_no_lock(self, fresh: Store) -> None:
-        """Readers and writers do not block each other."""
-        payment_id = await fresh.finalized()
-        async with connection(fresh.url) as raw, raw.transaction():
-            await raw.execute("SELECT FROM mkwanja.payments WHERE id = $1 FOR UPDATE", payment_id)
-            assert len(await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW)) == 1
