@@ -32,8 +32,12 @@ class Recorder:
         return [value * 10 for _, value in items]
 
 
+def key_of(item: Item) -> str:
+    return item[0]
+
+
 def lane_of(recorder: Recorder, **options: Any) -> Lane[Item, int]:
-    return Lane(recorder.run, key=lambda item: item[0], **options)
+    return Lane(recorder.run, key=key_of, **options)
 
 
 async def submit_all(lane: Lane[Item, int], *items: Item) -> list[asyncio.Task[int]]:
@@ -44,17 +48,16 @@ async def submit_all(lane: Lane[Item, int], *items: Item) -> list[asyncio.Task[i
     return tasks
 
 
-async def test_a_lone_item_runs_at_once() -> None:
-    recorder = Recorder()
-    assert await lane_of(recorder).submit(("a", 1)) == 10
-    assert recorder.batches == [[("a", 1)]]
+async def results_of(lane: Lane[Item, int], *items: Item) -> list[int | BaseException]:
+    return await asyncio.gather(*await submit_all(lane, *items), return_exceptions=True)
 
 
-async def test_items_submitted_during_a_batch_share_the_next_batch_in_order() -> None:
+async def test_a_lone_item_runs_at_once_and_later_ones_share_the_next_batch_in_order() -> None:
     recorder = Recorder()
     lane = lane_of(recorder)
     recorder.open.clear()
     first = await submit_all(lane, ("a", 1))
+    assert recorder.batches == [[("a", 1)]]
     rest = await submit_all(lane, ("b", 2), ("c", 3), ("d", 4))
     assert lane.waiting == 3
     recorder.open.set()
@@ -65,27 +68,31 @@ async def test_items_submitted_during_a_batch_share_the_next_batch_in_order() ->
 
 async def test_a_batch_holds_one_item_of_a_key_and_the_next_item_waits() -> None:
     recorder = Recorder()
-    tasks = await submit_all(lane_of(recorder), ("a", 1), ("a", 2), ("b", 3), ("a", 4))
-    assert await asyncio.gather(*tasks) == [10, 20, 30, 40]
+    items = [("a", 1), ("a", 2), ("b", 3), ("a", 4)]
+    assert await results_of(lane_of(recorder), *items) == [10, 20, 30, 40]
     assert recorder.batches == [[("a", 1), ("b", 3)], [("a", 2)], [("a", 4)]]
 
 
 async def test_a_batch_is_never_larger_than_its_limit() -> None:
     recorder = Recorder()
-    lane = lane_of(recorder, batch_size_max=3)
-    tasks = await submit_all(lane, *((str(n), n) for n in range(8)))
-    await asyncio.gather(*tasks)
+    await results_of(lane_of(recorder, batch_size_max=3), *((str(n), n) for n in range(8)))
     assert [len(batch) for batch in recorder.batches] == [3, 3, 2]
 
 
-async def test_a_batch_that_fails_reaches_every_waiter_and_the_lane_goes_on() -> None:
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), TimeoutError(), KeyError("x")])
+@pytest.mark.parametrize(
+    ("options", "keys"),
+    [({}, "abc"), ({"shared": key_of}, "aab"), ({"abandoned": Abandoned.DROP_OR_FINISH}, "abc")],
+    ids=["each waiter its item", "waiters share an item", "waiters survive their cancellation"],
+)
+async def test_the_error_that_ends_a_batch_reaches_every_waiter_and_the_lane_goes_on(
+    options: dict[str, Any], keys: str, error: BaseException
+) -> None:
     recorder = Recorder()
-    lane = lane_of(recorder)
-    recorder.raises = ConnectionError("gone")
-    results = await asyncio.gather(
-        *await submit_all(lane, ("a", 1), ("b", 2)), return_exceptions=True
-    )
-    assert results == [recorder.raises] * 2
+    recorder.raises = error
+    lane = lane_of(recorder, **options)
+    results = await results_of(lane, *((key, 1) for key in keys))
+    assert [type(result) for result in results] == [type(error)] * 3
     recorder.raises = None
     assert await lane.submit(("a", 3)) == 30
 
@@ -96,18 +103,14 @@ async def test_an_error_as_a_result_reaches_only_its_own_waiter() -> None:
     async def run(items: Sequence[Item]) -> list[int | BaseException]:
         return [refusal if value == 2 else value for _, value in items]
 
-    lane: Lane[Item, int] = Lane(run, key=lambda item: item[0])
-    results = await asyncio.gather(
-        *await submit_all(lane, ("a", 1), ("b", 2), ("c", 3)), return_exceptions=True
-    )
-    assert results == [1, refusal, 3]
+    lane: Lane[Item, int] = Lane(run, key=key_of)
+    assert await results_of(lane, ("a", 1), ("b", 2), ("c", 3)) == [1, refusal, 3]
 
 
 async def test_a_batch_with_a_bad_row_runs_again_one_by_one() -> None:
     recorder = Recorder()
     recorder.raises, recorder.raises_for = RunAlone(), {("b", 2)}
-    tasks = await submit_all(lane_of(recorder), ("a", 1), ("b", 2), ("c", 3))
-    results = await asyncio.gather(*tasks, return_exceptions=True)
+    results = await results_of(lane_of(recorder), ("a", 1), ("b", 2), ("c", 3))
     assert results[::2] == [10, 30]
     assert isinstance(results[1], RuntimeError)  # it fails alone too
     assert [len(batch) for batch in recorder.batches] == [3, 1, 1, 1]
@@ -173,24 +176,10 @@ async def test_a_batch_with_too_few_results_leaves_no_waiter_without_an_answer()
     async def run(items: Sequence[Item]) -> list[int | BaseException]:
         return [value for _, value in items[:1]]
 
-    lane: Lane[Item, int] = Lane(run, key=lambda item: item[0])
-    tasks = await submit_all(lane, ("a", 1), ("b", 2))
-    done, pending = await asyncio.wait(tasks, timeout=0.2)
-    for task in pending:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    assert not pending
-    assert any(isinstance(task.exception(), Exception) for task in done)
-
-
-@pytest.mark.parametrize("error", [asyncio.CancelledError(), TimeoutError(), KeyError("x")])
-async def test_the_error_that_ends_a_batch_reaches_its_waiters(error: BaseException) -> None:
-    recorder = Recorder()
-    recorder.raises = error
-    results = await asyncio.gather(
-        *await submit_all(lane_of(recorder), ("a", 1), ("b", 2)), return_exceptions=True
-    )
-    assert [type(result) for result in results] == [type(error)] * 2
+    lane: Lane[Item, int] = Lane(run, key=key_of)
+    async with asyncio.timeout(5):  # so that a failing test ends
+        results = await results_of(lane, ("a", 1), ("b", 2))
+    assert any(isinstance(result, Exception) for result in results)
 
 
 async def test_concurrent_batches_never_hold_two_items_of_a_key() -> None:
@@ -212,7 +201,7 @@ async def test_concurrent_batches_never_hold_two_items_of_a_key() -> None:
 
 async def test_lanes_that_share_a_gate_take_turns() -> None:
     recorder, gate = Recorder(), asyncio.Semaphore(1)
-    lanes = [Lane(recorder.run, key=lambda item: item[0], gate=gate) for _ in range(2)]
+    lanes = [Lane(recorder.run, key=key_of, gate=gate) for _ in range(2)]
     recorder.open.clear()
     tasks = [
         *await submit_all(lanes[0], ("a", 1)),
@@ -227,7 +216,7 @@ async def test_lanes_that_share_a_gate_take_turns() -> None:
 
 def shared_lane_of(recorder: Recorder, **options: Any) -> Lane[Item, int]:
     """Items with one key share one run."""
-    return lane_of(recorder, shared=lambda item: item[0], **options)
+    return lane_of(recorder, shared=key_of, **options)
 
 
 async def test_waiters_of_the_same_item_share_one_run() -> None:
@@ -251,13 +240,6 @@ async def test_a_waiter_does_not_join_a_run_that_has_started() -> None:
     recorder.open.set()
     assert await asyncio.gather(*first, *later) == [10, 20, 20]
     assert recorder.batches == [[("a", 1)], [("a", 2)]]
-
-
-async def test_a_failure_of_a_shared_item_reaches_all_its_waiters() -> None:
-    recorder = Recorder()
-    recorder.raises = ConnectionError("gone")
-    tasks = await submit_all(shared_lane_of(recorder), ("a", 1), ("a", 2), ("b", 3))
-    assert await asyncio.gather(*tasks, return_exceptions=True) == [recorder.raises] * 3
 
 
 async def test_a_shared_item_that_runs_alone_is_still_shared() -> None:
@@ -346,11 +328,3 @@ async def test_a_started_read_continues_for_its_other_waiters() -> None:
     recorder.open.set()
     assert await remaining == 10
     assert recorder.batches == [[("a", 1)]]
-
-
-async def test_a_cancelled_batch_cancels_waiters_that_survive_their_own_cancellation() -> None:
-    recorder = Recorder()
-    recorder.raises = asyncio.CancelledError()
-    tasks = await submit_all(lane_of(recorder, abandoned=Abandoned.DROP_OR_FINISH), ("a", 1))
-    results = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [type(result) for result in results] == [asyncio.CancelledError]

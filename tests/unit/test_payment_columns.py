@@ -70,13 +70,7 @@ def test_a_payment_written_to_its_columns_reads_back_the_same(kind: Kind, stage:
 
 def test_a_payment_without_optional_parts_reads_back_the_same() -> None:
     payment = a_payment(
-        stage=Stage.ACCEPTED,
-        caller_key=CALLER.key,
-        attempts=(),
-        owner=None,
-        purpose=None,
-        attempt_id=None,
-        next_step_at=None,
+        caller_key=CALLER.key, attempts=(), owner=None, purpose=None, next_step_at=None
     )
     assert payment_from(row_of(payment)) == payment
 
