@@ -1,14 +1,14 @@
 """An issuer with a real endpoint, and a key set and a verifier whose clock the test sets."""
 
 import asyncio
+import json
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from functools import cache
 from typing import Any
 
 import jose.backends
-from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jose import jwt
 
@@ -35,8 +35,13 @@ def jwk(key: str, **changes: object) -> dict[str, object]:
     }
 
 
+@cache
+def private_rsa(bits: int) -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(65537, bits)
+
+
 def rsa_jwk(bits: int, **changes: object) -> dict[str, object]:
-    public = rsa.generate_private_key(65537, bits).public_key()
+    public = private_rsa(bits).public_key()
     return {**BACKENDS.RSAKey(public, "RS256").to_dict(), "kid": "rsa", **changes}
 
 
@@ -62,30 +67,75 @@ def token(kid: str | None, *, header_kid: str | None = None, **changes: object) 
     )
 
 
+Script = Callable[[asyncio.StreamWriter], Awaitable[None]]
+
+
+def answer(body: bytes, status: str = "200 OK", *fields: str, length: int | None = None) -> bytes:
+    head = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}"]
+    return "\r\n".join([*head, *fields, "", ""]).encode() + body
+
+
+def key_set(*keys: object) -> bytes:
+    return json.dumps({"keys": keys}).encode()
+
+
+def sending(*parts: bytes) -> Script:
+    async def script(writer: asyncio.StreamWriter) -> None:
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+
+    return script
+
+
+FAILING = sending(answer(b"", "500 Internal Server Error"))
+
+
 class Issuer:
     """The issuer's endpoint, whose answers the test sets, with a key set and a verifier."""
 
     def __init__(self) -> None:
         self.jwks: list[object] = [jwk("first")]
-        self.answer: Callable[[], web.Response] | None = None  # instead of the keys
+        self.script: Script | None = None  # instead of an answer with the keys
         self.is_open = asyncio.Event()  # while clear, no answer leaves
         self.is_open.set()
         self.has_request = asyncio.Event()
-        self.fetches = 0
-        self.now = time.time()  # for keys and tokens; python-jose reads the real clock
+        self.requests: list[bytes] = []  # with all their fields
+        self.connections = 0
+        self.keeps_connections = False
+        self.now = float(int(time.time()))  # for keys and tokens; python-jose reads the real clock
 
-    def start(self, url: str) -> None:
-        self.keys = KeySet(url, clock=lambda: self.now)
+    @property
+    def fetches(self) -> int:
+        return len(self.requests)
+
+    def start(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}/keys"
+        self.keys = self.key_set()
         self.verifier = TokenVerifier(
             self.keys, SECRET, ISSUER, "authenticated", clock=lambda: self.now
         )
 
-    async def serve(self, _request: web.Request) -> web.Response:
-        self.fetches += 1
-        self.has_request.set()
-        keys = list(self.jwks)  # the keys at the time of the request, also for a late answer
-        await self.is_open.wait()
-        return self.answer() if self.answer else web.json_response({"keys": keys})
+    def key_set(self, **options: bool) -> KeySet:
+        return KeySet(self.url, clock=lambda: self.now, **options)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                self.requests.append(await reader.readuntil(b"\r\n\r\n"))
+                self.has_request.set()
+                # The keys at the time of the request, also for a late answer.
+                script = self.script or sending(answer(key_set(*self.jwks)))
+                await self.is_open.wait()
+                await script(writer)
+                if not self.keeps_connections:
+                    break
+        except (OSError, EOFError):
+            pass  # the key set closed the connection
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
 
     async def knows(self, kid: str) -> bool:
         try:
@@ -100,16 +150,18 @@ class Issuer:
 @asynccontextmanager
 async def an_issuer() -> AsyncIterator[Issuer]:
     """Start an issuer with one key, `first`, that has received no request yet."""
-    issuer = Issuer()
-    app = web.Application()
-    app.router.add_get("/keys", issuer.serve)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    issuer.start(f"http://127.0.0.1:{runner.addresses[0][1]}/keys")
-    try:
-        yield issuer
-    finally:
-        await issuer.keys.close()
-        issuer.is_open.set()
-        await runner.cleanup()
+    issuer, serving = Issuer(), set()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        issuer.connections += 1
+        serving.add(asyncio.create_task(issuer.serve(reader, writer)))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    issuer.start(server.sockets[0].getsockname()[1])
+    yield issuer
+    await issuer.keys.close()
+    server.close()
+    for task in serving:
+        task.cancel()
+    await asyncio.gather(*serving, return_exceptions=True)
+    await server.wait_closed()

@@ -8,7 +8,16 @@ from uuid import uuid4
 import pytest
 from multidict import CIMultiDict
 
-from tests.spec.hostile_tokens import GOOD, HEADER_VALUES, HOSTILE, SUBJECT, Forge
+from tests.spec.hostile_tokens import (
+    GOOD,
+    HEADER_VALUES,
+    HOSTILE,
+    SECRET,
+    SUBJECT,
+    Forge,
+    Hostile,
+    Maker,
+)
 from tests.spec.requesting import expect_problem
 from tests.spec.system import System
 from tests.stack.client import Answer
@@ -17,13 +26,7 @@ from tests.stack.servers import PostgresServer
 from tests.stack.stack import Stack
 from tests.stack.starter import Starter
 
-SECRET = "only-the-tests-use-this-secret-of-many-characters"
 CODES = {401: "unauthenticated", 403: "not_permitted"}
-TOKENS = [
-    pytest.param(status, make, id=name)
-    for status, corpus in HOSTILE.items()
-    for name, make in corpus.items()
-]
 
 
 class Target:
@@ -31,7 +34,7 @@ class Target:
 
     def __init__(self, system: System) -> None:
         self.system = system
-        self.forge = Forge(system.stack.issuer, SECRET)
+        self.forge = Forge(system.stack.issuer)
         self.tokens: list[str] = []  # all that were sent
 
     async def send_request(self, values: list[str], method: str, path: str) -> Answer:
@@ -43,14 +46,13 @@ class Target:
         async with self.system.http.request(method, url, headers=headers, json=body) as answer:
             return Answer(f"{method} {path}", answer.status, answer.headers, await answer.read())
 
-    async def expect_refusal(self, values: list[str], status: int) -> None:
+    async def expect_refusal(self, values: list[str], status: int, sentence: str) -> None:
         """Check that a read and a payment are refused, and that no answer repeats the token."""
         for method, path in (("GET", "/v1/payments"), ("POST", "/v1/withdrawals")):
             answer = await self.send_request(values, method, path)
-            expect_problem(answer, status, CODES[status])
-            assert (status == 401) == answer.headers.get("WWW-Authenticate", "").startswith(
-                "Bearer"
-            )
+            assert sentence in expect_problem(answer, status, CODES[status])["detail"]
+            challenge = answer.headers.get("WWW-Authenticate", "")
+            assert challenge.startswith("Bearer") is (status == 401)
             shown = answer.body.decode() + str(answer.headers)
             assert not repeated(values, shown)
             assert SUBJECT not in shown
@@ -67,9 +69,12 @@ def repeated(values: list[str], shown: str) -> set[str]:
 async def target(
     postgres: PostgresServer | GivenPostgres, template: str, starter: Starter
 ) -> AsyncIterator[Target]:
-    env = {"JWT_SECRET": SECRET}
     stack = Stack(
-        processes=("web",), env=env, postgres=postgres, template=template, starter=starter
+        processes=("web",),
+        env={"JWT_SECRET": SECRET},
+        postgres=postgres,
+        template=template,
+        starter=starter,
     )
     stack.issuer.add_key("RS256")
     async with stack, System(stack) as system:
@@ -77,35 +82,33 @@ async def target(
 
 
 @pytest.mark.sampled(30)
-@pytest.mark.parametrize(("status", "make"), TOKENS)
-async def test_the_service_refuses_a_hostile_token(
-    target: Target, status: int, make: Callable[[Forge], str]
-) -> None:
+@pytest.mark.parametrize("hostile", HOSTILE, ids=lambda hostile: hostile.name)
+async def test_the_service_refuses_a_hostile_token(target: Target, hostile: Hostile) -> None:
     """401, or 403 if the token is valid but its kind of caller may not call the API."""
-    await target.expect_refusal([f"Bearer {make(target.forge)}"], status)
+    token = hostile.make(target.forge)
+    await target.expect_refusal([f"Bearer {token}"], hostile.status, hostile.sentence)
 
 
-@pytest.mark.parametrize("values", HEADER_VALUES.values(), ids=HEADER_VALUES)
+@pytest.mark.parametrize(("sentence", "values"), HEADER_VALUES.values(), ids=HEADER_VALUES)
 async def test_the_service_refuses_a_good_token_in_a_wrong_header(
-    target: Target, values: Callable[[str], list[str]]
+    target: Target, sentence: str, values: Callable[[str], list[str]]
 ) -> None:
     """The header must contain the token once, alone, after the scheme Bearer."""
-    await target.expect_refusal(values(target.forge.token()), 401)
+    await target.expect_refusal(values(target.forge.token()), 401, sentence)
 
 
 @pytest.mark.sampled(15)
 @pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
-@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER "])
 async def test_the_service_accepts_the_good_twin_of_a_hostile_token(
-    target: Target, scheme: str, make: Callable[[Forge], str]
+    target: Target, make: Maker
 ) -> None:
     """Without its one fault each token is accepted, so the fault is the reason for the refusal."""
-    answer = await target.send_request([f"{scheme} {make(target.forge)}"], "GET", "/v1/payments")
-    answer.expect(200)
+    for scheme in ("Bearer", "bearer", "BEARER "):
+        value = f"{scheme} {make(target.forge)}"
+        (await target.send_request([value], "GET", "/v1/payments")).expect(200)
 
 
 async def test_hostile_tokens_store_no_payment_and_appear_in_no_log(target: Target) -> None:
-    """There are over a hundred. The log contains no piece of any token, good or bad."""
-    assert len(TOKENS) + len(HEADER_VALUES) >= 100
+    """The log contains no piece of any token, good or bad."""
     assert await target.system.rows("SELECT id FROM mkwanja.payments") == []
     assert not repeated(target.tokens, target.system.stack.logs()["web.1"])

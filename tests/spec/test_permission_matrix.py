@@ -5,11 +5,9 @@ A row is a request, a column is a caller, and a cell is the status of the answer
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -162,13 +160,10 @@ async def test_the_table_has_every_route_for_every_owner(shared_system: System) 
     assert {path for path in document["paths"] if not path.startswith("/v1")} == set(OPEN)
 
 
-@pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("path", OPEN)
-@pytest.mark.sampled(12)
-async def test_an_open_route_ignores_tokens(
-    shared_system: System, cast: Cast, path: str, caller: str
-) -> None:
-    (await send_request(shared_system, "GET", path, token=cast.tokens[caller])).expect(200)
+async def test_an_open_route_ignores_tokens(shared_system: System, cast: Cast, path: str) -> None:
+    for token in cast.tokens.values():
+        (await send_request(shared_system, "GET", path, token=token)).expect(200)
 
 
 @pytest.mark.parametrize(
@@ -216,18 +211,6 @@ async def test_a_user_does_not_see_the_members_for_backends(
     assert set(for_backend) - set(for_user) == {
         "idempotency_key", "recipient_name", "provider_ids",
     }  # fmt: skip
-
-
-async def test_another_callers_key_makes_another_payment(shared_system: System, cast: Cast) -> None:
-    """With the same key and body, each caller gets an answer with another id."""
-    key, body = str(uuid4()), json.dumps({"amount": 20, "phone_number": "0711600005"}).encode()
-    ids = [
-        (await post(shared_system, "/v1/deposits", body, key=key, token=cast.tokens[caller]))
-        .expect(202)
-        .json()["id"]
-        for caller in ("alice", "bob", "shop", "desk")
-    ]
-    assert len(set(ids)) == 4
 
 
 async def _read_all_pages(system: System, path: str, token: str) -> str:

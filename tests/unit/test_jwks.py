@@ -13,12 +13,13 @@ from tests.integration.keys import jwk, rsa_jwk
 
 EC = {**jwk("k1"), "key_ops": ["verify"], "ext": True}
 RSA = {**rsa_jwk(2048), "kid": "k1", "use": "sig"}
+KEYS = {"EC": EC, "RSA": RSA}
+PRIVATE = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"]
 # The optional members of a key, also those of private keys.
 OPTIONAL = [
-    "use", "key_ops", "alg", "ext", "x5c", "x5t", "x5t#S256", "x5u", "exp", "nbf", "iat",
-    "revoked", "issuer", "d", "p", "q", "dp", "dq", "qi", "oth", "k", "",
-]  # fmt: skip
-PRIVATE = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"]
+    *("use", "key_ops", "alg", "ext", "x5c", "x5t", "x5t#S256", "x5u", "exp", "nbf", "iat"),
+    *("revoked", "issuer", "", *PRIVATE),
+]
 
 
 def read(*keys: object) -> tuple[list[str], list[str]]:
@@ -27,7 +28,7 @@ def read(*keys: object) -> tuple[list[str], list[str]]:
     return list(usable), refused
 
 
-@for_each("key", [EC, RSA], ids=["EC", "RSA"])
+@for_each("key", KEYS.values(), ids=KEYS)
 @for_each("name", OPTIONAL)
 def test_a_member_that_is_null_is_read_as_if_it_were_absent(key: dict[str, Any], name: str) -> None:
     absent = {each: value for each, value in key.items() if each != name}
@@ -36,29 +37,13 @@ def test_a_member_that_is_null_is_read_as_if_it_were_absent(key: dict[str, Any],
     assert read({**key, name: None}) == (["k1"], [])
 
 
-@pytest.mark.parametrize("key", [EC, RSA], ids=["EC", "RSA"])
+@for_each("key", KEYS.values(), ids=KEYS)
 def test_a_key_whose_every_optional_member_is_null_is_usable(key: dict[str, Any]) -> None:
     others = dict.fromkeys(["n", "e"] if key is EC else ["crv", "x", "y"])
     assert read({**key, **dict.fromkeys(OPTIONAL), **others}) == (["k1"], [])
 
 
-@pytest.mark.parametrize(
-    ("key", "name"),
-    [
-        *((EC, name) for name in ("kid", "kty", "crv", "x", "y")),
-        *((RSA, name) for name in ("kid", "kty", "n", "e")),
-    ],
-)
-def test_a_required_member_that_is_null_is_missing(key: dict[str, Any], name: str) -> None:
-    """The reader reports the key with its fault, and still uses the good keys."""
-    good = jwk("k2")
-    absent = {each: value for each, value in key.items() if each != name}
-    assert read({**key, name: None}, good) == read(absent, good)
-    kids, refused = read({**key, name: None}, good)
-    assert (kids, len(refused)) == (["k2"], 1)
-
-
-@for_each("key", [EC, RSA], ids=["EC", "RSA"])
+@for_each("key", KEYS.values(), ids=KEYS)
 @for_each("name", PRIVATE)
 @for_each("value", ["AQAB", "", 0, False, [], {}])
 def test_a_key_with_a_private_part_that_is_not_null_is_refused_as_stolen(
@@ -69,31 +54,69 @@ def test_a_key_with_a_private_part_that_is_not_null_is_refused_as_stolen(
     assert "treat that key as stolen" in reason
 
 
-@for_each("key", [EC, RSA], ids=["EC", "RSA"])
-@for_each(
-    "changes",
-    [
-        {"use": "enc"},
-        {"use": ""},
-        {"key_ops": []},
-        {"key_ops": "verify"},
-        {"alg": "none"},
-        {"alg": ""},
-    ],
-)
-def test_a_key_whose_members_forbid_verifying_is_refused(
-    key: dict[str, Any], changes: dict[str, Any]
-) -> None:
-    """Only null counts as absent. An empty text or list does not."""
-    kids, refused = read({**key, **changes})
-    assert (kids, len(refused)) == ([], 1)
+# Only null counts as absent. An empty text or list does not.
+_OF_BOTH_TYPES: list[dict[str, Any]] = [
+    *({"kid": None}, {"kid": ""}, {"kid": 7}, {"kid": "k" * 256}, {"kid": "\ud800"}),
+    *({"kty": None}, {"use": "enc"}, {"use": ""}, {"key_ops": []}, {"key_ops": ["sign"]}),
+    *({"key_ops": "verify"}, {"alg": "none"}, {"alg": ""}, {"alg": "HS256"}),
+]
+UNUSABLE: dict[str, object] = {
+    "no object": "key",
+    "a secret": {"kty": "oct", "kid": "k1", "k": "c2VjcmV0"},
+    **{f"EC with {changes}": {**EC, **changes} for changes in _OF_BOTH_TYPES},
+    **{f"RSA with {changes}": {**RSA, **changes} for changes in _OF_BOTH_TYPES},
+    **{f"EC without {name}": {**EC, name: None} for name in ("crv", "x", "y")},
+    **{f"RSA without {name}": {**RSA, name: None} for name in ("n", "e")},
+    "EC for RS256": {**EC, "alg": "RS256"},
+    "another curve": {**EC, "crv": "P-384"},
+    "off the curve": {**EC, "x": jwk("k2")["x"]},
+    "huge x": {**EC, "x": "_" * 4000},
+    "not base64url": {**EC, "x": "+" * 43},
+    "RSA for ES256": {**RSA, "alg": "ES256"},
+    "RSA of 1024 bits": rsa_jwk(1024, kid="k1"),
+    "RSA of 8208 bits": {**RSA, "n": "_" * 1368},
+    "RSA with an exponent of 41 bits": {**RSA, "e": "AQAAAAAB"},
+    "RSA with exponent 1": {**RSA, "e": "AQ"},
+    "the kid of another key": {**EC, "kid": "k2"},
+}
 
 
-@pytest.mark.parametrize("body", [b"null", b'{"keys": null}', b"{}", b"[]"])
-def test_a_key_set_without_a_list_of_keys_is_rejected(body: bytes) -> None:
+@for_each("key", UNUSABLE.values(), ids=UNUSABLE)
+def test_an_unusable_key_does_not_block_the_good_keys_of_its_set(key: object) -> None:
+    kids, refused = read(jwk("k2"), None, key, rsa_jwk(2048, kid="k3", key_ops=["verify"]))
+    assert kids == ["k2", "k3"]
+    assert [reason.split()[0] for reason in refused] == ["keys[1]", "keys[2]"]
+
+
+def test_the_type_of_a_key_determines_its_algorithm() -> None:
+    """With or without alg, use and key_ops."""
+    bare = [
+        {name: value for name, value in key.items() if name not in ("alg", "use", "key_ops")}
+        for key in (EC, {**RSA, "kid": "rsa"})
+    ]
+    body = json.dumps({"keys": [*bare, jwk("k2")]}).encode()
+    assert {kid: key.algorithm for kid, key in read_key_set(body)[0].items()} == {
+        "k1": "ES256",
+        "rsa": "RS256",
+        "k2": "ES256",
+    }
+
+
+NO_SETS = {
+    "null": b"null",
+    "no member keys": b'{"key": []}',
+    "keys null": b'{"keys": null}',
+    "keys as an object": b'{"keys": {}}',
+    "a list": b"[]",
+    "nothing": b"",
+    "HTML": b"<html>",
+    "UTF-16": json.dumps({"keys": [EC]}).encode("utf-16"),
+    "a number of 5,000 digits": b'{"keys": [' + b"9" * 5000 + b"]}",
+    "very deep": b"[" * 60_000,
+}
+
+
+@pytest.mark.parametrize("body", NO_SETS.values(), ids=NO_SETS)
+def test_a_body_that_is_no_key_set_is_rejected(body: bytes) -> None:
     with pytest.raises(NoKeySet):
         read_key_set(body)
-
-
-def test_a_null_among_the_keys_removes_no_other_key() -> None:
-    assert read(None, EC)[0] == ["k1"]
