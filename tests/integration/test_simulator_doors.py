@@ -17,7 +17,7 @@ from tests.builders import a_due_payment
 from tests.builders import an_attempt as an_attempt_with_ids
 from tests.integration.daraja import TokenStore, an_attempt, client_of, to_submit
 from tests.simulator.app import Simulator
-from tests.simulator.doors import product_refusals, token_refusals
+from tests.simulator.forms import product_refusals, token_refusals
 from tests.simulator.probe import PATHS
 from tests.simulator.shapes import Identities
 

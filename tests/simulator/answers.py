@@ -5,8 +5,8 @@ Sources: daraja.md §1, §2.2, §3, §4.2.
 
 from collections.abc import Mapping
 
-from tests.simulator.script import PAYOUTS
-from tests.simulator.shapes import CUT, Identities, Reply, reply
+from tests.simulator.forms import VARIED, Forms, invalid_token, known_forms
+from tests.simulator.shapes import CUT, Identities, Reply, invalid_field, reply
 
 DEAD_ADDRESS = "http://127.0.0.1:9/moved"  # the discard port: nothing listens there
 IN_PROCESS = "The transaction is still under processing"
@@ -72,9 +72,18 @@ PAGES: dict[str, Reply] = {
 
 
 def canned_reply(
-    name: str, *, api: str, token: str, params: Mapping[str, object], ids: Identities
+    name: str,
+    *,
+    api: str,
+    token: str,
+    params: Mapping[str, object],
+    forms: Forms,
+    ids: Identities,
 ) -> Reply:
-    """Return the answer of this name. Some answers quote the other arguments."""
+    """Return the answer of this name. Some answers have several forms, some quote the token."""
+    if name in VARIED:
+        known = known_forms(name, api, token, ids)
+        return known[forms.draw(f"{name}/{api}", tuple(known), params)]
     if name in PAGES:
         return PAGES[name]
     if name in ENVELOPES:
@@ -91,20 +100,6 @@ def canned_reply(
 def envelope(name: str, ids: Identities) -> Reply:
     """Return the error envelope of this name."""
     return ids.error(*ENVELOPES[name])
-
-
-def invalid_field(field: str, ids: Identities) -> Reply:
-    """Return the answer to an invalid field (§2.2)."""
-    return ids.error(400, "400.002.02", f"Bad Request - Invalid {field}")
-
-
-def invalid_token(api: str, token: str, ids: Identities) -> Reply:
-    """Return the API's answer to an invalid token (§1). The payout APIs echo the token."""
-    if api in PAYOUTS:
-        return ids.error(401, "401.002.01", f"Error Occurred - Invalid Access Token - {token}")
-    if api == "status":
-        return ids.error(400, "400.003.01", "Invalid Access Token")
-    return ids.error(404, "404.001.03", "Invalid Access Token")
 
 
 def query_result(checkout_request_id: str, merchant_request_id: str, code: str, desc: str) -> Reply:

@@ -6,34 +6,29 @@ API acts, and the answer is sent. Read daraja.md together with this code.
 """
 
 import asyncio
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol, Self
 
 from aiohttp import web
 
-from tests.simulator.answers import canned_reply, envelope, invalid_field
-from tests.simulator.callbacks import Courier
+from tests.simulator.answers import canned_reply, envelope
 from tests.simulator.catalogue import CATALOGUE
 from tests.simulator.control import control_routes, read_closed_seconds
-from tests.simulator.doors import PRODUCT_MISSING, TOKEN_REFUSED, gateway_refusal
-from tests.simulator.forms import NUMBER_REFUSED, Forms, is_number
-from tests.simulator.ledger import Ledger
-from tests.simulator.life import Book, Lives
+from tests.simulator.forms import NUMBER_REFUSED, PRODUCT_MISSING, is_number
+from tests.simulator.life import Lives
 from tests.simulator.listener import Listener, cut
 from tests.simulator.oauth import Tokens
-from tests.simulator.payouts import B2B, B2C, B2Pochi, Initiator
+from tests.simulator.parts import Parts
+from tests.simulator.payouts import B2B, B2C, B2Pochi
 from tests.simulator.scenarios import Choice, Facts, Match, Rule, Scenarios
-from tests.simulator.settings import Merchant, Vault
-from tests.simulator.shapes import CUT, Identities, Reply
+from tests.simulator.shapes import CUT, Reply, invalid_field
 from tests.simulator.status import TransactionStatus
 from tests.simulator.stk import StkPush, StkQuery
 from tests.simulator.switches import Switches
 from tests.simulator.traffic import Arrival, Traffic
-from tests.simulator.validation import Body, InvalidFieldError
+from tests.simulator.validation import Body, InvalidFieldError, json_object
 
 OAUTH_PATH = "/oauth/v1/generate"
 RECORDS_MAX = 50_000  # requests that are kept, and as many callbacks; the ledger keeps everything
@@ -69,70 +64,25 @@ class Simulator:
         self._time_scale = time_scale
         self._certificate_file = certificate_file
         self._host = host
-        self.merchant = Merchant.of(environment or {})
-        self.vault = Vault()
         self.switches = Switches(time_scale=time_scale)
         self.scenarios = Scenarios(self.switches)
-        self.ledger = Ledger()
         self.traffic = Traffic(records_max)
-        self.courier = Courier(self.switches, records_max)
-        self._ids = Identities()
-        self._forms = Forms(self.switches)
-        self._book = Book(*self.merchant.shortcodes)
-        self.tokens = Tokens(merchant=self.merchant, switches=self.switches, ids=self._ids)
-        self._initiator = Initiator(
-            merchant=self.merchant, vault=self.vault, switches=self.switches
-        )
-        self._lives = Lives(
-            book=self._book,
-            ledger=self.ledger,
-            courier=self.courier,
-            switches=self.switches,
-            ids=self._ids,
-        )
-        self._endpoints = self._compose()
+        self._parts = Parts(environment or {}, self.switches, records_max)
+        self.ledger, self.courier = self._parts.ledger, self._parts.courier
+        self.vault = self._parts.vault
+        self.tokens = Tokens(self._parts)
+        lives = Lives(self._parts)
+        self._query = StkQuery(self._parts)
+        self._endpoints: dict[str, Endpoint] = {
+            "/mpesa/stkpush/v1/processrequest": StkPush(self._parts, lives),
+            "/mpesa/stkpushquery/v1/query": self._query,
+            "/mpesa/b2c/v3/paymentrequest": B2C(self._parts, lives),
+            "/mpesa/b2b/v1/paymentrequest": B2B(self._parts, lives),
+            "/mpesa/b2pochi/v1/paymentrequest": B2Pochi(self._parts, lives),
+            "/mpesa/transactionstatus/v1/query": TransactionStatus(self._parts),
+        }
         self._daraja = Listener(self._application(with_daraja=True), host=host, port=port)
         self._control = Listener(self._application(with_daraja=False), host=host, port=control_port)
-
-    def _compose(self) -> dict[str, Endpoint]:
-        merchant, switches, ids = self.merchant, self.switches, self._ids
-        self._push = StkPush(merchant=merchant, switches=switches, ids=ids, lives=self._lives)
-        self._query = StkQuery(merchant=merchant, switches=switches, ids=ids, book=self._book)
-        b2c, b2pochi = (
-            api(
-                merchant=merchant,
-                initiator=self._initiator,
-                switches=switches,
-                ids=ids,
-                lives=self._lives,
-                book=self._book,
-            )
-            for api in (B2C, B2Pochi)
-        )
-        b2b = B2B(
-            merchant=merchant,
-            initiator=self._initiator,
-            switches=switches,
-            ids=ids,
-            lives=self._lives,
-        )
-        status = TransactionStatus(
-            merchant=merchant,
-            initiator=self._initiator,
-            switches=switches,
-            ids=ids,
-            book=self._book,
-            courier=self.courier,
-            forms=self._forms,
-        )
-        return {
-            "/mpesa/stkpush/v1/processrequest": self._push,
-            "/mpesa/stkpushquery/v1/query": self._query,
-            "/mpesa/b2c/v3/paymentrequest": b2c,
-            "/mpesa/b2b/v1/paymentrequest": b2b,
-            "/mpesa/b2pochi/v1/paymentrequest": b2pochi,
-            "/mpesa/transactionstatus/v1/query": status,
-        }
 
     def _application(self, *, with_daraja: bool) -> web.Application:
         app = web.Application()
@@ -160,12 +110,7 @@ class Simulator:
         await self.start()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     @property
@@ -182,7 +127,7 @@ class Simulator:
     def settings(self) -> dict[str, str]:
         """The environment that a client needs, and the certificate."""
         return {
-            **self.merchant.environment(),
+            **self._parts.merchant.environment(),
             "DARAJA_BASE_URL": self.base_url,
             "control_url": self.control_url,
             "certificate_pem": self.vault.certificate_pem,
@@ -223,12 +168,9 @@ class Simulator:
 
         The keys stay. The tokens expire only with `tokens`.
         """
-        await self.courier.clear()
-        self._lives.prompts.clear()
-        for part in (self._book, self.ledger, self.traffic, self.scenarios):
+        await self._parts.clear()
+        for part in (self.traffic, self.scenarios, self._query):
             part.clear()
-        for rest in (self._initiator, self._push, self._query, self._forms):
-            rest.clear()
         self.switches.change(Switches(time_scale=self._time_scale).to_json())
         await self.open_listener()
         if tokens:
@@ -259,22 +201,22 @@ class Simulator:
             return await self._oauth(request, arrival)
         endpoint = self._endpoints.get(request.path)
         if endpoint is None:
-            return envelope("wrong_path", self._ids)
+            return envelope("wrong_path", self._parts.ids)
         if request.method != "POST":
-            return envelope("wrong_verb", self._ids)
+            return envelope("wrong_verb", self._parts.ids)
         authorization = request.headers.get("Authorization")
         refusal = self.tokens.refuse(endpoint.api, authorization)
         if refusal is not None:
             return refusal
         if endpoint.api in self.switches.missing_products:
             arrival.scenario = PRODUCT_MISSING
-            return self._refuse_call(PRODUCT_MISSING, endpoint.api, authorization or "", {})
+            return self._canned_reply(PRODUCT_MISSING, endpoint.api, authorization, {})
         if request.content_type != "application/json":
             # Daraja answers so to any other content type (§2).
-            return invalid_field("BusinessShortCode", self._ids)
-        body = _parse_object(arrival.raw)
+            return invalid_field("BusinessShortCode", self._parts.ids)
+        body = json_object(arrival.raw)
         if body is None:
-            return envelope("malformed", self._ids)
+            return envelope("malformed", self._parts.ids)
         choice = self.scenarios.choose(endpoint.api, endpoint.facts(body))
         arrival.scenario = choice.script.name
         if choice.has("number_refused") and is_number(body):
@@ -283,14 +225,14 @@ class Simulator:
             try:
                 reply = await endpoint.act(body, choice)
             except InvalidFieldError as invalid:
-                reply = invalid_field(str(invalid), self._ids)
+                reply = invalid_field(str(invalid), self._parts.ids)
         else:
             reply = CUT  # never sent: a scenario that does not act has an answer of its own
-        return await self._apply_scenario(reply, choice, endpoint.api, authorization or "")
+        return await self._apply_scenario(reply, choice, endpoint.api, authorization)
 
     async def _oauth(self, request: web.Request, arrival: Arrival) -> Reply:
         if request.method != "GET":
-            return envelope("wrong_verb", self._ids)
+            return envelope("wrong_verb", self._parts.ids)
         choice = self.scenarios.choose("oauth", Facts())
         arrival.scenario = choice.script.name
         authorization = request.headers.get("Authorization")
@@ -299,36 +241,25 @@ class Simulator:
             reply = self.tokens.generate(
                 authorization=authorization, grant_type=request.query.get("grant_type")
             )
-        return await self._apply_scenario(reply, choice, "oauth", authorization or "")
+        return await self._apply_scenario(reply, choice, "oauth", authorization)
 
-    def _refuse_call(
-        self, scenario: str, api: str, authorization: str, params: Mapping[str, object]
+    def _canned_reply(
+        self, name: str, api: str, authorization: str | None, params: Mapping[str, object]
     ) -> Reply:
-        token = authorization.partition(" ")[2]
-        return gateway_refusal(
-            scenario, api=api, token=token, params=params, forms=self._forms, ids=self._ids
-        )
+        token = (authorization or "").partition(" ")[2]
+        forms, ids = self._parts.forms, self._parts.ids
+        return canned_reply(name, api=api, token=token, params=params, forms=forms, ids=ids)
 
     async def _apply_scenario(
-        self, reply: Reply, choice: Choice, api: str, authorization: str
+        self, reply: Reply, choice: Choice, api: str, authorization: str | None
     ) -> Reply:
         """Return the API's own answer, or the scenario's answer if it has one."""
         script = choice.script
         if script is REFUSING:
             self.close_listener(seconds=read_closed_seconds(choice.params))
             return CUT
-        if script.name in {TOKEN_REFUSED, PRODUCT_MISSING}:
-            reply = self._refuse_call(script.name, api, authorization, choice.params)
-        elif script.answer in {"refused_otherwise", "our_field_refused"}:
-            reply = self._forms.reply(script.answer, api=api, params=choice.params, ids=self._ids)
-        elif script.answer is not None:
-            reply = canned_reply(
-                script.answer,
-                api=api,
-                token=authorization.partition(" ")[2],
-                params=choice.params,
-                ids=self._ids,
-            )
+        if script.answer is not None:
+            reply = self._canned_reply(script.answer, api, authorization, choice.params)
         if script.answer_seconds:
             await asyncio.sleep(script.answer_seconds if choice.seconds is None else choice.seconds)
         return reply
@@ -346,11 +277,3 @@ async def _read_body(request: web.Request, arrival: Arrival) -> bytes:
         arrival.bytes_received += len(part)
         parts.append(part)
     return b"".join(parts)
-
-
-def _parse_object(raw: bytes) -> dict[str, object] | None:
-    try:
-        body = json.loads(raw)
-    except ValueError:
-        return None
-    return body if isinstance(body, dict) else None

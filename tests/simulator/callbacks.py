@@ -53,7 +53,7 @@ class Courier:
     def __init__(self, switches: Switches, records_max: int) -> None:
         self._switches = switches
         self._tasks: set[asyncio.Task[None]] = set()
-        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self._session: aiohttp.ClientSession | None = None
         self.deliveries: deque[Delivery] = deque(maxlen=records_max)  # the newest
         self.delivered = 0
         self.held: list[Delivery] = []  # oldest first
@@ -111,7 +111,7 @@ class Courier:
         self.deliveries.append(delivery)
         self.delivered += 1
         try:
-            async with self._session().post(
+            async with self._open_session().post(
                 delivery.url,
                 data=delivery.raw,
                 headers={**delivery.headers, "Content-Type": "application/json;charset=UTF-8"},
@@ -122,15 +122,15 @@ class Courier:
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             delivery.error = type(error).__name__
 
-    def _session(self) -> aiohttp.ClientSession:
-        keep_alive = self._switches.callback_keep_alive
-        if keep_alive not in self._sessions:
-            self._sessions[keep_alive] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX, force_close=not keep_alive),
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            # A reused connection could lose a callback that Daraja sends once.
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX, force_close=True),
                 timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS_MAX),
                 trust_env=False,
             )
-        return self._sessions[keep_alive]
+        return self._session
 
     @property
     def pending(self) -> int:
@@ -156,6 +156,6 @@ class Courier:
     async def close(self) -> None:
         """Stop at once."""
         await self.clear()
-        for session in self._sessions.values():
-            await session.close()
-        self._sessions.clear()
+        if self._session is not None:
+            await self._session.close()
+            self._session = None

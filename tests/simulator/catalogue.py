@@ -128,11 +128,11 @@ ANSWERS = (
     Script(name="token_expired", number=44, apis=CALLS, acts=False, answer="token_expired",
         once=True, times=1, sentence="One call gets this API's answer to an invalid token."),
     refusal("token_refused", None,
-        "One call gets an answer to an invalid token: params.form, or drawn by `seed` (doors.py).",
+        "One call gets an answer to an invalid token: params.form, or drawn by `seed` (forms.py).",
         CALLS),
     refusal("product_missing", None,
         "The app lacks this product, but its token is valid: params.form, or drawn by `seed`"
-        " (doors.py).", CALLS),
+        " (forms.py).", CALLS),
     refusal("cut_before_acting", 21, "The connection is reset. No effect.", answer="cut",
         once=True),
     refusal("spike_arrest_apigee", 23, "429 with the gateway's own fault.", once=True),

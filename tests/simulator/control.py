@@ -81,13 +81,10 @@ class Control:
 
     async def index(self, _request: web.Request) -> web.Response:
         """Show that the simulator runs, and how many payments are not finished."""
-        courier = self._simulator.courier
-        state = {
-            "open": self._simulator.is_open,
-            "pending": courier.pending,
-            "held": len(courier.held),
-        }
-        return web.json_response(state)
+        simulator, courier = self._simulator, self._simulator.courier
+        return web.json_response(
+            {"open": simulator.is_open, "pending": courier.pending, "held": len(courier.held)}
+        )
 
     async def ledger(self, request: web.Request) -> web.Response:
         """Show the money that moved, of all payments or of one reference or payment."""
@@ -188,16 +185,16 @@ class Control:
         return answer
 
 
-def _parse_release(body: Mapping[str, object]) -> tuple[Order, str, int | None]:
-    unknown = set(body) - {"order", "url_contains", "count"}
+def _refuse_unknown(body: Mapping[str, object], known: set[str]) -> None:
+    unknown = set(body) - known
     if unknown:
         raise ControlError(f"unknown member: {', '.join(sorted(unknown))}")
-    wanted, url_contains, count = (
-        body.get("order", "in_order"),
-        body.get("url_contains", ""),
-        body.get("count"),
-    )
-    order = next((order for order in ORDERS if order == wanted), None)
+
+
+def _parse_release(body: Mapping[str, object]) -> tuple[Order, str, int | None]:
+    _refuse_unknown(body, {"order", "url_contains", "count"})
+    url_contains, count = body.get("url_contains", ""), body.get("count")
+    order = next((order for order in ORDERS if order == body.get("order", "in_order")), None)
     if order is None:
         raise ControlError(f"order must be one of {', '.join(ORDERS)}")
     if not isinstance(url_contains, str):
@@ -218,9 +215,7 @@ def read_closed_seconds(params: Mapping[str, object]) -> float | None:
 
 
 def _parse_rule(body: Mapping[str, object]) -> tuple[str, Match, int | None, Mapping[str, object]]:
-    unknown = set(body) - {"scenario", "match", "times", "params"}
-    if unknown:
-        raise ControlError(f"unknown member: {', '.join(sorted(unknown))}")
+    _refuse_unknown(body, {"scenario", "match", "times", "params"})
     name = body.get("scenario")
     if not isinstance(name, str) or name not in CATALOGUE:
         raise ControlError(f"scenario must be one of {', '.join(CATALOGUE)}")

@@ -1,18 +1,24 @@
 """Answers that were seen in several forms. Each call gets one form, drawn by the switch `seed`.
 
 The n-th draw of a scenario is the same under the same seed, independent of other calls.
-`params.form` chooses a form.
+`params.form` chooses a form. The gateway's refusals of a token and of a product share some forms:
+a missing product can look like an invalid token (daraja.md §1).
 """
 
 import random
 import re
 from collections.abc import Mapping, Sequence
 
-from tests.simulator.shapes import Identities, Reply, reply
+from tests.simulator.script import PAYOUTS
+from tests.simulator.shapes import Identities, Reply, invalid_field, reply
 from tests.simulator.switches import Switches
 from tests.simulator.validation import Body
 
+TOKEN_REFUSED, PRODUCT_MISSING = "token_refused", "product_missing"
+VARIED = frozenset({TOKEN_REFUSED, PRODUCT_MISSING, "refused_otherwise", "our_field_refused"})
 ELEMENT = "The element AccountReference is invalid."
+NO_PRODUCT = "Invalid API call as no apiproduct match found"
+APIGEE_CODE = "keymanagement.service.InvalidAPICallAsNoApiProductMatchFound"
 
 # Refusals that are not in Daraja's error envelope (§2.2). The call had no effect. No form has an
 # id of a payment.
@@ -73,28 +79,71 @@ class Forms:
         self._switches = switches
         self._generators: dict[tuple[int, str], random.Random] = {}
 
-    def reply(
-        self, scenario: str, *, api: str, params: Mapping[str, object], ids: Identities
-    ) -> Reply:
-        """Return the answer of `scenario` in one of its forms."""
-        if scenario == "refused_otherwise":
-            return OTHER_ENVELOPES[self.form(scenario, tuple(OTHER_ENVELOPES), params)]
-        assert scenario == "our_field_refused", scenario
-        field = self.form(f"{scenario}/{api}", OUR_FIELDS[api], params)
-        return ids.error(400, "400.002.02", f"Bad Request - Invalid {field}")
-
-    def form(self, draw: str, forms: Sequence[str], params: Mapping[str, object]) -> str:
-        """Return `params.form` if it is set, else one of `forms` from the series named `draw`."""
+    def draw(self, series: str, forms: Sequence[str], params: Mapping[str, object]) -> str:
+        """Return `params.form` if it is set, else the next one of `forms` in this series."""
         wanted = params.get("form")
         if isinstance(wanted, str):
             return wanted
-        seed = int(self._switches.seed)
-        generator = self._generators.setdefault((seed, draw), random.Random(f"{seed}/{draw}"))
+        seed = self._switches.seed
+        generator = self._generators.setdefault((seed, series), random.Random(f"{seed}/{series}"))
         return generator.choice(forms)
 
     def clear(self) -> None:
         """Start all series of draws again."""
         self._generators.clear()
+
+
+def known_forms(scenario: str, api: str, token: str, ids: Identities) -> dict[str, Reply]:
+    """Return every known form of the answer of a scenario, by its name."""
+    match scenario:
+        case "refused_otherwise":
+            return OTHER_ENVELOPES
+        case "our_field_refused":
+            return {field: invalid_field(field, ids) for field in OUR_FIELDS[api]}
+        case "token_refused":
+            return token_refusals(api, token, ids)
+        case _:
+            return product_refusals(api, ids)
+
+
+def invalid_token(api: str, token: str, ids: Identities) -> Reply:
+    """Return the API's answer to an invalid token (§1). The payout APIs echo the token."""
+    if api in PAYOUTS:
+        return ids.error(401, "401.002.01", f"Error Occurred - Invalid Access Token - {token}")
+    if api == "status":
+        return ids.error(400, "400.003.01", "Invalid Access Token")
+    return ids.error(404, "404.001.03", "Invalid Access Token")
+
+
+def token_refusals(api: str, token: str, ids: Identities) -> dict[str, Reply]:
+    """Return every known refusal of a token, the API's own one first."""
+    return {
+        "by_api": invalid_token(api, token, ids),
+        "newer": ids.error(401, "401.001", "Invalid Access Token"),
+        "bare": ids.error(401, "401", "Unauthorized - Invalid Access Token"),
+        "some_sdks": ids.error(401, "401.003.01", "Invalid Access Token"),
+        "no_code": _without_code(f"Invalid Access Token - {token}"),
+        "empty": Reply(401),
+        "page": Reply(401, b"<html><body>401 Authorization Required</body></html>", "text/html"),
+    }
+
+
+def product_refusals(api: str, ids: Identities) -> dict[str, Reply]:
+    """Return every known refusal of an app that lacks the product but has a valid token."""
+    fault = {"faultstring": NO_PRODUCT, "detail": {"errorcode": APIGEE_CODE}}
+    found = {
+        "empty_token": ids.error(401, "401.002.01", "Error Occurred - Invalid Access Token - "),
+        "no_apiproduct": reply({"fault": fault}, status=401),
+        "no_code": _without_code("Invalid Access Token - "),
+        "not_allowed": ids.error(403, "403.002.1001", "Invalid API call"),
+    }
+    if api in {"stk", "stk_query"}:
+        found["until_approved"] = ids.error(404, "404.001.03", "Invalid Access Token")
+    return found
+
+
+def _without_code(description: str) -> Reply:
+    return reply({"ResponseCode": "", "ResponseDescription": description}, status=401)
 
 
 def is_number(body: Body) -> bool:

@@ -5,10 +5,10 @@ import secrets
 import string
 import time
 
-from tests.simulator.answers import envelope, invalid_token
-from tests.simulator.settings import Merchant
-from tests.simulator.shapes import Identities, Reply, reply
-from tests.simulator.switches import Switches
+from tests.simulator.answers import envelope
+from tests.simulator.forms import invalid_token
+from tests.simulator.parts import Parts
+from tests.simulator.shapes import Reply, reply
 
 ALPHABET = string.ascii_letters + string.digits
 TOKEN_LENGTH = 28  # as recorded (§1)
@@ -18,9 +18,8 @@ WRONG_KEYS = Reply(400)  # Daraja answers wrong keys with an empty body (§1)
 class Tokens:
     """Issues tokens and checks them."""
 
-    def __init__(self, *, merchant: Merchant, switches: Switches, ids: Identities) -> None:
-        self._switches = switches
-        self._ids = ids
+    def __init__(self, parts: Parts) -> None:
+        self._switches, self._ids, merchant = parts.switches, parts.ids, parts.merchant
         self._basic = {
             base64.b64encode(f"{key}:{merchant.consumer_secret}".encode()).decode(): key
             for key in (merchant.consumer_key, *merchant.other_consumer_keys)
@@ -45,8 +44,7 @@ class Tokens:
         seconds = self._switches.token_ttl_seconds
         self._apps[token] = app
         self._expiries[token] = time.monotonic() + seconds
-        expires_in: int | str = str(seconds) if self._switches.expires_in == "string" else seconds
-        return reply({"access_token": token, "expires_in": expires_in})
+        return reply({"access_token": token, "expires_in": seconds})
 
     def refuse(self, api: str, authorization: str | None) -> Reply | None:
         """Return the refusal of a call, or None if its token is valid."""

@@ -4,18 +4,13 @@ The types are as inconsistent as the recorded ones: codes and dates are numbers 
 may have no value. Scenarios vary them further (`Script.quirks`).
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
+from tests.simulator.book import Outcome, Payment
 from tests.simulator.scenarios import Choice
 from tests.simulator.script import Code
 from tests.simulator.shapes import format_timestamp
-
-if TYPE_CHECKING:  # life.py imports this module, so only its types can be imported here
-    from tests.simulator.life import Outcome, Payment
 
 Item = dict[str, object]
 DONE = "The service request is processed successfully."
@@ -86,7 +81,7 @@ def find_text(texts: Mapping[str, str], code: Code, given: str | None = None) ->
 
 def reported_amount(choice: Choice, amount: int) -> int:
     """Return the amount in the result, which a scenario may falsify."""
-    if not choice.has("wrong_amount"):
+    if not choice.has("wrong_amount") and not choice.has("status_wrong_amount"):
         return amount
     wanted = choice.number("amount")
     return amount + 1 if wanted is None else int(wanted)

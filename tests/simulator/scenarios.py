@@ -4,7 +4,6 @@ Rules come from the control API or from a test. A rule applies only to the APIs 
 a rule for any API is not used up by other calls.
 """
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,11 +11,7 @@ from tests.simulator.catalogue import APPROVE, CATALOGUE
 from tests.simulator.chaos import Chaos
 from tests.simulator.script import ALL, PAYMENTS, Code, Script
 from tests.simulator.switches import Switches
-from tests.simulator.validation import as_amount, as_text
-
-IndexKey = tuple[
-    str, str | int | None
-]  # a field of Match and its value: where a rule is looked for
+from tests.simulator.validation import Body, as_amount, as_text
 
 MAGIC_PHONE = "2547000000"
 MAGIC_AMOUNT = 249_900  # near the largest amount, where ordinary tests do not go by chance
@@ -32,6 +27,16 @@ class Facts:
     amount: int | None = None
     references: tuple[str, ...] = ()
     url: str = ""
+
+    @classmethod
+    def of(cls, body: Body, phone_number: str, party: str, reference: str, url: str) -> "Facts":
+        """Read the facts from these fields of a body."""
+
+        def text(field: str) -> str:
+            return as_text(body.get(field)) or ""
+
+        amount = as_amount(body.get("Amount"))
+        return cls(text(phone_number), text(party), amount, (text(reference),), text(url))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,14 +126,7 @@ class Match:
     @classmethod
     def of(cls, wanted: Mapping[str, object]) -> "Match":
         """Read the match of a control call. Raises ValueError with the reason."""
-        unknown = set(wanted) - {
-            "api",
-            "phone_number",
-            "party",
-            "amount",
-            "reference",
-            "url_contains",
-        }
+        unknown = set(wanted) - set(cls.__slots__)
         if unknown:
             raise ValueError(f"match has an unknown member: {', '.join(sorted(unknown))}")
         api = wanted.get("api", "any")
@@ -170,84 +168,12 @@ class Rule:
         }
 
 
-class Rules:
-    """The rules in force, indexed by the values that they match.
-
-    So a call is compared with few rules, even if there are many.
-    """
-
-    def __init__(self) -> None:
-        self._serials = itertools.count(1)
-        self._all: dict[int, Rule] = {}
-        self._index: dict[IndexKey, dict[int, Rule]] = {}
-
-    def add(self, rule: Rule) -> None:
-        """Add a rule as the newest one."""
-        serial = next(self._serials)
-        self._all[serial] = rule
-        self._index.setdefault(_index_key(rule.match), {})[serial] = rule
-
-    def use_newest(self, api: str, facts: Facts) -> Rule | None:
-        """The newest that this call meets, used once."""
-        found: list[tuple[int, Rule]] = []
-        for key in _index_keys(facts):
-            rules = self._index.get(key, {})
-            applying = ((n, r) for n, r in reversed(rules.items()) if r.applies_to(api, facts))
-            found += itertools.islice(applying, 1)
-        if not found:
-            return None
-        serial, rule = max(found, key=lambda one: one[0])
-        self._count_use(serial, rule)
-        return rule
-
-    def _count_use(self, serial: int, rule: Rule) -> None:
-        if rule.times is None:
-            return
-        rule.times -= 1
-        if rule.times == 0:
-            del self._all[serial]
-            key = _index_key(rule.match)
-            del self._index[key][serial]
-            if not self._index[key]:
-                del self._index[key]
-
-    def clear(self) -> None:
-        """Drop all rules."""
-        self._all.clear()
-        self._index.clear()
-
-    def to_json(self) -> list[dict[str, object]]:
-        """Return the rules as the control API prints them, newest first."""
-        return [rule.to_json() for rule in reversed(self._all.values())]
-
-
-def _index_key(match: Match) -> IndexKey:
-    """By the narrowest thing that it names; what names nothing, or only a part of the address,
-    is on one key.
-    """
-    for name in ("reference", "phone_number", "party", "amount"):
-        value = getattr(match, name)
-        if value is not None:
-            return name, value
-    return "", None
-
-
-def _index_keys(facts: Facts) -> set[IndexKey]:
-    return {
-        *(("reference", reference) for reference in facts.references),
-        ("phone_number", facts.phone_number),
-        ("party", facts.party),
-        ("amount", facts.amount),
-        ("", None),
-    }
-
-
 class Scenarios:
     """Chooses the scenario of each call."""
 
     def __init__(self, switches: Switches) -> None:
         self._switches = switches
-        self._rules = Rules()
+        self._rules: list[Rule] = []  # oldest first
         self._met: set[tuple[str, str, tuple[str, ...]]] = set()
         self._chaos: Chaos | None = None
 
@@ -263,17 +189,21 @@ class Scenarios:
         if times is not None and times < 1:
             raise ValueError("times must be a whole number from 1, or null")
         rule = Rule(Choice(script, dict(params)), match, times)
-        self._rules.add(rule)
+        self._rules.append(rule)
         return rule
 
     def choose(self, api: str, facts: Facts) -> Choice:
         """Choose the scenario of this call."""
-        rule = self._rules.use_newest(api, facts)
-        if rule is not None:
-            return rule.choice
-        by_number = (
-            self._by_number(api, facts) if self._switches.magic and api in PAYMENTS else None
-        )
+        for rule in reversed(self._rules):
+            if rule.applies_to(api, facts):
+                if rule.times is not None:
+                    rule.times -= 1
+                    if rule.times == 0:
+                        self._rules.remove(rule)
+                return rule.choice
+        by_number = None
+        if self._switches.magic and api in PAYMENTS:
+            by_number = self._by_number(api, facts)
         return by_number or self._draw(api)
 
     def _draw(self, api: str) -> Choice:
@@ -307,7 +237,7 @@ class Scenarios:
     def to_json(self) -> dict[str, object]:
         """Return the rules, the catalogue and the magic numbers."""
         return {
-            "rules": self._rules.to_json(),
+            "rules": [rule.to_json() for rule in reversed(self._rules)],
             "catalogue": [
                 {
                     "scenario": script.name,

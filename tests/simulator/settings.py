@@ -20,6 +20,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509.oid import NameOID
 
+from tests.simulator.script import Code
+from tests.simulator.switches import Switches
+
+TRIES_MAX = 3  # §4.5: about three bad tries lock the initiator
 # Bounds the memory if a client encrypts the password again for each call.
 CACHED_CREDENTIALS_MAX = 10_000
 
@@ -140,6 +144,32 @@ class Vault:
             file.write(self.certificate_pem)
         Path(temporary).chmod(0o644)  # a certificate is public, and its reader may be another user
         Path(temporary).replace(path)
+
+
+class Initiator:
+    """Checks initiators and their passwords, and locks them after wrong passwords (§4.5)."""
+
+    def __init__(self, merchant: Merchant, vault: Vault, switches: Switches) -> None:
+        self._merchant = merchant
+        self._vault = vault
+        self._switches = switches
+        self._tries = 0
+
+    def refusal(self, name: str, credential: str) -> Code | None:
+        """Return the code of the result: 2001 if wrong, 8006 if locked, None if correct."""
+        if self._switches.initiator_locked:
+            return 8006
+        if self._merchant.has_initiator(name):
+            if self._vault.decrypt_password(credential) == self._merchant.initiator_password:
+                self._tries = 0
+                return None
+            self._tries += 1
+            self._switches.initiator_locked = self._tries >= TRIES_MAX
+        return 2001
+
+    def clear(self) -> None:
+        """Forget wrong tries."""
+        self._tries = 0
 
 
 def _create_certificate(key: rsa.RSAPrivateKey) -> str:

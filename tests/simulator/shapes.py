@@ -100,6 +100,11 @@ class Identities:
         )
 
 
+def invalid_field(field: str, ids: Identities) -> Reply:
+    """Return the answer to an invalid field (§2.2)."""
+    return ids.error(400, "400.002.02", f"Bad Request - Invalid {field}")
+
+
 def date_prefix(moment: datetime) -> str:
     """Encode a date: the year from L for 2017, the month from A, the day from 1 to 9, then A."""
     return chr(ord("L") + moment.year - 2017) + DIGITS[9 + moment.month] + DIGITS[moment.day]

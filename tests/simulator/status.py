@@ -8,10 +8,9 @@ inquiry, and the ids in the parameters to the payment.
 import random
 from dataclasses import dataclass
 
-from tests.simulator.callbacks import Courier
-from tests.simulator.forms import Forms
-from tests.simulator.life import Book, Payment
-from tests.simulator.payouts import Initiator, acknowledgement, remarks
+from tests.simulator.book import Payment
+from tests.simulator.parts import Parts
+from tests.simulator.payouts import acknowledgement
 from tests.simulator.results import (
     DONE,
     PAYOUT_TEXTS,
@@ -19,23 +18,17 @@ from tests.simulator.results import (
     Item,
     envelope,
     find_text,
+    reported_amount,
 )
 from tests.simulator.scenarios import Choice, Facts
 from tests.simulator.script import Code
-from tests.simulator.settings import Merchant
-from tests.simulator.shapes import (
-    Identities,
-    Reply,
-    format_timestamp,
-    nairobi_now,
-    placeholder_receipt,
-)
-from tests.simulator.switches import Switches
+from tests.simulator.shapes import Reply, format_timestamp, nairobi_now, placeholder_receipt
 from tests.simulator.validation import (
     Body,
     InvalidFieldError,
     as_text,
     one_of,
+    remarks,
     required_text,
     shortcode,
     url,
@@ -85,24 +78,8 @@ class TransactionStatus:
 
     api = "status"
 
-    def __init__(
-        self,
-        *,
-        merchant: Merchant,
-        initiator: Initiator,
-        switches: Switches,
-        ids: Identities,
-        book: Book,
-        courier: Courier,
-        forms: Forms,
-    ) -> None:
-        self._merchant = merchant
-        self._initiator = initiator
-        self._switches = switches
-        self._ids = ids
-        self._book = book
-        self._courier = courier
-        self._forms = forms
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
 
     def facts(self, body: Body) -> Facts:
         """Return the facts of the inquiry's payment, which choose the scenario."""
@@ -126,25 +103,27 @@ class TransactionStatus:
             raise InvalidFieldError("TransactionID")
         party = shortcode(body, "PartyA")
         one_of(body, "IdentifierType", ("4",))
-        url(body, "ResultURL", self._switches)
-        url(body, "QueueTimeOutURL", self._switches)
+        url(body, "ResultURL")
+        url(body, "QueueTimeOutURL")
         remarks(body)
-        refusal = self._initiator.refusal(str(body["Initiator"]), str(body["SecurityCredential"]))
-        if refusal is None and party not in self._merchant.shortcodes:
+        refusal = self._parts.initiator.refusal(
+            str(body["Initiator"]), str(body["SecurityCredential"])
+        )
+        if refusal is None and party not in self._parts.merchant.shortcodes:
             refusal = 2028
-        echoed = originator_id if self._switches.status_echoes_target else ""
-        inquiry_ids = (self._ids.conversation_id(), echoed or self._ids.request_id())
+        inquiry_ids = (self._parts.ids.conversation_id(), self._parts.ids.request_id())
         inquiry = Inquiry(body, choice, inquiry_ids, refusal, self._not_found_form(choice))
         if choice.script.callback_first:
             await self._send_result(inquiry)
         else:
-            self._courier.start_soon(self._send_result_later(inquiry))
+            self._parts.courier.start_soon(self._send_result_later(inquiry))
         return acknowledgement(*inquiry_ids)
 
     def _not_found_form(self, choice: Choice) -> NotFound:
-        wanted = str(choice.params.get("code", self._switches.not_found_code))
+        wanted = str(choice.params.get("code"))
         return (
-            NOT_FOUND.get(wanted) or NOT_FOUND[self._forms.form("not_found", tuple(NOT_FOUND), {})]
+            NOT_FOUND.get(wanted)
+            or NOT_FOUND[self._parts.forms.draw("not_found", tuple(NOT_FOUND), {})]
         )
 
     def _is_not_found(self, inquiry: Inquiry) -> bool:
@@ -160,20 +139,20 @@ class TransactionStatus:
         script = choice.script
         if script.result_seconds is None or script.timeout_message:
             is_slow = self._is_not_found(inquiry)
-            await self._courier.pause(
+            await self._parts.courier.pause(
                 random.uniform(*(inquiry.not_found.seconds if is_slow else RESULT_SECONDS))
             )
         if script.timeout_message:
-            await self._courier.post(str(body["QueueTimeOutURL"]), body)
+            await self._parts.courier.post(str(body["QueueTimeOutURL"]), body)
             if not script.result_follows:
                 return
         if script.result_seconds is not None:
-            await self._courier.pause(script.result_seconds, real=choice.seconds)
+            await self._parts.courier.pause(script.result_seconds, real=choice.seconds)
         await self._send_result(inquiry)
 
     async def _send_result(self, inquiry: Inquiry) -> None:
         choice, address = inquiry.choice, str(inquiry.body["ResultURL"])
-        await self._courier.post(
+        await self._parts.courier.post(
             address, self._result(inquiry), copies=choice.copies, hold=choice.script.held
         )
 
@@ -209,8 +188,8 @@ class TransactionStatus:
         receipt, originator_id = _read_target_ids(body)
         if receipt:
             # A receipt is unique for all short codes.
-            return self._book.by_receipt.get(receipt)
-        payment = self._book.by_originator_id(
+            return self._parts.book.by_receipt.get(receipt)
+        payment = self._parts.book.by_originator_id(
             originator_id, payer=as_text(body.get("PartyA")) or ""
         )
         outcome = payment.outcome if payment is not None else None
@@ -225,14 +204,14 @@ class TransactionStatus:
         status = str(
             choice.params.get("status", "Pending" if choice.has("status_value") else payment.state)
         )
-        originator_id, provider_id = self._reported_ids(payment, choice)
+        provider_id, originator_id = self._reported_ids(payment, choice)
         items: list[Item] = [
             *_parties(payment),
             {"Key": "OriginatorConversationID", "Value": originator_id},
             {"Key": "InitiatedTime", "Value": int(format_timestamp(payment.accepted_at))},
             {"Key": "TransactionReason"},
             {"Key": "TransactionStatus", "Value": status},
-            {"Key": "Amount", "Value": float(_reported_amount(payment, choice))},
+            {"Key": "Amount", "Value": float(reported_amount(choice, payment.amount))},
             {"Key": "ConversationID", "Value": provider_id},
         ]
         if payment.outcome is not None:
@@ -253,11 +232,11 @@ class TransactionStatus:
 
     def _reported_ids(self, payment: Payment, choice: Choice) -> tuple[str, str]:
         if not choice.has("status_foreign_ids"):
-            return payment.originator_id, payment.provider_id
-        other = self._book.find(str(choice.params.get("of", "")))
+            return payment.ids
+        other = self._parts.book.find(choice.params.get("of", ""))
         if other is not None:
-            return other.originator_id, other.provider_id
-        return self._ids.request_id(), self._ids.conversation_id()
+            return other.ids
+        return self._parts.ids.conversation_id(), self._parts.ids.request_id()
 
     def _reported_receipt(self, payment: Payment, status: str, choice: Choice) -> str | None:
         """Return the receipt if money moved, or a false one if only the status is Completed."""
@@ -265,7 +244,7 @@ class TransactionStatus:
             return None
         if payment.outcome is not None and payment.outcome.moved:
             return payment.outcome.receipt
-        return self._ids.receipt() if status == "Completed" else None
+        return self._parts.ids.receipt() if status == "Completed" else None
 
 
 def _read_target_ids(body: Body) -> tuple[str, str]:
@@ -298,13 +277,6 @@ def _parties(payment: Payment) -> list[Item]:
         {"Key": "DebitPartyCharges", "Value": charges},
         {"Key": "ReasonType", "Value": reason},
     ]
-
-
-def _reported_amount(payment: Payment, choice: Choice) -> int:
-    if not choice.has("status_wrong_amount"):
-        return payment.amount
-    wanted = choice.number("amount")
-    return payment.amount + 1 if wanted is None else int(wanted)
 
 
 def _remove_parameters(items: list[Item], choice: Choice) -> list[Item]:

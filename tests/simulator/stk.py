@@ -5,23 +5,21 @@ There is no idempotency: every accepted push sends a prompt.
 
 import base64
 import random
-import time
 
-from tests.simulator.answers import IN_PROCESS, PAGES, envelope, query_result
-from tests.simulator.life import Book, Lives, Payment
+from tests.simulator.answers import IN_PROCESS, envelope, query_result
+from tests.simulator.book import Payment
+from tests.simulator.life import Lives
+from tests.simulator.parts import Parts
 from tests.simulator.results import QUERY_TEXTS, find_text
 from tests.simulator.scenarios import Choice, Facts
 from tests.simulator.script import Code
-from tests.simulator.settings import Merchant
-from tests.simulator.shapes import Identities, Reply, reply
-from tests.simulator.switches import Switches
+from tests.simulator.shapes import Reply, reply
 from tests.simulator.validation import (
     AMOUNT_MAX,
     MSISDN,
     TIMESTAMP,
     Body,
     amount,
-    as_amount,
     as_text,
     matching,
     one_of,
@@ -32,21 +30,17 @@ from tests.simulator.validation import (
 
 REFERENCE_MAX = 12  # §2.1
 DESCRIPTION_MAX = 13  # §2.1
-PROMPT_MAX = 182  # §2.1: a longer prompt ends as 1025
-# The length limit if the switch is off, because the sandbox accepts more than documented (§2.1).
-UNLIMITED = 1_000
-REPEAT_SECONDS = 120.0  # §2.4, code 17
 
 
-def refuse_wrong_password(body: Body, merchant: Merchant, ids: Identities) -> Reply | None:
+def refuse_wrong_password(body: Body, parts: Parts) -> Reply | None:
     """Check that short code, passkey and timestamp agree, but not the time itself (§2.1)."""
     code = shortcode(body, "BusinessShortCode")
     stamp = matching(body, "Timestamp", TIMESTAMP)
     password = required_text(body, "Password")
-    if not merchant.is_paid(code):
-        return envelope("merchant_missing", ids)
-    if password != base64.b64encode(f"{code}{merchant.passkey}{stamp}".encode()).decode():
-        return envelope("wrong_credentials", ids)
+    if not parts.merchant.is_paid(code):
+        return envelope("merchant_missing", parts.ids)
+    if password != base64.b64encode(f"{code}{parts.merchant.passkey}{stamp}".encode()).decode():
+        return envelope("wrong_credentials", parts.ids)
     return None
 
 
@@ -55,35 +49,22 @@ class StkPush:
 
     api = "stk"
 
-    def __init__(
-        self, *, merchant: Merchant, switches: Switches, ids: Identities, lives: Lives
-    ) -> None:
-        self._merchant = merchant
-        self._switches = switches
-        self._ids = ids
+    def __init__(self, parts: Parts, lives: Lives) -> None:
+        self._parts = parts
         self._lives = lives
-        self._last_paid: dict[tuple[str, int], float] = {}
 
     def facts(self, body: Body) -> Facts:
         """Return the facts of a call that choose its scenario."""
-        phone = as_text(body.get("PhoneNumber")) or ""
-        reference = as_text(body.get("AccountReference")) or ""
-        return Facts(
-            phone,
-            phone,
-            as_amount(body.get("Amount")),
-            (reference,),
-            str(body.get("CallBackURL", "")),
-        )
+        return Facts.of(body, "PhoneNumber", "PhoneNumber", "AccountReference", "CallBackURL")
 
     async def act(self, body: Body, choice: Choice) -> Reply:
         """Send a prompt. ResponseCode 0 means sent, and never paid (§2.2)."""
-        refusal = refuse_wrong_password(body, self._merchant, self._ids)
+        refusal = refuse_wrong_password(body, self._parts)
         payment = self._payment(body, choice)
         if refusal is not None:
             return refusal
-        if self._switches.subscriber_lock and payment.party in self._lives.prompts:
-            return envelope("subscriber_locked", self._ids)
+        if self._parts.switches.subscriber_lock and payment.party in self._parts.prompts:
+            return envelope("subscriber_locked", self._parts.ids)
         payment.refusal = self._refusal(body, payment)
         await self._lives.begin(payment)
         return reply(
@@ -97,27 +78,19 @@ class StkPush:
         )
 
     def _payment(self, body: Body, choice: Choice) -> Payment:
-        exact = self._switches.enforce_lengths
         one_of(body, "TransactionType", ("CustomerPayBillOnline", "CustomerBuyGoodsOnline"))
         whole = amount(body, most=AMOUNT_MAX)
         matching(body, "PartyA", MSISDN)
         shortcode(body, "PartyB")
         phone = matching(body, "PhoneNumber", MSISDN)
-        address = url(body, "CallBackURL", self._switches)
-        reference = required_text(
-            body, "AccountReference", longest=REFERENCE_MAX if exact else UNLIMITED
-        )
+        address = url(body, "CallBackURL")
+        reference = required_text(body, "AccountReference", longest=REFERENCE_MAX)
         # Daraja's message has another name for this field (§2.1).
-        required_text(
-            body,
-            "TransactionDesc",
-            longest=DESCRIPTION_MAX if exact else UNLIMITED,
-            called="Remarks",
-        )
+        required_text(body, "TransactionDesc", longest=DESCRIPTION_MAX, called="Remarks")
         return Payment(
             kind="stk",
-            originator_id=self._ids.request_id(),
-            provider_id=self._ids.checkout_request_id(phone),
+            originator_id=self._parts.ids.request_id(),
+            provider_id=self._parts.ids.checkout_request_id(phone),
             amount=whole,
             payer=str(body["BusinessShortCode"]),
             party=phone,
@@ -134,26 +107,14 @@ class StkPush:
         paid = as_text(body["PartyB"])
         if body["TransactionType"] == "CustomerPayBillOnline" and paid != payment.payer:
             return 2028
-        if body["TransactionType"] == "CustomerBuyGoodsOnline" and self._merchant.till not in {
+        if body[
+            "TransactionType"
+        ] == "CustomerBuyGoodsOnline" and self._parts.merchant.till not in {
             None,
             paid,
         }:
             return "SFC_IC0003"
-        if len(payment.reference) > PROMPT_MAX:
-            return 1025
-        if self._switches.repeat_rule and self._is_repeat(payment.party, payment.amount):
-            return 17
         return None
-
-    def _is_repeat(self, phone: str, whole: int) -> bool:
-        now = time.monotonic()
-        previous = self._last_paid.get((phone, whole))
-        self._last_paid[phone, whole] = now
-        return previous is not None and now - previous < REPEAT_SECONDS * self._switches.time_scale
-
-    def clear(self) -> None:
-        """Forget the last payments of each phone number."""
-        self._last_paid.clear()
 
 
 class StkQuery:
@@ -161,39 +122,31 @@ class StkQuery:
 
     api = "stk_query"
 
-    def __init__(
-        self, *, merchant: Merchant, switches: Switches, ids: Identities, book: Book
-    ) -> None:
-        self._merchant = merchant
-        self._switches = switches
-        self._ids = ids
-        self._book = book
-        self._next_allowed = 0.0
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
         self._turns: dict[str, int] = {}  # by CheckoutRequestID: how many codes were given in turn
 
     def facts(self, body: Body) -> Facts:
         """Return the facts of the inquiry's payment, which choose the scenario."""
         target_id = as_text(body.get("CheckoutRequestID")) or ""
-        payment = self._book.by_provider_id.get(target_id)
+        payment = self._parts.book.by_provider_id.get(target_id)
         return payment.facts() if payment is not None else Facts(references=(target_id,))
 
     async def act(self, body: Body, choice: Choice) -> Reply:
         """Answer with the state of a payment. An unfinished payment has several shapes (§3)."""
-        if self._switches.query_limiter and not self._is_within_limit():
-            return PAGES["spike_arrest_apigee"]
-        refusal = refuse_wrong_password(body, self._merchant, self._ids)
+        refusal = refuse_wrong_password(body, self._parts)
         target_id = required_text(body, "CheckoutRequestID")
         if refusal is not None:
             return refusal
-        payment = self._book.by_provider_id.get(target_id)
+        payment = self._parts.book.by_provider_id.get(target_id)
         if (
             payment is None
             or payment.kind != "stk"
             or payment.payer != str(body["BusinessShortCode"])
         ):
-            return envelope("query_unknown", self._ids)
-        if random.random() < self._switches.stray_500:
-            return envelope("stray_500", self._ids)
+            return envelope("query_unknown", self._parts.ids)
+        if random.random() < self._parts.switches.stray_500:
+            return envelope("stray_500", self._parts.ids)
         reported_ids = self._reported_ids(payment, choice)
         scenario_code = self._scenario_code(payment, choice)
         if scenario_code is not None:
@@ -225,29 +178,20 @@ class StkQuery:
     def _reported_ids(self, payment: Payment, choice: Choice) -> tuple[str, str]:
         """Return the CheckoutRequestID and the MerchantRequestID of the answer."""
         if not choice.has("query_foreign_ids"):
-            return payment.provider_id, payment.originator_id
-        other = self._book.find(str(choice.params.get("of", "")))
+            return payment.ids
+        other = self._parts.book.find(choice.params.get("of", ""))
         if other is not None:
-            return other.provider_id, other.originator_id
-        return self._ids.checkout_request_id(payment.party), self._ids.request_id()
+            return other.ids
+        return self._parts.ids.checkout_request_id(payment.party), self._parts.ids.request_id()
 
     def _in_flight(self, reported_ids: tuple[str, str], wanted: str | None) -> Reply:
-        shape = wanted or self._switches.in_flight_shape
+        shape = wanted or self._parts.switches.in_flight_shape
         if shape == "random":
             shape = random.choice("ABC")
         if shape == "A":
             return query_result(*reported_ids, "4999", IN_PROCESS)
-        return envelope("in_flight_b" if shape == "B" else "in_flight_c", self._ids)
-
-    def _is_within_limit(self) -> bool:
-        """Whether the sandbox's limit allows a query. It is never scaled."""
-        now = time.monotonic()
-        if now < self._next_allowed:
-            return False
-        self._next_allowed = now + self._switches.query_limit_seconds
-        return True
+        return envelope("in_flight_b" if shape == "B" else "in_flight_c", self._parts.ids)
 
     def clear(self) -> None:
-        """Forget the last query's time and the codes given in turn."""
-        self._next_allowed = 0.0
+        """Forget the codes given in turn."""
         self._turns.clear()

@@ -12,8 +12,6 @@ from tests.simulator.script import CALLS
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "token_policy": ("invalidate_previous", "keep_all"),
-    "expires_in": ("number", "string"),
-    "not_found_code": ("2032", "SFC_IC0003", "random"),
     "in_flight_shape": ("A", "B", "C", "random"),
     "duplicate_ocid": ("sync", "async"),
 }
@@ -26,37 +24,22 @@ class Switches:
     time_scale: float = 1.0  # Daraja's own delays are multiplied by this; params.seconds never are
     magic: bool = True  # magic phone numbers and amounts choose scenarios
     seed: int = 0  # forms.py: draws the form of an answer that was seen in several forms
-    not_found_code: str = "random"  # §6.1: two codes were seen for "not found"
     # chaos.py: random scenarios for calls that match no rule
     chaos: dict[str, object] | None = None
     # §1: the official FAQ says so; no source recorded that Daraja enforces it
     token_policy: str = "invalidate_previous"
-    expires_in: str = "number"  # §1: sources disagree on the JSON type
     token_ttl_seconds: int = 3599  # §1
-    # §1: APIs that the app may not use, although its token is valid (doors.py)
+    # §1: APIs that the app may not use, although its token is valid (forms.py)
     missing_products: tuple[str, ...] = ()
-    enforce_lengths: bool = True  # §2.1: 12 and 13 by the documentation; the sandbox accepts more
-    require_https: bool = True  # §8.4, except for this machine's own addresses
-    forbid_url_words: bool = False  # §8.4: not enforced by the sandbox for STK
     subscriber_lock: bool = True  # §2.2: one live prompt per line
-    repeat_rule: bool = False  # §2.4: code 17, same amount and line within two minutes
     in_flight_shape: str = "A"  # §3
     stray_500: float = 0.0  # §3: share of queries of known ids that get a 500 without a reason
-    query_limiter: bool = False  # §3: 5 in 60 s, burst 1
-    query_limit_seconds: float = 12.0  # §3: time between two queries under the limiter, not scaled
     duplicate_ocid: str = "sync"  # §4.2: 500.002.1001 at once, or result 15 later
-    # §5: by some sources a till needs RecieverIdentifierType 2, by others 4 is accepted
-    strict_till_identifier: bool = False
-    status_echoes_target: bool = False  # §6.1: the inquiry's own OCID may echo the target's
     utility_balance: int = 10_000_000_000  # §4.7: the balance that B2C pays from, in shillings
     working_balance: int = 10_000_000_000  # §5: the balance that B2B pays from
     initiator_locked: bool = False  # §4.5: set by three wrong credentials
-    hold_callbacks: bool = (
-        False  # results and timeout messages wait until the control API releases them
-    )
-    callback_keep_alive: bool = (
-        False  # a reused connection could lose a callback that Daraja sends once
-    )
+    # Results and timeout messages wait until the control API releases them.
+    hold_callbacks: bool = False
 
     def to_json(self) -> dict[str, object]:
         """All switches by name."""
