@@ -12,25 +12,13 @@ from tests.paths import ROOT
 
 def files() -> dict[str, str]:
     """Each file that is committed or would be, by its name; as Latin-1 if it is no UTF-8."""
-    command = [
-        "git",
-        "-c",
-        "safe.directory=*",
-        "ls-files",
-        "-z",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-    ]
+    command = ["git", "-c", "safe.directory=*", "ls-files", "-z"]
+    command += ["--cached", "--others", "--exclude-standard"]
     try:
-        listed = (
-            subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
-            .stdout.decode()
-            .split("\0")
-        )
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("this folder is no git checkout")
-    paths = {name: ROOT / name for name in listed if name}
+    paths = {name: ROOT / name for name in listed.decode().split("\0") if name}
     return {name: _text(path) for name, path in paths.items() if path.is_file()}
 
 

@@ -54,23 +54,16 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def _is_ours(host: str) -> bool:
-    if host in {
-        "localhost",
-        "",
-        *(urlsplit(os.environ.get(name, "")).hostname for name in ("DATABASE_URL", "REDIS_URL")),
-    }:
+    """`DATABASE_URL` and `REDIS_URL` may name other machines. Tests may reach these."""
+    given = [urlsplit(os.environ.get(name, "")).hostname for name in ("DATABASE_URL", "REDIS_URL")]
+    if host in {"localhost", "", *given}:
         return True
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
         return False
-    return address.is_loopback or address.is_unspecified or host in _addresses_of_given_servers()
-
-
-def _addresses_of_given_servers() -> set[str]:
-    """`DATABASE_URL` and `REDIS_URL` may name other machines. Tests may reach these."""
-    hosts = [urlsplit(os.environ.get(name, "")).hostname for name in ("DATABASE_URL", "REDIS_URL")]
-    return {str(found[4][0]) for host in hosts if host for found in socket.getaddrinfo(host, None)}
+    found = [entry for name in given if name for entry in socket.getaddrinfo(name, None)]
+    return address.is_loopback or address.is_unspecified or host in {one[4][0] for one in found}
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -100,7 +93,7 @@ def folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 async def postgres(folder: Path) -> AsyncIterator[PostgresServer | GivenPostgres]:
     """The PostgreSQL of this test process."""
-    async with postgres_server(folder, fast=True, connections_max=300) as server:
+    async with postgres_server(folder) as server:
         yield server
 
 

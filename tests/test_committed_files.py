@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import base64
 import re
-from datetime import UTC, datetime, timedelta
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from jose import jwt
 
+from tests.certificates import certificate_pem, key_pem
 from tests.committed_files import files
 
 SECRETS = {
@@ -58,25 +55,11 @@ def test_no_file_has_the_name_of_a_secret() -> None:
 def test_the_search_finds_secrets_and_addresses() -> None:
     """The secrets are made in the test and used nowhere."""
     key = ec.generate_private_key(ec.SECP256R1())
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now)
-        .not_valid_after(now + timedelta(days=1))
-        .sign(key, hashes.SHA256())
-        .public_bytes(serialization.Encoding.PEM)
-    )
+    pem, certificate = key_pem(key), certificate_pem(key)
     token = jwt.encode({"sub": "a user of this test"}, pem.decode(), algorithm="ES256")
     credential = base64.b64encode(bytes(range(256))).decode()
-    assert (
-        found(SECRETS, pem.decode())
-        == found(SECRETS, certificate.decode())
-        == ["a key or certificate"]
-    )
+    for text in (pem, certificate):
+        assert found(SECRETS, text.decode()) == ["a key or certificate"]
     assert found(SECRETS, f'TOKEN = "{token}"') == ["a signed token"]
     assert found(SECRETS, f'"SecurityCredential": "{credential}"') == ["a long secret"]
     assert found(SECRETS, "AKIA" + "A1B2" * 4) == ["a key of a cloud"]

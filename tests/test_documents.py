@@ -8,15 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from jose import jwt
+from jose import jwk, jwt
 
 from domain.adapters.policy_file import read_policy
 from domain.adapters.settings.callbacks import CallbackSettings
 from domain.adapters.settings.web import IngressSettings
 from domain.adapters.settings.worker import WorkerSettings
-from tests.paths import ROOT
+from tests.certificates import key_pem
+from tests.layout import PRODUCT
+from tests.paths import ROOT, name
 from tests.sampling import COLLECTED
 
 README = ROOT / "README.md"
@@ -26,29 +27,16 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("
 
 
 def test_the_shown_program_mints_a_token_that_a_backend_can_use(tmp_path: Path) -> None:
-    """The program, run as shown, prints a signed token with every required claim."""
     program = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert program is not None
     (tmp_path / "mint.py").write_text(program[1])
     key = ec.generate_private_key(ec.SECP256R1())
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (tmp_path / "private-key.pem").write_bytes(pem)
-    command = [
-        sys.executable,
-        "mint.py",
-        "private-key.pem",
-        "key-1",
-        "https://issuer.example/auth/v1",
-    ]
-    token = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, check=True
-    ).stdout.strip()
-    public = key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    claims = jwt.decode(token, public.decode(), algorithms=["ES256"], audience="authenticated")
+    (tmp_path / "private-key.pem").write_bytes(key_pem(key))
+    command = [sys.executable, "mint.py", "private-key.pem", "key-1", "https://issuer.example"]
+    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    token = printed.stdout.strip()
+    public = jwk.construct(key_pem(key).decode(), "ES256").public_key()
+    claims = jwt.decode(token, public, algorithms=["ES256"], audience="authenticated")
     assert claims["role"] == "service_role"
     assert claims.keys() >= {"iss", "aud", "exp", "sub", "role"}
     assert jwt.get_unverified_header(token)["kid"] == "key-1"
@@ -58,11 +46,8 @@ def test_the_shown_policy_is_a_policy(tmp_path: Path) -> None:
     (example,) = re.findall(r"```toml\n(.*?)```", USING.read_text(), re.DOTALL)
     (tmp_path / "policy.toml").write_text(example)
     policy = read_policy(tmp_path / "policy.toml")
-    assert (policy.deposits_per_minute, policy.amount_max_kes, policy.confirm_above_kes) == (
-        3,
-        70_000,
-        20_000,
-    )
+    limits = (policy.deposits_per_minute, policy.amount_max_kes, policy.confirm_above_kes)
+    assert limits == (3, 70_000, 20_000)
 
 
 def test_the_example_environment_names_every_setting_and_no_other() -> None:
@@ -78,9 +63,8 @@ def test_the_example_environment_names_every_setting_and_no_other() -> None:
     assert named == read
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
 def test_every_link_of_a_document_leads_to_something_that_exists(document: Path) -> None:
-    """A relative link names a file or folder of the repository."""
     links = re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text())
     assert [link for link in links if not (document.parent / link).exists()] == []
 
@@ -88,7 +72,7 @@ def test_every_link_of_a_document_leads_to_something_that_exists(document: Path)
 @pytest.mark.parametrize(
     "document",
     [path for path in DOCUMENTS if path.name != "daraja.md"],  # it names other repositories' files
-    ids=lambda path: str(path.relative_to(ROOT)),
+    ids=name,
 )
 def test_every_path_that_a_document_names_exists(document: Path) -> None:
     """A path in backticks, also a pattern with `*`, names a file or folder of the repository."""
@@ -97,32 +81,22 @@ def test_every_path_that_a_document_names_exists(document: Path) -> None:
     assert [path for path in named if not any(ROOT.glob(path.rstrip("/")))] == []
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
 def test_every_test_that_a_document_names_exists(document: Path) -> None:
     """A guarantee whose test was renamed or removed is no longer one."""
-    named = re.findall(r"`(tests/\S+?\.py)::(\w+)`", document.read_text())
-    defined = {
-        (file, name)
-        for file, name in named
-        if (ROOT / file).exists() and re.search(rf"def {name}\(", (ROOT / file).read_text())
-    }
-    assert set(named) - defined == set()
+    named = set(re.findall(r"`(tests/\S+?\.py)::(\w+)`", document.read_text()))
+    texts = {file: (ROOT / file).read_text() for file, _ in named if (ROOT / file).exists()}
+    assert [pair for pair in named if f"def {pair[1]}(" not in texts.get(pair[0], "")] == []
 
 
-@pytest.mark.parametrize(
-    "document", [ROOT / "CONTRIBUTING.md", *ARCHITECTURE], ids=lambda path: path.name
-)
+@pytest.mark.parametrize("document", [ROOT / "CONTRIBUTING.md", *ARCHITECTURE], ids=name)
 def test_every_name_of_code_that_a_document_uses_is_in_the_code(document: Path) -> None:
-    """A function, class or constant in backticks was not renamed without its document."""
+    """A function, class or constant in backticks."""
     names = set(re.findall(r"`(?:\w+\.)*([A-Za-z_]\w{3,})`", document.read_text()))
     commits = {name for name in names if re.fullmatch(r"[0-9a-f]{7}", name)}
-    assert (names - commits) - _words_of_the_code() == set()
-
-
-def _words_of_the_code() -> set[str]:
-    folders = ("domain", "gateway", "workers", "tests", "alembic")
-    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
-    return {word for path in files for word in re.findall(r"\w+", path.read_text())}
+    files = [*PRODUCT, *(ROOT / "tests").rglob("*.py")]
+    words = {word for path in files for word in re.findall(r"\w+", path.read_text())}
+    assert names - commits - words == set()
 
 
 def test_every_promise_has_a_test_in_what_is_played(request: pytest.FixtureRequest) -> None:
@@ -145,7 +119,6 @@ def test_every_promise_has_a_test_in_what_is_played(request: pytest.FixtureReque
 
 
 def test_every_make_target_that_a_document_names_exists() -> None:
-    """`make something` in a document is a target of the Makefile."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for document in DOCUMENTS:
         named = set(re.findall(r"`make ([a-z]+)", document.read_text()))
@@ -153,7 +126,6 @@ def test_every_make_target_that_a_document_names_exists() -> None:
 
 
 def test_every_commit_that_contributing_names_exists() -> None:
-    """The last column of its table is a commit of this repository."""
     named = re.findall(r"\| `([0-9a-f]{7,40})` \|", (ROOT / "CONTRIBUTING.md").read_text())
     assert named
     if _git("rev-parse", "--is-shallow-repository") != "false":

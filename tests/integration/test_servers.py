@@ -48,28 +48,11 @@ class TestPostgres:
     ) -> None:
         """It has the same rights as on Supabase, and no more."""
         url = await postgres.create_database()
+        is_superuser = "SELECT usesuper FROM pg_user WHERE usename = current_user"
         async with connection(url) as database:
-            await database.execute(
-                "CREATE SCHEMA something; CREATE TABLE something.kept AS SELECT 1 AS one"
-            )
-        assert await one(url, "SELECT usesuper FROM pg_user WHERE usename = current_user") is False
-        assert await one(
-            postgres.admin_url, "SELECT usesuper FROM pg_user WHERE usename = current_user"
-        )
-
-    async def test_a_clone_is_independent_of_its_template(self, postgres: PostgresServer) -> None:
-        template = await postgres.create_database()
-        async with connection(template) as database:
-            await database.execute("CREATE TABLE kept AS SELECT 7 AS number")
-        copy = await postgres.create_database(template=template)
-        async with connection(copy) as database:
-            await database.execute("UPDATE kept SET number = 8")
-        assert await one(template, "SELECT number FROM kept") == 7
-        await postgres.drop_database(copy)
-        assert (
-            await one(postgres.url, "SELECT count(*) FROM pg_database WHERE datname <> 'postgres'")
-            >= 1
-        )
+            await database.execute("CREATE SCHEMA something")
+            assert await database.fetchval(is_superuser) is False
+        assert await one(postgres.admin_url, is_superuser)
 
     @pytest.mark.parametrize("end", ["stop", "kill"])
     async def test_a_restart_keeps_the_port_and_every_confirmed_commit(
@@ -102,13 +85,8 @@ class TestPostgres:
 
     async def test_only_a_fast_server_has_fsync_off(self) -> None:
         """A benchmark with `fsync` off would measure another system."""
-        async with (
-            PostgresServer(fast=False, settings={"work_mem": "1MB"}) as durable,
-            PostgresServer() as fast,
-        ):
-            assert durable.port != fast.port
+        async with PostgresServer(fast=False) as durable, PostgresServer() as fast:
             assert await one(durable.url, "SHOW fsync") == "on"
-            assert await one(durable.url, "SHOW work_mem") == "1MB"
             assert await one(fast.url, "SHOW fsync") == "off"
             assert await one(fast.url, "SHOW synchronous_commit") == "on"
 
@@ -141,38 +119,28 @@ class TestRedis:
             async with Redis.from_url(redis.url) as client:
                 assert await client.dbsize() == 0
 
-    async def test_redis_requires_a_password(self, redis: RedisServer) -> None:
-        """The machine may have other users."""
-        async with Redis(port=redis.port) as stranger:
-            with pytest.raises(Exception, match=r"NOAUTH|Authentication"):
-                await stranger.set("key", "value")
-
 
 @pytest.mark.whole
 class TestCleanup:
     """However a program ends, its servers end, and their folders are removed."""
 
     async def test_servers_and_folders_are_gone_after_an_exception(self) -> None:
-        """A failing test ends with an exception."""
+        """A failing test ends with an exception, perhaps while a server is frozen."""
         postgres, redis = PostgresServer(), RedisServer()
         members: list[int] = []
         with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the servers must be up by then
             async with postgres, redis:
                 members = family.members_of(postgres.pid) + family.members_of(redis.pid)
+                postgres.freeze()
                 raise ZeroDivisionError
-        assert postgres.folder is not None
-        assert redis.folder is not None
-        assert not postgres.folder.exists()
-        assert not redis.folder.exists()
+        assert existing([str(postgres.folder), str(redis.folder)]) == []
         assert family.alive(members) == []
 
-    @pytest.mark.parametrize(
-        "name", ["SIGINT asyncio", "SIGTERM asyncio", "SIGTERM uvloop", "SIGHUP uvloop"]
-    )
+    @pytest.mark.parametrize("name", ["SIGINT asyncio", "SIGTERM uvloop"])
     async def test_servers_and_folders_are_gone_after_a_signal(
         self, name: str, folder: Path
     ) -> None:
-        """Ctrl-C, `kill` and a closed terminal, on both event loops."""
+        """Ctrl-C and `kill`, on both event loops."""
         number, loop = name.split()
         program, started = await _program_with_servers(folder, loop)
         program.send(signal.Signals[number])
@@ -191,13 +159,6 @@ class TestCleanup:
         assert await until(lambda: shared_memory_of(members[0]) == [], within_seconds=LONG_SECONDS)
         for path in started["folders"]:
             shutil.rmtree(path)
-
-    async def test_a_frozen_server_ends_too(self) -> None:
-        """A test may fail while its server is frozen."""
-        async with PostgresServer() as postgres:
-            members = family.members_of(postgres.pid)
-            postgres.freeze()
-        assert family.alive(members) == []
 
 
 async def _program_with_servers(folder: Path, loop: str) -> tuple[Process, Any]:

@@ -1,4 +1,4 @@
-"""The local stack: processes, tokens, given servers, and all parts together.
+"""The local stack: processes, given servers, and all parts together.
 
 `test_servers` tests the stack's own servers.
 """
@@ -7,16 +7,11 @@ import asyncio
 import shutil
 import signal
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import pytest
-from jose import jwt
-from jose.exceptions import ExpiredSignatureError, JWTError
 from redis.asyncio import Redis
 
 from tests.integration.own_servers import LONG_SECONDS, folder, one, postgres, python, redis
-from tests.paths import ROOT
 from tests.stack import stack as stack_module
 from tests.stack.databases import connection, database_name
 from tests.stack.external import (
@@ -26,9 +21,8 @@ from tests.stack.external import (
     postgres_server,
     redis_server,
 )
-from tests.stack.identity import BACKEND, Issuer
 from tests.stack.ports import release_port, reserve_port
-from tests.stack.processes import Process, ProcessError
+from tests.stack.processes import ProcessError
 from tests.stack.servers import PostgresServer, RedisServer
 from tests.stack.stack import Stack
 
@@ -43,7 +37,7 @@ class TestGivenServers:
     ) -> None:
         """It changes no other database on that server."""
         monkeypatch.setenv("DATABASE_URL", f"{postgres.url}?sslmode=disable")
-        async with postgres_server(folder, fast=True, connections_max=10) as given:
+        async with postgres_server(folder) as given:
             assert isinstance(given, GivenPostgres)
             url = await given.create_database()
             assert url.endswith("?sslmode=disable")
@@ -160,54 +154,6 @@ class TestProcess:
         with pytest.raises(ProcessError, match=r"exit status 1[\s\S]*DATABASE_URL is missing"):
             await process.wait_ready(f"http://127.0.0.1:{port}/readyz")
         release_port(port)
-
-    async def test_a_command_that_does_not_exist_is_reported(self, folder: Path) -> None:
-        """For example a mistyped command."""
-        process = Process(
-            "missing", "no-such-command --at-all", env={}, log=folder / "missing.log", cwd=ROOT
-        )
-        await process.start()
-        assert await process.wait(within_seconds=LONG_SECONDS) == 1
-        assert process.log_text() == "no-such-command: not found\n"
-
-
-class TestIssuer:
-    """The issuer that replaces the project's Supabase Auth."""
-
-    @pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
-    async def test_the_published_keys_verify_the_issuers_tokens(self, algorithm: Any) -> None:
-        """An independent library verifies the tokens with the fetched key set."""
-        async with Issuer() as issuer, aiohttp.ClientSession() as client:
-            kid = issuer.add_key(algorithm)
-            token = issuer.mint(role="service_role", claims={"extra": 1}, drop=["iat"])
-            async with client.get(issuer.jwks_url) as answer:
-                (key,) = [key for key in (await answer.json())["keys"] if key["kid"] == kid]
-            assert jwt.get_unverified_header(token) == {"alg": algorithm, "kid": kid, "typ": "JWT"}
-            claims = jwt.decode(
-                token, key, algorithms=[algorithm], audience="authenticated", issuer=issuer.url
-            )
-            assert claims["sub"] == BACKEND
-            assert set(claims) == {"iss", "sub", "aud", "role", "exp", "extra"}
-            with pytest.raises(ExpiredSignatureError):
-                jwt.decode(issuer.mint(expires_in_seconds=-60), key, audience="authenticated")
-            assert issuer.fetches == 1
-
-    async def test_the_issuer_rotates_and_removes_keys_and_fails(self) -> None:
-        """Its endpoint can fail in every way that the tests need."""
-        async with Issuer() as issuer, aiohttp.ClientSession() as client:
-            (old,) = issuer.kids
-            new = issuer.rotate()
-            assert [key["kid"] for key in issuer.jwks()["keys"]] == [new] != [old]
-            with pytest.raises(JWTError):
-                jwt.decode(issuer.mint(kid=old), issuer.jwks()["keys"][0], audience="authenticated")
-            assert jwt.get_unverified_header(issuer.mint(kid="never made"))["kid"] == "never made"
-            issuer.failing_with = 503
-            async with client.get(issuer.jwks_url) as answer:
-                assert answer.status == 503
-            await issuer.stop()
-            with pytest.raises(aiohttp.ClientConnectionError):
-                await client.get(issuer.jwks_url)
-            await issuer.start()
 
 
 class TestStack:

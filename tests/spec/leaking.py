@@ -318,7 +318,7 @@ async def _stop_servers(run: Run, system: System) -> None:
     for payment_id in ids:
         await system.settled(payment_id)
     await system.stack.restart_process(
-        "worker", env={"DARAJA_CONSUMER_SECRET": "a-wrong-secret-of-ours"}, wait=True
+        "worker", env={"DARAJA_CONSUMER_SECRET": "a-wrong-secret-of-ours"}
     )
     run.add_secrets("settings", "a-wrong-secret-of-ours")
     await system.stack.redis.kill()  # this also loses the shared token

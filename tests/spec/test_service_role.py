@@ -21,7 +21,7 @@ from tests.stack.install import temporary_folder
 @pytest.fixture(scope="module")
 async def system() -> AsyncIterator[System]:
     folder = temporary_folder()
-    async with postgres_server(folder.path, fast=True, connections_max=200) as server:
+    async with postgres_server(folder.path) as server:
         password = await create_service_role(server)
         url = await server.create_database()
         where = {"DATABASE_URL": as_service(url, password)}

@@ -36,34 +36,18 @@ class _GivenServer:
     can_be_stopped = False
     note = ""
 
-    async def start(self) -> None:
+    def freeze(self) -> NoReturn:
         """Raises NotOursError, like all of these methods."""
-        self._refuse()
-
-    async def stop(self) -> None:
-        """Refused."""
-        self._refuse()
-
-    async def restart(self) -> None:
-        """Refused."""
-        self._refuse()
-
-    async def kill(self) -> None:
-        """Refused."""
-        self._refuse()
-
-    def freeze(self) -> None:
-        """Refused."""
-        self._refuse()
-
-    def thaw(self) -> None:
-        """Refused."""
-        self._refuse()
-
-    def _refuse(self) -> NoReturn:
         raise NotOursError(
             "DATABASE_URL or REDIS_URL names this server, so the stack may not stop or freeze it"
         )
+
+    async def stop(self) -> NoReturn:
+        """Refused."""
+        self.freeze()
+
+    thaw = freeze
+    start = restart = kill = stop
 
 
 class GivenPostgres(_GivenServer):
@@ -185,13 +169,11 @@ class GivenRedis(_GivenServer):
         return False
 
 
-def postgres_server(
-    folder: Path, *, fast: bool, connections_max: int
-) -> PostgresServer | GivenPostgres:
+def postgres_server(folder: Path, *, fast: bool = True) -> PostgresServer | GivenPostgres:
     """Returns the server in DATABASE_URL, else an embedded one in `folder`."""
     if url := os.environ.get("DATABASE_URL"):
         return GivenPostgres(url)
-    return PostgresServer(folder, fast=fast, connections_max=connections_max)
+    return PostgresServer(folder, fast=fast)
 
 
 def redis_server(folder: Path) -> RedisServer | GivenRedis:

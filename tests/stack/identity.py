@@ -6,7 +6,6 @@ requests for its key set.
 """
 
 import asyncio
-import base64
 import time
 import uuid
 from collections.abc import Collection, Mapping
@@ -16,7 +15,7 @@ from typing import Literal, Self
 from aiohttp import web
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from jose import jwt
+from jose import jwk, jwt
 
 from tests.stack.ports import release_port, reserve_port
 
@@ -100,10 +99,10 @@ class Issuer:
         self._published.append(key.kid)
         return key.kid
 
-    def rotate(self, algorithm: Algorithm = "ES256") -> str:
+    def rotate(self) -> str:
         """Publishes a new key and withdraws all others. Returns the new `kid`."""
         withdrawn = list(self._published)
-        kid = self.add_key(algorithm)
+        kid = self.add_key()
         for old in withdrawn:
             self.remove_key(old)
         return kid
@@ -199,26 +198,13 @@ class Issuer:
 
 def _new_key(algorithm: Algorithm) -> SigningKey:
     kid = str(uuid.uuid4())
-    common = {"kid": kid, "alg": algorithm, "use": "sig"}
     private: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
     if algorithm == "ES256":
         private = ec.generate_private_key(ec.SECP256R1())
-        point = private.public_key().public_numbers()
-        jwk = {
-            "kty": "EC",
-            "crv": "P-256",
-            "x": _base64url(point.x, 32),
-            "y": _base64url(point.y, 32),
-        }
     else:
         private = rsa.generate_private_key(public_exponent=65_537, key_size=2048)
-        numbers = private.public_key().public_numbers()
-        jwk = {"kty": "RSA", "n": _base64url(numbers.n, 256), "e": _base64url(numbers.e, 3)}
     pem = private.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ).decode()
-    return SigningKey(kid, algorithm, pem, common | jwk)
-
-
-def _base64url(number: int, length: int) -> str:
-    return base64.urlsafe_b64encode(number.to_bytes(length)).rstrip(b"=").decode()
+    public = jwk.construct(pem, algorithm).public_key().to_dict()
+    return SigningKey(kid, algorithm, pem, {"kid": kid, "use": "sig", **public})

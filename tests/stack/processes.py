@@ -26,6 +26,7 @@ from tests.stack.starter import StartedChild, Starter
 
 _GUARD = Path(__file__).with_name("guard.py")
 _POLL_SECONDS = 0.01
+_READY_SECONDS = 30.0
 _END_SECONDS = 6.0  # PostgreSQL gives its own children 5 s before it kills them
 
 
@@ -130,9 +131,9 @@ class Process:
             raise self._failure(f"did not end within {within_seconds:g} s")
         return self._ended()
 
-    async def wait_ready(self, url: str, *, within_seconds: float = 30.0) -> None:
+    async def wait_ready(self, url: str) -> None:
         """Waits until `url` answers 200."""
-        deadline = time.monotonic() + within_seconds
+        deadline = time.monotonic() + _READY_SECONDS
         last = "no server listens there"
         async with aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=5), trust_env=False
@@ -147,9 +148,11 @@ class Process:
                 except (aiohttp.ClientError, TimeoutError) as error:
                     last = str(error) or type(error).__name__
                 await asyncio.sleep(_POLL_SECONDS * 2)
-        raise self._failure(f"was not ready within {within_seconds:g} s: {url}: {last}")
+        raise self._failure(f"was not ready within {_READY_SECONDS:g} s: {url}: {last}")
 
-    async def wait_logged(self, pattern: str, *, within_seconds: float = 30.0) -> re.Match[str]:
+    async def wait_logged(
+        self, pattern: str, *, within_seconds: float = _READY_SECONDS
+    ) -> re.Match[str]:
         """Waits until its log since the last start matches `pattern`."""
         found: list[re.Match[str]] = []
 

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -36,6 +36,7 @@ _IPC_RMID = 0  # <sys/ipc.h>
 # The data survives a killed process, but not a power cut. Tests need no more, and this is a few
 # times faster. Commits stay synchronous, because a killed server would otherwise lose payments that
 # it had confirmed. One iteration makes a password cheap to check: tests connect thousands of times.
+_CONNECTIONS_MAX = 300
 _FAST = {"fsync": "off", "full_page_writes": "off", "scram_iterations": "1"}
 
 
@@ -153,17 +154,10 @@ class PostgresServer(_EmbeddedServer):
         folder: Path | None = None,
         *,
         fast: bool = True,
-        connections_max: int = 200,
-        settings: Mapping[str, str] | None = None,
     ) -> None:
-        """With `fast`, data does not survive a power cut: never use it for a benchmark.
-
-        `settings` are lines of postgresql.conf.
-        """
+        """With `fast`, data does not survive a power cut: never use it for a benchmark."""
         super().__init__(folder)
-        self._settings = {"max_connections": str(connections_max)}
-        self._settings |= _FAST if fast else {}
-        self._settings |= settings or {}
+        self._settings = _FAST if fast else {}
         self._has_role = False
 
     @property
@@ -224,6 +218,7 @@ class PostgresServer(_EmbeddedServer):
         await self._make_data()
         settings = {
             "port": str(self.port),
+            "max_connections": str(_CONNECTIONS_MAX),
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",  # their paths have a length limit, and we have a port
             # Use files below the data folder instead of /dev/shm. In containers /dev/shm is small,
@@ -246,17 +241,9 @@ class PostgresServer(_EmbeddedServer):
         await self._run(
             "initdb",
             *("--username=postgres", f"--pwfile={password_file}", "--auth=scram-sha-256"),
-            *(
-                "--encoding=UTF8",
-                "--locale=C",
-                "--locale-provider=builtin",
-                "--builtin-locale=C.UTF-8",
-            ),
-            *(
-                "--no-sync",
-                "--no-instructions",
-                f"--set=scram_iterations={self._settings.get('scram_iterations', 4096)}",
-            ),
+            *("--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"),
+            *("--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+            f"--set=scram_iterations={self._settings.get('scram_iterations', 4096)}",
         )
         password_file.unlink()
 

@@ -40,9 +40,7 @@ class Stack:
         shape: Shape | None = None,
         *,
         fast: bool = True,
-        connections_max: int = 200,
         postgres: PostgresServer | GivenPostgres | None = None,
-        redis: RedisServer | GivenRedis | None = None,
         database_url: str | None = None,
         template: str | None = None,
         release: bool = True,
@@ -52,10 +50,9 @@ class Stack:
     ) -> None:
         """`settings` are those of `Shape`, if no shape is given.
 
-        With `fast=False` PostgreSQL survives a power cut, which benchmarks need. `postgres` and
-        `redis` are servers that run already. The stack creates its own database there, unless
-        `database_url` is set, but it uses the whole Redis, so only one stack at a time may use it.
-        `template` is the URL of a migrated database on that PostgreSQL: a copy of it needs no
+        With `fast=False` PostgreSQL survives a power cut, which benchmarks need. `postgres` is a
+        server that runs already. The stack creates its own database there, unless `database_url` is
+        set. `template` is the URL of a migrated database on that PostgreSQL: a copy of it needs no
         release. With `keep` the folder stays at the end. `starter` starts the processes fast.
         """
         self.keep = keep
@@ -64,8 +61,9 @@ class Stack:
         self._shape = shape or Shape(**settings)
         self._template = template
         self._release = release and template is None
-        self._postgres_options: dict[str, Any] = {"fast": fast, "connections_max": connections_max}
-        self._shared = (postgres, redis, database_url)
+        self._is_fast = fast
+        self._given_postgres = postgres
+        self._given_url = database_url
         self._processes: dict[str, Process] = {}
         self._ports: dict[str, int] = {}
         self._wiring: Wiring
@@ -176,12 +174,11 @@ class Stack:
         *,
         env: Mapping[str, str | None] | None = None,
         kill: bool = False,
-        wait: bool = True,
     ) -> Process:
         """Ends a process, by SIGTERM or SIGKILL, and starts it again on the same port."""
         process = self.process(name)
         await (process.kill() if kill else process.terminate())
-        return await self.start_process(process.name, env=env, wait=wait)
+        return await self.start_process(process.name, env=env)
 
     async def stop_workers(self) -> None:
         """Lets all workers drain and end, so that no send is interrupted."""
@@ -221,8 +218,10 @@ class Stack:
             if name not in self._ports:
                 self._reserve(name)
         self._closing.push_async_callback(self._end_processes)
-        servers = (self._open_postgres(), self._open_redis(), self._open_issuer())
-        await together(*servers, self._start_simulator())
+        enter = self._closing.enter_async_context
+        await together(
+            self._open_postgres(), self._open_redis(), enter(self.issuer), self._start_simulator()
+        )
         self._wiring = Wiring(
             database_url=self.database_url,
             redis_url=self.redis.url,
@@ -246,27 +245,20 @@ class Stack:
             raise ProcessError(f"release failed with {describe_end(code)}:\n{release.log_tail()}")
 
     async def _open_postgres(self) -> None:
-        shared, _, given_url = self._shared
-        if shared is not None:
-            self.postgres: PostgresServer | GivenPostgres = shared
+        if self._given_postgres is not None:
+            self.postgres: PostgresServer | GivenPostgres = self._given_postgres
         else:
-            own = postgres_server(self.folder, **self._postgres_options)
+            own = postgres_server(self.folder, fast=self._is_fast)
             self.postgres = await self._closing.enter_async_context(own)
         create = self.postgres.create_database
-        self.database_url = given_url or await create(template=self._template)
-        if shared and not given_url:
+        self.database_url = self._given_url or await create(template=self._template)
+        if self._given_postgres and not self._given_url:
             self._closing.push_async_callback(self._drop_database)
 
     async def _open_redis(self) -> None:
-        shared = self._shared[1]
-        if shared is not None:
-            self.redis: RedisServer | GivenRedis = shared
-        else:
-            self.redis = await self._closing.enter_async_context(redis_server(self.folder))
+        own = redis_server(self.folder)
+        self.redis: RedisServer | GivenRedis = await self._closing.enter_async_context(own)
         self.redis_url = self.redis.url
-
-    async def _open_issuer(self) -> None:
-        await self._closing.enter_async_context(self.issuer)
 
     async def _start_simulator(self) -> None:
         self._certificate = self.folder / "daraja.pem"
@@ -308,12 +300,9 @@ class Stack:
         # End the simulator last: a worker that drains waits for the answers to its requests, and
         # would retry without a simulator.
         failures: list[BaseException] = []
-        ours = [self.process(name) for name in self.names]
-        for group in (
-            ours,
-            [process for process in self._processes.values() if process not in ours],
-        ):
-            ends = [process.terminate() for process in group if process.is_running]
+        for group in (self.names, self._processes):
+            running = [self.process(name) for name in group if self.process(name).is_running]
+            ends = [process.terminate() for process in running]
             outcomes = await asyncio.gather(*ends, return_exceptions=True)
             failures += [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         if failures:

@@ -116,21 +116,9 @@ def _report(versions: dict[str, str], seconds: float) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         pins = Path(folder, "pins.txt")
         pins.write_text("".join(f"{package}=={version}\n" for package, version in versions.items()))
-        command = [
-            sys.executable,
-            "-m",
-            "pip_audit",
-            "--requirement",
-            str(pins),
-            "--no-deps",
-            "--disable-pip",
-        ]
-        command += [
-            "--format=json",
-            "--aliases=on",
-            "--progress-spinner=off",
-            f"--cache-dir={folder}",
-        ]
+        command = [sys.executable, "-m", "pip_audit", "--no-deps", "--disable-pip"]
+        command += ["--format=json", "--aliases=on", "--progress-spinner=off"]
+        command += [f"--requirement={pins}", f"--cache-dir={folder}"]
         command += [f"--timeout={_ANSWER_SECONDS}"]
         try:
             ended = subprocess.run(

@@ -16,14 +16,8 @@ from tests.supply_chain.policy import Licences
 
 def installed_licences() -> dict[str, str]:
     """The licence of each installed package, by the package's name in the lock file."""
-    command = [
-        sys.executable,
-        "-m",
-        "piplicenses",
-        "--format=json",
-        "--from=mixed",
-        "--with-system",
-    ]
+    command = [sys.executable, "-m", "piplicenses", "--format=json", "--from=mixed"]
+    command += ["--with-system"]
     listed = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     return {re.sub(r"[-_.]+", "-", entry["Name"]).lower(): entry["License"] for entry in listed}
 

@@ -25,6 +25,9 @@ LOCK = (
     "beta==2.0 ; sys_platform == 'win32' \\\n"
 )
 UNREACHABLE = "2 of 2 packages not audited (the service cannot be reached)"
+UNINFORMED = (
+    "2 of 2 packages not audited (the service reports no vulnerability that everybody knows)"
+)
 
 
 def exceptions(*, since: date = TODAY, until: date = TODAY, **changes: str) -> str:
@@ -152,32 +155,22 @@ async def test_without_a_reachable_service_nothing_is_audited_and_the_check_is_g
 
 @pytest.mark.whole
 @pytest.mark.parametrize(
-    "answer", [web.Response(status=500), web.Response(text="<html>Not Found</html>")]
+    ("answer", "code", "line"),
+    [
+        (web.Response(status=500), 0, f"audit: 0 findings, 0 excepted, {UNREACHABLE}"),
+        (web.Response(text="<html>"), 0, f"audit: 0 findings, 0 excepted, {UNREACHABLE}"),
+        # A mirror without data answers like a service that knows no vulnerability.
+        (web.Response(text="{}"), 0, f"audit: 0 findings, 0 excepted, {UNINFORMED}"),
+        (web.Response(text='{"something": 1}'), 1, "pip-audit failed: KeyError: 'vulns'"),
+    ],
+    ids=["an error", "a page", "no data", "an answer that pip-audit itself fails on"],
 )
-async def test_a_broken_answer_of_the_service_audits_nothing(
-    service: Service, tmp_path: Path, answer: web.Response
+async def test_a_broken_or_empty_answer_of_the_service_audits_nothing(
+    service: Service, tmp_path: Path, answer: web.Response, code: int, line: str
 ) -> None:
+    """A failure of pip-audit itself is red."""
     service.answer = answer
-    code, lines = await run(tmp_path, service.url)
-    assert (code, lines) == (0, [f"audit: 0 findings, 0 excepted, {UNREACHABLE}"])
-
-
-@pytest.mark.whole
-async def test_a_service_without_data_audits_nothing(service: Service, tmp_path: Path) -> None:
-    """A mirror without data answers like a service that knows no vulnerability."""
-    service.known.clear()
-    code, lines = await run(tmp_path, service.url)
-    reason = "the service reports no vulnerability that everybody knows"
-    assert (code, lines) == (
-        0,
-        [f"audit: 0 findings, 0 excepted, 2 of 2 packages not audited ({reason})"],
-    )
-
-
-@pytest.mark.whole
-async def test_a_failure_of_pip_audit_itself_is_red(service: Service, tmp_path: Path) -> None:
-    service.answer = web.Response(text='{"something": 1}')
-    assert await run(tmp_path, service.url) == (1, ["pip-audit failed: KeyError: 'vulns'"])
+    assert await run(tmp_path, service.url) == (code, [line])
 
 
 def test_an_audit_ends_if_the_service_does_not_answer() -> None:
@@ -189,18 +182,14 @@ def test_a_package_that_the_service_does_not_know_is_named_and_its_exception_not
     tmp_path: Path,
 ) -> None:
     (tmp_path / "policy.toml").write_text(exceptions())
-    policy = read_policy(tmp_path / "policy.toml")
-    known: dict[str, Any] = {
-        "vulns": [{"id": "CVE-2", "aliases": [], "fix_versions": [], "description": "harm"}]
-    }
-    reported = {
+    excepted = read_policy(tmp_path / "policy.toml").vulnerability_exceptions
+    known = {"id": "CVE-2", "aliases": [], "fix_versions": [], "description": "harm"}
+    reported: dict[str, Any] = {
         "alpha": {"skip_reason": "the service does not know it"},
         "beta": {"vulns": []},
-        "jinja2": known,
+        "jinja2": {"vulns": [known]},
     }
-    result = judge(
-        {"alpha": "1.0", "beta": "2.0"}, reported, policy.vulnerability_exceptions, TODAY
-    )
+    result = judge({"alpha": "1.0", "beta": "2.0"}, reported, excepted, TODAY)
     assert result.red == []
     assert result.summary() == "audit: 0 findings, 0 excepted, 1 of 2 packages not audited (alpha)"
 
