@@ -10,7 +10,7 @@ from tests.committed_files import files
 # A citation is `daraja.md §4.2`, or has several sections: `rules.md §6, §7`. A line break inside
 # it, with the mark of a comment behind it, counts as a blank.
 _LINE_BREAK = re.compile(r"\s*\n[ \t]*(?:#[: ]?)?[ \t]*")
-_ONE = r"§\d+(?:\.\d+)*(?:\s*\([\w ]*\))?"  # with a remark: "§12 (stages)"
+_ONE = r"§\d+(?:\.\d+)*(?:\s*\([\w ]*\))?"  # with a remark: "§2.2 (errors)"
 _CITED = re.compile(
     r"(?<![\w./-])(?:(?P<document>[\w./-]+\.md)(?:\]\([^)]*\))?`?:?\s+)?"
     rf"(?P<sections>{_ONE}(?:(?:,\s*|,?\s+and\s+){_ONE})*)"
