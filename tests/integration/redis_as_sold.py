@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    suppress,
+)
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -20,15 +27,9 @@ from tests.stack.servers import RedisServer
 PASSWORD = "L1mited-Passw0rd"
 # The rights that a user needs, as in docs/deployment.md.
 KEYS_AND_CHANNELS = "resetkeys ~mkwanja:* ~arq:* resetchannels &payment-events &payment-events:*"
+_REPLICATION = (f"masterauth {PASSWORD}", "repl-diskless-sync-delay 0")
 _SLOTS = 16384
 _PATIENCE_SECONDS = 30.0
-
-
-@asynccontextmanager
-async def cluster() -> AsyncIterator[RedisServer]:
-    """Starts a server in cluster mode that has every slot."""
-    async with shards(1) as (server,):
-        yield server
 
 
 @asynccontextmanager
@@ -39,14 +40,11 @@ async def shards(count: int, *, replicas: int = 0) -> AsyncIterator[Sequence[Red
         for port in bus_ports:
             stack.callback(release_port, port)
             settings = [
-                "cluster-enabled yes",
-                f"cluster-port {port}",
-                "cluster-require-full-coverage no",
+                *("cluster-enabled yes", f"cluster-port {port}"),
+                *("cluster-require-full-coverage no", *_REPLICATION),
             ]
-            settings += [f"masterauth {PASSWORD}", "repl-diskless-sync-delay 0"]
-            servers.append(
-                await stack.enter_async_context(RedisServer(settings=settings, password=PASSWORD))
-            )
+            server = RedisServer(settings=settings, password=PASSWORD)
+            servers.append(await stack.enter_async_context(server))
         clients = [
             await stack.enter_async_context(Redis.from_url(server.url)) for server in servers
         ]
@@ -57,30 +55,37 @@ async def shards(count: int, *, replicas: int = 0) -> AsyncIterator[Sequence[Red
         for server, port in zip(servers[1:], bus_ports[1:], strict=True):
             await clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", server.port, port)
 
-        async def knows_all(client: Redis) -> bool:
-            info = await client.execute_command("CLUSTER INFO")  # type: ignore[no-untyped-call]
-            return bool(info["cluster_state"] == "ok" and info["cluster_size"] == str(count))
+        async def all_know_each_other() -> bool:
+            infos = [await client.execute_command("CLUSTER INFO") for client in clients]
+            states = {(info["cluster_state"], info["cluster_size"]) for info in infos}
+            return states == {("ok", str(count))}
 
-        async with asyncio.timeout(_PATIENCE_SECONDS):
-            while not all([await knows_all(client) for client in clients]):  # noqa: ASYNC110 - Redis does not tell us
-                await asyncio.sleep(0.05)
-            for client in clients[count:]:
-                await client.execute_command(
-                    "CLUSTER", "REPLICATE", await clients[0].execute_command("CLUSTER", "MYID")
-                )
-                while (await client.info("replication"))["master_link_status"] != "up":  # noqa: ASYNC110
-                    await asyncio.sleep(0.05)
+        await _until(all_know_each_other)
+        first_id = await clients[0].execute_command("CLUSTER", "MYID")
+        for client in clients[count:]:
+            await client.execute_command("CLUSTER", "REPLICATE", first_id)
+            await _until(partial(_is_in_sync, client))
         yield servers
 
 
+async def _until(look: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(_PATIENCE_SECONDS):
+        while not await look():  # noqa: ASYNC110 - Redis does not tell us
+            await asyncio.sleep(0.05)
+
+
+async def _is_in_sync(replica: Redis) -> bool:
+    return bool((await replica.info("replication"))["master_link_status"] == "up")
+
+
 def limited_user(rights: str) -> str:
-    """Returns the line of redis.conf for a user with these rights. Its URL is `url_of_user`."""
+    """Returns the line of redis.conf for the user of `url_of_user`, with these rights."""
     return f"user limited on >{PASSWORD} {rights}"
 
 
-def url_of_user(server_url: str, user: str = "limited", password: str = PASSWORD) -> str:
+def url_of_user(server_url: str) -> str:
     parts = urlsplit(server_url)
-    return urlunsplit(parts._replace(netloc=f"{user}:{password}@{parts.hostname}:{parts.port}"))
+    return urlunsplit(parts._replace(netloc=f"limited:{PASSWORD}@{parts.hostname}:{parts.port}"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,36 +159,79 @@ class Watched:
 async def watched_by_sentinels(count: int = 3) -> AsyncIterator[Watched]:
     """Starts a primary that Sentinels replace within about a second after its death."""
     async with AsyncExitStack() as stack:
-        own = [f"masterauth {PASSWORD}", "repl-diskless-sync-delay 0"]
-        primary = await stack.enter_async_context(RedisServer(password=PASSWORD, settings=own))
-        follow = [*own, f"replicaof 127.0.0.1 {primary.port}"]
-        replica = await stack.enter_async_context(RedisServer(password=PASSWORD, settings=follow))
-        async with Redis.from_url(replica.url) as client, asyncio.timeout(_PATIENCE_SECONDS):
-            while (await client.info("replication"))["master_link_status"] != "up":  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+
+        async def start(*settings: str, is_sentinel: bool = False) -> RedisServer:
+            server = RedisServer(password=PASSWORD, settings=settings, is_sentinel=is_sentinel)
+            return await stack.enter_async_context(server)
+
+        primary = await start(*_REPLICATION)
+        replica = await start(*_REPLICATION, f"replicaof 127.0.0.1 {primary.port}")
+        async with Redis.from_url(replica.url) as client:
+            await _until(partial(_is_in_sync, client))
         watch = [
             f"sentinel monitor payments 127.0.0.1 {primary.port} {count // 2 + 1}",
             f"sentinel auth-pass payments {PASSWORD}",
             "sentinel down-after-milliseconds payments 500",
             "sentinel failover-timeout payments 5000",
         ]
-        sentinels = [
-            await stack.enter_async_context(
-                RedisServer(password=PASSWORD, settings=watch, is_sentinel=True)
-            )
-            for _ in range(count)
-        ]
-        async with asyncio.timeout(_PATIENCE_SECONDS):
-            for sentinel in sentinels:
-                async with Redis(port=sentinel.port, password=PASSWORD) as client:
-                    while True:
-                        state = (await client.sentinel_masters()).get("payments", {})  # type: ignore[no-untyped-call]
-                        if (
-                            state.get("num-slaves") == 1
-                            and state.get("num-other-sentinels") == count - 1
-                        ):
-                            break
-                        await asyncio.sleep(0.05)
+        sentinels = [await start(*watch, is_sentinel=True) for _ in range(count)]
+
+        async def knows_all(client: Redis) -> bool:
+            state = (await client.sentinel_masters()).get("payments", {})  # type: ignore[no-untyped-call]
+            return (state.get("num-slaves"), state.get("num-other-sentinels")) == (1, count - 1)
+
+        for sentinel in sentinels:
+            async with Redis(port=sentinel.port, password=PASSWORD) as client:
+                await _until(partial(knows_all, client))
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in sentinels)
         url = f"redis+sentinel://default:{PASSWORD}@{hosts}/payments/0?sentinel_password={PASSWORD}"
         yield Watched(primary, replica, sentinels, url)
+
+
+@dataclass(frozen=True)
+class Sold:
+    """The settings of an operator for one kind of Redis."""
+
+    url: str
+    ca_file: Path | None = None
+    verify: Literal["none"] | None = None
+
+
+@asynccontextmanager
+async def _one_shard(_folder: Path) -> AsyncIterator[Sold]:
+    async with shards(1) as (server,):
+        yield Sold(server.url)
+
+
+@asynccontextmanager
+async def _few_rights(_folder: Path) -> AsyncIterator[Sold]:
+    user = limited_user(f"{KEYS_AND_CHANNELS} +@all -@admin -@dangerous")
+    async with RedisServer(settings=[user]) as server:
+        yield Sold(url_of_user(server.url))
+
+
+@asynccontextmanager
+async def _own_certificate(folder: Path) -> AsyncIterator[Sold]:
+    async with RedisServer() as server, tls_before(server, folder) as tls:
+        yield Sold(tls.url, ca_file=tls.certificate)
+
+
+@asynccontextmanager
+async def _unchecked_certificate(folder: Path) -> AsyncIterator[Sold]:
+    async with RedisServer() as server, tls_before(server, folder, host="another.example") as tls:
+        yield Sold(tls.url, verify="none")
+
+
+@asynccontextmanager
+async def _sentinels(_folder: Path) -> AsyncIterator[Sold]:
+    async with watched_by_sentinels() as watched:
+        yield Sold(watched.url)
+
+
+KINDS: dict[str, Callable[[Path], AbstractAsyncContextManager[Sold]]] = {
+    "a cluster of one shard": _one_shard,
+    "a user without @dangerous and @admin": _few_rights,
+    "a certificate of its own": _own_certificate,
+    "a certificate that is not checked": _unchecked_certificate,
+    "Sentinels": _sentinels,
+}

@@ -1,13 +1,11 @@
-"""The uses of Redis: wake-ups that arq reads, the bell, copies of answers, a shared rate."""
+"""The uses of Redis: wake-ups that arq reads, the bell, and copies of answers."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
-from uuid import UUID
 
 import pytest
 from arq.connections import ArqRedis
@@ -20,25 +18,21 @@ from domain.adapters.redis import replays as replays_module
 from domain.adapters.redis import wakeups
 from domain.adapters.redis.arq_queue import QUEUE, STEP_JOB, decode_job, encode_job
 from domain.adapters.redis.bell import RedisBell
-from domain.adapters.redis.connection import RedisClient, connect
+from domain.adapters.redis.connection import RedisClient
 from domain.adapters.redis.names import PREFIX
 from domain.adapters.redis.replays import Copy, Replays
-from domain.adapters.redis.sharing import SharedRate, SharedText
 from domain.adapters.redis.wakeups import RedisWakeups
 from domain.changes import Announcement
 from domain.errors import QueueUnavailable
 from domain.idempotency import FirstAnswer
 from tests.integration.conftest import PATIENCE_SECONDS, new_id
+from tests.integration.redis_uses import USES, client_of
 
 NOW = datetime.now(UTC)
 COPY = Copy(
     FirstAnswer(b"\x01\xff\x00", 202, b'{"id": "1"}\n', "0199a0b1-c2d3-7e4f-8a5b-6c7d8e9f0a1b"),
     "one life",
 )
-
-
-def an_announcement(body: str = '{"id":"1"}') -> Announcement:
-    return Announcement(history_id=new_id(), payment_id=new_id(), body=body)
 
 
 async def jobs(redis: RedisClient) -> list[tuple[Any, ...]]:
@@ -62,6 +56,7 @@ class TestWakeups:
         queue = RedisWakeups(redis)
         await asyncio.gather(queue.wake_one(payment_id), queue.wake_one(payment_id))
         await queue.wake([payment_id, payment_id])
+        await queue.wake([])  # a sweep may find nothing
         assert await jobs(redis) == [(STEP_JOB, [str(payment_id)], {})] * 4
 
     async def test_arq_runs_our_job(self, redis: RedisClient) -> None:
@@ -130,25 +125,20 @@ class TestWakeups:
         assert set(queued[7:]) <= set(map(str, flood))
         assert len(await redis.keys(f"{job_key_prefix}*")) == 14
 
-    async def test_an_empty_list_of_wake_ups_is_no_error(self, redis: RedisClient) -> None:
-        """A sweep may find nothing."""
-        await RedisWakeups(redis).wake([])
-        assert await redis.zcard(QUEUE) == 0
-
 
 class TestBell:
     """The bell publishes each event at most once."""
-
-    async def test_an_event_is_published_without_a_subscriber(self, redis: RedisClient) -> None:
-        """A late subscriber reads the payment instead."""
-        await RedisBell(redis).ring(an_announcement())
 
     async def test_an_event_is_published_on_both_channels_byte_for_byte(
         self, redis: RedisClient
     ) -> None:
         """This also holds for concurrent events."""
         announcements = [
-            an_announcement(f'{{"note":"thanks \u00e9 \u2713","n":{number}}}')
+            Announcement(
+                history_id=new_id(),
+                payment_id=new_id(),
+                body=f'{{"note":"thanks \u00e9 \u2713","n":{number}}}',
+            )
             for number in range(20)
         ]
         bell = RedisBell(redis)
@@ -250,94 +240,27 @@ class TestReplays:
         assert await replays.read("caller", "key", now=NOW) is None
 
 
-class TestRate:
-    """So many a second for all workers together."""
-
-    @pytest.mark.parametrize("per_second", [1, 20])
-    async def test_two_workers_share_a_burst_of_one_second(
-        self, redis: RedisClient, redis_of_run: Any, per_second: int
-    ) -> None:
-        """Asked at once, a second's worth passes, and little more by the time that goes by
-        meanwhile.
-        """
-        second = connect(redis_of_run.url, client_name="mkwanja-test")
-        rates = [SharedRate(client, "rate", per_second=per_second) for client in (redis, second)]
-        began = await redis.time()
-        waits = [await rates[number % 2].charge() for number in range(3 * per_second + 2)]
-        ended = await redis.time()
-        await second.aclose(close_connection_pool=True)
-        elapsed = ended[0] - began[0] + (ended[1] - began[1]) / 1e6
-        passed = waits.count(0)
-        assert per_second <= passed <= per_second + 1 + per_second * elapsed
-        assert all(0 < wait <= 1 for wait in waits if wait)
-
-    async def test_the_rate_recovers_and_a_refused_request_is_not_charged(
-        self, redis: RedisClient
-    ) -> None:
-        """After the wait that it names there is room again, however often it was asked in vain."""
-        rate = SharedRate(redis, "rate", per_second=10)
-        while not await rate.charge():
-            pass
-        waits = [await rate.charge() for _ in range(20)]
-        await asyncio.sleep(waits[-1] + 0.01)
-        assert await rate.charge() == 0
-
-    async def test_limits_of_different_names_are_independent(self, redis: RedisClient) -> None:
-        """Sends do not use up what inquiries may."""
-        sends, inquiries = (
-            SharedRate(redis, name, per_second=1) for name in ("sends", "inquiries")
-        )
-        assert [await sends.charge(), await inquiries.charge()] == [0, 0]
-        assert await sends.charge() > 0
-
-    async def test_after_a_flush_the_rate_starts_again(self, redis: RedisClient) -> None:
-        """Its script included."""
-        rate = SharedRate(redis, "rate", per_second=1)
-        assert await rate.charge() == 0
-        await redis.flushdb()
-        await redis.script_flush()
-        assert await rate.charge() == 0
-
-
-CALLS: dict[str, Callable[[RedisClient], Awaitable[object]]] = {
-    "wake": lambda redis: RedisWakeups(redis).wake([UUID(int=1)]),
-    "wake_one": lambda redis: RedisWakeups(redis).wake_one(UUID(int=1)),
-    "ring": lambda redis: RedisBell(redis).ring(an_announcement()),
-    "read a copy": lambda redis: Replays(redis).read("caller", "key", now=NOW),
-    "write a copy": lambda redis: Replays(redis).write(
-        "caller", "key", COPY, NOW + timedelta(hours=1)
-    ),
-    "charge": lambda redis: SharedRate(redis, "rate", per_second=1).charge(),
-    "read": lambda redis: SharedText(redis, "token").read(),
-    "write": lambda redis: SharedText(redis, "token").write("text", ttl_seconds=1),
-    "lock": lambda redis: SharedText(redis, "token").lock().__aenter__(),
-}
-
-
 class TestAway:
     """If Redis is away, every call raises the same error."""
 
-    @pytest.mark.parametrize("call", list(CALLS))
-    async def test_every_call_says_that_the_queue_is_unavailable(self, call: str) -> None:
+    @pytest.mark.parametrize("use", [name for name in USES if name != "jobs"])
+    async def test_every_call_says_that_the_queue_is_unavailable(self, use: str) -> None:
         """No exception of redis-py escapes."""
-        away = connect("redis://127.0.0.1:9/0", client_name="mkwanja-test")
-        with pytest.raises(QueueUnavailable):
-            await CALLS[call](away)
-        await away.aclose(close_connection_pool=True)
+        async with client_of("redis://127.0.0.1:9/0") as away:
+            with pytest.raises(QueueUnavailable):
+                await USES[use](away)
 
     async def test_a_call_to_a_hanging_server_times_out(self, redis_of_run: Any) -> None:
         """A frozen Redis accepts connections and does not answer. Afterwards it is used again."""
         if not redis_of_run.can_be_stopped:
             pytest.skip("REDIS_URL names a server that is not ours to stop")
-        client = connect(redis_of_run.url + "?socket_timeout=0.2", client_name="mkwanja-test")
-        rate = SharedRate(client, "hanging", per_second=1000)
-        await rate.charge()
-        redis_of_run.freeze()
-        try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                with pytest.raises(QueueUnavailable):
-                    await rate.charge()
-        finally:
-            redis_of_run.thaw()
-        await rate.charge()
-        await client.aclose(close_connection_pool=True)
+        async with client_of(redis_of_run.url + "?socket_timeout=0.2") as client:
+            await USES["rate"](client)
+            redis_of_run.freeze()
+            try:
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    with pytest.raises(QueueUnavailable):
+                        await USES["rate"](client)
+            finally:
+                redis_of_run.thaw()
+            await USES["rate"](client)

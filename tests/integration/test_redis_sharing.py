@@ -133,6 +133,15 @@ class TestRate:
         counts = await count_passed(4, clock, rates, {"payouts": PAYOUTS})
         assert abs(counts["payouts"] - 4 * per_second) <= 1
 
+    async def test_the_rate_follows_the_clock_of_redis(self, redis: RedisClient) -> None:
+        """This test sets no clock. A refused request is not charged."""
+        rate = SharedRate(redis, "rate", per_second=10)
+        while not await rate.charge():
+            pass
+        waits = [await rate.charge() for _ in range(20)]
+        await asyncio.sleep(waits[-1] + 0.01)
+        assert await rate.charge() == 0
+
 
 class TestClasses:
     """Payouts before inquiries before pushes, and none starves."""

@@ -160,7 +160,7 @@ async def test_a_valid_token_names_its_caller(forge: Forge, service: Service, ma
     ],
 )
 async def test_a_token_is_valid_within_the_leeway(
-    forge: Forge, service: Service, times: dict[str, int], *, is_valid: bool
+    forge: Forge, service: Service, times: dict[str, Any], *, is_valid: bool
 ) -> None:
     try:
         await service.caller(forge.token(**times))
@@ -214,10 +214,11 @@ async def test_a_rejection_names_the_expected_issuer_and_audience(
     forge: Forge, service: Service
 ) -> None:
     """It does not name the token's own, because a rejection repeats no part of the token."""
-    for claims, expected in (
-        ({"iss": "https://elsewhere.example/auth/v1"}, f" {forge.issuer.url}"),
-        ({"aud": "elsewhere"}, "authenticated"),
+    for name, value, expected in (
+        ("iss", "https://elsewhere.example/auth/v1", f" {forge.issuer.url}"),
+        ("aud", "elsewhere", "authenticated"),
     ):
+        claims: dict[str, Any] = {name: value}
         with pytest.raises(Unauthenticated) as refusal:
             await service.caller(forge.token(**claims))
         assert expected in refusal.value.message
