@@ -11,7 +11,7 @@ from domain.stages import Stage
 from tests.builders import a_payment, a_report, an_attempt
 from tests.case_tables import for_each
 from tests.decisions import payment_of
-from tests.unit.callbacks import OWN_ID, decide_callback
+from tests.unit.deciding import ACKNOWLEDGED, OWN_ID, UNKNOWN, decide_callback
 
 MADE_BY_DARAJA = ("originator_conversation_id", "9a1e-4c22-8d0f-1b2c3d4e5f60112233")
 SECOND_OF_DARAJA = ("originator_conversation_id", "9a1e-4c22-8d0f-1b2c3d4e5f60112234")
@@ -41,9 +41,7 @@ def test_an_unknown_originator_id_does_not_contradict_our_conversation_id(
 ) -> None:
     """The portal's sample of a result has an originator id that Daraja made (daraja.md §4.3)."""
     our_id = OWN_ID[1] if kind is Kind.WITHDRAWAL else "9d20-1"
-    attempt = an_attempt(
-        Outcome.ACKNOWLEDGED, conversation_id="AG_1", originator_conversation_id=our_id
-    )
+    attempt = an_attempt(ACKNOWLEDGED, conversation_id="AG_1", originator_conversation_id=our_id)
     payment = a_payment(kind=kind, stage=Stage.AWAITING_RESULT, attempts=(attempt,))
     paid_or_failed = {
         ReportedOutcome.SUCCESS: InquiryOutcome.PAID,
@@ -58,26 +56,20 @@ def test_an_unknown_originator_id_does_not_contradict_our_conversation_id(
 
 
 def test_an_originator_id_of_another_payment_contradicts_our_conversation_id() -> None:
-    attempt = an_attempt(Outcome.ACKNOWLEDGED, conversation_id="AG_1")
+    attempt = an_attempt(ACKNOWLEDGED, conversation_id="AG_1")
     payment = a_payment(kind=Kind.WITHDRAWAL, stage=Stage.AWAITING_RESULT, attempts=(attempt,))
     report = a_report(ids=frozenset({MADE_BY_DARAJA, OUR_CONVERSATION}))
     decision = decide_callback(payment, report, ids_of_others=frozenset({MADE_BY_DARAJA}))
-    assert payment_of(decision).stage is Stage.AWAITING_RESULT
     assert decision.disposition is Disposition.IDS_DIFFER
 
 
 def test_a_failure_without_our_own_id_accounts_for_one_send_only() -> None:
-    attempts = (
-        an_attempt(Outcome.ACKNOWLEDGED, conversation_id="AG_1"),
-        an_attempt(Outcome.UNKNOWN, number=2),
-    )
+    attempts = (an_attempt(ACKNOWLEDGED, conversation_id="AG_1"), an_attempt(UNKNOWN, number=2))
     payment = a_payment(kind=Kind.WITHDRAWAL, stage=Stage.IN_DOUBT, attempts=attempts)
-    decision = decide_callback(
-        payment,
-        a_report(ReportedOutcome.FAILURE, ids=frozenset({MADE_BY_DARAJA, OUR_CONVERSATION})),
-    )
+    ids = frozenset({MADE_BY_DARAJA, OUR_CONVERSATION})
+    decision = decide_callback(payment, a_report(ReportedOutcome.FAILURE, ids=ids))
     assert decision.disposition == Disposition.NOT_ALL_ACCOUNTED_FOR
     assert [attempt.outcome for attempt in payment_of(decision).attempts] == [
         Outcome.FAILED,
-        Outcome.UNKNOWN,
+        UNKNOWN,
     ]

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from domain.changes import Decided, Disposition
-from domain.events import EventType
-from domain.evidence import InquiryOutcome
+from domain.changes import Disposition
+from domain.evidence import Inquiry, InquiryOutcome
 from domain.inquiry import no_result_is_confirmed
 from domain.kinds import Kind
-from domain.lifecycle.inquiry_changes import inquiry_answer_change
-from domain.lifecycle.judge_report import judge_report
-from domain.lifecycle.record_callback import callback_change
-from domain.payment import Payment
-from domain.report import ReportedOutcome
 from domain.stages import Stage
 from domain.views import public_payment
 from tests.builders import (
     AMOUNT_KES,
     NOW,
-    PAYMENT_ID,
+    RECEIPT,
     TIMES,
-    a_callback,
-    a_context,
     a_due_payment,
     a_payment,
     a_report,
@@ -33,63 +26,34 @@ from tests.builders import (
     evidence_of,
 )
 from tests.decisions import answer_of, event_of, payment_of
+from tests.unit.deciding import QUERY_PAID, STATUS_PAID, decide_callback, decide_inquiry_answer
 
-DISPUTED = {"names_another_amount": True, "claims_success": True}
-NO_AMOUNT: dict[str, Any] = {"has_amount": False, "amount": None}
-
-
-def decide_answer(payment: Payment, **report: Any) -> Decided:
-    known = evidence_of(an_inquiry(1, at=NOW), **DISPUTED)
-    change = inquiry_answer_change(
-        PAYMENT_ID, 1, a_report(inquiry_outcome=InquiryOutcome.PAID, **report), (), TIMES
-    )
-    return change.decide(payment, a_context(evidence=known))
+DISPUTED: dict[str, Any] = {"names_another_amount": True, "claims_success": True}
 
 
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("stage", [Stage.AWAITING_RESULT, Stage.IN_DOUBT, Stage.FAILED])
+@pytest.mark.parametrize("receipts", [{}, {"unconfirmed_receipts": frozenset({RECEIPT})}])
 def test_an_answer_of_paid_without_an_amount_only_flags_a_disputed_payment(
-    stage: Stage, kind: Kind
+    stage: Stage, kind: Kind, receipts: dict[str, Any]
 ) -> None:
     payment = a_due_payment(kind, stage)
-    decision = decide_answer(payment, **NO_AMOUNT, receipt=None)
-    after = payment_of(decision)
-    assert after.stage is stage
-    assert (after.needs_review, after.next_step_at) == (True, payment.next_step_at)
+    decision = decide_inquiry_answer(payment, QUERY_PAID, an_inquiry(1), **DISPUTED, **receipts)
+    assert decision.payment == replace(payment, needs_review=True)
     assert decision.disposition is Disposition.AMOUNT_NOT_CERTAIN
     assert (event_of(decision), decision.is_message_flagged) == (None, True)
-    answer = answer_of(decision)
-    assert answer is not None
-    assert answer.outcome is InquiryOutcome.PAID
+    assert answer_of(decision) == Inquiry(1, NOW, InquiryOutcome.PAID, "0")
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_an_answer_with_the_payments_own_amount_finalizes_a_disputed_payment(kind: Kind) -> None:
-    after = payment_of(decide_answer(a_due_payment(kind), receipt="UC14KD82QZ"))
-    assert (after.stage, after.amount_settled_kes) == (Stage.SUCCEEDED, AMOUNT_KES)
-
-
-def test_a_callback_with_the_payments_own_amount_finalizes_a_disputed_payment() -> None:
-    decision = judge_report(
-        a_due_payment(Kind.DEPOSIT), a_context(evidence=evidence_of(**DISPUTED)), a_report()
-    )
-    assert payment_of(decision).stage is Stage.SUCCEEDED
-    assert event_of(decision) is EventType.SUCCEEDED
-
-
-def test_a_confirmation_without_an_amount_does_not_finalize_a_disputed_payment() -> None:
-    waiting = {**DISPUTED, "unconfirmed_receipts": frozenset({"UC14KD82QZ"})}
-    known = evidence_of(an_inquiry(1, at=NOW), **waiting)
-    change = inquiry_answer_change(
-        PAYMENT_ID,
-        1,
-        a_report(inquiry_outcome=InquiryOutcome.PAID, **NO_AMOUNT, receipt=None),
-        (),
-        TIMES,
-    )
-    decision = change.decide(a_due_payment(Kind.DEPOSIT), a_context(evidence=known))
-    assert payment_of(decision).stage is Stage.IN_DOUBT
-    assert decision.disposition is Disposition.AMOUNT_NOT_CERTAIN
+def test_a_message_with_the_payments_own_amount_finalizes_a_disputed_payment(kind: Kind) -> None:
+    payment = a_due_payment(kind)
+    for decision in (
+        decide_inquiry_answer(payment, STATUS_PAID, an_inquiry(1), **DISPUTED),
+        decide_callback(payment, a_report(), **DISPUTED),
+    ):
+        after = payment_of(decision)
+        assert (after.stage, after.amount_settled_kes) == (Stage.SUCCEEDED, AMOUNT_KES)
 
 
 def test_a_deposit_that_daraja_called_paid_does_not_fail_by_silence() -> None:
@@ -111,8 +75,7 @@ def test_later_messages_are_compared_with_the_amount_that_an_operator_recorded(
     amount: int, disposition: str
 ) -> None:
     payment = a_payment(stage=Stage.SUCCEEDED, amount_settled_kes=400)
-    change = callback_change(PAYMENT_ID, a_callback(), a_report(amount=Decimal(amount)))
-    decision = change.decide(payment, a_context())
+    decision = decide_callback(payment, a_report(amount=Decimal(amount)))
     assert (decision.disposition, event_of(decision)) == (disposition, None)
     assert payment_of(decision).amount_settled_kes == 400
 
@@ -120,16 +83,7 @@ def test_later_messages_are_compared_with_the_amount_that_an_operator_recorded(
 def test_only_a_succeeded_payment_shows_an_amount_settled() -> None:
     for stage in Stage:
         expected = AMOUNT_KES if stage is Stage.SUCCEEDED else None
+        assert a_payment(stage=stage).amount_settled_kes == expected
         assert public_payment(a_payment(stage=stage))["amount_settled"] == expected
-    other = a_payment(stage=Stage.SUCCEEDED, amount_settled_kes=400)
-    assert public_payment(other)["amount"] == AMOUNT_KES
-    assert public_payment(other)["amount_settled"] == 400
-
-
-def test_a_failure_with_another_amount_is_recorded_as_amount_differs() -> None:
-    decision = judge_report(
-        a_due_payment(Kind.DEPOSIT),
-        a_context(),
-        a_report(ReportedOutcome.FAILURE, has_amount=True, amount=Decimal(1)),
-    )
-    assert decision.disposition == Disposition.AMOUNT_DIFFERS
+    other = public_payment(a_payment(stage=Stage.SUCCEEDED, amount_settled_kes=400))
+    assert (other["amount"], other["amount_settled"]) == (AMOUNT_KES, 400)

@@ -10,15 +10,11 @@ import pytest
 
 from domain.account import Account
 from domain.attempts import Attempt, Outcome
-from domain.changes import Decided, HistoryEntry
+from domain.changes import HistoryEntry
 from domain.evidence import Evidence, InquiryOutcome
-from domain.failures import Failure, FailureReason
 from domain.inquiry import may_be_resent, no_result_is_confirmed
 from domain.kinds import Kind
-from domain.lifecycle.inquiry_changes import inquiry_change
-from domain.lifecycle.record_callback import callback_change
 from domain.lifecycle.submit import resend_claim_change
-from domain.payment import Payment
 from domain.report import ReportedOutcome
 from domain.stages import Stage
 from tests.builders import (
@@ -28,8 +24,6 @@ from tests.builders import (
     NOW,
     PAYMENT_ID,
     TIMES,
-    a_callback,
-    a_context,
     a_due_payment,
     a_report,
     a_send,
@@ -44,6 +38,15 @@ from tests.decisions import (
     detail_of,
     entry_of,
     inquiry_of,
+    payment_of,
+)
+from tests.unit.deciding import (
+    OWN_ID,
+    SILENCE,
+    an_undecided_answer,
+    decide,
+    decide_callback,
+    decide_inquiry,
 )
 
 OTHERS: dict[str, Account] = {
@@ -106,31 +109,22 @@ def test_only_the_account_that_made_every_send_may_resend(
     evidence = Evidence() if is_busy else not_found_twice()
     assert may_be_resent(payment, evidence, NOW, TIMES, ACCOUNTS) is is_permitted
     claimed = resend_claim_change(PAYMENT_ID, an_attempt_id(50), TIMES, ACCOUNTS)
-    after = claimed.decide(payment, a_context(evidence=evidence)).payment
-    assert after is not None
+    after = payment_of(decide(claimed, payment, evidence=evidence))
     assert (after.stage is Stage.SUBMITTING) is is_permitted
     if is_permitted:
         assert after.attempts[-1].account == AN_ACCOUNT
 
 
 def test_a_worker_without_account_settings_resends_nothing() -> None:
-    assert not may_be_resent(
-        a_due_payment(attempts=sent_by(AN_ACCOUNT)), not_found_twice(), NOW, TIMES, accounts={}
-    )
+    payment = a_due_payment(attempts=sent_by(AN_ACCOUNT))
+    assert not may_be_resent(payment, not_found_twice(), NOW, TIMES, accounts={})
 
 
 def test_a_not_found_for_another_account_permits_no_resend() -> None:
     """A setting was changed and changed back. The other account's inquiries prove nothing."""
+    payment = a_due_payment(attempts=sent_by(AN_ACCOUNT))
     evidence = not_found_twice(is_of_former_account=True)
-    assert not may_be_resent(
-        a_due_payment(attempts=sent_by(AN_ACCOUNT)), evidence, NOW, TIMES, ACCOUNTS
-    )
-
-
-def decide_inquiry(payment: Payment, *, is_probe: bool = False) -> Decided:
-    return inquiry_change(PAYMENT_ID, TIMES, ACCOUNTS, is_breaker_probe=is_probe).decide(
-        payment, a_context()
-    )
+    assert not may_be_resent(payment, evidence, NOW, TIMES, ACCOUNTS)
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -155,8 +149,7 @@ def test_a_payment_of_an_account_without_credentials_gets_no_inquiry(kind: Kind,
     """
     payment = a_due_payment(kind, attempts=sent_by(OTHERS[part], kind=kind))
     decided = decide_inquiry(payment)
-    after = decided.payment
-    assert after is not None
+    after = payment_of(decided)
     assert inquiry_of(decided) is None
     assert (entry_of(decided), after.needs_review) == (HistoryEntry.ACCOUNT_NOT_CONFIGURED, True)
     assert detail_of(decided) == {"differs": part, "shortcode": "600111"}
@@ -166,24 +159,21 @@ def test_a_payment_of_an_account_without_credentials_gets_no_inquiry(kind: Kind,
 
 
 def test_a_deposit_that_failed_for_silence_under_a_former_account_needs_a_person() -> None:
-    silent = Failure(FailureReason.NO_RESULT_CONFIRMED, safe_to_retry=False)
     attempts = sent_by(OTHERS["app"], kind=Kind.DEPOSIT)
-    decided = decide_inquiry(
-        a_due_payment(
-            Kind.DEPOSIT, Stage.FAILED, attempts=attempts, failure=silent, finalized_at=NOW
-        )
+    payment = a_due_payment(
+        Kind.DEPOSIT, Stage.FAILED, attempts=attempts, failure=SILENCE, finalized_at=NOW
     )
-    assert decided.payment is not None
+    decided = decide_inquiry(payment)
+    after = payment_of(decided)
     assert inquiry_of(decided) is None
-    assert (decided.payment.stage, decided.payment.needs_review) == (Stage.FAILED, True)
+    assert (after.stage, after.needs_review) == (Stage.FAILED, True)
 
 
-@pytest.mark.parametrize("account", OTHERS.values())
+@pytest.mark.parametrize("account", [AN_ACCOUNT, *OTHERS.values()])
 def test_a_probe_never_inquires_about_a_send_of_another_account(account: Account) -> None:
     """Its answer would not show whether Daraja accepts the credential in use."""
-    for sender, expected in ((account, False), (AN_ACCOUNT, True)):
-        decided = decide_inquiry(a_due_payment(attempts=sent_by(sender)), is_probe=True)
-        assert (inquiry_of(decided) is not None) is expected
+    decided = decide_inquiry(a_due_payment(attempts=sent_by(account)), is_probe=True)
+    assert (inquiry_of(decided) is not None) is (account is AN_ACCOUNT)
 
 
 @pytest.mark.parametrize("account", OTHERS.values())
@@ -213,39 +203,27 @@ def test_only_inquiries_by_a_deposit_s_own_account_count_as_silence() -> None:
 
 
 @pytest.mark.parametrize("is_former", [False, True])
-def test_a_refused_credential_of_a_former_account_opens_no_breaker(is_former: bool) -> None:
+def test_an_answer_for_a_former_account_neither_opens_nor_closes_the_breaker(
+    is_former: bool,
+) -> None:
+    """A refused credential flags the payment instead."""
     inquiry = replace(an_inquiry(3), is_of_former_account=is_former)
-    report = a_report(
-        ReportedOutcome.UNDECIDED,
-        code="2001",
-        inquiry_outcome=InquiryOutcome.NO_ANSWER,
-        refuses_credential=True,
-    )
-    change = callback_change(PAYMENT_ID, a_callback(operation="status-3"), report)
-    decided = change.decide(a_due_payment(), a_context(evidence=evidence_of(inquiry)))
-    assert decided.payment is not None
+    refused = an_undecided_answer(InquiryOutcome.NO_ANSWER, "2001", refuses_credential=True)
+    decided = decide_callback(a_due_payment(), refused, inquiry, operation="status-3")
     assert (breaker_reason_of(decided) is None) is is_former
-    assert decided.payment.needs_review is is_former
-
-
-@pytest.mark.parametrize("is_former", [False, True])
-def test_a_good_answer_for_a_former_account_closes_no_breaker(is_former: bool) -> None:
-    inquiry = replace(an_inquiry(3), is_of_former_account=is_former)
-    report = a_report(ReportedOutcome.UNDECIDED, code="0", inquiry_outcome=InquiryOutcome.NOT_FOUND)
-    change = callback_change(PAYMENT_ID, a_callback(operation="status-3"), report)
-    decided = change.decide(a_due_payment(), a_context(evidence=evidence_of(inquiry)))
+    assert payment_of(decided).needs_review is is_former
+    good = an_undecided_answer(InquiryOutcome.NOT_FOUND)
+    decided = decide_callback(a_due_payment(), good, inquiry, operation="status-3")
     assert (credential_accepted_at(decided) is None) is is_former
 
 
-def test_a_failed_send_of_one_account_does_not_account_for_a_send_of_another() -> None:
+@pytest.mark.parametrize(
+    ("second", "stage"), [(AN_ACCOUNT, Stage.FAILED), (OTHERS["shortcode"], Stage.IN_DOUBT)]
+)
+def test_a_failed_send_of_one_account_does_not_account_for_a_send_of_another(
+    second: Account, stage: Stage
+) -> None:
     """Both accounts sent under the payment's one id."""
-    own = frozenset({("originator_conversation_id", str(PAYMENT_ID))})
-    report = a_report(ReportedOutcome.FAILURE, code="1", ids=own)
-    change = callback_change(PAYMENT_ID, a_callback(operation="withdrawal"), report)
-    of_one_account, of_two_accounts = (
-        change.decide(a_due_payment(attempts=sent_by(*accounts)), a_context()).payment
-        for accounts in ((AN_ACCOUNT, AN_ACCOUNT), (AN_ACCOUNT, OTHERS["shortcode"]))
-    )
-    assert of_one_account is not None
-    assert of_two_accounts is not None
-    assert (of_one_account.stage, of_two_accounts.stage) == (Stage.FAILED, Stage.IN_DOUBT)
+    payment = a_due_payment(attempts=sent_by(AN_ACCOUNT, second))
+    report = a_report(ReportedOutcome.FAILURE, code="1", ids=frozenset({OWN_ID}))
+    assert payment_of(decide_callback(payment, report)).stage is stage

@@ -13,7 +13,6 @@ from domain.evidence import Inquiry, InquiryOutcome
 from domain.failures import Failure, FailureReason
 from domain.inquiry import (
     inquiry_interval,
-    is_failure_confirmed,
     last_sent_at,
     needs_a_person,
     next_inquiry_after_silence_at,
@@ -23,9 +22,9 @@ from domain.kinds import Kind
 from domain.payment import Payment
 from domain.stages import Stage
 from tests.builders import (
-    INQUIRY_IDS,
     NOW,
     TIMES,
+    a_due_payment,
     a_payment,
     a_send,
     an_attempt,
@@ -33,23 +32,15 @@ from tests.builders import (
     evidence_of,
 )
 from tests.case_tables import for_each
+from tests.unit.deciding import SILENCE
 
 V = InquiryOutcome
 SECOND, INSTANT = timedelta(seconds=1), timedelta(microseconds=1)
 SENT_AT = NOW - timedelta(minutes=20)
 WINDOW_ENDS = SENT_AT + TIMES.result_window
 FIRST_AFTER = TIMES.inquiry_first_after
-
-
-def a_sent(
-    kind: Kind, stage: Stage = Stage.AWAITING_RESULT, *, has_id: bool = True, **overrides: Any
-) -> Payment:
-    """A payment that was sent twenty minutes ago."""
-    ids: dict[str, Any] = INQUIRY_IDS[kind] if has_id else {}
-    attempts = (a_send(Outcome.UNKNOWN, at=SENT_AT, **ids),)
-    created_at = SENT_AT - SECOND
-    fields = {"kind": kind, "stage": stage, "attempts": attempts, "created_at": created_at}
-    return a_payment(**{**fields, **overrides})
+OPEN = (Stage.AWAITING_RESULT, Stage.IN_DOUBT)
+WITHOUT_ID = (a_send(Outcome.UNKNOWN, at=SENT_AT),)
 
 
 # --- answers --------------------------------------------------------------------------------------
@@ -91,24 +82,21 @@ def test_an_answer_without_an_inquiry_is_ignored() -> None:
 # --- when to inquire ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("count", "seconds"),
-    [(0, 30), (1, 60), (2, 120), (3, 240), (4, 300), (5, 300), (20, 300), (10_000, 300)],
+    [(0, 30), (1, 60), (2, 120), (3, 240), (4, 300), (5, 300), (10_000, 300)],
 )
 def test_the_interval_between_inquiries_doubles_up_to_the_maximum(count: int, seconds: int) -> None:
     assert inquiry_interval(count, TIMES) == timedelta(seconds=seconds)
-
-
-@pytest.mark.parametrize("count", [0, 1, 9])
-def test_a_maximum_below_the_first_interval_does_not_lower_it(count: int) -> None:
-    """The settings allow this. The interval must not become shorter than the first one."""
+    # A maximum below the first interval, which the settings allow, does not lower the interval.
     assert inquiry_interval(count, replace(TIMES, inquiry_interval_max=SECOND)) == FIRST_AFTER
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("attempts", "expected"),
     [
         ((), NOW - timedelta(seconds=10)),  # its creation
+        ((an_attempt(Outcome.UNKNOWN),), NOW - timedelta(seconds=10)),  # without stored times
         ((a_send(at=SENT_AT),), SENT_AT),
         ((a_send(None, at=SENT_AT, ended=False),), SENT_AT + TIMES.lease),
         ((a_send(at=SENT_AT), a_send(number=2, at=SENT_AT + SECOND)), SENT_AT + SECOND),
@@ -144,7 +132,7 @@ def is_confirmed(
     inquiries: list[Inquiry], payment: Payment | None = None, *, now: datetime = NOW, **more: Any
 ) -> bool:
     evidence = evidence_of(*inquiries, **more)
-    return no_result_is_confirmed(payment or a_sent(Kind.DEPOSIT), evidence, now, TIMES)
+    return no_result_is_confirmed(payment or a_due_payment(Kind.DEPOSIT), evidence, now, TIMES)
 
 
 SILENT = (V.NO_RESULT, V.NO_RESULT, V.NO_RESULT)
@@ -177,35 +165,29 @@ def test_a_deposit_fails_for_silence_after_three_answers_without_a_result_or_fiv
 
 
 def test_only_inquiries_after_the_window_count_as_silence() -> None:
-    assert is_confirmed(answers(*SILENT, start=WINDOW_ENDS))
-    assert not is_confirmed(answers(*SILENT, start=WINDOW_ENDS - INSTANT))
-    assert is_confirmed(answers(V.NO_RESULT, *SILENT, start=WINDOW_ENDS - INSTANT))
-
-
-def test_a_vague_answer_within_the_window_does_not_raise_the_number_of_answers() -> None:
-    assert is_confirmed(answers(V.VAGUE, *SILENT, start=WINDOW_ENDS - INSTANT))
+    early = WINDOW_ENDS - INSTANT
+    assert not is_confirmed(answers(*SILENT, start=early))
+    assert is_confirmed(answers(V.NO_RESULT, *SILENT, start=early))
+    # A vague answer within the window does not raise the number of answers.
+    assert is_confirmed(answers(V.VAGUE, *SILENT, start=early))
+    # The clock that times the inquiries may differ from the one that ends the window.
+    assert not is_confirmed(answers(*SILENT), now=early)
 
 
 def test_inquiries_shortly_after_each_other_count_as_one() -> None:
-    assert is_confirmed(answers(*SILENT, gap=FIRST_AFTER))
     assert not is_confirmed(answers(*SILENT, gap=FIRST_AFTER - INSTANT))
     assert not is_confirmed(answers(*[V.NO_RESULT] * 50, gap=INSTANT))
 
 
 def test_inquiries_are_ordered_by_time_and_not_by_number() -> None:
-    late, early, middle = answers(*SILENT)
-    shuffled = [
-        replace(late, asked_at=WINDOW_ENDS + 2 * FIRST_AFTER),
-        replace(early, asked_at=WINDOW_ENDS),
-        replace(middle, asked_at=WINDOW_ENDS + FIRST_AFTER),
-    ]
-    assert is_confirmed(shuffled)
+    first, second, third = answers(*SILENT)
+    assert is_confirmed([third, first, second])
 
 
 def test_a_stored_message_that_claims_success_holds_the_deposit_open() -> None:
     assert not is_confirmed(answers(*SILENT), claims_success=True)
     assert is_confirmed(answers(*SILENT), has_message=True)
-    without_id = a_sent(Kind.DEPOSIT, has_id=False)
+    without_id = a_due_payment(Kind.DEPOSIT, attempts=WITHOUT_ID)
     assert not is_confirmed([], without_id, claims_success=True)
 
 
@@ -214,13 +196,8 @@ def test_a_deposit_without_a_possible_inquiry_fails_when_its_window_ends(
     early: timedelta, expected: bool
 ) -> None:
     """Only its callback could report a result, and it did not come."""
-    without_id = a_sent(Kind.DEPOSIT, Stage.IN_DOUBT, has_id=False)
+    without_id = a_due_payment(Kind.DEPOSIT, attempts=WITHOUT_ID)
     assert is_confirmed([], without_id, now=WINDOW_ENDS - early) is expected
-
-
-def test_no_answer_ends_a_deposit_before_its_window_does() -> None:
-    """The clock that times the inquiries may differ, and the window still counts."""
-    assert not is_confirmed(answers(*SILENT), now=WINDOW_ENDS - INSTANT)
 
 
 @for_each("stage", Stage)
@@ -228,37 +205,8 @@ def test_no_answer_ends_a_deposit_before_its_window_does() -> None:
 def test_only_a_deposit_that_awaits_its_result_or_is_in_doubt_fails_for_silence(
     kind: Kind, stage: Stage
 ) -> None:
-    expected = kind is Kind.DEPOSIT and stage in (Stage.AWAITING_RESULT, Stage.IN_DOUBT)
-    assert is_confirmed(answers(*SILENT), a_sent(kind, stage)) is expected
-
-
-# --- confirmed failures ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("inquiries", "expected"),
-    [
-        ([], False),
-        ([an_inquiry(1, V.FAILED, code="1032")], False),
-        ([an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2, V.FAILED, code="1032")], True),
-        ([an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2, V.FAILED, code="1037")], False),
-        ([an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2, V.NO_RESULT, code="1032")], False),
-        # with another outcome between
-        ([an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2, V.FAILED, code="1"),
-          an_inquiry(3, V.FAILED, code="1032")], True),
-    ],
-)  # fmt: skip
-def test_a_failure_known_only_from_queries_needs_two_that_agree(
-    inquiries: list[Inquiry], expected: bool
-) -> None:
-    assert is_failure_confirmed(a_payment(), evidence_of(*inquiries), "1032") is expected
-
-
-def test_one_inquiry_answered_twice_does_not_agree_with_itself() -> None:
-    evidence = (
-        evidence_of(an_inquiry(1)).with_answer(1, V.FAILED, "1032").with_answer(1, V.FAILED, "1032")
-    )
-    assert not is_failure_confirmed(a_payment(), evidence, "1032")
+    expected = kind is Kind.DEPOSIT and stage in OPEN
+    assert is_confirmed(answers(*SILENT), a_due_payment(kind, stage)) is expected
 
 
 # --- a person -------------------------------------------------------------------------------------
@@ -269,11 +217,16 @@ def unanswered(times: int) -> list[Inquiry]:
 
 
 @for_each("kind", Kind)
-@for_each(("times", "expected"), [(0, False), (9, False), (10, True), (50, True)])
-def test_a_payment_needs_a_person_after_ten_inquiries_without_an_end(
-    kind: Kind, times: int, expected: bool
+@for_each("stage", Stage)
+@for_each("times", [0, 9, 10, 50])
+@for_each("needs_review", [False, True])
+def test_an_open_payment_needs_a_person_after_ten_inquiries_without_an_end(
+    needs_review: bool, times: int, stage: Stage, kind: Kind
 ) -> None:
-    assert needs_a_person(a_sent(kind), evidence_of(*unanswered(times)), NOW, TIMES) is expected
+    """Unless it is flagged already."""
+    payment = a_due_payment(kind, stage, needs_review=needs_review)
+    expected = stage in OPEN and times >= 10 and not needs_review
+    assert needs_a_person(payment, evidence_of(*unanswered(times)), NOW, TIMES) is expected
 
 
 @pytest.mark.parametrize("kind", [Kind.DEPOSIT, Kind.BILL_PAYMENT])
@@ -281,32 +234,17 @@ def test_a_payment_needs_a_person_after_ten_inquiries_without_an_end(
 def test_a_payment_without_a_possible_inquiry_needs_a_person_when_its_callback_is_overdue(
     kind: Kind, early: timedelta, expected: bool
 ) -> None:
-    payment = a_sent(kind, Stage.IN_DOUBT, has_id=False)
-    assert (
-        needs_a_person(payment, evidence_of(), SENT_AT + TIMES.inquiry_interval_max - early, TIMES)
-        is expected
-    )
-
-
-@pytest.mark.parametrize("stage", Stage)
-def test_only_an_unflagged_payment_that_awaits_its_result_or_is_in_doubt_needs_a_person(
-    stage: Stage,
-) -> None:
-    evidence = evidence_of(*unanswered(10))
-    expected = stage in (Stage.AWAITING_RESULT, Stage.IN_DOUBT)
-    assert needs_a_person(a_sent(Kind.WITHDRAWAL, stage), evidence, NOW, TIMES) is expected
-    assert not needs_a_person(
-        a_sent(Kind.WITHDRAWAL, stage, needs_review=True), evidence, NOW, TIMES
-    )
+    payment = a_due_payment(kind, attempts=WITHOUT_ID)
+    now = SENT_AT + TIMES.inquiry_interval_max - early
+    assert needs_a_person(payment, evidence_of(), now, TIMES) is expected
 
 
 # --- later inquiries ------------------------------------------------------------------------------
 
-SILENCE = Failure(FailureReason.NO_RESULT_CONFIRMED, safe_to_retry=False)
-MINUTES = timedelta(minutes=1)
+MINUTE = timedelta(minutes=1)
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("since", "next_at"),
     [
         (0, 10),
@@ -324,28 +262,27 @@ def test_a_deposit_that_failed_for_silence_gets_four_more_inquiries_within_a_day
     since: float, next_at: float | None
 ) -> None:
     """After 10 min, 1 h, 6 h and 24 h: M-PESA has been late before."""
-    payment = a_sent(Kind.DEPOSIT, Stage.FAILED, failure=SILENCE, finalized_at=SENT_AT)
-    expected = None if next_at is None else SENT_AT + MINUTES * next_at
-    assert next_inquiry_after_silence_at(payment, SENT_AT + MINUTES * since) == expected
+    payment = a_due_payment(Kind.DEPOSIT, Stage.FAILED, failure=SILENCE, finalized_at=SENT_AT)
+    expected = None if next_at is None else SENT_AT + MINUTE * next_at
+    assert next_inquiry_after_silence_at(payment, SENT_AT + MINUTE * since) == expected
 
 
 def test_a_deposit_that_fails_for_silence_now_gets_an_inquiry_in_ten_minutes() -> None:
-    payment = a_sent(Kind.DEPOSIT, Stage.FAILED, failure=SILENCE, finalized_at=None)
-    assert next_inquiry_after_silence_at(payment, NOW) == NOW + 10 * MINUTES
+    payment = a_due_payment(Kind.DEPOSIT, Stage.FAILED, failure=SILENCE, finalized_at=None)
+    assert next_inquiry_after_silence_at(payment, NOW) == NOW + 10 * MINUTE
 
 
-@for_each("reason", [reason for reason in FailureReason if reason is not SILENCE.reason])
-def test_a_failure_that_daraja_reported_gets_no_further_inquiry(reason: FailureReason) -> None:
-    payment = a_sent(Kind.DEPOSIT, Stage.FAILED, failure=Failure(reason, False), finalized_at=NOW)
+@for_each(
+    "fields",
+    [
+        *({"failure": Failure(one, False)} for one in FailureReason if one is not SILENCE.reason),
+        {"stage": Stage.SUCCEEDED, "failure": None},
+        {"attempts": WITHOUT_ID},
+    ],
+)
+def test_a_reported_failure_a_success_and_a_payment_without_an_id_get_no_further_inquiry(
+    fields: dict[str, Any],
+) -> None:
+    silent = {"stage": Stage.FAILED, "failure": SILENCE, "finalized_at": NOW}
+    payment = a_due_payment(Kind.DEPOSIT, **{**silent, **fields})
     assert next_inquiry_after_silence_at(payment, NOW) is None
-
-
-def test_a_success_or_a_payment_without_a_possible_inquiry_gets_no_further_inquiry() -> None:
-    without_id = a_sent(Kind.DEPOSIT, Stage.FAILED, has_id=False, failure=SILENCE, finalized_at=NOW)
-    assert next_inquiry_after_silence_at(without_id, NOW) is None
-    assert next_inquiry_after_silence_at(a_sent(Kind.DEPOSIT, Stage.SUCCEEDED), NOW) is None
-
-
-def test_an_attempt_without_stored_times_counts_from_the_payment_s_creation() -> None:
-    payment = a_payment(stage=Stage.IN_DOUBT, attempts=(an_attempt(Outcome.UNKNOWN),))
-    assert last_sent_at(payment, TIMES) == payment.created_at

@@ -1,22 +1,24 @@
-"""The answer to an inquiry: it counts once, and the decision uses all evidence of the payment."""
+"""The answer to an inquiry: it counts once, and the decision uses all evidence of the payment.
+
+STK query answers at once. Transaction Status answers by a callback to the inquiry's own address.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from domain.changes import Decided, HistoryEntry, Reads
+from domain.attempts import IdKind
+from domain.changes import Decided, Disposition, HistoryEntry, Reads
 from domain.events import EventType
 from domain.evidence import Inquiry, InquiryOutcome
-from domain.failures import Failure, FailureReason
-from domain.kinds import Kind
+from domain.kinds import Kind, kinds_that
 from domain.lifecycle.inquiry_changes import inquiry_answer_change
 from domain.payment import Payment
-from domain.report import Report, ReportedOutcome
+from domain.report import Report
 from domain.stages import Stage
 from tests.builders import (
     A_FAILURE,
@@ -24,231 +26,162 @@ from tests.builders import (
     PAYMENT_ID,
     RECEIPT,
     TIMES,
-    a_context,
     a_due_payment,
-    a_report,
     a_send,
     an_inquiry,
-    evidence_of,
 )
 from tests.decisions import answer_of, detail_of, entry_of, event_of, payment_of
+from tests.unit.deciding import (
+    ANSWERED_FAILED,
+    OWN_ID,
+    QUERY_PAID,
+    SILENCE,
+    STATUS_PAID,
+    an_undecided_answer,
+    decide_callback,
+    decide_inquiry_answer,
+)
 
-V, S = InquiryOutcome, Stage
-SECOND = timedelta(seconds=1)
+S, V = Stage, InquiryOutcome
 SENT_AT = NOW - timedelta(minutes=20)
 OPEN = (S.AWAITING_RESULT, S.IN_DOUBT)
-SILENCE = Failure(FailureReason.NO_RESULT_CONFIRMED, safe_to_retry=False)
+PAYOUTS = kinds_that(lambda rules: rules.moves_money_out)
+WITHOUT_RESULT = (V.UNDER_WAY, V.NOT_FOUND, V.NO_RESULT, V.VAGUE, V.NO_ANSWER)
+ANSWERS = {
+    V.PAID: STATUS_PAID,
+    V.FAILED: ANSWERED_FAILED,
+    **{outcome: an_undecided_answer(outcome) for outcome in WITHOUT_RESULT},
+}
+# Inquiry 1 was answered "failed", and inquiry 2 is not answered yet.
+FAILED_ONCE = (an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2))
 
 
-def an_answer(outcome: InquiryOutcome, *, code: str | None = None, **overrides: Any) -> Report:
-    """The report of an answer with this outcome."""
-    match outcome:
-        case V.PAID:
-            return a_report(
-                code=code or "0",
-                inquiry_outcome=outcome,
-                **{"has_amount": False, "amount": None, "receipt": None, **overrides},
-            )
-        case V.FAILED:
-            failure = Failure(A_FAILURE.reason, A_FAILURE.safe_to_retry, code or "1032")
-            return a_report(
-                ReportedOutcome.FAILURE,
-                code=code or "1032",
-                failure=failure,
-                inquiry_outcome=outcome,
-                **overrides,
-            )
-        case _:
-            return a_report(
-                ReportedOutcome.UNDECIDED, code=code or "4999", inquiry_outcome=outcome, **overrides
-            )
-
-
-def decide_answer(
-    payment: Payment, report: Report | None, *inquiries: Inquiry, number: int = 1, **evidence: Any
-) -> Decided:
-    change = inquiry_answer_change(PAYMENT_ID, number, report, (), TIMES)
-    return change.decide(payment, a_context(evidence=evidence_of(*inquiries, **evidence)))
+def decide_answer(payment: Payment, report: Report, *inquiries: Inquiry) -> Decided:
+    """Decides about the answer to the newest inquiry, by the way of its kind."""
+    number = inquiries[-1].number
+    if payment.kind is Kind.DEPOSIT:
+        return decide_inquiry_answer(payment, report, *inquiries, number=number)
+    return decide_callback(payment, report, *inquiries, operation=f"status-{number}")
 
 
 def test_an_answer_that_comes_by_callback_changes_nothing_yet() -> None:
     payment = a_due_payment()
-    assert decide_answer(payment, None, an_inquiry(1)) == Decided(payment=payment)
+    assert decide_inquiry_answer(payment, None, an_inquiry(1)) == Decided(payment=payment)
 
 
 def test_an_answer_about_an_unknown_payment_changes_nothing() -> None:
-    change = inquiry_answer_change(PAYMENT_ID, 1, an_answer(V.PAID), (), TIMES)
-    assert change.decide(None, a_context()) == Decided(payment=None)
+    assert decide_inquiry_answer(None, QUERY_PAID) == Decided(payment=None)
 
 
+def test_an_answer_looks_up_the_payments_with_its_ids_and_receipt() -> None:
+    ids = frozenset({(IdKind.CHECKOUT_REQUEST, "ws_CO_1")})
+    report = replace(QUERY_PAID, ids=ids, receipt=RECEIPT)
+    change = inquiry_answer_change(PAYMENT_ID, 1, report, (), TIMES)
+    assert (change.ids, change.receipt, change.reads) == (ids, RECEIPT, Reads.EVIDENCE)
+    assert inquiry_answer_change(PAYMENT_ID, 1, None, (), TIMES).ids == frozenset()
+
+
+@pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("outcome", InquiryOutcome)
-def test_an_answer_is_recorded_once_with_its_code(outcome: InquiryOutcome) -> None:
-    payment = a_due_payment(Kind.DEPOSIT)
-    answer = an_answer(outcome)
-    first = decide_answer(payment, answer, an_inquiry(1))
-    assert answer_of(first) == Inquiry(1, NOW, outcome, answer.code)
-    again = decide_answer(payment, answer, an_inquiry(1, V.VAGUE))
-    assert answer_of(again) is None
-    assert answer_of(decide_answer(payment, answer, an_inquiry(1), number=2)) is None
+def test_only_the_first_answer_to_a_stored_inquiry_counts(
+    outcome: InquiryOutcome, kind: Kind
+) -> None:
+    payment, answer = a_due_payment(kind), ANSWERS[outcome]
+    stored = Inquiry(1, NOW, outcome, answer.code)
+    assert answer_of(decide_answer(payment, answer, an_inquiry(1))) == stored
+    assert answer_of(decide_answer(payment, answer, an_inquiry(1, V.VAGUE))) is None
+    assert answer_of(decide_inquiry_answer(payment, answer, an_inquiry(1), number=2)) is None
+    assert answer_of(decide_callback(payment, answer, operation="status-2")) is None
 
 
-def test_an_answer_without_a_result_changes_neither_the_payment_nor_its_due_time() -> None:
-    payment = a_due_payment(Kind.DEPOSIT, next_step_at=NOW + 30 * SECOND)
-    for outcome in (V.UNDER_WAY, V.NOT_FOUND, V.NO_RESULT, V.VAGUE, V.NO_ANSWER):
-        decision = decide_answer(payment, an_answer(outcome), an_inquiry(1))
-        assert (decision.payment, entry_of(decision), event_of(decision)) == (payment, None, None)
-        assert not decision.is_message_flagged
+def test_the_result_in_a_second_answer_to_an_inquiry_is_still_used() -> None:
+    """The service believes it because of its address. Only the first answer is counted."""
+    decision = decide_answer(a_due_payment(), STATUS_PAID, an_inquiry(1, V.NO_ANSWER))
+    assert payment_of(decision).stage is S.SUCCEEDED
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("outcome", WITHOUT_RESULT)
+def test_an_answer_without_a_result_changes_neither_the_payment_nor_its_due_time(
+    outcome: InquiryOutcome, kind: Kind
+) -> None:
+    """The next inquiry keeps its due time, because an answer does not bring it forward."""
+    payment = a_due_payment(kind, next_step_at=NOW + timedelta(minutes=2))
+    decision = decide_answer(payment, ANSWERS[outcome], an_inquiry(1))
+    assert (decision.payment, entry_of(decision), event_of(decision)) == (payment, None, None)
+    assert decision.disposition is Disposition.INQUIRY_ANSWERED
+    assert not decision.is_message_flagged
 
 
 @pytest.mark.parametrize("stage", OPEN)
 def test_a_query_with_code_zero_is_a_success_without_a_receipt(stage: Stage) -> None:
-    decision = decide_answer(a_due_payment(Kind.DEPOSIT, stage), an_answer(V.PAID), an_inquiry(1))
+    decision = decide_answer(a_due_payment(Kind.DEPOSIT, stage), QUERY_PAID, an_inquiry(1))
     after = payment_of(decision)
     assert (after.stage, after.receipt, after.needs_review) == (S.SUCCEEDED, None, False)
-    assert (event_of(decision), detail_of(decision)) == (
-        EventType.SUCCEEDED,
-        {"provider_code": "0", "by": "inquiry"},
-    )
+    assert event_of(decision) is EventType.SUCCEEDED
+    assert detail_of(decision) == {"provider_code": "0", "by": "inquiry"}
 
 
-@pytest.mark.parametrize("kind", [Kind.WITHDRAWAL, Kind.BILL_PAYMENT])
-def test_the_answer_about_a_completed_payout_adds_its_receipt(kind: Kind) -> None:
-    answer = an_answer(
-        V.PAID, code="Completed", receipt=RECEIPT, has_amount=True, amount=Decimal("250.00")
-    )
-    after = payment_of(decide_answer(a_due_payment(kind), answer, an_inquiry(1)))
-    assert (after.stage, after.receipt) == (S.SUCCEEDED, RECEIPT)
+@pytest.mark.parametrize("kind", PAYOUTS)
+def test_a_payout_ends_at_once_by_the_answer_of_transaction_status(kind: Kind) -> None:
+    """A success has the receipt of the answer."""
+    paid = decide_answer(a_due_payment(kind), STATUS_PAID, an_inquiry(1))
+    assert (payment_of(paid).stage, payment_of(paid).receipt) == (S.SUCCEEDED, RECEIPT)
+    assert (event_of(paid), paid.disposition) == (EventType.SUCCEEDED, Disposition.FINALIZED)
+    failed = decide_answer(a_due_payment(kind), ANSWERED_FAILED, an_inquiry(1))
+    assert (payment_of(failed).stage, event_of(failed)) == (S.FAILED, EventType.FAILED)
 
 
-def test_a_deposit_fails_by_query_only_if_a_second_query_agrees() -> None:
-    payment = a_due_payment(Kind.DEPOSIT)
-    first = decide_answer(payment, an_answer(V.FAILED), an_inquiry(1))
-    assert (first.payment, event_of(first), first.disposition) == (payment, None, "not_agreed_yet")
-    assert answer_of(first) is not None
-    second = decide_answer(
-        payment, an_answer(V.FAILED), an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2), number=2
-    )
-    assert (payment_of(second).stage, event_of(second)) == (S.FAILED, EventType.FAILED)
-    assert payment_of(second).failure == A_FAILURE
-
-
-def test_two_queries_that_report_different_failures_do_not_agree() -> None:
-    payment = a_due_payment(Kind.DEPOSIT)
-    earlier = an_inquiry(1, V.FAILED, code="1037")
-    decision = decide_answer(payment, an_answer(V.FAILED), earlier, an_inquiry(2), number=2)
-    assert decision.payment == payment
-
-
-def test_one_query_answered_twice_does_not_agree_with_itself() -> None:
-    payment = a_due_payment(Kind.DEPOSIT)
-    again = decide_answer(payment, an_answer(V.FAILED), an_inquiry(1, V.FAILED, code="1032"))
-    assert (again.payment, answer_of(again)) == (payment, None)
-
-
-@pytest.mark.parametrize("kind", [Kind.WITHDRAWAL, Kind.BILL_PAYMENT])
-def test_a_payout_fails_at_once_if_transaction_status_reports_a_failure(kind: Kind) -> None:
-    decision = decide_answer(a_due_payment(kind), an_answer(V.FAILED, code="Failed"), an_inquiry(1))
-    assert (payment_of(decision).stage, event_of(decision)) == (S.FAILED, EventType.FAILED)
-
-
-def test_a_failure_of_one_send_keeps_the_due_time_of_inquiries_about_the_others() -> None:
-    attempts = (a_send(at=SENT_AT), a_send(number=2, at=SENT_AT))
-    payment = a_due_payment(attempts=attempts, next_step_at=NOW + 60 * SECOND)
-    decision = decide_answer(payment, an_answer(V.FAILED, code="Failed"), an_inquiry(1))
-    assert (payment_of(decision).stage, payment_of(decision).next_step_at) == (
-        S.IN_DOUBT,
-        payment.next_step_at,
-    )
-
-
-def test_a_failure_that_a_query_reports_after_a_success_is_a_contradiction() -> None:
-    """STK query has reported failures of payments whose callback had code 0 (daraja.md §3)."""
-    payment = a_due_payment(Kind.DEPOSIT, S.SUCCEEDED)
-    decision = decide_answer(
-        payment, an_answer(V.FAILED), an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2), number=2
-    )
-    assert (decision.payment, event_of(decision)) == (replace(payment, needs_review=True), None)
-    assert answer_of(decision) is not None
-
-
-def test_a_success_that_a_later_inquiry_finds_is_a_correction() -> None:
-    payment = a_due_payment(Kind.DEPOSIT, S.FAILED, failure=SILENCE)
-    decision = decide_answer(payment, an_answer(V.PAID), an_inquiry(1))
-    after = payment_of(decision)
-    assert (after.stage, after.failure, after.needs_review) == (S.SUCCEEDED, None, True)
-    assert (event_of(decision), decision.is_message_flagged) == (EventType.CORRECTED, True)
-
-
-def test_a_later_inquiry_without_a_success_keeps_the_failure() -> None:
-    payment = a_due_payment(Kind.DEPOSIT, S.FAILED, failure=SILENCE)
-    for outcome in (V.FAILED, V.NO_RESULT, V.VAGUE):
-        decision = decide_answer(
-            payment,
-            an_answer(outcome),
-            an_inquiry(1, V.FAILED, code="1032"),
-            an_inquiry(2),
-            number=2,
-        )
-        assert (payment_of(decision).failure, event_of(decision)) == (SILENCE, None)
-
-
-def silent_answers(count: int) -> list[Inquiry]:
-    start = SENT_AT + TIMES.result_window
-    return [
-        an_inquiry(n, V.NO_RESULT, at=start + n * TIMES.inquiry_first_after)
-        for n in range(1, count + 1)
-    ]
-
-
-@pytest.mark.parametrize("stage", OPEN)
-def test_the_answer_that_completes_the_silence_fails_the_deposit(stage: Stage) -> None:
-    payment = a_due_payment(Kind.DEPOSIT, stage)
-    last = an_inquiry(3, at=SENT_AT + TIMES.result_window + 3 * TIMES.inquiry_first_after)
-    decision = decide_answer(payment, an_answer(V.NO_RESULT), *silent_answers(2), last, number=3)
-    after = payment_of(decision)
-    assert (after.stage, after.failure) == (S.FAILED, SILENCE)
-    assert (entry_of(decision), event_of(decision)) == (
-        HistoryEntry.NO_RESULT_CONFIRMED,
-        EventType.FAILED,
-    )
-    assert answer_of(decision) == Inquiry(3, NOW, V.NO_RESULT, "4999")
-
-
-@pytest.mark.parametrize("outcome", [V.PAID, V.FAILED, V.NO_ANSWER])
-def test_an_answer_that_is_not_silence_does_not_complete_the_silence(
-    outcome: InquiryOutcome,
+@pytest.mark.parametrize(
+    ("inquiries", "is_agreed"),
+    [
+        ((an_inquiry(1),), False),
+        (FAILED_ONCE, True),
+        ((an_inquiry(1, V.FAILED, code="1037"), an_inquiry(2)), False),
+        ((an_inquiry(1, V.NO_RESULT, code="1032"), an_inquiry(2)), False),
+        # with another outcome between
+        ((FAILED_ONCE[0], an_inquiry(2, V.FAILED, code="1"), an_inquiry(3)), True),
+        # one inquiry answered twice does not agree with itself
+        ((FAILED_ONCE[0],), False),
+    ],
+)
+def test_a_deposit_fails_by_query_only_if_a_second_query_agrees(
+    inquiries: tuple[Inquiry, ...], is_agreed: bool
 ) -> None:
     payment = a_due_payment(Kind.DEPOSIT)
-    last = an_inquiry(3, at=SENT_AT + TIMES.result_window + 3 * TIMES.inquiry_first_after)
-    decision = decide_answer(payment, an_answer(outcome), *silent_answers(2), last, number=3)
-    assert entry_of(decision) != HistoryEntry.NO_RESULT_CONFIRMED
+    decision = decide_answer(payment, ANSWERED_FAILED, *inquiries)
+    if is_agreed:
+        assert (payment_of(decision).failure, event_of(decision)) == (A_FAILURE, EventType.FAILED)
+    else:
+        assert (decision.payment, event_of(decision)) == (payment, None)
+        assert decision.disposition is Disposition.NOT_AGREED_YET
 
 
-def test_a_result_outranks_the_silence_before_it() -> None:
-    payment = a_due_payment(Kind.DEPOSIT)
-    paid = decide_answer(payment, an_answer(V.PAID), *silent_answers(3), an_inquiry(4), number=4)
-    assert payment_of(paid).stage is S.SUCCEEDED
-    agreeing = (an_inquiry(4, V.FAILED, code="1032"), an_inquiry(5))
-    failed = decide_answer(payment, an_answer(V.FAILED), *silent_answers(3), *agreeing, number=5)
-    assert payment_of(failed).failure == A_FAILURE
+@pytest.mark.parametrize(
+    ("ids", "stage"), [(frozenset(), S.IN_DOUBT), (frozenset({OWN_ID}), S.FAILED)]
+)
+def test_a_failure_is_about_all_sends_only_if_it_names_the_payment_s_own_id(
+    ids: Any, stage: Stage
+) -> None:
+    """Otherwise the inquiries about the other sends keep their due time."""
+    attempts = (a_send(at=SENT_AT), a_send(number=2, at=SENT_AT))
+    payment = a_due_payment(attempts=attempts, next_step_at=NOW + timedelta(minutes=1))
+    after = payment_of(decide_answer(payment, replace(ANSWERED_FAILED, ids=ids), an_inquiry(1)))
+    assert after.stage is stage
+    if stage is S.IN_DOUBT:
+        assert after.next_step_at == payment.next_step_at
 
 
-def test_silence_does_not_fail_a_deposit_while_a_stored_message_claims_success() -> None:
-    payment = a_due_payment(Kind.DEPOSIT)
-    last = an_inquiry(4, at=NOW)
-    decision = decide_answer(
-        payment, an_answer(V.NO_RESULT), *silent_answers(3), last, number=4, claims_success=True
-    )
-    assert decision.payment == payment
-
-
-def test_an_answer_looks_up_the_payments_with_its_ids_and_receipt() -> None:
-    ids = frozenset({("checkout_request_id", "ws_CO_1")})
-    change = inquiry_answer_change(
-        PAYMENT_ID, 1, an_answer(V.PAID, ids=ids, receipt=RECEIPT), (), TIMES
-    )
-    assert (change.ids, change.receipt, change.reads) == (ids, RECEIPT, Reads.EVIDENCE)
-    assert inquiry_answer_change(PAYMENT_ID, 1, None, (), TIMES).ids == frozenset()
+@pytest.mark.parametrize(("kind", "code"), [(Kind.DEPOSIT, "1032"), (Kind.WITHDRAWAL, "Reversed")])
+def test_a_failure_that_an_answer_reports_after_a_success_is_a_contradiction(
+    kind: Kind, code: str
+) -> None:
+    """STK query has reported failures of payments whose callback had code 0 (daraja.md §3)."""
+    payment = a_due_payment(kind, S.SUCCEEDED)
+    decision = decide_answer(payment, replace(ANSWERED_FAILED, code=code), *FAILED_ONCE)
+    assert (decision.payment, event_of(decision)) == (replace(payment, needs_review=True), None)
+    assert decision.disposition is Disposition.CONTRADICTION
+    assert answer_of(decision) is not None
 
 
 def test_queries_do_not_fail_a_deposit_whose_stored_callback_claims_success() -> None:
@@ -257,6 +190,70 @@ def test_queries_do_not_fail_a_deposit_whose_stored_callback_claims_success() ->
     If the callback has no receipt, the payment waits for a person.
     """
     payment = a_due_payment(Kind.DEPOSIT, needs_review=True)
-    earlier = (an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2))
-    decision = decide_answer(payment, an_answer(V.FAILED), *earlier, number=2, claims_success=True)
+    decision = decide_inquiry_answer(
+        payment, ANSWERED_FAILED, *FAILED_ONCE, number=2, claims_success=True
+    )
     assert (decision.payment, event_of(decision)) == (payment, None)
+
+
+def test_a_success_that_a_later_inquiry_finds_is_a_correction() -> None:
+    payment = a_due_payment(Kind.DEPOSIT, S.FAILED, failure=SILENCE)
+    decision = decide_answer(payment, QUERY_PAID, an_inquiry(1))
+    after = payment_of(decision)
+    assert (after.stage, after.failure, after.needs_review) == (S.SUCCEEDED, None, True)
+    assert (event_of(decision), decision.is_message_flagged) == (EventType.CORRECTED, True)
+
+
+@pytest.mark.parametrize("outcome", [V.FAILED, V.NO_RESULT, V.VAGUE])
+def test_a_later_inquiry_without_a_success_keeps_the_failure(outcome: InquiryOutcome) -> None:
+    payment = a_due_payment(Kind.DEPOSIT, S.FAILED, failure=SILENCE)
+    decision = decide_answer(payment, ANSWERS[outcome], *FAILED_ONCE)
+    assert (payment_of(decision).failure, event_of(decision)) == (SILENCE, None)
+
+
+# --- silence --------------------------------------------------------------------------------------
+
+
+def silent_answers(count: int) -> list[Inquiry]:
+    """Inquiries after the window that were answered without a result, and the next inquiry."""
+    start, step = SENT_AT + TIMES.result_window, TIMES.inquiry_first_after
+    answered = [an_inquiry(n, V.NO_RESULT, at=start + n * step) for n in range(1, count + 1)]
+    return [*answered, an_inquiry(count + 1, at=start + (count + 1) * step)]
+
+
+@pytest.mark.parametrize("stage", OPEN)
+def test_the_answer_that_completes_the_silence_fails_the_deposit(stage: Stage) -> None:
+    payment = a_due_payment(Kind.DEPOSIT, stage)
+    decision = decide_answer(payment, ANSWERS[V.NO_RESULT], *silent_answers(2))
+    after = payment_of(decision)
+    assert (after.stage, after.failure) == (S.FAILED, SILENCE)
+    assert entry_of(decision) is HistoryEntry.NO_RESULT_CONFIRMED
+    assert event_of(decision) is EventType.FAILED
+    assert answer_of(decision) == Inquiry(3, NOW, V.NO_RESULT, "4999")
+
+
+@pytest.mark.parametrize("outcome", [V.PAID, V.FAILED, V.NO_ANSWER])
+def test_an_answer_that_is_not_silence_does_not_complete_the_silence(
+    outcome: InquiryOutcome,
+) -> None:
+    payment = a_due_payment(Kind.DEPOSIT)
+    decision = decide_answer(payment, ANSWERS[outcome], *silent_answers(2))
+    assert entry_of(decision) != HistoryEntry.NO_RESULT_CONFIRMED
+
+
+def test_a_result_outranks_the_silence_before_it() -> None:
+    payment = a_due_payment(Kind.DEPOSIT)
+    paid = decide_answer(payment, QUERY_PAID, *silent_answers(3))
+    assert payment_of(paid).stage is S.SUCCEEDED
+    *silent, last = silent_answers(4)
+    agreeing = replace(silent.pop(), outcome=V.FAILED, code="1032")
+    failed = decide_answer(payment, ANSWERED_FAILED, *silent, agreeing, last)
+    assert payment_of(failed).failure == A_FAILURE
+
+
+def test_silence_does_not_fail_a_deposit_while_a_stored_message_claims_success() -> None:
+    payment, answer = a_due_payment(Kind.DEPOSIT), ANSWERS[V.NO_RESULT]
+    decision = decide_inquiry_answer(
+        payment, answer, *silent_answers(3), number=4, claims_success=True
+    )
+    assert decision.payment == payment

@@ -12,30 +12,16 @@ from domain.changes import Decided, HistoryEntry
 from domain.errors import ProviderError, Unreachable
 from domain.failures import Failure, FailureReason
 from domain.kinds import RULES, Kind
-from domain.lifecycle.record_answer import answer_change
 from domain.payment import Payment
 from domain.stages import Stage
-from tests.builders import (
-    ACCOUNTS,
-    AN_ACCOUNT,
-    NOW,
-    PAYMENT_ID,
-    TIMES,
-    a_context,
-    a_payment,
-    an_attempt,
-    an_attempt_id,
-    an_open_attempt,
-)
+from tests.builders import AN_ACCOUNT, NOW, a_payment, an_attempt, an_attempt_id
 from tests.case_tables import for_each
 from tests.decisions import entry_of, payment_of
-from tests.unit.answers_to_sends import ACKNOWLEDGED, ANSWERS, UNKNOWN, decide_answer
+from tests.unit.deciding import ACKNOWLEDGED, ANSWERS, UNKNOWN, decide_send_answer
 
 IDS = frozenset({("conversation_id", "AG_1"), ("originator_conversation_id", "9d20-1")})
-MAY_HAVE_ACTED = [
-    (error, outcome) for error, name, outcome in ANSWERS if not outcome.is_accounted_for
-]
-DID_NOT_ACT = [error for error, name, outcome in ANSWERS if outcome.is_accounted_for]
+MAY_HAVE_ACTED = [(error, outcome) for error, _, outcome in ANSWERS if not outcome.is_accounted_for]
+DID_NOT_ACT = [error for error, _, outcome in ANSWERS if outcome.is_accounted_for]
 
 
 def payment_without_claim(
@@ -54,20 +40,14 @@ def test_an_answer_without_its_claim_is_evidence_of_a_send(
     kind: Kind, error: ProviderError | None, outcome: Outcome
 ) -> None:
     """The payment is in doubt and gets an inquiry. The attempt has its account and its ids."""
-    decision = decide_answer(payment_without_claim(kind, Stage.ACCEPTED), error, ids=IDS)
+    decision = decide_send_answer(payment_without_claim(kind, Stage.ACCEPTED), error, ids=IDS)
     after = payment_of(decision)
-    assert (after.stage, after.next_step_at, after.needs_review) == (
-        Stage.IN_DOUBT,
-        NOW + timedelta(seconds=30),
-        False,
-    )
+    assert (after.stage, after.needs_review) == (Stage.IN_DOUBT, False)
+    assert after.next_step_at == NOW + timedelta(seconds=30)
     [attempt] = after.attempts
     assert (attempt.id, attempt.outcome, attempt.account) == (an_attempt_id(), outcome, AN_ACCOUNT)
-    assert (entry_of(decision), decision.ids, decision.attempt_id) == (
-        HistoryEntry.CLAIM_LOST,
-        IDS,
-        an_attempt_id(),
-    )
+    assert entry_of(decision) is HistoryEntry.CLAIM_LOST
+    assert (decision.ids, decision.attempt_id) == (IDS, an_attempt_id())
 
 
 @for_each("stage", [stage for stage in Stage if stage is not Stage.SUBMITTING])
@@ -77,7 +57,7 @@ def test_an_answer_that_proves_no_effect_and_has_no_claim_changes_nothing(
 ) -> None:
     """The claim was never committed: the usual case of a COMMIT with an unknown outcome."""
     payment = a_payment(stage=stage, attempts=())
-    assert decide_answer(payment, error) == Decided(payment=payment)
+    assert decide_send_answer(payment, error) == Decided(payment=payment)
 
 
 @for_each("kind", Kind)
@@ -98,13 +78,9 @@ def test_an_acknowledgement_without_its_claim_beside_another_send_needs_a_person
     For the other kinds both sends may have acted.
     """
     payment = payment_without_claim(kind, stage, outcome)
-    after = payment_of(decide_answer(payment, None, ids=IDS))
-    assert (after.stage, after.lease_until, after.attempt_id) == (
-        stage,
-        payment.lease_until,
-        payment.attempt_id,
-    )
-    assert after.next_step_at == payment.next_step_at
+    after = payment_of(decide_send_answer(payment, None, ids=IDS))
+    assert (after.stage, after.lease_until) == (stage, payment.lease_until)
+    assert (after.attempt_id, after.next_step_at) == (payment.attempt_id, payment.next_step_at)
     assert [attempt.outcome for attempt in after.attempts] == [outcome, ACKNOWLEDGED]
     assert after.needs_review is not RULES[kind].can_be_sent_again
 
@@ -113,10 +89,9 @@ def test_an_acknowledgement_without_its_claim_beside_another_send_needs_a_person
 def test_an_acknowledgement_after_a_failure_without_a_send_needs_inquiries_and_a_person(
     kind: Kind,
 ) -> None:
-    payment = payment_without_claim(
-        kind, Stage.FAILED, failure=Failure(FailureReason.NOT_SUBMITTED_IN_TIME, True)
-    )
-    after = payment_of(decide_answer(payment, None, ids=IDS))
+    unsent = Failure(FailureReason.NOT_SUBMITTED_IN_TIME, True)
+    payment = payment_without_claim(kind, Stage.FAILED, failure=unsent)
+    after = payment_of(decide_send_answer(payment, None, ids=IDS))
     assert (after.stage, after.needs_review) == (Stage.FAILED, True)
     assert after.next_step_at == NOW + timedelta(seconds=30)
 
@@ -125,8 +100,6 @@ def test_an_acknowledgement_after_a_failure_without_a_send_needs_inquiries_and_a
 def test_after_an_answer_without_its_claim_no_later_answer_permits_another_send(kind: Kind) -> None:
     """The newer attempt is proved unsent, but the one without a claim may have acted."""
     payment = payment_without_claim(kind, Stage.SUBMITTING, None)
-    with_lost_attempt = payment_of(decide_answer(payment, None, ids=IDS))
-    change = answer_change(
-        PAYMENT_ID, an_open_attempt(2), frozenset(), Unreachable(), TIMES, ACCOUNTS
-    )
-    assert payment_of(change.decide(with_lost_attempt, a_context())).stage is Stage.IN_DOUBT
+    after_lost = payment_of(decide_send_answer(payment, None, ids=IDS))
+    after = payment_of(decide_send_answer(after_lost, Unreachable(), number=2))
+    assert after.stage is Stage.IN_DOUBT

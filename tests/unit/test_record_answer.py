@@ -27,32 +27,33 @@ from domain.events import EventType
 from domain.failures import Failure, FailureReason
 from domain.kinds import Kind
 from domain.lifecycle.reconcile import lease_expiry_change
-from domain.lifecycle.record_answer import answer_change, fact_of_answer
+from domain.lifecycle.record_answer import fact_of_answer
 from domain.lifecycle.submit import expiry_change
 from domain.payment import Payment
 from domain.stages import FactName, Stage
 from tests.builders import (
-    ACCOUNTS,
     NOW,
     PAYMENT_ID,
-    a_context,
+    TIMES,
     a_payment,
     an_attempt,
     an_attempt_id,
-    an_open_attempt,
     attempts_with,
 )
 from tests.case_tables import for_each
 from tests.decisions import detail_of, entry_of, event_of, payment_of
-from tests.unit.answers_to_sends import (
+from tests.unit.deciding import (
     ACKNOWLEDGED,
     ANSWERS,
-    NO,
     NOT_ACTED,
-    TIMES,
+    REFUSAL,
     UNKNOWN,
-    decide_answer,
+    decide,
+    decide_send_answer,
+    send_answer_change,
 )
+
+IDS = frozenset({("checkout_request_id", "ws_CO_1")})
 
 
 @for_each(("error", "name", "outcome"), ANSWERS, ids=lambda value: type(value).__name__)
@@ -61,7 +62,7 @@ def test_each_class_of_answer_is_one_fact(
 ) -> None:
     fact = fact_of_answer(an_attempt_id(), error)
     assert (fact.name, fact.outcome, fact.attempt_id) == (name, outcome, an_attempt_id())
-    assert fact.failure == (NO if isinstance(error, Refused) else None)
+    assert fact.failure == (REFUSAL if isinstance(error, Refused) else None)
     assert not fact.is_about_all_sends
 
 
@@ -77,7 +78,7 @@ def test_every_class_of_provider_error_is_in_the_table() -> None:
 # Stage before, outcomes of the attempts, answer to attempt 1, stage after.
 IN_EVERY_STAGE: list[tuple[Stage, tuple[Outcome | None, ...], ProviderError | None, Stage]] = [
     (Stage.SUBMITTING, (None,), None, Stage.AWAITING_RESULT),
-    (Stage.SUBMITTING, (None,), Refused(NO), Stage.FAILED),
+    (Stage.SUBMITTING, (None,), Refused(REFUSAL), Stage.FAILED),
     (Stage.SUBMITTING, (None,), Unreachable(), Stage.ACCEPTED),
     (Stage.SUBMITTING, (None,), Throttled(), Stage.ACCEPTED),
     (Stage.SUBMITTING, (None,), TokenRefused(), Stage.ACCEPTED),
@@ -87,24 +88,24 @@ IN_EVERY_STAGE: list[tuple[Stage, tuple[Outcome | None, ...], ProviderError | No
     (Stage.SUBMITTING, (None,), OutcomeUnknown(), Stage.IN_DOUBT),
     # with another attempt whose outcome is unknown
     (Stage.SUBMITTING, (None, UNKNOWN), None, Stage.AWAITING_RESULT),
-    (Stage.SUBMITTING, (None, UNKNOWN), Refused(NO), Stage.IN_DOUBT),
+    (Stage.SUBMITTING, (None, UNKNOWN), Refused(REFUSAL), Stage.IN_DOUBT),
     (Stage.SUBMITTING, (None, UNKNOWN), Unreachable(), Stage.IN_DOUBT),
-    (Stage.IN_DOUBT, (None, UNKNOWN), Refused(NO), Stage.IN_DOUBT),
+    (Stage.IN_DOUBT, (None, UNKNOWN), Refused(REFUSAL), Stage.IN_DOUBT),
     (Stage.IN_DOUBT, (None, UNKNOWN), Throttled(), Stage.IN_DOUBT),
     # the lease ended before the answer arrived
     (Stage.IN_DOUBT, (None,), None, Stage.AWAITING_RESULT),
-    (Stage.IN_DOUBT, (None,), Refused(NO), Stage.FAILED),
+    (Stage.IN_DOUBT, (None,), Refused(REFUSAL), Stage.FAILED),
     (Stage.IN_DOUBT, (None,), Unreachable(), Stage.ACCEPTED),
     (Stage.IN_DOUBT, (None,), OutcomeUnknown(), Stage.IN_DOUBT),
     # a callback overtook the answer
     (Stage.SUCCEEDED, (ACKNOWLEDGED,), None, Stage.SUCCEEDED),
-    (Stage.SUCCEEDED, (ACKNOWLEDGED,), Refused(NO), Stage.SUCCEEDED),
+    (Stage.SUCCEEDED, (ACKNOWLEDGED,), Refused(REFUSAL), Stage.SUCCEEDED),
     (Stage.SUCCEEDED, (ACKNOWLEDGED,), OutcomeUnknown(), Stage.SUCCEEDED),
     (Stage.FAILED, (Outcome.FAILED,), None, Stage.FAILED),
-    (Stage.FAILED, (Outcome.FAILED,), Refused(NO), Stage.FAILED),
+    (Stage.FAILED, (Outcome.FAILED,), Refused(REFUSAL), Stage.FAILED),
     (Stage.FAILED, (Outcome.FAILED,), OutcomeUnknown(), Stage.FAILED),
     # a late answer to an old attempt
-    (Stage.AWAITING_RESULT, (UNKNOWN, ACKNOWLEDGED), Refused(NO), Stage.AWAITING_RESULT),
+    (Stage.AWAITING_RESULT, (UNKNOWN, ACKNOWLEDGED), Refused(REFUSAL), Stage.AWAITING_RESULT),
     (Stage.ACCEPTED, (NOT_ACTED,), OutcomeUnknown(), Stage.ACCEPTED),
 ]
 
@@ -113,37 +114,39 @@ IN_EVERY_STAGE: list[tuple[Stage, tuple[Outcome | None, ...], ProviderError | No
 def test_an_answer_moves_the_payment_to_the_stage_in_the_table(
     stage: Stage, outcomes: tuple[Outcome | None, ...], error: ProviderError | None, expected: Stage
 ) -> None:
+    """Only a refusal after a success flags the payment: its stage and its receipt stay."""
     payment = a_payment(stage=stage, attempts=attempts_with(*outcomes), attempt_id=an_attempt_id())
-    decision = decide_answer(payment, error)
+    decision = decide_send_answer(payment, error)
     after = payment_of(decision)
-    assert after.stage is expected
-    assert (entry_of(decision) is not None) == (expected is not stage or after.needs_review)
-    assert event_of(decision) == (
-        EventType.FAILED if expected is Stage.FAILED is not stage else None
-    )
-    assert after.failure == (
-        NO if expected is Stage.FAILED is not stage else a_payment(stage=stage).failure
-    )
-
-
-@pytest.mark.parametrize("error", [None, Refused(NO), Unreachable(), OutcomeUnknown()])
-def test_an_answer_to_an_old_attempt_does_not_change_a_newer_open_attempt(
-    error: ProviderError | None,
-) -> None:
-    """It records the old attempt's outcome. The stage and the lease belong to the newer attempt."""
-    payment = a_payment(stage=Stage.SUBMITTING, attempts=attempts_with(None, None))
-    after = payment_of(decide_answer(payment, error))
-    assert after.stage is Stage.SUBMITTING
-    assert (after.lease_until, after.attempt_id) == (payment.lease_until, payment.attempt_id)
-    assert after.attempts[0].outcome is not None
-    assert after.attempts[1].outcome is None
+    fails_now = expected is Stage.FAILED is not stage
+    is_contradiction = stage is Stage.SUCCEEDED and isinstance(error, Refused)
+    assert (after.stage, after.receipt) == (expected, payment.receipt)
+    assert after.needs_review is is_contradiction
+    assert (entry_of(decision) is not None) == (expected is not stage or is_contradiction)
+    assert event_of(decision) == (EventType.FAILED if fails_now else None)
+    assert after.failure == (REFUSAL if fails_now else payment.failure)
+    if expected is stage is Stage.IN_DOUBT:
+        assert after.next_step_at == payment.next_step_at
 
 
 def test_the_table_of_answers_covers_every_stage() -> None:
     assert {row[0] for row in IN_EVERY_STAGE} == set(Stage)
 
 
-@pytest.mark.parametrize(
+@pytest.mark.parametrize("error", [None, Refused(REFUSAL), Unreachable(), OutcomeUnknown()])
+def test_an_answer_to_an_old_attempt_does_not_change_a_newer_open_attempt(
+    error: ProviderError | None,
+) -> None:
+    """It records the old attempt's outcome. The stage and the lease belong to the newer attempt."""
+    payment = a_payment(stage=Stage.SUBMITTING, attempts=attempts_with(None, None))
+    after = payment_of(decide_send_answer(payment, error))
+    assert after.stage is Stage.SUBMITTING
+    assert (after.lease_until, after.attempt_id) == (payment.lease_until, payment.attempt_id)
+    assert after.attempts[0].outcome is not None
+    assert after.attempts[1].outcome is None
+
+
+@for_each(
     ("error", "seconds"),
     [
         (None, 30),
@@ -161,42 +164,21 @@ def test_the_table_of_answers_covers_every_stage() -> None:
 def test_a_payment_that_stays_open_has_its_next_step_at_a_known_time(
     error: ProviderError | None, seconds: float
 ) -> None:
-    after = payment_of(decide_answer(a_payment(stage=Stage.SUBMITTING), error))
+    after = payment_of(decide_send_answer(a_payment(stage=Stage.SUBMITTING), error))
     assert after.next_step_at == NOW + timedelta(seconds=seconds)
 
 
-def test_an_answer_that_changes_no_stage_does_not_change_the_due_time() -> None:
-    payment = a_payment(stage=Stage.IN_DOUBT)
-    assert payment_of(decide_answer(payment, OutcomeUnknown())).next_step_at == payment.next_step_at
-
-
-def test_a_refusal_after_a_success_flags_the_payment() -> None:
-    payment = a_payment(stage=Stage.SUCCEEDED)
-    decision = decide_answer(payment, Refused(NO))
-    after = payment_of(decision)
-    assert after.stage is Stage.SUCCEEDED
-    assert (after.receipt, after.needs_review) == (payment.receipt, True)
-    assert (entry_of(decision), event_of(decision)) == ("refused", None)
-
-
 def test_an_acknowledgement_with_ids_of_another_payment_flags_the_payment() -> None:
-    ids = frozenset({("checkout_request_id", "ws_CO_1")})
-    after = payment_of(
-        decide_answer(a_payment(stage=Stage.SUBMITTING), None, ids=ids, ids_of_others=ids)
-    )
+    payment = a_payment(stage=Stage.SUBMITTING)
+    after = payment_of(decide_send_answer(payment, None, ids=IDS, ids_of_others=IDS))
     assert (after.stage, after.needs_review) == (Stage.AWAITING_RESULT, True)
 
 
 @pytest.mark.parametrize("stage", Stage)
 def test_the_ids_of_an_acknowledgement_are_stored_however_late_it_arrives(stage: Stage) -> None:
-    ids = frozenset({("checkout_request_id", "ws_CO_1")})
-    decision = decide_answer(a_payment(stage=stage, attempts=(an_attempt(),)), None, ids=ids)
-    assert (decision.ids, decision.attempt_id) == (ids, an_attempt_id())
-
-
-def test_the_history_names_the_error() -> None:
-    decision = decide_answer(a_payment(stage=Stage.SUBMITTING), Refused(NO))
-    assert detail_of(decision) == {"error": "Refused", "provider_code": "400.002.02"}
+    payment = a_payment(stage=stage, attempts=(an_attempt(),))
+    decision = decide_send_answer(payment, None, ids=IDS)
+    assert (decision.ids, decision.attempt_id) == (IDS, an_attempt_id())
 
 
 def an_exchange(answer: str | None, status: int | None = 400) -> Exchange:
@@ -212,83 +194,78 @@ def an_exchange(answer: str | None, status: int | None = 400) -> Exchange:
     )
 
 
-def test_the_history_stores_the_text_of_a_refusal() -> None:
+def test_the_history_names_the_error_and_the_start_of_the_refusal_s_text() -> None:
     """The text is cut to 500 characters, and masked as it is in the exchange."""
-    open_attempt = an_open_attempt()
-    open_attempt.exchanges += [
-        an_exchange("Invalid Access Token", 404),
-        an_exchange("No such account. " * 100),
-    ]
-    change = answer_change(PAYMENT_ID, open_attempt, frozenset(), Refused(NO), TIMES, ACCOUNTS)
-    detail = detail_of(change.decide(a_payment(stage=Stage.SUBMITTING), a_context()))
-    assert detail["http_status"] == "400"
-    assert detail["provider_said"] == ("No such account. " * 100)[:500]
+    text = "No such account. " * 100
+    exchanges = (an_exchange("Invalid Access Token", 404), an_exchange(text))
+    payment = a_payment(stage=Stage.SUBMITTING)
+    reason = {"error": "Refused", "provider_code": "400.002.02"}
+    assert detail_of(decide_send_answer(payment, Refused(REFUSAL))) == reason
+    assert detail_of(decide_send_answer(payment, Refused(REFUSAL), *exchanges)) == {
+        **reason,
+        "http_status": "400",
+        "provider_said": text[:500],
+    }
 
 
 @pytest.mark.parametrize(
     "error", [OutcomeUnknown(), TokenRefused(), Throttled(), Resendable(), None]
 )
 def test_the_history_stores_no_text_of_other_answers(error: ProviderError | None) -> None:
-    open_attempt = an_open_attempt()
-    open_attempt.exchanges.append(an_exchange("anything"))
-    change = answer_change(PAYMENT_ID, open_attempt, frozenset(), error, TIMES, ACCOUNTS)
-    assert "provider_said" not in detail_of(
-        change.decide(a_payment(stage=Stage.SUBMITTING), a_context())
-    )
+    payment = a_payment(stage=Stage.SUBMITTING)
+    decision = decide_send_answer(payment, error, an_exchange("anything"))
+    assert "provider_said" not in detail_of(decision)
 
 
 def test_an_answer_stores_its_exchanges() -> None:
-    open_attempt = an_open_attempt()
     exchange = an_exchange(None, status=None)
-    open_attempt.exchanges.append(exchange)
-    change = answer_change(PAYMENT_ID, open_attempt, frozenset(), OutcomeUnknown(), TIMES, ACCOUNTS)
-    assert change.exchanges == (exchange,)
+    assert send_answer_change(OutcomeUnknown(), exchange).exchanges == (exchange,)
 
 
-def test_an_answer_about_an_unknown_payment_changes_no_payment() -> None:
-    change = answer_change(PAYMENT_ID, an_open_attempt(), frozenset(), None, TIMES, ACCOUNTS)
-    assert change.decide(None, a_context()) == Decided(payment=None)
+def test_only_proof_that_a_payment_was_not_sent_clears_its_flag() -> None:
+    """Only that answer loads the evidence. Others must not read missing evidence as silence."""
+    payment = a_payment(needs_review=True, attempts=attempts_with(UNKNOWN))
+    assert send_answer_change(OutcomeUnknown()).reads is Reads.PAYMENT
+    assert payment_of(decide_send_answer(payment, OutcomeUnknown())).needs_review
 
 
-def aged(seconds: float, stage: Stage, **overrides: Any) -> Payment:
-    return a_payment(stage=stage, created_at=NOW - timedelta(seconds=seconds), **overrides)
+# --- the ends of age and of leases ----------------------------------------------------------------
+
+EXPIRY = expiry_change(PAYMENT_ID)
+LEASE_EXPIRY = lease_expiry_change(PAYMENT_ID, TIMES)
+
+
+@pytest.mark.parametrize("change", [send_answer_change(None), EXPIRY, LEASE_EXPIRY])
+def test_nothing_is_decided_about_an_unknown_payment(change: Any) -> None:
+    assert decide(change, None) == Decided(payment=None)
+
+
+def aged(seconds: float, stage: Stage = Stage.ACCEPTED, kind: Kind = Kind.DEPOSIT) -> Payment:
+    return a_payment(stage=stage, kind=kind, created_at=NOW - timedelta(seconds=seconds))
+
+
+@pytest.mark.parametrize("seconds", [60, 3600])
+def test_a_payment_too_old_to_be_sent_fails_as_not_sent_in_time(seconds: float) -> None:
+    decision = decide(EXPIRY, aged(seconds))
+    after = payment_of(decision)
+    assert after.failure == Failure(FailureReason.NOT_SUBMITTED_IN_TIME, True)
+    assert (entry_of(decision), event_of(decision)) == (HistoryEntry.TOO_OLD, EventType.FAILED)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "expected"), [(59.9, Stage.ACCEPTED), (60, Stage.FAILED), (3600, Stage.FAILED)]
+    "payment",
+    [
+        aged(59.9),
+        *(aged(300, kind=kind) for kind in Kind if kind is not Kind.DEPOSIT),
+        *(aged(1e6, stage) for stage in Stage if stage is not Stage.ACCEPTED),
+    ],
+    ids=lambda payment: f"{payment.stage}-{payment.kind}",
 )
-def test_a_payment_too_old_to_be_sent_fails_as_not_sent_in_time(
-    seconds: float, expected: Stage
+def test_a_payment_of_less_age_than_its_kind_s_or_that_may_have_been_sent_does_not_expire(
+    payment: Payment,
 ) -> None:
-    decision = expiry_change(PAYMENT_ID).decide(aged(seconds, Stage.ACCEPTED), a_context())
-    after = payment_of(decision)
-    assert after.stage is expected
-    if expected is Stage.FAILED:
-        assert after.failure == Failure(FailureReason.NOT_SUBMITTED_IN_TIME, True)
-        assert (entry_of(decision), event_of(decision)) == (HistoryEntry.TOO_OLD, EventType.FAILED)
-    else:
-        assert (entry_of(decision), event_of(decision)) == (None, None)
-
-
-@pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.ACCEPTED])
-def test_a_payment_that_may_have_been_sent_does_not_expire(stage: Stage) -> None:
-    payment = aged(1e6, stage)
-    decision = expiry_change(PAYMENT_ID).decide(payment, a_context())
+    decision = decide(EXPIRY, payment)
     assert (decision.payment, entry_of(decision), event_of(decision)) == (payment, None, None)
-
-
-def test_each_kind_expires_at_its_own_age() -> None:
-    change = expiry_change(PAYMENT_ID)
-    stages = {
-        kind: payment_of(change.decide(aged(300, Stage.ACCEPTED, kind=kind), a_context())).stage
-        for kind in Kind
-    }
-    assert stages == {**dict.fromkeys(Kind, Stage.ACCEPTED), Kind.DEPOSIT: Stage.FAILED}
-
-
-def test_an_unknown_payment_does_not_expire() -> None:
-    assert expiry_change(PAYMENT_ID).decide(None, a_context()).payment is None
-    assert lease_expiry_change(PAYMENT_ID, TIMES).decide(None, a_context()).payment is None
 
 
 @pytest.mark.parametrize(
@@ -296,7 +273,7 @@ def test_an_unknown_payment_does_not_expire() -> None:
 )
 def test_a_submission_is_in_doubt_after_its_lease(lease_left: float, expected: Stage) -> None:
     payment = a_payment(stage=Stage.SUBMITTING, lease_until=NOW + timedelta(seconds=lease_left))
-    decision = lease_expiry_change(PAYMENT_ID, TIMES).decide(payment, a_context())
+    decision = decide(LEASE_EXPIRY, payment)
     after = payment_of(decision)
     assert after.stage is expected
     assert entry_of(decision) == (
@@ -308,15 +285,5 @@ def test_a_submission_is_in_doubt_after_its_lease(lease_left: float, expected: S
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.SUBMITTING])
 def test_the_end_of_a_lease_changes_only_a_submission(stage: Stage) -> None:
     payment = a_payment(stage=stage, lease_until=NOW - timedelta(seconds=1))
-    decision = lease_expiry_change(PAYMENT_ID, TIMES).decide(payment, a_context())
+    decision = decide(LEASE_EXPIRY, payment)
     assert (decision.payment, entry_of(decision)) == (payment, None)
-
-
-def test_only_proof_that_a_payment_was_not_sent_clears_its_flag() -> None:
-    """Only that answer loads the evidence. Others must not read missing evidence as silence."""
-    payment = a_payment(needs_review=True, attempts=attempts_with(UNKNOWN))
-    change = answer_change(
-        PAYMENT_ID, an_open_attempt(), frozenset(), OutcomeUnknown(), TIMES, ACCOUNTS
-    )
-    assert change.reads is Reads.PAYMENT
-    assert payment_of(change.decide(payment, a_context())).needs_review

@@ -18,13 +18,13 @@ from domain.evidence import InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.record_callback import callback_change, raw_callback_change
 from domain.payment import Payment
-from domain.report import ReportedOutcome
+from domain.report import Report, ReportedOutcome
 from domain.stages import Stage
 from tests.builders import (
     NOW,
+    PAYMENT_ID,
     RECEIPT,
     a_callback,
-    a_context,
     a_payment,
     a_report,
     an_attempt,
@@ -32,9 +32,9 @@ from tests.builders import (
 )
 from tests.case_tables import for_each
 from tests.decisions import detail_of, entry_of, event_of, payment_of
-from tests.unit.callbacks import OWN_ID, decide_callback
+from tests.unit.deciding import OWN_ID, decide, decide_callback
 
-D, S = Disposition, Stage
+D, S, R = Disposition, Stage, ReportedOutcome
 PENDING = [stage for stage in Stage if not stage.is_final]
 
 
@@ -48,59 +48,56 @@ def with_inquiry_after_lease(payment: Payment) -> Payment:
     return replace(payment, next_step_at=payment.lease_until - timedelta(microseconds=1))
 
 
-# A message that agrees with the payment in everything: reported outcome, stage before, stage
-# after, disposition, event (a dot: none).
+# A result that agrees with the payment in everything: reported outcome, stage before, stage after,
+# disposition, event (a dot: none), and whether the payment is flagged.
 AGREEING = """
-success     accepted         succeeded        finalized                mkwanja.payment.succeeded
-success     submitting       succeeded        finalized                mkwanja.payment.succeeded
-success     awaiting_result  succeeded        finalized                mkwanja.payment.succeeded
-success     in_doubt         succeeded        finalized                mkwanja.payment.succeeded
-success     succeeded        succeeded        duplicate                .
-success     failed           succeeded        corrected                mkwanja.payment.corrected
-failure     accepted         accepted         contradiction            .
-failure     submitting       failed           finalized                mkwanja.payment.failed
-failure     awaiting_result  failed           finalized                mkwanja.payment.failed
-failure     in_doubt         failed           finalized                mkwanja.payment.failed
-failure     succeeded        succeeded        contradiction            .
-failure     failed           failed           duplicate                .
-undecided   accepted         accepted         contradiction            .
-undecided   submitting       submitting       inquiry_brought_forward  .
-undecided   awaiting_result  awaiting_result  inquiry_brought_forward  .
-undecided   in_doubt         in_doubt         inquiry_brought_forward  .
-undecided   succeeded        succeeded        inquiry_brought_forward  .
-undecided   failed           failed           inquiry_brought_forward  .
-timeout     accepted         accepted         inquiry_brought_forward  .
-timeout     submitting       submitting       inquiry_brought_forward  .
-timeout     awaiting_result  awaiting_result  inquiry_brought_forward  .
-timeout     in_doubt         in_doubt         inquiry_brought_forward  .
-timeout     succeeded        succeeded        inquiry_brought_forward  .
-timeout     failed           failed           inquiry_brought_forward  .
-unreadable  accepted         accepted         unreadable               .
-unreadable  submitting       submitting       unreadable               .
-unreadable  awaiting_result  awaiting_result  unreadable               .
-unreadable  in_doubt         in_doubt         unreadable               .
-unreadable  succeeded        succeeded        unreadable               .
-unreadable  failed           failed           unreadable               .
+success  accepted         succeeded        finalized      mkwanja.payment.succeeded  .
+success  submitting       succeeded        finalized      mkwanja.payment.succeeded  .
+success  awaiting_result  succeeded        finalized      mkwanja.payment.succeeded  .
+success  in_doubt         succeeded        finalized      mkwanja.payment.succeeded  .
+success  succeeded        succeeded        duplicate      .                          .
+success  failed           succeeded        corrected      mkwanja.payment.corrected  flagged
+failure  accepted         accepted         contradiction  .                          flagged
+failure  submitting       failed           finalized      mkwanja.payment.failed     .
+failure  awaiting_result  failed           finalized      mkwanja.payment.failed     .
+failure  in_doubt         failed           finalized      mkwanja.payment.failed     .
+failure  succeeded        succeeded        contradiction  .                          flagged
+failure  failed           failed           duplicate      .                          .
 """
 ROWS = [line.split() for line in AGREEING.strip().splitlines()]
 
 
 @for_each("kind", Kind)
 @for_each("row", ROWS, ids=lambda row: f"{row[0]}-{row[1]}")
-def test_a_message_that_agrees_with_the_payment_moves_it_as_the_table_says(
+def test_a_result_that_agrees_with_the_payment_moves_it_as_the_table_says(
     row: list[str], kind: Kind
 ) -> None:
-    reported, before, after, disposition, event = row
-    decision = decide_callback(
-        a_payment(stage=Stage(before), kind=kind), a_report(ReportedOutcome(reported))
-    )
+    reported, before, after, disposition, event, flag = row
+    payment = a_payment(stage=Stage(before), kind=kind)
+    decision = decide_callback(payment, a_report(ReportedOutcome(reported)))
     assert (payment_of(decision).stage, decision.disposition) == (after, disposition)
     assert event_of(decision) == (None if event == "." else event)
+    assert payment_of(decision).needs_review == decision.is_message_flagged == (flag == "flagged")
+    if after == "succeeded":
+        assert (payment_of(decision).receipt, payment_of(decision).failure) == (RECEIPT, None)
 
 
-def test_the_table_covers_every_reported_outcome_in_every_stage() -> None:
-    """A new reported outcome or stage fails here until the table says what it does."""
-    assert sorted((row[0], row[1]) for row in ROWS) == sorted(product(ReportedOutcome, Stage))
+def test_the_table_has_each_result_in_every_stage() -> None:
+    assert sorted((row[0], row[1]) for row in ROWS) == sorted(product((R.SUCCESS, R.FAILURE), S))
+
+
+@for_each("kind", Kind)
+@for_each("stage", Stage)
+@for_each("reported", [one for one in R if one not in (R.SUCCESS, R.FAILURE)])
+def test_a_message_without_a_result_moves_no_payment(
+    reported: ReportedOutcome, stage: Stage, kind: Kind
+) -> None:
+    decision = decide_callback(a_payment(stage=stage, kind=kind), a_report(reported))
+    expected = D.UNREADABLE if reported is R.UNREADABLE else D.INQUIRY_BROUGHT_FORWARD
+    if (reported, stage) == (R.UNDECIDED, S.ACCEPTED):
+        expected = D.CONTRADICTION
+    assert (payment_of(decision).stage, decision.disposition) == (stage, expected)
+    assert event_of(decision) is None
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -207,11 +204,12 @@ def test_a_message_from_a_wrong_source_only_brings_the_inquiry_forward(
     assert (decision.is_message_flagged, decision.ids) == (True, frozenset())
 
 
-@pytest.mark.parametrize("reported", ReportedOutcome)
+@for_each("operation", ["deposit", "status-1", "status-1-timeout"])
+@for_each("reported", ReportedOutcome)
 def test_a_message_about_an_unknown_payment_is_flagged(
-    reported: ReportedOutcome,
+    reported: ReportedOutcome, operation: str
 ) -> None:
-    decision = decide_callback(None, a_report(reported))
+    decision = decide_callback(None, a_report(reported), operation=operation)
     assert decision.payment is None
     assert (decision.disposition, decision.is_message_flagged) == (D.UNKNOWN_PAYMENT, True)
 
@@ -221,8 +219,7 @@ def test_a_message_at_an_address_of_another_kind_changes_nothing(
     kind: Kind, operation: str
 ) -> None:
     payment = a_payment(kind=kind, stage=S.AWAITING_RESULT)
-    change = callback_change(payment.id, a_callback(operation=operation), a_report())
-    decision = change.decide(payment, a_context())
+    decision = decide_callback(payment, a_report(), operation=operation)
     if fits_kind(operation, kind):
         assert decision.disposition == D.FINALIZED
     else:
@@ -232,16 +229,15 @@ def test_a_message_at_an_address_of_another_kind_changes_nothing(
 
 def test_a_callback_change_looks_up_its_ids_and_receipt_and_stores_the_raw_body() -> None:
     report = a_report(ids=frozenset({("conversation_id", "AG_1")}))
-    callback = a_callback()
-    change = callback_change(a_payment().id, callback, report)
-    assert (change.ids, change.receipt, change.callback) == (report.ids, RECEIPT, callback)
+    change = callback_change(PAYMENT_ID, a_callback(), report)
+    assert (change.ids, change.receipt, change.callback) == (report.ids, RECEIPT, a_callback())
 
 
 @pytest.mark.parametrize("stage", Stage)
 def test_a_callback_that_could_not_be_processed_is_stored_and_changes_nothing(stage: Stage) -> None:
     payment = a_payment(stage=stage)
-    change = raw_callback_change(payment.id, a_callback())
-    decision = change.decide(payment, a_context())
+    change = raw_callback_change(PAYMENT_ID, a_callback())
+    decision = decide(change, payment)
     assert (decision.payment, entry_of(decision), event_of(decision)) == (payment, None, None)
     assert (decision.disposition, decision.is_message_flagged) == (D.NOT_PROCESSED, True)
     assert change.callback == a_callback()
@@ -266,14 +262,27 @@ def test_a_success_without_receipt_or_amount_is_flagged_and_brings_the_inquiry_f
     assert decision.payment == replace(payment, needs_review=True, next_step_at=next_step_at)
 
 
-@pytest.mark.parametrize("reported", [ReportedOutcome.TIMEOUT, ReportedOutcome.UNDECIDED])
-def test_a_message_without_a_result_stores_its_ids_and_brings_the_inquiry_forward(
-    reported: ReportedOutcome,
+@pytest.mark.parametrize(
+    ("stage", "reported", "confirm_above_kes"),
+    [
+        (S.SUBMITTING, R.SUCCESS, None),
+        (S.IN_DOUBT, R.TIMEOUT, None),
+        (S.IN_DOUBT, R.UNDECIDED, None),
+        (S.IN_DOUBT, R.SUCCESS, 0),
+    ],
+    ids=["a result overtakes the answer", "time-out", "undecided", "an unconfirmed success"],
+)
+def test_a_callback_stores_the_ids_that_the_lost_or_later_answer_to_the_send_has(
+    stage: Stage, reported: ReportedOutcome, confirm_above_kes: int | None
 ) -> None:
-    ids = frozenset({("conversation_id", "AG_1")})
-    decision = decide_callback(a_payment(stage=S.IN_DOUBT), a_report(reported, ids=ids))
+    ids = frozenset({("checkout_request_id", "ws_CO_1"), ("merchant_request_id", "m-1")})
+    decision = decide_callback(
+        a_payment(stage=stage), a_report(reported, ids=ids), confirm_above_kes=confirm_above_kes
+    )
     assert (decision.ids, decision.attempt_id) == (ids, an_attempt_id())
-    assert (payment_of(decision).next_step_at, decision.is_message_flagged) == (NOW, False)
+    assert not decision.is_message_flagged
+    if stage is S.IN_DOUBT:
+        assert payment_of(decision).next_step_at == NOW
 
 
 @pytest.mark.parametrize("stage", [*PENDING, S.FAILED])
@@ -292,24 +301,15 @@ def test_a_second_receipt_for_a_payment_that_succeeded_is_a_contradiction() -> N
     assert (decision.disposition, event_of(decision)) == (D.CONTRADICTION, None)
 
 
-def test_a_receipt_that_arrives_after_a_success_without_one_is_announced() -> None:
-    decision = decide_callback(a_payment(stage=S.SUCCEEDED, receipt=None), a_report())
+@pytest.mark.parametrize("confirm_above_kes", [None, 0])
+def test_a_receipt_that_arrives_after_a_success_without_one_is_announced(
+    confirm_above_kes: int | None,
+) -> None:
+    payment = a_payment(stage=S.SUCCEEDED, receipt=None)
+    decision = decide_callback(payment, a_report(), confirm_above_kes=confirm_above_kes)
     assert (payment_of(decision).receipt, event_of(decision)) == (RECEIPT, EventType.RECEIPT_ADDED)
     assert decision.disposition is D.RECEIPT_ADDED
     assert entry_of(decision) == "success_reported"
-
-
-def test_a_failure_after_a_success_only_flags_the_payment() -> None:
-    payment = a_payment(stage=S.SUCCEEDED)
-    decision = decide_callback(payment, a_report(ReportedOutcome.FAILURE))
-    assert decision.payment == replace(payment, needs_review=True)
-    assert event_of(decision) is None
-
-
-def test_a_correction_is_announced_and_flagged() -> None:
-    decision = decide_callback(a_payment(stage=S.FAILED), a_report())
-    assert (event_of(decision), decision.is_message_flagged) == (EventType.CORRECTED, True)
-    assert (payment_of(decision).failure, payment_of(decision).receipt) == (None, RECEIPT)
 
 
 def test_a_repeated_result_is_a_duplicate_that_writes_no_history() -> None:
@@ -346,16 +346,6 @@ def test_a_failure_finalizes_only_when_every_send_is_accounted_for(
         assert (decision.disposition, after.next_step_at) == (D.NOT_ALL_ACCOUNTED_FOR, NOW)
 
 
-def test_a_withdrawal_does_not_accept_a_result_with_another_originator_id() -> None:
-    ids = frozenset({("originator_conversation_id", "an-id-of-another-payment")})
-    for reported in (ReportedOutcome.SUCCESS, ReportedOutcome.FAILURE, ReportedOutcome.TIMEOUT):
-        decision = decide_callback(
-            a_payment(kind=Kind.WITHDRAWAL, stage=S.AWAITING_RESULT), a_report(reported, ids=ids)
-        )
-        assert payment_of(decision).stage is S.AWAITING_RESULT
-        assert decision.disposition == D.IDS_DIFFER
-
-
 def test_an_answer_whose_only_amount_is_not_a_number_does_not_finalize() -> None:
     report = a_report(
         inquiry_outcome=InquiryOutcome.PAID, has_amount=False, amount=None, has_ignored_amount=True
@@ -365,31 +355,22 @@ def test_an_answer_whose_only_amount_is_not_a_number_does_not_finalize() -> None
     assert decision.disposition == D.AMOUNT_DIFFERS
 
 
-def test_the_history_notes_an_amount_that_is_not_a_number() -> None:
-    decision = decide_callback(
-        a_payment(stage=S.AWAITING_RESULT), a_report(has_ignored_amount=True)
-    )
-    assert payment_of(decision).stage is S.SUCCEEDED
-    assert "no number" in detail_of(decision)["note"]
-
-
-def test_a_result_that_overtakes_the_acknowledgement_finalizes_and_stores_its_ids() -> None:
-    """The callback may arrive before the worker has read Daraja's answer to the send."""
-    ids = frozenset({("checkout_request_id", "ws_CO_1"), ("merchant_request_id", "m-1")})
-    decision = decide_callback(a_payment(stage=S.SUBMITTING), a_report(ids=ids))
-    assert payment_of(decision).stage is S.SUCCEEDED
-    assert (decision.ids, decision.attempt_id) == (ids, an_attempt_id())
-
-
-def test_the_history_shows_the_code_of_the_result() -> None:
-    decision = decide_callback(
-        a_payment(stage=S.AWAITING_RESULT), a_report(ReportedOutcome.FAILURE)
-    )
-    assert entry_of(decision) == "failure_reported"
-    assert detail_of(decision) == {"provider_code": "1032"}
-
-
-def test_a_failure_reported_for_a_payment_proved_unsent_flags_the_payment() -> None:
-    """No contradiction is dropped (rules.md §7). Otherwise the payment would be sent again."""
-    payment = a_payment(stage=S.ACCEPTED, attempts=(an_attempt(Outcome.NOT_ACTED),))
-    assert payment_of(decide_callback(payment, a_report(ReportedOutcome.FAILURE))).needs_review
+@pytest.mark.parametrize(
+    ("report", "detail"),
+    [
+        (a_report(R.FAILURE), {"provider_code": "1032"}),
+        (
+            a_report(has_ignored_amount=True),
+            {
+                "provider_code": "0",
+                "note": "a field with the name of an amount holds no number",
+            },
+        ),
+    ],
+)
+def test_the_history_shows_the_code_and_an_amount_that_is_not_a_number(
+    report: Report, detail: dict[str, str]
+) -> None:
+    decision = decide_callback(a_payment(stage=S.AWAITING_RESULT), report)
+    assert entry_of(decision) == f"{report.outcome}_reported"
+    assert detail_of(decision) == detail
