@@ -209,9 +209,9 @@ def a_caller(role: Role = Role.BACKEND, subject: str = "shop") -> Caller:
     return Caller(issuer="https://project.example/auth/v1", subject=subject, role=role)
 
 
-def an_open_attempt(number: int = 1, *, clock_at: float = 0.0) -> OpenAttempt:
-    """An attempt under way, whose fence reads `clock_at` and has a deadline of 30 s."""
-    fence = Fence(clock=lambda: clock_at, deadline_seconds=30, is_draining=lambda: False)
+def an_open_attempt(number: int = 1) -> OpenAttempt:
+    """An attempt under way, whose fence has a deadline that does not come."""
+    fence = Fence(clock=lambda: 0.0, deadline_seconds=30, is_draining=lambda: False)
     return OpenAttempt(attempt_id=an_attempt_id(number), fence=fence)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -22,20 +22,19 @@ from domain.errors import (
     TokenRefused,
     Unreachable,
 )
-from domain.evidence import Evidence
 from domain.failures import Failure, FailureReason
 from domain.kinds import RULES, Kind
-from domain.lifecycle.inquiry_changes import inquiry_change
 from domain.operations import (
     OPERATION_OF_INQUIRY_STEP,
     Operation,
     OperationHealth,
     health_from_answer,
 )
-from domain.stages import Stage, Step
-from tests.builders import ACCOUNTS, PAYMENT_ID, TIMES, a_context, a_due_payment
+from domain.stages import Stage
+from tests.builders import NOW, a_due_payment
 from tests.case_tables import for_each
 from tests.decisions import inquiry_of, probed_operation_of
+from tests.unit.deciding import decide_inquiry
 
 WORKS, NONE = OperationHealth.WORKS, None
 HEALTH_AFTER: list[tuple[ProviderError | None, OperationHealth | None]] = [
@@ -84,7 +83,7 @@ def test_every_kind_is_sent_by_an_operation_and_every_operation_is_one_api() -> 
     assert sorted(api.operation for api in apis) == sorted(Operation)
 
 
-HELD = {"held_operations": frozenset({Operation.STK_QUERY})}
+HELD: dict[str, Any] = {"held_operations": frozenset({Operation.STK_QUERY})}
 PROBED = {**HELD, "probes_due": frozenset({Operation.STK_QUERY})}
 ANOTHER = {"held_operations": frozenset(Operation) - {Operation.STK_QUERY}}
 
@@ -95,15 +94,11 @@ ANOTHER = {"held_operations": frozenset(Operation) - {Operation.STK_QUERY}}
 )
 @pytest.mark.parametrize("is_probe", [False, True])
 def test_an_inquiry_waits_for_its_own_held_operation_or_is_its_probe(
-    held: dict[str, frozenset[Operation]], is_stored: bool, probe: Operation | None, is_probe: bool
+    held: dict[str, Any], is_stored: bool, probe: Operation | None, is_probe: bool
 ) -> None:
     """Also the inquiry that probes the breaker."""
     payment = a_due_payment(Kind.DEPOSIT)
-    assert payment.inquiry_step is Step.QUERY
-    context = a_context(evidence=Evidence(**held))  # type: ignore[arg-type]
-    decided = inquiry_change(PAYMENT_ID, TIMES, ACCOUNTS, is_breaker_probe=is_probe).decide(
-        payment, context
-    )
+    decided = decide_inquiry(payment, is_probe=is_probe, **held)
     assert (inquiry_of(decided) is not None, probed_operation_of(decided)) == (is_stored, probe)
     if not is_stored:
         assert decided.payment == payment  # it keeps its due time
@@ -111,7 +106,5 @@ def test_an_inquiry_waits_for_its_own_held_operation_or_is_its_probe(
 
 def test_no_deposit_fails_for_silence_while_its_inquiries_are_held() -> None:
     """No inquiry is sent, so there is no answer that could count, however late it is."""
-    payment = replace(a_due_payment(Kind.DEPOSIT), stage=Stage.AWAITING_RESULT)
-    context = a_context(evidence=Evidence(held_operations=frozenset({Operation.STK_QUERY})))
-    late = replace(context, now=context.now + timedelta(days=30))
-    assert inquiry_change(PAYMENT_ID, TIMES, ACCOUNTS).decide(payment, late).payment == payment
+    payment = a_due_payment(Kind.DEPOSIT, Stage.AWAITING_RESULT)
+    assert decide_inquiry(payment, now=NOW + timedelta(days=30), **HELD).payment == payment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -13,9 +14,7 @@ from domain.changes import Decided, Exchange, HistoryEntry, Reads
 from domain.errors import (
     DeadlinePassed,
     Draining,
-    DuplicateSubmission,
     OutcomeUnknown,
-    ProductRefused,
     ProviderError,
     Refused,
     Resendable,
@@ -30,12 +29,14 @@ from domain.lifecycle.reconcile import lease_expiry_change
 from domain.lifecycle.record_answer import fact_of_answer
 from domain.lifecycle.submit import expiry_change
 from domain.payment import Payment
+from domain.report import ReportedOutcome
 from domain.stages import FactName, Stage
 from tests.builders import (
     NOW,
     PAYMENT_ID,
     TIMES,
     a_payment,
+    a_report,
     an_attempt,
     an_attempt_id,
     attempts_with,
@@ -49,6 +50,7 @@ from tests.unit.deciding import (
     REFUSAL,
     UNKNOWN,
     decide,
+    decide_callback,
     decide_send_answer,
     send_answer_change,
 )
@@ -80,11 +82,6 @@ IN_EVERY_STAGE: list[tuple[Stage, tuple[Outcome | None, ...], ProviderError | No
     (Stage.SUBMITTING, (None,), None, Stage.AWAITING_RESULT),
     (Stage.SUBMITTING, (None,), Refused(REFUSAL), Stage.FAILED),
     (Stage.SUBMITTING, (None,), Unreachable(), Stage.ACCEPTED),
-    (Stage.SUBMITTING, (None,), Throttled(), Stage.ACCEPTED),
-    (Stage.SUBMITTING, (None,), TokenRefused(), Stage.ACCEPTED),
-    (Stage.SUBMITTING, (None,), ProductRefused(), Stage.ACCEPTED),
-    (Stage.SUBMITTING, (None,), Resendable(), Stage.IN_DOUBT),
-    (Stage.SUBMITTING, (None,), DuplicateSubmission(), Stage.IN_DOUBT),
     (Stage.SUBMITTING, (None,), OutcomeUnknown(), Stage.IN_DOUBT),
     # with another attempt whose outcome is unknown
     (Stage.SUBMITTING, (None, UNKNOWN), None, Stage.AWAITING_RESULT),
@@ -227,6 +224,21 @@ def test_only_proof_that_a_payment_was_not_sent_clears_its_flag() -> None:
     payment = a_payment(needs_review=True, attempts=attempts_with(UNKNOWN))
     assert send_answer_change(OutcomeUnknown()).reads is Reads.PAYMENT
     assert payment_of(decide_send_answer(payment, OutcomeUnknown())).needs_review
+    submitting = replace(a_payment(stage=Stage.SUBMITTING), needs_review=True)
+    assert not payment_of(decide_send_answer(submitting, Unreachable())).needs_review
+
+
+@pytest.mark.parametrize("confirm_above_kes", [None, 0], ids=["undecided", "unconfirmed"])
+def test_an_answer_after_a_message_that_asked_for_an_inquiry_makes_it_due_at_once(
+    confirm_above_kes: int | None,
+) -> None:
+    """The message came during the send, when there was no id to inquire by yet."""
+    outcome = ReportedOutcome.UNDECIDED if confirm_above_kes is None else ReportedOutcome.SUCCESS
+    decided = decide_callback(
+        a_payment(stage=Stage.SUBMITTING), a_report(outcome), confirm_above_kes=confirm_above_kes
+    )
+    after = payment_of(decide_send_answer(decided.payment, None, ids=IDS))
+    assert (after.stage, after.next_step_at) == (Stage.AWAITING_RESULT, NOW)
 
 
 # --- the ends of age and of leases ----------------------------------------------------------------
