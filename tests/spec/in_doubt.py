@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -52,6 +53,11 @@ async def begin_in_doubt(
     payment_id = await system.withdrawal(amount=amount, phone_number=phone_number)
     await _script_answers(system, answers, api="status", url_contains=payment_id)
     return payment_id
+
+
+async def begin_each(begun: Mapping[str, Awaitable[str]]) -> dict[str, str]:
+    """Make all these payments at once, and return their ids by label."""
+    return dict(zip(begun, await asyncio.gather(*begun.values()), strict=True))
 
 
 async def _script_answers(system: System, answers: Sequence[InquiryRule], **match: Any) -> None:
@@ -118,6 +124,14 @@ async def wait_for_inquiries(
         f"{times} inquiries",
     )
     return found
+
+
+async def wait_for_inquiries_about_each(
+    system: System, payment_ids: Iterable[str], times: int, *, after_window: bool = False
+) -> None:
+    """Wait for `times` inquiries about each payment (see `wait_for_inquiries`)."""
+    for payment_id in payment_ids:
+        await wait_for_inquiries(system, payment_id, times, after_window=after_window)
 
 
 async def load_awaited(system: System, payment_id: str, api: Api) -> AwaitedPayment:

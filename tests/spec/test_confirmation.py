@@ -20,10 +20,10 @@ from tests.spec.in_doubt import (
     receipt_of,
     receiver_metric,
 )
-from tests.spec.playing import Api, begin, wait_for_callbacks
+from tests.spec.playing import Api
 from tests.spec.system import System
 
-CONFIRM_ABOVE = 20_000  # `begin` makes smaller payments, `begin_in_doubt` larger ones
+CONFIRM_ABOVE = 20_000  # `begin_in_doubt` makes larger payments
 _APIS: list[Api] = ["stk", "b2c", "b2b"]
 _INQUIRIES = ("/mpesa/stkpushquery/v1/query", "/mpesa/transactionstatus/v1/query")
 _FAILURE = {"stk": 1032, "b2c": 1, "b2b": 1}
@@ -126,26 +126,6 @@ async def test_a_callback_before_the_acknowledgement_is_confirmed_after_it(
     )
 
 
-@pytest.mark.parametrize("api", _APIS)
-@pytest.mark.sampled(1)
-async def test_a_repeated_callback_causes_one_inquiry_and_one_history_entry(
-    system: System, api: Api
-) -> None:
-    payment_id = await begin_in_doubt(system, api, "duplicate_callbacks", count=5)
-    assert (await system.settled(payment_id))["receipt"] == await receipt_of(system, payment_id)
-    await wait_for_callbacks(system)
-    assert len(await _inquiries_at_daraja(system, payment_id)) == 1
-    assert (await history_facts(system, payment_id)).count("awaits_confirmation") == 1
-    assert await event_types(system, payment_id) == ["succeeded"]
-
-
-@pytest.mark.parametrize("api", _APIS)
-async def test_a_small_payment_succeeds_by_its_callback(system: System, api: Api) -> None:
-    payment_id = await begin(system, api, "approve")
-    assert (await system.settled(payment_id))["status"] == "success"
-    assert await _inquiries_at_daraja(system, payment_id) == []
-
-
 async def test_only_an_amount_above_the_limit_needs_a_confirmation(
     system: System,
 ) -> None:
@@ -224,27 +204,4 @@ async def test_a_true_correction_is_confirmed_and_published(system: System, api:
         True,
     )
     assert await event_types(system, payment_id) == ["failed", "corrected"]
-    await system.assert_money_agrees([payment_id])
-
-
-async def test_a_deposit_gets_no_receipt_if_two_callbacks_name_different_ones(
-    system: System,
-) -> None:
-    """STK query returns no receipt. The deposit succeeds without one and is flagged."""
-    payment_id = await begin_in_doubt(
-        system, "stk", "held_callback", InquiryRule("in_flight_a", times=1)
-    )
-    await system.in_stage(payment_id, "awaiting_result")
-    await system.eventually(
-        lambda: system.control("GET", "/callbacks"), lambda found: found["held"]
-    )
-    await deliver_result(
-        system, await load_awaited(system, payment_id, "stk"), receipt="UKN7FORGED"
-    )
-    await system.eventually(
-        lambda: inquiries(system, payment_id), lambda found: found and found[0]["verdict"]
-    )
-    await system.control("POST", "/callbacks/release", {"url_contains": payment_id})
-    payment = await _inquire_until(system, payment_id, "succeeded")
-    assert (payment["receipt"], payment["needs_review"]) == (None, True)
     await system.assert_money_agrees([payment_id])

@@ -5,7 +5,6 @@ The service inquires about a bill payment if Daraja gave it an id. If not, it fl
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from tests.spec.delivering import deliver
 from tests.spec.in_doubt import (
     InquiryRule,
+    begin_each,
     begin_in_doubt,
     history_facts,
     inquiries,
@@ -74,13 +74,7 @@ _WITHOUT_ID = (
 
 async def test_a_bill_payment_without_an_id_is_flagged_for_a_person(system: System) -> None:
     """Without an id there is no inquiry, and no resend. A late result still settles it."""
-    ids = dict(
-        zip(
-            _WITHOUT_ID,
-            await asyncio.gather(*(begin_in_doubt(system, "b2b", n) for n in _WITHOUT_ID)),
-            strict=True,
-        )
-    )
+    ids = await begin_each({name: begin_in_doubt(system, "b2b", name) for name in _WITHOUT_ID})
     flagged = replace(IN_DOUBT, needs_review=True)
     expected = dict.fromkeys(ids, flagged) | {"answer_and_callback_lost": replace(flagged, moved=1)}
     await wait_until_observed(system, expected, ids)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from uuid import uuid4
 
 import pytest
 
-from tests.spec.conftest import a_system
 from tests.spec.delivering import ACCEPTED, deliver
 from tests.spec.in_doubt import (
     InquiryRule,
@@ -20,6 +18,8 @@ from tests.spec.in_doubt import (
 from tests.spec.playing import AWAITED, Api
 from tests.spec.system import System
 
+_APIS: list[Api] = ["stk", "b2c", "b2b"]
+
 
 @pytest.fixture
 async def system(inquiring_system: System) -> System:
@@ -27,7 +27,7 @@ async def system(inquiring_system: System) -> System:
     return inquiring_system
 
 
-@pytest.mark.parametrize("api", ["stk", "b2c", "b2b"])
+@pytest.mark.parametrize("api", _APIS)
 async def test_every_inquiry_is_numbered_and_stored_answered_or_not(
     system: System, api: Api
 ) -> None:
@@ -52,22 +52,6 @@ async def test_every_inquiry_is_numbered_and_stored_answered_or_not(
         "stk_query" if api == "stk" else "status"
     }
     assert await observe_one(system, payment_id) == AWAITED
-
-
-async def test_the_time_between_inquiries_grows_up_to_its_maximum(system: System) -> None:
-    """No gap is shorter than the wait before the first inquiry."""
-    payment_id = await begin_in_doubt(
-        system, "stk", "slow_result", InquiryRule("cut_before_acting"), seconds=600
-    )
-    await wait_for_inquiries(system, payment_id, 4)
-    times = [inquiry["asked_at"] for inquiry in await inquiries(system, payment_id)]
-    [attempt] = await system.rows(
-        "SELECT * FROM mkwanja.attempts WHERE payment_id = $1::uuid", payment_id
-    )
-    gaps = [(later - earlier).total_seconds() for earlier, later in itertools.pairwise(times)]
-    assert (times[0] - attempt["ended_at"]).total_seconds() >= 0.5
-    assert min(gaps) >= 0.5
-    assert min(gaps[1:]) >= 1
 
 
 async def test_an_answer_is_accepted_only_at_the_address_of_its_inquiry(system: System) -> None:
@@ -125,22 +109,6 @@ async def test_the_operation_of_the_address_decides_how_a_message_is_parsed(syst
     assert (payment["status"], payment["receipt"]) == ("pending", None)
 
 
-async def test_the_service_does_not_inquire_about_a_succeeded_payment(system: System) -> None:
-    """It has no due time, however many sweeps pass."""
-    ended = await begin_in_doubt(system, "b2c", "approve")
-    await system.settled(ended)
-    number = len(await inquiries(system, ended))
-    other = await begin_in_doubt(
-        system, "b2c", "slow_result", InquiryRule("lost_callback"), seconds=600
-    )
-    await wait_for_inquiries(system, other, 3)
-    assert len(await inquiries(system, ended)) == number
-    [row] = await system.rows(
-        "SELECT next_step_at, next_step FROM mkwanja.payments WHERE id = $1::uuid", ended
-    )
-    assert (row["next_step_at"], row["next_step"]) == (None, None)
-
-
 async def test_without_redis_no_worker_inquires_and_no_payment_is_lost(system: System) -> None:
     """All workers share one budget, in Redis. The payments keep their due times for later."""
     if not system.stack.redis.can_be_stopped:
@@ -169,19 +137,3 @@ async def test_without_redis_no_worker_inquires_and_no_payment_is_lost(system: S
     finally:
         await system.stack.redis.start()
     await system.wait_until_paid(payment_ids)
-
-
-_APIS: list[Api] = ["stk", "b2c", "b2b"]
-
-
-async def test_an_undecided_message_before_the_acknowledgement_brings_the_inquiry_forward() -> None:
-    """The message decides nothing, and comes before Daraja's own answer."""
-    async with a_system() as system:
-        payment_id = await begin_in_doubt(system, "b2c", "callback_before_answer", code=17)
-        await system.in_stage(payment_id, "awaiting_result")
-        due = (
-            "SELECT id FROM mkwanja.payments WHERE id = $1::uuid AND"
-            " next_step_at < now() + interval '10 seconds'"
-        )
-        # In this order: if the payment is no longer due, the inquiry was sent.
-        assert await system.rows(due, payment_id) or await inquiries(system, payment_id)
