@@ -18,9 +18,7 @@ class Brakes:
     def __init__(self) -> None:
         self.kill_switch = False
         self.breaker_since: datetime | None = None
-        self.breaker_is_ours = (
-            False  # this payment opened it, so the probe inquires about this payment
-        )
+        self.breaker_is_ours = False  # this payment opened it, and is the subject of its probes
         self.probes = 0
         self.probed_at: datetime | None = None
 
@@ -34,12 +32,8 @@ class Brakes:
 
     def open(self, now: datetime, *, is_ours: bool) -> None:
         if self.breaker_since is None:
-            self.breaker_since, self.breaker_is_ours, self.probes, self.probed_at = (
-                now,
-                is_ours,
-                0,
-                None,
-            )
+            self.breaker_since, self.breaker_is_ours = now, is_ours
+            self.probes, self.probed_at = 0, None
 
     def close(self, accepted_at: datetime) -> None:
         if self.breaker_since is not None and self.breaker_since < accepted_at:
@@ -78,9 +72,7 @@ class Hold:
         if self.is_engaged or self.changed_at > answer.since:
             return
         self.refusals += answer.health is OperationHealth.SETTINGS_REFUSED
-        if (
-            answer.health is OperationHealth.PRODUCT_REFUSED
-            or self.refusals >= SETTINGS_REFUSALS_MAX
-        ):
+        is_refused = answer.health is OperationHealth.PRODUCT_REFUSED
+        if is_refused or self.refusals >= SETTINGS_REFUSALS_MAX:
             self.is_engaged, self.changed_at, self.refusals = True, now, 0
             self.cool_down, self.probe_at = answer.cool_down, now + answer.cool_down

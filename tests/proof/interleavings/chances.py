@@ -5,6 +5,7 @@ A run has only some of the faults, because many faults at once hide each other.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from random import Random
 
 _NEVER, _SELDOM, _OFTEN = 0.0, 0.06, 0.35
@@ -12,130 +13,86 @@ _NEVER, _SELDOM, _OFTEN = 0.0, 0.06, 0.35
 # One draw for each fault of a run.
 _LEVELS = (_NEVER, _NEVER, _NEVER, _SELDOM, _SELDOM, _OFTEN)
 
-# Between the worker's steps: it is killed or frozen, the answer to its COMMIT is lost, or it gets
-# no slot.
-WORKER = (
-    "crashes",
-    "freezes",
-    "commit_is_lost",
-    "claim_is_unknown",
-    "waits_for_a_row",
-    "is_not_ready",
-    "drains",
-)
-
-# What Redis and the sweepers do to a payment.
-WAKING = (
-    "wake_up_is_lost",
-    "wake_up_is_doubled",
-    "sweeper_is_late",
-    "budget_is_spent",
-    "bell_is_lost",
-)
-
-# Between us and Daraja.
-NETWORK = (
-    "is_not_connected",
-    "request_is_lost",
-    "request_is_late",
-    "answer_is_lost",
-    "receiver_is_down",
-)
-
-# Daraja rejects the call before it acts.
-DOOR = ("refuses_token", "throttles", "refuses", "is_busy", "breaks_before_acting")
-
-# What Daraja does after it accepted the call.
-INSIDE = (
-    "breaks_after_acting",
-    "busy_yet_acts",
-    "throttled_yet_acts",
-    "fails",
-    "fails_for_the_credential",
-    "pays_late",
-)
-
-# Its messages: results, and answers to inquiries.
-MESSAGES = (
-    "callback_is_lost", "callback_is_repeated", "callback_is_late", "comes_from_elsewhere",
-    "omits_receipt", "reports_another_amount", "sends_timeout", "does_not_find_yet",
-    "does_not_find_once", "is_vague", "gives_no_answer", "reports_failed_once",
-    "is_still_under_way", "refuses_credential",
-)  # fmt: skip
-
-# People.
-PEOPLE = ("caller_cancels", "operator_decides", "payouts_are_stopped", "breaker_opens_for_another")
-
-# For a while our app lacks the product that sends, or the product that answers inquiries.
-PRODUCTS = ("lacks_send_product", "lacks_inquiry_product", "token_is_replaced")
-
-NAMES = (*WORKER, *WAKING, *NETWORK, *DOOR, *INSIDE, *MESSAGES, *PEOPLE, *PRODUCTS)
+# With more, no flow would reach its end: these happen at every step.
+_CRASHES_MAX, _FREEZES_MAX = 0.15, 0.2
 
 
+@dataclass(slots=True)
 class Chances:
     """The probability of each fault, by its name."""
 
-    __slots__ = NAMES
+    # Between the worker's steps: it is killed or frozen, the answer to its COMMIT is lost, or it
+    # gets no slot.
+    crashes: float = _NEVER
+    freezes: float = _NEVER
+    commit_is_lost: float = _NEVER
+    claim_is_unknown: float = _NEVER
+    waits_for_a_row: float = _NEVER
+    is_not_ready: float = _NEVER
+    drains: float = _NEVER
 
-    crashes: float
-    freezes: float
-    commit_is_lost: float
-    claim_is_unknown: float
-    waits_for_a_row: float
-    is_not_ready: float
-    drains: float
-    wake_up_is_lost: float
-    wake_up_is_doubled: float
-    sweeper_is_late: float
-    budget_is_spent: float
-    bell_is_lost: float
-    is_not_connected: float
-    request_is_lost: float
-    request_is_late: float
-    answer_is_lost: float
-    receiver_is_down: float
-    refuses_token: float
-    throttles: float
-    refuses: float
-    is_busy: float
-    breaks_before_acting: float
-    breaks_after_acting: float
-    busy_yet_acts: float
-    throttled_yet_acts: float
-    fails: float
-    fails_for_the_credential: float
-    pays_late: float
-    callback_is_lost: float
-    callback_is_repeated: float
-    callback_is_late: float
-    comes_from_elsewhere: float
-    omits_receipt: float
-    reports_another_amount: float
-    sends_timeout: float
-    does_not_find_yet: float
-    does_not_find_once: float
-    is_vague: float
-    gives_no_answer: float
-    reports_failed_once: float
-    is_still_under_way: float
-    refuses_credential: float
-    caller_cancels: float
-    operator_decides: float
-    payouts_are_stopped: float
-    breaker_opens_for_another: float
-    lacks_send_product: float
-    lacks_inquiry_product: float
-    token_is_replaced: float
+    # What Redis and the sweepers do to a payment.
+    wake_up_is_lost: float = _NEVER
+    wake_up_is_doubled: float = _NEVER
+    sweeper_is_late: float = _NEVER
+    budget_is_spent: float = _NEVER
+    bell_is_lost: float = _NEVER
 
-    def __init__(self, rng: Random | None = None) -> None:
-        """With `rng` the faults of a run, else none."""
-        if rng is None:
-            for name in NAMES:
-                setattr(self, name, _NEVER)
-            return
-        for name, level in zip(NAMES, rng.choices(_LEVELS, k=len(NAMES)), strict=True):
-            setattr(self, name, level)
-        if self.crashes > _SELDOM:
-            self.crashes = 0.15  # of every step; with more, no flow would reach its end
-        if self.freezes > _SELDOM:
-            self.freezes = 0.2
+    # Between us and Daraja.
+    is_not_connected: float = _NEVER
+    request_is_lost: float = _NEVER
+    request_is_late: float = _NEVER
+    answer_is_lost: float = _NEVER
+    receiver_is_down: float = _NEVER
+
+    # Daraja rejects the call before it acts.
+    refuses_token: float = _NEVER
+    throttles: float = _NEVER
+    refuses: float = _NEVER
+    is_busy: float = _NEVER
+    breaks_before_acting: float = _NEVER
+
+    # What Daraja does after it accepted the call.
+    breaks_after_acting: float = _NEVER
+    busy_yet_acts: float = _NEVER
+    throttled_yet_acts: float = _NEVER
+    fails: float = _NEVER
+    fails_for_the_credential: float = _NEVER
+    pays_late: float = _NEVER
+
+    # Its messages: results, and answers to inquiries.
+    callback_is_lost: float = _NEVER
+    callback_is_repeated: float = _NEVER
+    callback_is_late: float = _NEVER
+    comes_from_elsewhere: float = _NEVER
+    omits_receipt: float = _NEVER
+    reports_another_amount: float = _NEVER
+    sends_timeout: float = _NEVER
+    does_not_find_yet: float = _NEVER
+    does_not_find_once: float = _NEVER
+    is_vague: float = _NEVER
+    gives_no_answer: float = _NEVER
+    reports_failed_once: float = _NEVER
+    is_still_under_way: float = _NEVER
+    refuses_credential: float = _NEVER
+
+    # People.
+    caller_cancels: float = _NEVER
+    operator_decides: float = _NEVER
+    payouts_are_stopped: float = _NEVER
+    breaker_opens_for_another: float = _NEVER
+
+    # For a while our app lacks the product that sends, or the product that answers inquiries.
+    lacks_send_product: float = _NEVER
+    lacks_inquiry_product: float = _NEVER
+    token_is_replaced: float = _NEVER
+
+
+NAMES = tuple(field.name for field in fields(Chances))
+
+
+def draw_chances(rng: Random) -> Chances:
+    drawn = Chances(*rng.choices(_LEVELS, k=len(NAMES)))
+    drawn.crashes = min(drawn.crashes, _CRASHES_MAX)
+    drawn.freezes = min(drawn.freezes, _FREEZES_MAX)
+    return drawn

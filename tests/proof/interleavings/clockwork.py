@@ -10,13 +10,13 @@ from zlib import crc32
 
 from domain.kinds import Kind
 from domain.stages import Stage
-from tests.proof.interleavings.chances import Chances
+from tests.proof.interleavings.chances import draw_chances
 from tests.proof.interleavings.times import TIMES
 
-Flow = Generator[int, None, None]  # each `yield`: the milliseconds that pass at least
-Event = tuple[
-    int, int, Callable[..., None], tuple[Any, ...]
-]  # time, order among equal times, action, arguments
+# Each `yield` gives the milliseconds that pass at least.
+Flow = Generator[int, None, None]
+# Time, order among equal times, action, arguments.
+Event = tuple[int, int, Callable[..., None], tuple[Any, ...]]
 
 _KINDS = tuple(Kind)
 _HASH_MASK = (1 << 61) - 1
@@ -32,7 +32,7 @@ class Clockwork:
         self.now = 0
         self.kind = kind or rng.choice(_KINDS)
         self.times = rng.choice(TIMES[self.kind])
-        self.drawn = self.chances = Chances(rng)
+        self.drawn = self.chances = draw_chances(rng)
         self.path = 0
         self.story = story
         self.pending: list[Event] = []
@@ -67,9 +67,7 @@ class Clockwork:
             least = next(flow)
         except StopIteration:
             return
-        if (
-            least < 0
-        ):  # inside a transaction that waits for a row: never longer than Postgres allows
+        if least < 0:  # in a transaction that waits for a row, never longer than Postgres allows
             self.later(-least, self.resume, flow)
             return
         c = self.chances

@@ -17,7 +17,14 @@ from uuid import UUID
 from domain import inquiry as asking
 from domain.adapters.daraja.client import NO_ANSWER
 from domain.attempts import IdKind
-from domain.errors import DeadlinePassed, Draining, ProductRefused, TokenRefused, Unreachable
+from domain.errors import (
+    DeadlinePassed,
+    Draining,
+    ProductRefused,
+    ProviderError,
+    TokenRefused,
+    Unreachable,
+)
 from domain.evidence import InquiryOutcome
 from domain.fence import Fence, OpenAttempt
 from domain.kinds import Kind
@@ -25,15 +32,15 @@ from domain.lifecycle import inquiry_changes, reconcile, record_answer, submit
 from domain.lifecycle.inquiry_changes import InquiryAnswer
 from domain.lifecycle.submit import Due
 from domain.operations import OperationHealth
-from domain.payment import Payment
+from domain.report import Report
 from domain.stages import Stage, Step
 from tests.builders import PAYMENT_ID, an_attempt_id
 from tests.decisions import inquiry_of, probed_operation_of
 from tests.proof.interleavings.clockwork import Flow
 from tests.proof.interleavings.provider import KEYED, OWN_ID, Answer, Message
 from tests.proof.interleavings.reading import (
+    LOST_ANSWER,
     ReadAnswer,
-    lost_answer,
     query_report,
     read_submit_answer,
 )
@@ -45,6 +52,15 @@ if TYPE_CHECKING:
 
 _OWN_ID = str(PAYMENT_ID)
 _TRIES_MAX = 4
+# The other kinds are inquired about by their own id.
+_ID_OF_INQUIRY = {
+    Kind.DEPOSIT: IdKind.CHECKOUT_REQUEST,
+    Kind.BILL_PAYMENT: IdKind.ORIGINATOR_CONVERSATION,
+}
+
+
+def _not_sent(error: ProviderError) -> tuple[ReadAnswer, Answer]:
+    return ReadAnswer(frozenset(), error), Answer("unsent")
 
 
 def job(world: World) -> Flow:
@@ -95,15 +111,12 @@ def _claim_and_send(world: World, claim: Callable[[UUID], bool], times: LifeTime
         world.look_again()
     claimed = world.record.payment
     yield 0
+    account = _account(times)
     if world.happens(world.chances.claim_is_unknown):
         world.note("claim unknown")
-        yield from _record(
-            world, open_attempt, ReadAnswer(frozenset(), Unreachable()), Answer("unsent"), times
-        )
+        yield from _record(world, open_attempt, *_not_sent(Unreachable()), times)
     elif is_claimed:
-        read_answer, answer = yield from _send(
-            world, open_attempt, _account(times), is_probe=is_probe
-        )
+        read_answer, answer = yield from _send(world, open_attempt, account, is_probe=is_probe)
         yield 0
 
         def lose_claim() -> None:
@@ -131,7 +144,7 @@ def _send(
     It retries only what was not written, and replaces a refused token once.
     """
     tries, tokens_refused = 1, 0
-    fence, unsent = open_attempt.fence, Answer("unsent")
+    fence = open_attempt.fence
     while True:
         fence.begin_send()
         try:
@@ -142,12 +155,12 @@ def _send(
             fence.pass_first_byte()
         except (DeadlinePassed, Draining) as error:
             world.note("fenced")
-            return ReadAnswer(frozenset(), error), unsent
+            return _not_sent(error)
         except Unreachable as error:
             world.note("not connected")
             wait = world.rng.randrange(1, 2000)
             if tries >= _TRIES_MAX or wait / 1000 >= fence.seconds_left:
-                return ReadAnswer(frozenset(), error), unsent
+                return _not_sent(error)
             tries += 1
             yield wait
             continue
@@ -157,10 +170,8 @@ def _send(
         if is_probe or (tokens_refused and not world.happens(world.chances.token_is_replaced)):
             world.note("product refused")
             return ReadAnswer(frozenset(), ProductRefused()), answer
-        if tokens_refused:
-            return ReadAnswer(
-                frozenset(), Unreachable()
-            ), answer  # another worker fetched a newer token
+        if tokens_refused:  # another worker fetched a newer token
+            return ReadAnswer(frozenset(), Unreachable()), answer
         tokens_refused = 1
 
 
@@ -173,7 +184,7 @@ def _on_the_wire(
     if world.happens(world.chances.request_is_lost):
         world.note("request lost")
         yield world.times.call
-        return lost_answer(), Answer("no_answer")
+        return LOST_ANSWER, Answer("no_answer")
     there = 1 + int(world.random() * 800)
     if world.happens(world.chances.request_is_late):
         there = world.lateness()
@@ -190,7 +201,7 @@ def _on_the_wire(
         is_lost = True
     if is_lost or not answers or answers[0].outcome == "no_answer":
         world.note("no answer")
-        return lost_answer(), Answer("no_answer")
+        return LOST_ANSWER, Answer("no_answer")
     world.note(answers[0].outcome)
     return read_submit_answer(world.kind, answers[0]), answers[0]
 
@@ -216,38 +227,29 @@ def _record(
 def _inquire(world: World, found: Due) -> Flow:
     """`Inquirer.inquire`."""
     times = world.times
-    if found.kind in KEYED and found.stage is Stage.IN_DOUBT:
-        record = world.record
-        now = instant(world.now)
-        if asking.may_be_resent(
-            record.payment, record.evidence(now), now, times.worker, times.accounts
-        ):
-            yield 0
-            if world.happens(world.chances.is_not_ready):
-                return
-
-            def claim(attempt_id: UUID) -> bool:
-                decided = record.change(
-                    submit.resend_claim_change(
-                        PAYMENT_ID, attempt_id, times.worker, times.accounts
-                    ),
-                    instant(world.now),
-                )
-                record.claim_is_probe = probed_operation_of(decided) is not None
-                return _is_claimed_by(decided.payment, attempt_id)
-
-            yield from _claim_and_send(world, claim, times)
-            return
-    if found.is_due:
-        yield from ask(world, is_probe=False)
-
-
-def _is_claimed_by(payment: Payment | None, attempt_id: UUID) -> bool:
-    return (
-        payment is not None
-        and payment.stage is Stage.SUBMITTING
-        and payment.attempt_id == attempt_id
+    record, now = world.record, instant(world.now)
+    settings = times.worker, times.accounts
+    may_be_resent = (
+        found.kind in KEYED
+        and found.stage is Stage.IN_DOUBT
+        and asking.may_be_resent(record.payment, record.evidence(now), now, *settings)
     )
+    if not may_be_resent:
+        if found.is_due:
+            yield from ask(world, is_probe=False)
+        return
+    yield 0
+    if world.happens(world.chances.is_not_ready):
+        return
+
+    def claim(attempt_id: UUID) -> bool:
+        change = submit.resend_claim_change(PAYMENT_ID, attempt_id, *settings)
+        decided = record.change(change, instant(world.now))
+        record.claim_is_probe = probed_operation_of(decided) is not None
+        payment = record.payment
+        return payment.stage is Stage.SUBMITTING and payment.attempt_id == attempt_id
+
+    yield from _claim_and_send(world, claim, times)
 
 
 def ask(world: World, *, is_probe: bool) -> Flow:
@@ -255,95 +257,77 @@ def ask(world: World, *, is_probe: bool) -> Flow:
     times = world.times
     yield 0
     if world.happens(world.chances.is_not_ready):
-        yield from world.write(
-            "postponement", inquiry_changes.postponement_change(PAYMENT_ID, timedelta(seconds=2))
-        )
+        change = inquiry_changes.postponement_change(PAYMENT_ID, timedelta(seconds=2))
+        yield from world.write("postponement", change)
         return
-    decided = yield from world.write(
-        "asking",
-        inquiry_changes.inquiry_change(
-            PAYMENT_ID, times.worker, times.accounts, is_breaker_probe=is_probe
-        ),
+    change = inquiry_changes.inquiry_change(
+        PAYMENT_ID, times.worker, times.accounts, is_breaker_probe=is_probe
     )
+    decided = yield from world.write("asking", change)
     payment, asked = decided.payment, inquiry_of(decided)
     if payment is None or asked is None:
         return
-    number = asked.number
+    number, is_query = asked.number, payment.inquiry_step is Step.QUERY
     world.witness.note_inquiry(number, milliseconds(asked.asked_at))
     yield 0
     if world.daraja.lacks_inquiry_product:
         world.note("question refused")
         yield 50
-        refused = InquiryAnswer(
-            NO_ANSWER if payment.inquiry_step is Step.QUERY else None,
-            (),
-            OperationHealth.PRODUCT_REFUSED,
-        )
-        yield from world.write(
-            "answering",
-            inquiry_changes.inquiry_answer_change(
-                PAYMENT_ID, number, refused.report, (), times.worker, answer=refused
-            ),
-        )
+        report = NO_ANSWER if is_query else None
+        yield from _record_inquiry(world, number, report, OperationHealth.PRODUCT_REFUSED, times)
         return
     sent, [own] = payment.inquiry_attempt, times.accounts.values()
     ids = dict(sent.provider_ids) if sent is not None else {}
     # As `DarajaClient` does it: with its own token, and the short code of the send.
-    asked_as = (
-        replace(own, shortcode=sent.account.shortcode) if sent is not None and sent.account else own
-    )
-    if payment.inquiry_step is not Step.QUERY:
-        asking_by = (
-            ids[IdKind.ORIGINATOR_CONVERSATION] if world.kind is Kind.BILL_PAYMENT else _OWN_ID
-        )
+    asked_as = own
+    if sent is not None and sent.account is not None:
+        asked_as = replace(own, shortcode=sent.account.shortcode)
+    asked_id = ids[_ID_OF_INQUIRY[world.kind]] if world.kind in _ID_OF_INQUIRY else _OWN_ID
+    if not is_query:
         world.note("status asked")
-        world.daraja.ask_status(number, asking_by, asked_as.as_text())
+        world.daraja.ask_status(number, asked_id, asked_as.as_text())
         yield 100
-        taken = InquiryAnswer(None, (), OperationHealth.WORKS)
-        yield from world.write(
-            "answering",
-            inquiry_changes.inquiry_answer_change(
-                PAYMENT_ID, number, None, (), times.worker, answer=taken
-            ),
-        )
+        yield from _record_inquiry(world, number, None, OperationHealth.WORKS, times)
         return
-    checkout_id = ids[IdKind.CHECKOUT_REQUEST]
     yield 50
-    message = world.daraja.query(checkout_id, asked_as.as_text())
-    if asked_as != own:
-        message = Message(
-            "query", "vague"
-        )  # Daraja answers "wrong credentials": the passkey belongs to another short code
+    message = world.daraja.query(asked_id, asked_as.as_text())
+    if asked_as != own:  # "wrong credentials": the passkey belongs to another short code
+        message = Message("query", "vague")
     world.note(f"query: {message.outcome}")
     yield 50
     if world.happens(world.chances.answer_is_lost):
         message = message._replace(outcome="no_answer")
-    report = query_report(message, checkout_id)
+    report = query_report(message, asked_id)
     health = None if report.inquiry_outcome is InquiryOutcome.NO_ANSWER else OperationHealth.WORKS
+    yield from _record_inquiry(world, number, report, health, times, (number, message))
+
+
+def _record_inquiry(
+    world: World,
+    number: int,
+    report: Report | None,
+    health: OperationHealth | None,
+    times: LifeTimes,
+    inquiry_answer: tuple[int, Message] | None = None,
+) -> Flow:
     change = inquiry_changes.inquiry_answer_change(
         PAYMENT_ID, number, report, (), times.worker, answer=InquiryAnswer(report, (), health)
     )
-    yield from world.write("answering", change, inquiry_answer=(number, message))
+    yield from world.write("answering", change, inquiry_answer)
 
 
 def sweep(world: World, step: Step) -> Flow:
     """What a sweeper does with one due row, after it postponed the row."""
+    times = world.times.worker
     match step:
-        case Step.SUBMIT:
-            if world.record.find_due(instant(world.now)).is_expired:
-                yield 0
-                yield from world.write("expiry", submit.expiry_change(PAYMENT_ID))
-            else:
-                world.wake()
+        case Step.SUBMIT if world.record.find_due(instant(world.now)).is_expired:
+            yield 0
+            yield from world.write("expiry", submit.expiry_change(PAYMENT_ID))
         case Step.END_LEASE:
             yield 0
-            yield from world.write(
-                "lease", reconcile.lease_expiry_change(PAYMENT_ID, world.times.worker)
-            )
+            yield from world.write("lease", reconcile.lease_expiry_change(PAYMENT_ID, times))
         case Step.WATCH:
             yield 0
-            yield from world.write(
-                "watching", inquiry_changes.watch_change(PAYMENT_ID, world.times.worker)
-            )
-        case Step.QUERY | Step.STATUS:
+            yield from world.write("watching", inquiry_changes.watch_change(PAYMENT_ID, times))
+        case Step.SUBMIT | Step.QUERY | Step.STATUS:
             world.wake()

@@ -8,6 +8,7 @@ those of rules.md: §12 (stages), §15 (in doubt), §24 (invariants).
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 from uuid import UUID
 
 from domain.kinds import RULES, Kind
@@ -23,50 +24,40 @@ from tests.proof.interleavings.times import LifeTimes
 _SENDS_MAX = 4
 _NOT_FOUND_NEEDED = 2
 _AGREEING_NEEDED = 2
-_COOL_DOWN, _DOUBLINGS_MAX = (
-    30_000,
-    5,
-)  # the earliest time of the n-th probe doubles so often
+# The earliest time of the n-th probe doubles so often.
+_COOL_DOWN, _DOUBLINGS_MAX = 30_000, 5
 _SILENT_NEEDED, _SILENT_NEEDED_IF_VAGUE = 3, 5
 
 # Answers after which a call is proved to have had no effect.
 _PROOFS = ("unsent", "throttled", "token_refused")
-ASKED_NO_MORE = "its id came after it had failed for silence, and it is asked about no more"
-
-TWO_CONVERSATIONS = (
-    "a repeat that Daraja refused had an id of its own, and what names the first is not believed"
-)
 
 _UNDER_WAY_MAX_MS = 15 * 60 * 1000
 _SILENT = ("under_way", "too_early", "vague")
 
 
+@dataclass(slots=True)
 class Send:
     """One claim, and what is known about its send."""
 
-    __slots__ = ("account", "claimed_at", "left_at", "outcome")
-
-    def __init__(self, claimed_at: int, account: str) -> None:
-        self.account = account
-        self.claimed_at = claimed_at
-        self.left_at: int | None = None
-        self.outcome: str | None = None  # of Daraja's answer, once it is on record
+    claimed_at: int
+    account: str
+    left_at: int | None = None
+    outcome: str | None = None  # of Daraja's answer, once it is on record
 
 
 class Witness:
     """What happened, as seen from outside."""
 
-    def __init__(self, kind: Kind, times: LifeTimes) -> None:
+    def __init__(self, kind: Kind, times: LifeTimes, *, confirms: bool) -> None:
         self.kind = kind
         self.times = times
         self.sends: dict[UUID, Send] = {}
         self.asked: dict[int, int] = {}
         self.answers: dict[int, Message] = {}
         self.has_message = False
-        self.good_success = (
-            False  # a success with receipt and the right amount, from Daraja's own address
-        )
-        self.confirms = False  # whether policy wants the success of a callback confirmed
+        # A success with receipt and the right amount came from Daraja's own address.
+        self.good_success = False
+        self.confirms = confirms  # whether policy wants the success of a callback confirmed
         self.amount_is_right = False  # a message that decides named the payment's own amount
         self.amount_is_disputed = False  # a callback named another amount
         self.claims_success = False
@@ -76,9 +67,7 @@ class Witness:
         self.own_account = AN_ACCOUNT.as_text()  # of workers that start from now on
         self._has_failed = False
         self.conversation_ids: set[str] = set()
-        self.uses: dict[Operation, list[int]] = defaultdict(
-            list
-        )  # the times of requests to each operation
+        self.uses: dict[Operation, list[int]] = defaultdict(list)  # the times of requests
         self.held_since: dict[Operation, tuple[int, int]] = {}
         self.free_since: dict[Operation, int] = {}
 
@@ -86,51 +75,42 @@ class Witness:
 
     def note_operation_answer(self, answer: OperationAnswer, begun: int, now: int) -> None:
         """An answer about an operation is on record since `now`; its transaction began before."""
-        since = milliseconds(answer.since)
-        held = self.held_since.get(answer.operation)
+        operation, since = answer.operation, milliseconds(answer.since)
+        held = self.held_since.get(operation)
         if answer.health is OperationHealth.WORKS and held is not None and held[0] < since:
-            del self.held_since[answer.operation]
-            self.free_since[answer.operation] = begun
-        elif answer.health is OperationHealth.PRODUCT_REFUSED and since >= self.free_since.get(
-            answer.operation, 0
-        ):
-            self.held_since.setdefault(answer.operation, (begun, now))
+            del self.held_since[operation]
+            self.free_since[operation] = begun
+        is_refused = answer.health is OperationHealth.PRODUCT_REFUSED
+        if is_refused and since >= self.free_since.get(operation, 0):
+            self.held_since.setdefault(operation, (begun, now))
 
-    def _must_not_be_held(self, operation: Operation, now: int) -> None:
+    def _note_use(self, operation: Operation, now: int) -> None:
         """ADR 11: after a refusal the operation gets only one probe after each cool-down."""
-        if operation not in self.held_since:
-            return
-        held_at, recorded_at = self.held_since[operation]
-        tried = [at for at in self.uses[operation] if at > recorded_at]
-        if now < held_at + _COOL_DOWN * (
-            2 ** len(tried) if len(tried) < _DOUBLINGS_MAX else 2**_DOUBLINGS_MAX
-        ):
-            raise LawBroken(
-                f"{operation} was used {(now - held_at) / 1000} s after Daraja had refused it"
-            )
+        if operation in self.held_since:
+            held_at, recorded_at = self.held_since[operation]
+            tried = sum(at > recorded_at for at in self.uses[operation])
+            if now < held_at + _COOL_DOWN * 2 ** min(tried, _DOUBLINGS_MAX):
+                raise LawBroken(f"{operation} was used {now - held_at} ms after its refusal")
+        self.uses[operation].append(now)
 
     def note_claim(
         self, attempt_id: UUID, before: Payment, now: int, *, is_stopped: bool, account: str
     ) -> None:
-        operation = RULES[self.kind].operation
-        self._must_not_be_held(operation, now)
-        self.uses[operation].append(now)
+        self._note_use(RULES[self.kind].operation, now)
         if self.kind is not Kind.DEPOSIT and is_stopped:
             raise LawBroken("claimed while payouts are stopped")
         if before.needs_review:
             raise LawBroken("claimed though a person was to look at it first")
         if now >= self.times.expires_after:
             raise LawBroken("claimed past its age")
-        if any(send.outcome not in _PROOFS for send in self.sends.values()):
-            self._must_permit_resend(account)
+        if open_sends := self._open_sends:
+            self._must_permit_resend(account, open_sends)
         self.sends[attempt_id] = Send(now, account)
 
     def note_first_byte(self, attempt_id: UUID, now: int) -> None:
         send = self.sends[attempt_id]
-        if now > send.claimed_at + self.times.lease:
-            raise LawBroken(
-                f"a first byte left {now - send.claimed_at} ms after the claim, past the lease"
-            )
+        if (passed := now - send.claimed_at) > self.times.lease:
+            raise LawBroken(f"a first byte left {passed} ms after the claim, past the lease")
         send.left_at = now
 
     def note_answer(self, attempt_id: UUID, outcome: str, first_id: str, second_id: str) -> None:
@@ -141,23 +121,20 @@ class Witness:
 
     def note_inquiry(self, number: int, now: int) -> None:
         operation = Operation.STK_QUERY if self.kind is Kind.DEPOSIT else Operation.STATUS
-        self._must_not_be_held(operation, now)
-        self.uses[operation].append(now)
+        self._note_use(operation, now)
         self.asked[number] = now
 
     def note_inquiry_answer(self, number: int, message: Message) -> None:
         """The answer to an inquiry is on record."""
-        if (
-            message.address != "status-timeout"
-            and not message.from_elsewhere
-            and number in self.asked
-        ):
-            self.answers.setdefault(number, message)
-            if message.second_id:
-                self._learn(message.first_id, message.second_id)
-            if message.outcome == "paid":
-                self.good_success = self.good_success or message.extra_kes == 0
-                self.amount_is_right = self.amount_is_right or message.address == "status"
+        is_timeout = message.address == "status-timeout"
+        if is_timeout or message.from_elsewhere or number not in self.asked:
+            return
+        self.answers.setdefault(number, message)
+        if message.second_id:
+            self._learn(message.first_id, message.second_id)
+        if message.outcome == "paid":
+            self.good_success = self.good_success or message.extra_kes == 0
+            self.amount_is_right = self.amount_is_right or message.address == "status"
 
     def note_message(self, message: Message) -> None:
         """A message to one of the payment's addresses is on record."""
@@ -184,63 +161,49 @@ class Witness:
     # What is allowed next
 
     @property
+    def _open_sends(self) -> list[Send]:
+        """The sends that may have acted."""
+        return [send for send in self.sends.values() if send.outcome not in _PROOFS]
+
+    @property
     def is_of_another_account(self) -> bool:
         """Whether a send that may have acted used another account than the workers have now."""
-        return any(
-            send.account != self.own_account
-            for send in self.sends.values()
-            if send.outcome not in _PROOFS
-        )
+        return any(send.account != self.own_account for send in self._open_sends)
 
-    def _must_permit_resend(self, account: str) -> None:
+    def _must_permit_resend(self, account: str, open_sends: list[Send]) -> None:
         """rules.md §15."""
-        open_sends = [send for send in self.sends.values() if send.outcome not in _PROOFS]
         if any(send.account != account for send in open_sends):
-            raise LawBroken(
-                "sent again by another account, whose use of the id Daraja does not refuse"
-            )
+            raise LawBroken("sent again by another account, whose use of the id is not refused")
         if self.kind not in KEYED:
             raise LawBroken("sent again, and there is no key that would hold it to one")
         if len(open_sends) >= _SENDS_MAX:
             raise LawBroken("sent more than four times")
         if self.has_message:
             raise LawBroken("sent again though Daraja had spoken of it")
-        if any(send.outcome in ("acknowledged", "duplicate", "refused") for send in open_sends):
-            raise LawBroken(
-                "sent again though Daraja had answered that it has it, or will not have it"
-            )
-        if all(send.outcome == "busy" for send in open_sends):
+        outcomes = {send.outcome for send in open_sends}
+        if outcomes & {"acknowledged", "duplicate", "refused"}:
+            raise LawBroken("sent again though Daraja answered that it has it, or refuses it")
+        if outcomes == {"busy"}:
             return
-        last_left = max((send.left_at or send.claimed_at for send in open_sends), default=0)
-        trusted = [
-            number
-            for number, answer in self.answers.items()
-            if answer.outcome == "not_found"
+        last_left = max(send.left_at or send.claimed_at for send in open_sends)
+        trusted = sum(
+            answer.outcome == "not_found"
             and self.asked[number] >= last_left + self.times.trusted_after
-        ]
-        if len(trusted) < _NOT_FOUND_NEEDED:
-            raise LawBroken(
-                f"sent again after {len(trusted)} trusted answers that Daraja does not know it"
-            )
+            for number, answer in self.answers.items()
+        )
+        if trusted < _NOT_FOUND_NEEDED:
+            raise LawBroken(f"sent again after {trusted} trusted answers that it is not known")
 
     def note_stage(self, after: Payment, now: int) -> None:
         """The payment entered a stage."""
         self._has_failed = after.stage is Stage.FAILED
-        if (
-            after.stage is not Stage.FAILED
-            or after.failure is None
-            or self.kind is not Kind.DEPOSIT
-        ):
+        if after.failure is None or self.kind is not Kind.DEPOSIT:
             return
-        reason = after.failure.reason.value
-        if reason == "no_result_confirmed":
+        code = after.failure.provider_code
+        if after.failure.reason.value == "no_result_confirmed":
             self._must_be_silent(now)
-        elif after.failure.provider_code and not self.failure_reported and not self._was_refused():
-            same = [
-                a
-                for a in self.answers.values()
-                if a.outcome == "failed" and a.code == after.failure.provider_code
-            ]
+        elif code and not self.failure_reported and not self._was_refused():
+            same = [a for a in self.answers.values() if (a.outcome, a.code) == ("failed", code)]
             if len(same) < _AGREEING_NEEDED:
                 raise LawBroken(f"failed by {len(same)} query, and no callback")
 
@@ -254,10 +217,8 @@ class Witness:
 
     def must_be_certain_of_the_amount(self) -> None:
         """If a message names another amount, some other message must name the right one."""
-        if self.amount_is_disputed and not self.amount_is_right:
-            raise LawBroken(
-                "succeeded by a message without an amount, and a message on record names another"
-            )
+        if self.is_for_a_person:
+            raise LawBroken("succeeded without an amount, and a message on record names another")
 
     @property
     def is_for_a_person(self) -> bool:
@@ -276,37 +237,26 @@ class Witness:
         # The core counts from the time of a send's outcome, at most a lease after the send. Any of
         # these times may be the one.
         latest = self._window_ends(last_left + self.times.lease)
-        starts = [
-            opens,
-            latest,
-            *(asked_at for asked_at in self.asked.values() if opens <= asked_at <= latest),
-        ]
+        starts = [opens, latest, *(at for at in self.asked.values() if opens <= at <= latest)]
         if not any(self._silent_enough(since) for since in starts):
             raise LawBroken("failed for silence without enough silent answers")
 
     def _window_ends(self, left_at: int) -> int:
         """For 15 minutes the answer "still under processing" is no silence."""
-        under_way = [
-            self.asked[number]
-            for number, answer in self.answers.items()
-            if answer.outcome == "under_way"
-        ]
+        answers = self.answers.items()
+        under_way = [self.asked[number] for number, one in answers if one.outcome == "under_way"]
         latest = left_at + max(_UNDER_WAY_MAX_MS, self.times.window)
         return min(max([left_at, *under_way]) + self.times.window, latest)
 
     def _silent_enough(self, since: int) -> bool:
-        apart: list[int] = []
         outcomes: list[str] = []
+        next_at = since
         for number in sorted(self.answers):
             asked_at, outcome = self.asked[number], self.answers[number].outcome
-            if (
-                outcome in _SILENT
-                and asked_at >= since
-                and (not apart or asked_at >= apart[-1] + self.times.first_after)
-            ):
-                apart.append(asked_at)
+            if outcome in _SILENT and asked_at >= next_at:
+                next_at = asked_at + self.times.first_after
                 outcomes.append(outcome)
-        return len(apart) >= (_SILENT_NEEDED_IF_VAGUE if "vague" in outcomes else _SILENT_NEEDED)
+        return len(outcomes) >= (_SILENT_NEEDED_IF_VAGUE if "vague" in outcomes else _SILENT_NEEDED)
 
 
 def judge_money(record: Record, daraja: Daraja) -> None:
@@ -318,15 +268,10 @@ def judge_money(record: Record, daraja: Daraja) -> None:
         raise LawBroken(f"{finding.invariant}: {finding.reason}")
     if payment.amount_settled_kes != (AMOUNT_KES if payment.stage is Stage.SUCCEEDED else None):
         raise LawBroken(f"I7: settled {payment.amount_settled_kes}, and what moved is {AMOUNT_KES}")
-    if (
-        payment.stage is Stage.FAILED
-        and payment.failure is not None
-        and payment.failure.safe_to_retry
-        and daraja.ledger
-        and not daraja.has_lied
-        # for a payout this contradicts the contract (§2.4 has it for two codes of deposits)
-        and not daraja.paid_after_failure
-    ):
+    is_safe = payment.failure is not None and payment.failure.safe_to_retry
+    # A payout that is paid after its failure contradicts the contract (§2.4 has it for two codes of
+    # deposits).
+    if is_safe and daraja.ledger and not daraja.has_lied and not daraja.paid_after_failure:
         raise LawBroken("a payment that was paid is called safe to retry")
 
 
@@ -338,30 +283,21 @@ def judge(record: Record, witness: Witness, daraja: Daraja, delivered: int) -> s
         raise LawBroken(f"I6: {delivered} callbacks came and {record.callbacks} are on record")
     if any(record.published[place] < 1 for place in range(len(record.events))):
         raise LawBroken("I5: an event was never published")
-    has_moved = bool(daraja.ledger)
-    is_held = (
-        payment.stage is Stage.ACCEPTED and payment.needs_review and daraja.has_lied
-    )  # Daraja answered that it had not accepted the call
-    is_held = is_held or (witness.is_for_a_person and payment.needs_review)
-    if witness.is_of_another_account and record.unconfirmed_receipts and payment.needs_review:
-        return (
-            "open, for review: a success waits to be confirmed, and the account that sent it is no"
-            " longer configured"
-        )
-    if (
-        witness.good_success
-        and payment.stage is not Stage.SUCCEEDED
-        and not _ids_contradict(witness)
-        and not is_held
-    ):
-        raise LawBroken(f"I3: success is on record, and the payment is {payment.stage}")
     if payment.stage is Stage.SUCCEEDED:
         return "succeeded"
-    if payment.stage is Stage.FAILED:
-        if not has_moved:
-            return "failed"
-        return _explain_failure(payment, witness, daraja)
-    return _explain_doubt(payment, witness, daraja)
+    if payment.needs_review and record.unconfirmed_receipts and witness.is_of_another_account:
+        return f"open, for review: a success waits to be confirmed, and {_NOT_CONFIGURED}"
+    # Daraja answered that it had not accepted the call, or the amount is not certain.
+    is_held = (payment.stage is Stage.ACCEPTED and daraja.has_lied) or witness.is_for_a_person
+    is_explained = _ids_contradict(witness) or (is_held and payment.needs_review)
+    if witness.good_success and not is_explained:
+        raise LawBroken(f"I3: success is on record, and the payment is {payment.stage}")
+    if payment.stage is not Stage.FAILED:
+        return _explain_doubt(payment, witness, daraja)
+    return _explain_failure(payment, witness, daraja) if daraja.ledger else "failed"
+
+
+_NOT_CONFIGURED = "the account that sent it is no longer configured"
 
 
 def _explain_failure(payment: Payment, witness: Witness, daraja: Daraja) -> str:
@@ -375,13 +311,10 @@ def _explain_failure(payment: Payment, witness: Witness, daraja: Daraja) -> str:
     if daraja.has_lied:
         return "failed, paid: Daraja answered that it had not accepted it"
     if witness.is_of_another_account:
-        return "failed, paid: the account that sent it is no longer configured"
+        return f"failed, paid: {_NOT_CONFIGURED}"
     if witness.id_came_after_failure:
-        raise LawBroken(f"I3: {ASKED_NO_MORE}")
-    raise LawBroken(
-        f"I3: money moved, and the payment is {payment.stage}"
-        f" ({payment.failure and payment.failure.reason})"
-    )
+        raise LawBroken("I3: its id came after it had failed, and it is inquired about no more")
+    raise LawBroken(f"I3: money moved, and the payment is failed ({payment.failure})")
 
 
 def _explain_doubt(payment: Payment, witness: Witness, daraja: Daraja) -> str:
@@ -394,11 +327,11 @@ def _explain_doubt(payment: Payment, witness: Witness, daraja: Daraja) -> str:
     if witness.kind not in OWN_ID and not witness.first_id:
         return "open, for review: no id to ask by"
     if witness.is_of_another_account:
-        return "open, for review: the account that sent it is no longer configured"
+        return f"open, for review: {_NOT_CONFIGURED}"
     if payment.stage is Stage.ACCEPTED and daraja.has_lied:
         return "open, for review: Daraja reports on a call that it answered it had not accepted"
     if _ids_contradict(witness):
-        raise LawBroken(f"I3: {TWO_CONVERSATIONS}")
+        raise LawBroken("I3: Daraja gave two ConversationIDs, and it is open")
     raise LawBroken(f"I3: Daraja would tell how it ended, and it is {payment.stage}")
 
 

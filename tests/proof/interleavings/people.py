@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 from domain.changes import Change, ChangeResult
 from domain.errors import PaymentServiceError, ResolutionRefused
@@ -42,16 +43,10 @@ def stop_payouts(world: World, is_engaged: bool) -> None:
     world.look_again()
 
 
-def switch_send_product(world: World, is_missing: bool) -> None:
-    """Safaricom removes the product that sends from our app, or restores it."""
-    world.note("product missing" if is_missing else "product there")
-    world.daraja.lacks_send_product = is_missing
-
-
-def switch_inquiry_product(world: World, is_missing: bool) -> None:
-    """The same for the product that answers inquiries."""
-    world.note("inquiry product missing" if is_missing else "inquiry product there")
-    world.daraja.lacks_inquiry_product = is_missing
+def switch_product(world: World, name: Literal["send", "inquiry"], is_missing: bool) -> None:
+    """Safaricom removes a product from our app, or restores it."""
+    world.note(f"{name} product {'missing' if is_missing else 'there'}")
+    setattr(world.daraja, f"lacks_{name}_product", is_missing)
 
 
 def move_breaker_of_another_payment(world: World, is_open: bool) -> None:
@@ -70,10 +65,7 @@ def operate(world: World) -> None:
     if not payment.needs_review and world.random() < 0.5:
         return
     if payment.needs_review and world.random() < 0.3:
-        _resolve(
-            world,
-            Resolution(decision=OperatorDecision.REVIEWED, reason="looked at", operator="test"),
-        )
+        _resolve(world, _REVIEWED)
     elif world.daraja.ledger:
         _resolve(world, _paid(world.daraja.ledger[0]))
     elif world.can_no_longer_move:
@@ -82,33 +74,25 @@ def operate(world: World) -> None:
 
 def settle(world: World) -> None:
     """A person ends by the statement a payment that nothing else can end."""
-    ledger = world.daraja.ledger
+    ledger, stage = world.daraja.ledger, world.record.payment.stage
     if not _resolve(world, _paid(ledger[0]) if ledger else _UNPAID) and ledger:
-        raise LawBroken(
-            f"{world.record.payment.stage}: an operator with the receipt in hand is refused"
-        )
+        raise LawBroken(f"{stage}: an operator with the receipt in hand is refused")
 
 
-_UNPAID = Resolution(decision=OperatorDecision.UNPAID, reason="not there", operator="test")
+_REVIEWED, _UNPAID, _PAID = (
+    Resolution(decision=decision, reason="by the statement", operator="test")
+    for decision in (OperatorDecision.REVIEWED, OperatorDecision.UNPAID, OperatorDecision.PAID)
+)
 
 
 def _paid(receipt: str) -> Resolution:
-    return Resolution(
-        decision=OperatorDecision.PAID,
-        reason="on the statement",
-        operator="test",
-        receipt=receipt,
-        amount_kes=AMOUNT_KES,
-    )
+    return replace(_PAID, receipt=receipt, amount_kes=AMOUNT_KES)
 
 
 def _resolve(world: World, resolved: Resolution) -> bool:
+    change = resolution_change(PAYMENT_ID, resolved, world.times.worker)
     try:
-        world.commit(
-            f"resolve {resolved.decision.value}",
-            resolution_change(PAYMENT_ID, resolved, world.times.worker),
-            world.now,
-        )
+        world.commit(f"resolve {resolved.decision.value}", change, world.now)
     except ResolutionRefused:
         return False
     return True

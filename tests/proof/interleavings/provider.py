@@ -13,10 +13,10 @@ be sent to it again, so its "busy" is always true.
 from __future__ import annotations
 
 from collections.abc import Callable
-from random import Random
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from tests.proof.interleavings.chances import Chances
+from tests.proof.interleavings.clockwork import Clockwork
 
 DEPOSIT, BILL_PAYMENT = "deposit", "bill_payment"
 KEYED = ("withdrawal",)  # Daraja refuses the second use of its id (daraja.md §4.2)
@@ -60,78 +60,56 @@ class Message(NamedTuple):
     from_elsewhere: bool = False  # from an address that Safaricom did not publish
 
 
-class Timeline(Protocol):
-    """Virtual time."""
-
-    now: int
-
-    def later(self, delay_ms: int, action: Callable[..., None], *arguments: object) -> None:
-        """Call `action` after `delay_ms`."""
-        ...
-
-
+@dataclass(slots=True)
 class Transaction:
     """One call that Daraja accepted."""
 
-    __slots__ = (
-        "account",
-        "code",
-        "first_id",
-        "receipt",
-        "second_id",
-        "state",
-        "visible_at",
-        "will_pay_late",
-    )
-
-    def __init__(self, first_id: str, second_id: str, visible_at: int, account: str) -> None:
-        self.account = account
-        self.first_id = first_id
-        self.second_id = second_id
-        self.visible_at = visible_at
-        self.state = "under_way"  # paid, failed
-        self.code = ""
-        self.receipt = ""
-        self.will_pay_late = False
+    first_id: str
+    second_id: str
+    visible_at: int
+    account: str
+    state: str = "under_way"  # paid, failed
+    code: str = ""
+    receipt: str = ""
+    will_pay_late: bool = False
 
 
 class Daraja:
-    """Everything that Daraja does for one payment of `kind`."""
+    """Everything that Daraja does for the payment of one life. It reads the life's clock and kind.
+
+    If `is_truthful`, its "throttled" is always true. If two accounts may use one id, its single use
+    protects nothing, and a lost claim leaves no trace of a "throttled" answer.
+    """
 
     def __init__(
         self,
-        kind: str,
-        chances: Chances,
-        rng: Random,
-        timeline: Timeline,
+        life: Clockwork,
         deliver: Callable[[Message], None],
         *,
         forgets_ids: bool,
-        lag_max_ms: int,
+        is_truthful: bool,
     ) -> None:
-        self.kind = kind
-        self.chances = chances
+        self.kind = life.kind.value
+        self.chances = life.chances
         self.forgets_ids = forgets_ids
         self.ledger: list[str] = []  # receipts: money that moved
         self.transactions: list[Transaction] = []
         self.lacks_send_product = False  # every send is refused with "invalid token" (§1)
         self.lacks_inquiry_product = False  # and every inquiry
-        # "Throttled" is then always true. If two accounts may use one id, its single use protects
-        # nothing, and a lost claim leaves no trace of a "throttled" answer.
-        self.is_truthful = False
         self.has_lied = False  # it answered "not accepted" to a call that it had accepted
         self.paid_after_failure = False
-        self._rng = rng
-        self._random = rng.random
-        self._timeline = timeline
+        self._is_truthful = is_truthful
+        self._life = life
+        self._rng = life.rng
+        self._random = life.random
         self._deliver = deliver
-        self._lag_max_ms = lag_max_ms
+        self._lag_max_ms = life.times.trusted_after * 2 // 5
         self._false_failures_left = 1
         self._false_not_founds_left = 1
 
     # Calls
 
-    def receive(self, own_id: str, account: str = "") -> Answer:
+    def receive(self, own_id: str, account: str) -> Answer:
         """A send. `own_id` is a withdrawal's OriginatorConversationID, else empty.
 
         `account` has the short code of the sender. Daraja does not refuse an id that another
@@ -141,19 +119,20 @@ class Daraja:
         if self.lacks_send_product or chance() < c.refuses_token:
             return Answer("token_refused")
         if chance() < c.throttles:
-            if self._may_lie and not self.is_truthful and c.throttled_yet_acts and chance() < _HALF:
+            may_act = self._refuses_used_ids and not self._is_truthful and c.throttled_yet_acts
+            if may_act and chance() < _HALF:
                 self._take(own_id, account)
                 self.has_lied = True
             return Answer("throttled")
         if chance() < c.refuses:
             return Answer("refused")
         if chance() < c.is_busy:
-            if self._may_lie and c.busy_yet_acts and chance() < _HALF:
+            if self._refuses_used_ids and c.busy_yet_acts and chance() < _HALF:
                 self._take(own_id, account)
             return Answer("busy")
         if chance() < c.breaks_before_acting:
             return Answer("no_answer")
-        if self.kind in KEYED and self._of(account) and not self.forgets_ids:
+        if self._refuses_used_ids and self._of(account):
             return self._refuse_second_use(own_id)
         taken = self._take(own_id, account)
         if chance() < c.breaks_after_acting:
@@ -161,8 +140,8 @@ class Daraja:
         return Answer("acknowledged", taken.first_id, taken.second_id)
 
     @property
-    def _may_lie(self) -> bool:
-        """Only if the single use of the id protects a resend (§4.2)."""
+    def _refuses_used_ids(self) -> bool:
+        """Only then may Daraja lie, because the single use of the id protects a resend (§4.2)."""
         return self.kind in KEYED and not self.forgets_ids
 
     def _refuse_second_use(self, own_id: str) -> Answer:
@@ -177,27 +156,27 @@ class Daraja:
         return [taken for taken in self.transactions if taken.account == account]
 
     def _take(self, own_id: str, account: str) -> Transaction:
-        if self.kind in KEYED and self._of(account) and not self.forgets_ids:
+        if self._refuses_used_ids and self._of(account):
             return self._of(account)[0]
         number = len(self.transactions) + 1
-        first_id = {DEPOSIT: f"ws_CO_{number}", BILL_PAYMENT: f"9d20-{number}"}.get(
-            self.kind, own_id
-        )
+        first_ids = {DEPOSIT: f"ws_CO_{number}", BILL_PAYMENT: f"9d20-{number}"}
+        first_id = first_ids.get(self.kind, own_id)
         second_id = f"4c1e-{number}" if self.kind == DEPOSIT else f"AG_{number}"
-        lag = (
-            self._rng.randrange(1, self._lag_max_ms)
-            if self._random() < self.chances.does_not_find_yet
-            else 0
-        )
-        taken = Transaction(first_id, second_id, self._timeline.now + lag, account)
+        visible_at = self._life.now
+        if self._random() < self.chances.does_not_find_yet:
+            visible_at += self._rng.randrange(1, self._lag_max_ms)
+        taken = Transaction(first_id, second_id, visible_at, account)
         self.transactions.append(taken)
-        delay = self._rng.randrange(1, 30 * _SECOND)
-        if self._random() < self.chances.callback_is_late:
-            delay = self._rng.choice(_LATE)
+        delay = self._delay(30 * _SECOND)
         if self.kind != DEPOSIT and self._random() < self.chances.sends_timeout:
             self._send(Message("timeout", "slow", 0, "", taken.first_id, taken.second_id))
-        self._timeline.later(delay, self._end, taken)
+        self._life.later(delay, self._end, taken)
         return taken
+
+    def _delay(self, longest: int) -> int:
+        if self._random() < self.chances.callback_is_late:
+            return self._rng.choice(_LATE)
+        return self._rng.randrange(1, longest)
 
     def _end(self, taken: Transaction) -> None:
         c, chance = self.chances, self._random
@@ -213,10 +192,9 @@ class Daraja:
             taken.code = self._rng.choice(_PAYOUT_FAILURES)
         if chance() < c.pays_late and (self.kind != DEPOSIT or taken.code in _SETTLED_LATE_AFTER):
             taken.will_pay_late = True
-            self._timeline.later(self._rng.choice(_LATE), self._pay, taken)
-        self._send_result(
-            Message("result", "failed", 0, taken.code, taken.first_id, taken.second_id)
-        )
+            self._life.later(self._rng.choice(_LATE), self._pay, taken)
+        ids = taken.first_id, taken.second_id
+        self._send_result(Message("result", "failed", 0, taken.code, *ids))
 
     def _pay(self, taken: Transaction) -> None:
         self.paid_after_failure = self.paid_after_failure or taken.state == "failed"
@@ -224,9 +202,8 @@ class Daraja:
         taken.will_pay_late = False
         taken.receipt = f"UC14KD82Q{len(self.ledger) + 1}"
         self.ledger.append(taken.receipt)
-        self._send_result(
-            Message("result", "paid", 0, "0", taken.first_id, taken.second_id, taken.receipt)
-        )
+        ids = taken.first_id, taken.second_id
+        self._send_result(Message("result", "paid", 0, "0", *ids, taken.receipt))
 
     # Messages
 
@@ -234,10 +211,12 @@ class Daraja:
         """Send it zero to three times, each at its own time (§8.3)."""
         if self._random() < self.chances.callback_is_lost:
             return
-        for _ in range(
-            self._rng.randrange(2, 4) if self._random() < self.chances.callback_is_repeated else 1
-        ):
+        for _ in self._copies():
             self._send(self._garbled(message))
+
+    def _copies(self) -> range:
+        is_repeated = self._random() < self.chances.callback_is_repeated
+        return range(self._rng.randrange(2, 4) if is_repeated else 1)
 
     def _garbled(self, message: Message) -> Message:
         c, chance = self.chances, self._random
@@ -251,14 +230,11 @@ class Daraja:
         return message
 
     def _send(self, message: Message) -> None:
-        delay = self._rng.randrange(1, 3 * _SECOND)
-        if self._random() < self.chances.callback_is_late:
-            delay = self._rng.choice(_LATE)
-        self._timeline.later(delay, self._deliver, message)
+        self._life.later(self._delay(3 * _SECOND), self._deliver, message)
 
     # Inquiries
 
-    def query(self, checkout_id: str, account: str = "") -> Message:
+    def query(self, checkout_id: str, account: str) -> Message:
         """STK query (§3)."""
         c, chance = self.chances, self._random
         asked = self._found(checkout_id, account)
@@ -268,29 +244,19 @@ class Daraja:
             return Message("query", "vague")
         if asked is None:
             return Message("query", "too_early")
-        if (
-            asked.state != "failed"
-            and self._false_failures_left
-            and chance() < c.reports_failed_once
-        ):
+        ids = asked.first_id, asked.second_id
+        may_fail = asked.state != "failed" and self._false_failures_left
+        if may_fail and chance() < c.reports_failed_once:
             self._false_failures_left -= 1  # §3: seen to contradict the callback
-            return Message(
-                "query",
-                "failed",
-                0,
-                self._rng.choice(("1037", "1032")),
-                asked.first_id,
-                asked.second_id,
-            )
+            return Message("query", "failed", 0, self._rng.choice(("1037", "1032")), *ids)
         if asked.state == "under_way" or chance() < c.is_still_under_way:
-            return Message("query", "under_way", 0, "4999", asked.first_id, asked.second_id)
-        return Message("query", asked.state, 0, asked.code or "0", asked.first_id, asked.second_id)
+            return Message("query", "under_way", 0, "4999", *ids)
+        return Message("query", asked.state, 0, asked.code or "0", *ids)
 
-    def ask_status(self, number: int, first_id: str, account: str = "") -> None:
+    def ask_status(self, number: int, first_id: str, account: str) -> None:
         """Transaction Status (§6.1): a message to the inquiry's address answers it, or nothing."""
-        self._timeline.later(
-            self._rng.randrange(1, 4 * _SECOND), self._answer_status, number, first_id, account
-        )
+        delay = self._rng.randrange(1, 4 * _SECOND)
+        self._life.later(delay, self._answer_status, number, first_id, account)
 
     def _answer_status(self, number: int, first_id: str, account: str) -> None:
         c, chance = self.chances, self._random
@@ -299,7 +265,7 @@ class Daraja:
         if chance() < c.callback_is_lost:
             return
         answer = self._garbled(self._status(number, first_id, account))
-        for _ in range(self._rng.randrange(2, 4) if chance() < c.callback_is_repeated else 1):
+        for _ in self._copies():
             self._send(answer)
 
     def _status(self, number: int, first_id: str, account: str) -> Message:
@@ -314,20 +280,20 @@ class Daraja:
         if self._false_not_founds_left and chance() < c.does_not_find_once:
             self._false_not_founds_left -= 1
             return Message("status", "not_found", number)
+        ids = asked.first_id, asked.second_id
         if asked.state == "under_way" or chance() < c.is_still_under_way:
-            return Message("status", "under_way", number, "", asked.first_id, asked.second_id)
-        return Message(
-            "status", asked.state, number, "", asked.first_id, asked.second_id, asked.receipt
-        )
+            return Message("status", "under_way", number, "", *ids)
+        return Message("status", asked.state, number, "", *ids, asked.receipt)
 
     def _found(self, first_id: str, account: str) -> Transaction | None:
         """What Daraja's own records show by now: of two under one id, the one that paid."""
-        found = [
-            t
-            for t in self._of(account)
-            if t.first_id == first_id and t.visible_at <= self._timeline.now
-        ]
-        return next((t for t in found if t.state == "paid"), found[-1] if found else None)
+        now, found = self._life.now, None
+        for one in self._of(account):
+            if one.first_id == first_id and one.visible_at <= now:
+                if one.state == "paid":
+                    return one
+                found = one
+        return found
 
     # The statement
 

@@ -20,12 +20,10 @@ from domain.changes import StoredCallback
 from domain.errors import OutcomeUnknown, ProviderError, Throttled
 from domain.kinds import RULES, Kind
 from domain.report import Report
+from tests.builders import AMOUNT_KES, a_callback
 from tests.proof.interleavings.provider import OWN_ID, Answer, Message
 from tests.simulator.answers import ENVELOPES, query_result
 from tests.simulator.status import NOT_FOUND
-
-AMOUNT_KES = 250
-_CALLBACK_ID_BYTES = bytes(32)
 
 
 class ReadAnswer(NamedTuple):
@@ -33,6 +31,9 @@ class ReadAnswer(NamedTuple):
 
     ids: ProviderIds
     error: ProviderError | None
+
+
+LOST_ANSWER = ReadAnswer(frozenset(), OutcomeUnknown("no answer: TimeoutError"))
 
 
 @lru_cache(maxsize=4096)
@@ -48,9 +49,8 @@ def read_submit_answer(kind: Kind, answer: Answer) -> ReadAnswer:
 @lru_cache(maxsize=4096)
 def report_of(kind: Kind, message: Message) -> Report:
     """The report that the receiver reads from a message to one of our addresses."""
-    return read_report(
-        operation_of(kind, message), json.dumps(_message_body(kind, message)).encode()
-    )
+    body = json.dumps(_message_body(kind, message)).encode()
+    return read_report(operation_of(kind, message), body)
 
 
 @lru_cache(maxsize=4096)
@@ -82,35 +82,25 @@ def callback_of(
     kind: Kind, message: Message, outcome: str, receipt: str | None = None
 ) -> StoredCallback:
     """The message as the receiver stores it. All have one id, because no decision depends on it."""
-    from tests.builders import an_attempt_id  # noqa: PLC0415 - only a value
-
-    return StoredCallback(
-        id=an_attempt_id(99),
+    changes = {"source_address": "203.0.113.9"} if message.from_elsewhere else {}
+    return a_callback(
         operation=operation_of(kind, message),
         outcome=outcome,
-        source_address="203.0.113.9" if message.from_elsewhere else "196.201.214.200",
         source_allowed=not message.from_elsewhere,
-        content_type="application/json",
-        body=b"",
-        body_sha256=_CALLBACK_ID_BYTES,
         receipt=receipt,
+        **changes,
     )
 
 
 # The errors are the simulator's: one table of Daraja's error bodies serves both models of it.
 _ENVELOPE_OF = {
-    "duplicate": "duplicate_ocid",
-    "busy": "system_busy",
-    "throttled": "spike_arrest_json",
-}
+    "duplicate": "duplicate_ocid", "busy": "system_busy", "throttled": "spike_arrest_json",
+}  # fmt: skip
 
 
 def _error(status: int, code: str, text: str) -> tuple[int, bytes]:
-    body = {
-        "requestId": "4c1e-4a7b-9f02-8d31b7c05e6a118203",
-        "errorCode": code,
-        "errorMessage": text,
-    }
+    request_id = "4c1e-4a7b-9f02-8d31b7c05e6a118203"
+    body = {"requestId": request_id, "errorCode": code, "errorMessage": text}
     return status, json.dumps(body).encode()
 
 
@@ -150,11 +140,8 @@ def _query_bytes(message: Message) -> tuple[int, bytes]:
 
 
 def _message_body(kind: Kind, message: Message) -> Any:
-    if message.address in ("timeout", "status-timeout"):
-        return {
-            "OriginatorConversationID": message.first_id,
-            "Remarks": "an echo of our request",
-        }  # §4.4
+    if message.address in ("timeout", "status-timeout"):  # §4.4
+        return {"OriginatorConversationID": message.first_id, "Remarks": "an echo of our request"}
     if message.address == "status":
         return {"Result": _status_result(message)}
     if kind is Kind.DEPOSIT:
@@ -169,12 +156,11 @@ def _stk_callback(message: Message) -> dict[str, Any]:
         "ResultCode": int(message.code), "ResultDesc": "as the code says",
     }  # fmt: skip
     if message.outcome == "paid":
-        items: list[dict[str, Any]] = [
-            {"Name": "Amount", "Value": float(AMOUNT_KES + message.extra_kes)}
-        ]
+        amount = float(AMOUNT_KES + message.extra_kes)
+        items: list[dict[str, Any]] = [{"Name": "Amount", "Value": amount}, {"Name": "Balance"}]
         if message.receipt:
             items.append({"Name": "MpesaReceiptNumber", "Value": message.receipt})
-        callback["CallbackMetadata"] = {"Item": [*items, {"Name": "Balance"}]}
+        callback["CallbackMetadata"] = {"Item": items}
     return callback
 
 
@@ -223,8 +209,3 @@ def _status_result(message: Message) -> dict[str, Any]:
                 parameters.append({"Key": "ReceiptNo", "Value": message.receipt})
             result["ResultParameters"] = {"ResultParameter": parameters}
     return result
-
-
-def lost_answer() -> ReadAnswer:
-    """The reading of a call without an answer."""
-    return ReadAnswer(frozenset(), OutcomeUnknown("no answer: TimeoutError"))

@@ -28,6 +28,7 @@ from domain.changes import (
     ProbeOperation,
     Reads,
     StoreAnswer,
+    StoredCallback,
     StoreInquiry,
 )
 from domain.events import EventType
@@ -65,18 +66,17 @@ def milliseconds(at: datetime) -> int:
     return round((at - START).total_seconds() * 1000)
 
 
-def new_payment(kind: Kind) -> Payment:
-    """A payment that was accepted at `START` and not sent."""
-    return a_payment(
+# Payments that were accepted at `START` and not sent.
+_NEW_PAYMENTS = {
+    kind: a_payment(
         kind=kind,
         attempts=(),
         created_at=START,
         updated_at=START,
         next_step_at=START + _FIRST_STEP_WITHIN,
     )
-
-
-_NEW = {kind: new_payment(kind) for kind in Kind}
+    for kind in Kind
+}
 
 
 class Record:
@@ -85,7 +85,7 @@ class Record:
     def __init__(
         self, kind: Kind, seen: Counter[tuple[str, ...]], *, expires_after: int | None = None
     ) -> None:
-        self.payment: Payment = _NEW[kind]
+        self.payment: Payment = _NEW_PAYMENTS[kind]
         if expires_after is not None:
             self.payment = replace(self.payment, expires_at=instant(expires_after))
         self.inquiries: list[Inquiry] = []
@@ -112,27 +112,29 @@ class Record:
         before = self.payment
         evidence = self.evidence(now) if change.reads is not Reads.PAYMENT else Evidence()
         decided = change.decide(before, Context(now=now, evidence=evidence))
-        callback = change.callback
-        if callback is not None:
-            self.callbacks += 1
-            self.has_message = self.has_message or callback.operation in PAYMENT_OPERATIONS
-            if callback.source_allowed and callback.outcome == ReportedOutcome.SUCCESS.value:
-                self.claims_success = True
-            self.reminders += decided.disposition in REMINDERS
-            if callback.source_allowed and decided.disposition == Disposition.AMOUNT_DIFFERS:
-                self.names_another_amount = True
-            if (
-                callback.source_allowed
-                and callback.receipt
-                and decided.disposition == Disposition.AWAITS_CONFIRMATION
-            ):
-                self.unconfirmed_receipts |= {callback.receipt}
-                self.unconfirmed_since = now
-            self._seen["disposition", str(decided.disposition)] += 1
+        if change.callback is not None:
+            self._write_callback(change.callback, decided.disposition, now)
         self._write(before, decided, now)
         for effect in decided.effects:
             self._write_effect(effect, now)
         return decided
+
+    def _write_callback(
+        self, callback: StoredCallback, disposition: Disposition | None, now: datetime
+    ) -> None:
+        self._seen["disposition", str(disposition)] += 1
+        self.callbacks += 1
+        self.has_message = self.has_message or callback.operation in PAYMENT_OPERATIONS
+        self.reminders += disposition in REMINDERS
+        if not callback.source_allowed:
+            return
+        if callback.outcome == ReportedOutcome.SUCCESS.value:
+            self.claims_success = True
+        if disposition == Disposition.AMOUNT_DIFFERS:
+            self.names_another_amount = True
+        if disposition == Disposition.AWAITS_CONFIRMATION and callback.receipt:
+            self.unconfirmed_receipts |= {callback.receipt}
+            self.unconfirmed_since = now
 
     def _write_effect(self, effect: Effect, now: datetime) -> None:
         match effect:
@@ -221,9 +223,15 @@ class Record:
             is_expired=payment.expires_at <= now,
             step=payment.next_step,
             is_due=at is not None and at <= now + HANDOVER_RETRY_AFTER,
-            is_held=payment.needs_review
+            is_held=self._is_held(now),
+        )
+
+    def _is_held(self, now: datetime) -> bool:
+        payment = self.payment
+        return (
+            payment.needs_review
             or (payment.rules.moves_money_out and self.brakes.stop_payouts)
-            or self.hold_of_sends.is_closed(now),
+            or self.hold_of_sends.is_closed(now)
         )
 
     @property
@@ -233,21 +241,14 @@ class Record:
     def claim(self, attempt_id: UUID, times: LifeTimes, now: datetime) -> bool:
         """The claim's statement. Its WHERE has the brakes and the age."""
         before = self.payment
-        if (
-            before.stage is not Stage.ACCEPTED
-            or before.needs_review
-            or before.expires_at <= now
-            or (before.rules.moves_money_out and self.brakes.stop_payouts)
-            or self.hold_of_sends.is_closed(now)
-        ):
+        if before.stage is not Stage.ACCEPTED or before.expires_at <= now or self._is_held(now):
             return False
         self.claim_is_probe = self.hold_of_sends.is_due(now)
         if self.claim_is_probe:
             self.hold_of_sends.take_probe(now)
         until, number = now + times.worker.lease, len(before.attempts) + 1
-        attempt = Attempt(
-            attempt_id, number, claimed_at=now, account=times.accounts.get(before.kind)
-        )
+        account = times.accounts[before.kind]
+        attempt = Attempt(attempt_id, number, claimed_at=now, account=account)
         self.payment = replace(
             before,
             stage=Stage.SUBMITTING,
@@ -276,9 +277,8 @@ class Record:
         if payment.next_step_at is None or payment.next_step_at > now:
             return None
         step = payment.next_step
-        if step in OPERATION_OF_INQUIRY_STEP and self.holds[
-            OPERATION_OF_INQUIRY_STEP[step]
-        ].is_closed(now):
+        operation = OPERATION_OF_INQUIRY_STEP.get(step) if step is not None else None
+        if operation is not None and self.holds[operation].is_closed(now):
             return None
         return None if step is Step.STATUS and self.brakes.breaker else step
 
@@ -296,17 +296,11 @@ class Record:
             self.history.append((before.stage, str(what), after.stage))
             self._seen["transition", before.stage.value, str(what), after.stage.value] += 1
             self._check_transition(before, after, what, event)
-        elif event is not None and not (
-            event is EventType.RECEIPT_ADDED
-            and before.receipt is None
-            and after.receipt is not None
-        ):
-            raise LawBroken(f"the event {event} tells nothing new")
-        if (
-            before.stage is Stage.SUCCEEDED
-            and before.receipt is not None
-            and after.receipt != before.receipt
-        ):
+        elif event is not None:
+            has_new_receipt = before.receipt is None and after.receipt is not None
+            if event is not EventType.RECEIPT_ADDED or not has_new_receipt:
+                raise LawBroken(f"the event {event} tells nothing new")
+        if before.stage is Stage.SUCCEEDED and before.receipt not in (None, after.receipt):
             raise LawBroken("a receipt was taken back")
 
     def _check_transition(
@@ -320,9 +314,7 @@ class Record:
             or after.failure is not None
         ):
             raise LawBroken(f"failed was left for {after.stage} by {what}, announced as {event}")
-        expected = {Stage.SUCCEEDED: EventType.SUCCEEDED, Stage.FAILED: EventType.FAILED}.get(
-            after.stage
-        )
+        expected = _ANNOUNCEMENTS.get(after.stage)
         if before.stage is not Stage.FAILED and event is not expected:
             raise LawBroken(f"{before.stage} to {after.stage} was announced as {event}")
         rule = TRANSITIONS[before.stage].get(FactName(what)) if what in _FACTS else None
@@ -333,3 +325,4 @@ class Record:
 
 
 _FACTS = frozenset(FactName)
+_ANNOUNCEMENTS = {Stage.SUCCEEDED: EventType.SUCCEEDED, Stage.FAILED: EventType.FAILED}

@@ -27,9 +27,7 @@ class Tally:
     endings: Counter[str] = field(default_factory=Counter)
     first: dict[str, int] = field(default_factory=dict)  # one seed for each ending
     broken: Counter[str] = field(default_factory=Counter)  # by message
-    seeds: dict[str, list[int]] = field(
-        default_factory=dict
-    )  # some for each: all that a replay needs
+    seeds: dict[str, list[int]] = field(default_factory=dict)  # some for each message
     paths: array[int] = field(default_factory=lambda: array("Q"))
 
     def add(self, other: Tally) -> None:
@@ -51,24 +49,20 @@ class Tally:
 
 def tally(seeds: Iterable[int]) -> Tally:
     """Run each of `seeds`."""
-    with swiftly():
-        return _tally(seeds)
-
-
-def _tally(seeds: Iterable[int]) -> Tally:
     result = Tally()
     for seed in seeds:
         world = World(seed, result.seen)
         try:
-            ending = f"{world.kind}: {world.run()}"
+            with swiftly():
+                ending = f"{world.kind}: {world.run()}"
             result.endings[ending] += 1
             result.first.setdefault(ending, seed)
         except Exception as error:  # noqa: BLE001 - the seed replays whatever the core raised
             what = f"{world.kind}: {type(error).__name__}: {error}"
             result.broken[what] += 1
-            seeds = result.seeds.setdefault(what, [])
-            if len(seeds) < _SEEDS_KEPT_MAX:
-                seeds.append(seed)
+            kept = result.seeds.setdefault(what, [])
+            if len(kept) < _SEEDS_KEPT_MAX:
+                kept.append(seed)
         result.runs += 1
         result.events += world.events
         result.paths.append(world.path)
@@ -83,9 +77,8 @@ def replay(seed: int) -> Iterator[str]:
         ended = f"ended: {world.run()}"
     except Exception as error:  # noqa: BLE001 - shown, as in the tally
         ended = f"BROKEN: {type(error).__name__}: {error}"
-    faults = ", ".join(
-        f"{name} {getattr(world.drawn, name)}" for name in NAMES if getattr(world.drawn, name)
-    )
+    drawn = ((name, getattr(world.drawn, name)) for name in NAMES)
+    faults = ", ".join(f"{name} {chance}" for name, chance in drawn if chance)
     memory = "forgets" if world.daraja.forgets_ids else "keeps"
     yield f"seed {seed}: a {world.kind}; Daraja {memory} ids; faults: {faults or None}"
     yield from story

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from domain.kinds import Kind
-from domain.stages import Stage
 from tests.proof.interleavings import people
 from tests.proof.interleavings.laws import judge_money
 from tests.proof.interleavings.world import World
@@ -87,18 +86,6 @@ class Life(RuleBasedStateMachine):
     def money_and_record_agree(self) -> None:
         if hasattr(self, "world"):
             judge_money(self.world.record, self.world.daraja)
-
-    @invariant()
-    def nothing_waits_for_nobody(self) -> None:
-        if hasattr(self, "world"):
-            payment = self.world.record.payment
-            assert payment.stage.is_final or payment.next_step_at is not None
-
-    @invariant()
-    def what_succeeded_stays(self) -> None:
-        if hasattr(self, "world"):
-            stages = [after for _, _, after in self.world.record.history]
-            assert Stage.SUCCEEDED not in stages[:-1]
 
     def teardown(self) -> None:
         """Stop the faults, and run everything that is due."""

@@ -10,8 +10,7 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
-from datetime import datetime
-from random import Random
+from datetime import datetime, timedelta
 
 from domain.account import Account
 from domain.changes import Change, Decided
@@ -32,11 +31,9 @@ from tests.proof.interleavings.record import LawBroken, Record, instant, millise
 _EVENTS_MAX = 3000
 _QUIET_SWEEPS_MAX = 40
 _ENOUGH_QUIET_SWEEPS = 4  # a person was told, and Daraja has nothing more to do
-_COOL_DOWN_MS = 60_000
+_COOL_DOWN = timedelta(seconds=60)
 _CALM = Chances()
-_POLICY, _CONFIRMING = 0x5EED, 0.3
-_ACCOUNTS, _CHANGING = 0xACC7, 0.2
-_CLAIMS, _LOSING = 0x1057, 0.05
+_CONFIRMING, _CHANGING, _LOSING = 0.3, 0.2, 0.05
 _OTHER_ACCOUNTS = (replace(AN_ACCOUNT, shortcode="600222"), replace(AN_ACCOUNT, app="another"))
 _HANDED_OVER_MS = int(HANDOVER_RETRY_AFTER.total_seconds() * 1000)
 
@@ -52,35 +49,28 @@ class World(Clockwork):
         *,
         kind: Kind | None = None,
         forgets_ids: bool | None = None,
-        confirms: bool | None = None,
         changes_account: bool | None = None,
         faults: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(seed, kind, story)
-        rng = self.rng
         for name, chance in (faults or {}).items():
             setattr(self.chances, name, chance)
         self.record = Record(self.kind, seen, expires_after=self.times.expires_after)
-        self.witness = Witness(self.kind, self.times)
-        if confirms is None:
-            confirms = Random(seed ^ _POLICY).random() < _CONFIRMING
-        is_drawn = Random(seed ^ _ACCOUNTS).random() < _CHANGING
-        self.changes_account = (
-            is_drawn if changes_account is None else changes_account
-        )  # of the workers, during the life
-        self.loses_claims = (
-            Random(seed ^ _CLAIMS).random() < _LOSING
-        )  # the database loses a commit of a claim
-        self.confirms = self.witness.confirms = (
-            confirms  # whether policy wants the success of a callback confirmed
-        )
-        if forgets_ids is None:
-            forgets_ids = rng.random() < 0.5
+        # Whether policy wants the success of a callback confirmed.
+        self.confirms = self.happens(_CONFIRMING)
+        self.witness = Witness(self.kind, self.times, confirms=self.confirms)
+        # Whether the workers get another account during the life.
+        is_changing = self.random() < _CHANGING
+        self.changes_account = is_changing if changes_account is None else changes_account
+        # Whether the database loses a commit of a claim.
+        self.loses_claims = self.happens(_LOSING)
+        is_forgetful = self.random() < 0.5
         self.daraja = Daraja(
-            self.kind.value, self.chances, rng, self, self._deliver,
-            forgets_ids=forgets_ids, lag_max_ms=self.times.trusted_after * 2 // 5,
-        )  # fmt: skip
-        self.daraja.is_truthful = self.changes_account or self.loses_claims
+            self,
+            self._deliver,
+            forgets_ids=is_forgetful if forgets_ids is None else forgets_ids,
+            is_truthful=self.changes_account or self.loses_claims,
+        )
         self.attempts = 0
         self.requests_under_way = 0
         self.events = 0
@@ -122,34 +112,26 @@ class World(Clockwork):
         self.later(calm_at, self.calm)
         if self.happens(c.caller_cancels):
             self.later(rng.randrange(1, min(calm_at, 90_000)), people.cancel, self)
-        if self.happens(c.payouts_are_stopped):
-            self.later(rng.randrange(1, calm_at), people.stop_payouts, self, True)
-            self.later(rng.randrange(1, calm_at), people.stop_payouts, self, False)
-        if self.happens(c.breaker_opens_for_another):
-            self.later(
-                rng.randrange(1, calm_at), people.move_breaker_of_another_payment, self, True
-            )
-            self.later(
-                rng.randrange(1, calm_at), people.move_breaker_of_another_payment, self, False
-            )
         for chance, switch in (
-            (c.lacks_send_product, people.switch_send_product),
-            (c.lacks_inquiry_product, people.switch_inquiry_product),
+            (c.payouts_are_stopped, people.stop_payouts),
+            (c.breaker_opens_for_another, people.move_breaker_of_another_payment),
         ):
             if self.happens(chance):
+                for is_engaged in (True, False):
+                    self.later(rng.randrange(1, calm_at), switch, self, is_engaged)
+        for chance, name in ((c.lacks_send_product, "send"), (c.lacks_inquiry_product, "inquiry")):
+            if self.happens(chance):
                 begins = rng.randrange(calm_at)
-                self.later(begins, switch, self, True)
-                self.later(rng.randrange(begins, calm_at), switch, self, False)
+                self.later(begins, people.switch_product, self, name, True)
+                self.later(rng.randrange(begins, calm_at), people.switch_product, self, name, False)
         if self.happens(c.operator_decides):
             for _ in range(3):
                 self.later(rng.randrange(1, calm_at), people.operate, self)
         if self.changes_account:
-            chosen = Random(self.rng.getrandbits(32))
-            self.later(
-                chosen.randrange(1, calm_at), self.change_account, chosen.choice(_OTHER_ACCOUNTS)
-            )
-            if chosen.random() < 0.5:
-                self.later(chosen.randrange(1, calm_at), self.change_account, AN_ACCOUNT)
+            account = rng.choice(_OTHER_ACCOUNTS)
+            self.later(rng.randrange(1, calm_at), self.change_account, account)
+            if self.random() < 0.5:
+                self.later(rng.randrange(1, calm_at), self.change_account, AN_ACCOUNT)
 
     def change_account(self, account: Account) -> None:
         """Restart the workers with another account. Steps under way end with the former one."""
@@ -246,11 +228,7 @@ class World(Clockwork):
         due = self.record.payment.next_step_at
         if due is None:
             return
-        at = (
-            max(self.now, int((due - instant(0)).total_seconds() * 1000))
-            + 1
-            + int(self.random() * 1000)
-        )
+        at = max(self.now, milliseconds(due)) + 1 + int(self.random() * 1000)
         if self.happens(self.chances.sweeper_is_late):
             at += self.rng.choice(self.times.delays)
         if self._sweep_at < self.now or at < self._sweep_at:
@@ -270,19 +248,16 @@ class World(Clockwork):
             return
         if self.is_calm:
             self._quiet_sweeps += 1
-            if self._quiet_sweeps > (
-                _ENOUGH_QUIET_SWEEPS if self._waits_for_a_person else _QUIET_SWEEPS_MAX
-            ):
+            is_told = self._waits_for_a_person
+            if self._quiet_sweeps > (_ENOUGH_QUIET_SWEEPS if is_told else _QUIET_SWEEPS_MAX):
                 return
         self.record.fetch_due(HANDOVER_RETRY_AFTER, now)
         self.note(f"swept: {step.value}")
         self.begin(flows.sweep(self, step))
-        hold = self.record.hold_of_sends
-        if self.is_calm and hold.is_closed(now) and self.record.payment.stage is Stage.ACCEPTED:
-            self._sweep_in(
-                max(_HANDED_OVER_MS, milliseconds(hold.probe_at) - self.now)
-            )  # nothing happens before the probe
-        elif self.record.find_due(now).is_held and self.record.payment.stage is Stage.ACCEPTED:
+        hold, is_unsent = self.record.hold_of_sends, self.stage is Stage.ACCEPTED
+        if is_unsent and self.is_calm and hold.is_closed(now):  # nothing happens before the probe
+            self._sweep_in(max(_HANDED_OVER_MS, milliseconds(hold.probe_at) - self.now))
+        elif is_unsent and self.record.find_due(now).is_held:
             # A sweeper would find it every five seconds. The run is about what happens in between.
             self._sweep_in(self.rng.choice((_HANDED_OVER_MS, 60_000, 900_000)))
         else:
@@ -300,10 +275,8 @@ class World(Clockwork):
 
     def _not_now(self, now: datetime) -> None:
         due = self.record.payment.next_step_at
-        if due is not None and due <= now:
-            self._sweep_in(
-                self.rng.choice((1000, 10_000, 60_000, 600_000))
-            )  # no budget, or the breaker is open
+        if due is not None and due <= now:  # no budget, or the breaker is open
+            self._sweep_in(self.rng.choice((1000, 10_000, 60_000, 600_000)))
         else:
             self.look_again()
 
@@ -317,12 +290,8 @@ class World(Clockwork):
         brakes.breaker_since = None if is_closed_by_another else brakes.breaker_since
         if not brakes.breaker_is_ours or brakes.breaker_since is None:
             return
-        wait = min(
-            _COOL_DOWN_MS * 2 ** min(brakes.probes, 20),
-            BREAKER_COOL_DOWN_MAX.total_seconds() * 1000,
-        )
-        since = brakes.probed_at or brakes.breaker_since
-        if (instant(self.now) - since).total_seconds() * 1000 >= wait:
+        wait = min(_COOL_DOWN * 2 ** min(brakes.probes, 20), BREAKER_COOL_DOWN_MAX)
+        if instant(self.now) - (brakes.probed_at or brakes.breaker_since) >= wait:
             brakes.probes, brakes.probed_at = brakes.probes + 1, instant(self.now)
             self.note("probe")
             self.begin(flows.ask(self, is_probe=True))
@@ -342,8 +311,7 @@ class World(Clockwork):
     def _publish_owed(self) -> None:
         """The sweeper publishes every event that has no recorded publication."""
         for place in range(len(self.record.events)):
-            if not self.record.published[place]:
-                self.record.published[place] += 1
+            self.record.published[place] = self.record.published[place] or 1
 
     # Daraja
 
@@ -358,8 +326,8 @@ class World(Clockwork):
         if self.happens(self.chances.receiver_is_down):
             if self.random() < 0.5:
                 self.note("callback lost: receiver down")
-                return
-            self.later(self.rng.randrange(1, 8000), self._receive, message)
+            else:
+                self.later(self.rng.randrange(1, 8000), self._receive, message)
             return
         self._receive(message)
 
