@@ -62,10 +62,16 @@ async def a_used_system(lending: Lending) -> AsyncIterator[System]:
     async with lending.used_stack(shape) as stack, System(stack) as system:
         await system.release_brakes()
         await system.finish_sends()
-        await system.forget_open_payments()
-        await system.control("POST", "/reset", {})
-        await system.control("POST", "/switches", {"time_scale": TIME_SCALE})
+        await reset(system)
         yield system
+
+
+async def reset(system: System) -> None:
+    """Release the brakes, reset the simulator, and postpone inquiries about open payments."""
+    await system.release_brakes()
+    await system.forget_open_payments()
+    await system.control("POST", "/reset", {})
+    await system.control("POST", "/switches", {"time_scale": TIME_SCALE})
 
 
 @pytest.fixture

@@ -43,13 +43,6 @@ class CommandResult:
         return self
 
 
-# The same command, but it imports everything and then waits for a line: a test can start it exactly
-# when it needs.
-_RUN_AFTER_A_LINE = (
-    "import sys, workers.__main__ as it; print(flush=True); sys.stdin.readline(); it.main()"
-)
-
-
 class OnStack(Protocol):
     """An object with a stack, for example a `System`."""
 
@@ -57,76 +50,80 @@ class OnStack(Protocol):
     def stack(self) -> Stack: ...
 
 
-class Command:
-    """`python -m workers …` with these arguments."""
-
-    def __init__(self, system: OnStack, *arguments: str) -> None:
-        self._env = bare() | {"DATABASE_URL": system.stack.database_url}
-        self._arguments = arguments
-        self._stack = system.stack
-
-    async def run(self, *, env: Mapping[str, str] | None = None) -> CommandResult:
-        """Run the command to its end, with `env` added to its environment."""
-        if self._stack.starter is None:
-            return await _finish(await self.start("-m", "workers", env=env))
-        with tempfile.TemporaryDirectory(dir=self._stack.folder) as folder:
-            out, err = Path(folder, "out"), Path(folder, "err")
-            child = self._stack.starter.start(
-                ["python", "-m", "workers", *self._arguments],
-                env=self._env | dict(env or {}),
-                cwd=ROOT,
-                out=out,
-                err=err,
-                death_signal=signal.SIGKILL,
-            )
-            if not await until(lambda: child.poll() is not None, within_seconds=_COMMAND_SECONDS):
-                os.kill(child.pid, signal.SIGKILL)
-            printed = [file.read_text() for file in (out, err)]
-            return CommandResult(child.wait(), *printed)
-
-    @asynccontextmanager
-    async def ready(self) -> AsyncIterator[Callable[[], Awaitable[CommandResult]]]:
-        """A process that has imported everything; the yielded function starts the command."""
-        process = await self.start("-c", _RUN_AFTER_A_LINE)
-        try:
-            assert process.stdout is not None
-            await asyncio.wait_for(process.stdout.readline(), timeout=_COMMAND_SECONDS)
-            yield lambda: _finish(process)
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-
-    async def start(
-        self, *interpreter_arguments: str, env: Mapping[str, str] | None = None
-    ) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            *interpreter_arguments,
-            *self._arguments,
-            cwd=ROOT,
-            env=self._env | dict(env or {}),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-
-
-async def _finish(process: asyncio.subprocess.Process) -> CommandResult:
-    try:
-        out, err = await asyncio.wait_for(process.communicate(b"\n"), timeout=_COMMAND_SECONDS)
-    except BaseException:
-        process.kill()
-        raise
-    assert process.returncode is not None
-    return CommandResult(process.returncode, out.decode(), err.decode())
+def _environment(system: OnStack, env: Mapping[str, str] | None = None) -> dict[str, str]:
+    return {**bare(), "DATABASE_URL": system.stack.database_url, **(env or {})}
 
 
 async def operate(
     system: System, *arguments: str, env: Mapping[str, str] | None = None
 ) -> CommandResult:
-    """Run a command to its end."""
-    return await Command(system, *arguments).run(env=env)
+    """Run `python -m workers …` to its end, with `env` added to its environment."""
+    starter = system.stack.starter
+    if starter is None:
+        return await _finish(await _start(system, "-m", "workers", *arguments, env=env))
+    with tempfile.TemporaryDirectory(dir=system.stack.folder) as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        child = starter.start(
+            ["python", "-m", "workers", *arguments],
+            env=_environment(system, env),
+            cwd=ROOT,
+            out=out,
+            err=err,
+            death_signal=signal.SIGKILL,
+        )
+        if not await until(lambda: child.poll() is not None, within_seconds=_COMMAND_SECONDS):
+            os.kill(child.pid, signal.SIGKILL)
+        printed = [file.read_text() for file in (out, err)]
+        return CommandResult(child.wait(), *printed)
+
+
+# The same command, but it imports everything and then waits for a line: a test can start it exactly
+# when it needs.
+_RUN_AFTER_A_LINE = (
+    "import sys, workers.__main__ as it; print(flush=True); sys.stdin.readline(); it.main()"
+)
+
+
+@asynccontextmanager
+async def a_ready_command(
+    system: System, *arguments: str
+) -> AsyncIterator[Callable[[], Awaitable[CommandResult]]]:
+    """A process that has imported everything; the yielded function starts the command."""
+    process = await _start(system, "-c", _RUN_AFTER_A_LINE, *arguments)
+    try:
+        assert process.stdout is not None
+        await asyncio.wait_for(process.stdout.readline(), timeout=_COMMAND_SECONDS)
+        yield lambda: _finish(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def _start(
+    system: OnStack, *arguments: str, env: Mapping[str, str] | None = None
+) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        *arguments,
+        cwd=ROOT,
+        env=_environment(system, env),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def _finish(
+    process: asyncio.subprocess.Process, lines: str = "\n", seconds: float = _COMMAND_SECONDS
+) -> CommandResult:
+    try:
+        out, err = await asyncio.wait_for(process.communicate(lines.encode()), timeout=seconds)
+    except BaseException:
+        process.kill()
+        raise
+    assert process.returncode is not None
+    return CommandResult(process.returncode, out.decode(), err.decode())
 
 
 # Runs many commands in one process, which saves most of their time. Each runs the command's own
@@ -151,17 +148,11 @@ async def operate_all(
     system: OnStack, commands: Sequence[Sequence[str]], *, env: Mapping[str, str] | None = None
 ) -> list[CommandResult]:
     """Run the commands one after the other, with `env` added to their environment."""
-    process = await Command(system).start("-c", _RUN_ALL, env=env)
+    process = await _start(system, "-c", _RUN_ALL, env=env)
     lines = "".join(json.dumps(list(command)) + "\n" for command in commands)
-    try:
-        out, err = await asyncio.wait_for(
-            process.communicate(lines.encode()), timeout=2 * _COMMAND_SECONDS
-        )
-    except BaseException:
-        process.kill()
-        raise
-    results = [CommandResult(*json.loads(line)) for line in out.splitlines()]
-    assert len(results) == len(commands), err
+    all_runs = await _finish(process, lines, 2 * _COMMAND_SECONDS)
+    results = [CommandResult(*json.loads(line)) for line in all_runs.out.splitlines()]
+    assert len(results) == len(commands), all_runs.err
     return results
 
 
@@ -172,6 +163,5 @@ async def stop(system: System, reason: str = "a test") -> CommandResult:
 
 async def start(system: System, *more: str) -> CommandResult:
     """Start payouts again."""
-    return (await operate(system, "payouts", "start", "--reason", "a test is over", *more)).expect(
-        0
-    )
+    result = await operate(system, "payouts", "start", "--reason", "a test is over", *more)
+    return result.expect(0)

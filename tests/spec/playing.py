@@ -6,10 +6,9 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tests.simulator.forms import OTHER_ENVELOPES
 from tests.spec.system import System
 
 Api = Literal["stk", "b2c", "b2b", "b2pochi"]
@@ -60,91 +59,11 @@ PAID = Observed("succeeded", moved=1)
 PAID_LATER = Observed("succeeded", moved=1, sent=2)
 IN_DOUBT = Observed("in_doubt")
 AWAITED = Observed("awaiting_result")
-# The service had published that the payment failed.
-CORRECTED = Observed("succeeded", moved=1, needs_review=True)
-# The callback reported a success without the receipt or the amount.
-PAID_BY_INQUIRY = Observed("succeeded", moved=1, needs_review=True)
-
-
-# What every API plays: a success comes in any shape and at any time.
-_COMMON_SUCCESSES = (
-    "approve", "duplicate_callbacks", "callback_before_answer", "answer_lost_after_acting",
-    "internal_error_after_acting", "redirect_after_acting", "html_200", "garbage_200", "empty_200",
-    "string_date", "string_codes", "shuffled_items",
-)  # fmt: skip
-SUCCESSES = (
-    *(Play(scenario, PAID) for scenario in _COMMON_SUCCESSES),
-    Play("slow", PAID, {"seconds": 1}),
-    Play("slow_result", PAID, {"seconds": 1}),
-    Play("failure_then_success", CORRECTED),
-    Play("late_success_after_failure", CORRECTED),
-)
 
 
 def failed(reason: str, code: str | None, *, safe: bool = True) -> Observed:
     """The state of a payment that failed and moved no money."""
     return Observed("failed", reason, code, safe)
-
-
-# What both B2C and B2B play.
-PAYOUT_FAILURES = (
-    Play("insufficient_funds", failed("insufficient_funds", "1")),
-    Play("unregistered_recipient", failed("invalid_recipient", "2040")),
-    Play("invalid_recipient", failed("invalid_recipient", "SFC_IC0003")),
-    Play("single_object_parameter", failed("invalid_recipient", "2040")),
-    Play("string_codes", failed("insufficient_funds", "1"), {"code": 1}),
-    Play("duplicate_callbacks", failed("insufficient_funds", "1"), {"code": 1}),
-    Play("callback_before_answer", failed("insufficient_funds", "1"), {"code": 1}),
-    Play("answer_lost_after_acting", failed("insufficient_funds", "1"), {"code": 1}),
-    Play("timeout_message", failed("insufficient_funds", "1"), {"code": 1, "seconds": 0.5}),
-)
-PAYOUTS_IN_DOUBT = (
-    Play("answer_and_callback_lost", replace(IN_DOUBT, moved=1)),
-    Play("cut_before_acting", IN_DOUBT),
-    Play("internal_error_without_acting", IN_DOUBT),
-    Play("system_internal_error", IN_DOUBT),
-    Play("redirect_without_acting", IN_DOUBT),
-    Play("html_200", IN_DOUBT, {"act": False}),
-    Play("html_503", IN_DOUBT),
-    Play("garbage_200", IN_DOUBT, {"act": False}),
-    Play("empty_200", IN_DOUBT, {"act": False}),
-    Play("error_envelope_200", IN_DOUBT),
-)
-PAYOUTS_AWAITED = (
-    Play("lost_callback", replace(AWAITED, moved=1)),
-    Play("wrong_amount", replace(AWAITED, moved=1, needs_review=True)),
-)
-REPORTED_FAILED = failed("rejected_by_provider", "Failed")
-# The result decides nothing, so the worker inquires at once.
-PAYOUTS_INQUIRED = (
-    Play("missing_metadata", PAID_BY_INQUIRY),
-    Play("missing_metadata", PAID_BY_INQUIRY, {"absent": True}),
-    Play("missing_receipt", PAID_BY_INQUIRY),
-    Play("timeout_message_only", failed("expired", "Expired", safe=False)),
-    Play("unknown_code", REPORTED_FAILED),
-)
-
-
-def results(table: dict[str, tuple[str, bool]]) -> list[Play]:
-    """A row for each result code of the table: code → (failure reason, safe to retry)."""
-    return [
-        Play(
-            "result_code",
-            failed(reason, code, safe=safe),
-            {"code": int(code) if code.isdigit() else code},
-        )
-        for code, (reason, safe) in table.items()
-    ]
-
-
-def refusals_in_other_envelopes() -> list[Play]:
-    """A row for each refusal in a shape that Daraja does not document.
-
-    Each is final at once and not safe to retry.
-    """
-    forms = {name: failed("rejected_by_provider", None, safe=False) for name in OTHER_ENVELOPES}
-    forms["unknown_code"] = failed("rejected_by_provider", "BAD_REQUEST", safe=False)
-    return [Play("refused_otherwise", seen, {"form": name}) for name, seen in forms.items()]
 
 
 async def begin(

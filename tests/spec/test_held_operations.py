@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.spec.conftest import a_system
+from tests.spec.conftest import a_system, reset
 from tests.spec.operating import operate
 from tests.spec.system import System
 
@@ -41,19 +41,10 @@ async def running_system() -> AsyncIterator[System]:
 
 @pytest.fixture
 async def system(running_system: System) -> AsyncIterator[System]:
-    """The system with no held operation and a reset simulator.
-
-    The worker does not inquire about the open payments of other tests.
-    """
-    await running_system.forget_open_payments()
-    await running_system.control("POST", "/reset", {})
-    await running_system.release_brakes()
-    await running_system.control(
-        "POST", "/switches", {"time_scale": 0.02, "token_policy": "invalidate_previous"}
-    )
+    await reset(running_system)
+    await running_system.control("POST", "/switches", {"token_policy": "invalidate_previous"})
     yield running_system
-    await running_system.control("POST", "/reset", {})
-    await running_system.release_brakes()
+    await reset(running_system)
 
 
 async def _count_requests(system: System, path: str) -> int:
@@ -127,13 +118,17 @@ async def test_withdrawals_claimed_together_are_refused_once_and_then_wait(
     await system.wait_until_paid(withdrawals)
 
 
-@pytest.mark.parametrize("api", ["stk", "b2b"])
+@pytest.mark.parametrize("api", ["stk", "b2b", "b2pochi"])
 @pytest.mark.sampled(1)
-async def test_deposits_and_bill_payments_are_held_in_the_same_way(
+async def test_payments_of_the_other_kinds_are_held_in_the_same_way(
     system: System, api: str
 ) -> None:
     """The simulator's seed selects the form of each refusal."""
-    name, pay = {"stk": ("stk_push", system.deposit), "b2b": ("b2b", system.bill_payment)}[api]
+    name, pay = {
+        "stk": ("stk_push", system.deposit),
+        "b2b": ("b2b", system.bill_payment),
+        "b2pochi": ("b2pochi", system.pochi_payment),
+    }[api]
     await system.control("POST", "/switches", {"missing_products": [api], "seed": 3})
     waiting = [await pay() for _ in range(5)]
     await system.wait_until_engaged(name)
@@ -147,21 +142,17 @@ async def test_deposits_and_bill_payments_are_held_in_the_same_way(
 @pytest.mark.sampled(1)
 async def test_payments_stay_open_while_daraja_refuses_inquiries(system: System, kind: str) -> None:
     """Their callbacks are lost, so only an inquiry can settle them. It is sent later."""
-    api, path, name = {
-        "deposit": ("stk", _QUERY, "stk_query"),
-        "withdrawal": ("b2c", _STATUS, "status"),
+    api, path, name, pay = {
+        "deposit": ("stk", _QUERY, "stk_query", system.deposit),
+        "withdrawal": ("b2c", _STATUS, "status", system.withdrawal),
     }[kind]
     await system.control("POST", "/switches", {"missing_products": [name]})
     await system.scenario("lost_callback", api=api)
-    payment_ids = [
-        await (system.deposit() if kind == "deposit" else system.withdrawal()) for _ in range(6)
-    ]
+    payment_ids = [await pay() for _ in range(6)]
     await _wait_for_two_probes(system, name)
     assert await system.stage_counts(payment_ids) == {"awaiting_result": len(payment_ids)}
-    assert (
-        await _count_requests(system, path)
-        <= len(payment_ids) * 2 + (await system.brake(name))["probes"] + 1
-    )
+    inquired = await _count_requests(system, path)
+    assert inquired <= len(payment_ids) * 2 + (await system.brake(name))["probes"] + 1
     await system.control("POST", "/switches", {"missing_products": []})
     await system.wait_until_paid(payment_ids)
 
@@ -186,9 +177,8 @@ async def test_refusals_of_our_settings_fail_a_few_payments_and_hold_the_rest(
     for payment_id in waiting:
         await system.settled(payment_id)
     await system.assert_money_agrees([*failed, *waiting])
-    assert (await system.stage_counts(waiting))["failed"] <= 1 + (await system.brake("b2c"))[
-        "probes"
-    ] + probes
+    later_probes = (await system.brake("b2c"))["probes"]
+    assert (await system.stage_counts(waiting))["failed"] <= 1 + probes + later_probes
 
 
 async def test_an_operator_sees_a_held_operation_and_releases_it(system: System) -> None:
@@ -199,34 +189,23 @@ async def test_an_operator_sees_a_held_operation_and_releases_it(system: System)
     await system.execute(
         "UPDATE mkwanja.brakes SET probe_at = now() + interval '15 minutes' WHERE name = 'b2c'"
     )
-    result = (await operate(system, "operations", "status")).expect(0)
-    [line] = [
-        line
-        for line in result.lines
-        if line.startswith("b2c: HELD, Daraja refuses the operation to our app")
-    ]
+    status = (await operate(system, "operations", "status")).expect(0)
+    [line] = [line for line in status.lines if line.startswith("b2c: HELD, ")]
+    assert line.startswith("b2c: HELD, Daraja refuses the operation to our app")
     assert line.endswith(", 4 waiting")
-    assert "stk_push: free, 0 waiting" in result.lines
-    result = (await operate(system, "payouts", "status")).expect(0)
-    assert [line.partition(":")[0] for line in result.lines] == ["breaker", "kill_switch"]
-    metrics = await _metrics(system)
-    assert 'mkwanja_brake_engaged{name="b2c"} 1.0' in metrics
+    assert "stk_push: free, 0 waiting" in status.lines
+    status = (await operate(system, "payouts", "status")).expect(0)
+    assert [line.partition(":")[0] for line in status.lines] == ["breaker", "kill_switch"]
+    async with system.http.get(f"{system.stack.web_url}/metrics") as answer:
+        assert 'mkwanja_brake_engaged{name="b2c"} 1.0' in await answer.text()
     await _add_missing_products(system)
-    (
-        await operate(system, "operations", "release", "b2c", "--reason", "the product was added")
-    ).expect(0)
+    release = ("operations", "release", "b2c", "--reason")
+    (await operate(system, *release, "the product was added")).expect(0)
     await system.wait_until_paid(waiting)
     sql = (
         "SELECT reason FROM mkwanja.brake_history WHERE name = 'b2c' AND NOT is_engaged"
         " ORDER BY changed_at DESC LIMIT 1"
     )
     assert [row["reason"] for row in await system.rows(sql)] == ["the product was added"]
-    result = (
-        await operate(system, "operations", "release", "b2c", "--reason", "once more")
-    ).expect(0)
-    assert result.lines[0] == "b2c: was not held"
-
-
-async def _metrics(system: System) -> str:
-    async with system.http.get(f"{system.stack.web_url}/metrics") as answer:
-        return str(await answer.text())
+    again = (await operate(system, *release, "once more")).expect(0)
+    assert again.lines[0] == "b2c: was not held"
