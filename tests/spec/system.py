@@ -52,36 +52,28 @@ class System:
 
     # --- paying -----------------------------------------------------------------------------------
 
-    async def deposit(
-        self, *, amount: int = 250, phone_number: str | None = None, **more: Any
-    ) -> str:
-        """Make a deposit as the app's user, by default for a new phone number; return its id.
+    # By default a payment has a new phone number. Daraja shows one prompt a phone, so with a shared
+    # number one test's open prompt could make Daraja refuse another test's deposit.
 
-        Daraja shows one prompt a phone. With a shared number, one test's open prompt could make
-        Daraja refuse another test's deposit.
-        """
-        body = {"amount": amount, "phone_number": phone_number or f"0711{next(_NUMBERS)}", **more}
+    async def deposit(self, *, amount: int = 250, **more: Any) -> str:
+        """Make a deposit as the app's user; return its id."""
+        body = {"amount": amount, "phone_number": f"0711{next(_NUMBERS)}", **more}
         return await self._pay(self.user, "/v1/deposits", body)
 
-    async def withdrawal(
-        self, *, amount: int = 1200, phone_number: str | None = None, **more: Any
-    ) -> str:
+    async def withdrawal(self, *, amount: int = 1200, **more: Any) -> str:
         """Make a withdrawal as a backend; return its id."""
-        body = {"amount": amount, "phone_number": phone_number or f"0722{next(_NUMBERS)}", **more}
+        body = {"amount": amount, "phone_number": f"0722{next(_NUMBERS)}", **more}
         return await self._pay(self.backend, "/v1/withdrawals", body)
 
     async def bill_payment(self, *, amount: int = 830, **more: Any) -> str:
         """Pay a bill as a backend, to a paybill unless `till` is given; return the id."""
         party = {} if "till" in more else {"paybill": "888880", "account_reference": "METER7731"}
-        return await self._pay(
-            self.backend, "/v1/bill-payments", {"amount": amount, **party, **more}
-        )
+        body = {"amount": amount, **party, **more}
+        return await self._pay(self.backend, "/v1/bill-payments", body)
 
-    async def pochi_payment(
-        self, *, amount: int = 640, phone_number: str | None = None, **more: Any
-    ) -> str:
+    async def pochi_payment(self, *, amount: int = 640, **more: Any) -> str:
         """Make a Pochi payment as a backend; return its id."""
-        body = {"amount": amount, "phone_number": phone_number or f"0733{next(_NUMBERS)}", **more}
+        body = {"amount": amount, "phone_number": f"0733{next(_NUMBERS)}", **more}
         return await self._pay(self.backend, "/v1/pochi-payments", body)
 
     async def _pay(self, client: Client, path: str, body: dict[str, Any]) -> str:
@@ -108,9 +100,7 @@ class System:
     async def control(self, method: str, path: str, body: Any = None) -> Any:
         """Call the simulator's control API (`tests/simulator/README.md`)."""
         url = self.stack.control_url + path
-        async with self.http.request(
-            method, url, json=body if body is not None else None
-        ) as answer:
+        async with self.http.request(method, url, json=body) as answer:
             assert answer.status < 300, f"{method} {path}: {answer.status} {await answer.text()}"
             return await answer.json(content_type=None)
 
@@ -192,11 +182,10 @@ class System:
 
     async def release_brakes(self) -> None:
         """Release all engaged brakes."""
-        release = (
+        await self.execute(
             "UPDATE mkwanja.brakes SET is_engaged = false, reason = NULL, changed_at = now()"
             " WHERE is_engaged"
         )
-        await self.execute(release)
 
     async def finish_sends(self) -> None:
         """Wait until the payments of other tests are sent.

@@ -21,18 +21,13 @@ _CHUNK = 2000
 def main() -> int:
     arguments = _arguments()
     if arguments.replay is not None:
-        for line in replay(arguments.replay):
-            _say(line)
+        sys.stdout.writelines(f"{line}\n" for line in replay(arguments.replay))
         return 0
     begun = time.monotonic()
     total = _total(arguments.seed, arguments.runs, arguments.processes)
-    for line in _lines(total, time.monotonic() - begun, arguments.processes):
-        _say(line)
+    lines = _lines(total, time.monotonic() - begun, arguments.processes)
+    sys.stdout.writelines(f"{line}\n" for line in lines)
     return 1 if total.broken else 0
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
 
 
 def _arguments() -> argparse.Namespace:
@@ -47,15 +42,9 @@ def _arguments() -> argparse.Namespace:
 
 
 def _total(first: int, runs: int, processes: int) -> Tally:
-    chunks = [
-        range(at, min(at + _CHUNK, first + runs)) for at in range(first, first + runs, _CHUNK)
-    ]
+    end = first + runs
+    chunks = [range(at, min(at + _CHUNK, end)) for at in range(first, end, _CHUNK)]
     total = Tally()
-    if processes <= 1:
-        gc.freeze()
-        for chunk in chunks:
-            total.add(tally(chunk))
-        return total
     with Pool(processes, initializer=gc.freeze) as pool:
         for part in pool.imap_unordered(tally, chunks):
             total.add(part)
