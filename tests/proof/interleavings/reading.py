@@ -24,6 +24,16 @@ from tests.builders import AMOUNT_KES, a_callback
 from tests.proof.interleavings.provider import OWN_ID, Answer, Message
 from tests.simulator.answers import ENVELOPES, query_result
 from tests.simulator.status import NOT_FOUND
+from tests.unit.daraja_messages import (
+    ABSENT,
+    PAYOUT_ACK,
+    STK_ACK,
+    as_items,
+    envelope,
+    payout,
+    stk,
+)
+from tests.unit.status_messages import status
 
 
 class ReadAnswer(NamedTuple):
@@ -92,34 +102,24 @@ def callback_of(
     )
 
 
-# The errors are the simulator's: one table of Daraja's error bodies serves both models of it.
+# The errors are the simulator's. One table of Daraja's error bodies serves both models of it.
 _ENVELOPE_OF = {
     "duplicate": "duplicate_ocid", "busy": "system_busy", "throttled": "spike_arrest_json",
 }  # fmt: skip
 
 
 def _error(status: int, code: str, text: str) -> tuple[int, bytes]:
-    request_id = "4c1e-4a7b-9f02-8d31b7c05e6a118203"
-    body = {"requestId": request_id, "errorCode": code, "errorMessage": text}
-    return status, json.dumps(body).encode()
+    return status, json.dumps(envelope(code, text)).encode()
 
 
 def _answer_bytes(answer: Answer) -> tuple[int, bytes]:
     """§2.2, §4.2."""
+    first_id, second_id = answer.first_id, answer.second_id
     match answer.outcome:
-        case "acknowledged" if answer.first_id.startswith("ws_CO_"):
-            body = {
-                "MerchantRequestID": answer.second_id, "CheckoutRequestID": answer.first_id,
-                "ResponseCode": "0",
-                "ResponseDescription": "Success. Request accepted for processing",
-                "CustomerMessage": "Success. Request accepted for processing",
-            }  # fmt: skip
+        case "acknowledged" if first_id.startswith("ws_CO_"):
+            body = STK_ACK | {"MerchantRequestID": second_id, "CheckoutRequestID": first_id}
         case "acknowledged":
-            body = {
-                "ConversationID": answer.second_id, "OriginatorConversationID": answer.first_id,
-                "ResponseCode": "0",
-                "ResponseDescription": "Accept the service request successfully.",
-            }  # fmt: skip
+            body = PAYOUT_ACK | {"ConversationID": second_id, "OriginatorConversationID": first_id}
         case "token_refused":
             return _error(404, "404.001.03", "Invalid Access Token")
         case "refused":
@@ -139,73 +139,50 @@ def _query_bytes(message: Message) -> tuple[int, bytes]:
     return answer.status, answer.body
 
 
+_STATES = {"paid": "Completed", "failed": "Failed", "under_way": "Pending"}
+
+
 def _message_body(kind: Kind, message: Message) -> Any:
     if message.address in ("timeout", "status-timeout"):  # §4.4
         return {"OriginatorConversationID": message.first_id, "Remarks": "an echo of our request"}
     if message.address == "status":
-        return {"Result": _status_result(message)}
-    if kind is Kind.DEPOSIT:
-        return {"Body": {"stkCallback": _stk_callback(message)}}
-    return {"Result": _payout_result(kind, message)}
-
-
-def _stk_callback(message: Message) -> dict[str, Any]:
-    """§2.3."""
-    callback: dict[str, Any] = {
-        "MerchantRequestID": message.second_id, "CheckoutRequestID": message.first_id,
-        "ResultCode": int(message.code), "ResultDesc": "as the code says",
-    }  # fmt: skip
-    if message.outcome == "paid":
-        amount = float(AMOUNT_KES + message.extra_kes)
-        items: list[dict[str, Any]] = [{"Name": "Amount", "Value": amount}, {"Name": "Balance"}]
+        return _status_result(message)
+    code, is_paid = int(message.code), message.outcome == "paid"
+    amount = AMOUNT_KES + message.extra_kes
+    if kind is Kind.DEPOSIT:  # §2.3
+        items: dict[str, Any] = {"Amount": float(amount), "Balance": ABSENT}
         if message.receipt:
-            items.append({"Name": "MpesaReceiptNumber", "Value": message.receipt})
-        callback["CallbackMetadata"] = {"Item": items}
-    return callback
-
-
-def _payout_result(kind: Kind, message: Message) -> dict[str, Any]:
-    """§4.3, §5."""
-    result: dict[str, Any] = {
-        "ResultType": 0, "ResultCode": int(message.code), "ResultDesc": "as the code says",
-        "OriginatorConversationID": message.first_id, "ConversationID": message.second_id,
-        "TransactionID": message.receipt if message.outcome == "paid" else "UC10000000",
-    }  # fmt: skip
-    if message.outcome == "paid":
-        amount = AMOUNT_KES + message.extra_kes
-        named = "TransactionAmount" if kind in OWN_ID else "Amount"
-        parameters: list[dict[str, Any]] = [{"Key": named, "Value": amount}]
-        if message.receipt and kind in OWN_ID:
-            parameters.append({"Key": "TransactionReceipt", "Value": message.receipt})
-        result["ResultParameters"] = {"ResultParameter": parameters}
-    return result
-
-
-_STATES = {"paid": "Completed", "failed": "Failed", "under_way": "Pending"}
+            items["MpesaReceiptNumber"] = message.receipt
+        ids = {"MerchantRequestID": message.second_id, "CheckoutRequestID": message.first_id}
+        return stk(code, as_items(items, "Name") if is_paid else ABSENT, **ids)
+    # §4.3, §5
+    items = {"TransactionAmount" if kind in OWN_ID else "Amount": amount}
+    if message.receipt and kind in OWN_ID:
+        items["TransactionReceipt"] = message.receipt
+    return payout(
+        code,
+        as_items(items, "Key") if is_paid else ABSENT,
+        OriginatorConversationID=message.first_id,
+        ConversationID=message.second_id,
+        TransactionID=message.receipt if is_paid else "UC10000000",
+    )
 
 
 def _status_result(message: Message) -> dict[str, Any]:
     """§6.1: the envelope is about the inquiry, the parameters are about the payment."""
-    result: dict[str, Any] = {
-        "ResultType": 0, "ResultCode": 0, "ResultDesc": "as the code says",
-        "OriginatorConversationID": f"question-{message.number}",
-        "ConversationID": f"AG_Q_{message.number}",
-        "TransactionID": "UC10000000",
-    }  # fmt: skip
     match message.outcome:
         case "not_found":
             form = NOT_FOUND["SFC_IC0003"]
-            result |= {"ResultCode": form.code, "ResultDesc": form.text}
+            return status(form.code, ABSENT, ResultDesc=form.text)
         case "credential" | "no_answer":
-            result |= {"ResultCode": int(message.code)}
+            return status(int(message.code), ABSENT)
         case state:
-            parameters = [
-                {"Key": "OriginatorConversationID", "Value": message.first_id},
-                {"Key": "ConversationID", "Value": message.second_id},
-                {"Key": "TransactionStatus", "Value": _STATES[state]},
-                {"Key": "Amount", "Value": float(AMOUNT_KES)},
-            ]
+            items: dict[str, Any] = {
+                "OriginatorConversationID": message.first_id,
+                "ConversationID": message.second_id,
+                "TransactionStatus": _STATES[state],
+                "Amount": float(AMOUNT_KES),
+            }
             if message.receipt:
-                parameters.append({"Key": "ReceiptNo", "Value": message.receipt})
-            result["ResultParameters"] = {"ResultParameter": parameters}
-    return result
+                items["ReceiptNo"] = message.receipt
+            return status(0, as_items(items, "Key"))
