@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from inspect import isawaitable
 from typing import Any, Self
@@ -200,11 +200,20 @@ class System:
             lambda: self.rows(unsent), lambda rows: not rows, "all payments of other tests are sent"
         )
 
-    async def forget_open_payments(self) -> None:
-        """Postpone inquiries about the open payments of other tests. Sends are not postponed."""
+    async def forget_open_payments(
+        self, steps: Sequence[str] = ("query", "status", "watch")
+    ) -> None:
+        """Postpone these next steps of open payments: by default the inquiries, and no send.
+
+        It locks the rows in the order of their ids, as the product does. In any other order the two
+        could block each other.
+        """
         await self.execute(
-            "UPDATE mkwanja.payments SET next_step_at = now() + interval '1 day'"
-            " WHERE next_step IN ('query', 'status', 'watch')"
+            "WITH due AS MATERIALIZED (SELECT id FROM mkwanja.payments"
+            " WHERE next_step_at IS NOT NULL AND next_step = ANY($1) ORDER BY id FOR UPDATE)"
+            " UPDATE mkwanja.payments AS payment SET next_step_at = now() + interval '1 day'"
+            " FROM due WHERE payment.id = due.id",
+            list(steps),
         )
 
     async def stages(self, payment_id: str) -> list[str]:
