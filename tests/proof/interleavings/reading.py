@@ -26,8 +26,7 @@ from tests.simulator.answers import ENVELOPES, query_result
 from tests.simulator.status import NOT_FOUND
 from tests.unit.daraja_messages import (
     ABSENT,
-    PAYOUT_ACK,
-    STK_ACK,
+    ACKNOWLEDGEMENTS,
     as_items,
     envelope,
     payout,
@@ -49,7 +48,7 @@ LOST_ANSWER = ReadAnswer(frozenset(), OutcomeUnknown("no answer: TimeoutError"))
 @lru_cache(maxsize=4096)
 def read_submit_answer(kind: Kind, answer: Answer) -> ReadAnswer:
     """`answer` as `DarajaClient.submit` reads it."""
-    status, body = _answer_bytes(answer)
+    status, body = _answer_bytes(kind, answer)
     try:
         return ReadAnswer(read_answer(PAGES[kind].api, kind, status, body), None)
     except ProviderError as error:
@@ -112,21 +111,21 @@ def _error(status: int, code: str, text: str) -> tuple[int, bytes]:
     return status, json.dumps(envelope(code, text)).encode()
 
 
-def _answer_bytes(answer: Answer) -> tuple[int, bytes]:
+def _answer_bytes(kind: Kind, answer: Answer) -> tuple[int, bytes]:
     """§2.2, §4.2."""
-    first_id, second_id = answer.first_id, answer.second_id
     match answer.outcome:
-        case "acknowledged" if first_id.startswith("ws_CO_"):
-            body = STK_ACK | {"MerchantRequestID": second_id, "CheckoutRequestID": first_id}
         case "acknowledged":
-            body = PAYOUT_ACK | {"ConversationID": second_id, "OriginatorConversationID": first_id}
+            names = ("CheckoutRequestID", "MerchantRequestID")
+            if kind is not Kind.DEPOSIT:
+                names = ("OriginatorConversationID", "ConversationID")
+            ids = dict(zip(names, (answer.first_id, answer.second_id), strict=True))
+            return 200, json.dumps(ACKNOWLEDGEMENTS[kind] | ids).encode()
         case "token_refused":
             return _error(404, "404.001.03", "Invalid Access Token")
         case "refused":
             return _error(400, "400.002.02", "Bad Request - Invalid Amount")
         case outcome:
             return _error(*ENVELOPES[_ENVELOPE_OF.get(outcome, "internal_error")])
-    return 200, json.dumps(body).encode()
 
 
 def _query_bytes(message: Message) -> tuple[int, bytes]:
