@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ from uuid import uuid4
 
 import pytest
 
+from domain.callback_address import make_token
 from tests.spec.conftest import a_system
 from tests.spec.delivering import (
     ACCEPTED,
@@ -20,112 +22,95 @@ from tests.spec.delivering import (
     begin_awaited,
     deliver,
     deliver_raw,
+    deliver_result,
 )
+from tests.spec.hostile_callbacks import BYTES_MAX
 from tests.spec.playing import Api, begin
 from tests.spec.result_variants import RESULTS
 from tests.spec.system import System
 
-_LIMIT = 64 * 1024
-
-
-async def _deliver_wrong(system: System, url: str, body: Any) -> tuple[int, bytes, str | None]:
-    answer = await deliver(system, url, body)
-    return answer.status, answer.body, answer.headers.get("Content-Type")
-
 
 async def test_the_receiver_refuses_a_wrong_address(system: System) -> None:
-    """A wrong token, operation or payment gets the same empty 403, and nothing is stored."""
+    """The same 403, byte for byte, for a wrong token, operation or payment; nothing is stored."""
     mine, other = await begin_awaited(system), await begin_awaited(system)
-    base, payment_id, operation, token = mine.url.rsplit("/", 3)
-    wrong_token = token[:-1] + ("0" if token[-1] != "0" else "1")
+    payment_id, operation, token = urlsplit(mine.url).path.split("/")[2:]
+    secret = system.stack.env("callbacks")["CALLBACK_SECRETS"].split(",")[0]
     stored = "SELECT count(*) AS stored FROM mkwanja.callbacks"
     before = await system.rows(stored)
     answers = {
-        await _deliver_wrong(system, f"{base}/{wrong}", mine.result())
+        await deliver_raw(system.stack.callbacks_url, f"/results/{wrong}".encode())
         for wrong in (
-            f"{payment_id}/{operation}/{wrong_token}",
+            f"{payment_id}/{operation}/{token[:-1]}{'1' if token.endswith('0') else '0'}",
             f"{payment_id}/{operation}/{token[:-2]}",
-            f"{payment_id}/{operation}/{token}00",
+            f"{payment_id}/{operation}/{token}0",
+            f"{payment_id}/{operation}/{token * 50}",
             f"{payment_id}/{operation}/{token.upper()}",
+            f"{payment_id}/{operation}/{token}%00",
             f"{payment_id}/{operation}/%C3%A9",
+            f"{payment_id}/{operation}/{make_token('s' * 40, payment_id, operation)}",
+            f"{payment_id}/{operation}/{make_token(secret[::-1], payment_id, operation)}",
+            f"{payment_id}/{operation}/{make_token(secret, payment_id, 'status-1')}",
+            f"{payment_id}/{operation}/{make_token(secret, other.id, operation)}",
             f"{payment_id}/withdrawal/{token}",
             f"{payment_id}/status-1/{token}",
             f"{payment_id}/Deposit/{token}",
-            f"{payment_id}/deposit%00/{token}",
-            f"{payment_id}/refund/{token}",
+            f"{payment_id}/refund/{make_token(secret, payment_id, 'refund')}",
+            f"{payment_id}/{'x' * 2000}/{token}",
             f"{payment_id.upper()}/{operation}/{token}",
             f"{payment_id.replace('-', '')}/{operation}/{token}",
             f"{other.id}/{operation}/{token}",
             f"{uuid4()}/{operation}/{token}",
             f"no-payment/{operation}/{token}",
             f"%FF%FE/{operation}/{token}",
-            f"%ED%A0%80/{operation}/{token}",
-            f"{payment_id}%20/{operation}/{token}",
         )
     }
-    assert len(answers) == 1
-    [(status, body, _)] = answers
-    assert (status, body) == (403, b"")
+    [answer] = {re.sub(rb"\r\nDate: [^\r]*", b"", answer) for answer in answers}
+    assert answer.startswith(b"HTTP/1.1 403 ")
+    assert answer.endswith(b"\r\n\r\n")
     assert await system.rows(stored) == before
     for one in (mine, other):
         assert (await system.payment(one.id))["stage"] == "awaiting_result"
+        await deliver_result(system, one, receipt=f"UKN7{one.amount:06}")
 
 
 async def test_the_receiver_refuses_a_path_that_is_no_text(system: System) -> None:
     """Bytes that are not UTF-8 get a 4xx answer and leave no token in the log."""
     path = urlsplit((await begin_awaited(system)).url).path.encode()
-    for wrong in (
-        path + b"\xff",
-        b"/results/\xff\xfe/deposit/00",
-        b"/results/\xed\xa0\x80/deposit/00",
-    ):
+    for wrong in (path + b"\xff", b"/results/\xed\xa0\x80/deposit/00"):
         answer = await deliver_raw(system.stack.callbacks_url, wrong)
         assert answer.split(b" ")[1] in {b"400", b"403", b"404"}, answer
     assert path.decode().rpartition("/")[2] not in system.stack.logs()["callbacks.1"]
 
 
 async def test_the_receiver_has_no_other_routes(system: System) -> None:
-    """Its one route accepts only POST."""
+    """Its one route accepts only POST. A refusal does not show if the address was right."""
     one = await begin_awaited(system)
     for path in ("/", "/results", "/v1/payments", "/docs", "/results/" + one.id):
         async with system.http.get(system.stack.callbacks_url + path) as answer:
             assert answer.status == 404
-    for method in ("GET", "PUT", "DELETE"):
-        async with system.http.request(method, one.url) as answer:
-            assert answer.status == 405
+    for method in ("GET", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE"):
+        seen = set()
+        for url in (one.url, one.url[:-40] + "0" * 40):
+            async with system.http.request(method, url) as answer:
+                seen.add((answer.status, await answer.read(), answer.headers.get("Content-Type")))
+        [(status, body, _)] = seen
+        assert (status, one.url.rpartition("/")[2].encode() in body) == (405, False)
     assert await system.callbacks(one.id) == []
 
 
-_DEEP = 20_000
-
+# `hostile_callbacks.py` has many more.
 _UNREADABLE: dict[str, bytes] = {
     "nothing": b"",
-    "white space": b" \n",
     "binary": bytes(range(256)),
-    "an array": b"[]",
-    "null": b"null",
-    "a number": b"0",
     "a text": b'"ResultCode 0"',
     "half of it": b'{"Body":{"stkCallback":{"ResultCode":0',
     "an empty object": b"{}",
-    "another shape": b'{"Result":{"ResultCode":0,"TransactionID":"UKN7TEST02"}}',
     "no code": b'{"Body":{"stkCallback":{"ResultDesc":"paid"}}}',
-    "a code that is true": b'{"Body":{"stkCallback":{"ResultCode":false}}}',
-    "a code that is a fraction": b'{"Body":{"stkCallback":{"ResultCode":0.0}}}',
     "a code that is NaN": b'{"Body":{"stkCallback":{"ResultCode":NaN}}}',
-    "an array of callbacks": b'{"Body":[{"stkCallback":{"ResultCode":0}}]}',
-    "a code twice": b'{"Body":{"stkCallback":{"ResultCode":1032,"ResultCode":0}}}',
-    "deep arrays": b"[" * _DEEP + b"]" * _DEEP,
-    "deep objects": b'{"Body":' * 1000 + b"0" + b"}" * 1000,
-    "NUL bytes": b"\0" * 100,
+    "deep arrays": b"[" * 20_000 + b"]" * 20_000,
     "NUL in a text": b'{"Body":{"stkCallback":{"ResultCode":"0\\u0000"}}}',
-    "half a surrogate pair": b'{"Body":{"stkCallback":{"ResultCode":"\\ud800"}}}',
-    "a number of a thousand digits": b'{"Body":{"stkCallback":{"ResultCode":1'
-    + b"0" * 5000
-    + b"}}}",
-    "an exponent out of range": b'{"Body":{"stkCallback":{"ResultCode":1e99999999999999999999}}}',
     "another encoding": '{"Body":{"stkCallback":{"ResultCode":0}}}'.encode("utf-16"),
-    "as much as is allowed": b"x" * _LIMIT,
+    "as much as is allowed": b"x" * BYTES_MAX,
 }
 
 
@@ -141,7 +126,7 @@ async def test_the_receiver_stores_any_body_for_a_right_address(system: System) 
         assert stored["is_flagged"], case
         assert (await system.payment(one.id))["stage"] == "awaiting_result", case
     assert len(await system.callbacks(one.id)) == len(_UNREADABLE)
-    assert (await deliver(system, one.url, one.result(receipt="UKN7KEPT01"))).status == 200
+    await deliver_result(system, one, receipt="UKN7KEPT01")
     assert (await system.payment(one.id))["receipt"] == "UKN7KEPT01"
 
 
@@ -153,7 +138,7 @@ async def test_the_receiver_refuses_a_body_above_64_kib(system: System) -> None:
         for _ in range(65):
             yield b"x" * 1024
 
-    assert (await deliver(system, one.url, b"x" * (_LIMIT + 1))).status == 413
+    assert (await deliver(system, one.url, b"x" * (BYTES_MAX + 1))).status == 413
     assert (await deliver(system, one.url, in_chunks())).status == 413
     assert await system.callbacks(one.id) == []
 
@@ -163,8 +148,7 @@ async def test_a_result_that_disagrees_with_its_payment_settles_nothing(system: 
 
     async def deliver_variant(number: int, api: Api, make: Any) -> tuple[str, bool, str]:
         one = await begin_awaited(system, api)
-        body = make(one)
-        text = json.dumps(body).replace("UKN7TEST01", f"UKN7AGR{number:03}")
+        text = json.dumps(make(one)).replace("UKN7TEST01", f"UKN7AGR{number:03}")
         answer = await deliver(system, one.url, text.encode())
         assert (answer.status, answer.json()) == (200, ACCEPTED)
         payment, [stored] = await system.payment(one.id), await system.callbacks(one.id)
@@ -175,28 +159,16 @@ async def test_a_result_that_disagrees_with_its_payment_settles_nothing(system: 
     outcomes = await asyncio.gather(
         *(deliver_variant(number, api, make) for number, (api, make, _) in rows)
     )
-    wrong = {
-        case: (seen, expected)
-        for (case, (_, _, expected)), seen in zip(RESULTS.items(), outcomes, strict=True)
-        if seen != expected
-    }
-    assert not wrong, wrong
+    expected = {case: row[-1] for case, row in RESULTS.items()}
+    assert dict(zip(RESULTS, outcomes, strict=True)) == expected
 
 
 async def test_the_ids_or_the_receipt_of_another_payment_settle_nothing(system: System) -> None:
     """Such a result is stored and flagged, and settles neither of the payments."""
-    one, other, third = (
-        await begin_awaited(system),
-        await begin_awaited(system),
-        await begin_awaited(system),
-    )
-    await deliver(system, one.url, one.result(receipt="UKN7OWN001"))
-    await deliver(system, other.url, other.result(receipt="UKN7OWN001"))
-    ids = {
-        "CheckoutRequestID": one.ids["CheckoutRequestID"],
-        "MerchantRequestID": one.ids["MerchantRequestID"],
-    }
-    await deliver(system, third.url, third.result(receipt="UKN7OWN003", **ids))
+    one, other, third = [await begin_awaited(system) for _ in range(3)]
+    await deliver_result(system, one, receipt="UKN7OWN001")
+    await deliver_result(system, other, receipt="UKN7OWN001")
+    await deliver_result(system, third, receipt="UKN7OWN003", **one.ids)
     for wrong, disposition in ((other, "receipt_of_another_payment"), (third, "ids_differ")):
         payment, [stored] = await system.payment(wrong.id), await system.callbacks(wrong.id)
         assert (payment["stage"], payment["needs_review"]) == ("awaiting_result", True)
@@ -220,27 +192,10 @@ async def test_a_repeated_result_changes_nothing(system: System, code: int) -> N
     assert dispositions == ["duplicate"] * 5 + ["finalized"]
 
 
-@pytest.mark.parametrize("code", [0, 1032])
-async def test_a_contradiction_of_a_success_flags_the_payment(system: System, code: int) -> None:
-    """A second receipt, or a failure after a success, changes neither stage nor receipt."""
-    one = await begin_awaited(system)
-    await deliver(system, one.url, one.result(receipt=f"UKN7ONE{code:03}"))
-    await deliver(system, one.url, one.result(code=code, receipt=f"UKN7TWO{code:03}"))
-    payment = await system.payment(one.id)
-    assert (payment["stage"], payment["receipt"], payment["needs_review"]) == (
-        "succeeded",
-        f"UKN7ONE{code:03}",
-        True,
-    )
-    assert [row["disposition"] for row in await system.callbacks(one.id)] == [
-        "finalized",
-        "contradiction",
-    ]
-
-
-async def _callbacks_of(system: System, payment_id: str, operation: str) -> list[Any]:
-    """The stored callbacks of one operation, without the answers to inquiries between them."""
-    return [row for row in await system.callbacks(payment_id) if row["operation"] == operation]
+async def _timeouts_of(system: System, payment_id: str, operation: str) -> list[Any]:
+    """The stored timeout messages, without the answers to inquiries between them."""
+    rows = await system.callbacks(payment_id)
+    return [row for row in rows if row["operation"] == f"{operation}-timeout"]
 
 
 @pytest.mark.parametrize("api", ["b2c", "b2b"])
@@ -248,32 +203,18 @@ async def test_the_receiver_stores_a_timeout_message_without_its_credential(
     system: System, api: Api
 ) -> None:
     """The message finalizes nothing. The stored digest is that of the original body."""
-    one = await begin_awaited(system, api)
-    url = await system.callback_url(one.id, OPERATIONS[api] + "-timeout")
-    echo = {
-        "InitiatorName": "clerk",
-        "SecurityCredential": 'Zm9v"\\+/=',
-        "Amount": one.amount,
-        "Remarks": "Payment",
-    }
-    bodies = [
-        json.dumps(echo).encode(),
-        json.dumps(echo, indent=2).encode(),
-        b'{"Password" : "Zm9v"',
-    ]
-    for body in bodies:
+    one, operation = await begin_awaited(system, api), OPERATIONS[api]
+    url = await system.callback_url(one.id, f"{operation}-timeout")
+    echo = {"InitiatorName": "clerk", "SecurityCredential": 'Zm9v"\\+/=', "Amount": one.amount}
+    for body in (json.dumps(echo, indent=2).encode(), b'{"Password" : "Zm9v"'):
         assert (await deliver(system, url, body)).json() == ACCEPTED
-        stored = (await _callbacks_of(system, one.id, OPERATIONS[api] + "-timeout"))[-1]
+        stored = (await _timeouts_of(system, one.id, operation))[-1]
         assert b"Zm9v" not in bytes(stored["body"])
         assert bytes(stored["body_sha256"]) == hashlib.sha256(body).digest()
         assert (await system.payment(one.id))["stage"] == "awaiting_result"
-    kept = json.loads(
-        bytes((await _callbacks_of(system, one.id, OPERATIONS[api] + "-timeout"))[0]["body"])
-    )
-    assert {**kept, "SecurityCredential": ""} == {**echo, "SecurityCredential": ""}
-    assert (
-        await deliver(system, one.url, one.result(receipt=f"UKN7AFT{api.upper()}"))
-    ).status == 200
+    kept = json.loads(bytes((await _timeouts_of(system, one.id, operation))[0]["body"]))
+    assert kept == {**echo, "SecurityCredential": "[replaced]"}
+    await deliver_result(system, one, receipt=f"UKN7AFT{api.upper()}")
     assert (await system.payment(one.id))["status"] == "success"
 
 
@@ -282,44 +223,31 @@ async def test_the_database_holds_no_credential_and_no_callback_token(system: Sy
     payment_id = await begin(system, "b2c", "timeout_message", seconds=0.2)
     await system.settled(payment_id)
     token = (await system.callback_url(payment_id, "withdrawal")).rpartition("/")[2]
-    [timeout] = await _callbacks_of(system, payment_id, "withdrawal-timeout")
+    [timeout] = await _timeouts_of(system, payment_id, "withdrawal")
     assert json.loads(bytes(timeout["body"]))["SecurityCredential"] == "[replaced]"
-    sql = (
-        "SELECT request::text || coalesce(answer, '') AS text FROM mkwanja.daraja_exchanges"
-        " WHERE payment_id = $1::uuid"
+    exchanges = await system.rows(
+        "SELECT request::text AS request, coalesce(answer, '') AS answer"
+        " FROM mkwanja.daraja_exchanges WHERE payment_id = $1::uuid",
+        payment_id,
     )
-    for exchange in await system.rows(sql, payment_id):
-        assert token not in exchange["text"]
-        assert (
-            json.loads(exchange["text"].partition("}")[0] + "}")["SecurityCredential"] == "[masked]"
-        )
+    for exchange in exchanges:
+        assert token not in exchange["request"] + exchange["answer"]
+        assert json.loads(exchange["request"])["SecurityCredential"] == "[masked]"
 
 
+# `tests/unit/test_sources.py` has more.
 _TRUSTED_HOPS = [
     ["10.1.2.3"],
-    ["203.0.113.9, 10.1.2.3"],
     ["203.0.113.9", "10.1.2.3"],
-    ["10.1.2.3, 127.0.0.1"],
     ["10.1.2.3,127.0.0.1, ::ffff:127.0.0.2"],
-    ["::ffff:10.1.2.3"],
-    ["::FFFF:0A01:0203"],
-    ["10.1.2.3:4711"],
     ["[::ffff:10.1.2.3]:443"],
-    ["rubbish, 10.1.2.3"],
 ]
 _OTHER_HOPS = [
     [],
-    [""],
-    ["unknown"],
     ["10.1.2.3, 203.0.113.9"],
     ["10.1.2.3", "203.0.113.9"],
-    ["10.1.2.3, rubbish"],
     ["10.1.2.3,"],
     ["10.1.2.3, 203.0.113.9, 127.0.0.1"],
-    ["0x0a.1.2.3"],
-    ["10.1.2"],
-    ["010.001.002.003"],
-    ["::ffff:11.1.2.3"],
     ["10.1.2.3, \x80"],
 ]
 
@@ -341,22 +269,15 @@ async def test_a_result_from_a_wrong_source_address_is_stored_and_settles_nothin
 
 
 async def _assert_hops(system: System, one: AwaitedPayment) -> None:
-    for hops in _OTHER_HOPS:
-        answer = await deliver(
-            system, one.url, one.result(), headers=[("X-Forwarded-For", hop) for hop in hops]
-        )
-        assert (answer.status, answer.body) == (403, b""), hops
+    async def deliver_through(hops: list[str]) -> int:
+        headers = [("X-Forwarded-For", hop) for hop in hops]
+        return (await deliver(system, one.url, one.result(), headers=headers)).status
+
+    assert {await deliver_through(hops) for hops in _OTHER_HOPS} == {403}
     assert (await system.payment(one.id))["stage"] == "awaiting_result"
     kept = await system.callbacks(one.id)
-    assert len(kept) == len(_OTHER_HOPS)
-    assert {row["disposition"] for row in kept} == {"wrong_source"}
-    for hops in _TRUSTED_HOPS:
-        answer = await deliver(
-            system, one.url, one.result(), headers=[("X-Forwarded-For", hop) for hop in hops]
-        )
-        assert answer.status == 200, hops
+    assert [row["disposition"] for row in kept] == ["wrong_source"] * len(_OTHER_HOPS)
+    assert {await deliver_through(hops) for hops in _TRUSTED_HOPS} == {200}
     assert (await system.payment(one.id))["status"] == "success"
-    sources = {
-        row["source_address"] for row in await system.callbacks(one.id) if row["source_allowed"]
-    }
-    assert sources == {"10.1.2.3"}
+    believed = [row for row in await system.callbacks(one.id) if row["source_allowed"]]
+    assert {row["source_address"] for row in believed} == {"10.1.2.3"}
