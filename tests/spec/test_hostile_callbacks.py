@@ -10,11 +10,19 @@ import hashlib
 import json
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import UUID
 
 import pytest
 
-from domain.callback_address import make_token
-from tests.spec.delivering import ACCEPTED, OPERATIONS, AwaitedPayment, begin_awaited, deliver
+from domain.callback_address import make_address
+from tests.spec.delivering import (
+    ACCEPTED,
+    OPERATIONS,
+    AwaitedPayment,
+    begin_awaited,
+    deliver,
+    deliver_result,
+)
 from tests.spec.hostile_callbacks import (
     HOSTILE,
     TWINS,
@@ -42,32 +50,28 @@ async def silent(system: System) -> AsyncIterator[System]:
 
 
 async def _settle(system: System, one: AwaitedPayment) -> None:
-    answer = await deliver(system, one.url, one.result(receipt=settled_receipt(one)))
-    assert (answer.status, answer.json()) == (200, ACCEPTED)
+    await deliver_result(system, one, receipt=settled_receipt(one))
     payment = await system.payment(one.id)
-    assert (payment["status"], payment["receipt"], payment["amount"]) == (
-        "success",
-        settled_receipt(one),
-        one.amount,
-    )
+    seen = payment["status"], payment["receipt"], payment["amount"]
+    assert seen == ("success", settled_receipt(one), one.amount)
 
 
 async def _assert_untouched(system: System, one: AwaitedPayment) -> None:
     payment = await system.payment(one.id)
     seen = payment["stage"], payment["amount"], payment["receipt"], payment["failure"]
     if seen != ("awaiting_result", one.amount, None, None):
-        noted = [
-            (row["disposition"], bytes(row["body"])[:300]) for row in await system.callbacks(one.id)
+        settled = [
+            (row["disposition"], bytes(row["body"])[:300])
+            for row in await system.callbacks(one.id)
+            if row["disposition"] in ("finalized", "corrected", "receipt_added")
         ]
-        settled = [note for note in noted if note[0] in ("finalized", "corrected", "receipt_added")]
         pytest.fail(f"{seen} by {settled}")
 
 
-def _address(system: System, payment_id: str, operation: str, secret: str | None = None) -> str:
+def _address(system: System, payment_id: str, operation: str) -> str:
     """The payment's callback address for any operation."""
-    signing = secret or system.stack.env("callbacks")["CALLBACK_SECRETS"].split(",")[0]
-    token = make_token(signing, payment_id, operation)
-    return f"{system.stack.callbacks_url}/results/{payment_id}/{operation}/{token}"
+    secret = system.stack.env("callbacks")["CALLBACK_SECRETS"].split(",")[0]
+    return make_address(system.stack.callbacks_url, secret, UUID(payment_id), operation)
 
 
 async def _deliver_all(
@@ -101,8 +105,8 @@ async def test_no_hostile_body_settles_a_payment(silent: System, api: Api) -> No
     await _deliver_all(silent, one, bodies)
     assert await silent.payment(other.id) == before
     await _settle(silent, one)
-    receipts = await silent.rows("SELECT id FROM mkwanja.payments WHERE receipt ILIKE 'EVLX%'")
-    assert receipts == []
+    forged = "SELECT id FROM mkwanja.payments WHERE receipt ILIKE 'EVLX%'"
+    assert await silent.rows(forged) == []
 
 
 @pytest.mark.parametrize("api", APIS)
@@ -120,11 +124,11 @@ async def test_an_unusual_but_clear_body_settles_its_payment(silent: System, api
 
     ones = await asyncio.gather(*(settle_by(case) for case in TWINS))
     # Rename these legitimate receipts, because another test searches for forged ones.
-    undo = (
+    await silent.execute(
         "UPDATE mkwanja.payments SET receipt = replace(receipt, 'EVLX', 'UKTX')"
-        " WHERE id = ANY($1::uuid[])"
+        " WHERE id = ANY($1::uuid[])",
+        [one.id for one in ones],
     )
-    await silent.execute(undo, [one.id for one in ones])
 
 
 @pytest.mark.parametrize("api", APIS)
@@ -133,17 +137,19 @@ async def test_a_success_at_the_address_of_another_operation_settles_nothing(
 ) -> None:
     """The address is for timeouts, answers to inquiries, or results of other kinds."""
     one = await begin_awaited(silent, api)
-    inquiries = ["status-1", "status-1-timeout", "status-999999", "status-999999-timeout"]
-    others = [*OPERATIONS.values(), "withdrawal-timeout", "bill-payment-timeout", *inquiries]
-    bodies = {
-        operation: (
-            _address(silent, one.id, operation),
-            success_text(one, ResultDesc=operation).encode(),
-        )
-        for operation in others
-        if operation != OPERATIONS[api]
-    }
-    await _deliver_all(silent, one, bodies)
+    others = {*OPERATIONS.values(), "withdrawal-timeout", "bill-payment-timeout"}
+    others |= {"status-1", "status-1-timeout", "status-999999"}
+    await _deliver_all(
+        silent,
+        one,
+        {
+            operation: (
+                _address(silent, one.id, operation),
+                success_text(one, ResultDesc=operation).encode(),
+            )
+            for operation in others - {OPERATIONS[api]}
+        },
+    )
     await _settle(silent, one)
 
 
@@ -151,19 +157,13 @@ _ANSWERS: dict[str, Any] = {
     "another amount": {"Amount": 1},
     "an amount that is true": {"Amount": True},
     "another's ids": {"OriginatorConversationID": "other", "ConversationID": "AG_other"},
-    "an id of another type": {"OriginatorConversationID": ["x"]},
     "another's ConversationID": {"ConversationID": "AG_other"},
+    "an id of another type": {"OriginatorConversationID": ["x"]},
     "a status in small": {"TransactionStatus": "completed"},
     "a status in a list": {"TransactionStatus": ["Completed"]},
-    "a status with a space": {"TransactionStatus": "Completed "},
-    "a status that is true": {"TransactionStatus": True},
     "a status of zero": {"TransactionStatus": 0},
     "a failure of another amount": {"TransactionStatus": "Failed", "Amount": 1},
-    "a failure of another's": {
-        "TransactionStatus": "Failed",
-        "OriginatorConversationID": "other",
-        "ConversationID": "AG_other",
-    },
+    "a failure of another's": {"TransactionStatus": "Failed", "ConversationID": "AG_other"},
 }
 
 
@@ -173,24 +173,22 @@ async def test_a_hostile_answer_to_an_inquiry_settles_nothing(silent: System, ap
     one = await begin_awaited(silent, api)
     right = {"Amount": one.amount, "ReceiptNo": forged_receipt(one), **one.ids}
     url = _address(silent, one.id, "status-1")
+    two_statuses = [*parameters(**right), {"Key": "TransactionStatus", "Value": "Failed"}]
+    two_amounts = [*parameters(**right), {"Key": "Amount", "Value": one.amount + 1}]
+    long_text = "transaction " * 4_000
     messages = {
-        case: status(0, parameters(**{**right, **wrong})) for case, wrong in _ANSWERS.items()
+        **{case: status(0, parameters(**{**right, **wrong})) for case, wrong in _ANSWERS.items()},
+        "two statuses": status(0, two_statuses),
+        "two amounts": status(0, two_amounts),
+        "not found": status("SFC_IC0003", parameters(**right), ResultDesc=long_text),
     }
-    messages["two statuses"] = status(
-        0, [*parameters(**right), {"Key": "TransactionStatus", "Value": "Failed"}]
-    )
-    messages["two amounts"] = status(
-        0, [*parameters(**right), {"Key": "Amount", "Value": one.amount + 1}]
-    )
-    messages["the right one, not found"] = status(
-        "SFC_IC0003", parameters(**right), ResultDesc="transaction " * 4_000
-    )
     bodies = {case: json.dumps(message).encode() for case, message in messages.items()}
     good = json.dumps(status(0, parameters(**right))).encode()
-    bodies["the code twice"] = good.replace(b'"ResultCode": 0', b'"ResultCode": 1, "ResultCode": 0')
-    bodies["a value twice"] = good.replace(
-        b'"Value": "Completed"', b'"Value": "Failed", "Value": "Completed"'
-    )
+    for case, old, new in (
+        ("the code twice", b'"ResultCode": 0', b'"ResultCode": 1, "ResultCode": 0'),
+        ("a value twice", b'"Value": "Completed"', b'"Value": "Failed", "Value": "Completed"'),
+    ):
+        bodies[case] = good.replace(old, new)
     assert len(set(bodies.values()) - {good}) == len(bodies)
     await _deliver_all(silent, one, {case: (url, body) for case, body in bodies.items()})
     right["ReceiptNo"] = settled_receipt(one)
@@ -198,74 +196,13 @@ async def test_a_hostile_answer_to_an_inquiry_settles_nothing(silent: System, ap
     assert (await silent.payment(one.id))["receipt"] == settled_receipt(one)
 
 
-@pytest.mark.parametrize("api", APIS)
-async def test_the_receiver_refuses_every_forged_address(silent: System, api: Api) -> None:
-    """The token is for another payment, operation or secret: an empty 403, nothing stored."""
-    one, other = await begin_awaited(silent, api), await begin_awaited(silent, api)
-    operation = OPERATIONS[api]
-    right, others = one.url.rpartition("/")[2], other.url.rpartition("/")[2]
-    secret = silent.stack.env("callbacks")["CALLBACK_SECRETS"].split(",")[0]
-    base = f"{silent.stack.callbacks_url}/results/{one.id}"
-    next_digits = str.maketrans("0123456789abcdef", "123456789abcdef0")
-    assert _address(silent, one.id, operation) == one.url
-    forged = {
-        "another payment's token": f"{base}/{operation}/{others}",
-        **{
-            f"a token for {name}": f"{base}/{operation}/{make_token(secret, one.id, name)}"
-            for name in (
-                "status-1", "withdrawal-timeout", "", operation + "-timeout", operation.upper()
-            )
-        },
-        **{
-            f"a token of {name}": _address(silent, one.id, operation, wrong)
-            for name, wrong in (
-                ("another secret", "s" * 40), ("the secret's half", secret[:16]),
-                ("its reverse", secret[::-1]),
-            )
-        },
-        "a token without its end": f"{base}/{operation}/{right[:-1]}",
-        "a token and more": f"{base}/{operation}/{right}0",
-        "the token in capitals": f"{base}/{operation}/{right.upper()}",
-        "no digit right": f"{base}/{operation}/{right.translate(next_digits)}",
-        "a token of zeros": f"{base}/{operation}/{'0' * 40}",
-        "the token turned round": f"{base}/{operation}/{right[::-1]}",
-        "the token and a space": f"{base}/{operation}/{right}%20",
-        "the token and NUL": f"{base}/{operation}/{right}%00",
-        "a long token": f"{base}/{operation}/{right * 50}",
-        "an operation of its own": f"{base}/refund/{make_token(secret, one.id, 'refund')}",
-        "a signed other form of the id": _address(silent, one.id.upper(), operation.upper()),
-    }  # fmt: skip
-    stored = "SELECT count(*) AS stored FROM mkwanja.callbacks"
-    before = await silent.rows(stored)
-    answers = await asyncio.gather(
-        *(deliver(silent, url, success_text(one).encode()) for url in forged.values())
-    )
-    not_refused = {
-        case: answer
-        for case, answer in zip(forged, answers, strict=True)
-        if (answer.status, answer.body) != (403, b"")
-    }
-    assert not not_refused
-    assert await silent.rows(stored) == before
-    for untouched in (one, other):
-        await _assert_untouched(silent, untouched)
-        await _settle(silent, untouched)
-
-
 async def test_one_receipt_for_six_payments_at_once_settles_one(silent: System) -> None:
     """The other five payments are flagged and stay open, and their real results settle them."""
     ones = [await begin_awaited(silent) for _ in range(6)]
-    await asyncio.gather(
-        *(deliver(silent, one.url, one.result(receipt="UKN7ATONCE")) for one in ones)
-    )
+    await asyncio.gather(*(deliver_result(silent, one, receipt="UKN7ATONCE") for one in ones))
     payments = [await silent.payment(one.id) for one in ones]
-    assert sorted(payment["stage"] for payment in payments) == ["awaiting_result"] * 5 + [
-        "succeeded"
-    ]
-    assert [payment["receipt"] for payment in payments if payment["stage"] != "succeeded"] == [
-        None
-    ] * 5
-    assert all(payment["needs_review"] for payment in payments if payment["stage"] != "succeeded")
-    for one, payment in zip(ones, payments, strict=True):
-        if payment["stage"] != "succeeded":
-            await _settle(silent, one)
+    left = [pair for pair in zip(ones, payments, strict=True) if pair[1]["stage"] != "succeeded"]
+    seen = [(found["stage"], found["receipt"], found["needs_review"]) for _, found in left]
+    assert seen == [("awaiting_result", None, True)] * 5
+    for one, _ in left:
+        await _settle(silent, one)

@@ -25,19 +25,12 @@ def of(body: object, *, method: str = "POST", path: str = "/v1/deposits") -> byt
     return fingerprint(method, path, body)
 
 
-@pytest.mark.parametrize(
-    "key", ["a", "!", "~", "order-42", "x" * 255, "550e8400-e29b-41d4-a716-446655440000"]
-)
-def test_visible_ascii_up_to_255_characters_is_a_key(key: str) -> None:
-    assert validate_key(key) == key
-
-
-@pytest.mark.parametrize(
-    "key", ["", " ", "a b", "a\tb", "a\n", "\x7f", "\0", "é", "\ud800", "x" * 256, "\u00a0"]
-)
-def test_any_other_text_is_rejected_as_a_key(key: str) -> None:
-    with pytest.raises(IdempotencyKeyInvalid):
-        validate_key(key)
+def test_a_key_is_up_to_255_characters_of_visible_ascii() -> None:
+    for good in ("a", "!", "~", "order-42", "x" * 255):
+        assert validate_key(good) == good
+    for wrong in ("", " ", "a b", "a\tb", "a\n", "\x7f", "\0", "é", "\ud800", "x" * 256, "\u00a0"):
+        with pytest.raises(IdempotencyKeyInvalid):
+            validate_key(wrong)
 
 
 def test_a_key_lives_for_a_day_at_least() -> None:
@@ -60,11 +53,7 @@ def test_the_order_of_fields_does_not_change_the_fingerprint() -> None:
         {**BODY, "description": "Payment"},  # a default written out
         {**BODY, "owner": None},
         {**BODY, "metadata": {"a": "1"}},
-        {},
-        None,
-        [],
-        "",
-        [BODY],
+        *({}, None, [], "", [BODY]),
     ],
 )
 def test_any_other_body_is_another_request(other: object) -> None:
@@ -72,13 +61,14 @@ def test_any_other_body_is_another_request(other: object) -> None:
 
 
 def test_another_method_or_path_is_another_request() -> None:
-    assert len({of(BODY), of(BODY, path="/v1/withdrawals"), of(BODY, method="PUT")}) == 3
-
-
-def test_parts_cannot_be_moved_from_path_to_method() -> None:
-    assert of(BODY, method="POST/v1", path="/deposits") != of(
-        BODY, method="POST", path="/v1/deposits"
-    )
+    """Also if text moved from the path to the method."""
+    fingerprints = {
+        of(BODY),
+        of(BODY, path="/v1/withdrawals"),
+        of(BODY, method="PUT"),
+        of(BODY, method="POST/v1", path="/deposits"),
+    }
+    assert len(fingerprints) == 4
 
 
 def test_a_fingerprint_begins_with_its_version() -> None:

@@ -24,11 +24,9 @@ def key_of(*headers: tuple[str, str]) -> str:
         ('"k1"', "k1"),
         ("k1", "k1"),
         (f'"{"k" * 255}"', "k" * 255),
-        ('"550e8400-e29b-41d4-a716-446655440000"', "550e8400-e29b-41d4-a716-446655440000"),
         (r'"a\"b"', 'a"b'),
         (r'"a\\b"', r"a\b"),
         (r'"\"k1\""', '"k1"'),
-        (r'"\\"', "\\"),
         ('"a;b,c"', "a;b,c"),
         ("\"'k1'\"", "'k1'"),
         # A value that does not begin with a quote is the key itself, as it always was.
@@ -65,20 +63,19 @@ def test_our_own_header_keeps_the_quotes_of_a_key() -> None:
     assert key_of((OURS, '"')) == '"'
 
 
-@pytest.mark.parametrize(
-    ("ours", "standard"), [("k1", '"k1"'), ("k1", "k1"), ('"k1"', r'"\"k1\""')]
-)
+@for_each(("ours", "standard"), [("k1", '"k1"'), ("k1", "k1"), ('"k1"', r'"\"k1\""')])
 def test_both_headers_may_carry_the_same_key(ours: str, standard: str) -> None:
     assert key_of((OURS, ours), (STANDARD, standard)) == ours
 
 
-@pytest.mark.parametrize(
+@for_each(
     "headers",
     [
         [(OURS, "k1"), (STANDARD, '"k2"')],
         [(OURS, '"k1"'), (STANDARD, '"k1"')],
         [(OURS, "k1"), (STANDARD, '"k1')],
-        [(OURS, "k1"), (STANDARD, '""')],
+        [(OURS, "k1"), (STANDARD, "")],
+        [(OURS, "k1"), (OURS, "k1")],
         [(STANDARD, "k1"), (STANDARD, '"k1"')],
         [(STANDARD, '"k1"'), (STANDARD, '"k1"')],
     ],

@@ -80,19 +80,16 @@ def test_our_own_ids_stay_readable_with_any_digits() -> None:
     for _ in range(2_000):
         payment_id = str(UUID(int=uuid_utils.uuid7().int))
         assert mask_text(payment_id) == payment_id or payment_id[-12:].isdigit()
-    assert (
-        mask_text("00000000-0000-4000-8000-254711000111") == "00000000-0000-4000-8000-2547******11"
-    )
+    start = "00000000-0000-4000-8000-"
+    assert mask_text(f"{start}254711000111") == f"{start}2547******11"
 
 
 @given(SUBSCRIBERS, PREFIXES, AROUND, AROUND)
 def test_a_subscriber_s_number_is_masked_in_any_text(
     number: str, prefix: str, before: str, after: str
 ) -> None:
-    line = line_of(
-        {"event": "x", "text": f"{before}{prefix}{number}{after}", "list": [{prefix: number}]}
-    )
-    assert number not in line
+    event = {"event": "x", "text": f"{before}{prefix}{number}{after}", "list": [{prefix: number}]}
+    assert number not in line_of(event)
 
 
 @given(
@@ -105,9 +102,8 @@ def test_a_subscriber_s_number_is_masked_in_any_text(
 def test_a_subscriber_s_number_is_masked_in_any_value(value: Any) -> None:
     """As a number, as a key, or inside a list. The line is still JSON."""
     line = line_of({"event": "x", "value": value, str(value): 1, "bytes": str(value).encode()})
-    assert not re.search(
-        r"\d{9}", re.sub(r"\d\.\d+(e[+-]?\d+)?", "", line.replace("timestamp", ""))
-    ), line
+    without_fractions = re.sub(r"\d\.\d+(e[+-]?\d+)?", "", line)
+    assert not re.search(r"\d{9}", without_fractions), line
     json.loads(line.replace("NaN", "0").replace("Infinity", "0"))
 
 
@@ -122,16 +118,11 @@ def test_a_secret_of_the_process_is_masked_everywhere(before: str, secret: str, 
 
 def test_a_value_that_is_not_json_is_written_as_its_masked_repr() -> None:
     """structlog writes the repr too, but without masking."""
-    line = line_of(
-        {
-            "event": "x",
-            "error": ValueError("of 254711000111"),
-            "id": UUID(int=7),
-            "much": ["y"] * 1000,
-        }
-    )
-    assert json.loads(line)["error"] == "ValueError('of 2547******11')"
-    assert len(json.loads(line)["much"]) == 100
+    much = ["y"] * 1000
+    event = {"event": "x", "error": ValueError("of 254711000111"), "id": UUID(int=7), "much": much}
+    line = json.loads(line_of(event))
+    assert line["error"] == "ValueError('of 2547******11')"
+    assert len(line["much"]) == 100
 
 
 def test_a_long_text_is_cut_after_it_was_masked() -> None:

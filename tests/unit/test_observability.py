@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -20,36 +21,34 @@ from domain.adapters.masking import redact_exception
 from domain.adapters.observability import LibraryLogs
 from domain.adapters.settings.common import MigrationSettings
 from domain.errors import StoreUnavailable
+from tests.case_tables import for_each
 from tests.paths import ROOT
 
 
-def log_events_of(record: logging.LogRecord) -> list[dict[str, object]]:
+def log_event_of(logger: str, error: Exception) -> dict[str, object]:
+    """What our log has of an error that a library logs."""
+    exc_info = (type(error), error, None)
+    record = logging.LogRecord(logger, logging.ERROR, __file__, 1, "it broke", (), exc_info)
     with structlog.testing.capture_logs() as events:
         LibraryLogs().emit(record)
-    return [dict(event) for event in events]
+    [event] = events
+    return dict(event)
 
 
-def record_of(logger: str, error: Exception) -> logging.LogRecord:
-    return logging.LogRecord(
-        logger, logging.ERROR, __file__, 1, "it broke", (), (type(error), error, None)
-    )
+def redacted(error: BaseException) -> Any:
+    return redact_exception(None, "error", {"event": "x", "exc_info": error})
 
 
 def test_a_request_that_is_not_http_is_a_warning_without_its_text() -> None:
     """The text quotes the request line, and a callback's request line has its token."""
-    [event] = log_events_of(
-        record_of("aiohttp.server", BadStatusLine("POST /results/id/deposit/t0ken"))
-    )
+    event = log_event_of("aiohttp.server", BadStatusLine("POST /results/id/deposit/t0ken"))
     assert (event["event"], event["log_level"]) == ("bad_http", "warning")
     assert "t0ken" not in str(event)
 
 
-@pytest.mark.parametrize(
-    ("logger", "level"), [("sqlalchemy.pool.impl", "warning"), ("asyncio", "error")]
-)
+@for_each(("logger", "level"), [("sqlalchemy.pool.impl", "warning"), ("asyncio", "error")])
 def test_a_lost_connection_that_cannot_be_closed_is_only_a_warning(logger: str, level: str) -> None:
-    [event] = log_events_of(record_of(logger, RuntimeError("x")))
-    assert event["log_level"] == level
+    assert log_event_of(logger, RuntimeError("x"))["log_level"] == level
 
 
 class TestLoggedErrors:
@@ -74,7 +73,7 @@ class TestLoggedErrors:
         name = "JANE" + "DOE"  # put together, because a traceback shows the lines of this file
         with pytest.raises(Exception) as caught:  # noqa: PT011 - each raises another type
             fail(name)
-        event = redact_exception(None, "error", {"event": "x", "exc_info": caught.value})
+        event = redacted(caught.value)
         assert name not in str(event)
         assert event["error"] == type(caught.value).__name__
         assert "test_observability" in event["traceback"]
@@ -100,22 +99,14 @@ class TestLoggedErrors:
     def test_errors_that_cause_each_other_are_logged_once(self) -> None:
         first, second = RuntimeError("first"), RuntimeError("second")
         first.__cause__, second.__cause__ = second, first
-        assert (
-            redact_exception(None, "error", {"event": "x", "exc_info": first})["traceback"].count(
-                "first"
-            )
-            == 1
-        )
+        assert redacted(first)["traceback"].count("first") == 1
 
     def test_an_error_with_our_own_text_is_logged_with_it(self) -> None:
-        event = redact_exception(
-            None, "error", {"event": "x", "exc_info": RuntimeError("a locked row was not written")}
-        )
-        assert "a locked row was not written" in event["traceback"]
+        text = "a locked row was not written"
+        assert text in redacted(RuntimeError(text))["traceback"]
 
 
 _PROGRAMS = {
-    "an uncaught error": "raise ValueError('SECRET')",
     "an uncaught error behind another": (
         "raise RuntimeError('254711000111') from KeyError('SECRET')"
     ),
@@ -142,23 +133,13 @@ async def main():
     gc.collect()
 asyncio.run(main())
 """,
-    "a library's error": """
-import logging
+    "a library's error with a secret of ours, and our own error": """
+import logging, structlog
 try:
     int('SECRET')
 except ValueError:
-    logging.getLogger('lib').exception('of %s', 254711000111)
-""",
-    "our own error": """
-import structlog
-try:
-    int('SECRET')
-except ValueError:
+    logging.getLogger('lib').exception('of %s with pass_phrase', 254711000111)
     structlog.get_logger().exception('x', number=254711000111)
-""",
-    "a secret of ours": """
-import logging
-logging.getLogger('lib').error('connecting to host with pass_phrase')
 """,
 }
 

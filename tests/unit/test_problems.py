@@ -25,31 +25,31 @@ from domain.errors import (
 from gateway.edge.problems import PROBLEMS, answer_with_problems, problem_of
 from tests.paths import ROOT
 
-# error, status, code, whether the same request may be sent again, Retry-After
+# error, status, code, whether the same request may be sent again
 TABLE = [
-    (errors.InvalidJson, 400, "invalid_json", False, False),
-    (errors.IdempotencyKeyMissing, 400, "idempotency_key_missing", False, False),
-    (errors.IdempotencyKeyInvalid, 400, "idempotency_key_invalid", False, False),
-    (errors.Unauthenticated, 401, "unauthenticated", False, False),
-    (errors.UnknownKey, 401, "unauthenticated", False, False),
-    (errors.NotPermitted, 403, "not_permitted", False, False),
-    (errors.LimitExceeded, 422, "limit_exceeded", False, False),
-    (errors.RateLimited, 429, "rate_limited", True, True),
-    (errors.PaymentNotFound, 404, "payment_not_found", False, False),
-    (errors.IdempotencyKeyInFlight, 409, "idempotency_key_in_flight", True, True),
-    (errors.TooLateToCancel, 409, "too_late_to_cancel", False, False),
-    (errors.BodyBroken, 400, "malformed_http", False, False),
-    (errors.BodyTooSlow, 408, "request_timeout", True, False),
-    (errors.BodyTooLarge, 413, "body_too_large", False, False),
-    (errors.UnsupportedMediaType, 415, "unsupported_media_type", False, False),
-    (errors.InvalidRequest, 422, "invalid_request", False, False),
-    (errors.IdempotencyKeyReused, 422, "idempotency_key_reused", False, False),
-    (errors.Unavailable, 503, "unavailable", True, True),
-    (errors.StoreUnavailable, 503, "unavailable", True, True),
-    (errors.QueueUnavailable, 503, "unavailable", True, True),
-    (errors.KeysUnavailable, 503, "unavailable", True, True),
-    (errors.Overloaded, 503, "unavailable", True, True),
-    (errors.CommitOutcomeUnknown, 503, "unavailable", True, True),
+    (errors.InvalidJson, 400, "invalid_json", False),
+    (errors.IdempotencyKeyMissing, 400, "idempotency_key_missing", False),
+    (errors.IdempotencyKeyInvalid, 400, "idempotency_key_invalid", False),
+    (errors.Unauthenticated, 401, "unauthenticated", False),
+    (errors.UnknownKey, 401, "unauthenticated", False),
+    (errors.NotPermitted, 403, "not_permitted", False),
+    (errors.LimitExceeded, 422, "limit_exceeded", False),
+    (errors.RateLimited, 429, "rate_limited", True),
+    (errors.PaymentNotFound, 404, "payment_not_found", False),
+    (errors.IdempotencyKeyInFlight, 409, "idempotency_key_in_flight", True),
+    (errors.TooLateToCancel, 409, "too_late_to_cancel", False),
+    (errors.BodyBroken, 400, "malformed_http", False),
+    (errors.BodyTooSlow, 408, "request_timeout", True),
+    (errors.BodyTooLarge, 413, "body_too_large", False),
+    (errors.UnsupportedMediaType, 415, "unsupported_media_type", False),
+    (errors.InvalidRequest, 422, "invalid_request", False),
+    (errors.IdempotencyKeyReused, 422, "idempotency_key_reused", False),
+    (errors.Unavailable, 503, "unavailable", True),
+    (errors.StoreUnavailable, 503, "unavailable", True),
+    (errors.QueueUnavailable, 503, "unavailable", True),
+    (errors.KeysUnavailable, 503, "unavailable", True),
+    (errors.Overloaded, 503, "unavailable", True),
+    (errors.CommitOutcomeUnknown, 503, "unavailable", True),
 ]
 
 # Members that only some problems have.
@@ -88,14 +88,11 @@ async def answer_error(error: Exception) -> tuple[web.Response, dict[str, object
     return response, json.loads(response.body)
 
 
-@pytest.mark.parametrize(("kind", "status", "code", "is_retryable", "has_retry_after"), TABLE)
+@pytest.mark.parametrize(("kind", "status", "code", "is_retryable"), TABLE)
 async def test_an_error_is_answered_with_its_problem(
-    kind: type[PaymentServiceError],
-    status: int,
-    code: str,
-    is_retryable: bool,
-    has_retry_after: bool,
+    kind: type[PaymentServiceError], status: int, code: str, *, is_retryable: bool
 ) -> None:
+    """Retry-After is there if the same request may be sent again, except after a slow body."""
     response, body = await answer_error(make_error(kind))
     assert (response.status, response.content_type) == (status, "application/problem+json")
     assert body == {
@@ -107,7 +104,7 @@ async def test_an_error_is_answered_with_its_problem(
         "retryable": is_retryable,
         **MEMBERS.get(kind, {}),
     }
-    assert ("Retry-After" in response.headers) == has_retry_after
+    assert ("Retry-After" in response.headers) == (is_retryable and status != 408)
     assert ("WWW-Authenticate" in response.headers) == (status == 401)
 
 
@@ -119,20 +116,13 @@ def subclasses(kind: type[PaymentServiceError]) -> set[type[PaymentServiceError]
 
 def test_every_error_that_can_reach_the_edge_is_in_the_table() -> None:
     """A new error fails here until the table has it. Daraja's errors never reach a caller."""
-    in_errors = {
+    of_workers = {ClaimUnknown, ResolutionRefused}  # an operator sees them on the command line
+    reach_the_edge = {
         kind
         for kind in vars(errors).values()
         if isinstance(kind, type) and issubclass(kind, PaymentServiceError)
-    }
-    # An operator sees the second on the command line.
-    of_workers = {ClaimUnknown, ResolutionRefused}
-    reach_the_edge = (
-        in_errors - {PaymentServiceError, RequestRefused} - of_workers - subclasses(ProviderError)
-    )
-    assert {row[0] for row in TABLE} == reach_the_edge
-    assert {problem_of(make_error(kind)).code for kind in reach_the_edge} == {
-        row[2] for row in TABLE
-    }
+    } - {PaymentServiceError, RequestRefused, *of_workers, *subclasses(ProviderError)}
+    assert {kind for kind, *_ in TABLE} == reach_the_edge
     assert set(PROBLEMS) <= reach_the_edge
 
 
@@ -161,16 +151,12 @@ def test_every_error_in_the_table_is_raised_behind_a_route() -> None:
         for name in ast.walk(statement.exc)
         if isinstance(name, ast.Name)
     }
-    assert {
-        kind.__name__
-        for kind in PROBLEMS
-        if not {one.__name__ for one in subclasses(kind)} & raised
-    } == set()
+    for kind in PROBLEMS:
+        assert {one.__name__ for one in subclasses(kind)} & raised, kind
 
 
 def test_each_refusal_has_a_code_of_its_own() -> None:
-    codes = [PROBLEMS[kind].code for kind in PROBLEMS]
-    assert len(set(codes)) == len(codes)
+    assert len({problem.code for problem in PROBLEMS.values()}) == len(PROBLEMS)
     assert all(issubclass(kind, RequestRefused | Unavailable) for kind in PROBLEMS)
 
 
@@ -201,18 +187,14 @@ async def test_aiohttps_own_refusals_are_problems_too(
     error: web.HTTPException, status: int, code: str
 ) -> None:
     response, body = await answer_error(error)
-    assert (response.status, body["code"], response.content_type) == (
-        status,
-        code,
-        "application/problem+json",
-    )
+    assert (response.status, body["code"]) == (status, code)
+    assert response.content_type == "application/problem+json"
     assert response.headers.get("Allow") == ("GET,POST" if status == 405 else None)
 
 
 async def test_a_field_name_that_json_cannot_encode_is_escaped() -> None:
-    _, body = await answer_error(
-        InvalidRequest([FieldError("/\ud800", "is not a known field: \udfff")])
-    )
+    fault = FieldError("/\ud800", "is not a known field: \udfff")
+    _, body = await answer_error(InvalidRequest([fault]))
     assert body["errors"] == [{"pointer": "/\\ud800", "detail": "is not a known field: \\udfff"}]
 
 
@@ -229,21 +211,14 @@ def test_the_message_of_every_error_is_a_sentence() -> None:
 
 
 async def test_a_limit_that_no_day_allows_has_no_time_of_reset() -> None:
-    _, body = await answer_error(
-        errors.LimitExceeded("Too much.", limit="payment.amount_max", maximum=1000)
-    )
-    assert body["resets_at"] is None
+    error = errors.LimitExceeded("Too much.", limit="payment.amount_max", maximum=1000)
+    assert (await answer_error(error))[1]["resets_at"] is None
 
 
 @pytest.mark.parametrize(("wait_seconds", "retry_after"), [(0.001, "1"), (1.0, "1"), (59.2, "60")])
 async def test_retry_after_is_in_whole_seconds_rounded_up(
     wait_seconds: float, retry_after: str
 ) -> None:
-    error = errors.RateLimited(
-        "Too soon.", limit="caller.requests_per_second", wait_seconds=wait_seconds
-    )
-    response, body = await answer_error(error)
-    assert (response.headers["Retry-After"], body["limit"]) == (
-        retry_after,
-        "caller.requests_per_second",
-    )
+    error = errors.RateLimited("Too soon.", limit="caller", wait_seconds=wait_seconds)
+    response, _ = await answer_error(error)
+    assert response.headers["Retry-After"] == retry_after

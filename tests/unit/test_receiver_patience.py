@@ -90,49 +90,49 @@ async def refuses() -> None:
     raise ValueError("a row of ours is wrong")
 
 
-def always(outcome: Try) -> Callable[[float], Try]:
-    return lambda _now: outcome
-
-
-def until(seconds: float, first: Try, then: Try) -> Callable[[float], Try]:
-    return lambda now: first if now < seconds else then
-
-
 @dataclass(frozen=True)
 class Case:
+    """The store's outcomes by time, when the body arrives, and the answer."""
+
     outcome_at: Callable[[float], Try]
     body_after: float = 0.0
     status: int = 503
     tries_min: int = 1
 
 
+def always(outcome: Try, **expected: Any) -> Case:
+    return Case(lambda _now: outcome, **expected)
+
+
+def until(seconds: float, first: Try, then: Try, **expected: Any) -> Case:
+    return Case(lambda now: first if now < seconds else then, **expected)
+
+
 CASES = {
-    "works": Case(always(works), status=200),
-    "is away": Case(always(is_away), tries_min=10),
-    "hangs": Case(always(hangs)),
-    "is locked": Case(always(is_locked), tries_min=3),
-    "comes back after seven seconds": Case(until(7, is_away, works), status=200, tries_min=2),
-    "refuses our rows": Case(always(refuses), tries_min=10),
-    "refuses our rows, and is away soon after": Case(until(6, is_away, refuses), tries_min=10),
-    "refuses our rows, and then hangs": Case(until(0.01, refuses, hangs), tries_min=1),
+    "works": always(works, status=200),
+    "is away": always(is_away, tries_min=10),
+    "hangs": always(hangs),
+    "is locked": always(is_locked, tries_min=3),
+    "comes back after seven seconds": until(7, is_away, works, status=200, tries_min=2),
+    "refuses our rows": always(refuses, tries_min=10),
+    "refuses our rows, and is away soon after": until(6, is_away, refuses, tries_min=10),
+    "refuses our rows, and then hangs": until(0.01, refuses, hangs),
     "is away for six seconds, refuses our rows, then hangs": Case(
         lambda now: is_away if now < 6 else refuses if now < 6.2 else hangs, tries_min=10
     ),
-    "refuses our rows with no time left": Case(until(7.7, is_away, refuses), tries_min=10),
-    "hangs, and the body took five seconds": Case(always(hangs), body_after=5),
-    "is away, and the body took seven seconds": Case(always(is_away), body_after=7, tries_min=2),
-    "works, and the body took seven seconds": Case(always(works), body_after=7, status=200),
+    "refuses our rows with no time left": until(7.7, is_away, refuses, tries_min=10),
+    "hangs, and the body took five seconds": always(hangs, body_after=5),
+    "is away, and the body took seven seconds": always(is_away, body_after=7, tries_min=2),
+    "works, and the body took seven seconds": always(works, body_after=7, status=200),
 }
 LATE = {
-    "works": Case(always(works), body_after=10, status=200),
-    "hangs": Case(always(hangs), body_after=10),
-    "works, and the body does not come": Case(
-        always(works), body_after=100, status=408, tries_min=0
-    ),
+    "works": always(works, body_after=10, status=200),
+    "hangs": always(hangs, body_after=10),
+    "works, and the body does not come": always(works, body_after=100, status=408, tries_min=0),
 }
 
 
-def receiver_of(changes: Changes, *, redis: Try = works) -> Receiver:
+def receiver_of(changes: Changes, redis: Try) -> Receiver:
     async def if_redis_answers(call: Callable[[], Awaitable[object]]) -> object:
         await redis()
         return await call()
@@ -146,11 +146,15 @@ def receiver_of(changes: Changes, *, redis: Try = works) -> Receiver:
     return Receiver(cast("Any", resources), Mock(), settings, None)
 
 
-async def receive(receiver: Receiver, *, body_after: float) -> int:
-    """The status of the receiver's answer to a message whose body arrives after so long."""
+async def receive(receiver: Receiver, body_after: float) -> tuple[int, float]:
+    """The status of the receiver's answer, and the seconds until it, in virtual time.
+
+    A 403 counts as 200: the message has no source address, and is stored.
+    """
+    loop = asyncio.get_running_loop()
     path = make_address("", _SECRET, _PAYMENT, "deposit")
     _, _, payment_id, operation, token = path.split("/")
-    body = StreamReader(Mock(_reading_paused=False), 2**16, loop=asyncio.get_running_loop())
+    body = StreamReader(Mock(_reading_paused=False), 2**16, loop=loop)
     request = make_mocked_request(
         "POST",
         path,
@@ -164,52 +168,42 @@ async def receive(receiver: Receiver, *, body_after: float) -> int:
         body.feed_eof()
 
     if body_after:
-        asyncio.get_running_loop().call_later(body_after, arrive)
+        loop.call_later(body_after, arrive)
     else:
         arrive()
     try:
-        return (await receiver.receive(request)).status
+        status = (await receiver.receive(request)).status
     except BodyTooSlow:
-        return 408
+        status = 408
+    return 200 if status == 403 else status, loop.time()
 
 
-def receive_timed(receiver: Receiver, *, body_after: float = 0) -> tuple[int, float]:
-    """The status of the receiver's answer, and the seconds until it, in virtual time."""
-
-    async def receive_and_read_clock() -> tuple[int, float]:
-        status = await receive(receiver, body_after=body_after)
-        return status, asyncio.get_running_loop().time()
-
+def play(case: Case, changes: Changes | None = None, redis: Try = works) -> tuple[Changes, float]:
+    """Plays the case, checks its status, and returns the tries and the seconds until the answer."""
+    changes = changes or Changes(case.outcome_at)
     with asyncio.Runner(loop_factory=VirtualTime) as runner:
-        return runner.run(receive_and_read_clock())
+        status, seconds = runner.run(receive(receiver_of(changes, redis), case.body_after))
+    assert status == case.status
+    return changes, seconds
 
 
-@for_each("name", CASES)
-def test_the_receiver_answers_daraja_within_eight_seconds(name: str) -> None:
-    """It does so whatever PostgreSQL does.
-
-    A 403 counts as 200 here: the message has no source address, and is stored.
-    """
-    case, changes = CASES[name], Changes(CASES[name].outcome_at)
-    status, seconds = receive_timed(receiver_of(changes), body_after=case.body_after)
-    assert (200 if status == 403 else status) == case.status
+@for_each("case", [pytest.param(case, id=name) for name, case in CASES.items()])
+def test_the_receiver_answers_daraja_within_eight_seconds(case: Case) -> None:
+    """It does so whatever PostgreSQL does."""
+    changes, seconds = play(case)
     assert seconds <= DARAJA_WAITS_SECONDS
     assert len(changes.tries) >= case.tries_min
 
 
-@pytest.mark.parametrize("name", LATE)
-def test_a_message_whose_body_arrives_too_late_is_still_stored(name: str) -> None:
+@for_each("case", [pytest.param(case, id=name) for name, case in LATE.items()])
+def test_a_message_whose_body_arrives_too_late_is_still_stored(case: Case) -> None:
     """A slow connection must not lose a result. The receiver does not wait for PostgreSQL then."""
-    case, changes = LATE[name], Changes(LATE[name].outcome_at)
-    status, _ = receive_timed(receiver_of(changes), body_after=case.body_after)
-    assert (200 if status == 403 else status) == case.status
-    assert len(changes.tries) == case.tries_min
+    assert len(play(case)[0].tries) == case.tries_min
 
 
 def test_the_receiver_tries_to_store_a_raw_message_even_at_the_last_moment() -> None:
     """It tries once to store the bytes, although Daraja no longer waits for the outcome."""
-    changes = Changes(until(7.6, is_away, refuses))
-    assert receive_timed(receiver_of(changes))[0] == 503
+    changes, _ = play(until(7.6, is_away, refuses))
     assert len([at for at in changes.tries if at >= 7.6]) >= 2
 
 
@@ -225,6 +219,6 @@ def test_a_redis_that_hangs_does_not_delay_the_answer() -> None:
                 Decided(payment=a_due_payment(), disposition=disposition, effects=(answered,)), None
             )
 
-    changes = AnsweredInquiry(until(7.5, is_away, works))
-    status, seconds = receive_timed(receiver_of(changes, redis=hangs))
-    assert (status, seconds <= DARAJA_WAITS_SECONDS) == (403, True)
+    case = until(7.5, is_away, works, status=200)
+    _, seconds = play(case, AnsweredInquiry(case.outcome_at), redis=hangs)
+    assert seconds <= DARAJA_WAITS_SECONDS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -49,19 +50,16 @@ def faults(kind: Kind, body: object, caller: Any = None) -> dict[str, str]:
     return dict(found)
 
 
-@pytest.mark.parametrize("kind", Kind)
+@for_each("kind", Kind)
 def test_a_body_with_only_the_required_fields_is_parsed(kind: Kind) -> None:
-    request = payment_request(kind, BODIES[kind], a_caller())
-    is_bill = kind is Kind.BILL_PAYMENT
-    assert request == PaymentRequest(
+    phone_numbers = {Kind.BILL_PAYMENT: None, Kind.POCHI_PAYMENT: "254733000333"}
+    assert payment_request(kind, BODIES[kind], a_caller()) == PaymentRequest(
         kind=kind,
         amount_kes=250,
         owner=None,
         purpose=Purpose.BUSINESS if kind is Kind.WITHDRAWAL else None,
-        till="555222" if is_bill else None,
-        phone_number={Kind.BILL_PAYMENT: None, Kind.POCHI_PAYMENT: "254733000333"}.get(
-            kind, "254711000111"
-        ),
+        till="555222" if kind is Kind.BILL_PAYMENT else None,
+        phone_number=phone_numbers.get(kind, "254711000111"),
     )
 
 
@@ -72,24 +70,39 @@ def test_a_body_with_all_fields_is_parsed() -> None:
         "phone_number": "+254111000111",
         "account_reference": "INV00042",
         "description": "Invoice 42",
+        "owner": "user-9",
+        "metadata": metadata,
     }
-    request = payment_request(
-        Kind.DEPOSIT, {**body, "owner": "user-9", "metadata": metadata}, a_caller()
-    )
+    request = payment_request(Kind.DEPOSIT, body, a_caller())
     assert (request.phone_number, request.account_reference) == ("254111000111", "INV00042")
     assert (request.description, request.owner) == ("Invoice 42", "user-9")
     assert request.metadata == metadata
     body = {
         "amount": 1,
         "paybill": "888880",
-        "account_reference": "ABCDEFGHIJKLM",
-        "remarks": "Order 771",
+        "account_reference": "01/2-3.4 56",
+        "remarks": "Wages",
     }
-    assert payment_request(Kind.BILL_PAYMENT, body, a_caller()).account_reference == "ABCDEFGHIJKLM"
-    body |= {"account_reference": "01/2-3.4 56"}
-    assert payment_request(Kind.BILL_PAYMENT, body, a_caller()).account_reference == "01/2-3.4 56"
-    body = {"amount": 10, "phone_number": "0711000111", "purpose": "salary", "remarks": "Wages"}
-    assert payment_request(Kind.WITHDRAWAL, body, a_caller()).purpose is Purpose.SALARY
+    request = payment_request(Kind.BILL_PAYMENT, body, a_caller())
+    assert (request.paybill, request.account_reference) == ("888880", "01/2-3.4 56")
+    body = {**BODIES[Kind.WITHDRAWAL], "purpose": "salary", "remarks": "Wages"}
+    request = payment_request(Kind.WITHDRAWAL, body, a_caller())
+    assert (request.purpose, request.remarks) == (Purpose.SALARY, "Wages")
+
+
+@for_each(
+    ("kind", "names"),
+    [
+        (Kind.DEPOSIT, ["account_reference", "description", "owner", "metadata"]),
+        (Kind.WITHDRAWAL, ["purpose", "remarks"]),
+        (Kind.BILL_PAYMENT, ["paybill", "account_reference", "remarks"]),
+    ],
+)
+def test_a_field_that_is_null_counts_as_absent(kind: Kind, names: list[str]) -> None:
+    body = {**BODIES[kind], **dict.fromkeys(names)}
+    assert payment_request(kind, body, a_caller()) == payment_request(
+        kind, BODIES[kind], a_caller()
+    )
 
 
 @for_each("body", [None, [], "text", 5, True, [BODIES[Kind.DEPOSIT]]])
@@ -98,12 +111,13 @@ def test_a_body_that_is_no_object_is_one_fault(kind: Kind, body: object) -> None
     assert faults(kind, body) == {"": "must be a JSON object"}
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("kind", "pointers"),
     [
         (Kind.DEPOSIT, {"/amount", "/phone_number"}),
         (Kind.WITHDRAWAL, {"/amount", "/phone_number"}),
         (Kind.BILL_PAYMENT, {"/amount", "/paybill"}),
+        (Kind.POCHI_PAYMENT, {"/amount", "/phone_number"}),
     ],
 )
 def test_every_missing_field_is_named(kind: Kind, pointers: set[str]) -> None:
@@ -113,26 +127,26 @@ def test_every_missing_field_is_named(kind: Kind, pointers: set[str]) -> None:
 
 
 def test_every_wrong_field_is_named_at_once() -> None:
-    body = {
+    """Also one that no kind, or only another kind, has."""
+    wrong = {
         "amount": "250", "phone_number": 711000111, "account_reference": "INV-42",
-        "description": "x" * 14, "owner": "", "metadata": {"a": 1, "b": "fine", "c/d~e": None},
-        "amont": 5, "purpose": "salary",
+        "description": "x" * 14, "owner": "", "amont": 5, "purpose": "salary", "": 1, "a/b~c": 1,
     }  # fmt: skip
-    assert set(faults(Kind.DEPOSIT, body)) == {
-        "/amount", "/phone_number", "/account_reference", "/description", "/owner", "/metadata/a",
-        "/metadata/c~1d~0e", "/amont", "/purpose",
-    }  # fmt: skip
+    metadata = {"a": 1, "b": "fine", "c/d~e": None}
+    expected = {f"/{name}" for name in wrong} - {"/a/b~c"} | {"/a~1b~0c"}
+    expected |= {"/metadata/a", "/metadata/c~1d~0e"}
+    assert set(faults(Kind.DEPOSIT, {**wrong, "metadata": metadata})) == expected
 
 
 VALUES_OF_FIELDS: list[tuple[Kind, str, list[object]]] = [
-    (Kind.DEPOSIT, "amount", [0, -1, 250_001, 100.5, 1e2, "100", True, None, [], {}, 10**30]),
-    (Kind.WITHDRAWAL, "amount", [9, 250_001, 10.0]),
+    (Kind.DEPOSIT, "amount", [0, 250_001, 1e2, True, None]),
+    (Kind.WITHDRAWAL, "amount", [9, 250_001]),
     (Kind.DEPOSIT, "phone_number", ["", "0211000111", 711000111, None, ["0711000111"]]),
-    (Kind.DEPOSIT, "account_reference", ["", "A-1", "A" * 13, 42, []]),
-    (Kind.DEPOSIT, "description", ["", "x" * 14, "a\nb", " ", 5, "\ud800"]),
-    (Kind.WITHDRAWAL, "remarks", ["", "a", "x" * 101, "a\0b", 5]),
+    (Kind.DEPOSIT, "account_reference", ["", "A-1", "A" * 13, 42]),
+    (Kind.DEPOSIT, "description", ["", "x" * 14, "a\nb", 5, "\ud800"]),
+    (Kind.WITHDRAWAL, "remarks", ["a", "x" * 101, "a\0b", 5]),
     (Kind.WITHDRAWAL, "purpose", ["", "Salary", "bonus", 5, []]),
-    (Kind.BILL_PAYMENT, "till", ["1234", "12345678", "abcde", 555222, []]),
+    (Kind.BILL_PAYMENT, "till", ["1234", "12345678", 555222]),
     (Kind.DEPOSIT, "owner", ["", " ", "x" * 256, 5, "a\0b", "\ud800"]),
     (Kind.DEPOSIT, "metadata", [[], "a", 5, {str(n): "" for n in range(21)}]),
 ]
@@ -152,17 +166,9 @@ def test_a_wrong_value_is_named_with_a_sentence_about_it(
     assert "Value error" not in sentence
 
 
-@pytest.mark.parametrize("account", ["", " A", "A ", "A_1", "A&1", "A\t1", "A" * 14, 42])
-def test_a_wrong_bill_account_is_named_with_a_sentence_about_it(account: object) -> None:
-    body = {"amount": 250, "paybill": "888880", "account_reference": account}
-    [(pointer, sentence)] = faults(Kind.BILL_PAYMENT, body).items()
-    assert (pointer, sentence[:5]) == ("/account_reference", "must ")
-
-
-@pytest.mark.parametrize(
+@for_each(
     ("metadata", "pointer"),
     [
-        ({"a": None}, "/metadata/a"),
         ({"a": "\0"}, "/metadata/a"),
         ({"a": "\ud800"}, "/metadata/a"),
         ({"a": {}}, "/metadata/a"),
@@ -175,16 +181,17 @@ def test_metadata_must_be_pairs_of_text_that_can_be_stored(metadata: object, poi
     assert list(faults(Kind.DEPOSIT, {**BODIES[Kind.DEPOSIT], "metadata": metadata})) == [pointer]
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("parties", "pointer"),
     [
-        ({}, "/paybill"),
         ({"account_reference": "A"}, "/paybill"),
+        ({"paybill": None, "till": None}, "/paybill"),
         ({"paybill": "888880", "till": "555222"}, "/till"),
         ({"paybill": "888880", "till": "555222", "account_reference": "A"}, "/till"),
         ({"paybill": "888880"}, "/account_reference"),
+        ({"paybill": "888880", "account_reference": " A"}, "/account_reference"),
+        ({"paybill": "888880", "account_reference": "A" * 14}, "/account_reference"),
         ({"till": "555222", "account_reference": "A"}, "/account_reference"),
-        ({"paybill": None, "till": None}, "/paybill"),
     ],
 )
 def test_a_bill_is_paid_to_a_paybill_with_its_reference_or_to_a_till(
@@ -195,14 +202,9 @@ def test_a_bill_is_paid_to_a_paybill_with_its_reference_or_to_a_till(
 
 def test_an_app_user_owns_its_payments_and_cannot_name_an_owner() -> None:
     assert payment_request(Kind.DEPOSIT, BODIES[Kind.DEPOSIT], USER).owner == "user-1"
-    assert list(faults(Kind.DEPOSIT, {**BODIES[Kind.DEPOSIT], "owner": "user-1"}, USER)) == [
-        "/owner"
-    ]
-    assert set(faults(Kind.DEPOSIT, {"owner": "user-2"}, USER)) == {
-        "/owner",
-        "/amount",
-        "/phone_number",
-    }
+    for owner in ("user-1", "user-2"):
+        body = {**BODIES[Kind.DEPOSIT], "owner": owner}
+        assert list(faults(Kind.DEPOSIT, body, USER)) == ["/owner"]
 
 
 JSON: st.SearchStrategy[Any] = st.recursive(
@@ -228,10 +230,15 @@ def parameters(**values: str) -> PageParameters:
     return parse_query(PageParameters, MultiDict(values))
 
 
-def query_faults(model: Any, *pairs: tuple[str, str]) -> list[str]:
+def pointers_of(call: Callable[[], object]) -> list[str]:
+    """The pointers of the faults for which the call fails."""
     with pytest.raises(InvalidRequest) as caught:
-        parse_query(model, MultiDict(pairs))
+        call()
     return [fault.pointer for fault in caught.value.errors]
+
+
+def query_faults(model: Any, *pairs: tuple[str, str]) -> list[str]:
+    return pointers_of(lambda: parse_query(model, MultiDict(pairs)))
 
 
 def test_a_query_with_all_parameters_is_parsed() -> None:
@@ -249,60 +256,47 @@ def test_a_query_with_all_parameters_is_parsed() -> None:
     assert "owner" not in query.equal
 
 
-@pytest.mark.parametrize(
-    ("name", "values"),
-    [
-        ("limit", ["0", "101", "-1", "1.0", "", "1_0", "१", "9" * 5000, " 5"]),
-        ("kind", ["", "Deposit", "refund"]),
-        ("status", ["", "succeeded", "PENDING"]),
-        ("phone_number", ["", "12"]),
-        ("needs_review", ["", "1", "yes", "True"]),
-        (
-            "created_after",
-            ["", "yesterday", "2026-03-01", "2026-03-01T07:15:00", "2026-13-01T00:00:00Z", "1e9"],
-        ),
-        # times that do not exist in UTC
-        ("created_before", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"]),
-        ("receipt", ["\0", "\ud800"]),
-        ("idempotency_key", ["\0"]),
-        ("colour", ["red"]),
-    ],
-)
-def test_a_wrong_parameter_is_named(name: str, values: list[str]) -> None:
+WRONG_PARAMETERS: list[tuple[Any, str, list[str]]] = [
+    (PageParameters, "limit", ["0", "101", "-1", "1.0", "", "1_0", "१", "9" * 5000, " 5"]),
+    (PageParameters, "kind", ["", "Deposit", "refund"]),
+    (PageParameters, "status", ["", "succeeded", "PENDING"]),
+    (PageParameters, "phone_number", ["", "12"]),
+    (PageParameters, "needs_review", ["", "1", "yes", "True"]),
+    (PageParameters, "created_after", ["", "yesterday", "2026-03-01", "1e9"]),
+    (PageParameters, "created_after", ["2026-03-01T07:15:00", "2026-13-01T00:00:00Z"]),
+    # times that do not exist in UTC
+    (PageParameters, "created_before", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"]),
+    (PageParameters, "receipt", ["\0", "\ud800"]),
+    (PageParameters, "idempotency_key", ["\0"]),
+    (PageParameters, "colour", ["red"]),
+    # parameters of other routes
+    (NoParameters, "wait", ["5"]),
+    (WaitParameters, "limit", ["5"]),
+    (WaitParameters, "wait", ["61", "-1", "1.5", ""]),
+]
+
+
+@for_each(("model", "name", "values"), WRONG_PARAMETERS)
+def test_a_wrong_parameter_is_named(model: Any, name: str, values: list[str]) -> None:
     for value in values:
-        assert query_faults(PageParameters, (name, value)) == [f"?{name}"], value
+        assert query_faults(model, (name, value)) == [f"?{name}"], value
 
 
 def test_every_wrong_or_repeated_parameter_is_named_at_once() -> None:
-    assert query_faults(PageParameters, ("limit", "x"), ("kind", "x"), ("x", "x")) == [
-        "?kind",
-        "?limit",
-        "?x",
-    ]
-    assert query_faults(
-        PageParameters, ("limit", "5"), ("limit", "5"), ("kind", "x"), ("kind", "x")
-    ) == [
-        "?kind",
-        "?limit",
-    ]
+    pairs = [("limit", "x"), ("kind", "x"), ("x", "x")]
+    assert query_faults(PageParameters, *pairs) == ["?kind", "?limit", "?x"]
+    pairs = [("limit", "5"), ("limit", "5"), ("kind", "x"), ("kind", "x")]
+    assert query_faults(PageParameters, *pairs) == ["?kind", "?limit"]
 
 
-def test_a_route_rejects_parameters_of_other_routes() -> None:
-    assert query_faults(NoParameters, ("wait", "5")) == ["?wait"]
-    assert query_faults(WaitParameters, ("limit", "5")) == ["?limit"]
-    assert [parse_query(WaitParameters, MultiDict(wait=text)).wait for text in ("0", "60")] == [
-        0,
-        60,
-    ]
-    for wrong in ("61", "-1", "1.5", ""):
-        assert query_faults(WaitParameters, ("wait", wrong)) == ["?wait"]
+def test_a_wait_is_from_0_to_60_seconds() -> None:
+    for text in ("0", "60"):
+        assert parse_query(WaitParameters, MultiDict(wait=text)).wait == int(text)
 
 
 def test_an_app_user_lists_only_its_own_payments() -> None:
-    assert page_query(parameters(kind="deposit"), USER).equal == {
-        "kind": Kind.DEPOSIT,
-        "owner": "user-1",
-    }
+    query = page_query(parameters(kind="deposit"), USER)
+    assert query.equal == {"kind": Kind.DEPOSIT, "owner": "user-1"}
 
 
 def test_a_cursor_continues_where_the_page_ended() -> None:
@@ -312,12 +306,14 @@ def test_a_cursor_continues_where_the_page_ended() -> None:
     assert query.older_than == (last.created_at, last.id)
 
 
+def cursor_faults(cursor: str, **filters: str) -> list[str]:
+    return pointers_of(lambda: page_query(parameters(**filters, cursor=cursor), a_caller()))
+
+
 def test_a_cursor_is_valid_only_with_the_filters_of_its_page() -> None:
     cursor = next_cursor(parameters(kind="deposit"), a_payment())
     for other in ({}, {"kind": "withdrawal"}, {"kind": "deposit", "status": "failed"}):
-        with pytest.raises(InvalidRequest, match="wrong fields") as caught:
-            page_query(parameters(**other, cursor=cursor), a_caller())
-        assert [fault.pointer for fault in caught.value.errors] == ["?cursor"]
+        assert cursor_faults(cursor, **other) == ["?cursor"]
 
 
 GOOD_CURSOR = next_cursor(parameters(), a_payment())
@@ -335,22 +331,17 @@ GOOD_CURSOR = next_cursor(parameters(), a_payment())
     ],
 )
 def test_an_invalid_cursor_is_rejected(cursor: str) -> None:
-    with pytest.raises(InvalidRequest) as caught:
-        page_query(parameters(cursor=cursor), a_caller())
-    assert [fault.pointer for fault in caught.value.errors] == ["?cursor"]
+    assert cursor_faults(cursor) == ["?cursor"]
 
 
-@pytest.mark.parametrize(
-    "created_at",
-    [datetime(1970, 1, 1, tzinfo=UTC), datetime(2026, 3, 1, 7, 15, 0, 123_456, tzinfo=UTC)],
-)
-def test_a_cursor_contains_the_microseconds(created_at: datetime) -> None:
+@for_each("microseconds", [0, 123_456])
+def test_a_cursor_contains_the_microseconds(microseconds: int) -> None:
     """Otherwise a payment of the same millisecond would be on two pages, or on none."""
-    cursor = next_cursor(parameters(), replace(a_payment(), created_at=created_at))
-    assert page_query(parameters(cursor=cursor), a_caller()).older_than == (
-        created_at,
-        a_payment().id,
-    )
+    created_at = datetime(2026, 3, 1, 7, 15, 0, microseconds, tzinfo=UTC)
+    last = replace(a_payment(), created_at=created_at)
+    cursor = next_cursor(parameters(), last)
+    query = page_query(parameters(cursor=cursor), a_caller())
+    assert query.older_than == (created_at, last.id)
 
 
 def test_a_history_cursor_is_valid_only_for_its_payment() -> None:
@@ -359,6 +350,4 @@ def test_a_history_cursor_is_valid_only_for_its_payment() -> None:
     found = parse_query(HistoryParameters, MultiDict(cursor=cursor))
     assert history_position(found, payment) == 40
     assert history_position(HistoryParameters(), payment) == 0
-    with pytest.raises(InvalidRequest) as caught:
-        history_position(found, other)
-    assert [fault.pointer for fault in caught.value.errors] == ["?cursor"]
+    assert pointers_of(lambda: history_position(found, other)) == ["?cursor"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 from uuid import UUID
 
 import pytest
@@ -25,13 +24,11 @@ def reference_of(kind: Kind) -> Reference:
     return rule
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("text", "number"),
     [
         ("0711000111", "254711000111"),
-        ("0111000111", "254111000111"),
         ("+254711000111", "254711000111"),
-        ("254711000111", "254711000111"),
         ("254110000111", "254110000111"),
         ("0182000111", "254182000111"),  # a range opened in August 2026
     ],
@@ -44,8 +41,9 @@ def test_a_phone_number_is_parsed_into_one_form(text: str, number: str) -> None:
     "text",
     [
         *("", "711000111", "07110001112", "071100011", "0211000111", "+0711000111"),
-        *("+2540711000111", "00254711000111", "255711000111", "+1 555 0100", "0711 000111"),
-        *(" 0711000111", "0711000111\n", "०७११०००१११", "07\uff111000111"),
+        *("+2540711000111", "++254711000111", "00254711000111", "255711000111", "0711 000111"),
+        *("254811000111", " 0711000111", "0711000111\n", "0711000111\0", "०७११०००१११"),
+        "07\uff111000111",
     ],
 )
 def test_a_wrong_phone_number_is_rejected_with_the_valid_forms(text: str) -> None:
@@ -53,25 +51,30 @@ def test_a_wrong_phone_number_is_rejected_with_the_valid_forms(text: str) -> Non
         values.parse_phone_number(text)
 
 
-@pytest.mark.parametrize(
-    ("kind", "low"), [(Kind.DEPOSIT, 1), (Kind.WITHDRAWAL, 10), (Kind.BILL_PAYMENT, 1)]
+@for_each(
+    ("kind", "low"),
+    [
+        (Kind.DEPOSIT, 1),
+        (Kind.WITHDRAWAL, 10),
+        (Kind.BILL_PAYMENT, 1),
+        (Kind.POCHI_PAYMENT, 10),
+    ],
 )
 def test_an_amount_is_whole_shillings_within_the_kinds_limits(kind: Kind, low: int) -> None:
     assert values.parse_amount_kes(low, kind) == low
     assert values.parse_amount_kes(250_000, kind) == 250_000
-    for wrong in (low - 1, 0, -1, 250_001, 10**30):
+    for wrong in (low - 1, -1, 250_001, 10**30):
         with pytest.raises(ValueError, match=f"must be from {low} to 250000 shillings"):
             values.parse_amount_kes(wrong, kind)
 
 
-@for_each("value", [True, False, "100", 100.0, 100.5, None, [100], {}, float("nan")])
-@for_each("kind", Kind)
-def test_only_an_integer_is_an_amount(value: object, kind: Kind) -> None:
+@for_each("value", [True, False, "100", 100.0, 100.5, None, [100], {}, float("nan"), float("inf")])
+def test_only_an_integer_is_an_amount(value: object) -> None:
     with pytest.raises(ValueError, match="JSON integer"):
-        values.parse_amount_kes(value, kind)
+        values.parse_amount_kes(value, Kind.DEPOSIT)
 
 
-@pytest.mark.parametrize(("kind", "longest"), [(Kind.DEPOSIT, 12), (Kind.BILL_PAYMENT, 13)])
+@for_each(("kind", "longest"), [(Kind.DEPOSIT, 12), (Kind.BILL_PAYMENT, 13)])
 def test_a_reference_is_letters_and_digits_as_many_as_the_kind_allows(
     kind: Kind, longest: int
 ) -> None:
@@ -85,9 +88,7 @@ def test_a_reference_is_letters_and_digits_as_many_as_the_kind_allows(
             values.parse_account_reference(wrong, reference_of(kind))
 
 
-@pytest.mark.parametrize(
-    "text", ["INV-42", "A B", "A/B", "A.B", "-", "/", ".", "A  B", "01/02-3.4 56", "A - B"]
-)
+@for_each("text", ["INV-42", "A B", "A/B", "A.B", "-", "A  B", "01/02-3.4 56"])
 def test_only_a_bill_s_account_may_contain_blanks_dashes_dots_and_slashes(text: str) -> None:
     """A deposit's reference is shown to the payer. Another business chose the account of a bill."""
     assert values.parse_account_reference(text, reference_of(Kind.BILL_PAYMENT)) == text
@@ -103,28 +104,22 @@ def test_a_shortcode_is_five_to_seven_digits() -> None:
             values.parse_shortcode(wrong)
 
 
-@pytest.mark.parametrize("text", ["ab", "x" * 100, "Rent, March 2026", "ñandú", "払い"])
-def test_a_line_is_one_line_of_printable_characters(text: str) -> None:
-    assert values.parse_line(text, 2, 100) == text
+def test_a_line_is_one_line_of_printable_characters() -> None:
+    for good in ("ab", "x" * 100, "Rent, March 2026", "ñandú", "払い"):
+        assert values.parse_line(good, 2, 100) == good
+    for wrong in (
+        *("", "a", "x" * 101, "  ", "a\nb", "a\0b", "a\u202eb", "\ud800\ud800", "a\u00a0\u2028"),
+    ):
+        with pytest.raises(ValueError, match="must be"):
+            values.parse_line(wrong, 2, 100)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "a", "x" * 101, "  ", "a\nb", "a\0b", "a\u202eb", "\ud800\ud800", "a\u00a0\u2028"]
-)
-def test_other_text_is_rejected_as_a_line(text: str) -> None:
-    with pytest.raises(ValueError, match="must be"):
-        values.parse_line(text, 2, 100)
-
-
-@pytest.mark.parametrize("text", ["", "a\nb", "x" * 5000, "😀"])
-def test_text_that_postgres_can_store_is_accepted(text: str) -> None:
-    assert values.parse_storable_text(text) == text
-
-
-@pytest.mark.parametrize("text", ["\0", "a\0b", "\ud800", "😀\udc00"])
-def test_text_that_postgres_cannot_store_is_rejected(text: str) -> None:
-    with pytest.raises(ValueError, match="NUL or unpaired surrogate"):
-        values.parse_storable_text(text)
+def test_text_that_postgres_cannot_store_is_rejected() -> None:
+    for good in ("", "a\nb", "x" * 5000, "😀"):
+        assert values.parse_storable_text(good) == good
+    for wrong in ("\0", "a\0b", "\ud800", "😀\udc00"):
+        with pytest.raises(ValueError, match="NUL or unpaired surrogate"):
+            values.parse_storable_text(wrong)
 
 
 @pytest.mark.parametrize(
@@ -149,24 +144,7 @@ def test_each_parser_returns_storable_text_or_an_explanation(
     result.encode()
 
 
-@given(
-    value=st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text()
-    | st.lists(st.integers())
-)
-def test_only_an_integer_in_range_is_an_amount(value: Any) -> None:
-    try:
-        amount = values.parse_amount_kes(value, Kind.WITHDRAWAL)
-    except ValueError:
-        return
-    assert type(amount) is int
-    assert 10 <= amount <= 250_000
-
-
-@pytest.mark.parametrize(
+@for_each(
     "text",
     [
         *("UC14KD82QZ", "NLJ7RT61SV", "UC1234567A", "UX61234567", "UCW1234567", "UC01234567"),
@@ -189,23 +167,17 @@ def test_a_placeholder_or_another_spelling_is_no_receipt(text: str) -> None:
 
 
 @given(payment_id=st.uuids(version=4))
-def test_the_reference_made_from_a_payment_s_id_fits_every_kind(
-    payment_id: UUID,
-) -> None:
+def test_the_reference_made_from_a_payment_s_id_fits_every_kind(payment_id: UUID) -> None:
     reference = values.reference_from_id(payment_id)
-    assert reference == values.reference_from_id(payment_id)
     assert len(reference) == 12
     assert not set(reference) & set("ILOU")
-    assert values.parse_account_reference(
-        reference, reference_of(Kind.DEPOSIT)
-    ) == values.parse_account_reference(reference, reference_of(Kind.BILL_PAYMENT))
+    for kind in (Kind.DEPOSIT, Kind.BILL_PAYMENT):
+        assert values.parse_account_reference(reference, reference_of(kind)) == reference
 
 
 def test_payments_that_differ_in_their_random_part_have_different_references() -> None:
-    references = {
-        values.reference_from_id(UUID(int=PAYMENT_ID.int ^ (1 << bit))) for bit in range(60)
-    }
-    assert len(references) == 60
+    ids = [UUID(int=PAYMENT_ID.int ^ (1 << bit)) for bit in range(60)]
+    assert len({values.reference_from_id(each) for each in ids}) == 60
 
 
 def test_no_two_callers_share_a_scope_of_idempotency_keys() -> None:
