@@ -40,6 +40,7 @@ from tests.stack.stack import Stack
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 CONFIGURATION = ROOT / "docs" / "nginx.conf"
 DARAJA = "127.0.0.2"  # the one address that the receiver believes here
+_BODY = b'{"amount": 3, "phone_number": "0711000111"}'
 
 pytestmark = pytest.mark.skipif(
     NGINX is None, reason="no nginx is installed (apt-get install nginx-light)"
@@ -76,13 +77,11 @@ class Proxy:
         ):
             return answer.status, answer.headers, await answer.read()
 
-    async def deposit(self, key: str, **options: Any) -> tuple[int, Any, bytes]:
+    async def deposit(self, key: str, data: bytes = _BODY) -> tuple[int, Any, bytes]:
         token = self.stack.issuer.user_token()
         headers = {"Authorization": f"Bearer {token}", "X-Idempotency-Key": key}
-        body = {"amount": 3, "phone_number": "0711000111"}
-        return await self.ask(
-            "pay.example", "POST", "/v1/deposits", json=body, headers=headers, **options
-        )
+        headers["Content-Type"] = "application/json"
+        return await self.ask("pay.example", "POST", "/v1/deposits", data=data, headers=headers)
 
     def written(self) -> str:
         """All that nginx logged."""
@@ -96,15 +95,17 @@ def _trusting() -> ssl.SSLContext:
     return context
 
 
+def _callback(stack: Stack) -> str:
+    """A genuine address of the receiver, of a payment that does not exist."""
+    secret = stack.env("callbacks")["CALLBACK_SECRETS"].partition(",")[0]
+    return make_address("", secret, new_id(), "deposit")
+
+
 @pytest.fixture(scope="module")
 async def stack(lending: Lending) -> AsyncIterator[Stack]:
-    settings = {
-        "callbacks": {
-            "CALLBACK_ALLOWED_NETWORKS": f"{DARAJA}/32",
-            "TRUSTED_PROXIES": "127.0.0.1/32",
-        }
-    }
-    async with lending.stack(Shape(processes=("web", "callbacks"), process_env=settings)) as stack:
+    receiver = {"CALLBACK_ALLOWED_NETWORKS": f"{DARAJA}/32", "TRUSTED_PROXIES": "127.0.0.1/32"}
+    shape = Shape(processes=("web", "callbacks"), process_env={"callbacks": receiver})
+    async with lending.stack(shape) as stack:
         yield stack
 
 
@@ -134,18 +135,10 @@ async def proxy(stack: Stack, tmp_path: Path) -> AsyncIterator[Proxy]:
     }.items():
         assert old in text
         text = text.replace(old, new)
-    (folder / "nginx.conf").write_text(text)
-    command = [
-        NGINX,
-        "-p",
-        str(folder),
-        "-c",
-        str(folder / "nginx.conf"),
-        "-e",
-        str(folder / "error.log"),
-        "-g",
-        "daemon off;",
-    ]
+    configuration = folder / "nginx.conf"
+    configuration.write_text(text)
+    files = ["-p", str(folder), "-c", str(configuration), "-e", str(folder / "error.log")]
+    command = [NGINX, *files, "-g", "daemon off;"]
     process = Process("nginx", command, env={}, log=folder / "said.log", cwd=folder)
     await process.start()
     proxy = Proxy(stack, process, port, folder)
@@ -180,26 +173,14 @@ async def test_a_request_and_its_replay_pass(proxy: Proxy) -> None:
     assert again[1]["Idempotency-Replayed"] == "true"
     assert first[1]["Location"] == f"/v1/payments/{json.loads(first[2])['id']}"
     for data, status, code in ((b"{", 400, "invalid_json"), (b"[" * 20_000, 413, "body_too_large")):
-        headers = {
-            "Authorization": f"Bearer {proxy.stack.issuer.user_token()}",
-            "X-Idempotency-Key": uuid4().hex,
-        }
-        headers["Content-Type"] = "application/json"
-        refused = await proxy.ask("pay.example", "POST", "/v1/deposits", data=data, headers=headers)
+        refused = await proxy.deposit(uuid4().hex, data)
         assert (refused[0], json.loads(refused[2])["code"]) == (status, code)
 
 
 @pytest.mark.parametrize("name", ["pay.example", "callbacks.example"])
 async def test_what_is_for_the_inside_stays_there(proxy: Proxy, name: str) -> None:
-    for path in (
-        "/metrics",
-        "/readyz",
-        "/healthz",
-        "/",
-        "/v2/x",
-        "/v1/../metrics",
-        "/v1/%2e%2e/metrics",
-    ):
+    health = ("/metrics", "/readyz", "/healthz", "/v1/../metrics", "/v1/%2e%2e/metrics")
+    for path in (*health, "/", "/v2/x"):
         assert (await proxy.ask(name, "GET", path))[0] == 404, path
 
 
@@ -207,12 +188,9 @@ async def test_the_receiver_sees_the_true_source_and_no_forged_one(proxy: Proxy)
     """A peer that writes Daraja's address into X-Forwarded-For is stored by its own address, and
     refused.
     """
-    secret = proxy.stack.env("callbacks")["CALLBACK_SECRETS"].partition(",")[0]
-    path = make_address("", secret, new_id(), "deposit")
-    forged = {"X-Forwarded-For": f"{DARAJA}"}
-    assert (await proxy.ask("callbacks.example", "POST", path, json={"n": 1}, headers=forged))[
-        0
-    ] == 403
+    path, headers = _callback(proxy.stack), {"X-Forwarded-For": DARAJA}
+    forged = await proxy.ask("callbacks.example", "POST", path, json={"n": 1}, headers=headers)
+    assert forged[0] == 403
     true = await proxy.ask("callbacks.example", "POST", path, json={"n": 2}, source=DARAJA)
     assert (true[0], json.loads(true[2])) == (200, {"ResultCode": 0, "ResultDesc": "Accepted"})
     async with connection(proxy.stack.database_url) as raw:
@@ -225,14 +203,13 @@ async def test_the_receiver_sees_the_true_source_and_no_forged_one(proxy: Proxy)
 @pytest.mark.skipif(sys.platform != "linux", reason="connections are counted in Linux's /proc")
 async def test_a_slow_body_never_reaches_a_process(proxy: Proxy) -> None:
     """nginx waits for the whole of it. Until then no process has a connection for it."""
-    body = b'{"amount": 3, "phone_number": "0711000111"}'
     fields = (
         "POST /v1/deposits HTTP/1.1",
         "Host: pay.example",
         f"Authorization: Bearer {proxy.stack.issuer.user_token()}",
         f"X-Idempotency-Key: {uuid4().hex}",
         "Content-Type: application/json",
-        f"Content-Length: {len(body)}",
+        f"Content-Length: {len(_BODY)}",
         "Connection: close",
         "",
         "",
@@ -240,13 +217,12 @@ async def test_a_slow_body_never_reaches_a_process(proxy: Proxy) -> None:
     reader, writer = await asyncio.open_connection(
         "127.0.0.1", proxy.port, ssl=_trusting(), server_hostname="pay.example"
     )
-    writer.write("\r\n".join(fields).encode() + body[:10])
+    writer.write("\r\n".join(fields).encode() + _BODY[:10])
     await writer.drain()
-    assert (await proxy.deposit(uuid4().hex))[
-        0
-    ] == 202  # a request that came later is through meanwhile
+    later = await proxy.deposit(uuid4().hex)
+    assert later[0] == 202
     assert _connections_to(urlsplit(proxy.stack.web_url).port or 0) == 1  # the later one's
-    writer.write(body[10:])
+    writer.write(_BODY[10:])
     async with asyncio.timeout(PATIENCE_SECONDS):
         assert (await reader.read()).startswith(b"HTTP/1.1 202 ")
     writer.close()
@@ -265,30 +241,24 @@ async def test_where_no_process_answers_a_client_gets_our_own_refusal(proxy: Pro
 
     Neither token nor number is in a log.
     """
-    secret = proxy.stack.env("callbacks")["CALLBACK_SECRETS"].partition(",")[0]
-    path = make_address("", secret, new_id(), "deposit")
+    path, number = _callback(proxy.stack), "0711000777"
     for name in ("web", "callbacks"):
         await proxy.stack.stop_process(name)
     try:
         status, headers, body = await proxy.deposit(uuid4().hex)
-        searched = await proxy.ask("pay.example", "GET", "/v1/payments?phone_number=0711000777")
-        called = await proxy.ask(
-            "callbacks.example", "POST", path, json={"PhoneNumber": "0711000777"}
-        )
+        searched = await proxy.ask("pay.example", "GET", f"/v1/payments?phone_number={number}")
+        message = {"PhoneNumber": number}
+        called = await proxy.ask("callbacks.example", "POST", path, json=message)
     finally:
         for name in ("web", "callbacks"):
             await proxy.stack.start_process(name)
-    assert (status, headers["Retry-After"], headers["Content-Type"]) == (
-        503,
-        "2",
-        "application/problem+json",
-    )
+    assert (status, headers["Retry-After"]) == (503, "2")
+    assert headers["Content-Type"] == "application/problem+json"
     assert json.loads(body) == problem_body(problem_of(Unavailable()), Unavailable().message)
     assert [searched[0], called[0], called[1]["Retry-After"]] == [503, 503, "2"]
     written = await until(lambda: _written(proxy))
-    assert [
-        secret for secret in (path.rpartition("/")[2], "711000777", "eyJ") if secret in written
-    ] == []
+    secrets = (path.rpartition("/")[2], number[1:], "eyJ")
+    assert [secret for secret in secrets if secret in written] == []
 
 
 async def _written(proxy: Proxy) -> str:

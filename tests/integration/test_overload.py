@@ -12,6 +12,7 @@ import re
 import resource
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
@@ -135,50 +136,18 @@ async def test_thousands_of_slow_connections_block_no_good_request(
     assert Counter(answer[9:12] for answer in answers) == {b"202": 20}
 
 
-async def test_a_request_beyond_the_bound_is_answered_503(stack: Stack, peers: Peers) -> None:
-    """PostgreSQL is frozen, and 1,000 or more requests wait.
-
-    The 503 has Retry-After, is sent at once, and web pages may read it too.
-    """
+@asynccontextmanager
+async def _frozen_postgres(stack: Stack, peers: Peers) -> AsyncIterator[None]:
+    """PostgreSQL is frozen for the block. At its end, the process is still healthy."""
     if not stack.postgres.can_be_stopped:
         pytest.skip("this PostgreSQL is not ours to freeze")
-    port = _port(stack)
-    assert await peers.is_healthy(port)
-    requests = [_deposit(stack, f"Origin: {_ORIGIN}") for _ in range(_AT_ONCE)]
-    opened = [await peers.open(port) for _ in requests]
+    assert await peers.is_healthy(_port(stack))
     stack.postgres.freeze()
     try:
-        for (_, writer), request in zip(opened, requests, strict=True):
-            writer.write(request)
-        answering = [asyncio.create_task(_rest(reader)) for reader, _ in opened]
-        done, _ = await asyncio.wait(
-            answering, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED
-        )
-        assert b"Too many requests" in done.pop().result()
-        assert await peers.is_healthy(port)
+        yield
+        assert await peers.is_healthy(_port(stack))
     finally:
         stack.postgres.thaw()
-    answers = await asyncio.gather(*answering)
-    turned_away = [answer for answer in answers if _TURNED_AWAY in answer]
-    assert 0 < len(turned_away) <= _AT_ONCE - _PROMISED_TO_WAIT
-    for answer in turned_away:
-        head, _, body = answer.partition(b"\r\n\r\n")
-        problem = json.loads(body)
-        assert (problem["status"], problem["code"], problem["retryable"]) == (
-            503,
-            "unavailable",
-            True,
-        )
-        assert b"Retry-After: " in head
-        assert b"Access-Control-Allow-Origin: " + _ORIGIN.encode() in head
-    # Every other request was accepted, or got a 503 because PostgreSQL was away. None was cut off.
-    assert {answer[9:12] for answer in answers} <= {b"202", b"503"}
-
-    async def accepts_again() -> bool:
-        return (await peers.send(port, _deposit(stack)))[9:12] == b"202"
-
-    assert await until(accepts_again)
-    assert await _shed(stack, "overloaded") == len(turned_away)
 
 
 async def _flood(
@@ -199,37 +168,56 @@ async def _flood(
     return answering
 
 
+async def test_a_request_beyond_the_bound_is_answered_503(stack: Stack, peers: Peers) -> None:
+    """PostgreSQL is frozen, and 1,000 or more requests wait.
+
+    The 503 has Retry-After, is sent at once, and web pages may read it too.
+    """
+    requests = [_deposit(stack, f"Origin: {_ORIGIN}") for _ in range(_AT_ONCE)]
+    async with _frozen_postgres(stack, peers):
+        answering = await _flood(stack, peers, requests)
+    answers = await asyncio.gather(*answering)
+    turned_away = [answer for answer in answers if _TURNED_AWAY in answer]
+    assert 0 < len(turned_away) <= _AT_ONCE - _PROMISED_TO_WAIT
+    for answer in turned_away:
+        head, _, body = answer.partition(b"\r\n\r\n")
+        problem = json.loads(body)
+        assert (problem["status"], problem["code"]) == (503, "unavailable")
+        assert problem["retryable"] is True
+        assert b"Retry-After: " in head
+        assert b"Access-Control-Allow-Origin: " + _ORIGIN.encode() in head
+    # Every other request was accepted, or got a 503 because PostgreSQL was away. None was cut off.
+    assert {answer[9:12] for answer in answers} <= {b"202", b"503"}
+
+    async def accepts_again() -> bool:
+        return (await peers.send(_port(stack), _deposit(stack)))[9:12] == b"202"
+
+    assert await until(accepts_again)
+    assert await _shed(stack, "overloaded") == len(turned_away)
+
+
 async def test_a_request_whose_client_is_gone_keeps_no_place(stack: Stack, peers: Peers) -> None:
     """PostgreSQL is frozen, and all clients of a flood close their connections.
 
     The next thousand requests get places, and the abandoned requests create no payments.
     """
-    if not stack.postgres.can_be_stopped:
-        pytest.skip("this PostgreSQL is not ours to freeze")
     token, later = stack.issuer.backend_token("leaving"), stack.issuer.backend_token("staying")
-    assert await peers.is_healthy(_port(stack))
     leaving, before = Peers(), await _shed(stack, "abandoned")
-    stack.postgres.freeze()
-    try:
-        answering = await _flood(
-            stack, leaving, [_deposit(stack, token=token) for _ in range(_AT_ONCE)]
-        )
+
+    async def are_gone() -> bool:
+        gone = await _shed(stack, "abandoned") - before
+        return gone >= _PROMISED_TO_WAIT - _BATCHES_UNDER_WAY
+
+    async with _frozen_postgres(stack, peers):
+        requests = [_deposit(stack, token=token) for _ in range(_AT_ONCE)]
+        answering = await _flood(stack, leaving, requests)
         await leaving.disconnect()
         await asyncio.gather(*answering)
-
-        async def are_gone() -> bool:
-            return (
-                await _shed(stack, "abandoned") >= before + _PROMISED_TO_WAIT - _BATCHES_UNDER_WAY
-            )
-
         assert await until(are_gone)
         opened = [
             await peers.open(_port(stack), _deposit(stack, token=later))
             for _ in range(_PROMISED_TO_WAIT)
         ]
-        assert await peers.is_healthy(_port(stack))
-    finally:
-        stack.postgres.thaw()
     answers = await asyncio.gather(*(_rest(reader) for reader, _ in opened))
     assert [answer for answer in answers if _TURNED_AWAY in answer] == []
     assert {answer[9:12] for answer in answers} <= {b"202", b"503"}
@@ -238,36 +226,24 @@ async def test_a_request_whose_client_is_gone_keeps_no_place(stack: Stack, peers
         assert await raw.fetchval(counted) <= _BATCHES_UNDER_WAY
 
 
-def _floods(stack: Stack) -> dict[str, Callable[[], bytes]]:
-    token = stack.issuer.backend_token("flooding")
-    head = "GET /v1/payments HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
-    read = f"{head}Authorization: Bearer {token}\r\n\r\n".encode()
-    return {
-        "one key": lambda: _deposit(stack, token=token, key="one-key", number=1),
-        "one key, other bodies": lambda: _deposit(stack, token=token, key="other-bodies"),
-        "many keys": lambda: _deposit(stack, token=token),
-        "reads": lambda: read,
-    }
-
-
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("flood", ["one key", "one key, other bodies", "many keys", "reads"])
 async def test_a_caller_that_floods_leaves_room_for_the_others(
     stack: Stack, peers: Peers, flood: str
 ) -> None:
-    if not stack.postgres.can_be_stopped:
-        pytest.skip("this PostgreSQL is not ours to freeze")
-    other = stack.issuer.backend_token(f"after {flood}")
-    request = _floods(stack)[flood]
-    assert await peers.is_healthy(_port(stack))
-    requests = [request() for _ in range(_AT_ONCE)]
-    stack.postgres.freeze()
-    try:
+    other, token = stack.issuer.backend_token(f"after {flood}"), stack.issuer.backend_token(flood)
+    head = "GET /v1/payments HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    read = f"{head}Authorization: Bearer {token}\r\n\r\n".encode()
+    make_request: dict[str, Callable[[], bytes]] = {
+        "one key": lambda: _deposit(stack, token=token, key="one-key", number=1),
+        "one key, other bodies": lambda: _deposit(stack, token=token, key="other-bodies"),
+        "many keys": lambda: _deposit(stack, token=token),
+        "reads": lambda: read,
+    }
+    requests = [make_request[flood]() for _ in range(_AT_ONCE)]
+    async with _frozen_postgres(stack, peers):
         answering = await _flood(stack, peers, requests)
         opened = [await peers.open(_port(stack), _deposit(stack, token=other)) for _ in range(50)]
-        assert await peers.is_healthy(_port(stack))
-    finally:
-        stack.postgres.thaw()
     answers = await asyncio.gather(*(_rest(reader) for reader, _ in opened))
     assert Counter(answer[9:12] for answer in answers) == {b"202": 50}
     # Rejected at once. The rest may wait longer: the process checks the bodies of one key in turn.
@@ -308,17 +284,13 @@ async def receiver(
 
 
 def _call(
-    payment_id: UUID,
-    operation: str = "deposit",
-    *,
-    token: str = "",
-    length: int = 2,
-    body: bytes = b"{}",
+    payment_id: UUID, operation: str = "deposit", *, token: str = "", length: int = 2
 ) -> bytes:
+    """A callback. If `length` is larger than 2, its body is not whole."""
     path = make_address("", _SECRET, payment_id, operation)
     path = path if not token else path.rpartition("/")[0] + "/" + token
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}"
-    return f"{head}\r\n\r\n".encode() + body
+    return f"{head}\r\n\r\n{{}}".encode()
 
 
 async def test_a_forged_call_displaces_no_genuine_one(
@@ -334,12 +306,9 @@ async def test_a_forged_call_displaces_no_genuine_one(
     )
     async with locked(store, payment_id):
         # A call with half a body takes no place either, genuine or not.
-        for half in (
-            _call(payment_id, length=9, body=b"{"),
-            _call(payment_id, token="0" * 64, length=9, body=b"{"),
-        ):
-            for _ in range(5):
-                await peers.open(receiver, half)
+        for _ in range(5):
+            await peers.open(receiver, _call(payment_id, length=9))
+            await peers.open(receiver, _call(payment_id, length=9, token="0" * 64))
         genuine = [asyncio.create_task(peers.send(receiver, _call(payment_id))) for _ in range(2)]
         await until(lambda: store.one(waiting_for_us))
         forged = [await peers.send(receiver, _call(payment_id, token="0" * 64)) for _ in range(20)]
