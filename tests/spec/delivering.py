@@ -61,16 +61,12 @@ async def deliver(
     system: System, url: str, body: Any, *, headers: Sequence[tuple[str, str]] = ()
 ) -> Answer:
     """Post `body` to a callback address: bytes unchanged, None as no body, else as JSON."""
-    data = (
-        body
-        if isinstance(body, bytes) or body is None or hasattr(body, "__aiter__")
-        else json.dumps(body).encode()
-    )
+    is_raw = isinstance(body, bytes) or body is None or hasattr(body, "__aiter__")
+    data = body if is_raw else json.dumps(body).encode()
     named = CIMultiDict([("Content-Type", "application/json;charset=UTF-8"), *headers])
     async with system.http.post(url, data=data, headers=named) as answer:
-        return Answer(
-            f"POST {urlsplit(url).path}", answer.status, answer.headers, await answer.read()
-        )
+        path = urlsplit(url).path
+        return Answer(f"POST {path}", answer.status, answer.headers, await answer.read())
 
 
 async def deliver_result(system: System, one: AwaitedPayment, **result: Any) -> None:
@@ -86,11 +82,8 @@ async def deliver_raw(url: str, path: bytes) -> bytes:
     """
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-    writer.write(
-        b"POST "
-        + path
-        + b" HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
-    )
+    head = b" HTTP/1.1\r\nHost: here\r\nContent-Length: 2\r\nConnection: close\r\n\r\n"
+    writer.write(b"POST " + path + head + b"{}")
     answer = await reader.read()
     writer.close()
     await writer.wait_closed()
@@ -98,27 +91,23 @@ async def deliver_raw(url: str, path: bytes) -> bytes:
 
 
 def _stk(ids: dict[str, Any], code: Any, amount: Any, receipt: Any) -> Any:
-    callback: dict[str, Any] = {name: value for name, value in ids.items() if value is not ...}
-    callback |= {"ResultCode": code, "ResultDesc": "Sent by a test."}
+    callback = _given(ids) | {"ResultCode": code, "ResultDesc": "Sent by a test."}
     if str(code) == "0":
-        items = [
-            {"Name": "Amount", "Value": amount},
-            {"Name": "MpesaReceiptNumber", "Value": receipt},
-        ]
-        callback["CallbackMetadata"] = {
-            "Item": [item for item in items if item["Value"] is not ...]
-        }
+        values = _given({"Amount": amount, "MpesaReceiptNumber": receipt})
+        items = [{"Name": name, "Value": value} for name, value in values.items()]
+        callback["CallbackMetadata"] = {"Item": items}
     return {"Body": {"stkCallback": callback}}
 
 
 def _payout(api: Api, ids: dict[str, Any], code: Any, amount: Any, receipt: Any) -> Any:
-    result: dict[str, Any] = {name: value for name, value in ids.items() if value is not ...}
-    result |= {"ResultType": 0, "ResultCode": code, "ResultDesc": "Sent by a test."}
-    if receipt is not ...:
-        result["TransactionID"] = receipt
+    result = _given(ids) | {"ResultType": 0, "ResultCode": code, "ResultDesc": "Sent by a test."}
+    result |= _given({"TransactionID": receipt})
     if str(code) == "0":
-        items = [{"Key": "TransactionAmount" if api == "b2c" else "Amount", "Value": amount}]
-        result["ResultParameters"] = {
-            "ResultParameter": [item for item in items if item["Value"] is not ...]
-        }
+        values = _given({"TransactionAmount" if api == "b2c" else "Amount": amount})
+        items = [{"Key": name, "Value": value} for name, value in values.items()]
+        result["ResultParameters"] = {"ResultParameter": items}
     return {"Result": result}
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not ...}

@@ -62,9 +62,11 @@ async def play(system: System, relay: Relay, worker_port: int) -> Run:
     run = Run()
     _collect_secrets(run, system)
     await _succeed(run, system)
-    await _fail(run, system, relay)
+    await _fail(run, system)
+    await _echo(run, system, relay)
     await _send_bad_requests(run, system)
     await _deliver_hostile_callbacks(run, system)
+    await _send_raw(run, system)
     await _refuse_rows(run, system)
     await _stop_servers(run, system)
     await _run_commands(run, system)
@@ -77,20 +79,13 @@ def _collect_secrets(run: Run, system: System) -> None:
     worker, web = system.stack.env("worker"), system.stack.env("web")
     run.add_secrets("names", NAME, *NAME.split(), "JANE DOE", "SUPPLIER LTD")
     tokens = [system.stack.issuer.user_token(), system.stack.issuer.backend_token(), _BAD_TOKEN]
-    tokens += [
-        client._headers["Authorization"].split()[1] for client in (system.user, system.backend)
-    ]
-    run.add_secrets(
-        "tokens of callers",
-        _API_KEY,
-        *(part for token in tokens for part in (token, token.rsplit(".")[2])),
-    )
+    clients = (system.user, system.backend)
+    tokens += [client._headers["Authorization"].split()[1] for client in clients]
+    signatures = [token.rsplit(".")[2] for token in tokens]
+    run.add_secrets("tokens of callers", _API_KEY, *tokens, *signatures)
     named = ("CONSUMER_KEY", "CONSUMER_SECRET", "PASSKEY", "INITIATOR_PASSWORD")
-    secrets = (
-        [worker[f"DARAJA_{name}"] for name in named]
-        + worker["CALLBACK_SECRETS"].split(",")
-        + [web["JWT_SECRET"]]
-    )
+    secrets = [worker[f"DARAJA_{name}"] for name in named]
+    secrets += [*worker["CALLBACK_SECRETS"].split(","), web["JWT_SECRET"]]
     secrets += [urlsplit(worker[name]).password or "" for name in ("DATABASE_URL", "REDIS_URL")]
     keys = f"{worker['DARAJA_CONSUMER_KEY']}:{worker['DARAJA_CONSUMER_SECRET']}"
     secrets += [base64.b64encode(keys.encode()).decode(), *(unquote(secret) for secret in secrets)]
@@ -112,42 +107,39 @@ async def _succeed(run: Run, system: System) -> None:
     assert (await system.payment(ids[1]))["recipient_name"] == "JANE DOE"
 
 
-async def _fail(run: Run, system: System, relay: Relay) -> None:
-    for api, pay, scenarios in (
-        (
-            "stk",
-            system.deposit,
-            ("wrong_credentials", "html_403", "internal_error_after_acting", "token_expired"),
-        ),
-        (
-            "b2c",
-            system.withdrawal,
-            ("answer_and_callback_lost", "spike_arrest_apigee", "token_expired", "garbage_200"),
-        ),
+async def _fail(run: Run, system: System) -> None:
+    for api, pay, scenario in (
+        ("stk", system.deposit, "wrong_credentials"),
+        ("stk", system.deposit, "html_403"),
+        ("stk", system.deposit, "internal_error_after_acting"),
+        ("stk", system.deposit, "token_expired"),
+        ("b2c", system.withdrawal, "answer_and_callback_lost"),
+        ("b2c", system.withdrawal, "spike_arrest_apigee"),
+        ("b2c", system.withdrawal, "token_expired"),
+        ("b2c", system.withdrawal, "garbage_200"),
     ):
-        for scenario in scenarios:
-            number = run.new_number()
-            await system.scenario(scenario, times=1, api=api, phone_number=f"254{number[1:]}")
-            await system.settled(await pay(phone_number=number))
+        number = run.new_number()
+        await system.scenario(scenario, times=1, api=api, phone_number=f"254{number[1:]}")
+        await system.settled(await pay(phone_number=number))
     await system.scenario("credential_refused", times=1, api="b2c", amount=4321)
     await system.settled(await system.withdrawal(amount=4321, phone_number=run.new_number()))
     (await operate(system, "payouts", "start", "--breaker", "--reason", "a test")).expect(0)
-    # Daraja, or an attacker in its place, echoes the whole request in its answers to the send and
-    # to the inquiries.
+
+
+async def _echo(run: Run, system: System, relay: Relay) -> None:
+    """Daraja, or an attacker in its place, echoes whole requests in its answers."""
     numbers = [run.new_number(), run.new_number()]
     relay.echoes |= {number[1:] for number in numbers} | {"ECHO7731"}
     ids = [
         await system.deposit(phone_number=numbers[0]),
         await system.withdrawal(phone_number=numbers[1]),
+        await system.bill_payment(account_reference="ECHO7731"),
     ]
-    ids.append(await system.bill_payment(account_reference="ECHO7731"))
     exchanges = (
-        "SELECT count(DISTINCT payment_id) AS count FROM mkwanja.daraja_exchanges"
+        "SELECT DISTINCT payment_id FROM mkwanja.daraja_exchanges"
         " WHERE payment_id = ANY($1::uuid[])"
     )
-    await system.eventually(
-        lambda: system.rows(exchanges, ids), lambda rows: rows[0]["count"] == len(ids)
-    )
+    await system.eventually(lambda: system.rows(exchanges, ids), lambda rows: len(rows) == len(ids))
     relay.echoes.clear()
     silent = await begin_awaited(system, "stk")
     # The id in an STK query ends with the phone number.
@@ -158,132 +150,112 @@ async def _fail(run: Run, system: System, relay: Relay) -> None:
 
 
 async def _send_bad_requests(run: Run, system: System) -> None:
-    web = system.stack.web_url
+    web, number = system.stack.web_url, run.new_number
     good = dict(system.user._headers)
+    deposit = {"amount": 250, "phone_number": number()}
     bodies: list[Any] = [
-        {"amount": 250, "phone_number": f"{run.new_number()}9"},
-        {"amount": 250, "phone_number": int(run.new_number())},
-        {"amount": 250, "phone_number": run.new_number(), run.new_number(): NAME},
-        {"amount": run.new_number(), "phone_number": NAME},
-        {"amount": 250, "phone_number": {run.new_number(): NAME}},
-        {
-            "amount": 250,
-            "phone_number": run.new_number(),
-            "metadata": {"x": [run.new_number(), NAME]},
-        },
-        {
-            "amount": 250,
-            "phone_number": run.new_number(),
-            "account_reference": f"{NAME} {run.new_number()}",
-        },
-        {"amount": 250, "phone_number": run.new_number(), "owner": run.new_number()},
-        [run.new_number(), NAME],
-        f'{{"amount": 1, "phone_number": "{run.new_number()}", "x": {NAME}}}',
-        f'{{"{run.new_number()}": 1, "{NAME}": 1, "{NAME}": 2}}',
+        {"amount": 250, "phone_number": f"{number()}9"},
+        {"amount": 250, "phone_number": int(number())},
+        {"amount": number(), "phone_number": {number(): NAME}},
+        {**deposit, number(): NAME},
+        {**deposit, "metadata": {"x": [number(), NAME]}},
+        {**deposit, "account_reference": f"{NAME} {number()}"},
+        {**deposit, "owner": number()},
+        [number(), NAME],
+        f'{{"amount": 1, "phone_number": "{number()}", "x": {NAME}}}',
+        f'{{"{number()}": 1, "{NAME}": 1, "{NAME}": 2}}',
     ]
-    for body in bodies:
+    keys = [f"key-{next(_NUMBERS)}" for _ in bodies]
+    for body, key in [*zip(bodies, keys, strict=True), ("{}", f"{NAME} {number()}\u00e9")]:
         data = body if isinstance(body, str) else json.dumps(body)
-        headers = {
-            **good,
-            "Content-Type": "application/json",
-            "X-Idempotency-Key": f"key-{next(_NUMBERS)}",
-        }
+        headers = {**good, "Content-Type": "application/json", "X-Idempotency-Key": key}
         await _request(run, system, "POST", f"{web}/v1/deposits", data=data, headers=headers)
-    number = quote(f"+254{run.new_number()[1:]}")
     for path in (
-        f"/v1/payments?phone_number={number}&unknown={run.new_number()}",
-        f"/v1/payments?phone_number={run.new_number()}1",
-        f"/v1/payments?{run.new_number()}={quote(NAME)}",
-        f"/v1/payments?cursor={run.new_number()}",
-        f"/v1/payments/{run.new_number()}",
-        f"/v1/payments/{run.new_number()}/history?x={quote(NAME)}",
-        f"/nothing/{run.new_number()}?access_token={_BAD_TOKEN}",
-        f"/v1/events?after={run.new_number()}",
+        f"/v1/payments?phone_number={quote(f'+254{number()[1:]}')}&unknown={number()}",
+        f"/v1/payments?phone_number={number()}1",
+        f"/v1/payments?{number()}={quote(NAME)}",
+        f"/v1/payments?cursor={number()}",
+        f"/v1/payments/{number()}/history?x={quote(NAME)}",
+        f"/nothing/{number()}?access_token={_BAD_TOKEN}",
+        f"/v1/events?after={number()}",
     ):
         await _request(run, system, "GET", web + path, headers=good)
-    for authorization in (
+    for bearer in (
         f"Bearer {_BAD_TOKEN}",
         f"Bearer {_API_KEY}",
-        f"Basic {run.new_number()}",
+        f"Basic {number()}",
         f"{good['Authorization']}x",
     ):
-        await _request(
-            run, system, "GET", f"{web}/v1/payments", headers={"Authorization": authorization}
-        )
-    key = {
-        **good,
-        "Content-Type": "application/json",
-        "X-Idempotency-Key": f"{NAME} {run.new_number()}\u00e9",
-    }
-    await _request(run, system, "POST", f"{web}/v1/deposits", data="{}", headers=key)
-    await _request(run, system, "DELETE", f"{web}/v1/payments/{run.new_number()}", headers=good)
+        headers = {"Authorization": bearer}
+        await _request(run, system, "GET", f"{web}/v1/payments", headers=headers)
+    await _request(run, system, "DELETE", f"{web}/v1/payments/{number()}", headers=good)
 
 
 async def _deliver_hostile_callbacks(run: Run, system: System) -> None:
-    payment = await begin_awaited(system, "b2c")
-    named = {"Key": "ReceiverPartyPublicName", "Value": f"{run.new_number()} - {NAME}"}
+    payment, number = await begin_awaited(system, "b2c"), run.new_number
+    named = {"Key": "ReceiverPartyPublicName", "Value": f"{number()} - {NAME}"}
     message = {
         "Result": {
             "ResultCode": NAME,
-            "ResultDesc": run.new_number(),
-            "ConversationID": f"x{run.new_number()}",
+            "ResultDesc": number(),
+            "ConversationID": f"x{number()}",
             "TransactionID": NAME,
         }
     }
     for body in (
         message,
-        f"{run.new_number()} {NAME} not JSON".encode(),
+        f"{number()} {NAME} not JSON".encode(),
         {"Result": {"ResultCode": 0, "ResultParameters": {"ResultParameter": [named]}}},
-        payment.result(ConversationID=f"AG_{run.new_number()}"),
-        payment.result(amount=f"{run.new_number()}"),
-        f'{{"Result": {{"ResultCode": 0, "ResultCode": "{run.new_number()}"}}}}'.encode(),
-        b"[" * 5_000 + run.new_number().encode(),
-    ):  # fmt: skip
-        answer = await deliver(
-            system, f"{payment.url}?phone={run.new_number()}&name={quote(NAME)}", body
-        )
-        assert answer.status == 200
-    number = run.new_number()
-    headers = [("X-Forwarded-For", number), ("Content-Type", f"text/{number}")]
+        payment.result(ConversationID=f"AG_{number()}"),
+        payment.result(amount=f"{number()}"),
+        f'{{"Result": {{"ResultCode": 0, "ResultCode": "{number()}"}}}}'.encode(),
+        b"[" * 5_000 + number().encode(),
+    ):
+        url = f"{payment.url}?phone={number()}&name={quote(NAME)}"
+        assert (await deliver(system, url, body)).status == 200
+    headers = [("X-Forwarded-For", number()), ("Content-Type", f"text/{number()}")]
     await deliver(system, payment.url, message, headers=headers)
     for url in (
         f"{payment.url}0",
-        payment.url.replace("/withdrawal/", f"/{run.new_number()}/"),
-        f"{payment.url}/{run.new_number()}",
+        payment.url.replace("/withdrawal/", f"/{number()}/"),
+        f"{payment.url}/{number()}",
     ):
         run.problems.append((await deliver(system, url, message)).body.decode())
+
+
+async def _send_raw(run: Run, system: System) -> None:
+    """Send bytes that are no valid HTTP to a genuine callback address."""
+    path, number = urlsplit((await begin_awaited(system, "b2c")).url).path, run.new_number
     for target in (system.stack.web_url, system.stack.callbacks_url):
-        path = urlsplit(payment.url).path
-        for raw in (
-            f"POST {path}?n={run.new_number()} NOHTTP\r\n\r\n",
-            (
-                f"POST {path} HTTP/1.1\r\nHost: x\r\n"
-                f"{NAME}\x00 {run.new_number()}: {_BAD_TOKEN}\r\n\r\n"
-            ),
-            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {run.new_number()}x\r\n\r\n{NAME}",
-            f"GET /{run.new_number()}{'x' * 9000} HTTP/1.1\r\nHost: x\r\n\r\n",
+        for text in (
+            f"POST {path}?n={number()} NOHTTP\r\n\r\n",
+            f"POST {path} HTTP/1.1\r\nHost: x\r\n{NAME}\x00 {number()}: {_BAD_TOKEN}\r\n\r\n",
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {number()}x\r\n\r\n{NAME}",
+            f"GET /{number()}{'x' * 9000} HTTP/1.1\r\nHost: x\r\n\r\n",
         ):
-            run.problems.append(await _raw(target, raw))
+            parts = urlsplit(target)
+            reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+            writer.write(text.encode())
+            writer.write_eof()
+            answer = await asyncio.wait_for(reader.read(), timeout=20)
+            run.problems.append(answer.decode(errors="replace"))
+            writer.close()
 
 
 async def _refuse_rows(run: Run, system: System) -> None:
     """Make PostgreSQL refuse rows: its error, which no code of ours expects, quotes the row."""
     payment = await begin_awaited(system, "b2c")
-    number = run.new_number()
+    message = payment.result()
+    name = {"Key": "ReceiverPartyPublicName", "Value": f"254{run.new_number()[1:]} - {NAME}"}
+    message["Result"]["ResultParameters"]["ResultParameter"].append(name)
     async with _constraint(system, "recipient_name IS NULL OR recipient_name NOT LIKE 'WANJIRU%'"):
-        message = payment.result()
-        items = [{"Key": "ReceiverPartyPublicName", "Value": f"254{number[1:]} - {NAME}"}]
-        message["Result"].setdefault("ResultParameters", {"ResultParameter": []})[
-            "ResultParameter"
-        ] += items
         assert (await deliver(system, payment.url, message)).status == 200
     number = run.new_number()
+    body = {"amount": 100, "phone_number": number, "remarks": NAME}
     async with _constraint(system, f"phone_number IS NULL OR phone_number <> '254{number[1:]}'"):
-        answer = await system.backend.pay(
-            "/v1/withdrawals", {"amount": 100, "phone_number": number, "remarks": NAME}
-        )
-        assert answer.status == 500
-        run.problems.append(answer.body.decode())
+        answer = await system.backend.pay("/v1/withdrawals", body)
+    assert answer.status == 500
+    run.problems.append(answer.body.decode())
 
 
 @asynccontextmanager
@@ -309,23 +281,17 @@ async def _stop_servers(run: Run, system: System) -> None:
     await system.stack.postgres.start()
     await late
     await system.stack.redis.kill()
-    ids = [
-        await system.deposit(phone_number=run.new_number()),
-        await system.withdrawal(phone_number=run.new_number()),
-    ]
+    payment_id = await system.withdrawal(phone_number=run.new_number())
     await system.stack.redis.start()
     await system.stack.restart_process("worker", kill=True)
-    for payment_id in ids:
-        await system.settled(payment_id)
-    await system.stack.restart_process(
-        "worker", env={"DARAJA_CONSUMER_SECRET": "a-wrong-secret-of-ours"}
-    )
-    run.add_secrets("settings", "a-wrong-secret-of-ours")
+    await system.settled(payment_id)
+    wrong_secret = "a-wrong-secret-of-ours"
+    run.add_secrets("settings", wrong_secret)
+    await system.stack.restart_process("worker", env={"DARAJA_CONSUMER_SECRET": wrong_secret})
     await system.stack.redis.kill()  # this also loses the shared token
     await system.stack.redis.start()
     await system.deposit(phone_number=run.new_number())
-    refused = system.stack.process("worker")
-    await refused.wait_logged("daraja_credentials_refused")
+    await system.stack.process("worker").wait_logged("daraja_credentials_refused")
     await system.stack.restart_process("worker")
 
 
@@ -344,14 +310,9 @@ async def _run_commands(run: Run, system: System) -> None:
     for arguments, env in commands:
         run.problems += (await operate(system, *arguments, env=env)).lines
     for kind in ("web", "callbacks", "worker"):
-        env = {
-            name: ""
-            for name in system.stack.env(kind)
-            if name.endswith(("_PORT", "PORT", "SECRETS"))
-        }
-        ended = await system.stack.start_process(
-            f"{kind}.9", env={**env, "REDIS_URL": "redis://:p4ss@["}, wait=False
-        )
+        emptied = [name for name in system.stack.env(kind) if name.endswith(("PORT", "SECRETS"))]
+        env = {**dict.fromkeys(emptied, ""), "REDIS_URL": "redis://:p4ss@["}
+        ended = await system.stack.start_process(f"{kind}.9", env=env, wait=False)
         await ended.wait(within_seconds=30)
 
 
@@ -368,9 +329,8 @@ async def _collect_written(run: Run, system: System, worker_port: int) -> None:
         async with system.http.get(f"{url}/metrics") as answer:
             assert answer.status == 200
             run.written[f"metrics of {name}"] = await answer.text()
-    rows = await system.rows(
-        "SELECT exchange::text AS text FROM mkwanja.daraja_exchanges AS exchange"
-    )
+    exchanges = "SELECT exchange::text AS text FROM mkwanja.daraja_exchanges AS exchange"
+    rows = await system.rows(exchanges)
     run.written["exchanges"] = "\n".join(row["text"] for row in rows)
     run.written["answers to errors"] = "\n".join(run.problems)
     await system.stack.stop_process("worker")
@@ -385,15 +345,3 @@ async def _request(run: Run, system: System, method: str, url: str, **options: A
     async with system.http.request(method, URL(url, encoded=True), **options) as answer:
         assert answer.status >= 400, (url, answer.status)
         run.problems.append(f"{dict(answer.headers)} {await answer.text()}")
-
-
-async def _raw(url: str, text: str) -> str:
-    """Send bytes that are no valid HTTP, and return the answer."""
-    parts = urlsplit(url)
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-    writer.write(text.encode())
-    writer.write_eof()
-    try:
-        return (await asyncio.wait_for(reader.read(), timeout=20)).decode(errors="replace")
-    finally:
-        writer.close()

@@ -53,14 +53,12 @@ async def send_request(
     bearer = system.stack.issuer.user_token() if token is None else token
     if bearer:
         all_headers.add("Authorization", f"Bearer {bearer}")
-    url = system.stack.web_url + path
-    skipped = ("Content-Type",)
     async with system.http.request(
         method,
-        url,
+        system.stack.web_url + path,
         headers=all_headers,
         data=data,
-        skip_auto_headers=skipped,
+        skip_auto_headers=("Content-Type",),
         allow_redirects=False,
     ) as answer:
         return Answer(f"{method} {path}", answer.status, answer.headers, await answer.read())
@@ -93,29 +91,23 @@ async def cancel(system: System, payment_id: str) -> Answer:
 
 def expect_problem(answer: Answer, status: int, code: str) -> Any:
     """The answer's problem details, after a check that they have the shape of every refusal."""
-    answer.expect(status)
-    assert answer.headers["Content-Type"].partition(";")[0] == "application/problem+json", (
-        answer.headers
-    )
-    problem_details = answer.json()
+    media = answer.expect(status).headers["Content-Type"].partition(";")[0]
+    assert media == "application/problem+json", answer.headers
+    problem = answer.json()
     required = {"type", "title", "status", "detail", "code", "retryable"}
     optional = {"errors", "limit", "maximum", "resets_at"}
-    assert required <= set(problem_details) <= required | optional, problem_details
-    assert (
-        problem_details["status"],
-        problem_details["code"],
-        type(problem_details["retryable"]),
-    ) == (status, code, bool), problem_details
-    assert all(
-        isinstance(problem_details[name], str) and problem_details[name]
-        for name in ("type", "title", "detail")
-    ), problem_details
-    for fault in problem_details.get("errors", []):
-        assert set(fault) == {"pointer", "detail"}, problem_details
-        assert fault["detail"], problem_details
+    assert required <= set(problem) <= required | optional, problem
+    assert (problem["status"], problem["code"]) == (status, code), problem
+    assert isinstance(problem["retryable"], bool), problem
+    for name in ("type", "title", "detail"):
+        assert isinstance(problem[name], str), problem
+        assert problem[name], problem
+    for fault in problem.get("errors", []):
+        assert set(fault) == {"pointer", "detail"}, problem
+        assert fault["detail"], problem
     assert b"Traceback" not in answer.body
     assert b'File "' not in answer.body
-    return problem_details
+    return problem
 
 
 def pointers(problem_details: Any) -> set[str]:
