@@ -18,6 +18,7 @@ from tests.spec.requesting import (
     POCHI_PAYMENT,
     UNKNOWN_PAYMENT_ID,
     WITHDRAWAL,
+    Headers,
     caller,
     post,
     send_request,
@@ -152,19 +153,16 @@ async def _send_refused_payments(witness: Witness, path: str) -> None:
     assert (await witness.post(path, body, key=key)).was_replayed
     await witness.post(path, {**body, "metadata": {"another": "one"}}, key=key)
     # The last one is more than one payment may have.
-    too_much = {**body, "amount": 250_000}
-    for wrong in (b"{", {**body, "amount": "1", "colour": 1}, [], b" " * 17 * 1024, too_much):
+    wrong_bodies: list[Any] = [b"{", {**body, "amount": "1", "colour": 1}, []]
+    for wrong in (*wrong_bodies, b" " * 17 * 1024, {**body, "amount": 250_000}):
         await witness.post(path, wrong)
     for token in ("no token", witness.system.stack.issuer.mint(role="postgres")):
         await witness.post(path, body, token=token)
-    operation, named, json_type = (
-        ("POST", path),
-        ("X-Idempotency-Key", key),
-        ("Content-Type", "application/json"),
-    )
+    operation, named = ("POST", path), ("X-Idempotency-Key", key)
+    headers: Headers
     for headers in (
         [],
-        [("X-Idempotency-Key", "two words"), json_type],
+        [("X-Idempotency-Key", "two words"), ("Content-Type", "application/json")],
         [named, ("Content-Type", "text/plain")],
     ):
         await witness.send_request(operation, headers=headers, data=json.dumps(body).encode())

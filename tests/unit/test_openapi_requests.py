@@ -105,7 +105,8 @@ def test_the_document_and_the_service_agree_about_paybill_till_and_reference() -
 @for_each("kind", Kind)
 def test_the_document_and_the_service_agree_about_an_invalid_body(kind: Kind) -> None:
     """A body is an object with the required members."""
-    for body in (None, [], "text", 5, True, {}):
+    bodies: tuple[Any, ...] = (None, [], "text", 5, True, {})
+    for body in bodies:
         assert_agreement(kind, body)
 
 
