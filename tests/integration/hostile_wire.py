@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import struct
-import zlib
 from collections.abc import Awaitable, Callable
 from functools import cache
 from socket import SO_LINGER, SOL_SOCKET
@@ -19,13 +18,11 @@ Then = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @cache
-def _bomb(bits: int, size: int = 16 * 1024 * 1024) -> bytes:
-    press = zlib.compressobj(9, zlib.DEFLATED, bits)
-    piece = b" " * 65536
-    return b"".join(press.compress(piece) for _ in range(size // len(piece))) + press.flush()
+def _bomb() -> bytes:
+    return gzip.compress(b" " * 16 * 1024 * 1024, mtime=0)
 
 
-GZIP, DEFLATE = "Content-Encoding: gzip", "Content-Encoding: deflate"
+GZIP = "Content-Encoding: gzip"
 CHUNKED = "Transfer-Encoding: chunked"
 CHUNK = f"{len(BODY):x}\r\n".encode() + BODY + b"\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
@@ -33,50 +30,29 @@ LAST_CHUNK = b"0\r\n\r\n"
 # By default the server closes the connection after the answer.
 UNUSABLE: dict[str, bytes] = {
     "nothing": b"",
-    "half a status": b"HTTP/1.1 2",
     "no HTTP": b"SSH-2.0-OpenSSH_9.6\r\n",
     "HTTP 0.9": BODY,
-    "no status": b"HTTP/1.1\r\n\r\n" + BODY,
-    "HTTP of another age": b"HTTP/9.9 abc OK\r\n\r\n" + BODY,
     "a status in words": head(status="abc OK", length=len(BODY)) + BODY,
-    "a negative status": head(status="-200 OK", length=len(BODY)) + BODY,
-    "a long status": head(status="20000 OK", length=len(BODY)) + BODY,
     "every byte": bytes(range(256)) * 8,
-    "a long status line": head(status="200 " + "x" * 100_000, length=len(BODY)) + BODY,
-    "a head without an end": head("X: y")[:-2],
-    "a header without a colon": head("nonsense", length=len(BODY)) + BODY,
     "a long header": head("X: " + "y" * 1_000_000, length=len(BODY)) + BODY,
-    "many headers": head(*(f"X-{n}: y" for n in range(20_000)), length=len(BODY)) + BODY,
     "NUL in a header": head("X: a\0b", length=len(BODY)) + BODY,
-    "a space before the colon": head("Content-Length : 5") + BODY,
     "two lengths": head("Content-Length: 5", length=len(BODY)) + BODY,
-    "a negative length": head(length=-1) + BODY,
-    "a length in words": head("Content-Length: many") + BODY,
-    "a huge length": head("Content-Length: " + "9" * 30) + BODY,
     "a length and chunks": head(CHUNKED, length=5) + b"5\r\n" + BODY[:5],
     "a longer length": head(length=len(BODY) + 1) + BODY,
     "a shorter length": head(length=len(BODY) - 1) + BODY,
-    "no body": head(length=len(BODY)),
     "chunks without an end": head(CHUNKED) + CHUNK,
-    "half a chunk": head(CHUNKED) + CHUNK[:40],
-    "a negative chunk": head(CHUNKED) + b"-5\r\n" + BODY,
     "a chunk in words": head(CHUNKED) + b"zz\r\n" + BODY,
-    "a huge chunk": head(CHUNKED) + b"F" * 40 + b"\r\n" + BODY,
     "a long extension": head(CHUNKED) + b"5;" + b"x" * 1_000_000,
-    "chunks of another kind": head(f"{CHUNKED}, identity") + CHUNK + LAST_CHUNK,
     "endless trailers": head(CHUNKED) + CHUNK + b"0\r\n" + b"X: y\r\n" * 100_000,
-    "a gzip bomb": whole(_bomb(31), GZIP),
-    "a deflate bomb": whole(_bomb(15), DEFLATE),
-    "a bomb in chunks": head(GZIP, CHUNKED) + b"10000\r\n" + _bomb(31)[:65536] + b"\r\n0\r\n\r\n",
-    "a bomb in a bomb": whole(gzip.compress(_bomb(31), mtime=0), "Content-Encoding: gzip, gzip"),
+    "a gzip bomb": whole(_bomb(), GZIP),
+    "a bomb in chunks": head(GZIP, CHUNKED) + b"10000\r\n" + _bomb()[:65536] + b"\r\n0\r\n\r\n",
+    "a bomb in a bomb": whole(gzip.compress(_bomb(), mtime=0), "Content-Encoding: gzip, gzip"),
     "ten megabytes": whole(b" " * 10_000_000 + BODY),
     "ten megabytes without a length": head() + b" " * 10_000_000 + BODY,
     "no gzip": whole(BODY, GZIP),
-    "half a gzip": whole(gzip.compress(BODY, mtime=0)[:60], GZIP),
     "brotli": whole(BODY, "Content-Encoding: br"),
     "unsaid gzip": whole(gzip.compress(BODY, mtime=0)),
     "no content": head(status="204 No Content", length=len(BODY)) + BODY,
-    "not modified": head(status="304 Not Modified", length=len(BODY)) + BODY,
     "another protocol": head(
         "Connection: upgrade", "Upgrade: websocket", status="101 Switching Protocols"
     )
@@ -84,7 +60,6 @@ UNUSABLE: dict[str, bytes] = {
     "only continue": head(status="100 Continue") * 1_000,
     "a redirect": whole(BODY, "Location: //[::bad/", status="302 Found"),
     "a status of 999": whole(status="999 x"),
-    "a status of 0": whole(status="000 x"),
     "UTF-16": whole(
         BODY.decode().encode("utf-16"), "Content-Type: application/json; charset=utf-16"
     ),

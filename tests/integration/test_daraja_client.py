@@ -1,4 +1,4 @@
-"""The Daraja client against every fault of the simulator: error classes, retries and records."""
+"""The Daraja client against the faults of the simulator: error classes, retries and records."""
 
 from __future__ import annotations
 
@@ -87,40 +87,24 @@ def sender(client: DarajaClient, redis: RedisClient) -> DarajaSender:
     )
 
 
-# Each fault, a kind that meets it, and the class of the answer. `test_daraja_answers.py` has the
-# class for each kind.
+# Some faults of each class, and a kind that meets them. `test_daraja_answers.py` has all answers,
+# and the tests of the scenarios show what happens to the money.
 FAULTS: list[tuple[str, Kind, type[ProviderError]]] = [
     ("spike_arrest_apigee", DEPOSIT, Throttled),
     ("spike_arrest_json", DEPOSIT, Throttled),
-    ("quota", DEPOSIT, Throttled),
     ("system_busy", WITHDRAWAL, Resendable),
     ("system_busy", BILL, OutcomeUnknown),
-    ("maintenance", WITHDRAWAL, Resendable),
-    ("maintenance", DEPOSIT, OutcomeUnknown),
     ("invalid_request", DEPOSIT, Refused),
-    ("our_field_refused", BILL, Refused),
     ("refused_otherwise", WITHDRAWAL, Refused),
-    ("merchant_missing", DEPOSIT, Refused),
-    ("wrong_credentials", DEPOSIT, Refused),
     ("subscriber_locked", DEPOSIT, Refused),
     ("duplicate_ocid", WITHDRAWAL, DuplicateSubmission),
     ("html_403", DEPOSIT, ProductRefused),
-    ("gateway_403", WITHDRAWAL, ProductRefused),
     ("gateway_403", BILL, ProductRefused),
-    ("system_internal_error", WITHDRAWAL, OutcomeUnknown),
     ("system_internal_error", BILL, OutcomeUnknown),
-    ("internal_error_without_acting", DEPOSIT, OutcomeUnknown),
-    ("internal_error_after_acting", WITHDRAWAL, OutcomeUnknown),
-    ("html_503", BILL, OutcomeUnknown),
-    ("html_200", DEPOSIT, OutcomeUnknown),
-    ("garbage_200", WITHDRAWAL, OutcomeUnknown),
-    ("empty_200", BILL, OutcomeUnknown),
     ("error_envelope_200", DEPOSIT, OutcomeUnknown),
     ("redirect_after_acting", WITHDRAWAL, OutcomeUnknown),
-    ("redirect_without_acting", BILL, OutcomeUnknown),
     ("cut_before_acting", DEPOSIT, OutcomeUnknown),
     ("answer_lost_after_acting", WITHDRAWAL, OutcomeUnknown),
-    ("answer_and_callback_lost", BILL, OutcomeUnknown),
 ]
 
 
@@ -152,8 +136,7 @@ class TestAnswers:
         ]
 
     @pytest.mark.parametrize(("scenario", "kind", "error"), FAULTS)
-    @pytest.mark.sampled(15)
-    async def test_every_fault_raises_its_error_class(
+    async def test_a_fault_raises_its_error_class(
         self,
         sender: DarajaSender,
         simulator: Simulator,

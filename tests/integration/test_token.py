@@ -157,14 +157,6 @@ class TestSingleFlight:
 class TestAnswers:
     """The endpoint's answers. `test_daraja_hostile_answers.py` has the invalid ones."""
 
-    @pytest.mark.parametrize("expires_in", [3599, "3599", 3599.0])
-    async def test_the_lifetime_may_be_a_number_or_a_string(
-        self, oauth: OAuth, workers: list[TokenSource], expires_in: object
-    ) -> None:
-        """Both were seen (daraja.md §1)."""
-        oauth.expires_in = expires_in
-        assert (await workers[0].get_current()).expires_at == oauth.now + 3599
-
     async def test_a_short_lived_token_is_used_for_most_of_its_life(
         self, oauth: OAuth, workers: list[TokenSource]
     ) -> None:

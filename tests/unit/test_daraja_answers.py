@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from domain.adapters.daraja.answers import read_answer
 from domain.adapters.daraja.pages import PAGES
 from domain.errors import (
@@ -18,7 +15,6 @@ from domain.errors import (
     Resendable,
     Throttled,
     TokenRefused,
-    Unreachable,
 )
 from domain.kinds import Kind
 from tests.case_tables import for_each
@@ -164,26 +160,3 @@ def test_each_answer_of_the_contract_has_its_class_for_each_kind(
         error = answer_error(kind, status, answer)
         assert type(error) is (OutcomeUnknown if is_unknown else expected), kind
         assert not isinstance(error, Throttled) or error.wait_seconds > 0
-
-
-JSON: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
-    | st.sampled_from(["0", 0, "500.001.1001", "400.002.02", "Wrong credentials", "System is busy",
-                       "maintenance"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["errorCode", "errorMessage", "fault", "detail", "errorcode", "faultstring",
-                         "ResponseCode", "ResponseDescription", "CheckoutRequestID",
-                         "ConversationID"]), inner),
-    max_leaves=10,
-)  # fmt: skip
-STATUSES = st.sampled_from([200, 204, 302, 400, 401, 403, 404, 408, 429, 500, 502, 503])
-
-
-@given(kind=st.sampled_from(Kind), status=STATUSES, answer=JSON | st.binary(max_size=200))
-def test_no_answer_raises_another_class_of_error(kind: Kind, status: int, answer: Any) -> None:
-    error = answer_error(kind, status, answer)
-    # Unreachable means that nothing was written. An answer proves the opposite.
-    assert type(error) is not Unreachable
-    if error is None:
-        assert 200 <= status < 300
-        assert answer["ResponseCode"] in ("0", 0)

@@ -41,7 +41,9 @@ def test_the_answers_before_mangling_are_valid() -> None:
     """Otherwise the tests below would prove nothing."""
     assert read_query_answer(200, as_body(QUERY), CHECKOUT).inquiry_outcome is InquiryOutcome.PAID
     assert read_status_acknowledgement(200, as_body(PAYOUT)) == "acknowledged"
-    assert _parse_token(200, as_body(TOKEN), 1000).expires_at == 4599
+    for lifetime in (3599, "3599", 3599.0):  # seen as a number and as text (daraja.md §1)
+        token = _parse_token(200, as_body(TOKEN | {"expires_in": lifetime}), 1000)
+        assert (token.text, token.expires_at) == (TOKEN["access_token"], 4599)
 
 
 @for_each("kind", Kind)

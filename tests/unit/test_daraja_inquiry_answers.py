@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from domain.adapters.daraja.deposit import read_query_answer
 from domain.adapters.daraja.pages import PAGES
@@ -180,45 +178,3 @@ def test_the_acknowledgement_of_a_status_inquiry_is_only_recorded(
     status: int, answer: Any, recorded: str
 ) -> None:
     assert read_status_acknowledgement(status, as_body(answer)) == recorded
-
-
-# --- any answer -----------------------------------------------------------------------------------
-
-CODES = st.sampled_from(
-    ["0", 0, "1032", "4999", "500.001.1001", "400.002.02", "401.002.01", "500.003.02"]
-)
-JSON: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | CODES,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["errorCode", "errorMessage", "fault", "detail", "errorcode", "faultstring",
-                         "ResponseCode", "ResultCode", "CheckoutRequestID"]), inner),
-    max_leaves=10,
-)  # fmt: skip
-STATUSES = st.sampled_from([200, 204, 302, 400, 401, 403, 404, 408, 429, 500, 502, 503])
-
-
-@given(status=STATUSES, answer=JSON | st.binary(max_size=200))
-@example(status=200, answer=QUERY)
-@example(status=200, answer=QUERY | {"ResultCode": "1032"})
-def test_only_a_listed_code_of_an_accepted_query_is_a_result(status: int, answer: Any) -> None:
-    """Nor is an answer without a zero the acknowledgement of a status inquiry."""
-    try:
-        report = read(answer, status)
-        acknowledgement = read_status_acknowledgement(status, as_body(answer))
-    except (TokenRefused, ProductRefused, Throttled):
-        return
-    assert (report.outcome is ReportedOutcome.SUCCESS) == (report.inquiry_outcome is V.PAID)
-    assert (
-        (report.outcome is ReportedOutcome.FAILURE)
-        == (report.inquiry_outcome is V.FAILED)
-        == (report.failure is not None)
-    )
-    is_result = report.outcome in (ReportedOutcome.SUCCESS, ReportedOutcome.FAILURE)
-    if is_result or acknowledgement == "acknowledged":
-        assert 200 <= status < 300
-        assert answer["ResponseCode"] in ("0", 0)
-    if is_result:
-        assert "errorCode" not in answer
-        assert str(answer["ResultCode"]) == report.code
-        failure = find_failure(PAGES[Kind.DEPOSIT].failures, report.code or "")
-        assert report.code == "0" or failure is not None
