@@ -1,4 +1,8 @@
-"""The Daraja client against the faults of the simulator: error classes, retries and records."""
+"""The Daraja client against the simulator: its records, and its retries without a connection.
+
+`test_daraja_answers.py` has the class of each answer. `tests/spec` shows what each fault of the
+simulator does to a payment.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +15,10 @@ import aiohttp
 import pytest
 
 from domain import callback_address
-from domain.adapters.daraja.client import DarajaClient
 from domain.adapters.daraja.credential import security_credential
 from domain.adapters.redis.connection import RedisClient
 from domain.adapters.redis.sharing import SharedRate
-from domain.errors import (
-    DuplicateSubmission,
-    OutcomeUnknown,
-    ProductRefused,
-    ProviderError,
-    Refused,
-    Resendable,
-    Throttled,
-    Unreachable,
-)
+from domain.errors import Unreachable
 from domain.kinds import RULES, Kind
 from tests.integration.daraja import (
     CALLBACK_SECRET,
@@ -37,9 +31,6 @@ from tests.integration.daraja import (
 from tests.simulator.app import Simulator
 from workers.daraja_access import DarajaAccess, Slots, Turns
 from workers.daraja_sender import DarajaSender
-
-DEPOSIT, WITHDRAWAL, BILL = Kind.DEPOSIT, Kind.WITHDRAWAL, Kind.BILL_PAYMENT
-APIS = {DEPOSIT: "stk", WITHDRAWAL: "b2c", BILL: "b2b"}  # the simulator's names
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +52,19 @@ def store() -> TokenStore:
 
 
 @pytest.fixture
-async def client(
-    simulator: Simulator, session: aiohttp.ClientSession, store: TokenStore, tmp_path: Path
-) -> DarajaClient:
-    """A client of the simulator that knows its secrets."""
+async def sender(
+    simulator: Simulator,
+    session: aiohttp.ClientSession,
+    store: TokenStore,
+    redis: RedisClient,
+    tmp_path: Path,
+) -> DarajaSender:
+    """A sender to the simulator that knows its secrets."""
     simulator.vault.write_certificate(tmp_path / "certificate.pem")
     credential = security_credential(
         simulator.settings["DARAJA_INITIATOR_PASSWORD"], tmp_path / "certificate.pem"
     )
-    return client_of(
+    client = client_of(
         session,
         simulator.base_url,
         settings=simulator.settings,
@@ -77,83 +72,9 @@ async def client(
         credential=credential,
         call_seconds=1.5,
     )
-
-
-@pytest.fixture
-def sender(client: DarajaClient, redis: RedisClient) -> DarajaSender:
     turns = Turns(SharedRate(redis, "rate", per_second=1000))
-    return DarajaSender(
-        client, DarajaAccess(client, Slots(10), turns), turns, draining=asyncio.Event()
-    )
-
-
-# Some faults of each class, and a kind that meets them. `test_daraja_answers.py` has all answers,
-# and the tests of the scenarios show what happens to the money.
-FAULTS: list[tuple[str, Kind, type[ProviderError]]] = [
-    ("spike_arrest_apigee", DEPOSIT, Throttled),
-    ("spike_arrest_json", DEPOSIT, Throttled),
-    ("system_busy", WITHDRAWAL, Resendable),
-    ("system_busy", BILL, OutcomeUnknown),
-    ("invalid_request", DEPOSIT, Refused),
-    ("refused_otherwise", WITHDRAWAL, Refused),
-    ("subscriber_locked", DEPOSIT, Refused),
-    ("duplicate_ocid", WITHDRAWAL, DuplicateSubmission),
-    ("html_403", DEPOSIT, ProductRefused),
-    ("gateway_403", BILL, ProductRefused),
-    ("system_internal_error", BILL, OutcomeUnknown),
-    ("error_envelope_200", DEPOSIT, OutcomeUnknown),
-    ("redirect_after_acting", WITHDRAWAL, OutcomeUnknown),
-    ("cut_before_acting", DEPOSIT, OutcomeUnknown),
-    ("answer_lost_after_acting", WITHDRAWAL, OutcomeUnknown),
-]
-
-
-class TestAnswers:
-    """Each behaviour of the simulator, and the error class that it leads to."""
-
-    @pytest.mark.parametrize("kind", [DEPOSIT, WITHDRAWAL, BILL])
-    async def test_an_acknowledgement_returns_the_provider_s_ids(
-        self, sender: DarajaSender, simulator: Simulator, kind: Kind
-    ) -> None:
-        """It is recorded as one exchange."""
-        payment, open_attempt = to_submit(kind), an_attempt()
-        ids = await sender.submit(payment, open_attempt)
-        assert {name for name, _ in ids} == (
-            {"checkout_request_id", "merchant_request_id"}
-            if kind is DEPOSIT
-            else {"conversation_id", "originator_conversation_id"}
-        )
-        assert open_attempt.fence.is_written
-        (exchange,) = open_attempt.exchanges
-        assert (exchange.was_written, exchange.http_status, exchange.outcome) == (
-            True,
-            200,
-            "acknowledged",
-        )
-        await simulator.idle()
-        assert [movement.amount for movement in simulator.ledger.movements] == [
-            payment.request.amount_kes
-        ]
-
-    @pytest.mark.parametrize(("scenario", "kind", "error"), FAULTS)
-    async def test_a_fault_raises_its_error_class(
-        self,
-        sender: DarajaSender,
-        simulator: Simulator,
-        scenario: str,
-        kind: Kind,
-        error: type[ProviderError],
-    ) -> None:
-        """The request was written, so it is sent once, and is recorded."""
-        simulator.scenario(scenario, api=APIS[kind])
-        open_attempt = an_attempt()
-        with pytest.raises(ProviderError) as caught:
-            await sender.submit(to_submit(kind), open_attempt)
-        assert type(caught.value) is error
-        assert open_attempt.fence.is_written
-        (exchange,) = open_attempt.exchanges
-        assert (exchange.was_written, exchange.outcome) == (True, error.__name__)
-        assert simulator.traffic.to_json(path="/mpesa/")["count"] == 1
+    access = DarajaAccess(client, Slots(10), turns)
+    return DarajaSender(client, access, turns, draining=asyncio.Event())
 
 
 @pytest.mark.parametrize("kind", list(Kind))
@@ -164,7 +85,12 @@ async def test_no_secret_and_no_phone_number_is_on_record(
     simulator.scenario("token_expired", times=1)
     payment, open_attempt = to_submit(kind), an_attempt()
     await sender.submit(payment, open_attempt)
-    assert len(open_attempt.exchanges) == 2
+    assert [exchange.outcome for exchange in open_attempt.exchanges] == [
+        "TokenRefused",
+        "acknowledged",
+    ]
+    await simulator.idle()
+    assert len(simulator.ledger.movements) == 1
     sent = json.loads(simulator.traffic.arrivals[-1].raw)
     kept = json.dumps([(exchange.request, exchange.answer) for exchange in open_attempt.exchanges])
     operation = RULES[kind].result_operation
@@ -203,7 +129,7 @@ class TestRefusedConnections:
 
         monkeypatch.setattr(sender, "_sleep", wait)
         open_attempt = an_attempt()
-        await sender.submit(to_submit(WITHDRAWAL), open_attempt)
+        await sender.submit(to_submit(Kind.WITHDRAWAL), open_attempt)
         outcomes = [(exchange.was_written, exchange.outcome) for exchange in open_attempt.exchanges]
         assert outcomes == [(False, "Unreachable"), (True, "acknowledged")]
         assert len(waits) == 1
