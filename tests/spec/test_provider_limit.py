@@ -32,6 +32,10 @@ _B2C, _STK, _QUERY = (
     "/mpesa/stkpush/v1/processrequest",
     "/mpesa/stkpushquery/v1/query",
 )
+_ATTEMPTS = (
+    "SELECT count(*) AS all, count(*) FILTER (WHERE outcome = 'not_acted') AS refused"
+    " FROM mkwanja.attempts WHERE payment_id = ANY($1::uuid[])"
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +44,15 @@ async def system() -> AsyncIterator[System]:
         yield system
 
 
-async def _arrivals(system: System, *paths: str) -> list[Any]:
-    """The requests that reached the simulator, in order.
+@pytest.fixture
+async def redis(system: System) -> AsyncIterator[Redis]:
+    async with Redis.from_url(system.stack.redis_url) as redis:
+        yield redis
 
-    Without `paths`, all requests but those for tokens.
-    """
-    requests = (await system.control("GET", "/requests"))["items"]
-    return [
-        item
-        for item in requests
-        if (item["path"] in paths if paths else "oauth" not in item["path"])
-    ]
+
+async def _arrivals(system: System, path: str = "/mpesa/") -> list[Any]:
+    """The requests to this path that reached the simulator, in order; by default all but tokens."""
+    return list((await system.control("GET", f"/requests?path={path}"))["items"])
 
 
 async def _seconds_since(system: System, first: str, last: Any) -> float:
@@ -62,66 +64,53 @@ async def _seconds_since(system: System, first: str, last: Any) -> float:
     return float((datetime.fromisoformat(last["at"]) - row["created_at"]).total_seconds())
 
 
-async def test_all_workers_share_one_rate_limit(system: System) -> None:
+async def test_all_workers_share_one_rate_limit(system: System, redis: Redis) -> None:
     """One second's worth of requests goes at once, and the rest in turn.
 
     `test_redis_sharing.py` proves exactly that payouts go first.
     """
     pushes = list(await asyncio.gather(*(system.deposit() for _ in range(_PUSHES))))
     payouts = list(await asyncio.gather(*(system.withdrawal() for _ in range(_PAYOUTS))))
-    redis: Redis = Redis.from_url(system.stack.redis_url)
 
     async def waiting_and_busy() -> tuple[int, int]:
         waiting = (await system.stage_counts([*pushes, *payouts]))["accepted"]
         return waiting, len(await redis.keys("arq:in-progress:*"))
 
     await system.eventually(waiting_and_busy, lambda seen: seen[0] >= 20 and seen[1] <= 5)
-    await redis.aclose()
     await system.wait_until_paid([*pushes, *payouts])
     arrived = await _arrivals(system)
     assert len(arrived) <= _PER_SECOND * (1 + await _seconds_since(system, pushes[0], arrived[-1]))
-    sent = [item["path"] for item in await _arrivals(system, _B2C, _STK)]
-    assert (sent.count(_B2C), sent.count(_STK)) == (_PAYOUTS, _PUSHES)
-    attempts = "SELECT count(*) FROM mkwanja.attempts WHERE payment_id = ANY($1::uuid[])"
-    assert await system.rows(attempts, [*pushes, *payouts]) == [{"count": _PAYOUTS + _PUSHES}]
+    assert len(await _arrivals(system, _B2C)) == _PAYOUTS
+    assert len(await _arrivals(system, _STK)) == _PUSHES
+    [attempts] = await system.rows(_ATTEMPTS, [*pushes, *payouts])
+    assert attempts["all"] == _PAYOUTS + _PUSHES
 
 
-async def test_a_spike_arrest_slows_all_workers_for_a_while(system: System) -> None:
+async def test_a_spike_arrest_slows_all_workers_for_a_while(system: System, redis: Redis) -> None:
     """Refused requests are sent later, once. The shared rate falls, and recovers."""
     await system.scenario("spike_arrest_json", api="b2c", times=4)
     payment_ids = list(await asyncio.gather(*(system.withdrawal() for _ in range(15))))
-    redis: Redis = Redis.from_url(system.stack.redis_url)
 
     async def factor() -> float:
-        return float(
-            await cast("Awaitable[Any]", redis.hget("mkwanja:{arq:abort}:rate:factor", "factor"))
-            or 1
-        )
+        stored = redis.hget("mkwanja:{arq:abort}:rate:factor", "factor")
+        return float(await cast("Awaitable[Any]", stored) or 1)
 
     await system.eventually(factor, lambda factor: factor < 1)
-    await redis.aclose()
     await system.wait_until_paid(payment_ids)
-    assert (
-        len([item for item in await _arrivals(system, _B2C) if item["status"] in (429, 500)]) == 4
-    )
-    throttled = (
-        "SELECT count(*) AS times FROM mkwanja.attempts WHERE payment_id = ANY($1::uuid[])"
-        " AND outcome = 'not_acted'"
-    )
-    assert await system.rows(throttled, payment_ids) == [{"times": 4}]
+    statuses = [item["status"] for item in await _arrivals(system, _B2C)]
+    assert sum(status in (429, 500) for status in statuses) == 4
+    [attempts] = await system.rows(_ATTEMPTS, payment_ids)
+    assert attempts["refused"] == 4
 
 
-async def test_inquiries_stay_within_their_budget_and_stop_without_redis(
-    system: System,
-) -> None:
+async def test_inquiries_stay_within_their_budget_and_stop_without_redis(system: System) -> None:
     """Thirty a minute by all workers, none without Redis.
 
     A flush of Redis loses the count, and no payment.
     """
     before = len(await _arrivals(system, _QUERY))
-    payment_ids = list(
-        await asyncio.gather(*(begin(system, "stk", "lost_callback") for _ in range(5)))
-    )
+    begun = (begin(system, "stk", "lost_callback") for _ in range(5))
+    payment_ids = list(await asyncio.gather(*begun))
     await system.eventually(
         lambda: _arrivals(system, _QUERY), lambda arrived: len(arrived) >= before + 2
     )
@@ -129,27 +118,23 @@ async def test_inquiries_stay_within_their_budget_and_stop_without_redis(
         await system.stack.redis.stop()
         arrived_before = len(await _arrivals(system, _QUERY))
         waiting = await system.withdrawal()
-        postponed = await _wakeups_postponed(system)
+        postponed = _count_postponed(system)
         await system.eventually(
-            lambda: _wakeups_postponed(system), lambda count: count >= postponed + 2
+            lambda: _count_postponed(system), lambda count: count >= postponed + 2
         )
-        assert len(await _arrivals(system, _QUERY)) - arrived_before <= 1, (
-            "one may have been on its way"
-        )
+        # One may have been on its way.
+        assert len(await _arrivals(system, _QUERY)) <= arrived_before + 1
         await system.stack.redis.start()
         await system.wait_until_paid([waiting])
     await system.stack.redis.flush()
     await system.wait_until_paid(payment_ids)
-    all_inquiries = (await _arrivals(system, _QUERY))[before:]
-    seconds = await _seconds_since(system, payment_ids[0], all_inquiries[-1])
-    times = [item["at"] for item in all_inquiries]
-    assert len(all_inquiries) <= 2 + seconds * _QUERIES_PER_MINUTE / 60, (
-        f"one at once, and one more for the flush: {times}"
-    )
+    inquiries = (await _arrivals(system, _QUERY))[before:]
+    seconds = await _seconds_since(system, payment_ids[0], inquiries[-1])
+    # One at once, and one more for the flush.
+    assert len(inquiries) <= 2 + seconds * _QUERIES_PER_MINUTE / 60, inquiries
 
 
-async def _wakeups_postponed(system: System) -> int:
+def _count_postponed(system: System) -> int:
     """How often a sweep of either worker found that Redis was away."""
-    return sum(
-        system.stack.process(f"worker.{n}").log_text().count("wakeups_postponed") for n in (1, 2)
-    )
+    workers = [system.stack.process(name) for name in ("worker.1", "worker.2")]
+    return sum(worker.log_text().count("wakeups_postponed") for worker in workers)

@@ -10,13 +10,12 @@ import os
 import runpy
 import sys
 
-from tests.proof.failpoints.arming import Arming, FailpointError, arm, take_away
+from tests.proof.failpoints.arming import Arming, arm, take_away
+from tests.proof.failpoints.points import FailpointError
 
 
 def main() -> None:
     arming, check = os.environ.pop("FAILPOINT", ""), os.environ.pop("FAILPOINT_WITHOUT", "")
-    if len(sys.argv) < 2:
-        sys.exit("failpoints: name the process: python -m tests.proof.failpoints workers")
     if not arming and not check:
         sys.exit("failpoints: neither FAILPOINT nor FAILPOINT_WITHOUT is set")
     try:

@@ -17,10 +17,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from tests.proof.failpoints.errors import FailpointError
-from tests.proof.failpoints.points import CHECKS, POINTS, Side
-
-__all__ = ["Action", "Arming", "FailpointError", "arm", "located", "take_away"]
+from tests.proof.failpoints.points import CHECKS, POINTS, FailpointError, Side
 
 _TOGETHER = "together"
 
@@ -38,7 +35,7 @@ _SIGNALS = {Action.FREEZE: signal.SIGSTOP, Action.KILL: signal.SIGKILL}
 
 @dataclass(frozen=True, slots=True)
 class Arming:
-    """`point:action`, or `point:action:n` for the n-th time that the point is reached, once.
+    """`point:action`: at the first call that reaches the point, once.
 
     `point:action:n:together`: calls wait at the point until n different payments are there. Then
     the process stops, so one kill hits all. After a freeze and a thaw they go on.
@@ -46,13 +43,12 @@ class Arming:
 
     point: str
     action: Action
-    time: int = 1
-    is_together: bool = False
+    payments: int = 1
 
     @classmethod
     def read(cls, text: str) -> Arming:
         """The arming that `text` spells. Raises FailpointError."""
-        point, action, time, together = (*text.split(":"), "", "", "")[:4]
+        point, action, *rest = *text.split(":"), ""
         if point not in POINTS:
             raise FailpointError(f"no point is named {point!r}; there are: {', '.join(POINTS)}")
         if action not in list(Action):
@@ -61,11 +57,13 @@ class Arming:
             raise FailpointError(
                 f"{point} is {POINTS[point].side} a function: {action!r} is not possible there"
             )
-        if ":" in text.partition(":")[2] and (not time.isdecimal() or int(time) < 1):
-            raise FailpointError(f"{time!r} is no number of times, from 1")
-        if together not in ("", _TOGETHER) or text.count(":") > 3:
-            raise FailpointError(f"{text!r} ends in something other than {_TOGETHER!r}")
-        return cls(point, Action(action), int(time or 1), bool(together))
+        match rest:
+            case [""]:
+                return cls(point, Action(action))
+            case [payments, together, ""] if payments.isdecimal() and together == _TOGETHER:
+                return cls(point, Action(action), int(payments))
+            case _:
+                raise FailpointError(f"{text!r} does not end in {action}, or in n:{_TOGETHER}")
 
     @property
     def announcement(self) -> str:
@@ -75,22 +73,31 @@ class Arming:
 
 def arm(arming: Arming) -> None:
     """Let this process stop at the point from now on."""
-    point = POINTS[arming.point]
-    owner, name, function = located(point.target)
-    if not arming.is_together:
-        reached = 0
+    side, target = POINTS[arming.point].side, POINTS[arming.point].target
+    owner, name, function = located(target)
+    meeting = _Meeting(arming)
+    if inspect.iscoroutinefunction(function):
 
-        def reach() -> None:
-            nonlocal reached
-            reached += 1
-            if reached == arming.time:
-                _stop(arming)
+        @functools.wraps(function)
+        async def armed(*arguments: Any, **named: Any) -> Any:
+            if side is not Side.AFTER:
+                await meeting.join(arguments)
+            result = await function(*arguments, **named)
+            if side is Side.AFTER:
+                await meeting.join(arguments)
+            return result
 
-        setattr(owner, name, _wrapped(function, point.side, reach))
-    elif inspect.iscoroutinefunction(function):
-        setattr(owner, name, _held(function, point.side, _Meeting(arming)))
-    else:
-        raise FailpointError(f"{point.target} is not asynchronous, so no call can be held there")
+        setattr(owner, name, armed)
+        return
+    if side is not Side.BEFORE or arming.payments > 1:
+        raise FailpointError(f"{target} is not asynchronous, so no call can be held there")
+
+    @functools.wraps(function)
+    def armed_synchronous(*arguments: Any, **named: Any) -> Any:
+        meeting.note(arguments)
+        return function(*arguments, **named)
+
+    setattr(owner, name, armed_synchronous)
 
 
 def take_away(check: str) -> None:
@@ -98,18 +105,8 @@ def take_away(check: str) -> None:
     if check not in CHECKS:
         raise FailpointError(f"no check is named {check!r}; there are: {', '.join(CHECKS)}")
     owner, name, original = found(CHECKS[check].target)
-    if by := CHECKS[check].by:
-        _, _, replacement_of = located(by)
-        setattr(owner, name, replacement_of(original))
-        return
-    owner, name, function = located(CHECKS[check].target)
-    if inspect.iscoroutinefunction(function):
-        raise FailpointError(f"{CHECKS[check].target} is asynchronous: name its replacement")
-
-    def passes(*_arguments: object, **_named: object) -> None:
-        return None
-
-    setattr(owner, name, passes)
+    replacement_of = located(f"tests.proof.failpoints.without:{CHECKS[check].by}")[2]
+    setattr(owner, name, replacement_of(original))
 
 
 def found(target: str) -> tuple[Any, str, Any]:
@@ -133,19 +130,10 @@ def located(target: str) -> tuple[Any, str, Callable[..., Any]]:
     owner, name, function = found(target)
     if not inspect.isfunction(function):
         raise FailpointError(f"{target} is no plain function or method")
-    if inspect.isgeneratorfunction(inspect.unwrap(function)) or inspect.isasyncgenfunction(
-        inspect.unwrap(function)
-    ):
-        raise FailpointError(
-            f"{target} begins and ends more than once: choose a function that it calls"
-        )
+    plain = inspect.unwrap(function)
+    if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
+        raise FailpointError(f"{target} begins and ends more than once: choose one that it calls")
     return owner, name, function
-
-
-def _stop(arming: Arming) -> None:
-    os.write(2, f"{arming.announcement}\n".encode())  # not through logging: nothing may be buffered
-    if arming.action in _SIGNALS:
-        os.kill(os.getpid(), _SIGNALS[arming.action])
 
 
 class _Meeting:
@@ -154,69 +142,29 @@ class _Meeting:
     def __init__(self, arming: Arming) -> None:
         self._arming = arming
         self._here: set[object] = set()
-        self._is_over = False
         self._over = asyncio.Event()
 
     async def join(self, arguments: tuple[Any, ...]) -> None:
-        if self._is_over:
-            return
-        self._here.add(_payment_in(arguments))
-        if len(self._here) == self._arming.time:
-            self._is_over = True
-            _stop(self._arming)
-            self._over.set()
+        self.note(arguments)
         await self._over.wait()
+
+    def note(self, arguments: tuple[Any, ...]) -> None:
+        """Stop the process if all are there."""
+        self._here.add(_payment_in(arguments))
+        if self._over.is_set() or len(self._here) < self._arming.payments:
+            return
+        self._over.set()
+        # Not through logging, because nothing may be buffered.
+        os.write(2, f"{self._arming.announcement}\n".encode())
+        if self._arming.action in _SIGNALS:
+            os.kill(os.getpid(), _SIGNALS[self._arming.action])
 
 
 def _payment_in(arguments: tuple[Any, ...]) -> object:
     """The id of the payment in the arguments of a call, or else a unique object."""
     for argument in arguments:
-        for candidate in (
-            argument,
-            getattr(argument, "payment_id", None),
-            getattr(argument, "id", None),
-        ):
+        ids = (argument, getattr(argument, "payment_id", None), getattr(argument, "id", None))
+        for candidate in ids:
             if isinstance(candidate, UUID):
                 return candidate
     return object()
-
-
-def _held(function: Callable[..., Any], side: Side, meeting: _Meeting) -> Callable[..., Any]:
-    @functools.wraps(function)
-    async def held(*arguments: Any, **named: Any) -> Any:
-        if side is not Side.AFTER:
-            await meeting.join(arguments)
-        result = await function(*arguments, **named)
-        if side is Side.AFTER:
-            await meeting.join(arguments)
-        return result
-
-    return held
-
-
-def _wrapped(
-    function: Callable[..., Any], side: Side, reach: Callable[[], None]
-) -> Callable[..., Any]:
-    if inspect.iscoroutinefunction(function):
-
-        @functools.wraps(function)
-        async def asynchronous(*arguments: Any, **named: Any) -> Any:
-            if side is not Side.AFTER:
-                reach()
-            result = await function(*arguments, **named)
-            if side is Side.AFTER:
-                reach()
-            return result
-
-        return asynchronous
-
-    @functools.wraps(function)
-    def synchronous(*arguments: Any, **named: Any) -> Any:
-        if side is not Side.AFTER:
-            reach()
-        result = function(*arguments, **named)
-        if side is Side.AFTER:
-            reach()
-        return result
-
-    return synchronous

@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
+class FailpointError(Exception):
+    """The failpoint or the check does not exist, or cannot be used so. The message says why."""
+
+
 class Side(StrEnum):
     """Where a point lies: before the function does anything, or after it has returned.
 
@@ -41,13 +45,13 @@ class Point:
 class Check:
     """A protection that can be removed, so a test can show what it prevents.
 
-    `target` names a function or a constant, and the function `by` makes its replacement. Without
-    `by` the target must be a function, and does nothing any more.
+    `target` names a function or a constant. The function `by` in `without.py` makes its
+    replacement.
     """
 
     target: str
+    by: str
     sentence: str
-    by: str = ""
 
 
 POINTS: Mapping[str, Point] = {
@@ -104,36 +108,31 @@ POINTS: Mapping[str, Point] = {
 }  # fmt: skip
 
 CHECKS: Mapping[str, Check] = {
-    "fence_check": Check(target="domain.fence:Fence.check",
+    "fence_check": Check(target="domain.fence:Fence.check", by="a_check",
         sentence="Nothing is sent past an attempt's deadline, or while the worker drains."),
-    "claim_stage": Check(target="domain.adapters.postgres.claiming:_CLAIM",
-        by="tests.proof.failpoints.without:the_stage",
+    "claim_stage": Check(target="domain.adapters.postgres.claiming:_CLAIM", by="the_stage",
         sentence="Only an accepted payment is claimed."),
-    "claim_brakes": Check(target="domain.adapters.postgres.claiming:_CLAIM",
-        by="tests.proof.failpoints.without:the_brakes",
+    "claim_brakes": Check(target="domain.adapters.postgres.claiming:_CLAIM", by="the_brakes",
         sentence="No payout is claimed while payouts are stopped."),
-    "claim_operation": Check(target="domain.adapters.postgres.claiming:_CLAIM",
-        by="tests.proof.failpoints.without:the_operation",
+    "claim_operation": Check(target="domain.adapters.postgres.claiming:_CLAIM", by="the_operation",
         sentence="If Daraja refuses an operation, only one probe is claimed after each cool-down."),
-    "claim_age": Check(target="domain.adapters.postgres.claiming:_CLAIM",
-        by="tests.proof.failpoints.without:the_age",
+    "claim_age": Check(target="domain.adapters.postgres.claiming:_CLAIM", by="the_age",
         sentence="A payment that is past its age is not claimed."),
     "attempt_fencing": Check(target="domain.lifecycle.submit:answer_change",
-        by="tests.proof.failpoints.without:fencing_by_attempt",
+        by="fencing_by_attempt",
         sentence="The outcome of an old attempt does not move a payment that a newer one sends."),
     "intent_commit": Check(target="domain.adapters.postgres.claiming:Claiming.claim",
-        by="tests.proof.failpoints.without:a_committed_claim",
+        by="a_committed_claim",
         sentence="The claim is on disk before the payment is sent."),
     "lease": Check(target="domain.lifecycle.reconcile:Sweeper._end_leases",
-        by="tests.proof.failpoints.without:a_step_of_the_sweep",
+        by="a_step_of_the_sweep",
         sentence="A submission ends even if its worker is dead."),
     "events_swept": Check(target="domain.lifecycle.reconcile:Sweeper._announce_owed",
-        by="tests.proof.failpoints.without:a_step_of_the_sweep",
+        by="a_step_of_the_sweep",
         sentence="An event without a recorded publication is published again."),
-    "in_doubt": Check(target="domain.payment:TRANSITIONS",
-        by="tests.proof.failpoints.without:doubt",
+    "in_doubt": Check(target="domain.payment:TRANSITIONS", by="doubt",
         sentence="A payment that may have been sent is inquired about, and not sent again."),
     "one_change_per_batch": Check(target="domain.adapters.batching:Lane.__init__",
-        by="tests.proof.failpoints.without:keys_of_a_lane",
+        by="keys_of_a_lane",
         sentence="A batch holds one change for each payment."),
 }  # fmt: skip
