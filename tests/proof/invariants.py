@@ -1,6 +1,6 @@
 """The judge of a finished run: do I1 to I7 (rules.md §24) hold, payment by payment?
 
-    evidence = await gather(stack, witness)     # or made by hand
+    evidence = await gather(system, witness)    # or made by hand
     verdict = judge(evidence)
     assert verdict.is_good, verdict.text()
 
@@ -17,11 +17,10 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import pairwise, zip_longest
-from typing import Any
 
 from tests.proof.findings import Finding, FindingKind, Verdict, money_findings
 from tests.proof.soak import explanations
-from tests.proof.soak.evidence import REPLACED, Entry, Evidence, RecordedPayment
+from tests.proof.soak.evidence import REPLACED, Acceptance, Entry, Evidence, RecordedPayment
 from tests.proof.soak.explanations import Facts
 
 FINAL = frozenset({"succeeded", "failed"})
@@ -46,12 +45,8 @@ def judge(evidence: Evidence) -> Verdict:
         findings += _kept_its_end(payment, history)
         findings += _announced(payment, history)
         findings += _amounts(facts, payment, history)
-    findings += [
-        *_seen(evidence),
-        *_received(evidence),
-        *_followed(evidence),
-        *_callbacks_kept(evidence),
-    ]
+    for look in (_seen, _received, _followed, _callbacks_kept):
+        findings += look(evidence)
     return Verdict(sorted(findings, key=lambda finding: finding.invariant))
 
 
@@ -60,7 +55,7 @@ def judge(evidence: Evidence) -> Verdict:
 
 def _promised(evidence: Evidence) -> Iterator[Finding]:
     """I2: every 202 is on record as requested. I1: one key, one payment, one answer."""
-    first: dict[str, Any] = {}
+    first: dict[str, Acceptance] = {}
     for acceptance in evidence.witness.acceptances:
         before = first.setdefault(acceptance.key, acceptance)
         if before.payment_id != acceptance.payment_id:
@@ -70,9 +65,7 @@ def _promised(evidence: Evidence) -> Iterator[Finding]:
             reason = f"the answer to key {acceptance.key} was not repeated byte for byte"
             yield Finding("I2", FindingKind.BROKEN, acceptance.payment_id, reason)
         elif before is acceptance:
-            yield from _on_record(
-                evidence, acceptance.payment_id, acceptance.key, acceptance.request
-            )
+            yield from _on_record(evidence, acceptance)
     by_key = Counter(payment.key for payment in evidence.payments.values())
     for payment in evidence.payments.values():
         if by_key[payment.key] > 1:
@@ -80,7 +73,8 @@ def _promised(evidence: Evidence) -> Iterator[Finding]:
             yield Finding("I1", FindingKind.DOUBLED, payment.id, reason)
 
 
-def _on_record(evidence: Evidence, payment_id: str, key: str, request: Any) -> Iterator[Finding]:
+def _on_record(evidence: Evidence, acceptance: Acceptance) -> Iterator[Finding]:
+    payment_id, key = acceptance.payment_id, acceptance.key
     payment = evidence.payments.get(payment_id)
     if payment is None:
         yield Finding("I2", FindingKind.LOST, payment_id, "promised by a 202, and not on record")
@@ -88,17 +82,16 @@ def _on_record(evidence: Evidence, payment_id: str, key: str, request: Any) -> I
     if payment.key != key or evidence.keys.get(key) != payment_id:
         reason = f"its key {key} is not on record as its own"
         yield Finding("I2", FindingKind.LOST, payment_id, reason)
-    if payment.amount != request["amount"]:
-        reason = f"{request['amount']} were asked for, {payment.amount} are on record"
+    asked_for = acceptance.request["amount"]
+    if payment.amount != asked_for:
+        reason = f"{asked_for} were asked for, {payment.amount} are on record"
         yield Finding("I7", FindingKind.LOST, payment_id, reason)
 
 
 def _money_without_a_payment(evidence: Evidence) -> Iterator[Finding]:
     for movement in evidence.movements:
         if movement.payment_id not in evidence.payments:
-            reason = (
-                f"{movement.amount} moved (receipt {movement.receipt}) for no payment on record"
-            )
+            reason = f"{movement.amount} moved ({movement.receipt}) for no payment on record"
             yield Finding("I2", FindingKind.LOST, movement.payment_id or "unknown", reason)
 
 
@@ -120,9 +113,7 @@ def _ended(facts: Facts, payment: RecordedPayment, history: Sequence[Entry]) -> 
         yield Finding("I3", FindingKind.LOST, payment.id, reason, explanation)
     for before, entry in pairwise(history):
         if before.stage == "failed" and entry.stage == "succeeded":
-            reason = (
-                f"announced as failed ({before.sequence}), then as succeeded ({entry.sequence})"
-            )
+            reason = f"announced as failed, then as succeeded (entry {entry.sequence})"
             explanation = explanations.of_correction(facts, payment, _reason_of_failure(history))
             yield Finding("I4", FindingKind.CORRECTED, payment.id, reason, explanation)
 
@@ -149,22 +140,20 @@ def _kept_its_end(payment: RecordedPayment, history: Sequence[Entry]) -> Iterato
         yield broken("I4", f"its history is numbered {[entry.sequence for entry in history]}")
     for before, entry in pairwise(history):
         if entry.previous_stage != before.stage:
-            yield broken(
-                "I4",
-                f"entry {entry.sequence} follows {before.stage} and says {entry.previous_stage}",
-            )
-        if before.stage in FINAL and (before.stage, entry.stage) not in {
-            ("failed", "failed"),
-            ("succeeded", "succeeded"),
-            ("failed", "succeeded"),
-        }:
-            yield broken(
-                "I4", f"{before.stage} became {entry.stage} (entry {entry.sequence}, {entry.what})"
-            )
+            follows = f"follows {before.stage} and says {entry.previous_stage}"
+            yield broken("I4", f"entry {entry.sequence} {follows}")
+        if _is_forbidden(before.stage, entry.stage):
+            entry_name = f"entry {entry.sequence}, {entry.what}"
+            yield broken("I4", f"{before.stage} became {entry.stage} ({entry_name})")
     if (history[-1].stage, history[-1].sequence) != (payment.stage, payment.sequence):
         last = history[-1]
         ends = f"its history ends with {last.stage} at {last.sequence}"
         yield broken("I4", f"it is {payment.stage} at {payment.sequence}, and {ends}")
+
+
+def _is_forbidden(before: str, after: str) -> bool:
+    is_allowed = after == before or (before, after) == ("failed", "succeeded")
+    return before in FINAL and not is_allowed
 
 
 def _seen(evidence: Evidence) -> Iterator[Finding]:
@@ -173,7 +162,7 @@ def _seen(evidence: Evidence) -> Iterator[Finding]:
         payment = evidence.payments.get(payment_id)
         read = [*stages, payment.stage] if payment else [*stages, "gone"]
         for before, after in pairwise(read):
-            if before in FINAL and after != before and (before, after) != ("failed", "succeeded"):
+            if _is_forbidden(before, after):
                 reason = f"a client read {before}, and later {after}"
                 yield Finding("I4", FindingKind.BROKEN, payment_id, reason)
 
@@ -200,16 +189,10 @@ def _announced(payment: RecordedPayment, history: Sequence[Entry]) -> Iterator[F
         if entry.event_type is None:
             continue
         if entry.publications == 0:
-            yield broken(
-                f"the event of entry {entry.sequence} ({entry.event_type}) was never published"
-            )
+            yield broken(f"the event of entry {entry.sequence} was never published")
         event = json.loads(entry.event_body or "{}")
-        says = (
-            event.get("id"),
-            event.get("subject"),
-            event.get("sequence"),
-            event.get("data", {}).get("stage"),
-        )
+        stage = event.get("data", {}).get("stage")
+        says = (event.get("id"), event.get("subject"), event.get("sequence"), stage)
         if says != (entry.id, payment.id, entry.sequence, entry.stage):
             yield broken(f"the event of entry {entry.sequence} says {says}")
     if payment.is_event_due:
@@ -229,19 +212,16 @@ def _received(evidence: Evidence) -> Iterator[Finding]:
         known = {event.event_id for event in evidence.witness.received_events}
         for entry in fixed.values():
             if entry.id not in known:
-                reason = (
-                    f"the event of entry {entry.sequence} ({entry.event_type}) was never received"
-                )
+                reason = f"the event of entry {entry.sequence} was never received"
                 yield Finding("I5", FindingKind.BROKEN, entry.payment_id, reason)
 
 
 def _followed(evidence: Evidence) -> Iterator[Finding]:
     """I5: the feed has every event once, in an order that never changes."""
     fixed = {entry.id: entry for entry in evidence.history if entry.event_body is not None}
-    for who, feed in (
-        ("followed", evidence.witness.followed),
-        ("read again", evidence.witness.read_again),
-    ):
+    witness = evidence.witness
+    feeds = {"followed": witness.followed, "read again": witness.read_again}
+    for who, feed in feeds.items():
         if feed is None:
             continue
         times = Counter(str(event["id"]) for event in feed)
@@ -252,16 +232,12 @@ def _followed(evidence: Evidence) -> Iterator[Finding]:
         for event in feed:
             known = fixed.get(str(event["id"]))
             if known is None or json.loads(known.event_body or "null") != event:
-                reason = (
-                    f"the feed as {who} has event {event['id']} with a body that is not on record"
-                )
+                reason = f"the feed as {who} has event {event['id']} with another body"
                 yield Finding("I5", FindingKind.BROKEN, str(event.get("subject")), reason)
-    followed, again = evidence.witness.followed, evidence.witness.read_again
+    followed, again = witness.followed, witness.read_again
     if followed is not None and again is not None and list(followed) != list(again):
         place = next(n for n, pair in enumerate(zip_longest(followed, again)) if pair[0] != pair[1])
-        reason = (
-            f"the feed read again is another than the one that was followed, from number {place} on"
-        )
+        reason = f"the feed read again differs from number {place} on"
         yield Finding("I5", FindingKind.BROKEN, "feed", reason)
 
 
@@ -299,11 +275,9 @@ def _amounts(facts: Facts, payment: RecordedPayment, history: Sequence[Entry]) -
     announced = {
         json.loads(entry.event_body)["data"]["amount"] for entry in history if entry.event_body
     }
-    for what, amounts in (
-        ("moved", moved),
-        ("were announced", announced),
-        ("were sent", facts.sent(payment.id)),
-    ):
+    sent = facts.sent(payment.id)
+    seen = {"moved": moved, "were announced": announced, "were sent": sent}
+    for what, amounts in seen.items():
         for amount in sorted(amounts - {payment.amount}):
             reason = f"{payment.amount} are on record, {amount} {what}"
             yield Finding("I7", FindingKind.LOST, payment.id, reason)

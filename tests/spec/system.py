@@ -31,6 +31,8 @@ _NUMBERS = itertools.count(300_000)
 class System:
     """`async with System(stack) as system:`; `user` is an app's user, `backend` a service."""
 
+    patience_seconds = PATIENCE_SECONDS
+
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
         self.user = Client(stack.web_url, stack.issuer.user_token())
@@ -170,6 +172,11 @@ class System:
     async def _connect(self) -> asyncpg.Connection[asyncpg.Record]:
         return await asyncpg.connect(self.stack.database_url, statement_cache_size=0)
 
+    async def stored(self, payment_id: str) -> Any:
+        """The row of the payment."""
+        [row] = await self.rows("SELECT * FROM mkwanja.payments WHERE id = $1::uuid", payment_id)
+        return row
+
     async def brake(self, name: str) -> Any:
         """The row of the brake."""
         [row] = await self.rows("SELECT * FROM mkwanja.brakes WHERE name = $1", name)
@@ -243,7 +250,7 @@ class System:
         is_done: Callable[[Any], object] = bool,
         awaited: str = "",
         *,
-        patience_seconds: float = PATIENCE_SECONDS,
+        patience_seconds: float | None = None,
         poll_seconds: float = 0.02,
     ) -> Any:
         """Call (and await) `look` until `is_done` accepts its value, and return that value.
@@ -254,7 +261,7 @@ class System:
         seen: Any = None
         pause_seconds = poll_seconds
         try:
-            async with asyncio.timeout(patience_seconds):
+            async with asyncio.timeout(patience_seconds or self.patience_seconds):
                 while True:
                     value = look()
                     seen = await value if isawaitable(value) else value
@@ -265,6 +272,14 @@ class System:
                     pause_seconds = max(poll_seconds, longer)
         except TimeoutError:
             raise AssertionError(f"did not come about: {awaited}; last seen: {seen}") from None
+
+    async def wait_for_stage(self, payment_id: str, *stages: str) -> None:
+        """`in_stage` by the row, because the ingress may be the process that is frozen."""
+        await self.eventually(
+            lambda: self.stored(payment_id),
+            lambda row: row["stage"] in stages,
+            f"{payment_id} is {' or '.join(stages)}",
+        )
 
     async def stage_counts(self, payment_ids: list[str]) -> Counter[str]:
         """The number of these payments in each stage."""

@@ -7,15 +7,16 @@ bytes of the first.
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Self
 
 import aiohttp
 
-from tests.proof.crash.ordering import RESULT_OF, PaymentOrder
-from tests.proof.crash.waiting import wait_until
+from tests.proof.crash.ordering import PaymentOrder
+from tests.proof.soak.evidence import Delivery
+from tests.proof.soak.explanations import RESULT_OF
+from tests.spec.delivering import deliver
 from tests.spec.system import System
 
 _LOOK_SECONDS = 0.05
@@ -24,18 +25,17 @@ _LOOK_SECONDS = 0.05
 class CallbackDeliverer:
     """`async with CallbackDeliverer(system) as deliverer:`
 
-    The simulator's switch `hold_callbacks` must be on.
+    The simulator's switch `hold_callbacks` must be on. Results are delivered once `first` is set,
+    and their further copies once `copies` is set.
     """
 
     def __init__(self, system: System) -> None:
         self._system = system
-        self._due: dict[
-            str, tuple[PaymentOrder, asyncio.Event, asyncio.Event]
-        ] = {}  # by a part of its address
+        self._due: dict[str, PaymentOrder] = {}  # by a part of its address
         self._rounds: set[asyncio.Task[None]] = set()
-        self.stored: list[
-            tuple[str, str, bytes]
-        ] = []  # payment, operation, body of each further copy answered 200
+        self.first, self.copies = asyncio.Event(), asyncio.Event()
+        # Each further copy that was answered 200. The simulator knows nothing of these.
+        self.accepted_copies: list[Delivery] = []
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._walk())
@@ -47,20 +47,17 @@ class CallbackDeliverer:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def schedule(
-        self, orders: Sequence[PaymentOrder], *, first: asyncio.Event, others: asyncio.Event
-    ) -> None:
-        """Deliver these once `first` is set, and their further copies once `others` is set."""
+    def schedule(self, orders: Sequence[PaymentOrder]) -> None:
+        """Deliver the results of these as often as each order says."""
         for order in orders:
             if order.callbacks:
-                self._due[f"{order.payment_id}/{RESULT_OF[order.kind]}/"] = (order, first, others)
+                self._due[f"{order.payment_id}/{RESULT_OF[order.kind]}/"] = order
 
-    async def delivered(self) -> None:
+    async def wait_until_delivered(self) -> None:
         """Wait until every result was delivered as planned, and each delivery ended."""
-        await wait_until(self._is_idle, what="the delivery of every result")
-
-    async def _is_idle(self) -> bool:
-        return not self._due and not self._rounds
+        await self._system.eventually(
+            lambda: not self._due and not self._rounds, awaited="the delivery of every result"
+        )
 
     async def _walk(self) -> None:
         while True:
@@ -72,13 +69,15 @@ class CallbackDeliverer:
     def _see(self, item: Any) -> None:
         url = str(item["url"])
         if "/status-" in url:
-            self._go(self._release(url))
-        for place, (order, first, others) in list(self._due.items()):
-            if place in url and first.is_set():
-                del self._due[place]
-                self._go(self._deliver(order, item, others))
+            self._begin(self._release(url))
+        if self.first.is_set():
+            for place in [place for place in self._due if place in url]:
+                order = self._due.pop(place)
+                self._begin(self._release(url))
+                for _ in range(order.callbacks - 1):
+                    self._begin(self._copy(order, item))
 
-    def _go(self, work: Any) -> None:
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._rounds.add(task)
         task.add_done_callback(self._rounds.discard)
@@ -86,31 +85,15 @@ class CallbackDeliverer:
     async def _release(self, url: str) -> None:
         await self._system.control("POST", "/callbacks/release", {"url_contains": url, "count": 1})
 
-    async def _deliver(self, order: PaymentOrder, item: Any, others: asyncio.Event) -> None:
-        copies = order.callbacks - 1
-        if others.is_set():
-            await asyncio.gather(
-                self._release(item["url"]), *(self._repeat(item) for _ in range(copies))
-            )
-            return
-        await self._release(item["url"])
-        if copies:
-            await others.wait()
-            await asyncio.gather(*(self._repeat(item) for _ in range(copies)))
-
-    async def _repeat(self, item: Any) -> None:
+    async def _copy(self, order: PaymentOrder, item: Any) -> None:
+        await self.copies.wait()
         with suppress(aiohttp.ClientError, TimeoutError):
-            if await deliver_again(self._system, item) == 200:
-                payment_id, operation = str(item["url"]).split("/results/")[1].split("/")[:2]
-                self.stored.append((payment_id, operation, _bytes(item)))
-
-
-async def deliver_again(system: System, item: Any) -> int:
-    """Deliver a held or sent message once more, byte for byte. Returns the HTTP status."""
-    headers = {"Content-Type": "application/json;charset=UTF-8"}
-    async with system.http.post(item["url"], data=_bytes(item), headers=headers) as answer:
-        return answer.status
-
-
-def _bytes(item: Any) -> bytes:
-    return json.dumps(item["body"]).encode()
+            answer = await deliver(self._system, item["url"], item["body"])
+            if answer.status == 200:
+                copy = Delivery(
+                    payment_id=order.payment_id,
+                    operation=RESULT_OF[order.kind],
+                    body=item["body"],
+                    status=200,
+                )
+                self.accepted_copies.append(copy)

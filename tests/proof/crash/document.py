@@ -6,14 +6,12 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from tests.paths import ROOT
-from tests.proof.crash.protections import PROTECTIONS
-from tests.proof.crash.sites import SITES, Site
+from tests.proof.crash.protections import PROTECTIONS, scenario_name
+from tests.proof.crash.sites import SITES
 from tests.proof.crash.table import (
     CALLBACKS,
     AnswerFate,
-    Combination,
     Ending,
-    Kind,
     Redis,
     all_batches,
     all_combinations,
@@ -33,19 +31,23 @@ _LABEL = {
 
 def text() -> str:
     """The whole document, which `python -m tests.proof.crash --table` writes to `PATH`."""
-    return (
-        "\n".join([*_introduction(), *_sites(), *_ends(), *_combinations(), *_protections()]) + "\n"
-    )
+    parts = (*_introduction(), *_sites(), *_ends(), *_combinations(), *_protections())
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(head: str, rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, "|" + "---|" * (head.count("|") - 1)]
+    return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in rows)])
 
 
 def _introduction() -> Iterator[str]:
     rows = list(all_combinations())
     exist = sum(one.ending is not None for one in rows)
     yield "# Crash points"
-    yield ""
-    yield "Written by `python -m tests.proof.crash --table`; a test compares."
-    yield "How it is played: [tests/proof/crash](../../tests/proof/crash/README.md)."
-    yield ""
+    yield (
+        "Written by `python -m tests.proof.crash --table`; a test compares.\n"
+        "How it is played: [tests/proof/crash](../../tests/proof/crash/README.md)."
+    )
     yield (
         f"Each crash point (rules.md §23), in every process that it can hit ({len(SITES)} sites),"
         " crossed with three kinds of payment, Daraja's answer to the call kept or lost, its result"
@@ -55,79 +57,56 @@ def _introduction() -> Iterator[str]:
         " After each: the end below, and I1 to I7 by the simulator's ledger. No deposit and no bill"
         " payment ever reached Daraja twice."
     )
-    yield ""
 
 
 def _sites() -> Iterator[str]:
-    yield "## Sites"
-    yield ""
-    yield "| site | process | what happens to it | where exactly |"
-    yield "|---|---|---|---|"
+    rows = []
     for site in SITES:
         point = POINTS[site.point]
         done = "frozen, continued" if site.is_frozen else "killed"
         where = f"{point.side} `{point.target}`: {point.sentence}"
-        yield f"| {site.name} | {site.target} | {site.sentence}: {done} | {where} |"
-    yield ""
+        rows.append([site.name, site.target, f"{site.sentence}: {done}", where])
+    yield "## Sites"
+    yield _table("| site | process | what happens to it | where exactly |", rows)
 
 
 def _ends() -> Iterator[str]:
     yield "## Ends"
-    yield ""
-    yield "| | |"
-    yield "|---|---|"
-    for ending in Ending:
-        yield f"| {_LABEL[ending]} | {ending} |"
-    yield ""
+    yield _table("| | |", [[_LABEL[ending], ending] for ending in Ending])
 
 
 def _combinations() -> Iterator[str]:
     yield "## Combinations"
-    yield ""
     yield (
         "Each end is the same with Redis kept and with Redis flushed, and both are played. A number"
         " refers to a reason below."
     )
-    yield ""
-    yield (
-        "| site | kind | "
-        + " | ".join(f"{answer}, {count}" for answer in AnswerFate for count in CALLBACKS)
-        + " |"
-    )
-    yield "|---|---|" + "---|" * (len(AnswerFate) * len(CALLBACKS))
     reasons: dict[str, int] = {}
+    rows = []
     kept = [one for one in all_combinations() if one.redis is Redis.KEPT]
-    for (site, kind), rows in groupby(kept, key=lambda one: (one.site, one.kind)):
-        yield _row(site, kind, list(rows), reasons)
-    yield ""
-    for reason, number in reasons.items():
-        yield f"{number}. {reason}"
-    yield ""
-
-
-def _row(site: Site, kind: Kind, rows: Sequence[Combination], reasons: dict[str, int]) -> str:
-    cells = [
-        _LABEL[one.ending]
-        if one.ending is not None
-        else str(reasons.setdefault(one.reason, len(reasons) + 1))
-        for one in rows
-    ]
-    return f"| {site.name} | {kind.replace('_', ' ')} | {' | '.join(cells)} |"
+    for (site, kind), group in groupby(kept, key=lambda one: (one.site, one.kind)):
+        cells = [
+            _LABEL[one.ending]
+            if one.ending is not None
+            else str(reasons.setdefault(one.reason, len(reasons) + 1))
+            for one in group
+        ]
+        rows.append([site.name, kind.replace("_", " "), *cells])
+    fates = [f"{answer}, {count}" for answer in AnswerFate for count in CALLBACKS]
+    yield _table(f"| site | kind | {' | '.join(fates)} |", rows)
+    yield "\n".join(f"{number}. {reason}" for reason, number in reasons.items())
 
 
 def _protections() -> Iterator[str]:
     yield "## Protections"
-    yield ""
     yield (
         "Each run of `make crash` takes each of these away from the real process. The scenario must"
         " then fail."
     )
-    yield ""
-    yield "| | protection | taken away | without it | caught by |"
-    yield "|---|---|---|---|---|"
+    rows = []
     for one in PROTECTIONS:
         check = CHECKS[one.check]
-        scenario = one.scenario.__name__.replace("_", " ")
         taken_away = f"`{check.target}` (`{one.check}`)"
-        cells = [one.letter, check.sentence, taken_away, one.sentence, scenario]
-        yield f"| {' | '.join(cells)} |"
+        caught_by = scenario_name(one.scenario)
+        rows.append([one.letter, check.sentence, taken_away, one.sentence, caught_by])
+    yield _table("| | protection | taken away | without it | caught by |", rows)

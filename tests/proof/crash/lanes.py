@@ -1,75 +1,64 @@
-"""Runs pieces of work that mostly wait, a few at once. Each lane has its own place."""
+"""Plays batches and scenarios in a few systems at once, because a crash test mostly waits."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from typing import Generic, Self, TypeVar
+from collections.abc import Sequence
 
-Place = TypeVar("Place")
-Piece = TypeVar("Piece")
+from tests.proof.crash.protections import Case
+from tests.proof.crash.running import CrashSystem, open_crash_system, play_batch
+from tests.proof.crash.table import Batch
+from tests.stack.starter import Starter
+
+Piece = Batch | Case
 
 
-class Lanes(Generic[Place, Piece]):
-    """`async with Lanes(open_crash_system, play, pieces, at_once=2) as lanes:`
+class Lanes:
+    """Plays the pieces in their order. `await lanes.done(piece)` raises what the piece raised."""
 
-    Then `await lanes.done(piece)` for each.
-    """
-
-    def __init__(
-        self,
-        a_place: Callable[[], AbstractAsyncContextManager[Place]],
-        work: Callable[[Place, Piece], Awaitable[None]],
-        pieces: Sequence[Piece],
-        *,
-        at_once: int,
-    ) -> None:
-        self._a_place = a_place
-        self._work = work
-        self._waiting = list(pieces)
-        self._at_once = at_once
-        self._done: dict[int, asyncio.Future[None]] = {}
-
-    async def __aenter__(self) -> Self:
+    def __init__(self, starter: Starter, pieces: Sequence[Piece], *, at_once: int) -> None:
         loop = asyncio.get_running_loop()
-        self._done = {id(piece): loop.create_future() for piece in self._waiting}
-        self._lanes = [
-            asyncio.create_task(self._run()) for _ in range(min(self._at_once, len(self._waiting)))
-        ]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        # With all pieces done a lane is only closing its place. Cancelled then, it would leave
-        # connections open.
-        if any(not future.done() for future in self._done.values()):
-            for lane in self._lanes:
-                lane.cancel()
-        await asyncio.gather(*self._lanes, return_exceptions=True)
-        for future in self._done.values():
-            if future.done() and not future.cancelled():
-                future.exception()  # mark it as seen: no test may have awaited it
+        self._starter = starter
+        self._waiting = list(pieces)
+        self._ends = {id(piece): loop.create_future() for piece in pieces}
+        self._lanes = [asyncio.create_task(self._run()) for _ in range(at_once)]
 
     async def done(self, piece: Piece) -> None:
-        """Wait until the piece is done, and raise what it raised."""
-        await self._done[id(piece)]
+        """Wait until the piece was played."""
+        await self._ends[id(piece)]
+
+    async def close(self) -> None:
+        # With all pieces done a lane is only closing its system. Cancelled then, it would leave
+        # connections open.
+        if not all(end.done() for end in self._ends.values()):
+            for lane in self._lanes:
+                lane.cancel()
+        # No test may have awaited an end that failed.
+        await asyncio.gather(*self._lanes, return_exceptions=True)
+        ends = [end for end in self._ends.values() if end.done()]
+        await asyncio.gather(*ends, return_exceptions=True)
 
     async def _run(self) -> None:
+        """Play until nothing is left. After a piece that failed, go on in another system."""
         while self._waiting:
-            await self._run_in_one_place()
+            piece = self._waiting.pop(0)
+            try:
+                async with open_crash_system(self._starter) as crash_system:
+                    while True:
+                        await _play(crash_system, piece)
+                        self._ends[id(piece)].set_result(None)
+                        if not self._waiting:
+                            break
+                        piece = self._waiting.pop(0)
+            except Exception as error:  # noqa: BLE001 - the test that awaits the piece raises it
+                if not self._ends[id(piece)].done():
+                    self._ends[id(piece)].set_exception(error)
 
-    async def _run_in_one_place(self) -> None:
-        """Work until nothing is left or a piece failed, because that place is not used again."""
-        piece: Piece | None = None
-        try:
-            async with self._a_place() as place:
-                while self._waiting:
-                    piece = self._waiting.pop(0)
-                    await self._work(place, piece)
-                    self._done[id(piece)].set_result(None)
-                    piece = None
-        except Exception as error:  # noqa: BLE001 - the test that awaits the piece raises it
-            if piece is None and self._waiting:
-                piece = self._waiting.pop(0)
-            if piece is not None and not self._done[id(piece)].done():
-                self._done[id(piece)].set_exception(error)
+
+async def _play(crash_system: CrashSystem, piece: Piece) -> None:
+    if isinstance(piece, Batch):
+        await play_batch(crash_system, piece)
+        return
+    # The deliverer releases answers to inquiries, and nothing else.
+    async with crash_system.delivering():
+        await piece.scenario(crash_system, piece.without)

@@ -11,22 +11,18 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from tests.proof.crash.delivering import CallbackDeliverer, deliver_again
 from tests.proof.crash.judging import count_received_sends
+from tests.proof.crash.ordering import PaymentOrder, place_order
 from tests.proof.crash.running import CrashSystem
-from tests.proof.crash.steps import (
-    begin,
-    held_result,
-    hold_row,
-    row_of,
-    switch_payouts,
-    wait_for_claimed_sends,
-    wait_for_stage,
-)
 from tests.proof.crash.table import Kind
-from tests.proof.crash.waiting import stage_of, wait_until
 from tests.proof.failpoints.starting import reached, start_armed
+from tests.spec import operating
+from tests.spec.delivering import deliver
+from tests.spec.feed_reader import open_transaction, wait_for_blocked
+from tests.spec.system import System
+from tests.stack.processes import Process
 from tests.stack.servers import PostgresServer
 
 # An armed worker sweeps only once, at its start. Another worker makes all later changes.
@@ -40,11 +36,8 @@ _COPIES = 40
 # Daraja has it. The simulator holds its result, but an inquiry may have ended it already.
 _ASKED = ("awaiting_result", "succeeded")
 
-_WAITS_FOR_A_ROW = (
-    "SELECT pid FROM pg_stat_activity"
-    " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-)
 _WANTED_BY_TWO = "duplicate key value"
+_LOCK = "SELECT id FROM mkwanja.payments WHERE id = '{}' FOR UPDATE"
 
 
 class PromiseBroken(AssertionError):
@@ -76,9 +69,63 @@ class Case:
     without: str = ""
 
 
-def require(is_met: bool, reason: str) -> None:
+def require(is_met: object, reason: str) -> None:
     if not is_met:
         raise PromiseBroken(reason)
+
+
+async def require_sends(system: System, order: PaymentOrder, count: int, reason: str) -> None:
+    require(await count_received_sends(system, order) == count, reason)
+
+
+async def begin(
+    crash_system: CrashSystem, kind: Kind, scenario: str = "approve", **params: Any
+) -> PaymentOrder:
+    """Ask for a payment that meets `scenario`."""
+    order = await place_order(crash_system.system, kind, scenario, **params)
+    await crash_system.clients.ask(order)
+    return order
+
+
+async def finish_after_thaw(crash_system: CrashSystem, worker: Process) -> None:
+    """Thaw the only worker, and end it when it has passed all claims at which it was frozen."""
+    system = crash_system.system
+    await system.stack.process("worker.2").kill()
+    worker.thaw()
+    # The worker that claims this deposit has passed the other claims.
+    later = await begin(crash_system, Kind.DEPOSIT)
+    await system.wait_for_stage(later.payment_id, *_ASKED)
+    # A worker that ends gives back the payments that it has not sent.
+    sending = "SELECT id FROM mkwanja.payments WHERE stage = 'submitting'"
+    await system.eventually(lambda: system.rows(sending), lambda rows: not rows, "no send")
+    await worker.terminate()
+
+
+async def held_result(system: System, order: PaymentOrder) -> Any:
+    """The result of a payment, once the simulator holds it."""
+
+    async def held() -> list[Any]:
+        items = (await system.control("GET", "/callbacks"))["held"]
+        return [item for item in items if order.payment_id in item["url"]]
+
+    return (await system.eventually(held, awaited="its result"))[0]
+
+
+async def wait_for_first_outcome(system: System, order: PaymentOrder) -> None:
+    """Wait until the worker of the payment's first attempt has recorded its outcome."""
+    outcomes = "SELECT outcome FROM mkwanja.attempts WHERE payment_id = $1::uuid ORDER BY number"
+    await system.eventually(
+        lambda: system.rows(outcomes, order.payment_id),
+        lambda rows: rows[0]["outcome"] not in (None, "unknown"),
+        "the outcome of the first attempt",
+    )
+
+
+async def require_soon(system: System, look: Callable[[], Any], reason: str) -> None:
+    try:
+        await system.eventually(look, awaited=reason, patience_seconds=_PATIENCE_SECONDS)
+    except AssertionError as error:
+        raise PromiseBroken(reason) from error
 
 
 # --- scenarios ------------------------------------------------------------------------------------
@@ -90,38 +137,22 @@ async def between_look_and_claim(crash_system: CrashSystem, without: str) -> Non
     Meanwhile another worker sends the first payment, payouts are stopped, and the third payment
     passes its age.
     """
-    system = crash_system.system
-    place = "readied_before_claim:freeze:3:together"
+    system, place = crash_system.system, "readied_before_claim:freeze:3:together"
     await crash_system.prepare("worker")
     worker = await start_armed(system.stack, "worker", place, without=without, env=_RARELY)
-    sent, stopped, old = [
-        await begin(system, kind) for kind in (Kind.DEPOSIT, Kind.WITHDRAWAL, Kind.DEPOSIT)
-    ]
+    kinds = (Kind.DEPOSIT, Kind.WITHDRAWAL, Kind.DEPOSIT)
+    sent, stopped, old = [await begin(crash_system, kind) for kind in kinds]
     await reached(worker, place)
-    await switch_payouts(system, "stop")
+    await operating.stop(system)
     age = "UPDATE mkwanja.payments SET expires_at = now(), next_step_at = now() + interval '1 hour'"
     await system.execute(f"{age} WHERE id = $1::uuid", old.payment_id)
     await system.stack.start_process("worker.2")
-    await wait_for_stage(system, sent, *_ASKED)
-    await system.stack.process("worker.2").kill()
-    worker.thaw()
-    # The worker that claims this deposit has passed the other three claims.
-    later = await begin(system, Kind.DEPOSIT)
-    await wait_for_stage(system, later, *_ASKED)
-    await wait_for_claimed_sends(system)
-    await worker.terminate()
-    require(
-        await count_received_sends(system, sent) == 1,
-        "a payment that another worker had sent was sent again",
-    )
-    require(
-        await count_received_sends(system, stopped) == 0,
-        "a payout was sent while payouts were stopped",
-    )
-    require(
-        await count_received_sends(system, old) == 0, "a payment was sent that had waited too long"
-    )
-    await switch_payouts(system, "start")
+    await system.wait_for_stage(sent.payment_id, *_ASKED)
+    await finish_after_thaw(crash_system, worker)
+    await require_sends(system, sent, 1, "a payment that another worker had sent was sent again")
+    await require_sends(system, stopped, 0, "a payout was sent while payouts were stopped")
+    await require_sends(system, old, 0, "a payment was sent that had waited too long")
+    await operating.start(system)
 
 
 async def operation_refused_meanwhile(crash_system: CrashSystem, without: str) -> None:
@@ -132,30 +163,22 @@ async def operation_refused_meanwhile(crash_system: CrashSystem, without: str) -
     system, place = crash_system.system, "readied_before_claim:freeze"
     await crash_system.prepare("worker")
     worker = await start_armed(system.stack, "worker", place, without=without, env=_RARELY)
-    waiting = await begin(system, Kind.WITHDRAWAL)
+    waiting = await begin(crash_system, Kind.WITHDRAWAL)
     await reached(worker, place)
     await system.control("POST", "/switches", {"missing_products": ["b2c"]})
     await system.stack.start_process("worker.2")
-    refused = await begin(system, Kind.WITHDRAWAL)
-    held = "SELECT name FROM mkwanja.brakes WHERE name = 'b2c' AND is_engaged"
-    await wait_until(lambda: system.rows(held), what="a held operation")
-    await system.stack.process("worker.2").kill()
+    refused = await begin(crash_system, Kind.WITHDRAWAL)
+    await system.wait_until_engaged("b2c")
     await system.execute(
         "UPDATE mkwanja.brakes SET probe_at = now() + interval '1 hour' WHERE name = 'b2c'"
     )
     sent_before = await count_received_sends(system, waiting)
-    worker.thaw()
-    # The worker that claims this deposit has passed the other claim.
-    later = await begin(system, Kind.DEPOSIT)
-    await wait_for_stage(system, later, *_ASKED)
-    await wait_for_claimed_sends(system)
-    await worker.terminate()
-    require(
-        await count_received_sends(system, waiting) == sent_before,
-        "a payment was sent to an operation that Daraja refuses",
+    await finish_after_thaw(crash_system, worker)
+    await require_sends(
+        system, waiting, sent_before, "a payment was sent to an operation that Daraja refuses"
     )
     require(
-        await stage_of(system, refused) == "accepted",
+        (await system.stored(refused.payment_id))["stage"] == "accepted",
         "a payment that Daraja did not look at does not wait",
     )
     await system.release_brakes()
@@ -167,42 +190,28 @@ async def killed_before_the_answer(crash_system: CrashSystem, without: str) -> N
     The withdrawal is inquired about and found paid. No inquiry can find the bill payment, so it is
     flagged for a person.
     """
-    system = crash_system.system
+    system, place = crash_system.system, "sent_before_answer:tell:2:together"
     await crash_system.prepare("worker")
-    place = "sent_before_answer:tell:2:together"
     worker = await start_armed(system.stack, "worker", place, without=without)
     withdrawal, bill = [
-        await begin(system, kind, "slow", seconds=15, times=1)
+        await begin(crash_system, kind, "slow", seconds=15, times=1)
         for kind in (Kind.WITHDRAWAL, Kind.BILL_PAYMENT)
     ]
     await reached(worker, place)
     for order in (withdrawal, bill):
-        await wait_until(partial(count_received_sends, system, order), what="the request at Daraja")
+        await system.eventually(partial(count_received_sends, system, order))
     await worker.kill()
-    worker = await start_armed(system.stack, "worker", without=without)
+    await start_armed(system.stack, "worker", without=without)
 
     async def is_over() -> bool:
-        is_again = (
-            await count_received_sends(system, withdrawal) > 1
-            or await count_received_sends(system, bill) > 1
-        )
-        row = await row_of(system, bill)
-        return is_again or (
-            await stage_of(system, withdrawal) == "succeeded" and row["needs_review"]
-        )
+        sends = [await count_received_sends(system, order) for order in (withdrawal, bill)]
+        is_paid = (await system.stored(withdrawal.payment_id))["stage"] == "succeeded"
+        is_flagged = (await system.stored(bill.payment_id))["needs_review"]
+        return max(sends) > 1 or (is_paid and is_flagged)
 
-    try:
-        await wait_until(is_over, what="the ends", seconds=_PATIENCE_SECONDS)
-    except AssertionError as error:
-        raise PromiseBroken(f"they never end: {await stage_of(system, withdrawal)}") from error
-    require(
-        await count_received_sends(system, withdrawal) == 1,
-        "a withdrawal that Daraja had was sent again",
-    )
-    require(
-        await count_received_sends(system, bill) == 1,
-        "a bill payment that Daraja had was sent again",
-    )
+    await require_soon(system, is_over, "the payments never end")
+    await require_sends(system, withdrawal, 1, "a withdrawal that Daraja had was sent again")
+    await require_sends(system, bill, 1, "a bill payment that Daraja had was sent again")
 
 
 async def late_answer_of_an_earlier_attempt(crash_system: CrashSystem, without: str) -> None:
@@ -211,50 +220,36 @@ async def late_answer_of_an_earlier_attempt(crash_system: CrashSystem, without: 
     It records the outcome of its own attempt. The payment stays with the newer attempt.
     """
     system = crash_system.system
+    place, later_place = "claimed_before_call:freeze", "answered_before_commit:freeze"
     await crash_system.prepare("worker")
-    first = await start_armed(
-        system.stack, "worker", "claimed_before_call:freeze", without=without, env=_RARELY
-    )
-    order = await begin(system, Kind.WITHDRAWAL)
-    await reached(first, "claimed_before_call:freeze")
-    second = await start_armed(system.stack, "worker.2", "answered_before_commit:freeze")
-    await reached(second, "answered_before_commit:freeze")
+    first = await start_armed(system.stack, "worker", place, without=without, env=_RARELY)
+    order = await begin(crash_system, Kind.WITHDRAWAL)
+    await reached(first, place)
+    second = await start_armed(system.stack, "worker.2", later_place)
+    await reached(second, later_place)
     first.thaw()
-    outcomes = "SELECT outcome FROM mkwanja.attempts WHERE payment_id = $1::uuid ORDER BY number"
-    await wait_until(
-        lambda: system.rows(outcomes, order.payment_id),
-        lambda rows: rows[0]["outcome"] == "not_acted",
-        "its outcome",
-    )
+    await wait_for_first_outcome(system, order)
     require(
-        await stage_of(system, order) == "submitting",
+        (await system.stored(order.payment_id))["stage"] == "submitting",
         "an earlier attempt's answer moved a payment that is being sent",
     )
     second.thaw()
-    await wait_for_stage(system, order, *_ASKED)
+    await system.wait_for_stage(order.payment_id, *_ASKED)
 
 
 async def woken_past_the_deadline(crash_system: CrashSystem, without: str) -> None:
     """A worker wakes up long after its deposit failed. It sends nothing."""
-    system = crash_system.system
+    system, place = crash_system.system, "claimed_before_call:freeze"
     await crash_system.prepare("worker")
-    worker = await start_armed(
-        system.stack, "worker", "claimed_before_call:freeze", without=without, env=_RARELY
-    )
-    order = await begin(system, Kind.DEPOSIT)
-    await reached(worker, "claimed_before_call:freeze")
+    worker = await start_armed(system.stack, "worker", place, without=without, env=_RARELY)
+    order = await begin(crash_system, Kind.DEPOSIT)
+    await reached(worker, place)
     await system.stack.start_process("worker.2")
-    await wait_for_stage(system, order, "failed")
+    await system.wait_for_stage(order.payment_id, "failed")
     worker.thaw()
-    outcome = "SELECT outcome FROM mkwanja.attempts WHERE payment_id = $1::uuid"
-    await wait_until(
-        lambda: system.rows(outcome, order.payment_id),
-        lambda rows: rows[0]["outcome"] is not None,
-        "its outcome",
-    )
-    require(
-        await count_received_sends(system, order) == 0,
-        "a prompt was sent for a deposit that was announced as failed",
+    await wait_for_first_outcome(system, order)
+    await require_sends(
+        system, order, 0, "a prompt was sent for a deposit that was announced as failed"
     )
 
 
@@ -266,22 +261,17 @@ async def killed_before_publishing(crash_system: CrashSystem, without: str) -> N
     unasked: dict[str, str | None] = {"INQUIRY_FIRST_AFTER_SECONDS": "600"}
     await start_armed(system.stack, "worker", without=without, env=unasked)
     receiver = await start_armed(system.stack, "callbacks", place)
-    order = await begin(system, Kind.DEPOSIT)
+    order = await begin(crash_system, Kind.DEPOSIT)
     await held_result(system, order)
     await system.control("POST", "/callbacks/release", {"url_contains": order.payment_id})
     await reached(receiver, place)
     await system.stack.start_process("callbacks")
 
-    async def is_received() -> bool:
-        return any(
-            json.loads(event.body)["subject"] == order.payment_id
-            for event in crash_system.listener.received_events
-        )
+    def is_received() -> bool:
+        bodies = [json.loads(event.body) for event in crash_system.listener.received_events]
+        return any(event["subject"] == order.payment_id for event in bodies)
 
-    try:
-        await wait_until(is_received, what="its event", seconds=_PATIENCE_SECONDS)
-    except AssertionError as error:
-        raise PromiseBroken("a final payment was never announced") from error
+    await require_soon(system, is_received, "a final payment was never announced")
 
 
 async def one_result_many_times_at_once(crash_system: CrashSystem, without: str) -> None:
@@ -290,27 +280,29 @@ async def one_result_many_times_at_once(crash_system: CrashSystem, without: str)
     Each copy is stored, and Postgres never has to reject the second of two changes in a batch.
     """
     system, postgres = crash_system.system, crash_system.system.stack.postgres
+    assert isinstance(postgres, PostgresServer)
     await crash_system.prepare("callbacks")
     await start_armed(system.stack, "callbacks", without=without)
-    slow, order = await begin(system, Kind.WITHDRAWAL), await begin(system, Kind.WITHDRAWAL)
+    slow, order = [await begin(crash_system, Kind.WITHDRAWAL) for _ in range(2)]
     waited_for, item = await held_result(system, slow), await held_result(system, order)
-    log_before = postgres.log_text() if isinstance(postgres, PostgresServer) else ""
-    async with hold_row(system, slow):
-        one = asyncio.create_task(deliver_again(system, waited_for))
-        await wait_until(lambda: system.rows(_WAITS_FOR_A_ROW), what="a receiver that waits")
-        copies = [asyncio.create_task(deliver_again(system, item)) for _ in range(_COPIES)]
+    log_before = postgres.log_text()
+    async with open_transaction(system, _LOCK.format(slow.payment_id)) as holder:
+        one = asyncio.create_task(deliver(system, waited_for["url"], waited_for["body"]))
+        await wait_for_blocked(system, holder)
+        copies = [
+            asyncio.create_task(deliver(system, item["url"], item["body"])) for _ in range(_COPIES)
+        ]
         for _ in range(5):  # the same loop that reads the copies answers these
             async with system.http.get(f"{system.stack.callbacks_url}/healthz") as answer:
                 assert answer.status == 200
-    statuses = await asyncio.gather(one, *copies)
+    statuses = [answer.status for answer in await asyncio.gather(one, *copies)]
     require(set(statuses) == {200}, f"answered {statuses}")
     kept = [
         row for row in await system.callbacks(order.payment_id) if row["operation"] == "withdrawal"
     ]
     require(len(kept) == _COPIES, f"{len(kept)} copies are on record")
-    if isinstance(postgres, PostgresServer):
-        new = postgres.log_text()[len(log_before) :]
-        require(_WANTED_BY_TWO not in new, f"two changes of one payment met in a batch:\n{new}")
+    new = postgres.log_text().removeprefix(log_before)
+    require(_WANTED_BY_TWO not in new, f"two changes of one payment met in a batch:\n{new}")
 
 
 PROTECTIONS = (
@@ -340,22 +332,10 @@ PROTECTIONS = (
 def cases(*, with_each_taken_away: bool) -> list[Case]:
     """Each scenario once, and on request once without each of its protections."""
     scenarios = dict.fromkeys(protection.scenario for protection in PROTECTIONS)
-    present = [Case(_name(scenario), scenario) for scenario in scenarios]
-    if not with_each_taken_away:
-        return present
-    return present + [Case(f"without {one.check}", one.scenario, one.check) for one in PROTECTIONS]
+    present = [Case(scenario_name(scenario), scenario) for scenario in scenarios]
+    without = [Case(f"without {one.check}", one.scenario, one.check) for one in PROTECTIONS]
+    return present + without if with_each_taken_away else present
 
 
-def _name(scenario: Scenario) -> str:
+def scenario_name(scenario: Scenario) -> str:
     return str(getattr(scenario, "__name__", scenario)).replace("_", " ")
-
-
-async def play_case(crash_system: CrashSystem, case: Case) -> None:
-    """One case. The simulator is reset, and holds the result of every payment."""
-    await crash_system.system.control("POST", "/reset", {})
-    await crash_system.system.control(
-        "POST", "/switches", {"time_scale": 0.02, "hold_callbacks": True}
-    )
-    # The deliverer releases answers to inquiries, and nothing else.
-    async with CallbackDeliverer(crash_system.system):
-        await case.scenario(crash_system, case.without)

@@ -6,15 +6,11 @@ import pytest
 
 from tests.proof.crash.lanes import Lanes
 from tests.proof.crash.protections import PROTECTIONS, Case, PromiseBroken
-from tests.proof.crash.running import CrashSystem
-from tests.proof.crash.table import Batch
 from tests.proof.failpoints.points import CHECKS
 
 
 @pytest.mark.sampled(2)
-async def test_a_promise_holds_by_its_protection(
-    case: Case, lanes: Lanes[CrashSystem, Batch | Case]
-) -> None:
+async def test_a_promise_holds_by_its_protection(case: Case, lanes: Lanes) -> None:
     """The scenario passes with the protection, and raises PromiseBroken without it."""
     if not case.without:
         await lanes.done(case)
@@ -24,5 +20,4 @@ async def test_a_promise_holds_by_its_protection(
 
 
 def test_every_check_that_can_be_taken_away_is_a_protection() -> None:
-    """No check is without a scenario."""
     assert {protection.check for protection in PROTECTIONS} == set(CHECKS)

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import aiohttp
 import asyncpg
 
-from tests.stack.stack import Stack
+from tests.spec.system import System
+from tests.stack.client import Answer
 
 # The simulator shows this in place of a secret. Such a body cannot be compared byte for byte.
 REPLACED = "[redacted]"
@@ -32,9 +32,13 @@ class Acceptance:
 
     payment_id: str
     key: str
-    path: str
     request: Mapping[str, Any]
     body: bytes = b""
+
+    @classmethod
+    def of(cls, answer: Answer, *, key: str, request: Mapping[str, Any]) -> Acceptance:
+        payment_id = str(answer.expect(202).json()["id"])
+        return cls(payment_id=payment_id, key=key, request=request, body=answer.body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +72,6 @@ class Movement:
     """Money that moved, by the simulator's ledger. `payment_id` None: it is no payment of ours."""
 
     payment_id: str | None
-    kind: str
     amount: int
     receipt: str
 
@@ -87,7 +90,6 @@ class Delivery:
 class Call:
     """A request about a payment that reached the simulator. `amount` None: it has no amount."""
 
-    at: str
     payment_id: str
     path: str
     amount: int | None
@@ -127,7 +129,7 @@ class Entry:
     previous_stage: str | None
     stage: str
     at: datetime | None = None
-    detail: Mapping[str, Any] = field(default_factory=dict)
+    detail: str = "{}"
     event_type: str | None = None
     event_body: str | None = None
     publications: int = 0
@@ -141,7 +143,6 @@ class StoredCallback:
     operation: str
     sha256: str
     disposition: str = ""
-    is_flagged: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,19 +162,16 @@ class Evidence:
     inquiries: Sequence[tuple[str, Mapping[str, Any]]] = ()  # payment, the row
 
 
-async def gather(stack: Stack, witness: Witness) -> Evidence:
+async def gather(system: System, witness: Witness) -> Evidence:
     """Read the evidence of a run, while its servers still run and no payment changes."""
-    timeout = aiohttp.ClientTimeout(total=_READ_SECONDS)
-    async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as http:
-        ledger = await _items(http, f"{stack.control_url}/ledger")
-        deliveries = await _items(http, f"{stack.control_url}/callbacks")
-        requests = await _items(http, f"{stack.control_url}/requests")
-    connection = await asyncpg.connect(
-        stack.database_url, statement_cache_size=0, command_timeout=_READ_SECONDS
-    )
+    ledger = (await system.control("GET", "/ledger"))["items"]
+    deliveries = (await system.control("GET", "/callbacks"))["items"]
+    requests = (await system.control("GET", "/requests"))["items"]
+    url = system.stack.database_url
+    connection = await asyncpg.connect(url, statement_cache_size=0, command_timeout=_READ_SECONDS)
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
-            record = await _record(connection)
+            record = {name: await connection.fetch(sql) for name, sql in _RECORD.items()}
     finally:
         await connection.close()
     return Evidence(
@@ -181,23 +179,45 @@ async def gather(stack: Stack, witness: Witness) -> Evidence:
         movements=[_movement(item) for item in ledger],
         deliveries=[_delivery(item) for item in deliveries if _RESULT_URL.search(item["url"])],
         calls=[call for item in requests if (call := _call(item)) is not None],
-        **record,
+        payments={row["id"]: RecordedPayment(**row) for row in record["payments"]},
+        keys={row["key"]: row["payment_id"] for row in record["keys"]},
+        history=[Entry(**row) for row in record["history"]],
+        callbacks=[StoredCallback(**row) for row in record["callbacks"]],
+        attempts=[(row["payment_id"], row["outcome"]) for row in record["attempts"]],
+        provider_ids=frozenset((row["payment_id"], row["kind"]) for row in record["provider_ids"]),
+        inquiries=[(row["payment_id"], dict(row)) for row in record["inquiries"]],
     )
 
 
-async def _items(http: aiohttp.ClientSession, url: str) -> list[Any]:
-    async with http.get(url) as answer:
-        answer.raise_for_status()
-        return list((await answer.json())["items"])
+_RECORD = {
+    "payments": """
+        SELECT id::text, kind, stage, amount_kes AS amount, idempotency_key AS key, failure_reason,
+            failure_safe_to_retry AS is_safe_to_retry, receipt, needs_review, sequence,
+            event_due IS NOT NULL AS is_event_due
+        FROM mkwanja.payments ORDER BY created_at, id""",
+    "keys": "SELECT key, payment_id::text FROM mkwanja.idempotency_keys",
+    "history": """
+        SELECT id::text, payment_id::text, sequence, what, previous_stage, stage,
+            recorded_at AS at, detail, event_type, event_body,
+            (SELECT count(*) FROM mkwanja.event_publications WHERE history_id = history.id)
+                AS publications
+        FROM mkwanja.payment_history AS history ORDER BY payment_id, sequence""",
+    "callbacks": """
+        SELECT payment_id::text, operation, encode(body_sha256, 'hex') AS sha256, disposition
+        FROM mkwanja.callbacks ORDER BY received_at, id""",
+    "attempts": """
+        SELECT payment_id::text, outcome FROM mkwanja.attempts ORDER BY payment_id, number""",
+    "provider_ids": "SELECT payment_id::text, kind FROM mkwanja.provider_ids",
+    "inquiries": """
+        SELECT payment_id::text, api, verdict, asked_at, answered_at
+        FROM mkwanja.inquiries ORDER BY payment_id, number""",
+}
 
 
 def _movement(item: Mapping[str, Any]) -> Movement:
     named = _RESULT_URL.search(item["result_url"])
     return Movement(
-        payment_id=named[1] if named else None,
-        kind=item["kind"],
-        amount=item["amount"],
-        receipt=item["receipt"],
+        payment_id=named[1] if named else None, amount=item["amount"], receipt=item["receipt"]
     )
 
 
@@ -216,80 +236,9 @@ def _call(item: Mapping[str, Any]) -> Call | None:
     if named is None or not isinstance(body, dict):
         return None
     return Call(
-        at=item["at"],
         payment_id=named[1],
         path=item["path"],
         amount=int(body["Amount"]) if "Amount" in body else None,
         status=item["status"],
         scenario=item["scenario"],
-    )
-
-
-async def _record(connection: asyncpg.Connection) -> dict[str, Any]:
-    payments = await connection.fetch("SELECT * FROM mkwanja.payments ORDER BY created_at, id")
-    history = await connection.fetch(
-        "SELECT history.*, (SELECT count(*) FROM mkwanja.event_publications AS publication"
-        " WHERE publication.history_id = history.id) AS publications"
-        " FROM mkwanja.payment_history AS history ORDER BY payment_id, sequence"
-    )
-    callbacks = await connection.fetch("SELECT * FROM mkwanja.callbacks ORDER BY received_at, id")
-    attempts = await connection.fetch("SELECT * FROM mkwanja.attempts ORDER BY payment_id, number")
-    keys = await connection.fetch("SELECT key, payment_id FROM mkwanja.idempotency_keys")
-    ids = await connection.fetch("SELECT payment_id, kind FROM mkwanja.provider_ids")
-    inquiries = await connection.fetch(
-        "SELECT * FROM mkwanja.inquiries ORDER BY payment_id, number"
-    )
-    return {
-        "payments": {str(row["id"]): _recorded(row) for row in payments},
-        "keys": {row["key"]: str(row["payment_id"]) for row in keys},
-        "history": [_entry(row) for row in history],
-        "callbacks": [_kept(row) for row in callbacks],
-        "attempts": [(str(row["payment_id"]), row["outcome"]) for row in attempts],
-        "provider_ids": frozenset((str(row["payment_id"]), row["kind"]) for row in ids),
-        "inquiries": [(str(row["payment_id"]), dict(row)) for row in inquiries],
-    }
-
-
-def _recorded(row: Mapping[str, Any]) -> RecordedPayment:
-    return RecordedPayment(
-        id=str(row["id"]),
-        kind=row["kind"],
-        stage=row["stage"],
-        amount=row["amount_kes"],
-        key=row["idempotency_key"],
-        failure_reason=row["failure_reason"],
-        is_safe_to_retry=row["failure_safe_to_retry"],
-        receipt=row["receipt"],
-        needs_review=row["needs_review"],
-        sequence=row["sequence"],
-        is_event_due=row["event_due"] is not None,
-    )
-
-
-def _entry(row: Mapping[str, Any]) -> Entry:
-    names = (
-        "sequence",
-        "what",
-        "previous_stage",
-        "stage",
-        "event_type",
-        "event_body",
-        "publications",
-    )
-    return Entry(
-        id=str(row["id"]),
-        payment_id=str(row["payment_id"]),
-        at=row["recorded_at"],
-        detail=json.loads(row["detail"]),
-        **{name: row[name] for name in names},
-    )
-
-
-def _kept(row: Mapping[str, Any]) -> StoredCallback:
-    return StoredCallback(
-        payment_id=str(row["payment_id"]),
-        operation=row["operation"],
-        sha256=bytes(row["body_sha256"]).hex(),
-        disposition=row["disposition"],
-        is_flagged=row["is_flagged"],
     )

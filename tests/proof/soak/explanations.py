@@ -9,10 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from tests.proof.soak.evidence import Delivery, Evidence, Movement, RecordedPayment, StoredCallback
+from tests.proof.soak.evidence import (
+    Call,
+    Delivery,
+    Evidence,
+    Movement,
+    RecordedPayment,
+    StoredCallback,
+)
 
 SENDS_MAX = 4
 NOT_FOUND = ("SFC_IC0003", "2032")
@@ -25,55 +32,40 @@ _HELD_SUCCESS = frozenset(
 )
 
 
+Item = TypeVar("Item", Movement, Delivery, StoredCallback, Call)
+
+
 class Facts:
     """The evidence, indexed by payment."""
 
     def __init__(self, evidence: Evidence) -> None:
         self.evidence = evidence
-        self._movements: dict[str, list[Movement]] = defaultdict(list)
-        self._deliveries: dict[str, list[Delivery]] = defaultdict(list)
-        self._callbacks: dict[str, list[StoredCallback]] = defaultdict(list)
-        self._outcomes: dict[str, list[str | None]] = defaultdict(list)
-        self._sent: dict[str, set[int]] = defaultdict(set)
-        for movement in evidence.movements:
-            self._movements[movement.payment_id or ""].append(movement)
-        for delivery in evidence.deliveries:
-            self._deliveries[delivery.payment_id].append(delivery)
-        for callback in evidence.callbacks:
-            self._callbacks[callback.payment_id].append(callback)
-        for payment_id, outcome in evidence.attempts:
-            self._outcomes[payment_id].append(outcome)
-        for call in evidence.calls:
-            if call.amount is not None:
-                self._sent[call.payment_id].add(call.amount)
+        self._movements = _by_payment(evidence.movements)
+        self._deliveries = _by_payment(evidence.deliveries)
+        self._callbacks = _by_payment(evidence.callbacks)
+        self._calls = _by_payment(evidence.calls)
 
     def movements(self, payment_id: str) -> Sequence[Movement]:
         """All movements of its money."""
-        return self._movements.get(payment_id, ())
+        return self._movements[payment_id]
 
     def deliveries(self, payment_id: str, operation: str = "") -> Sequence[Delivery]:
         """Messages about it whose operation begins with `operation`."""
-        return [
-            item
-            for item in self._deliveries.get(payment_id, ())
-            if item.operation.startswith(operation)
-        ]
+        items = self._deliveries[payment_id]
+        return [item for item in items if item.operation.startswith(operation)]
 
     def callbacks(self, payment_id: str, operation: str = "") -> Sequence[StoredCallback]:
         """Stored callbacks about it whose operation begins with `operation`."""
-        return [
-            item
-            for item in self._callbacks.get(payment_id, ())
-            if item.operation.startswith(operation)
-        ]
+        items = self._callbacks[payment_id]
+        return [item for item in items if item.operation.startswith(operation)]
 
     def sent(self, payment_id: str) -> set[int]:
         """The amounts in the sends of it."""
-        return self._sent.get(payment_id, set())
+        return {call.amount for call in self._calls[payment_id] if call.amount is not None}
 
     def outcomes(self, payment_id: str) -> Sequence[str | None]:
         """The outcome of each attempt."""
-        return self._outcomes.get(payment_id, ())
+        return [outcome for owner, outcome in self.evidence.attempts if owner == payment_id]
 
     def has_id(self, payment_id: str, kind: str) -> bool:
         """Whether an id of this kind is on record for it."""
@@ -81,14 +73,16 @@ class Facts:
 
     def result_never_came(self, payment: RecordedPayment) -> bool:
         """Whether its result is lost: not stored here, and not answered 200 there."""
-        operation = RESULT_OF[payment.kind]
-        delivered = [
-            item
-            for item in self.deliveries(payment.id)
-            if item.operation == operation and item.status == 200
-        ]
-        kept = [item for item in self.callbacks(payment.id) if item.operation == operation]
-        return not delivered and not kept
+        delivered = {item.operation for item in self.deliveries(payment.id) if item.status == 200}
+        kept = {item.operation for item in self.callbacks(payment.id)}
+        return RESULT_OF[payment.kind] not in delivered | kept
+
+
+def _by_payment(items: Iterable[Item]) -> Mapping[str, list[Item]]:
+    found: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        found[item.payment_id or ""].append(item)
+    return found
 
 
 def of_waiting(facts: Facts, payment: RecordedPayment) -> str | None:

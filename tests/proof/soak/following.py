@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from contextlib import suppress
+from itertools import cycle
 from typing import Any, Self
 
-import aiohttp
-
+from tests.proof.soak.load import answer_or_none
 from tests.stack.client import Client
 
-_TRY_SECONDS = 8.0
 _PAUSE_SECONDS = 0.3
-_PAGE = "100"
 
 
 class Follower:
@@ -23,12 +20,11 @@ class Follower:
     """
 
     def __init__(self, clients: list[Client]) -> None:
-        self._clients = clients
-        self._asked = 0
+        self._clients = cycle(clients)
+        self._cursor = ""
         self.followed: list[Any] = []
 
     async def __aenter__(self) -> Self:
-        self._cursor = ""
         self._task = asyncio.create_task(self._follow())
         return self
 
@@ -42,16 +38,11 @@ class Follower:
         await self.__aexit__()
         while await self._read_on():
             pass
-        again: list[Any] = []
-        cursor = ""
-        while True:
-            page = await self._page(cursor)
-            if page is None:
-                continue
-            if not page["items"]:
-                return again
-            again += page["items"]
-            cursor = page["next_cursor"]
+        followed, self.followed, self._cursor = self.followed, [], ""
+        while await self._read_on():
+            pass
+        read_again, self.followed = self.followed, followed
+        return read_again
 
     async def _follow(self) -> None:
         while True:
@@ -60,23 +51,12 @@ class Follower:
 
     async def _read_on(self) -> bool:
         """Read one page further. False if the page is empty."""
-        page = await self._page(self._cursor)
-        if page is None:
+        after = {"after": self._cursor} if self._cursor else {}
+        answer = await answer_or_none(next(self._clients).get("/v1/events", limit="100", **after))
+        if answer is None or answer.status != 200:
+            await asyncio.sleep(_PAUSE_SECONDS)
             return True  # without an answer the end of the feed is unknown
+        page = answer.json()
         self.followed += page["items"]
         self._cursor = page["next_cursor"]
         return bool(page["items"])
-
-    async def _page(self, cursor: str) -> Any:
-        client = self._clients[self._asked % len(self._clients)]
-        self._asked += 1
-        after = {"after": cursor} if cursor else {}
-        try:
-            async with asyncio.timeout(_TRY_SECONDS):
-                answer = await client.get("/v1/events", limit=_PAGE, **after)
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            answer = None
-        if answer is None or answer.status != 200:
-            await asyncio.sleep(_PAUSE_SECONDS)
-            return None
-        return json.loads(answer.body)

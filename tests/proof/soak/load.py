@@ -6,11 +6,10 @@ They note every 202. The judge compares the service with these notes.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import AsyncExitStack
 from typing import Self
 
@@ -25,6 +24,15 @@ _TRY_SECONDS = 8.0  # then the client disconnects and repeats the request
 _PAUSE_SECONDS = (0.1, 2.0)  # doubles between tries
 _ASK_AGAIN = frozenset({409, 429, 500, 502, 503, 504})
 _TOKEN_SECONDS = 86_400.0
+
+
+async def answer_or_none(request: Awaitable[Answer]) -> Answer | None:
+    """The answer. None if it did not come in time."""
+    try:
+        async with asyncio.timeout(_TRY_SECONDS):
+            return await request
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return None
 
 
 class Payers:
@@ -55,11 +63,6 @@ class Payers:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._open.aclose()
 
-    @property
-    def waiting(self) -> int:
-        """How many payments have no answer yet, or are still being read."""
-        return len(self._tasks)
-
     async def pay_all(self) -> None:
         """Begin every payment at its time. Clients without an answer repeat their request."""
         began_at = time.monotonic()
@@ -82,7 +85,6 @@ class Payers:
             return
         for _ in range(order.replays):
             await asyncio.sleep(self._chance.uniform(0, 3))
-            self.counts["replays on purpose"] += 1
             await self._until_accepted(clients, order)
         for _ in range(order.reads):
             await asyncio.sleep(self._chance.uniform(0.1, 4))
@@ -90,51 +92,29 @@ class Payers:
 
     async def _until_accepted(self, clients: Sequence[Client], order: PaymentOrder) -> str | None:
         pause, longest = _PAUSE_SECONDS
-        first = self._chance.randrange(len(clients))
-        for number in range(10_000):
-            answer = await self._try(clients[(first + number) % len(clients)], order)
-            if answer is not None and answer.status == 202:
-                payment_id = str(answer.json()["id"])
-                acceptance = Acceptance(
-                    payment_id=payment_id,
-                    key=order.key,
-                    path=order.path,
-                    request=order.body,
-                    body=answer.body,
-                )
-                self.acceptances.append(acceptance)
-                self.counts["202"] += 1
-                self.counts["replayed"] += answer.was_replayed
-                return payment_id
-            if answer is not None and answer.status not in _ASK_AGAIN:
-                self.refused.append(
-                    f"{order.path} {order.key}: {answer.status} {answer.body[:200]!r}"
-                )
-                return None
+        number = self._chance.randrange(len(clients))
+        while True:
+            client = clients[number % len(clients)]
+            answer = await answer_or_none(client.pay(order.path, order.request, key=order.key))
             self.counts["no answer" if answer is None else str(answer.status)] += 1
+            if answer is not None and answer.status == 202:
+                acceptance = Acceptance.of(answer, key=order.key, request=order.request)
+                self.acceptances.append(acceptance)
+                self.counts["replayed"] += answer.was_replayed
+                return acceptance.payment_id
+            if answer is not None and answer.status not in _ASK_AGAIN:
+                self.refused.append(f"{order.key}: {answer.status} {answer.body[:200]!r}")
+                return None
             await asyncio.sleep(pause * self._chance.uniform(0.5, 1.5))
             pause = min(pause * 2, longest)
-        return None
-
-    async def _try(self, client: Client, order: PaymentOrder) -> Answer | None:
-        try:
-            async with asyncio.timeout(_TRY_SECONDS):
-                return await client.pay(order.path, order.body, key=order.key)
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            return None
+            number += 1
 
     async def _read(self, client: Client, payment_id: str) -> None:
-        try:
-            async with asyncio.timeout(_TRY_SECONDS):
-                answer = await client.get(f"/v1/payments/{payment_id}")
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            return
-        self.counts["reads"] += 1
-        if answer.status == 404:
+        answer = await answer_or_none(client.get(f"/v1/payments/{payment_id}"))
+        if answer is not None and answer.status == 404:
             self.refused.append(f"GET {payment_id}: 404 after its 202")
-        if answer.status != 200:
-            return
-        stage = str(json.loads(answer.body)["stage"])
-        stages = self.read_stages.setdefault(payment_id, [])
-        if not stages or stages[-1] != stage:
-            stages.append(stage)
+        if answer is not None and answer.status == 200:
+            stage = str(answer.json()["stage"])
+            stages = self.read_stages.setdefault(payment_id, [])
+            if stages[-1:] != [stage]:
+                stages.append(stage)

@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-import aiohttp
-import asyncpg
-
 from tests.spec.operating import operate_all
-from tests.stack.stack import Stack
+from tests.spec.system import System
 
 _TO_SETTLE = """
-SELECT id::text AS id, kind, stage, failure_reason, needs_review FROM mkwanja.payments
+SELECT id::text AS id, kind, stage, failure_reason FROM mkwanja.payments
 WHERE (stage NOT IN ('succeeded', 'failed') AND needs_review) OR stage = 'failed' ORDER BY id
 """
 # The worker's settings: before these times `unpaid` is refused.
@@ -38,46 +35,27 @@ class Settled:
     refused: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class _Here:
-    stack: Stack
-
-
-async def settle_by_statement(stack: Stack) -> Settled:
+async def settle_by_statement(system: System) -> Settled:
     """Compare open and failed payments with the statement, and settle them by commands."""
-    async with (
-        aiohttp.ClientSession(trust_env=False) as http,
-        http.get(f"{stack.control_url}/ledger") as answer,
-    ):
-        items = (await answer.json())["items"]
+    items = (await system.control("GET", "/ledger"))["items"]
     moved = {item["result_url"].split("/results/", 1)[1].split("/", 1)[0]: item for item in items}
-    connection = await asyncpg.connect(stack.database_url, statement_cache_size=0)
-    try:
-        rows = await connection.fetch(_TO_SETTLE)
-    finally:
-        await connection.close()
     settled = Settled()
     commands: list[list[str]] = []
-    for row in rows:
-        movement = moved.get(row["id"])
-        paid = (
-            ["paid", "--receipt", movement["receipt"], "--amount", str(movement["amount"])]
-            if movement
-            else None
-        )
-        if row["stage"] != "failed":
-            commands.append(["resolve", row["id"], *(paid or ["unpaid"]), *_REASON])
-        elif paid and row["failure_reason"] in _CONCLUDED:
-            commands.append(["resolve", row["id"], *paid, *_REASON])
-        elif paid:
-            commands.append(["ask", row["id"], *_REASON])
-        else:
+    for row in await system.rows(_TO_SETTLE):
+        decision = ["unpaid"]
+        if movement := moved.get(row["id"]):
+            amount = str(movement["amount"])
+            decision = ["paid", "--receipt", movement["receipt"], "--amount", amount]
+        elif row["stage"] == "failed":
             continue
+        if row["stage"] != "failed" or row["failure_reason"] in _CONCLUDED:
+            commands.append(["resolve", row["id"], *decision, *_REASON])
+        else:
+            commands.append(["ask", row["id"], *_REASON])
         settled.left[f"{row['kind']} {row['stage']} ({row['failure_reason'] or 'no reason'})"] += 1
-    times = {name: value for name, value in stack.env("worker").items() if name in _TIMES}
-    for command, result in zip(
-        commands, await operate_all(_Here(stack), commands, env=times), strict=True
-    ):
+    settings = system.stack.env("worker")
+    results = await operate_all(system, commands, env={name: settings[name] for name in _TIMES})
+    for command, result in zip(commands, results, strict=True):
         line = f"{' '.join(command[:3])}: {' '.join(result.lines)}"
         (settled.done if result.code == 0 else settled.refused).append(line)
     return settled

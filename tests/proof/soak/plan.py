@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any
 
 LEASE_SECONDS = 3.0
+PAYMENTS_PER_SECOND = 12
 
 # An amount of 249,900 + NN chooses the simulator's scenario NN (tests/simulator/README.md). All
 # other amounts approve.
@@ -99,7 +100,7 @@ class PaymentOrder:
     key: str
     kind: str
     path: str
-    body: dict[str, Any]
+    request: dict[str, Any]
     replays: int
     reads: int
 
@@ -116,25 +117,20 @@ class Plan:
 
 
 def make_plan(
-    *,
-    seed: int,
-    seconds: float,
-    rate: float,
-    kills_per_minute: float,
-    processes: dict[str, int],
-    has_faults: bool = True,
+    *, seed: int, seconds: float, kills_per_minute: float, processes: dict[str, int]
 ) -> Plan:
-    """The plan of a seed. `rate` is payments a second; `processes` are targets with weights."""
+    """The plan of a seed. `processes` are targets with weights."""
     chance = random.Random(seed)
-    orders = [_order(chance, seed, n, n / rate) for n in range(int(seconds * rate))]
-    faults: list[PlannedFault] = []
-    if has_faults:
-        faults += _kills(chance, _times(chance, seconds, kills_per_minute), processes)
-        for kind, (per_minute, shortest, longest) in _RATES.items():
-            for at in _times(chance, seconds, per_minute):
-                # In a short run no fault may last for most of it.
-                span = min(chance.uniform(shortest, longest), max(seconds / 6, shortest))
-                faults.append(_fault(chance, kind, at, span, processes))
+    count = int(seconds * PAYMENTS_PER_SECOND)
+    orders = [_order(chance, seed, n, n / PAYMENTS_PER_SECOND) for n in range(count)]
+    faults = _kills(chance, _times(chance, seconds, kills_per_minute), processes)
+    for kind, (per_minute, shortest, longest) in _RATES.items():
+        for at in _times(chance, seconds, per_minute):
+            # In a short run no fault may last for most of it.
+            span = min(chance.uniform(shortest, longest), max(seconds / 6, shortest))
+            is_of_a_process = kind in (FaultKind.FREEZE, FaultKind.DRAIN)
+            target = _one_of(chance, processes) if is_of_a_process else ""
+            faults.append(PlannedFault(at=at, kind=kind, target=target, seconds=span))
     chaos = {"seed": seed, "rates": _CHAOS_RATES, "apis": _CHAOS_APIS}
     return Plan(seed, seconds, orders, sorted(faults, key=lambda fault: fault.at), chaos)
 
@@ -148,29 +144,14 @@ def _kills(
     for at in times:
         if not deck:
             rest = [name for name, weight in processes.items() for _ in range(weight - 1)]
-            deck = [*_shuffled(chance, rest), *_shuffled(chance, list(processes))]
+            for names in (rest, list(processes)):
+                deck += chance.sample(names, len(names))
         kills.append(PlannedFault(at=at, kind=FaultKind.KILL, target=deck.pop()))
     return kills
 
 
-def _shuffled(chance: random.Random, names: list[str]) -> list[str]:
-    return chance.sample(names, len(names))
-
-
-def _fault(
-    chance: random.Random, kind: FaultKind, at: float, span: float, processes: dict[str, int]
-) -> PlannedFault:
-    match kind:
-        case FaultKind.FREEZE | FaultKind.DRAIN:
-            return PlannedFault(at=at, kind=kind, target=_one_of(chance, processes), seconds=span)
-        case _:
-            return PlannedFault(at=at, kind=kind, seconds=span)
-
-
 def _times(chance: random.Random, seconds: float, per_minute: float) -> list[float]:
     """Random times, `per_minute` and at least one, spread evenly over the run."""
-    if per_minute <= 0:
-        return []
     count = max(1, round(seconds / 60 * per_minute))
     part = seconds / count
     return [part * (n + chance.random()) for n in range(count)]
@@ -185,28 +166,21 @@ def _order(chance: random.Random, seed: int, number: int, at: float) -> PaymentO
     amount = 10 + number % 5000
     if chance.random() < _ODD_SHARE:
         amount = MAGIC_AMOUNT + chance.choice(_ODD[kind])
-    path, body = _request(kind, number, amount)
+    # A phone number of its own: Daraja holds one prompt for each number.
+    path, party = {
+        "deposit": ("/v1/deposits", {"phone_number": f"07{11_000_000 + number}"}),
+        "withdrawal": ("/v1/withdrawals", {"phone_number": f"07{22_000_000 + number}"}),
+        "bill_payment": (
+            "/v1/bill-payments",
+            {"paybill": "888880", "account_reference": f"M{number}"},
+        ),
+    }[kind]
     return PaymentOrder(
         at=at,
         key=f"soak-{seed}-{number}",
         kind=kind,
         path=path,
-        body=body,
+        request={"amount": amount, **party},
         replays=chance.choice((0, 0, 0, 0, 0, 0, 0, 1, 1, 2)),
         reads=chance.choice((0, 1, 1, 3)),
     )
-
-
-def _request(kind: str, number: int, amount: int) -> tuple[str, dict[str, Any]]:
-    match kind:
-        case "deposit":
-            # A phone number of its own: Daraja holds one prompt for each number.
-            return "/v1/deposits", {"amount": amount, "phone_number": f"07{11_000_000 + number}"}
-        case "withdrawal":
-            return "/v1/withdrawals", {"amount": amount, "phone_number": f"07{22_000_000 + number}"}
-        case _:
-            return "/v1/bill-payments", {
-                "amount": amount,
-                "paybill": "888880",
-                "account_reference": f"M{number}",
-            }
