@@ -108,24 +108,6 @@ async def test_a_large_payment_succeeds_once_daraja_confirms_it(system: System, 
     await system.assert_money_agrees([payment_id])
 
 
-@pytest.mark.parametrize("api", _APIS)
-@pytest.mark.sampled(1)
-async def test_a_callback_before_the_acknowledgement_is_confirmed_after_it(
-    system: System, api: Api
-) -> None:
-    """Before the acknowledgement there is no id for an inquiry. After it, one is sent at once."""
-    payment_id = await begin_in_doubt(system, api, "callback_before_answer")
-    payment = await system.settled(payment_id)
-    assert (payment["status"], payment["needs_review"]) == ("success", False)
-    assert payment["receipt"] == await receipt_of(system, payment_id)
-    facts = await history_facts(system, payment_id)
-    assert (
-        facts.index("awaits_confirmation")
-        < facts.index("acknowledged")
-        < facts.index("success_reported")
-    )
-
-
 async def test_only_an_amount_above_the_limit_needs_a_confirmation(
     system: System,
 ) -> None:

@@ -91,15 +91,3 @@ async def test_a_bill_payment_without_an_id_is_flagged_for_a_person(system: Syst
     await deliver(system, one.url, one.result(receipt=receipt))
     assert (await system.payment(one.id))["receipt"] == receipt
     await system.assert_money_agrees([one.id])
-
-
-async def test_an_undecided_result_gives_a_bill_payment_the_id_for_an_inquiry(
-    system: System,
-) -> None:
-    """The answer with the id was lost. The result has it, and an inquiry settles the payment."""
-    payment_id = await begin_in_doubt(
-        system, "b2b", "answer_lost_after_acting", code=17, moves_money=True
-    )
-    await wait_until_observed(system, {"it": PAID}, {"it": payment_id})
-    assert (await inquiries(system, payment_id))[-1]["verdict"] == "paid"
-    await system.assert_money_agrees([payment_id])

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from domain.account import Account
 from domain.attempts import IdKind, Outcome, ProviderIds
-from domain.changes import Change, ChangeResult, Exchange, Reads
+from domain.changes import Change, ChangeResult, Decided, Exchange, Reads
 from domain.evidence import Inquiry, InquiryOutcome
 from domain.fence import Fence, OpenAttempt
 from domain.kinds import Kind
@@ -126,27 +126,32 @@ class World:
 
     async def change(self, change: Change) -> ChangeResult:
         decided = change.decide(self.payment, a_context(evidence=self.evidence))
-        inquiry, answered = inquiry_of(decided), answer_of(decided)
-        if change.reads is Reads.CLAIM:
+        is_claim = change.reads is Reads.CLAIM
+        if is_claim:
             self.steps.append("claim")
-        elif self.change_errors:
-            pass
-        elif inquiry is not None:
+        if self.change_errors:
+            if self.is_commit_kept:
+                self.payment = decided.payment
+            self.store_failed.set()
+            raise self.change_errors.pop()
+        if not is_claim:
+            self._note_step(change, decided)
+        self.payment = decided.payment
+        if is_claim:
+            self.on_claim()
+        return ChangeResult(decided, None)
+
+    def _note_step(self, change: Change, decided: Decided) -> None:
+        inquiry, answered = inquiry_of(decided), answer_of(decided)
+        if inquiry is not None:
             self.steps.append(f"store inquiry {inquiry.number}")
-            self.evidence = replace(self.evidence, inquiries=(*self.evidence.inquiries, inquiry))
+            inquiries = (*self.evidence.inquiries, inquiry)
+            self.evidence = replace(self.evidence, inquiries=inquiries)
         elif answered is not None:
             self.steps.append(f"record answer {answered.number}")
             self.exchanges += change.exchanges
         elif decided.payment != self.payment:
             self.steps.append("record")
-        if not self.change_errors or self.is_commit_kept:
-            self.payment = decided.payment
-        if self.change_errors:
-            self.store_failed.set()
-            raise self.change_errors.pop()
-        if change.reads is Reads.CLAIM:
-            self.on_claim()
-        return ChangeResult(decided, None)
 
     def announce_soon(self, _result: ChangeResult) -> None:
         pass
