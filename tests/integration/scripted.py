@@ -1,4 +1,4 @@
-"""A provider, a bell and a record that do what the test says: the submitter's own ports, played."""
+"""A provider and a bell that do what the test says: the submitter's own ports, played."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from contextlib import asynccontextmanager
 from uuid import UUID
 
 from domain.attempts import IdKind, ProviderIds
-from domain.changes import Announcement, Change, ChangeResult
-from domain.errors import StoreUnavailable
+from domain.changes import Announcement
 from domain.fence import OpenAttempt
 from domain.kinds import Kind
 from domain.lifecycle.announce import Announcer
@@ -30,15 +29,12 @@ class Provider:
 
     def __init__(self) -> None:
         self.play: Play = acknowledge
-        self.not_ready: Exception | None = None
         self.prepared: list[Kind] = []
         self.submitted: list[UUID] = []
 
     @asynccontextmanager
     async def prepare_send(self, kind: Kind) -> AsyncIterator[None]:
         self.prepared.append(kind)
-        if self.not_ready is not None:
-            raise self.not_ready
         yield
 
     async def submit(self, payment: Payment, open_attempt: OpenAttempt) -> ProviderIds:
@@ -54,20 +50,6 @@ class Bell:
 
     async def ring(self, announcement: Announcement) -> None:
         self.rung.append(announcement)
-
-
-class Away:
-    """Fails the first `times` changes, as PostgreSQL does while it fails over."""
-
-    def __init__(self, store: Store, times: int) -> None:
-        self._store = store
-        self.times = times
-
-    async def change(self, change: Change) -> ChangeResult:
-        if self.times > 0:
-            self.times -= 1
-            raise StoreUnavailable
-        return await self._store.changing.change(change)
 
 
 def an_id(payment: Payment) -> ProviderIds:
@@ -91,22 +73,16 @@ def fails(error: Exception, *, written: bool = True) -> Play:
 
 
 class Held:
-    """A send that waits until the test sets `may_answer`.
+    """A send that waits after its first byte until the test sets `may_answer`."""
 
-    It waits after the first byte if `written` is true, else before it.
-    """
-
-    def __init__(self, *, written: bool) -> None:
-        self.written = written
+    def __init__(self) -> None:
         self.is_asked = asyncio.Event()
         self.may_answer = asyncio.Event()
 
     async def __call__(self, payment: Payment, open_attempt: OpenAttempt) -> ProviderIds:
-        if self.written:
-            open_attempt.fence.pass_first_byte()
+        open_attempt.fence.pass_first_byte()
         self.is_asked.set()
         await self.may_answer.wait()
-        open_attempt.fence.pass_first_byte()
         return an_id(payment)
 
 

@@ -107,7 +107,7 @@ async def test_an_answer_after_the_end_of_the_lease_is_recorded(
     store: Store, submitter: Submitter, provider: Provider
 ) -> None:
     """A callback was faster. The answer's ids are stored, and the success stays."""
-    provider.play = held = Held(written=True)
+    provider.play = held = Held()
     payment_id = await store.accepted(Kind.WITHDRAWAL)
     job = asyncio.create_task(submitter.submit(payment_id))
     await held.is_asked.wait()
