@@ -94,10 +94,6 @@ def _target(before: bytes, after: bytes) -> Case:
     return lambda frame: frame.whole(target=before + frame.target + after)
 
 
-def _last_slash(new: bytes) -> Case:
-    return lambda frame: frame.whole(target=new.join(frame.target.rsplit(b"/", 1)))
-
-
 LENGTHS: dict[str, Case] = {
     "length and chunks, for CL.TE": lambda frame: (
         frame.in_chunks(b"Content-Length: 6") + frame.hidden()
@@ -114,9 +110,6 @@ LENGTHS: dict[str, Case] = {
     "a negative length": _length(b"-1"),
     "a length with a plus": _length(b"+41"),
     "a hexadecimal length": _length(b"0x29"),
-    "a length with a space inside": _length(b"4 1"),
-    "a length with a unit": _length(b"41b"),
-    "a length with a point": _length(b"41.0"),
     "a length of nothing": _length(b""),
     "a length beyond 64 bits": _length(b"99999999999999999999999999"),
     "a length in other digits": _length("٤١".encode()),
@@ -125,13 +118,10 @@ LENGTHS: dict[str, Case] = {
     "TE: identity": _coding(b"identity"),
     "TE: gzip, chunked": _coding(b"gzip, chunked"),
     "TE: chunked, identity": _coding(b"chunked, identity"),
-    "TE: chunked, chunked": _coding(b"chunked, chunked"),
-    "TE in quotes": _coding(b'"chunked"'),
     "TE after a vertical tab": _coding(b"\x0bchunked"),
     "TE with a parameter": _coding(b"chunked;q=1"),
     "TE: chunked and NUL": _coding(b"chunked\0"),
     "TE twice": _coding(b"chunked", b"Transfer-Encoding: chunked"),
-    "TE twice, the second unknown": _coding(b"chunked", b"Transfer-Encoding: cow"),
     "TE folded": _coding(b"\r\n chunked"),
     "TE with a space before the colon": lambda frame: (
         frame.head(b"Transfer-Encoding : chunked") + frame.chunks() + frame.hidden()
@@ -148,7 +138,6 @@ CHUNKS: dict[str, Case] = {
     "a negative chunk size": _chunks(size=b"-1"),
     "a chunk size with 0x": _chunks(size=b"0x29"),
     "a chunk size beyond 64 bits": _chunks(size=b"f" * 17),
-    "a chunk size with a space before": _chunks(size=b" 29"),
     "a chunk shorter than its size": lambda frame: frame.in_chunks(
         chunks=b"ff\r\n" + frame.body + b"\r\n0\r\n\r\n" + b"x" * 255
     ),
@@ -159,7 +148,6 @@ CHUNKS: dict[str, Case] = {
         chunks=frame.chunks(size=b"29;a\n" + frame.body[:1])
     ),
     "a trailer that sets the length": _chunks(trailers=b"Content-Length: 4\r\n"),
-    "a trailer with a space before the colon": _chunks(trailers=b"A : b\r\n"),
     "a thousand trailers": _chunks(trailers=b"A: b\r\n" * 1000),
     "a trailer of a mebibyte": _chunks(trailers=b"A: " + b"b" * _MANY * _MANY + b"\r\n"),
     "a hundred thousand chunks of a byte": lambda frame: frame.in_chunks(
@@ -178,14 +166,12 @@ HEADS: dict[str, Case] = {
     "a folded line": _whole(b"X-A: b\r\n c"),
     "a folded first line": _replaced(b"\r\nHost", b"\r\n Host"),
     "NUL in a header": _whole(b"X-A: b\0c"),
-    "NUL in a header's name": _whole(b"X-\0A: b"),
     "CR in a header": _whole(b"X-A: b\rc"),
     "a space before a colon": _whole(b"X-A : b"),
     "a header without a colon": _whole(b"X-A"),
     "a header without a name": _whole(b": b"),
     "a header's name of other letters": _whole("X-É: b".encode()),
     "a header of 100 KiB": _whole(b"X-A: " + b"a" * 100 * _MANY),
-    "a header's name of 100 KiB": _whole(b"X-" + b"a" * 100 * _MANY + b": b"),
     "a thousand headers": _whole(*(b"X-%d: a" % number for number in range(1000))),
     "40 KiB of headers": _whole(*(b"X-%d: " % number + b"a" * 8000 for number in range(5))),
     "no Host": lambda frame: frame.head(frame.length, fields=frame.fields[1:]) + frame.body,
@@ -193,18 +179,14 @@ HEADS: dict[str, Case] = {
     "two Content-Types": _whole(b"Content-Type: text/plain", b"Content-Type: application/json"),
     "a target of 100 KiB": _target(b"", b"?" + b"a" * 100 * _MANY),
     "a target with a space": _target(b"", b" x"),
-    "a target with NUL": _target(b"", b"\0"),
     "a target with CR": _target(b"", b"\r"),
     "a URL as target": _target(b"http://127.0.0.1", b""),
-    "another host's URL as target": _target(b"https://elsewhere.example", b""),
     "an authority as target": _whole(target=b"127.0.0.1:80"),
     "a target that begins with no slash": lambda frame: frame.whole(target=frame.target[1:]),
     "a target with a fragment": _target(b"", b"#x"),
     "an asterisk": _whole(target=b"*"),
     "HTTP/0.9": lambda frame: b"GET " + frame.target + CRLF + CRLF,
     "HTTP/1.2": _whole(version=b"HTTP/1.2"),
-    "HTTP/2.0": _whole(version=b"HTTP/2.0"),
-    "HTTP/11": _whole(version=b"HTTP/11"),
     "http/1.1 in small letters": _whole(version=b"http/1.1"),
     "the preface of HTTP/2": lambda _: b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0",
     "a TLS hello": lambda _: b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 64,
@@ -230,13 +212,10 @@ HEADS: dict[str, Case] = {
         method=b"GET",
     ),
     "a path with two slashes": _target(b"/", b""),
-    "a path with two slashes inside": _last_slash(b"//"),
-    "a path that goes up": _target(b"/x/..", b""),
     "a path that goes up, escaped": _target(b"/x/%2e%2e", b""),
-    "a path with an escaped slash": _last_slash(b"%2f"),
-    "a path with an escaped NUL": _target(b"", b"%00"),
-    "a path with a backslash": _last_slash(b"\\"),
-    "a path with a semicolon": _target(b"", b";x=y"),
+    "a path with an escaped slash": lambda frame: frame.whole(
+        target=b"%2f".join(frame.target.rsplit(b"/", 1))
+    ),
     "a path with bytes that are no text": _target(b"", b"\xff\xfe"),
     "an expectation at no route of ours": _whole(b"Expect: cow <b>", target=b"/nowhere"),
     "an expectation that is no text, at no route of ours": _whole(
