@@ -3,10 +3,9 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import jose.backends
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -15,6 +14,7 @@ from jose import jwt
 from domain.errors import UnknownKey
 from gateway.auth.keys import KeySet
 from gateway.auth.verifier import TokenVerifier
+from tests.integration.raw_server import RawServer
 
 ISSUER = "https://project.example/auth/v1"
 SECRET = "only-the-tests-use-this-secret-of-many-characters"
@@ -91,10 +91,14 @@ def sending(*parts: bytes) -> Script:
 FAILING = sending(answer(b"", "500 Internal Server Error"))
 
 
-class Issuer:
-    """The issuer's endpoint, whose answers the test sets, with a key set and a verifier."""
+class Issuer(RawServer):
+    """The issuer's endpoint, whose answers the test sets, with a key set and a verifier.
+
+    It has one key, `first`, and has received no request yet.
+    """
 
     def __init__(self) -> None:
+        super().__init__()
         self.jwks: list[object] = [jwk("first")]
         self.script: Script | None = None  # instead of an answer with the keys
         self.is_open = asyncio.Event()  # while clear, no answer leaves
@@ -103,39 +107,39 @@ class Issuer:
         self.requests: list[bytes] = []  # with all their fields
         self.connections = 0
         self.keeps_connections = False
-        self.now = float(int(time.time()))  # for keys and tokens; python-jose reads the real clock
+        self.now = float(int(time.time()))  # for keys and tokens; python-jose has the real clock
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        self.keys = self.key_set()
+        self.verifier = TokenVerifier(
+            self.keys, SECRET, ISSUER, "authenticated", clock=lambda: self.now
+        )
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.keys.close()
+        await super().__aexit__(*error)
 
     @property
     def fetches(self) -> int:
         return len(self.requests)
 
-    def start(self, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}/keys"
-        self.keys = self.key_set()
-        self.verifier = TokenVerifier(
-            self.keys, SECRET, ISSUER, "authenticated", clock=lambda: self.now
-        )
+    def key_set(self, *, host: str = "127.0.0.1", has_secret: bool = False) -> KeySet:
+        url = f"http://{host}:{self.port}/keys"
+        return KeySet(url, clock=lambda: self.now, has_secret=has_secret)
 
-    def key_set(self, **options: bool) -> KeySet:
-        return KeySet(self.url, clock=lambda: self.now, **options)
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                self.requests.append(await reader.readuntil(b"\r\n\r\n"))
-                self.has_request.set()
-                # The keys at the time of the request, also for a late answer.
-                script = self.script or sending(answer(key_set(*self.jwks)))
-                await self.is_open.wait()
-                await script(writer)
-                if not self.keeps_connections:
-                    break
-        except (OSError, EOFError):
-            pass  # the key set closed the connection
-        finally:
-            writer.close()
-            with suppress(OSError):
-                await writer.wait_closed()
+    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        while True:
+            self.requests.append(await reader.readuntil(b"\r\n\r\n"))
+            self.has_request.set()
+            # The keys at the time of the request, also for a late answer.
+            script = self.script or sending(answer(key_set(*self.jwks)))
+            await self.is_open.wait()
+            await script(writer)
+            if not self.keeps_connections:
+                break
 
     async def knows(self, kid: str) -> bool:
         try:
@@ -145,23 +149,3 @@ class Issuer:
 
     async def subject(self, text: str) -> str:
         return (await self.verifier.authenticate([f"Bearer {text}"])).subject
-
-
-@asynccontextmanager
-async def an_issuer() -> AsyncIterator[Issuer]:
-    """Start an issuer with one key, `first`, that has received no request yet."""
-    issuer, serving = Issuer(), set()
-
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        issuer.connections += 1
-        serving.add(asyncio.create_task(issuer.serve(reader, writer)))
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    issuer.start(server.sockets[0].getsockname()[1])
-    yield issuer
-    await issuer.keys.close()
-    server.close()
-    for task in serving:
-        task.cancel()
-    await asyncio.gather(*serving, return_exceptions=True)
-    await server.wait_closed()

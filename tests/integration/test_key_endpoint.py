@@ -18,7 +18,6 @@ from domain.errors import KeysUnavailable
 from tests.integration.keys import (
     Issuer,
     Script,
-    an_issuer,
     answer,
     jwk,
     key_set,
@@ -77,7 +76,7 @@ BAD_ANSWER: dict[str, Script] = {
 
 @pytest.fixture
 async def issuer() -> AsyncIterator[Issuer]:
-    async with an_issuer() as issuer:
+    async with Issuer() as issuer:
         yield issuer
 
 
@@ -141,8 +140,7 @@ async def test_a_fetch_reuses_no_connection_and_no_cookie(issuer: Issuer) -> Non
     """A fetch therefore cannot fail because of what the fetch before it left."""
     issuer.keeps_connections = True
     issuer.script = sending(answer(GOOD_SET, "200 OK", "Set-Cookie: a=b"))
-    issuer.url = issuer.url.replace("127.0.0.1", "localhost")
-    keys = issuer.key_set()
+    keys = issuer.key_set(host="localhost")
     await keys.start()
     issuer.now += 541
     await keys.refresh_if_old()

@@ -13,12 +13,12 @@ import gateway.auth.keys
 import gateway.auth.verifier
 from domain.errors import KeysUnavailable, Unauthenticated
 from gateway.auth.verifier import LEEWAY_SECONDS, VERIFIED_FOR_SECONDS, TokenVerifier
-from tests.integration.keys import FAILING, ISSUER, SECRET, Issuer, an_issuer, jwk, token
+from tests.integration.keys import FAILING, ISSUER, SECRET, Issuer, jwk, token
 
 
 @pytest.fixture
 async def issuer() -> AsyncIterator[Issuer]:
-    async with an_issuer() as issuer:
+    async with Issuer() as issuer:
         yield issuer
 
 

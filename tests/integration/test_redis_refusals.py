@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 
 from domain.adapters.redis.faults import FaultKind
 from domain.errors import QueueUnavailable
+from tests.integration.raw_server import RawServer
 from tests.integration.redis_as_sold import (
     KEYS_AND_CHANNELS,
     PASSWORD,
@@ -124,42 +125,25 @@ class TestRefused:
                     client.faults.record_success("jobs", is_write=True)
                 assert client.faults.report == "ok"
 
-    async def test_a_connection_leaves_a_primary_that_became_a_replica(
-        self,
-    ) -> None:
+    async def test_a_connection_leaves_a_primary_that_became_a_replica(self) -> None:
         """Its connections stay open and refuse every write.
 
         Its name now leads to another server.
         """
-        async with RedisServer(password=PASSWORD) as old, RedisServer(password=PASSWORD) as new:
-            target = old
-
-            async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                behind_reader, behind_writer = await asyncio.open_connection(
-                    "127.0.0.1", target.port
-                )
-
-                async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-                    while chunk := await source.read(65536):
-                        sink.write(chunk)
-                    sink.close()
-
-                await asyncio.gather(pump(reader, behind_writer), pump(behind_reader, writer))
-
-            listener = await asyncio.start_server(forward, "127.0.0.1", 0)
-            port = listener.sockets[0].getsockname()[1]
-            async with (
-                listener,
-                client_of(f"redis://default:{PASSWORD}@127.0.0.1:{port}/0") as client,
-            ):
+        async with (
+            RedisServer(password=PASSWORD) as old,
+            RedisServer(password=PASSWORD) as new,
+            Forwarder(old) as name,
+            client_of(f"redis://default:{PASSWORD}@127.0.0.1:{name.port}/0") as client,
+        ):
+            await USES["wake"](client)
+            name.target = new
+            async with Redis.from_url(old.url) as admin:
+                await admin.replicaof("127.0.0.1", "9")
+            with pytest.raises(QueueUnavailable):
                 await USES["wake"](client)
-                target = new
-                async with Redis.from_url(old.url) as admin:
-                    await admin.replicaof("127.0.0.1", "9")
-                with pytest.raises(QueueUnavailable):
-                    await USES["wake"](client)
-                await USES["wake"](client)
-                assert client.faults.report == "ok"
+            await USES["wake"](client)
+            assert client.faults.report == "ok"
 
     async def test_several_shards_are_a_fault(self) -> None:
         """A shard without our keys names the shard that has them.
@@ -212,15 +196,8 @@ class TestRefused:
             await _expect_fault(_with(tls.url, scheme="redis"), FaultKind.PROTOCOL, after_uses=5)
 
     async def test_a_web_server_is_reported_as_a_wrong_protocol(self) -> None:
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.read(100)
-            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-            writer.close()
-
-        listener = await asyncio.start_server(serve, "127.0.0.1", 0)
-        async with listener:
-            port = listener.sockets[0].getsockname()[1]
-            await _expect_fault(f"redis://127.0.0.1:{port}/0", FaultKind.PROTOCOL)
+        async with WebServer() as server:
+            await _expect_fault(f"redis://127.0.0.1:{server.port}/0", FaultKind.PROTOCOL)
 
     async def test_sentinels_without_our_primary_are_a_fault(self) -> None:
         async with watched_by_sentinels(count=1) as watched:
@@ -228,6 +205,30 @@ class TestRefused:
             await _expect_fault(other_name, FaultKind.SENTINEL)
             without_password = watched.url.partition("?")[0]
             await _expect_fault(without_password, FaultKind.CREDENTIALS)
+
+
+class Forwarder(RawServer):
+    """Forwards new connections to `target`."""
+
+    def __init__(self, target: RedisServer) -> None:
+        super().__init__()
+        self.target = target
+
+    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there_reader, there = await asyncio.open_connection("127.0.0.1", self.target.port)
+
+        async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            while chunk := await source.read(65536):
+                sink.write(chunk)
+            sink.close()
+
+        await asyncio.gather(pump(reader, there), pump(there_reader, writer))
+
+
+class WebServer(RawServer):
+    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
 async def _expect_fault(

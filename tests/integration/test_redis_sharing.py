@@ -100,15 +100,6 @@ class TestRate:
         assert len(set(waits)) == 2
         assert max(waits) <= 0.05
 
-    async def test_in_the_long_run_it_is_the_rate(
-        self, clock: Clock, rates: list[SharedRate]
-    ) -> None:
-        """After the first burst, ten seconds of endless demand pass ten seconds' requests."""
-        assert await charge_all(rates, PAYOUTS) == _PER_SECOND
-        assert await count_passed(10, clock, rates, {"payouts": PAYOUTS}) == {
-            "payouts": 10 * _PER_SECOND
-        }
-
     async def test_after_the_wait_that_it_names_there_is_room(
         self, clock: Clock, rates: list[SharedRate]
     ) -> None:
@@ -123,7 +114,7 @@ class TestRate:
             assert await rates[2].charge(request_class) == 0
             await clock.advance(10)
 
-    @pytest.mark.parametrize("per_second", [0.5, 1, 3, 7, 150])
+    @pytest.mark.parametrize("per_second", [0.5, 1, 3, 7, 20, 150])
     async def test_any_rate_is_kept(
         self, clock: Clock, workers: Sequence[RedisClient], per_second: float
     ) -> None:

@@ -39,21 +39,6 @@ async def test_a_retry_after_the_issuer_was_renamed_is_a_replay(system: System) 
     assert len({row["caller_key"] for row in paid}) == 1
 
 
-async def test_without_the_former_issuers_name_every_key_is_free(system: System) -> None:
-    """This is why the runbook has the setting: a caller of another issuer is another caller."""
-    key = str(uuid4())
-    await _pay(system.backend, key)
-    process = await system.stack.start_process("web.2", env={"JWT_ISSUER": _SECOND})
-    token = system.stack.issuer.mint(sub=BACKEND, role="service_role", iss=_SECOND)
-    async with Client(process.url, token) as another:
-        assert (
-            not (await another.pay("/v1/withdrawals", _WITHDRAWAL, key=key))
-            .expect(202)
-            .was_replayed
-        )
-    await system.stack.stop_process("web.2")
-
-
 async def _pay(client: Client, key: str) -> bytes:
     answer = (await client.pay("/v1/withdrawals", _WITHDRAWAL, key=key)).expect(202)
     assert not answer.was_replayed

@@ -17,9 +17,11 @@ from gateway.edge.load import (
     release_place_while_waiting,
 )
 
+MakeRequests = Callable[[RequestPlaces], "Requests"]
+
 
 @pytest.fixture
-async def requests() -> AsyncIterator[Callable[[RequestPlaces], Requests]]:
+async def requests() -> AsyncIterator[MakeRequests]:
     """Make `Requests` that end with the test."""
     made: list[Requests] = []
 
@@ -78,24 +80,14 @@ def load_of(at_most: int, *, share_max: int | None = None) -> RequestPlaces:
     return RequestPlaces(at_most, is_counted=lambda _request: True, share_max=share_max)
 
 
-async def test_a_single_caller_may_hold_half_of_the_places(
-    requests: Callable[[RequestPlaces], Requests],
-) -> None:
-    assert await requests(load_of(100)).start("a", 120) == 50
-
-
-async def test_every_caller_that_floods_leaves_room_for_the_next(
-    requests: Callable[[RequestPlaces], Requests],
-) -> None:
+async def test_every_caller_that_floods_leaves_room_for_the_next(requests: MakeRequests) -> None:
     """A caller may hold as many places as are still free, so the places never run out."""
     waiting = requests(load_of(100))
     assert [await waiting.start(name, 120) for name in "abcdef"] == [50, 25, 12, 6, 3, 2]
     assert await waiting.start("g", 1) == 1
 
 
-async def test_requests_without_a_valid_token_count_for_no_caller(
-    requests: Callable[[RequestPlaces], Requests],
-) -> None:
+async def test_requests_without_a_valid_token_count_for_no_caller(requests: MakeRequests) -> None:
     """They use places of the process, but no caller's share."""
     waiting = requests(load_of(100))
     assert await waiting.start(None, 60) == 60
@@ -104,24 +96,13 @@ async def test_requests_without_a_valid_token_count_for_no_caller(
     assert await waiting.start("b", 1) == 0
 
 
-async def test_a_fixed_share_limits_each_address(
-    requests: Callable[[RequestPlaces], Requests],
-) -> None:
+async def test_a_fixed_share_limits_each_address(requests: MakeRequests) -> None:
     waiting = requests(load_of(100, share_max=3))
     assert [await waiting.start(name, 50) for name in "abc"] == [3, 3, 3]
 
 
-async def test_places_of_abandoned_requests_are_free_again(
-    requests: Callable[[RequestPlaces], Requests],
-) -> None:
-    waiting = requests(load_of(100))
-    assert await waiting.start("a", 120) == 50
-    await waiting.abandon()
-    assert await waiting.start("a", 120) == 50
-
-
 async def test_a_request_that_waits_for_its_client_holds_neither_place_nor_share(
-    requests: Callable[[RequestPlaces], Requests],
+    requests: MakeRequests,
 ) -> None:
     arrived = asyncio.Event()
 
