@@ -9,7 +9,8 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable
+
+import uvloop
 
 from tests.simulator.app import RECORDS_MAX, Simulator
 
@@ -17,7 +18,7 @@ from tests.simulator.app import RECORDS_MAX, Simulator
 def main() -> None:
     """Run until a signal ends it."""
     arguments = _parse_arguments()
-    with asyncio.Runner(loop_factory=_find_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             runner.run(_run(arguments))
         except OSError as error:
@@ -50,15 +51,6 @@ def _parse_arguments() -> argparse.Namespace:
         help=f"how many requests and how many callbacks are kept (default: {RECORDS_MAX})",
     )
     return parser.parse_args()
-
-
-def _find_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return uvloop's loop if it is installed. The simulator runs on asyncio's loop too."""
-    try:
-        import uvloop  # noqa: PLC0415 - optional
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
 
 
 def _create_simulator(arguments: argparse.Namespace, *, control_port: int) -> Simulator:

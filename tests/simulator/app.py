@@ -15,7 +15,11 @@ from aiohttp import web
 
 from tests.simulator.answers import canned_reply, envelope
 from tests.simulator.catalogue import CATALOGUE
-from tests.simulator.control import control_routes, read_closed_seconds
+from tests.simulator.control import (
+    answer_value_errors,
+    control_routes,
+    read_closed_seconds,
+)
 from tests.simulator.forms import NUMBER_REFUSED, PRODUCT_MISSING, is_number
 from tests.simulator.life import Lives
 from tests.simulator.listener import Listener, cut
@@ -85,7 +89,7 @@ class Simulator:
         self._control = Listener(self._application(with_daraja=False), host=host, port=control_port)
 
     def _application(self, *, with_daraja: bool) -> web.Application:
-        app = web.Application()
+        app = web.Application(middlewares=[answer_value_errors])
         app.add_routes(control_routes(self))
         if with_daraja:
             app.router.add_route("*", "/{path:.*}", self._serve)

@@ -19,7 +19,6 @@ from tests.simulator.scenarios import Match
 if TYPE_CHECKING:  # the simulator composes this module
     from tests.simulator.app import Simulator
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 DEFAULT_CLOSED_SECONDS = 3.0
 
 
@@ -27,42 +26,17 @@ class ControlError(ValueError):
     """The control call is invalid. The message has the reason."""
 
 
-def control_routes(simulator: Simulator) -> list[web.RouteDef]:
-    """Return all routes of the control API."""
-    control = Control(simulator)
-    table: list[tuple[str, str, Handler]] = [
-        ("GET", "/_control", control.index),
-        ("GET", "/_control/ledger", control.ledger),
-        ("GET", "/_control/requests", control.requests),
-        ("DELETE", "/_control/requests", control.forget_requests),
-        ("GET", "/_control/callbacks", control.callbacks),
-        ("POST", "/_control/callbacks/release", control.release_callbacks),
-        ("GET", "/_control/settings", control.settings),
-        ("GET", "/_control/switches", control.switches),
-        ("POST", "/_control/switches", control.change_switches),
-        ("GET", "/_control/scenarios", control.scenarios),
-        ("POST", "/_control/scenarios", control.add_scenario),
-        ("DELETE", "/_control/scenarios", control.clear_scenarios),
-        ("GET", "/_control/listener", control.listener),
-        ("POST", "/_control/listener", control.set_listener),
-        ("POST", "/_control/tokens/expire", control.expire_tokens),
-        ("POST", "/_control/reset", control.reset),
-    ]
-    return [
-        web.route(method, path, _answer_value_errors(handler)) for method, path, handler in table
-    ]
-
-
-def _answer_value_errors(handler: Handler) -> Handler:
-    """Answer a ValueError with 400 and its message, because it is the caller's mistake."""
-
-    async def explained(request: web.Request) -> web.StreamResponse:
-        try:
-            return await handler(request)
-        except ValueError as error:
-            return web.json_response({"error": str(error)}, status=400)
-
-    return explained
+@web.middleware
+async def answer_value_errors(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Answer the ValueError of a control call with 400, because it is the caller's mistake."""
+    try:
+        return await handler(request)
+    except ValueError as error:
+        if not request.path.startswith("/_control"):
+            raise
+        return web.json_response({"error": str(error)}, status=400)
 
 
 async def _read_body(request: web.Request) -> dict[str, object]:
@@ -73,116 +47,110 @@ async def _read_body(request: web.Request) -> dict[str, object]:
     return body
 
 
-class Control:
-    """Handlers of the control API."""
+def control_routes(simulator: Simulator) -> web.RouteTableDef:
+    """Return all routes of the control API. README.md says what each one does."""
+    routes = web.RouteTableDef()
+    courier, traffic, switches = simulator.courier, simulator.traffic, simulator.switches
+    scenarios, answer = simulator.scenarios, web.json_response
 
-    def __init__(self, simulator: Simulator) -> None:
-        self._simulator = simulator
+    @routes.get("/_control")
+    async def index(_request: web.Request) -> web.Response:
+        held = len(courier.held)
+        return answer({"open": simulator.is_open, "pending": courier.pending, "held": held})
 
-    async def index(self, _request: web.Request) -> web.Response:
-        """Show that the simulator runs, and how many payments are not finished."""
-        simulator, courier = self._simulator, self._simulator.courier
-        return web.json_response(
-            {"open": simulator.is_open, "pending": courier.pending, "held": len(courier.held)}
-        )
-
-    async def ledger(self, request: web.Request) -> web.Response:
-        """Show the money that moved, of all payments or of one reference or payment."""
+    @routes.get("/_control/ledger")
+    async def ledger(request: web.Request) -> web.Response:
         wanted = {name: request.query.get(name) for name in ("reference", "payment_id")}
-        return web.json_response(self._simulator.ledger.to_json(**wanted))
+        return answer(simulator.ledger.to_json(**wanted))
 
-    async def requests(self, request: web.Request) -> web.Response:
-        """Show the requests that reached Daraja's paths."""
-        path, contains, last = (request.query.get(name) for name in ("path", "contains", "last"))
-        shown = self._simulator.traffic.to_json(
-            path=path or "", contains=contains or "", last=None if last is None else int(last)
-        )
-        return web.json_response(shown)
+    @routes.get("/_control/requests")
+    async def requests(request: web.Request) -> web.Response:
+        path, contains = (request.query.get(name, "") for name in ("path", "contains"))
+        last = request.query.get("last")
+        newest = None if last is None else int(last)
+        return answer(traffic.to_json(path=path, contains=contains, last=newest))
 
-    async def forget_requests(self, _request: web.Request) -> web.Response:
-        """Forget the requests, and change nothing else."""
-        self._simulator.traffic.clear()
-        return web.json_response({"count": 0})
+    @routes.delete("/_control/requests")
+    async def forget_requests(_request: web.Request) -> web.Response:
+        traffic.clear()
+        return answer({"count": 0})
 
-    async def callbacks(self, _request: web.Request) -> web.Response:
-        """Show the callbacks that were sent, successfully or not, and the held ones."""
-        courier = self._simulator.courier
+    @routes.get("/_control/callbacks")
+    async def callbacks(_request: web.Request) -> web.Response:
         items = [delivery.to_json() for delivery in courier.deliveries]
         held = [delivery.to_json() for delivery in courier.held]
-        return web.json_response({"items": items, "count": courier.delivered, "held": held})
+        return answer({"items": items, "count": courier.delivered, "held": held})
 
-    async def release_callbacks(self, request: web.Request) -> web.Response:
-        """Deliver held callbacks, and answer when all of them are answered."""
+    @routes.post("/_control/callbacks/release")
+    async def release_callbacks(request: web.Request) -> web.Response:
+        """Answer when all released callbacks are answered."""
         order, url_contains, count = _parse_release(await _read_body(request))
-        released = await self._simulator.courier.release(
-            order=order, url_contains=url_contains, count=count
-        )
+        released = await courier.release(order=order, url_contains=url_contains, count=count)
         items = [delivery.to_json() for delivery in released]
-        return web.json_response(
-            {"items": items, "count": len(items), "held": len(self._simulator.courier.held)}
-        )
+        return answer({"items": items, "count": len(items), "held": len(courier.held)})
 
-    async def settings(self, _request: web.Request) -> web.Response:
-        """Show the settings that a client needs."""
-        return web.json_response(self._simulator.settings)
+    @routes.get("/_control/settings")
+    async def settings(_request: web.Request) -> web.Response:
+        return answer(simulator.settings)
 
-    async def switches(self, _request: web.Request) -> web.Response:
-        """Show all switches."""
-        return web.json_response(self._simulator.switches.to_json())
+    @routes.get("/_control/switches")
+    async def show_switches(_request: web.Request) -> web.Response:
+        return answer(switches.to_json())
 
-    async def change_switches(self, request: web.Request) -> web.Response:
-        """Change some switches."""
-        self._simulator.switches.change(await _read_body(request))
-        return web.json_response(self._simulator.switches.to_json())
+    @routes.post("/_control/switches")
+    async def change_switches(request: web.Request) -> web.Response:
+        switches.change(await _read_body(request))
+        return answer(switches.to_json())
 
-    async def scenarios(self, _request: web.Request) -> web.Response:
-        """Show the rules, the catalogue and the magic numbers."""
-        return web.json_response(self._simulator.scenarios.to_json())
+    @routes.get("/_control/scenarios")
+    async def show_scenarios(_request: web.Request) -> web.Response:
+        return answer(scenarios.to_json())
 
-    async def add_scenario(self, request: web.Request) -> web.Response:
-        """Add a rule. For `connection_refused` without a match, close the listener at once."""
-        body = await _read_body(request)
-        name, match, times, params = _parse_rule(body)
+    @routes.post("/_control/scenarios")
+    async def add_scenario(request: web.Request) -> web.Response:
+        name, match, times, params = _parse_rule(await _read_body(request))
         if name == "connection_refused" and match.is_everything:
-            return self._close(request, params)
-        rule = self._simulator.scenarios.add(name, match, times=times, params=params)
-        return web.json_response(rule.to_json(), status=201)
+            return close(request, params)
+        rule = scenarios.add(name, match, times=times, params=params)
+        return answer(rule.to_json(), status=201)
 
-    async def clear_scenarios(self, _request: web.Request) -> web.Response:
-        """Drop all rules."""
-        self._simulator.scenarios.clear()
-        return web.json_response({"rules": []})
+    @routes.delete("/_control/scenarios")
+    async def clear_scenarios(_request: web.Request) -> web.Response:
+        scenarios.clear()
+        return answer({"rules": []})
 
-    async def listener(self, _request: web.Request) -> web.Response:
-        """Show whether Daraja accepts connections."""
-        return web.json_response({"open": self._simulator.is_open})
+    @routes.get("/_control/listener")
+    async def show_listener(_request: web.Request) -> web.Response:
+        return answer({"open": simulator.is_open})
 
-    async def set_listener(self, request: web.Request) -> web.Response:
-        """Open or close Daraja's listener."""
+    @routes.post("/_control/listener")
+    async def set_listener(request: web.Request) -> web.Response:
         body = await _read_body(request)
         if not isinstance(body.get("open"), bool):
             raise ControlError("open must be true or false")
-        if body["open"]:
-            await self._simulator.open_listener()
-            return web.json_response({"open": True})
-        return self._close(request, {"seconds": body.get("seconds")})
+        if not body["open"]:
+            return close(request, {"seconds": body.get("seconds")})
+        await simulator.open_listener()
+        return answer({"open": True})
 
-    async def expire_tokens(self, _request: web.Request) -> web.Response:
-        """Let the current tokens expire."""
-        return web.json_response({"expired": self._simulator.tokens.expire()})
+    @routes.post("/_control/tokens/expire")
+    async def expire_tokens(_request: web.Request) -> web.Response:
+        return answer({"expired": simulator.tokens.expire()})
 
-    async def reset(self, request: web.Request) -> web.Response:
-        """Restore the state after the start. Keys stay, and by default tokens too."""
+    @routes.post("/_control/reset")
+    async def reset(request: web.Request) -> web.Response:
         body = await _read_body(request)
-        await self._simulator.reset(tokens=body.get("tokens") is True)
-        return web.json_response({"reset": True})
+        await simulator.reset(tokens=body.get("tokens") is True)
+        return answer({"reset": True})
 
-    def _close(self, request: web.Request, params: Mapping[str, object]) -> web.Response:
+    def close(request: web.Request, params: Mapping[str, object]) -> web.Response:
         seconds = read_closed_seconds(params)
-        self._simulator.close_listener(seconds=seconds, spare=request)
-        answer = web.json_response({"open": False, "seconds": seconds}, status=201)
-        answer.force_close()  # the caller's own connection closes after this answer
-        return answer
+        simulator.close_listener(seconds=seconds, spare=request)
+        closed = answer({"open": False, "seconds": seconds}, status=201)
+        closed.force_close()  # the caller's own connection closes after this answer
+        return closed
+
+    return routes
 
 
 def _refuse_unknown(body: Mapping[str, object], known: set[str]) -> None:
