@@ -12,6 +12,7 @@ import asyncio
 import json
 import sys
 import time
+from functools import partial
 from uuid import uuid4
 
 import asyncpg
@@ -24,24 +25,16 @@ from tests.stack.ports import reserve_port
 from tests.stack.processes import Process
 from tests.stack.stack import Stack
 
-_ENVIRONMENT = {"DARAJA_REQUESTS_PER_SECOND": "100000", "LOG_LEVEL": "WARNING"}
+_ENVIRONMENT = {"DARAJA_REQUESTS_PER_SECOND": "100000", "LOG_LEVEL": "INFO"}
 
 
 async def run(seconds: float, connections: int, lives: int) -> None:
     say(f"{connections} connections, {seconds:g} s each; one process of each kind; fsync on\n")
-    async with Stack(
-        fast=False,
-        time_scale=0.001,
-        env={**_ENVIRONMENT, "LOG_LEVEL": "INFO"},
-        processes=("web", "callbacks", "worker"),
-    ) as stack:
+    async with Stack(fast=False, time_scale=0.001, env=_ENVIRONMENT) as stack:
         ours = await whole_lives(stack, lives)
         arq = await arq_jobs_per_second(stack.redis_url, jobs=2000)
-        say_rate(
-            "whole lives: withdrawals from request to event",
-            ours,
-            f"({lives} of {lives} succeeded)",
-        )
+        remark = f"({lives} of {lives} succeeded)"
+        say_rate("whole lives: withdrawals from request to event", ours, remark)
         say_rate("  floor: arq jobs that do nothing, one worker", arq, f"ratio {ours / arq:.2f}")
         # Without a worker the accepts are measured alone.
         await stack.stop_process("worker")
@@ -60,7 +53,7 @@ async def accepts(stack: Stack, seconds: float, connections: int) -> None:
     )
     await floors.start()
     await floors.wait_logged("ready")
-    measured = {"seconds": seconds, "connections": connections, "expected_status": 202}
+    measure = partial(requests_per_second, seconds=seconds, connections=connections)
     body = json.dumps({"amount": 250, "phone_number": "0711000111"}).encode()
     tokens = [stack.issuer.user_token(str(uuid4())) for _ in range(connections)]
 
@@ -75,17 +68,9 @@ async def accepts(stack: Stack, seconds: float, connections: int) -> None:
         ).encode()
         return post(stack.web_url, "/v1/deposits", own_body, headers)
 
-    bare = await requests_per_second(
-        floor_url,
-        lambda _: post(floor_url, "/bare", body, {}),
-        **measured,  # type: ignore[arg-type]
-    )
-    insert = await requests_per_second(
-        floor_url,
-        lambda _: post(floor_url, "/insert", body, {}),
-        **measured,  # type: ignore[arg-type]
-    )
-    ours = await requests_per_second(stack.web_url, deposit, **measured)  # type: ignore[arg-type]
+    bare = await measure(floor_url, lambda _: post(floor_url, "/bare", body, {}))
+    insert = await measure(floor_url, lambda _: post(floor_url, "/insert", body, {}))
+    ours = await measure(stack.web_url, deposit)
     await floors.terminate()
     say("")
     say_rate("accepted payments (token, key, history, 202)", ours)
@@ -107,7 +92,7 @@ async def whole_lives(stack: Stack, lives: int) -> float:
         requests.append(post(stack.web_url, "/v1/withdrawals", body, headers))
     connection = await asyncpg.connect(stack.database_url)
     began_at = time.monotonic()
-    await send_all(stack.web_url, requests, connections=32, expected_status=202)
+    await send_all(stack.web_url, requests, connections=32)
     while True:
         row = await connection.fetchrow(
             "SELECT count(*) FILTER (WHERE stage = 'succeeded') AS succeeded FROM mkwanja.payments"

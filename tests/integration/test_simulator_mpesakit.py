@@ -126,43 +126,30 @@ async def test_mpesakit_pays_a_phone_number(
         await asyncio.to_thread(b2c.send_payment, request)
 
 
-async def test_mpesakit_pays_a_paybill_and_reads_the_result(
-    probe: Probe, client: MpesaHttpClient, tokens: TokenManager
+@pytest.mark.parametrize("is_till", [False, True], ids=["a paybill", "a till"])
+async def test_mpesakit_pays_a_business_and_reads_the_result(
+    probe: Probe, client: MpesaHttpClient, tokens: TokenManager, is_till: bool
 ) -> None:
-    """Its model accepts our B2B result unchanged."""
-    request = BusinessPayBillRequest(
-        Initiator=probe.settings["DARAJA_INITIATOR_NAME"],
-        PartyB=888880,
-        AccountReference="PO771",
-        Requester=None,
+    """For a till it sends RecieverIdentifierType 4. Its model accepts our result unchanged."""
+    common = {
+        "Initiator": probe.settings["DARAJA_INITIATOR_NAME"],
+        "AccountReference": "PO771",
+        "Requester": None,
         **payout(probe),
-    )
-    b2b = BusinessPayBill(http_client=client, token_manager=tokens)
-    assert (await asyncio.to_thread(b2b.paybill, request)).is_successful()
+    }
+    if is_till:
+        goods = BusinessBuyGoods(http_client=client, token_manager=tokens)
+        order = BusinessBuyGoodsRequest(PartyB=555123, Occassion=None, **common)
+        accepted = await asyncio.to_thread(goods.buy_goods, order)
+    else:
+        bills = BusinessPayBill(http_client=client, token_manager=tokens)
+        bill = BusinessPayBillRequest(PartyB=888880, **common)
+        accepted = await asyncio.to_thread(bills.paybill, bill)
+    assert accepted.is_successful()
     await probe.simulator.idle()
     result = BusinessPayBillResultCallback.model_validate(probe.receiver.received[0].body).Result
-    assert (str(result.ResultCode), result.TransactionID) == (
-        "0",
-        probe.simulator.ledger.movements[0].receipt,
-    )
-
-
-async def test_mpesakit_pays_a_till(
-    probe: Probe, client: MpesaHttpClient, tokens: TokenManager
-) -> None:
-    """It sends RecieverIdentifierType 4, which is accepted by default."""
-    request = BusinessBuyGoodsRequest(
-        Initiator=probe.settings["DARAJA_INITIATOR_NAME"],
-        PartyB=555123,
-        AccountReference="PO772",
-        Requester=None,
-        Occassion=None,
-        **payout(probe),
-    )
-    b2b = BusinessBuyGoods(http_client=client, token_manager=tokens)
-    assert (await asyncio.to_thread(b2b.buy_goods, request)).is_successful()
-    await probe.simulator.idle()
-    assert probe.simulator.ledger.count("PO772") == 1
+    (movement,) = probe.simulator.ledger.movements
+    assert (str(result.ResultCode), result.TransactionID) == ("0", movement.receipt)
 
 
 async def test_mpesakit_sends_a_status_inquiry(

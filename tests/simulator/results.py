@@ -164,20 +164,15 @@ def envelope(
 
 
 def _payout(
-    payment: Payment,
-    outcome: Outcome,
-    *,
-    kind: Code,
-    code: Code,
-    parameters: object,
-    references: object,
+    payment: Payment, outcome: Outcome, *, is_text: bool, parameters: object, references: object
 ) -> dict[str, object]:
-    hides_receipt = payment.choice.has("missing_receipt") and str(outcome.code) == "0"
+    code = outcome.code
+    hides_receipt = payment.choice.has("missing_receipt") and str(code) == "0"
     return envelope(
         choice=payment.choice,
-        code=code,
-        kind=kind,
-        desc=find_text(PAYOUT_TEXTS, outcome.code, outcome.desc),
+        code=str(code) if is_text else code,
+        kind="0" if is_text else 0,
+        desc=find_text(PAYOUT_TEXTS, code, outcome.desc),
         originator_id=payment.reported_originator_id or payment.originator_id,
         conversation_id=payment.provider_id,
         transaction_id="" if hides_receipt else outcome.receipt,
@@ -215,9 +210,7 @@ def _b2c(payment: Payment, outcome: Outcome) -> dict[str, object]:
         parameters = {"Key": "BOCompletedTime", "Value": int(format_timestamp(outcome.at))}
     else:
         parameters = None
-    return _payout(
-        payment, outcome, kind=0, code=outcome.code, parameters=parameters, references=references
-    )
+    return _payout(payment, outcome, is_text=False, parameters=parameters, references=references)
 
 
 def _b2c_items(payment: Payment, outcome: Outcome) -> list[Item]:
@@ -250,15 +243,13 @@ def _b2b(payment: Payment, outcome: Outcome) -> dict[str, object]:
     ]
     if payment.choice.has("missing_value"):
         references.append({"Key": "Occassion"})
-    if str(outcome.code) == "0":
+    parameters: object = {"Key": "BOCompletedTime", "Value": int(format_timestamp(outcome.at))}
+    is_success = str(outcome.code) == "0"
+    if is_success:
         parameters = _success_items(payment, outcome, _b2b_items(payment, outcome))
-        # The documentation shows strings on success and numbers on failure (§5).
-        return _payout(
-            payment, outcome, kind="0", code="0", parameters=parameters, references=references
-        )
-    single: Item = {"Key": "BOCompletedTime", "Value": int(format_timestamp(outcome.at))}
+    # The documentation shows strings on success and numbers on failure (§5).
     return _payout(
-        payment, outcome, kind=0, code=outcome.code, parameters=single, references=references
+        payment, outcome, is_text=is_success, parameters=parameters, references=references
     )
 
 
