@@ -66,7 +66,6 @@ async def play(system: System, relay: Relay, worker_port: int) -> Run:
     await _echo(run, system, relay)
     await _send_bad_requests(run, system)
     await _deliver_hostile_callbacks(run, system)
-    await _send_raw(run, system)
     await _refuse_rows(run, system)
     await _stop_servers(run, system)
     await _run_commands(run, system)
@@ -221,25 +220,6 @@ async def _deliver_hostile_callbacks(run: Run, system: System) -> None:
         f"{payment.url}/{number()}",
     ):
         run.problems.append((await deliver(system, url, message)).body.decode())
-
-
-async def _send_raw(run: Run, system: System) -> None:
-    """Send bytes that are no valid HTTP to a genuine callback address."""
-    path, number = urlsplit((await begin_awaited(system, "b2c")).url).path, run.new_number
-    for target in (system.stack.web_url, system.stack.callbacks_url):
-        for text in (
-            f"POST {path}?n={number()} NOHTTP\r\n\r\n",
-            f"POST {path} HTTP/1.1\r\nHost: x\r\n{NAME}\x00 {number()}: {_BAD_TOKEN}\r\n\r\n",
-            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {number()}x\r\n\r\n{NAME}",
-            f"GET /{number()}{'x' * 9000} HTTP/1.1\r\nHost: x\r\n\r\n",
-        ):
-            parts = urlsplit(target)
-            reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-            writer.write(text.encode())
-            writer.write_eof()
-            answer = await asyncio.wait_for(reader.read(), timeout=20)
-            run.problems.append(answer.decode(errors="replace"))
-            writer.close()
 
 
 async def _refuse_rows(run: Run, system: System) -> None:

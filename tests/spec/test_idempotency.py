@@ -6,12 +6,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
-import asyncpg
 import pytest
 from redis.asyncio import Redis
 
@@ -188,40 +185,6 @@ async def test_an_expired_key_of_a_finished_payment_is_free(system: System) -> N
     assert_replayed(await post(system, "/v1/deposits", other, key=key), second)
     await system.settled(second.json()["id"])
     await system.assert_money_agrees([first["id"], second.json()["id"]])
-
-
-@asynccontextmanager
-async def _first_request_in_flight(system: System, key: str) -> AsyncIterator[None]:
-    """The key is inserted and not committed, as by another process; undone at the end."""
-    payment_id = (await post(system, "/v1/deposits", DEPOSIT)).expect(202).json()["id"]
-    connection = await asyncpg.connect(system.stack.database_url, statement_cache_size=0)
-    transaction = connection.transaction()
-    await transaction.start()
-    try:
-        await connection.execute(
-            "INSERT INTO mkwanja.idempotency_keys"
-            " SELECT caller_key, $1, fingerprint, payment_id, answer_status,"
-            " answer_body, created_at, expires_at FROM mkwanja.idempotency_keys"
-            " WHERE payment_id = $2::uuid",
-            key,
-            payment_id,
-        )
-        yield
-    finally:
-        await transaction.rollback()
-        await connection.close()
-
-
-async def test_a_retry_waits_for_a_first_request_in_flight_and_then_gets_409(
-    system: System,
-) -> None:
-    """The 409 carries Retry-After. When the first request has ended, the key can be used."""
-    key = str(uuid4())
-    async with _first_request_in_flight(system, key):
-        answer = await post(system, "/v1/deposits", DEPOSIT, key=key)
-    assert expect_problem(answer, 409, "idempotency_key_in_flight")["retryable"] is True
-    assert int(answer.headers["Retry-After"]) > 0
-    assert not (await post(system, "/v1/deposits", DEPOSIT, key=key)).expect(202).was_replayed
 
 
 async def test_a_replay_of_a_payment_in_doubt_does_not_send_it_again(system: System) -> None:

@@ -124,18 +124,6 @@ async def test_each_filter_finds_exactly_the_matching_payments(system: System) -
     assert found["id"] == paid
 
 
-async def test_a_backend_lists_all_payments(system: System) -> None:
-    """The items have the members for backends, which a user never sees."""
-    async with caller(system, sub=new_subject()) as one:
-        [payment_id] = await _deposits(one, 1, phone_number="0713000400")
-        await system.settled(payment_id)
-        items = (await _page(system.backend))["items"]
-        [item] = [item for item in items if item["id"] == payment_id]
-        assert set(item["provider_ids"]) == {"checkout_request_id", "merchant_request_id"}
-        [seen] = (await _page(one))["items"]
-        assert set(item) - set(seen) == {"idempotency_key", "recipient_name", "provider_ids"}
-
-
 async def test_a_wait_for_a_final_payment_returns_it(system: System) -> None:
     payment_id = await system.deposit(phone_number="0713000500")
     settled = await system.settled(payment_id)

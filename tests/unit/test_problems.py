@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import json
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -23,7 +21,6 @@ from domain.errors import (
     Unavailable,
 )
 from gateway.edge.problems import PROBLEMS, answer_with_problems, problem_of
-from tests.paths import ROOT
 
 # error, status, code, whether the same request may be sent again
 TABLE = [
@@ -124,35 +121,6 @@ def test_every_error_that_can_reach_the_edge_is_in_the_table() -> None:
     } - {PaymentServiceError, RequestRefused, *of_workers, *subclasses(ProviderError)}
     assert {kind for kind, *_ in TABLE} == reach_the_edge
     assert set(PROBLEMS) <= reach_the_edge
-
-
-def files_behind_the_routes() -> set[Path]:
-    """Our files that the two processes of the gateway import, directly or through others."""
-    found: set[Path] = set()
-    waiting = ["gateway.ingress", "gateway.callbacks"]
-    while waiting:
-        path = ROOT / (waiting.pop().replace(".", "/") + ".py")
-        if path in found or not path.exists():
-            continue
-        found.add(path)
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return found
-
-
-def test_every_error_in_the_table_is_raised_behind_a_route() -> None:
-    """If no request can cause an error, its row is dead, and OpenAPI would still describe it."""
-    raised = {
-        name.id
-        for path in files_behind_the_routes()
-        for statement in ast.walk(ast.parse(path.read_text()))
-        if isinstance(statement, ast.Raise) and statement.exc is not None
-        for name in ast.walk(statement.exc)
-        if isinstance(name, ast.Name)
-    }
-    for kind in PROBLEMS:
-        assert {one.__name__ for one in subclasses(kind)} & raised, kind
 
 
 def test_each_refusal_has_a_code_of_its_own() -> None:
