@@ -1,17 +1,15 @@
-"""How a listening process starts, logs requests and ends.
+"""How a listening process starts and logs requests.
 
 It logs the route of a request, never text of the peer.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import aiohttp
@@ -132,24 +130,3 @@ async def test_with_an_untested_aiohttp_no_process_starts(stack: Stack, tmp_path
         )
         line = await _refusal_to_start(stack, tmp_path, name, [sys.executable, "-c", program])
         assert line.startswith(f"{name}: cannot start; aiohttp 3.99.0 is installed, and only ")
-
-
-@pytest.mark.parametrize("unfinished", ["a head", "a body"])
-async def test_slow_peers_do_not_delay_the_end_of_a_process(stack: Stack, unfinished: str) -> None:
-    """After SIGTERM it ends in time with status 0, and answers no unfinished request."""
-    port = urlsplit(stack.process("web.2").url).port
-    half = "POST /v1/deposits HTTP/1.1\r\nHost: x\r\n"
-    if unfinished == "a body":
-        half += (
-            f"Authorization: Bearer {stack.issuer.backend_token()}\r\nX-Idempotency-Key: slow\r\n"
-        )
-        half += "Content-Type: application/json\r\nContent-Length: 40\r\n\r\n{"
-    peers = []
-    for _ in range(100):
-        peers.append(await asyncio.open_connection("127.0.0.1", port))
-        peers[-1][1].write(half.encode())
-    await asyncio.sleep(0.2)
-    assert await stack.process("web.2").terminate(within_seconds=20) == 0
-    for _, writer in peers:
-        writer.transport.abort()
-    await stack.start_process("web.2")
