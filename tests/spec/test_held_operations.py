@@ -21,11 +21,7 @@ _ENV: dict[str, str | None] = {
     "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
     "INQUIRY_INTERVAL_MAX_SECONDS": "1",
 }
-_B2C, _STATUS, _QUERY = (
-    "/mpesa/b2c/v3/paymentrequest",
-    "/mpesa/transactionstatus/v1/query",
-    "/mpesa/stkpushquery/v1/query",
-)
+_B2C = "/mpesa/b2c/v3/paymentrequest"
 _WITHDRAWALS, _DEPOSITS = 80, 60
 
 # Users of Daraja report this form: the answer says that the token is invalid, but the same token
@@ -51,9 +47,9 @@ async def _count_requests(system: System, path: str) -> int:
     return int((await system.control("GET", f"/requests?path={path}&last=1"))["count"])
 
 
-async def _wait_for_two_probes(system: System, name: str = "b2c") -> None:
+async def _wait_for_two_probes(system: System) -> None:
     await system.eventually(
-        lambda: system.brake(name), lambda row: row["probes"] >= 2, "two probes"
+        lambda: system.brake("b2c"), lambda row: row["probes"] >= 2, "two probes"
     )
 
 
@@ -136,25 +132,6 @@ async def test_payments_of_the_other_kinds_are_held_in_the_same_way(
     await system.wait_until_paid([other])
     await _add_missing_products(system)
     await system.wait_until_paid(waiting)
-
-
-@pytest.mark.parametrize("kind", ["deposit", "withdrawal"])
-@pytest.mark.sampled(1)
-async def test_payments_stay_open_while_daraja_refuses_inquiries(system: System, kind: str) -> None:
-    """Their callbacks are lost, so only an inquiry can settle them. It is sent later."""
-    api, path, name, pay = {
-        "deposit": ("stk", _QUERY, "stk_query", system.deposit),
-        "withdrawal": ("b2c", _STATUS, "status", system.withdrawal),
-    }[kind]
-    await system.control("POST", "/switches", {"missing_products": [name]})
-    await system.scenario("lost_callback", api=api)
-    payment_ids = [await pay() for _ in range(6)]
-    await _wait_for_two_probes(system, name)
-    assert await system.stage_counts(payment_ids) == {"awaiting_result": len(payment_ids)}
-    inquired = await _count_requests(system, path)
-    assert inquired <= len(payment_ids) * 2 + (await system.brake(name))["probes"] + 1
-    await system.control("POST", "/switches", {"missing_products": []})
-    await system.wait_until_paid(payment_ids)
 
 
 @pytest.mark.whole

@@ -13,7 +13,7 @@ import pytest
 from tests.spec.conftest import a_system, reset
 from tests.spec.in_doubt import history_facts
 from tests.spec.playing import begin, count_sends, stopped_payouts
-from tests.spec.system import System
+from tests.spec.system import PATIENCE_SECONDS, System
 
 _BRISK: dict[str, str | None] = {
     "INQUIRY_FIRST_AFTER_SECONDS": "1",
@@ -43,9 +43,10 @@ async def system(running_system: System) -> System:
     return running_system
 
 
-async def _sent_inquiries(system: System) -> list[Any]:
-    """Every Transaction Status request that reached the simulator, in order."""
-    return list((await system.control("GET", f"/requests?path={_STATUS}"))["items"])
+async def _inquired_ids(system: System) -> list[str]:
+    """The payment of each Transaction Status request that reached the simulator, in order."""
+    requests = (await system.control("GET", f"/requests?path={_STATUS}"))["items"]
+    return [item["body"]["OriginatorConversationID"] for item in requests]
 
 
 async def _insert_copies(
@@ -65,9 +66,8 @@ async def _insert_copies(
 async def test_workers_that_sweep_concurrently_do_nothing_twice(system: System) -> None:
     """One claim for each payment, and one numbered inquiry for each due time."""
     async with stopped_payouts(system):
-        payment_ids = list(
-            await asyncio.gather(*(begin(system, "b2c", "lost_callback") for _ in range(40)))
-        )
+        begun = (begin(system, "b2c", "lost_callback") for _ in range(40))
+        payment_ids = await asyncio.gather(*begun)
         due = (
             "UPDATE mkwanja.payments SET next_step_at = now() - interval '1 hour'"
             " WHERE id = ANY($1::uuid[])"
@@ -79,9 +79,7 @@ async def test_workers_that_sweep_concurrently_do_nothing_twice(system: System) 
         " WHERE payment_id = ANY($1::uuid[]) GROUP BY 1"
     )
     assert {row["claims"] for row in await system.rows(attempts, payment_ids)} == {1}
-    inquiries_sent = Counter(
-        item["body"]["OriginatorConversationID"] for item in await _sent_inquiries(system)
-    )
+    inquiries_sent = Counter(await _inquired_ids(system))
     numbers = (
         "SELECT payment_id, count(*) AS asked FROM mkwanja.inquiries"
         " WHERE payment_id = ANY($1::uuid[]) GROUP BY 1"
@@ -101,9 +99,7 @@ async def test_workers_that_sweep_concurrently_do_nothing_twice(system: System) 
 
 async def test_the_longest_overdue_payment_is_inquired_about_first(system: System) -> None:
     """The budget is one inquiry a second. The order holds whichever worker inquires."""
-    payment_ids = list(
-        await asyncio.gather(*(begin(system, "b2c", "lost_callback") for _ in range(5)))
-    )
+    payment_ids = await asyncio.gather(*(begin(system, "b2c", "lost_callback") for _ in range(5)))
     for payment_id in payment_ids:
         await system.in_stage(payment_id, "awaiting_result")
     for name in _WORKERS:
@@ -117,12 +113,8 @@ async def test_the_longest_overdue_payment_is_inquired_about_first(system: Syste
         await system.execute(due, payment_id, place)
     budget = {"DARAJA_INQUIRIES_PER_MINUTE": "60"}
     await asyncio.gather(*(system.stack.start_process(name, env=budget) for name in _WORKERS))
-    for payment_id in payment_ids:
-        assert (await system.settled(payment_id))["status"] == "success"
-    inquired_ids = [
-        item["body"]["OriginatorConversationID"] for item in await _sent_inquiries(system)
-    ]
-    assert list(dict.fromkeys(inquired_ids)) == payment_ids[::-1]
+    await system.wait_until_paid(payment_ids)
+    assert list(dict.fromkeys(await _inquired_ids(system))) == payment_ids[::-1]
     await asyncio.gather(*(system.stack.restart_process(name, kill=True) for name in _WORKERS))
 
 
@@ -187,8 +179,10 @@ async def test_a_payment_without_progress_is_flagged_once(system: System) -> Non
     """It stays listed, and the inquiries go on."""
     payment_id = await begin(system, "b2c", "lost_callback")
     await system.scenario("status_value", api="status", params={"status": "Pending"})
-    payment = await system.eventually(
-        lambda: system.payment(payment_id), lambda payment: payment["needs_review"]
+    payment = await system.eventually(  # ten inquiries, two seconds apart
+        lambda: system.payment(payment_id),
+        lambda payment: payment["needs_review"],
+        patience_seconds=2 * PATIENCE_SECONDS,
     )
     assert payment["status"] == "pending"
     facts = await history_facts(system, payment_id)

@@ -31,41 +31,6 @@ class LifeTimes(NamedTuple):
         return self._replace(accounts=dict.fromkeys(self.accounts, account))
 
 
-def _times(
-    lease: float,
-    first: float,
-    longest: float,
-    trusted: float,
-    window: float,
-    *,
-    expires: float,
-    kind: Kind,
-) -> LifeTimes:
-    worker = Times(
-        lease=timedelta(seconds=lease),
-        inquiry_first_after=timedelta(seconds=first),
-        inquiry_interval_max=timedelta(seconds=longest),
-        result_window=timedelta(seconds=window),
-        not_found_trusted_after=timedelta(seconds=trusted),
-    )
-    limits = (lease / 2, lease, first, trusted, window)
-    near = [int(1000 * limit) + off for limit in limits for off in (-50, 1, 300)]
-    return LifeTimes(
-        lease=int(lease * 1000),
-        first_after=int(first * 1000),
-        trusted_after=int(trusted * 1000),
-        window=int(window * 1000),
-        expires_after=int(expires * 1000),
-        call=int(1000 * worker.call_max.total_seconds()),
-        worker=worker,
-        accounts={kind: AN_ACCOUNT},
-        delays=(*near, 600, 2000, 9000, 25_000, 70_000, int(4000 * longest)),
-        calm_after=tuple(
-            int(1000 * after) for after in (2, lease + first, 2 * window, 2 * longest, 4 * longest)
-        ),
-    )
-
-
 _EXPIRES = {
     Kind.DEPOSIT: (60, 20),
     Kind.WITHDRAWAL: (86_400, 150),
@@ -81,10 +46,32 @@ _RUNS = (
     (300, 10, 30, 20, 15, 0),
 )
 
-TIMES = {
-    kind: tuple(
-        _times(lease, first, longest, trusted, window, expires=_EXPIRES[kind][age], kind=kind)
-        for lease, first, longest, trusted, window, age in _RUNS
+
+def _times(
+    kind: Kind, lease: int, first: int, longest: int, trusted: int, window: int, age: int
+) -> LifeTimes:
+    worker = Times(
+        lease=timedelta(seconds=lease),
+        inquiry_first_after=timedelta(seconds=first),
+        inquiry_interval_max=timedelta(seconds=longest),
+        result_window=timedelta(seconds=window),
+        not_found_trusted_after=timedelta(seconds=trusted),
     )
-    for kind in Kind
-}
+    limits = (500 * lease, *(1000 * limit for limit in (lease, first, trusted, window)))
+    near = [limit + off for limit in limits for off in (-50, 1, 300)]
+    calm_after = (2, lease + first, 2 * window, 2 * longest, 4 * longest)
+    return LifeTimes(
+        lease=1000 * lease,
+        first_after=1000 * first,
+        trusted_after=1000 * trusted,
+        window=1000 * window,
+        expires_after=1000 * _EXPIRES[kind][age],
+        call=int(1000 * worker.call_max.total_seconds()),
+        worker=worker,
+        accounts={kind: AN_ACCOUNT},
+        delays=(*near, 600, 2000, 9000, 25_000, 70_000, 4000 * longest),
+        calm_after=tuple(1000 * after for after in calm_after),
+    )
+
+
+TIMES = {kind: tuple(_times(kind, *run) for run in _RUNS) for kind in Kind}
