@@ -114,7 +114,10 @@ _UNREADABLE: dict[str, bytes] = {
 
 
 async def test_the_receiver_stores_any_body_for_a_right_address(system: System) -> None:
-    """The answer is 200. The body is stored byte for byte and flagged, and finalizes nothing."""
+    """The answer is 200. The body is stored byte for byte and flagged, and finalizes nothing.
+
+    Only a credential is replaced. The digest is that of the body as it came.
+    """
     one = await begin_awaited(system)
     for case, body in _UNREADABLE.items():
         answer = await deliver(system, one.url, body)
@@ -125,6 +128,11 @@ async def test_the_receiver_stores_any_body_for_a_right_address(system: System) 
         assert stored["is_flagged"], case
         assert (await system.payment(one.id))["stage"] == "awaiting_result", case
     assert len(await system.callbacks(one.id)) == len(_UNREADABLE)
+    echo = b'{"Password": "Zm9v", "ResultCode": 0}'
+    await deliver(system, one.url, echo)
+    stored = (await system.callbacks(one.id))[-1]
+    assert bytes(stored["body"]) == echo.replace(b"Zm9v", b"[replaced]")
+    assert bytes(stored["body_sha256"]) == hashlib.sha256(echo).digest()
     await deliver_result(system, one, receipt="UKN7KEPT01")
     assert (await system.payment(one.id))["receipt"] == "UKN7KEPT01"
 
