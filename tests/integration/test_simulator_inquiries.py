@@ -184,7 +184,6 @@ class TestQuery:
     async def test_a_payment_in_flight_has_three_shapes(
         self, probe: Probe, shape: str, status: int, part: dict[str, str]
     ) -> None:
-        """Each shape was recorded by a source."""
         probe.simulator.switches.change({"in_flight_shape": shape})
         probe.simulator.scenario("slow_result", params={"seconds": 600})
         pushed = (await probe.send("stk")).body
@@ -193,7 +192,6 @@ class TestQuery:
         assert part.items() <= answer.body.items()
 
     async def test_an_unknown_id_does_not_exist(self, probe: Probe) -> None:
-        """A 500 with the code that has several meanings."""
         answer = await probe.send("stk_query", CheckoutRequestID="ws_CO_010320261015034711000111")
         assert answer.error == (500, "500.001.1001", "The transaction does not Exist")
 
@@ -237,7 +235,6 @@ class TestQuery:
         assert ids[1] not in {first[CHECKOUT], second[CHECKOUT]}
 
     async def test_stray_500s_come_for_known_ids(self, probe: Probe) -> None:
-        """As often as the switch sets."""
         probe.simulator.switches.change({"stray_500": 1.0})
         checkout = (await probe.finish("stk"))[CHECKOUT]
         answer = await probe.send("stk_query", CheckoutRequestID=checkout)

@@ -152,7 +152,6 @@ class TestListener:
         assert (await probe.send("stk")).status == 200
 
     async def test_a_closed_listener_opens_by_itself(self, probe: Probe) -> None:
-        """After params.seconds."""
         probe.simulator.scenario("connection_refused", api="b2c", times=1, params={"seconds": 0.05})
         with pytest.raises(CUT):
             await probe.send("b2c")
@@ -188,7 +187,6 @@ class TestForms:
         assert not [text for _, text in drawn[0] if "ConversationID" in text or "RequestID" in text]
 
     async def test_a_form_can_be_asked_for(self, probe: Probe) -> None:
-        """By its name."""
         probe.simulator.scenario("our_field_refused", params={"form": "CallBackURL"})
         refused = await probe.send("stk")
         assert refused.error == (400, "400.002.02", "Bad Request - Invalid CallBackURL")

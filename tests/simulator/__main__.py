@@ -9,6 +9,7 @@ import errno
 import os
 import signal
 import sys
+from functools import partial
 
 import uvloop
 
@@ -53,18 +54,6 @@ def _parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _create_simulator(arguments: argparse.Namespace, *, control_port: int) -> Simulator:
-    return Simulator(
-        port=arguments.port,
-        control_port=control_port,
-        host=arguments.host,
-        time_scale=arguments.time_scale,
-        environment=os.environ,
-        certificate_file=arguments.certificate_file,
-        records_max=arguments.records_max,
-    )
-
-
 async def _run(arguments: argparse.Namespace) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -81,22 +70,27 @@ async def _run(arguments: argparse.Namespace) -> None:
 
 
 async def _start_simulator(arguments: argparse.Namespace) -> Simulator:
-    if arguments.control_port is not None:
-        simulator = _create_simulator(arguments, control_port=arguments.control_port)
-        await simulator.start()
-        return simulator
-    simulator = _create_simulator(
-        arguments, control_port=arguments.port + 1 if arguments.port else 0
+    create = partial(
+        Simulator,
+        port=arguments.port,
+        host=arguments.host,
+        time_scale=arguments.time_scale,
+        environment=os.environ,
+        certificate_file=arguments.certificate_file,
+        records_max=arguments.records_max,
     )
+    chosen = arguments.control_port
+    next_port = arguments.port + 1 if arguments.port else 0
+    simulator = create(control_port=next_port if chosen is None else chosen)
     try:
         await simulator.start()
     except OSError as error:
         await simulator.stop()
-        if error.errno != errno.EADDRINUSE or not arguments.port:
+        if chosen is not None or error.errno != errno.EADDRINUSE or not arguments.port:
             raise
         # The caller did not choose the control port, so any free port will do. The printed line
         # shows it. If Daraja's own port is in use, the second start fails with that error.
-        simulator = _create_simulator(arguments, control_port=0)
+        simulator = create(control_port=0)
         await simulator.start()
     return simulator
 

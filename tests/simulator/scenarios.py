@@ -132,17 +132,11 @@ class Match:
         api = wanted.get("api", "any")
         if not isinstance(api, str) or api not in ALL | {"any"}:
             raise ValueError(f"match.api must be one of any, {', '.join(sorted(ALL))}")
-        amount = wanted.get("amount")
-        if amount is not None and as_amount(amount) is None:
+        amount = as_amount(wanted.get("amount"))
+        if amount is None and wanted.get("amount") is not None:
             raise ValueError("match.amount must be a whole number")
-        return cls(
-            api=api,
-            phone_number=as_text(wanted.get("phone_number")),
-            party=as_text(wanted.get("party")),
-            amount=as_amount(amount),
-            reference=as_text(wanted.get("reference")),
-            url_contains=as_text(wanted.get("url_contains")),
-        )
+        names = ("phone_number", "party", "reference", "url_contains")
+        return cls(api, amount=amount, **{name: as_text(wanted.get(name)) for name in names})
 
 
 @dataclass(slots=True, eq=False)

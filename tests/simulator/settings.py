@@ -13,13 +13,12 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from cryptography.x509.oid import NameOID
 
+from tests.certificates import certificate_pem
 from tests.simulator.script import Code
 from tests.simulator.switches import Switches
 
@@ -116,18 +115,12 @@ class Vault:
 
     def __init__(self) -> None:
         self._key = rsa.generate_private_key(public_exponent=65_537, key_size=2048)
-        self.certificate_pem = _create_certificate(self._key)
-        self._passwords: dict[str, str | None] = {}
+        yesterday = datetime.now(UTC) - timedelta(days=1)
+        self.certificate_pem = certificate_pem(self._key, not_before=yesterday).decode()
+        # Cached, because credentials are reused.
+        self.decrypt_password = lru_cache(CACHED_CREDENTIALS_MAX)(self._decrypt_password)
 
-    def decrypt_password(self, credential: str) -> str | None:
-        """Return the password in `credential`, or None. Cached, because credentials are reused."""
-        if credential not in self._passwords:
-            if len(self._passwords) >= CACHED_CREDENTIALS_MAX:
-                self._passwords.clear()
-            self._passwords[credential] = self._decrypt(credential)
-        return self._passwords[credential]
-
-    def _decrypt(self, credential: str) -> str | None:
+    def _decrypt_password(self, credential: str) -> str | None:
         try:
             ciphertext = base64.b64decode(credential, validate=True)
             # A credential for another key may decrypt to random bytes without an error. Decoding
@@ -170,19 +163,3 @@ class Initiator:
     def clear(self) -> None:
         """Forget wrong tries."""
         self._tries = 0
-
-
-def _create_certificate(key: rsa.RSAPrivateKey) -> str:
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "apicrypt.simulator.test")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=365))
-        .sign(key, hashes.SHA256())
-    )
-    return certificate.public_bytes(serialization.Encoding.PEM).decode()
