@@ -12,7 +12,6 @@ messages, and imports nothing of it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -254,10 +253,9 @@ def _callbacks_kept(evidence: Evidence) -> Iterator[Finding]:
     for delivery in evidence.deliveries:
         if delivery.status != 200:
             continue
-        sent = json.dumps(delivery.body).encode()
-        mark = (delivery.payment_id, delivery.operation, hashlib.sha256(sent).hexdigest())
+        mark = (delivery.payment_id, delivery.operation, delivery.sha256)
         place = mark[:2]
-        is_comparable = REPLACED.encode() not in sent
+        is_comparable = REPLACED not in json.dumps(delivery.body)
         if count[place] == 0 or (is_comparable and kept[mark] == 0):
             reason = f"a {delivery.operation} callback was answered 200 and is not stored as sent"
             yield Finding("I6", FindingKind.BROKEN, delivery.payment_id, reason)

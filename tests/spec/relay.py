@@ -53,17 +53,13 @@ class Relay:
             return self._echo(request, body)
         if self.target is None:
             return web.Response(status=503)
-        headers = {
-            name: request.headers[name]
-            for name in ("Authorization", "Content-Type")
-            if name in request.headers
-        }
+        kept = [name for name in ("Authorization", "Content-Type") if name in request.headers]
         try:
             async with self._session.request(
                 request.method,
                 self.target + request.path_qs,
                 data=body or None,
-                headers=headers,
+                headers={name: request.headers[name] for name in kept},
                 allow_redirects=False,
             ) as answer:
                 return web.Response(
@@ -75,17 +71,11 @@ class Relay:
             return web.Response(status=502)
 
     def _collect_secrets(self, request: web.Request, body: bytes) -> None:
-        self.secrets.add(request.headers.get("Authorization", "").partition(" ")[2])
         sent: dict[str, Any] = json.loads(body) if body else {}
-        self.secrets |= {
-            str(sent[name]) for name in ("Password", "SecurityCredential") if name in sent
-        }
-        urls = [
-            str(sent[name])
-            for name in ("CallBackURL", "ResultURL", "QueueTimeOutURL")
-            if name in sent
-        ]
-        self.secrets |= {url.rpartition("/")[2] for url in urls}
+        self.secrets.add(request.headers.get("Authorization", "").partition(" ")[2])
+        self.secrets |= {sent.get(name, "") for name in ("Password", "SecurityCredential")}
+        for name in ("CallBackURL", "ResultURL", "QueueTimeOutURL"):
+            self.secrets.add(str(sent.get(name, "")).rpartition("/")[2])
         self.secrets.discard("")
 
     def _echo(self, request: web.Request, body: bytes) -> web.Response:

@@ -15,6 +15,7 @@ from tests.proof.soak.evidence import Witness, gather
 from tests.proof.soak.listening import Listener
 from tests.spec.system import System
 
+_STATE = "SELECT * FROM mkwanja.payments WHERE id = ANY($1::uuid[])"
 _OWED = "SELECT id FROM mkwanja.payments WHERE id = ANY($1::uuid[]) AND event_due IS NOT NULL"
 
 
@@ -34,12 +35,13 @@ async def wait_until_settled(
 
 async def differences(system: System, orders: Sequence[PaymentOrder]) -> list[str]:
     """The payments whose state is not, or not yet, their ending."""
-    rows = [(order, await system.stored(order.payment_id)) for order in orders]
+    found = await system.rows(_STATE, [order.payment_id for order in orders])
+    rows = {str(row["id"]): row for row in found}
     return [
         f"{order.label} ({order.payment_id}) is {row['stage']}, {row['failure_reason']},"
         f" review {row['needs_review']}"
-        for order, row in rows
-        if not _has_ended(order.ending, row)
+        for order in orders
+        if not _has_ended(order.ending, row := rows[order.payment_id])
     ]
 
 

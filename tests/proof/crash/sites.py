@@ -92,5 +92,3 @@ SITES = (
     Site("12 announcing", 12, CALLBACKS, "announcing_in_transaction",
          "frozen in the transaction that records a publication", Action.FREEZE, is_together=False),
 )  # fmt: skip
-
-SITE = {site.name: site for site in SITES}

@@ -7,9 +7,8 @@ request. Daraja sends once, so the requests of a killed receiver are lost.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import suppress
-from itertools import count
+from itertools import cycle
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -25,17 +24,16 @@ class Balancer:
     def __init__(self) -> None:
         self._port = reserve_port()
         self.url = f"http://127.0.0.1:{self._port}"
-        self._backends: list[int] = []
-        self._turn = count()
         self._connections: set[asyncio.Task[None]] = set()
 
-    def forward_to(self, urls: Sequence[str]) -> None:
+    def forward_to(self, urls: list[str]) -> None:
         """Forward to these from now on."""
-        self._backends = [urlsplit(url).port or 80 for url in urls]
+        self._ports = [urlsplit(url).port for url in urls]
+        self._turns = cycle(range(len(urls)))
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(
-            self._take, "127.0.0.1", self._port, backlog=_OPEN_FILES_MAX
+            self._accept, "127.0.0.1", self._port, backlog=_OPEN_FILES_MAX
         )
         return self
 
@@ -46,27 +44,21 @@ class Balancer:
         await asyncio.gather(*self._connections, return_exceptions=True)
         release_port(self._port)
 
-    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
-        try:
-            backend = await self._connect()
-            if backend is not None:
-                await asyncio.gather(_copy(reader, backend[1]), _copy(backend[0], writer))
-        except asyncio.CancelledError:
-            pass  # the run is over
-        finally:
-            self._connections.discard(task)
-            writer.close()
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = asyncio.create_task(self._forward(reader, writer))
+        self._connections.add(connection)
+        connection.add_done_callback(self._connections.discard)
 
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
-        first = next(self._turn)
-        for number in range(len(self._backends)):
-            port = self._backends[(first + number) % len(self._backends)]
-            with suppress(OSError):
-                return await asyncio.open_connection("127.0.0.1", port)
-        return None
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            turn = next(self._turns)
+            for port in [*self._ports[turn:], *self._ports[:turn]]:
+                with suppress(OSError):
+                    back, forth = await asyncio.open_connection("127.0.0.1", port)
+                    await asyncio.gather(_copy(reader, forth), _copy(back, writer))
+                    return
+        finally:
+            writer.close()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -7,6 +7,7 @@ see them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -84,6 +85,11 @@ class Delivery:
     operation: str
     body: Mapping[str, Any]
     status: int | None
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the bytes that the simulator sent."""
+        return hashlib.sha256(json.dumps(self.body).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

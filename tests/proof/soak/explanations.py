@@ -6,8 +6,6 @@ The cases are those of rules.md §15. Other findings have no explanation.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -54,6 +52,11 @@ class Facts:
         items = self._deliveries[payment_id]
         return [item for item in items if item.operation.startswith(operation)]
 
+    def results(self, payment: RecordedPayment) -> Sequence[Delivery]:
+        """The deliveries of its result, which are no answers to inquiries."""
+        operation = RESULT_OF[payment.kind]
+        return [item for item in self.deliveries(payment.id) if item.operation == operation]
+
     def callbacks(self, payment_id: str, operation: str = "") -> Sequence[StoredCallback]:
         """Stored callbacks about it whose operation begins with `operation`."""
         items = self._callbacks[payment_id]
@@ -73,9 +76,9 @@ class Facts:
 
     def result_never_came(self, payment: RecordedPayment) -> bool:
         """Whether its result is lost: not stored here, and not answered 200 there."""
-        delivered = {item.operation for item in self.deliveries(payment.id) if item.status == 200}
         kept = {item.operation for item in self.callbacks(payment.id)}
-        return RESULT_OF[payment.kind] not in delivered | kept
+        is_delivered = any(item.status == 200 for item in self.results(payment))
+        return RESULT_OF[payment.kind] not in kept and not is_delivered
 
 
 def _by_payment(items: Iterable[Item]) -> Mapping[str, list[Item]]:
@@ -155,9 +158,7 @@ def of_money_that_moved(facts: Facts, payment: RecordedPayment) -> str | None:
 
 def _lost_reversal_of_a_failure(facts: Facts, payment: RecordedPayment) -> str | None:
     """Daraja reported a failure, then paid, and the message about the success was lost."""
-    results = [
-        item for item in facts.deliveries(payment.id) if item.operation == RESULT_OF[payment.kind]
-    ]
+    results = facts.results(payment)
     delivered_codes = [_code(item) for item in results if item.status == 200]
     successes = [item for item in results if _code(item) == "0"]
     kept = {item.sha256 for item in facts.callbacks(payment.id)}
@@ -165,7 +166,7 @@ def _lost_reversal_of_a_failure(facts: Facts, payment: RecordedPayment) -> str |
         not delivered_codes
         or "0" in delivered_codes
         or not successes
-        or any(_sha256(item) in kept for item in successes)
+        or any(item.sha256 in kept for item in successes)
     ):
         return None
     return (
@@ -178,17 +179,11 @@ def of_correction(facts: Facts, payment: RecordedPayment, failure_reason: str | 
     """Why an announced failure may have become a success: Daraja reported it late, or twice."""
     if failure_reason == "no_result_confirmed":
         return "announced as no_result_confirmed, and the success was learned later"
-    operation = RESULT_OF[payment.kind]
-    codes = [_code(item) for item in facts.deliveries(payment.id) if item.operation == operation]
+    codes = [_code(item) for item in facts.results(payment)]
     failure_codes = [code for code in codes if code not in {"0", "None"}]
     if failure_codes and payment.stage == "succeeded":
         return f"Daraja itself reported {failure_codes[0]} before it reported success"
     return None
-
-
-def _sha256(delivery: Delivery) -> str:
-    """The hash of the bytes that the simulator sent."""
-    return hashlib.sha256(json.dumps(delivery.body).encode()).hexdigest()
 
 
 def _code(delivery: Delivery) -> str:

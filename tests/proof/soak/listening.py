@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from contextlib import suppress
-from typing import Any, Self
+from typing import Self
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -25,7 +26,7 @@ class Listener:
 
     def __init__(self, redis_url: str) -> None:
         self._url = redis_url
-        self._received: dict[tuple[str, str], int] = {}
+        self._received: Counter[ReceivedEvent] = Counter()
         self._subscriptions = 0
         self._subscribed = asyncio.Event()
 
@@ -42,12 +43,12 @@ class Listener:
     @property
     def received_events(self) -> list[ReceivedEvent]:
         """Every message, once."""
-        return [ReceivedEvent(event_id=event_id, body=body) for event_id, body in self._received]
+        return list(self._received)
 
     @property
     def repeated(self) -> int:
         """How many messages came again."""
-        return sum(self._received.values()) - len(self._received)
+        return self._received.total() - len(self._received)
 
     @property
     def listened_throughout(self) -> bool:
@@ -70,11 +71,8 @@ class Listener:
                             ignore_subscribe_messages=True, timeout=_LOOK_SECONDS
                         )
                         if message is not None:
-                            self._note(message["data"])
+                            body = message["data"].decode()
+                            event_id = str(json.loads(body)["id"])
+                            self._received[ReceivedEvent(event_id=event_id, body=body)] += 1
             except (RedisError, OSError, TimeoutError):
                 await asyncio.sleep(0.2)
-
-    def _note(self, data: Any) -> None:
-        body = data.decode() if isinstance(data, bytes) else str(data)
-        event = (str(json.loads(body).get("id")), body)
-        self._received[event] = self._received.get(event, 0) + 1

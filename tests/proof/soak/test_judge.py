@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -69,8 +68,7 @@ def delivery(operation: str, status: int | None, body: Any = None, of: str = PAI
 
 
 def stored(of: Delivery) -> StoredCallback:
-    sha256 = hashlib.sha256(json.dumps(of.body).encode()).hexdigest()
-    return StoredCallback(payment_id=of.payment_id, operation=of.operation, sha256=sha256)
+    return StoredCallback(payment_id=of.payment_id, operation=of.operation, sha256=of.sha256)
 
 
 def a_run(payment: RecordedPayment, history: Sequence[Entry], **more: Any) -> Evidence:
