@@ -76,8 +76,7 @@ class Clients:
                 await asyncio.sleep(0.2)
 
     async def ask_for_all(self, orders: Sequence[PaymentOrder]) -> None:
-        for order in orders:
-            await self.ask(order)
+        await asyncio.gather(*(self.ask(order) for order in orders))
 
 
 async def order_for(system: System, combination: Combination) -> PaymentOrder:

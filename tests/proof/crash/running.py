@@ -30,6 +30,8 @@ _ENVIRONMENT: dict[str, str | None] = {
     "INQUIRY_INTERVAL_MAX_SECONDS": "3",
     "NOT_FOUND_TRUSTED_AFTER_SECONDS": "1",
     "DEPOSIT_RESULT_WINDOW_SECONDS": "4",
+    # On a busy machine a test may take longer than a customer would wait.
+    "DEPOSIT_EXPIRES_AFTER_SECONDS": "3600",
     "BREAKER_COOL_DOWN_SECONDS": "1",
     "DATABASE_POOL_SIZE": "5",
 }
