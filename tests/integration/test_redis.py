@@ -5,18 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
 import pytest
-from arq.connections import ArqRedis
 from arq.constants import job_key_prefix
 from arq.jobs import deserialize_job_raw
-from arq.typing import WorkerCoroutine
-from arq.worker import Worker, func
 
 from domain.adapters.redis import replays as replays_module
 from domain.adapters.redis import wakeups
-from domain.adapters.redis.arq_queue import QUEUE, STEP_JOB, decode_job, encode_job
+from domain.adapters.redis.arq_queue import QUEUE, STEP_JOB, decode_job
 from domain.adapters.redis.bell import RedisBell
 from domain.adapters.redis.connection import RedisClient
 from domain.adapters.redis.names import PREFIX
@@ -58,32 +55,6 @@ class TestWakeups:
         await queue.wake([payment_id, payment_id])
         await queue.wake([])  # a sweep may find nothing
         assert await jobs(redis) == [(STEP_JOB, [str(payment_id)], {})] * 4
-
-    async def test_arq_runs_our_job(self, redis: RedisClient) -> None:
-        """arq uses our deserializer, as in the worker process."""
-        woken: list[str] = []
-
-        async def submit(_context: dict[Any, Any], payment_id: str) -> None:
-            woken.append(payment_id)
-
-        payments = [new_id() for _ in range(20)]
-        queue = RedisWakeups(redis)
-        await queue.wake(payments[:10])
-        await asyncio.gather(*map(queue.wake_one, payments[10:]))
-        worker = Worker(
-            queue_name=QUEUE,
-            functions=[func(cast("WorkerCoroutine", submit), name=STEP_JOB)],
-            redis_pool=ArqRedis(redis.connection_pool),
-            burst=True,
-            poll_delay=0.01,
-            keep_result=0,
-            handle_signals=False,
-            job_serializer=encode_job,
-            job_deserializer=decode_job,
-        )
-        await worker.main()
-        assert sorted(woken) == sorted(map(str, payments))
-        assert await redis.zcard(QUEUE) == 0
 
     async def test_with_a_long_queue_only_a_few_wake_ups_are_added_in_front(
         self, redis: RedisClient, monkeypatch: pytest.MonkeyPatch

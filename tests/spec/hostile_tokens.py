@@ -338,6 +338,7 @@ GOOD: dict[str, Maker] = {
     "a long one": lambda f: f.token(note="x" * 4500),
     "a sub in another script": lambda f: f.token(sub="\u0645\u062d\u0645\u062f"),
     "a sub that is not normalized": lambda f: f.token(sub=" USER u\u0301 \u00fa "),
+    "a sub of one letter": lambda f: f.token(sub="x"),
     "a sub of 255 letters": lambda f: f.token(sub="x" * 255),
     "a claim of some depth": lambda f: f.claim_as("a", "[" * 50 + "]" * 50),
 }

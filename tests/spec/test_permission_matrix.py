@@ -17,6 +17,7 @@ from tests.spec.requesting import (
     DEPOSIT,
     POCHI_PAYMENT,
     WITHDRAWAL,
+    deposit_body,
     post,
     send_request,
 )
@@ -111,12 +112,10 @@ async def cast(shared_system: System) -> Cast:
         return payment_id
 
     payments = {
-        "alices": await pay("/v1/deposits", {"amount": 20, "phone_number": "0711600001"}, "alice"),
-        "for_alice": await pay(
-            "/v1/deposits", {"amount": 20, "phone_number": "0711600002", "owner": ALICE}, "shop"
-        ),
-        "bobs": await pay("/v1/deposits", {"amount": 20, "phone_number": "0711600003"}, "bob"),
-        "shops": await pay("/v1/withdrawals", {"amount": 20, "phone_number": "0711600004"}, "shop"),
+        "alices": await pay("/v1/deposits", deposit_body(20), "alice"),
+        "for_alice": await pay("/v1/deposits", deposit_body(20, owner=ALICE), "shop"),
+        "bobs": await pay("/v1/deposits", deposit_body(20), "bob"),
+        "shops": await pay("/v1/withdrawals", deposit_body(20), "shop"),
     }
     return Cast(tokens, payments)
 

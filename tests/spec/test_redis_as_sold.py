@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -34,9 +32,8 @@ def _redis_events(system: System) -> dict[str, list[str]]:
     events_of: dict[str, list[str]] = {}
     for name, text in system.stack.logs().items():
         if name.partition(".")[0] in ("web", "callbacks", "worker"):
-            events = [
-                json.loads(line)["event"] for line in text.splitlines() if line.startswith("{")
-            ]
+            lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+            events = [str(line["event"]) for line in lines]
             events_of[name] = [
                 event for event in events if "redis" in event or "postponed" in event
             ]
@@ -89,24 +86,20 @@ async def test_payments_go_on_when_sentinels_replace_the_primary() -> None:
                 # Dozens of payments a second are load enough, and the test waits for each.
                 await asyncio.sleep(0.25)
 
+        async def count() -> int:
+            return len(payment_ids)
+
         load = [asyncio.create_task(pay()) for _ in range(4)]
-        await system.eventually(_length_of(payment_ids), lambda count: count >= 20)
+        await system.eventually(count, lambda paid: paid >= 20)
         await watched.primary.kill()
         so_far = len(payment_ids)
-        await system.eventually(_length_of(payment_ids), lambda count: count >= so_far + 20)
+        await system.eventually(count, lambda paid: paid >= so_far + 20)
 
         await system.eventually(partial(_report, system), lambda text: text == "ok")
         stop.set()
         await asyncio.gather(*load)
         await system.wait_until_paid(payment_ids)
         assert all(system.stack.process(name).is_running for name in system.stack.names)
-
-
-def _length_of(found: list[str]) -> Callable[[], Any]:
-    async def length() -> int:
-        return len(found)
-
-    return length
 
 
 async def test_a_cluster_of_several_shards_stops_every_process_with_one_line() -> None:

@@ -23,6 +23,7 @@ from domain.values import Caller, Role
 from gateway.auth.keys import KeySet
 from gateway.auth.verifier import LEEWAY_SECONDS, TokenVerifier
 from tests.spec.hostile_tokens import (
+    ABSENT,
     GOOD,
     HEADER_VALUES,
     HOSTILE,
@@ -198,6 +199,14 @@ async def test_hs256_is_rejected_if_no_secret_is_configured(
         await Service(forge, secret=None).caller(make(forge))
 
 
+async def test_a_secret_alone_verifies_only_hs256(forge: Forge) -> None:
+    verifier = TokenVerifier(None, SECRET, forge.issuer.url, "authenticated", clock=lambda: NOW)
+    for _ in range(2):  # the second time from the cache
+        assert (await verifier.authenticate([f"Bearer {forge.hs256()}"])).subject == SUBJECT
+    with pytest.raises(Unauthenticated, match="ES256, which is not accepted"):
+        await verifier.authenticate([f"Bearer {forge.token()}"])
+
+
 def test_invalid_settings_stop_the_start(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
     """These are: no keys and no secret, a weak secret, and another backend of jose."""
     pem = forge.public(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
@@ -216,6 +225,7 @@ async def test_a_rejection_names_the_expected_issuer_and_audience(
     """It does not name the token's own, because a rejection repeats no part of the token."""
     for name, value, expected in (
         ("iss", "https://elsewhere.example/auth/v1", f" {forge.issuer.url}"),
+        ("iss", ABSENT, f" {forge.issuer.url}"),
         ("aud", "elsewhere", "authenticated"),
     ):
         claims: dict[str, Any] = {name: value}
