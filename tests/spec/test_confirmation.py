@@ -64,25 +64,6 @@ async def _inquiries_at_daraja(system: System, payment_id: str) -> list[Any]:
     ]
 
 
-async def _count_unconfirmed(system: System) -> float:
-    """How many successes the receiver has counted as awaiting confirmation."""
-    return await receiver_metric(system, "mkwanja_callbacks_awaiting_confirmation_total")
-
-
-async def _inquire_until(system: System, payment_id: str, stage: str) -> Any:
-    """Make each next inquiry due now, until the payment is in `stage`; return the payment."""
-    overdue = (
-        "UPDATE mkwanja.payments SET next_step_at = now()"
-        " WHERE id = $1::uuid AND next_step_at > now()"
-    )
-
-    async def look() -> Any:
-        await system.execute(overdue, payment_id)
-        return await system.payment(payment_id)
-
-    return await system.eventually(look, lambda payment: payment["stage"] == stage, poll_seconds=1)
-
-
 @pytest.mark.parametrize("api", _APIS)
 @pytest.mark.sampled(1)
 async def test_a_large_payment_succeeds_once_daraja_confirms_it(system: System, api: Api) -> None:
@@ -90,7 +71,8 @@ async def test_a_large_payment_succeeds_once_daraja_confirms_it(system: System, 
 
     The receipt is that of the moved money.
     """
-    before = await _count_unconfirmed(system)
+    counted = "mkwanja_callbacks_awaiting_confirmation_total"
+    before = await receiver_metric(system, counted)
     payment_id = await begin_in_doubt(system, api, "approve")
     payment = await system.settled(payment_id)
     assert (payment["status"], payment["needs_review"]) == ("success", False)
@@ -103,7 +85,7 @@ async def test_a_large_payment_succeeds_once_daraja_confirms_it(system: System, 
     ]
     assert (callback["disposition"], callback["is_flagged"]) == ("awaits_confirmation", False)
     assert callback["receipt"] == payment["receipt"]
-    assert await _count_unconfirmed(system) == before + 1
+    assert await receiver_metric(system, counted) == before + 1
     assert await event_types(system, payment_id) == ["succeeded"]
     await system.assert_money_agrees([payment_id])
 
@@ -180,7 +162,18 @@ async def test_a_true_correction_is_confirmed_and_published(system: System, api:
     payment_id = await begin_in_doubt(
         system, api, "failure_then_success", InquiryRule("cut_before_acting", times=1)
     )
-    payment = await _inquire_until(system, payment_id, "succeeded")
+    overdue = (
+        "UPDATE mkwanja.payments SET next_step_at = now()"
+        " WHERE id = $1::uuid AND next_step_at > now()"
+    )
+
+    async def inquire_again() -> Any:
+        await system.execute(overdue, payment_id)
+        return await system.payment(payment_id)
+
+    payment = await system.eventually(
+        inquire_again, lambda seen: seen["stage"] == "succeeded", poll_seconds=1
+    )
     assert (payment["receipt"], payment["needs_review"]) == (
         await receipt_of(system, payment_id),
         True,

@@ -156,6 +156,14 @@ def test_a_message_without_an_inquiry_proves_nothing_about_the_credential() -> N
         assert (credential_accepted_at(decision), answer_of(decision)) == (None, None)
 
 
+def test_an_answer_of_busy_proves_nothing_about_the_credential() -> None:
+    """M-PESA may have been too busy to read it."""
+    busy = an_undecided_answer(V.NO_ANSWER, "26")
+    decision = decide_callback(a_due_payment(), busy, INQUIRY, operation="status-1")
+    assert answer_of(decision) is not None
+    assert credential_accepted_at(decision) is None
+
+
 # --- the addresses of answers ---------------------------------------------------------------------
 
 
