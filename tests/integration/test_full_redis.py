@@ -54,7 +54,7 @@ async def fill(server: RedisServer) -> None:
 
 
 async def test_the_parts_that_a_send_needs_work_on_a_full_redis(full: RedisClient) -> None:
-    """Redis refuses the other writes as full. What works does not end that fault."""
+    """Redis refuses the other writes as full. A use that works does not end that fault."""
     for _ in range(20):
         for name in NEEDED_BY_A_SEND:
             await USES[name](full)

@@ -1,4 +1,4 @@
-"""What a user may not do or see, beyond the statuses of `test_permission_matrix.py`."""
+"""The limits of a user, beyond the statuses of `test_permission_matrix.py`."""
 
 from __future__ import annotations
 

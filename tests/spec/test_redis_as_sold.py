@@ -41,7 +41,7 @@ def _redis_events(system: System) -> dict[str, list[str]]:
 
 
 async def _report(system: System, url: str | None = None) -> str:
-    """What /readyz of the ingress, or of the process at `url`, says about Redis."""
+    """The report about Redis in /readyz of the ingress, or of the process at `url`."""
     async with system.http.get(f"{url or system.stack.web_url}/readyz") as answer:
         return str((await answer.json())["redis"])
 
