@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from decimal import Decimal
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any, Self
 from uuid import UUID, uuid4
@@ -29,20 +29,18 @@ from domain.adapters.postgres.reading import Reading
 from domain.adapters.postgres.sweeping import Sweeping
 from domain.adapters.redis.connection import RedisClient, connect
 from domain.attempts import ProviderIds
-from domain.changes import Change, StoredCallback
-from domain.errors import (
-    ProviderError,
-)
+from domain.changes import Change, ChangeResult, StoredCallback
+from domain.errors import ProviderError
 from domain.failures import Failure, FailureReason
-from domain.fence import Fence, OpenAttempt
-from domain.kinds import Kind
-from domain.lifecycle.accept import NewPayment
+from domain.kinds import RULES, Kind
+from domain.lifecycle.accept import Acceptance, NewPayment
 from domain.lifecycle.record_answer import answer_change
 from domain.lifecycle.record_callback import callback_change
 from domain.payment import Payment
-from domain.report import Report, ReportedOutcome
-from domain.values import Caller, PaymentRequest, Purpose, Role
+from domain.report import ReportedOutcome
+from domain.values import Caller, PaymentRequest, Role
 from domain.views import public_payment
+from tests import builders
 from tests.builders import ACCOUNTS, EXPIRES_AFTER, TIMES
 from tests.integration.proxy import Proxy
 from tests.simulator.probe import Probe, probing
@@ -51,7 +49,6 @@ from tests.stack.databases_to_borrow import DatabasesToBorrow
 from tests.stack.servers import RedisServer
 
 PATIENCE_SECONDS = 30.0  # only so that a mistake fails a test and does not hang it
-AMOUNT_KES = 250
 CALLER = Caller("https://project.example/auth/v1", "shop", Role.BACKEND)
 INSUFFICIENT_FUNDS = Failure(
     FailureReason.INSUFFICIENT_FUNDS, safe_to_retry=True, provider_code="1"
@@ -97,6 +94,11 @@ class Store:
         """Change rows by SQL, for example to simulate that hours have passed."""
         await self._raw.execute(sql, *arguments)
 
+    async def update(self, payment_id: UUID, assignments: str, *arguments: Any) -> None:
+        """Change columns of a payment by SQL. The first argument is `$2`."""
+        sql = f"UPDATE mkwanja.payments SET {assignments} WHERE id = $1"  # noqa: S608
+        await self.execute(sql, payment_id, *arguments)
+
     async def deadlocks(self) -> int:
         """Count the deadlocks of this database.
 
@@ -125,6 +127,12 @@ class Store:
         new = a_new_payment(kind, **changes)
         await self.accepting.accept(new)
         return new.id
+
+    async def accept(self, new: NewPayment) -> Acceptance:
+        return await self.accepting.accept(new)
+
+    async def change(self, change: Change) -> ChangeResult:
+        return await self.changing.change(change)
 
     async def claim(
         self, payment_id: UUID, attempt_id: UUID | None = None, account: Account | None = None
@@ -245,25 +253,7 @@ def an_answer(payment: Payment) -> bytes:
 
 def a_request(kind: Kind = Kind.DEPOSIT, **changes: Any) -> PaymentRequest:
     """A valid request."""
-    values: dict[str, Any] = {"kind": kind, "amount_kes": AMOUNT_KES, "owner": None}
-    match kind:
-        case Kind.DEPOSIT:
-            values |= {
-                "phone_number": "254711000111",
-                "account_reference": "INV00042",
-                "description": "Invoice 42",
-            }
-        case Kind.WITHDRAWAL:
-            values |= {
-                "phone_number": "254722000222",
-                "remarks": "Payment",
-                "purpose": Purpose.BUSINESS,
-            }
-        case Kind.BILL_PAYMENT:
-            values |= {"paybill": "888880", "account_reference": "METER7731", "remarks": "Payment"}
-        case Kind.POCHI_PAYMENT:
-            values |= {"phone_number": "254733000333", "remarks": "Payment"}
-    return PaymentRequest(**(values | changes))
+    return builders.a_payment(kind=kind, **{"owner": None, **changes}).request
 
 
 def a_new_payment(
@@ -286,13 +276,10 @@ def a_new_payment(
 
 
 def a_callback(operation: str = "deposit", body: bytes = b'{"Body": {}}') -> StoredCallback:
-    return StoredCallback(
+    return builders.a_callback(
         id=new_id(),
         operation=operation,
         outcome="unreadable",
-        source_address="196.201.214.200",
-        source_allowed=True,
-        content_type="application/json",
         body=body,
         body_sha256=sha256(body).digest(),
     )
@@ -306,23 +293,18 @@ def success(
     ids: ProviderIds = frozenset(),
 ) -> Change:
     """The change of a callback that reports success."""
-    report = Report(
-        outcome=ReportedOutcome.SUCCESS,
-        code="0",
-        ids=ids,
-        has_amount=True,
-        amount=Decimal(AMOUNT_KES),
-        receipt=receipt or a_receipt(),
-    )
-    return callback_change(payment_id, a_callback(kind.value.replace("_", "-")), report)
+    report = builders.a_report(receipt=receipt or a_receipt(), ids=ids)
+    return callback_change(payment_id, a_callback(RULES[kind].result_operation), report)
 
 
 def failure(
     payment_id: UUID, kind: Kind = Kind.DEPOSIT, *, ids: ProviderIds = frozenset()
 ) -> Change:
     """The change of a callback that reports failure."""
-    report = Report(outcome=ReportedOutcome.FAILURE, code="1", failure=INSUFFICIENT_FUNDS, ids=ids)
-    return callback_change(payment_id, a_callback(kind.value.replace("_", "-")), report)
+    report = builders.a_report(
+        ReportedOutcome.FAILURE, code="1", failure=INSUFFICIENT_FUNDS, ids=ids
+    )
+    return callback_change(payment_id, a_callback(RULES[kind].result_operation), report)
 
 
 def acknowledgement(
@@ -333,10 +315,8 @@ def acknowledgement(
     error: ProviderError | None = None,
 ) -> Change:
     """The change of Daraja's synchronous answer to one attempt."""
-    fence = Fence(clock=lambda: 0.0, deadline_seconds=30, is_draining=lambda: False)
-    return answer_change(
-        payment_id, OpenAttempt(attempt_id=attempt_id, fence=fence), ids, error, TIMES, ACCOUNTS
-    )
+    open_attempt = replace(builders.an_open_attempt(), attempt_id=attempt_id)
+    return answer_change(payment_id, open_attempt, ids, error, TIMES, ACCOUNTS)
 
 
 # --- connections that break -----------------------------------------------------------------------

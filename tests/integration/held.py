@@ -38,7 +38,7 @@ async def record_answer(store: Store, sent: tuple[UUID, UUID], error: ProviderEr
         if error
         else frozenset({(IdKind.CONVERSATION, f"AG_{sent[1].hex}")})
     )
-    await store.changing.change(acknowledgement(*sent, ids=ids, error=error))
+    await store.change(acknowledgement(*sent, ids=ids, error=error))
 
 
 async def hold(store: Store, kind: Kind = Kind.WITHDRAWAL) -> None:

@@ -42,9 +42,7 @@ async def in_doubt(store: Store, kind: Kind = Kind.WITHDRAWAL, *, askable: bool 
     """Create a payment in doubt whose inquiry is due now."""
     payment_id, attempt_id = await store.claimed(kind)
     ids = askable_ids(kind) if askable else frozenset()
-    await store.changing.change(
-        acknowledgement(payment_id, attempt_id, ids=ids, error=OutcomeUnknown())
-    )
+    await store.change(acknowledgement(payment_id, attempt_id, ids=ids, error=OutcomeUnknown()))
     await make_due(store, payment_id)
     return payment_id
 
@@ -84,9 +82,7 @@ async def claim_resend(
 ) -> Payment | None:
     """Claim a payment in doubt for another send."""
     attempt_id = attempt_id or new_id()
-    result = await store.changing.change(
-        resend_claim_change(payment_id, attempt_id, AT_ONCE, ACCOUNTS)
-    )
+    result = await store.change(resend_claim_change(payment_id, attempt_id, AT_ONCE, ACCOUNTS))
     payment = result.decided.payment
     return payment if payment is not None and payment.attempt_id == attempt_id else None
 
@@ -106,16 +102,14 @@ async def claimable(store: Store, claim: Claim) -> UUID:
 
 async def make_due(store: Store, payment_id: UUID) -> None:
     """Make the payment's next step due now."""
-    await store.execute(
-        "UPDATE mkwanja.payments SET next_step_at = now() WHERE id = $1", payment_id
-    )
+    await store.update(payment_id, "next_step_at = now()")
 
 
 async def store_inquiry(
     store: Store, payment_id: UUID, *, is_probe: bool = False
 ) -> Inquiry | None:
     """Store the next inquiry, if one is due."""
-    result = await store.changing.change(
+    result = await store.change(
         inquiry_change(payment_id, AT_ONCE, ACCOUNTS, is_breaker_probe=is_probe)
     )
     return inquiry_of(result.decided)
@@ -134,9 +128,7 @@ async def record_query_answer(
     store: Store, payment_id: UUID, number: int, report: Report
 ) -> ChangeResult:
     """Record the answer of STK query to an inquiry."""
-    return await store.changing.change(
-        inquiry_answer_change(payment_id, number, report, (), AT_ONCE)
-    )
+    return await store.change(inquiry_answer_change(payment_id, number, report, (), AT_ONCE))
 
 
 async def record_callback(
@@ -146,7 +138,7 @@ async def record_callback(
     callback = replace(
         a_callback(operation), outcome=report.outcome.value, source_allowed=source_allowed
     )
-    return await store.changing.change(callback_change(payment_id, callback, report))
+    return await store.change(callback_change(payment_id, callback, report))
 
 
 async def read_evidence(store: Store, payment_id: UUID, *, is_claim: bool = False) -> Evidence:
@@ -157,7 +149,7 @@ async def read_evidence(store: Store, payment_id: UUID, *, is_claim: bool = Fals
         seen.append(context.evidence)
         return Decided(payment=payment)
 
-    await store.changing.change(
+    await store.change(
         Change(
             payment_id=payment_id, decide=decide, reads=Reads.CLAIM if is_claim else Reads.EVIDENCE
         )

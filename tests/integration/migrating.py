@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +20,8 @@ from domain.kinds import Kind
 from domain.stages import Stage, Step
 from tests.integration.conftest import Store, acknowledgement, failure
 from tests.integration.inquiries import askable_ids, in_doubt
-from tests.stack.databases import alembic, connection
+from tests.stack.databases import alembic, connection, database_name, with_database
+from tests.stack.servers import PostgresServer
 
 # Each with one of its columns.
 INSERT_ONLY = {
@@ -70,19 +72,41 @@ async def migrate(url: str, direction: str = "upgrade", revision: str = "head") 
     assert status == 0, output
 
 
-async def create_platform_roles(admin_url: str, roles: Sequence[str]) -> None:
-    """Create Supabase's roles, or skip the test if the given database does not permit it."""
+# Supabase's roles. PostgREST logs in as the last one, and reads as one of the others.
+PLATFORM_ROLES = ("anon", "authenticated", "service_role", "authenticator")
+
+
+@asynccontextmanager
+async def hosted_database(postgres: PostgresServer) -> AsyncIterator[tuple[str, str]]:
+    """A migrated database with Supabase's roles and its wide default grants.
+
+    Yields the URLs of its owner and of its superuser. Skips the test if the given server does not
+    let us create roles.
+    """
     create = (
         "DO $$ BEGIN CREATE ROLE {0} NOLOGIN {1}; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
     )
     try:
-        async with connection(admin_url) as admin:
-            for role in roles:
-                await admin.execute(
-                    create.format(role, "BYPASSRLS" if role == "service_role" else "")
-                )
+        async with connection(postgres.admin_url) as admin:
+            for role in PLATFORM_ROLES:
+                right = "BYPASSRLS" if role == "service_role" else ""
+                await admin.execute(create.format(role, right))
     except asyncpg.InsufficientPrivilegeError:
         pytest.skip("the given database does not let us create roles")
+    url = await postgres.create_database()
+    granted = "anon, authenticated, service_role"
+    async with connection(url) as owner:
+        await owner.execute("CREATE SCHEMA mkwanja")
+        await owner.execute(f"GRANT ALL ON SCHEMA mkwanja TO PUBLIC, {granted}")
+        for where in ("TABLES", "SEQUENCES", "FUNCTIONS", "SCHEMAS"):
+            await owner.execute(f"ALTER DEFAULT PRIVILEGES GRANT ALL ON {where} TO {granted}")
+        for where in ("TABLES", "SEQUENCES", "FUNCTIONS"):
+            await owner.execute(
+                f"ALTER DEFAULT PRIVILEGES IN SCHEMA mkwanja GRANT ALL ON {where} TO {granted}"
+            )
+    await migrate(url)
+    yield url, with_database(postgres.admin_url, database_name(url))
+    await postgres.drop_database(url)
 
 
 async def a_record_in_use(store: Store) -> dict[UUID, Step | None]:
@@ -90,9 +114,9 @@ async def a_record_in_use(store: Store) -> dict[UUID, Step | None]:
     payments: list[UUID] = []
     for kind in OLDER_KINDS:
         awaited, attempt_id = await store.claimed(kind)
-        await store.changing.change(acknowledgement(awaited, attempt_id, ids=askable_ids(kind)))
+        await store.change(acknowledgement(awaited, attempt_id, ids=askable_ids(kind)))
         failed, _ = await store.claimed(kind)
-        await store.changing.change(failure(failed, kind))
+        await store.change(failure(failed, kind))
         submitting, _ = await store.claimed(kind)
         payments += [
             await store.accepted(kind),
@@ -103,10 +127,10 @@ async def a_record_in_use(store: Store) -> dict[UUID, Step | None]:
         ]
         payments += [await in_doubt(store, kind), await in_doubt(store, kind, askable=False)]
     silent = await in_doubt(store, Kind.DEPOSIT)
-    await store.execute(
-        "UPDATE mkwanja.payments SET stage = 'failed', finalized_at = now(),"
-        " failure_reason = 'no_result_confirmed', failure_safe_to_retry = false WHERE id = $1",
+    await store.update(
         silent,
+        "stage = 'failed', finalized_at = now(),"
+        " failure_reason = 'no_result_confirmed', failure_safe_to_retry = false",
     )
     found = {payment_id: await store.payment(payment_id) for payment_id in (*payments, silent)}
     assert {payment.stage for payment in found.values()} == set(Stage)

@@ -49,7 +49,7 @@ async def commit_effect(store: Store, payment_id: UUID, effect: OpenBreaker | Cl
     def decide(payment: Payment | None, _context: Context) -> Decided:
         return Decided(payment=payment, effects=(effect,))
 
-    await store.changing.change(Change(payment_id=payment_id, decide=decide))
+    await store.change(Change(payment_id=payment_id, decide=decide))
 
 
 @asynccontextmanager
@@ -175,26 +175,6 @@ class TestBrakesAndClaims:
         assert await claiming is None
         assert await fresh.payment(payment_id) == before
 
-    @EACH_CLAIM
-    async def test_after_a_brake_is_set_no_claim_commits(
-        self, fresh: Store, second_worker: Store, brakes: Brakes, claim: Claim
-    ) -> None:
-        """Two processes make many claims, and the brake is set between them."""
-        attempts = "SELECT count(*) FROM mkwanja.attempts"
-        for _ in range(3):
-            payments = [await claimable(fresh, claim) for _ in range(12)]
-            claims = [
-                asyncio.create_task(claim(process, payment_id))
-                for process, payment_id in zip([fresh, second_worker] * 6, payments, strict=True)
-            ]
-            await brakes.set(KILL_SWITCH, is_engaged=True, reason="test")
-            known = await fresh.one(attempts)
-            sent = {payment.id for payment in await asyncio.gather(*claims) if payment}
-            assert await fresh.one(attempts) == known
-            on_the_wire = {UUID(int=row.id.int) for row in await brakes.payouts_on_the_wire()}
-            assert on_the_wire & set(payments) == sent
-            await brakes.set(KILL_SWITCH, is_engaged=False, reason="test")
-
     async def test_payouts_on_the_wire_are_those_under_a_live_lease(
         self, fresh: Store, brakes: Brakes
     ) -> None:
@@ -202,8 +182,7 @@ class TestBrakesAndClaims:
         kinds = (Kind.WITHDRAWAL, Kind.BILL_PAYMENT, Kind.WITHDRAWAL, Kind.DEPOSIT)
         payments = [(await fresh.claimed(kind))[0] for kind in kinds]
         await fresh.finalized(Kind.WITHDRAWAL)
-        expire = "UPDATE mkwanja.payments SET lease_until = now() WHERE id = $1"
-        await fresh.execute(expire, payments[2])
+        await fresh.update(payments[2], "lease_until = now()")
         assert {row.id for row in await brakes.payouts_on_the_wire()} == set(payments[:2])
 
     async def test_overlapping_claims_prevent_neither_a_stop_nor_a_result(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import uuid4
 
-import aiohttp
 import pytest
 from jose import jwt
 
@@ -20,6 +18,7 @@ from gateway.edge.serving import listen
 from gateway.ingress import ingress_app
 from tests.integration.conftest import Store
 from tests.integration.proxy import Proxy
+from tests.stack.client import Client
 from tests.stack.databases import connection
 from tests.stack.ports import release_port, reserve_port
 from tests.stack.servers import PostgresServer, RedisServer
@@ -29,101 +28,86 @@ _ISSUER = "https://project.example/auth/v1"
 _DEPOSIT = {"amount": 250, "phone_number": "0711000111"}
 
 
-class Ingress:
-    """A backend's client of one web process of ours."""
-
-    def __init__(self, http: aiohttp.ClientSession) -> None:
-        self._http = http
-
-    async def pay(self, key: str) -> tuple[str, bool]:
-        """Return the payment's id, and whether the answer was replayed."""
-        headers = {"X-Idempotency-Key": key}
-        async with self._http.post("/v1/deposits", json=_DEPOSIT, headers=headers) as answer:
-            assert answer.status == 202
-            return (await answer.json())["id"], "Idempotency-Replayed" in answer.headers
-
-    async def events(self, after: str) -> tuple[int, dict[str, Any]]:
-        async with self._http.get("/v1/events", params={"after": after} if after else {}) as answer:
-            return answer.status, await answer.json(content_type=None)
-
-    async def cursor(self, after: str = "") -> str:
-        status, page = await self.events(after)
-        assert status == 200, page
-        return str(page["next_cursor"])
+Ingress = Callable[[str], AbstractAsyncContextManager[Client]]
 
 
 @pytest.fixture
-def settled(redis_of_run: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REDIS_URL", redis_of_run.url)
-    monkeypatch.setenv("JWT_SECRET", _SECRET)
-    monkeypatch.setenv("JWT_ISSUER", _ISSUER)
+def ingress(redis_of_run: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Ingress:
+    """Starts a web process on the database of a URL, with a client. All have one Redis."""
+    settings = {"REDIS_URL": redis_of_run.url, "JWT_SECRET": _SECRET, "JWT_ISSUER": _ISSUER}
+
+    @asynccontextmanager
+    async def start(url: str) -> AsyncIterator[Client]:
+        for name, value in {**settings, "DATABASE_URL": url}.items():
+            monkeypatch.setenv(name, value)
+        claims = {"iss": _ISSUER, "aud": "authenticated", "sub": "shop", "role": "service_role"}
+        expires_at = int((datetime.now(UTC) + timedelta(hours=1)).timestamp())
+        token = jwt.encode({**claims, "exp": expires_at}, _SECRET, algorithm="HS256")
+        port = reserve_port()
+        app = ingress_app(read_settings(IngressSettings))
+        async with (
+            listen(app, port, Connections(), cancels_abandoned=True),
+            Client(f"http://127.0.0.1:{port}", token) as client,
+        ):
+            yield client
+        release_port(port)
+
+    return start
 
 
-@asynccontextmanager
-async def ingress(url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ingress]:
-    """An ingress on the database of `url`. All have one Redis."""
-    monkeypatch.setenv("DATABASE_URL", url)
-    claims = {"iss": _ISSUER, "aud": "authenticated", "sub": "shop", "role": "service_role"}
-    expires_at = int((datetime.now(UTC) + timedelta(hours=1)).timestamp())
-    token = jwt.encode({**claims, "exp": expires_at}, _SECRET, algorithm="HS256")
-    port = reserve_port()
-    app = ingress_app(read_settings(IngressSettings))
-    async with (
-        listen(app, port, Connections(), cancels_abandoned=True),
-        aiohttp.ClientSession(
-            f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {token}"}
-        ) as http,
-    ):
-        yield Ingress(http)
-    release_port(port)
+async def pay(client: Client, key: str) -> tuple[str, bool]:
+    """Return the payment's id, and whether the answer was replayed."""
+    answer = (await client.pay("/v1/deposits", _DEPOSIT, key=key)).expect(202)
+    return answer.json()["id"], answer.was_replayed
 
 
-@pytest.mark.usefixtures("settled")
+async def cursor(client: Client, **after: str) -> str:
+    answer = (await client.get("/v1/events", **after)).expect(200)
+    return str(answer.json()["next_cursor"])
+
+
 async def test_a_restored_backup_replays_no_payment_that_it_does_not_have(
-    fresh: Store, postgres: PostgresServer, template: str, monkeypatch: pytest.MonkeyPatch
+    fresh: Store, postgres: PostgresServer, template: str, ingress: Ingress
 ) -> None:
     """The copy in Redis is of the lost payment, so the key is free, and a payment may use it."""
     backup = await postgres.create_database(template=template)
     key = str(uuid4())
-    async with ingress(fresh.url, monkeypatch) as before:
-        lost, _ = await before.pay(key)
-        assert await before.pay(key) == (lost, True)
-    async with ingress(backup, monkeypatch) as after, connection(backup) as raw:
-        payment_id, was_replayed = await after.pay(key)
+    async with ingress(fresh.url) as before:
+        lost, _ = await pay(before, key)
+        assert await pay(before, key) == (lost, True)
+    async with ingress(backup) as after, connection(backup) as raw:
+        payment_id, was_replayed = await pay(after, key)
         assert (payment_id != lost, was_replayed) == (True, False)
-        assert await after.pay(key) == (payment_id, True)
-        stored = await raw.fetchval("SELECT id FROM mkwanja.payments")
-        assert str(stored) == payment_id
+        assert await pay(after, key) == (payment_id, True)
+        assert str(await raw.fetchval("SELECT id FROM mkwanja.payments")) == payment_id
     await postgres.drop_database(backup)
 
 
-@pytest.mark.usefixtures("settled")
 async def test_a_cursor_of_another_life_is_refused_and_one_of_this_life_goes_on(
-    fresh: Store, postgres: PostgresServer, template: str, monkeypatch: pytest.MonkeyPatch
+    fresh: Store, postgres: PostgresServer, template: str, ingress: Ingress
 ) -> None:
     """The restored database has no event at that position, or another event."""
     backup = await postgres.create_database(template=template)
-    async with ingress(fresh.url, monkeypatch) as before:
-        start = await before.cursor()
+    async with ingress(fresh.url) as before:
+        start = await cursor(before)
         cursors = []
         for _ in range(3):
             await fresh.finalized()
-            cursors.append(await before.cursor())
-        assert await before.cursor(cursors[0]) == cursors[-1]
-    async with ingress(backup, monkeypatch) as after, Store(backup) as restored:
-        assert await after.events(start) == (200, {"items": [], "next_cursor": start})
+            cursors.append(await cursor(before))
+        assert await cursor(before, after=cursors[0]) == cursors[-1]
+    async with ingress(backup) as after, Store(backup) as restored:
+        assert await cursor(after, after=start) == start
         for _ in range(2):
-            for cursor in cursors:
-                status, problem = await after.events(cursor)
-                assert (status, problem["code"]) == (422, "invalid_request")
+            for lost in cursors:
+                problem = (await after.get("/v1/events", after=lost)).expect(422).json()
                 [fault] = problem["errors"]
-                assert fault["pointer"] == "?after"
+                assert (problem["code"], fault["pointer"]) == ("invalid_request", "?after")
                 assert "restored" in fault["detail"]
             for _ in range(4):
                 await restored.finalized()
-            await after.cursor()
-        mine = await after.cursor(start)
-        assert await after.events(mine) == (200, {"items": [], "next_cursor": mine})
+            await cursor(after)
+        mine = await cursor(after, after=start)
+        assert await cursor(after, after=mine) == mine
     await postgres.drop_database(backup)
 
 

@@ -82,7 +82,7 @@ class TestListing:
         """Under its lock, a payment is finalized and its publication is recorded."""
         payment_id, _ = await fresh.claimed()
         async with listers_locked(fresh):
-            result = await fresh.changing.change(success(payment_id))
+            result = await fresh.change(success(payment_id))
             assert result.announcement is not None
             await fresh.sweeping.record_announced(result.announcement)
             assert await fresh.sweeping.list_events() == 0
@@ -97,7 +97,7 @@ class TestCompleteness:
         """A payment whose events are all announced may still have unlisted events."""
         payment_id, _ = await fresh.claimed()
         for change in (failure(payment_id), success(payment_id)):
-            result = await fresh.changing.change(change)
+            result = await fresh.change(change)
             assert result.announcement is not None
             await fresh.sweeping.record_announced(result.announcement)
             assert (await fresh.payment(payment_id)).event_due is None
@@ -127,9 +127,7 @@ class TestCompleteness:
         )
         for values in [", ".join(reversed(rows))] if is_one_statement else rows:
             await fresh.execute(insert + values)
-        await fresh.execute(
-            "UPDATE mkwanja.payments SET event_due = now() WHERE id = $1", payment_id
-        )
+        await fresh.update(payment_id, "event_due = now()")
         assert ids_of(await page(fresh)) == ["failed", "corrected"]
 
     async def test_a_reader_reads_every_event_once_beside_writers_and_announcers(
@@ -141,7 +139,7 @@ class TestCompleteness:
 
         async def finalize(store: Store, payment_id: UUID) -> None:
             for change in (failure(payment_id), success(payment_id)):
-                result = await store.changing.change(change)
+                result = await store.change(change)
                 assert result.announcement is not None
                 await store.sweeping.record_announced(result.announcement)
 
@@ -201,14 +199,6 @@ class TestCost:
             f" FROM ({times}) AS ordered"
         )
         assert await fresh.one(f"SELECT bool_and(recorded_at >= earlier) FROM ({pairs}) AS pairs")
-
-    async def test_a_reader_reads_a_whole_backlog(self, fresh: Store) -> None:
-        """This needs no sweeper, because a page lists more events than it returns."""
-        await fresh.execute(a_backlog_of(3_000))
-        after = read = 0
-        while events := await page(fresh, after=after):
-            after, read = events[-1].position, read + len(events)
-        assert read == 3_000
 
     async def test_a_search_for_unlisted_events_is_cheap_if_all_are_listed(
         self, fresh: Store

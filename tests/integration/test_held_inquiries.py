@@ -48,7 +48,7 @@ INQUIRIES = [
 async def due_for_inquiry(store: Store, kind: Kind) -> UUID:
     payment_id, attempt_id = await store.claimed(kind)
     ids = frozenset({(IdKind.CHECKOUT_REQUEST, f"ws_CO_{attempt_id.hex}")})
-    await store.changing.change(acknowledgement(payment_id, attempt_id, ids=ids))
+    await store.change(acknowledgement(payment_id, attempt_id, ids=ids))
     await make_due(store, payment_id)
     return payment_id
 
@@ -56,7 +56,7 @@ async def due_for_inquiry(store: Store, kind: Kind) -> UUID:
 async def store_inquiry(
     store: Store, payment_id: UUID, *, is_probe: bool = False
 ) -> tuple[Inquiry | None, Operation | None]:
-    result = await store.changing.change(
+    result = await store.change(
         inquiry_change(payment_id, AT_ONCE, ACCOUNTS, is_breaker_probe=is_probe)
     )
     return inquiry_of(result.decided), probed_operation_of(result.decided)
@@ -74,7 +74,7 @@ async def record_health(
         AT_ONCE,
         answer=InquiryAnswer(report, (), health, "401.002.01"),
     )
-    await store.changing.change(change)
+    await store.change(change)
 
 
 @pytest.mark.parametrize(("kind", "operation", "step"), INQUIRIES)

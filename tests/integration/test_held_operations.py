@@ -200,18 +200,12 @@ async def test_a_probe_that_proves_nothing_leaves_the_operation_held(
     assert await brake_changes(fresh) == [("b2c", True)]
 
 
-async def test_an_answer_to_a_send_before_the_hold_does_not_release_it(fresh: Store) -> None:
-    earlier = await fresh.claimed(Kind.WITHDRAWAL)
+async def test_answers_to_sends_before_the_last_change_change_nothing(fresh: Store) -> None:
+    """A proof does not release a later hold. A refusal does not hold the operation again."""
+    earlier = [await fresh.claimed(Kind.WITHDRAWAL) for _ in range(5)]
     await hold(fresh)
-    await record_answer(fresh, earlier, None)
+    await record_answer(fresh, earlier.pop(), None)
     assert await is_engaged(fresh)
-
-
-async def test_a_refusal_of_a_send_before_the_release_does_not_hold_it_again(
-    fresh: Store,
-) -> None:
-    earlier = [await fresh.claimed(Kind.WITHDRAWAL) for _ in range(4)]
-    await hold(fresh)
     await Brakes(fresh.database).set(B2C.value, is_engaged=False, reason="the product was added")
     for sent, error in zip(earlier, [ProductRefused(), SETTINGS, SETTINGS, SETTINGS], strict=True):
         await record_answer(fresh, sent, error)

@@ -69,9 +69,7 @@ async def accept_all(
     stores: Sequence[Store], payments: Sequence[NewPayment]
 ) -> list[Acceptance | BaseException]:
     """Accept all payments at once, through the processes in turn."""
-    accepts = [
-        stores[number % len(stores)].accepting.accept(new) for number, new in enumerate(payments)
-    ]
+    accepts = [stores[number % len(stores)].accept(new) for number, new in enumerate(payments)]
     return list(await asyncio.gather(*accepts, return_exceptions=True))
 
 
@@ -112,7 +110,7 @@ class TestTheLastShilling:
     async def test_the_limit_of_one_caller_rejects_no_other_caller(self, store: Store) -> None:
         """The payments share commits with rejected ones."""
         spent = a_caller()
-        await store.accepting.accept(charged(spent, per_day=250))
+        await store.accept(charged(spent, per_day=250))
         mixed = [charged(spent if number % 2 else a_caller(), per_day=250) for number in range(40)]
         results = await accept_all([store], mixed)
         assert [isinstance(result, Acceptance) for result in results] == [
@@ -140,16 +138,16 @@ class TestCounting:
     async def test_payments_from_before_a_limit_was_set_count(self, store: Store) -> None:
         """A limit that is set at noon counts the payments of the morning."""
         caller = a_caller()
-        await store.accepting.accept(charged(caller, amount_kes=700))
+        await store.accept(charged(caller, amount_kes=700))
         assert not await is_accepted(store, charged(caller, per_day=1000, amount_kes=301))
         assert await is_accepted(store, charged(caller, per_day=1000, amount_kes=300))
 
     async def test_all_kinds_of_a_caller_or_of_a_phone_count_together(self, store: Store) -> None:
         caller, phone = a_caller(), a_phone()
         for kind in Kind:
-            await store.accepting.accept(charged(caller, kind))
+            await store.accept(charged(caller, kind))
         for kind in (Kind.DEPOSIT, Kind.WITHDRAWAL):
-            await store.accepting.accept(charged(kind=kind, phone_number=phone))
+            await store.accept(charged(kind=kind, phone_number=phone))
         for amount, fits in ((2, False), (1, True)):
             by_caller = charged(caller, per_day=250 * len(Kind) + 1, amount_kes=amount)
             by_phone = charged(phone_number=phone, phone_per_day=501, amount_kes=amount)
@@ -161,7 +159,7 @@ class TestCounting:
         """The last moment of yesterday does not count. The first moment of today does."""
         caller, phone = a_caller(), a_phone()
         new = charged(caller, phone_number=phone)
-        await store.accepting.accept(new)
+        await store.accept(new)
         to_midnight = """
             UPDATE mkwanja.payments SET created_at =
                 date_trunc('day', now() AT TIME ZONE 'Africa/Nairobi') AT TIME ZONE 'Africa/Nairobi'
@@ -176,15 +174,13 @@ class TestCounting:
     async def test_a_prompt_counts_for_a_minute_also_if_it_failed(self, store: Store) -> None:
         """A withdrawal is no prompt."""
         phone = a_phone()
-        await store.accepting.accept(charged(kind=Kind.WITHDRAWAL, phone_number=phone))
+        await store.accept(charged(kind=Kind.WITHDRAWAL, phone_number=phone))
         new = charged(phone_number=phone, per_minute=1)
         assert await is_accepted(store, new)
         await store.claim(new.id)
-        await store.changing.change(failure(new.id))
+        await store.change(failure(new.id))
         assert not await is_accepted(store, charged(phone_number=phone, per_minute=1))
-        await store.execute(
-            "UPDATE mkwanja.payments SET created_at = now() - interval '61 s' WHERE id = $1", new.id
-        )
+        await store.update(new.id, "created_at = now() - interval '61 s'")
         assert await is_accepted(store, charged(phone_number=phone, per_minute=1))
 
     @pytest.mark.parametrize(
@@ -195,7 +191,7 @@ class TestCounting:
     ) -> None:
         caller = a_caller()
         new = charged(caller, per_day=250)
-        await store.accepting.accept(new)
+        await store.accept(new)
         is_open = not stage.is_final
         await store.execute(
             "UPDATE mkwanja.payments SET stage = $2,"
@@ -223,7 +219,7 @@ class TestReplays:
         """New payments are rejected in the same commit."""
         caller = a_caller()
         first = charged(caller, per_day=250, key="order-1")
-        await store.accepting.accept(first)
+        await store.accept(first)
         mixed = [
             replace(first, id=new_id()) if number % 5 == 0 else charged(caller, per_day=250)
             for number in range(40)
@@ -237,7 +233,7 @@ class TestReplays:
         """The limit allows one more payment. A replay before it in its commit does not count."""
         caller = a_caller()
         first = charged(caller, per_day=500, key="order-1")
-        await store.accepting.accept(first)
+        await store.accept(first)
         results = await accept_all(
             [store],
             [replace(first, id=new_id()), *(charged(caller, per_day=500) for _ in range(3))],
@@ -247,13 +243,10 @@ class TestReplays:
     async def test_a_payment_under_a_reused_key_is_charged(self, store: Store) -> None:
         caller = a_caller()
         first = charged(caller, per_day=250, key="order-1")
-        await store.accepting.accept(first)
+        await store.accept(first)
         await store.claim(first.id)
-        await store.changing.change(success(first.id))
-        await store.execute(
-            "UPDATE mkwanja.payments SET updated_at = now() - interval '2 days' WHERE id = $1",
-            first.id,
-        )
+        await store.change(success(first.id))
+        await store.update(first.id, "updated_at = now() - interval '2 days'")
         await store.execute(
             "UPDATE mkwanja.idempotency_keys SET expires_at = now() WHERE payment_id = $1", first.id
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -10,11 +11,10 @@ from sqlalchemy import text
 from domain.attempts import IdKind, Outcome, ProviderIds
 from domain.changes import Exchange
 from domain.errors import OutcomeUnknown
-from domain.fence import Fence, OpenAttempt
 from domain.kinds import Kind
 from domain.lifecycle.record_answer import answer_change
 from domain.stages import Stage, Step
-from tests.builders import ACCOUNTS, AN_ACCOUNT, TIMES
+from tests.builders import ACCOUNTS, AN_ACCOUNT, TIMES, an_open_attempt
 from tests.integration.conftest import Store, acknowledgement, failure, new_id
 from tests.stack.databases import connection
 
@@ -59,7 +59,7 @@ async def test_an_acknowledgement_without_its_claim_puts_the_payment_in_doubt(
     """The attempt is stored with account and ids, so we can inquire. No worker claims it again."""
     payment_id, attempt_id = await with_lost_claim(store, kind)
     ids = ids_of(payment_id, kind)
-    await store.changing.change(acknowledgement(payment_id, attempt_id, ids=ids))
+    await store.change(acknowledgement(payment_id, attempt_id, ids=ids))
     payment = await store.payment(payment_id)
     assert (payment.stage, payment.needs_review) == (Stage.IN_DOUBT, False)
     assert payment.next_step is (Step.QUERY if kind is Kind.DEPOSIT else Step.STATUS)
@@ -83,7 +83,7 @@ async def test_a_second_send_that_began_before_the_answer_needs_review(store: St
     payment_id, first = await with_lost_claim(store, kind)
     second = new_id()
     assert await store.claim(payment_id, second) is not None
-    await store.changing.change(acknowledgement(payment_id, first, ids=ids_of(payment_id, kind)))
+    await store.change(acknowledgement(payment_id, first, ids=ids_of(payment_id, kind)))
     payment = await store.payment(payment_id)
     assert (payment.stage, payment.attempt_id) == (Stage.SUBMITTING, second)
     assert {attempt.id for attempt in payment.attempts} == {first, second}
@@ -97,8 +97,8 @@ async def test_the_worker_inquires_by_ids_from_a_message_before_the_answer(
     """A result arrived for a payment that is stored as unsent. The send's answer has no id."""
     payment_id, attempt_id = await with_lost_claim(store, kind)
     ids = ids_of(payment_id, kind)
-    await store.changing.change(failure(payment_id, kind, ids=ids))
-    await store.changing.change(acknowledgement(payment_id, attempt_id, error=OutcomeUnknown()))
+    await store.change(failure(payment_id, kind, ids=ids))
+    await store.change(acknowledgement(payment_id, attempt_id, error=OutcomeUnknown()))
     payment = await store.payment(payment_id)
     assert (payment.stage, payment.provider_ids) == (Stage.IN_DOUBT, ids)
     assert payment.needs_review
@@ -110,16 +110,13 @@ async def test_an_answer_for_a_lost_payment_stores_its_exchange(
 ) -> None:
     """There is no payment to resend, and a person can find Daraja's answer."""
     payment_id, attempt_id = new_id(), new_id()
-    fence = Fence(clock=lambda: 0.0, deadline_seconds=30, is_draining=lambda: False)
     exchange = Exchange(
         id=new_id(), attempt_id=attempt_id, api="b2b", request={}, was_written=True,
         http_status=200, answer="{}", outcome="acknowledged",
     )  # fmt: skip
-    open_attempt = OpenAttempt(attempt_id=attempt_id, fence=fence, exchanges=[exchange])
+    open_attempt = replace(an_open_attempt(), attempt_id=attempt_id, exchanges=[exchange])
     ids = ids_of(payment_id, Kind.BILL_PAYMENT)
-    result = await store.changing.change(
-        answer_change(payment_id, open_attempt, ids, None, TIMES, ACCOUNTS)
-    )
+    result = await store.change(answer_change(payment_id, open_attempt, ids, None, TIMES, ACCOUNTS))
     assert result.decided.payment is None
     rows = await store.rows(
         "SELECT * FROM mkwanja.daraja_exchanges WHERE payment_id = $1", payment_id
@@ -148,6 +145,6 @@ async def test_each_claim_stores_the_account_of_the_send(store: Store) -> None:
     payment_id, attempt_id = await store.claimed(Kind.WITHDRAWAL)
     sql = "SELECT account FROM mkwanja.attempts WHERE payment_id = $1"
     assert await store.one(sql, payment_id) == AN_ACCOUNT.as_text()
-    await store.changing.change(acknowledgement(payment_id, attempt_id))
+    await store.change(acknowledgement(payment_id, attempt_id))
     [attempt] = (await store.payment(payment_id)).attempts
     assert attempt.account == AN_ACCOUNT

@@ -71,5 +71,5 @@ async def test_inquiries_and_ids_without_an_attempt_survive_the_migration(fresh:
     assert await fresh.one("SELECT count(*) FROM mkwanja.inquiries") == 1
     assert await steps_on_record(fresh) == {answered: Step.QUERY, without_attempt: Step.WATCH}
     await make_due(fresh, without_attempt)
-    await fresh.changing.change(watch_change(without_attempt, TIMES))
+    await fresh.change(watch_change(without_attempt, TIMES))
     assert (await steps_on_record(fresh))[without_attempt] is Step.QUERY

@@ -81,7 +81,7 @@ async def test_a_payment_that_failed_before_the_migration_can_be_corrected(
 ) -> None:
     """We can also inquire about it. The new columns are NULL, because it is never sent again."""
     payment_id, _ = await fresh.claimed(Kind.WITHDRAWAL)
-    await fresh.changing.change(failure(payment_id, Kind.WITHDRAWAL))
+    await fresh.change(failure(payment_id, Kind.WITHDRAWAL))
     await migrate(fresh.url, "downgrade", "0009")
     await migrate(fresh.url)
     assert await fresh.one("SELECT moves_money_out IS NULL FROM mkwanja.payments")
@@ -89,7 +89,7 @@ async def test_a_payment_that_failed_before_the_migration_can_be_corrected(
         payment_id, a_callback("withdrawal"), a_report(), confirm_above_kes=confirm_above_kes
     )
     async with Store(fresh.url) as after:
-        await after.changing.change(change)
+        await after.change(change)
         payment = await after.payment(payment_id)
     assert (payment.stage, payment.next_step) == (
         (Stage.SUCCEEDED, None) if confirm_above_kes is None else (Stage.FAILED, Step.STATUS)
@@ -110,10 +110,7 @@ async def test_a_payment_of_an_older_web_process_gets_the_columns_of_its_kind(
 async def test_the_trigger_overwrites_no_column_of_a_web_process(fresh: Store) -> None:
     """The trigger fills only missing columns."""
     payment_id: UUID = await fresh.accepted(Kind.WITHDRAWAL)
-    await fresh.execute(
-        "UPDATE mkwanja.payments SET expires_at = created_at + interval '1 s' WHERE id = $1",
-        payment_id,
-    )
+    await fresh.update(payment_id, "expires_at = created_at + interval '1 s'")
     copy = _OLDER_INSERT.replace(
         "next_step)", "next_step, moves_money_out, expires_at)", 1
     ).replace("now(), 'submit'", "now(), 'submit', moves_money_out, now() + interval '7 s'")

@@ -15,11 +15,16 @@ from sqlalchemy import text
 from domain.adapters.postgres import engine
 from domain.adapters.postgres.tables import REVISION, SCHEMA
 from tests.integration.conftest import Store
-from tests.integration.migrating import INSERT_ONLY, create_platform_roles, differences, migrate
+from tests.integration.migrating import (
+    INSERT_ONLY,
+    PLATFORM_ROLES,
+    differences,
+    hosted_database,
+    migrate,
+)
 from tests.stack.databases import alembic, connection, database_name, with_database
 from tests.stack.servers import PostgresServer
 
-ROLES = ("anon", "authenticated", "service_role")
 TABLE_RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
 RELATIONS = (
     "SELECT relname FROM pg_class"
@@ -37,27 +42,15 @@ async def empty(postgres: PostgresServer) -> AsyncIterator[str]:
 
 @pytest.fixture(scope="module")
 async def hosted(postgres: PostgresServer) -> AsyncIterator[str]:
-    """The superuser's URL of a migrated database with later objects in our schema."""
-    url = await postgres.create_database()
-    await create_platform_roles(postgres.admin_url, ROLES)
-    async with connection(url) as owner:
-        await owner.execute("CREATE SCHEMA mkwanja")
-        for where in ("", "IN SCHEMA mkwanja"):
-            for objects in ("TABLES", "SEQUENCES", "FUNCTIONS", *([] if where else ["SCHEMAS"])):
-                await owner.execute(
-                    f"ALTER DEFAULT PRIVILEGES {where} GRANT ALL ON {objects} TO {', '.join(ROLES)}"
-                )
-        await owner.execute(f"GRANT ALL ON SCHEMA mkwanja TO PUBLIC, {', '.join(ROLES)}")
-    await migrate(url)
-    async with connection(url) as owner:
-        await owner.execute(
-            "CREATE TABLE mkwanja.made_later (secret text); CREATE SEQUENCE mkwanja.counted_later"
-        )
-        await owner.execute(
-            "CREATE FUNCTION mkwanja.said_later() RETURNS int LANGUAGE sql AS 'SELECT 1'"
-        )
-    yield with_database(postgres.admin_url, database_name(url))
-    await postgres.drop_database(url)
+    """The superuser's URL of a hosted database with later objects in our schema."""
+    async with hosted_database(postgres) as (url, admin_url):
+        async with connection(url) as owner:
+            await owner.execute(
+                "CREATE TABLE mkwanja.made_later (secret text);"
+                " CREATE SEQUENCE mkwanja.counted_later;"
+                " CREATE FUNCTION mkwanja.said_later() RETURNS int LANGUAGE sql AS 'SELECT 1'"
+            )
+        yield admin_url
 
 
 async def first_column(url: str, sql: str, *arguments: Any) -> list[Any]:
@@ -173,7 +166,7 @@ class TestUpgrade:
 class TestOnSupabase:
     """A database with the platform's roles and its wide default grants."""
 
-    @pytest.mark.parametrize("role", ROLES)
+    @pytest.mark.parametrize("role", PLATFORM_ROLES)
     async def test_no_platform_role_has_a_right_to_our_schema(self, hosted: str, role: str) -> None:
         """Neither to the schema, nor to an object that the migrations created in it.
 
@@ -199,7 +192,7 @@ class TestOnSupabase:
         """
         assert await first_column(hosted, held, role) == []
 
-    @pytest.mark.parametrize("role", ROLES)
+    @pytest.mark.parametrize("role", PLATFORM_ROLES)
     async def test_no_platform_role_can_use_objects_of_our_schema(
         self, hosted: str, role: str
     ) -> None:
@@ -231,7 +224,7 @@ class TestOnSupabase:
         """The lock-down runs in every release, also without a new migration."""
         await migrate(with_database(postgres.url, database_name(hosted)))
         assert await first_column(hosted, f"{RELATIONS} AND NOT relrowsecurity") == []
-        for role in ROLES:
+        for role in PLATFORM_ROLES:
             held = (
                 "SELECT 1 WHERE has_table_privilege("
                 "$1, 'mkwanja.made_later', 'SELECT, INSERT, UPDATE, DELETE')"

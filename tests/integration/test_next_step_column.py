@@ -54,14 +54,14 @@ async def test_the_row_has_the_due_step_from_acceptance_to_the_end(
     assert await step_of(store, payment_id) is Step.SUBMIT
     assert await store.claim(payment_id, attempt_id) is not None
     assert await step_of(store, payment_id) is Step.END_LEASE
-    await store.changing.change(acknowledgement(payment_id, attempt_id, ids=askable_ids(kind)))
+    await store.change(acknowledgement(payment_id, attempt_id, ids=askable_ids(kind)))
     assert await step_of(store, payment_id) is inquiry_step
     await make_due(store, payment_id)
     await store_inquiry(store, payment_id)
-    await store.changing.change(postponement_change(payment_id, TIMES.lease))
+    await store.change(postponement_change(payment_id, TIMES.lease))
     await store.sweeping.fetch_due(inquiry_step, limit=100, next_step_in=TIMES.lease)
     assert await step_of(store, payment_id) is inquiry_step
-    await store.changing.change(success(payment_id, kind))
+    await store.change(success(payment_id, kind))
     assert await step_of(store, payment_id) is None
 
 
@@ -71,7 +71,7 @@ async def test_a_late_id_makes_an_inquiry_due(store: Store, kind: Kind) -> None:
     payment_id = await in_doubt(store, kind, askable=False)
     assert await step_of(store, payment_id) is Step.WATCH
     [attempt] = (await store.payment(payment_id)).attempts
-    await store.changing.change(acknowledgement(payment_id, attempt.id, ids=askable_ids(kind)))
+    await store.change(acknowledgement(payment_id, attempt.id, ids=askable_ids(kind)))
     assert await step_of(store, payment_id) in (Step.QUERY, Step.STATUS)
 
 
@@ -93,7 +93,7 @@ async def test_a_deposit_that_failed_by_silence_has_a_query_due_until_its_succes
     assert payment.next_step_at is not None
     assert payment.finalized_at is not None
     assert (payment.next_step_at - payment.finalized_at).total_seconds() == 600
-    await store.changing.change(success(payment_id))
+    await store.change(success(payment_id))
     assert await step_of(store, payment_id) is None
 
 
@@ -102,7 +102,7 @@ async def test_a_resend_has_the_steps_of_a_first_send(store: Store) -> None:
     assert await step_of(store, payment_id) is Step.STATUS
     assert await claim_resend(store, payment_id, attempt_id) is not None
     assert await step_of(store, payment_id) is Step.END_LEASE
-    await store.changing.change(acknowledgement(payment_id, attempt_id, error=Unreachable()))
+    await store.change(acknowledgement(payment_id, attempt_id, error=Unreachable()))
     assert await step_of(store, payment_id) is Step.STATUS
     outcomes = [attempt.outcome for attempt in (await store.payment(payment_id)).attempts]
     assert outcomes == [Outcome.UNKNOWN, Outcome.NOT_ACTED]

@@ -65,7 +65,7 @@ class TestOneFact:
             changes = [success(payment_id, receipt=receipt) for _ in range(10)]
             results = await asyncio.gather(
                 *(
-                    process.changing.change(change)
+                    process.change(change)
                     for process, change in zip([store, other] * 5, changes, strict=True)
                 )
             )
@@ -79,23 +79,6 @@ class TestOneFact:
                 "duplicate": 9,
             }
 
-    async def test_success_and_failure_at_once_end_as_success(
-        self, store: Store, other: Store
-    ) -> None:
-        """Success outranks failure in both orders. The history shows the contradiction."""
-        for _ in range(10):
-            payment_id, _ = await store.claimed()
-            await asyncio.gather(
-                store.changing.change(failure(payment_id)),
-                other.changing.change(success(payment_id)),
-            )
-            payment = await store.payment(payment_id)
-            assert payment.stage is Stage.SUCCEEDED
-            assert stages(await store.history(payment_id)) in (
-                ["accepted", "submitting", "failed", "succeeded"],
-                ["accepted", "submitting", "succeeded", "succeeded"],
-            )
-
     async def test_an_undecided_message_overwrites_no_success_of_another_process(
         self, store: Store, other: Store
     ) -> None:
@@ -105,13 +88,11 @@ class TestOneFact:
         """
         for _ in range(25):
             payment_id, attempt_id = await store.claimed()
-            await store.changing.change(acknowledgement(payment_id, attempt_id))
+            await store.change(acknowledgement(payment_id, attempt_id))
             slow = callback_change(
                 payment_id, a_callback(), Report(outcome=ReportedOutcome.UNDECIDED, code="4999")
             )
-            await asyncio.gather(
-                store.changing.change(slow), other.changing.change(success(payment_id))
-            )
+            await asyncio.gather(store.change(slow), other.change(success(payment_id)))
             payment = await store.payment(payment_id)
             assert (payment.stage, payment.next_step_at) == (Stage.SUCCEEDED, None)
 
@@ -129,7 +110,7 @@ class TestOneFact:
             "failure": failure(payment_id, ids=ids),
             "success": success(payment_id, receipt=receipt, ids=ids),
         }
-        await asyncio.gather(*(store.changing.change(changes[name]) for name in order))
+        await asyncio.gather(*(store.change(changes[name]) for name in order))
         payment = await store.payment(payment_id)
         assert (payment.stage, payment.receipt) == (Stage.SUCCEEDED, receipt)
         assert (payment.provider_ids, payment.needs_review) == (ids, True)
@@ -142,9 +123,9 @@ class TestOneFact:
         """
         payment_id, attempt_id = await store.claimed()
         receipt = a_receipt()
-        await store.changing.change(acknowledgement(payment_id, attempt_id))
-        await store.changing.change(failure(payment_id))
-        result = await store.changing.change(success(payment_id, receipt=receipt))
+        await store.change(acknowledgement(payment_id, attempt_id))
+        await store.change(failure(payment_id))
+        result = await store.change(success(payment_id, receipt=receipt))
         history = await store.history(payment_id)
         assert [entry["sequence"] for entry in history] == [1, 2, 3, 4, 5]
         assert result.announcement is not None
@@ -172,13 +153,13 @@ class TestClashes:
         second, _ = await store.claimed()
         ids = checkout_id()
         for _ in range(2):
-            await store.changing.change(acknowledgement(first, first_attempt, ids=ids))
-        result = await store.changing.change(success(second, ids=ids))
+            await store.change(acknowledgement(first, first_attempt, ids=ids))
+        result = await store.change(success(second, ids=ids))
         payment = await store.payment(second)
         assert (payment.stage, payment.needs_review) == (Stage.SUBMITTING, True)
         assert result.decided.is_message_flagged
         assert await stored_callbacks(store, second) == ["ids_differ"]
-        await store.changing.change(success(first, ids=ids))
+        await store.change(success(first, ids=ids))
         payment = await store.payment(first)
         assert (payment.stage, payment.needs_review) == (Stage.SUCCEEDED, False)
 
@@ -192,8 +173,8 @@ class TestClashes:
             (first, one), (second, two) = await store.claimed(), await store.claimed()
             ids = checkout_id()
             await asyncio.gather(
-                store.changing.change(acknowledgement(first, one, ids=ids)),
-                second_process.changing.change(acknowledgement(second, two, ids=ids)),
+                store.change(acknowledgement(first, one, ids=ids)),
+                second_process.change(acknowledgement(second, two, ids=ids)),
             )
             payments = [await store.payment(first), await store.payment(second)]
             assert [payment.stage for payment in payments] == [Stage.AWAITING_RESULT] * 2
@@ -209,8 +190,8 @@ class TestClashes:
             (first, _), (second, _) = await store.claimed(), await store.claimed()
             receipt = a_receipt()
             works = (
-                store.changing.change(success(first, receipt=receipt)),
-                second_process.changing.change(success(second, receipt=receipt)),
+                store.change(success(first, receipt=receipt)),
+                second_process.change(success(second, receipt=receipt)),
             )
             if where == "one after the other":
                 for work in works:
@@ -235,8 +216,8 @@ class TestClashes:
         unknown_id = new_id()
         bodies = [bytes(range(256)), b"", b"\xff\x00{"]
         for body in bodies:
-            await store.changing.change(raw_callback_change(unknown_id, a_callback(body=body)))
-        result = await store.changing.change(success(unknown_id, ids=checkout_id()))
+            await store.change(raw_callback_change(unknown_id, a_callback(body=body)))
+        result = await store.change(success(unknown_id, ids=checkout_id()))
         assert result.decided.payment is None
         rows = await store.rows(
             "SELECT * FROM mkwanja.callbacks WHERE payment_id = $1 ORDER BY id", unknown_id
@@ -271,7 +252,7 @@ class TestBatches:
         claimed = [await store.claimed() for _ in range(5)]
         changes = [acknowledgement(*each) for each in claimed]
         changes.insert(2, Change(payment_id=await store.accepted(), decide=broken))
-        results = await asyncio.gather(*map(store.changing.change, changes), return_exceptions=True)
+        results = await asyncio.gather(*map(store.change, changes), return_exceptions=True)
         assert isinstance(results.pop(2), ZeroDivisionError)
         await assert_all_acknowledged(store, claimed)
 
@@ -281,8 +262,7 @@ class TestBatches:
         """Daraja's answer is stored although the task that reported it was cancelled."""
         payments = [await store.claimed() for _ in range(3)]
         tasks = [
-            asyncio.create_task(store.changing.change(acknowledgement(*claimed)))
-            for claimed in payments
+            asyncio.create_task(store.change(acknowledgement(*claimed))) for claimed in payments
         ]
         await asyncio.sleep(0)
         tasks[1].cancel()
@@ -302,7 +282,7 @@ class TestBatches:
                     order = claimed[:] if process is fresh else claimed[::-1]
                     if process is third:
                         random.Random(round_number).shuffle(order)
-                    works += [process.changing.change(acknowledgement(*each)) for each in order]
+                    works += [process.change(acknowledgement(*each)) for each in order]
                 await fresh.execute("UPDATE mkwanja.payments SET next_step_at = now()")
                 works += [
                     process.sweeping.fetch_due(step, limit=20, next_step_in=TWO_SECONDS)
@@ -318,12 +298,12 @@ class TestBatches:
         held, *others = [await store.claimed() for _ in range(4)]
         async with locked(store, held[0]):
             results = await asyncio.gather(
-                *(store.changing.change(acknowledgement(*claimed)) for claimed in (held, *others)),
+                *(store.change(acknowledgement(*claimed)) for claimed in (held, *others)),
                 return_exceptions=True,
             )
         assert isinstance(results[0], StoreUnavailable)
         await assert_all_acknowledged(store, others)
-        await store.changing.change(acknowledgement(*held))
+        await store.change(acknowledgement(*held))
         await assert_all_acknowledged(store, [held])
 
 
@@ -338,8 +318,8 @@ class TestLostCommit:
         (first, one), (second, _) = await store.claimed(), await store.claimed()
         proxy.cut = cut
         await asyncio.gather(
-            proxied.changing.change(acknowledgement(first, one, ids=checkout_id())),
-            proxied.changing.change(success(second)),
+            proxied.change(acknowledgement(first, one, ids=checkout_id())),
+            proxied.change(success(second)),
         )
         assert proxy.cut is None, "the connection was not cut"
         assert stages(await store.history(first)) == ["accepted", "submitting", "awaiting_result"]

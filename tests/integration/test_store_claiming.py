@@ -51,22 +51,6 @@ class TestOneWinner:
             assert (payment.stage, payment.attempt_id) == (Stage.SUBMITTING, winner.attempt_id)
             assert payment.lease_until == payment.next_step_at
 
-    async def test_two_workers_claim_each_of_many_payments_once(
-        self, store: Store, other: Store
-    ) -> None:
-        """Their batches name the same rows in opposite orders."""
-        payments = [await store.accepted() for _ in range(40)]
-        won = await asyncio.gather(
-            *(store.claim(payment_id) for payment_id in payments),
-            *(other.claim(payment_id) for payment_id in reversed(payments)),
-        )
-        claimed = [payment.id for payment in won if payment is not None]
-        # A claim skips a row that the other worker has locked. The sweeper would retry it later.
-        assert len(claimed) == len(set(claimed))
-        for payment_id in set(payments) - set(claimed):
-            assert await store.claim(payment_id) is not None
-        assert [len(await claims(store, payment_id)) for payment_id in payments] == [1] * 40
-
     async def test_the_winner_gets_the_claimed_payment(self, store: Store) -> None:
         """Its lease is by the database's clock, and it is due at the end of the lease."""
         payment_id, attempt_id = await store.accepted(Kind.WITHDRAWAL), new_id()
@@ -92,7 +76,7 @@ class TestOneWinner:
             payment_id = await resendable(store)
             await asyncio.gather(
                 claim_resend(store, payment_id),
-                other.changing.change(success(payment_id, Kind.WITHDRAWAL)),
+                other.change(success(payment_id, Kind.WITHDRAWAL)),
             )
             entries = [entry["what"] for entry in await store.history(payment_id)][3:]
             assert entries in (["claimed", "success_reported"], ["success_reported"])
@@ -105,50 +89,45 @@ class TestForbiddenClaims:
     async def test_only_a_waiting_payment_can_be_claimed(self, store: Store) -> None:
         """A claimed, a final, an unknown and a flagged payment cannot."""
         claimed, flagged = (await store.claimed())[0], await store.accepted(Kind.WITHDRAWAL)
-        flag = "UPDATE mkwanja.payments SET needs_review = $2 WHERE id = $1"
-        await store.execute(flag, flagged, True)
+        await store.update(flagged, "needs_review = true")
         for payment_id in (claimed, await store.finalized(), new_id(), flagged):
             before = await claims(store, payment_id)
             assert await store.claim(payment_id) is None
             assert await claims(store, payment_id) == before
-        await store.execute(flag, flagged, False)
+        await store.update(flagged, "needs_review = false")
         assert await store.claim(flagged) is not None
 
     @pytest.mark.parametrize("kind", list(Kind))
     async def test_an_expired_payment_is_not_claimed(self, store: Store, kind: Kind) -> None:
         """By the limit of its kind and the database's clock. Shortly before, it still is."""
-        age = (
-            "UPDATE mkwanja.payments SET created_at = created_at - $2::interval,"
-            " expires_at = expires_at - $2 WHERE id = $1"
-        )
         limit = EXPIRES_AFTER[kind]
         for by, is_claimed in ((limit, False), (limit - timedelta(seconds=30), True)):
             payment_id = await store.accepted(kind)
-            await store.execute(age, payment_id, by)
+            await store.update(
+                payment_id,
+                "created_at = created_at - $2::interval, expires_at = expires_at - $2",
+                by,
+            )
             assert (await store.claim(payment_id) is not None) is is_claimed
 
 
 class TestLostCommit:
     """The connection breaks at COMMIT. The attempt's id then shows whether the claim succeeded."""
 
-    async def test_a_committed_claim_is_read_back(
-        self, store: Store, proxy: Proxy, proxied: Store
+    @pytest.mark.parametrize("cut", ["before", "after"])
+    async def test_a_claim_is_read_back_after_a_commit_of_unknown_outcome(
+        self, store: Store, proxy: Proxy, proxied: Store, cut: str
     ) -> None:
-        """Its worker continues, and no inquiry is needed."""
+        """If it was committed, its worker continues. Otherwise the payment is free."""
         payment_id, attempt_id = await store.accepted(), new_id()
-        proxy.cut = "after"
+        proxy.cut = cut
         payment = await proxied.claim(payment_id, attempt_id)
+        if cut == "before":
+            assert payment is None
+            assert await claims(store, payment_id) == []
+            payment = await store.claim(payment_id, attempt_id)
         assert payment is not None
         assert (payment.stage, payment.attempt_id) == (Stage.SUBMITTING, attempt_id)
-
-    async def test_a_claim_that_was_not_committed_leaves_the_payment_free(
-        self, store: Store, proxy: Proxy, proxied: Store
-    ) -> None:
-        payment_id = await store.accepted()
-        proxy.cut = "before"
-        assert await proxied.claim(payment_id) is None
-        assert await claims(store, payment_id) == []
-        assert await store.claim(payment_id) is not None
 
     async def test_a_claim_of_another_worker_is_not_taken_for_our_own(
         self, store: Store, proxy: Proxy, proxied: Store
@@ -173,7 +152,7 @@ class TestLostCommit:
         proxy.is_open.clear()  # the proxy forwards no new connection until we set this again
         claim = asyncio.create_task(proxied.claim(payment_id))
         await proxy.has_cut.wait()
-        await store.changing.change(success(payment_id, Kind.WITHDRAWAL))
+        await store.change(success(payment_id, Kind.WITHDRAWAL))
         proxy.is_open.set()
         assert await claim is None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from decimal import Decimal
 from hashlib import sha256
 from typing import Any
 from uuid import UUID
@@ -16,11 +15,10 @@ from domain.evidence import InquiryOutcome
 from domain.failures import Failure, FailureReason
 from domain.kinds import Kind
 from domain.lifecycle.record_callback import callback_change
-from domain.lifecycle.resolve import OperatorDecision, Resolution, resolution_change
 from domain.report import Report, ReportedOutcome
+from tests.builders import a_report
 from tests.decisions import event_of
 from tests.integration.conftest import (
-    AMOUNT_KES,
     Store,
     a_callback,
     a_receipt,
@@ -55,20 +53,11 @@ async def record_claimed_success(
     ids: ProviderIds = frozenset(),
 ) -> ChangeResult:
     """Record a callback that claims success, under a policy that requires confirmation."""
-    report = Report(
-        outcome=ReportedOutcome.SUCCESS,
-        code="0",
-        has_amount=True,
-        amount=Decimal(AMOUNT_KES),
-        receipt=receipt,
-        ids=ids,
-    )
+    report = a_report(receipt=receipt, ids=ids)
     callback = replace(
         a_callback("deposit"), outcome="success", receipt=receipt, source_allowed=source_allowed
     )
-    return await store.changing.change(
-        callback_change(payment_id, callback, report, confirm_above_kes=0)
-    )
+    return await store.change(callback_change(payment_id, callback, report, confirm_above_kes=0))
 
 
 async def payment_outcome(store: Store, payment_id: UUID) -> tuple[str, str | None, bool]:
@@ -128,7 +117,7 @@ async def test_a_confirmed_success_does_not_take_the_receipt_of_another_payment(
     receipt = a_receipt()
     await record_claimed_success(store, payment_id, receipt)
     assert await payment_outcome(store, payment_id) == ("in_doubt", None, False)
-    await store.changing.change(success(other, receipt=receipt))
+    await store.change(success(other, receipt=receipt))
     await confirm(store, payment_id)
     assert await payment_outcome(store, payment_id) == ("succeeded", None, True)
     assert await payment_outcome(store, other) == ("succeeded", receipt, False)
@@ -152,7 +141,7 @@ async def test_a_refusal_does_not_fail_a_payment_with_an_unconfirmed_success(sto
     payment_id, attempt_id = await store.claimed(Kind.DEPOSIT)
     receipt = a_receipt()
     await record_claimed_success(store, payment_id, receipt, ids=askable_ids(Kind.DEPOSIT))
-    result = await store.changing.change(acknowledgement(payment_id, attempt_id, error=BUSY))
+    result = await store.change(acknowledgement(payment_id, attempt_id, error=BUSY))
     assert event_of(result.decided) is None
     assert await payment_outcome(store, payment_id) == ("in_doubt", None, True)
     await confirm(store, payment_id)
@@ -165,25 +154,8 @@ async def test_a_success_stays_unconfirmed_under_a_receiver_without_the_policy(
     """A receiver that was started without the policy does not accept a failure callback instead."""
     payment_id = await in_doubt(store, Kind.DEPOSIT)
     await record_claimed_success(store, payment_id, a_receipt())
-    await store.changing.change(failure(payment_id))
+    await store.change(failure(payment_id))
     assert await payment_outcome(store, payment_id) == ("in_doubt", None, True)
-
-
-async def test_an_operator_settles_a_correction_that_no_inquiry_can_confirm(
-    store: Store,
-) -> None:
-    """Daraja refused the send, then reported a success. No open attempt can have the new id."""
-    payment_id, attempt_id = await store.claimed(Kind.DEPOSIT)
-    await store.changing.change(acknowledgement(payment_id, attempt_id, error=BUSY))
-    receipt = a_receipt()
-    await record_claimed_success(store, payment_id, receipt, ids=askable_ids(Kind.DEPOSIT))
-    assert await payment_outcome(store, payment_id) == ("failed", None, True)
-    assert await store_inquiry(store, payment_id) is None
-    paid = Resolution(
-        decision=OperatorDecision.PAID, reason="statement", operator="wanjiku", receipt=receipt
-    )
-    await store.changing.change(resolution_change(payment_id, paid))
-    assert await payment_outcome(store, payment_id) == ("succeeded", receipt, False)
 
 
 async def test_messages_that_bring_an_inquiry_forward_are_counted(store: Store) -> None:
@@ -213,7 +185,7 @@ async def repeat(
         callback_change(payment_id, replace(a_callback(body=body), **fields), unreadable)
         for _ in range(times)
     )
-    return await asyncio.gather(*map(store.changing.change, changes))
+    return await asyncio.gather(*map(store.change, changes))
 
 
 async def test_a_limited_number_of_copies_is_stored(store: Store) -> None:

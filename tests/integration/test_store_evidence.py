@@ -113,9 +113,7 @@ async def test_a_success_that_could_not_be_processed_counts_as_a_claim(
     store: Store,
 ) -> None:
     payment_id = await in_doubt(store, Kind.DEPOSIT)
-    await store.changing.change(
-        raw_callback_change(payment_id, replace(a_callback(), outcome="success"))
-    )
+    await store.change(raw_callback_change(payment_id, replace(a_callback(), outcome="success")))
     assert (await read_evidence(store, payment_id)).claims_success
 
 
@@ -132,26 +130,6 @@ async def test_a_message_stored_without_an_outcome_is_a_message_and_claims_nothi
     )  # fmt: skip
     known = await read_evidence(store, payment_id)
     assert (known.has_message, known.claims_success) == (True, False)
-
-
-async def test_each_stored_message_has_its_parsed_outcome(store: Store) -> None:
-    payment_id = await in_doubt(store)
-    messages = [
-        ("withdrawal-timeout", TIMEOUT),
-        ("withdrawal", UNREADABLE),
-        ("status-1", an_answer(InquiryOutcome.NOT_FOUND)),
-        ("withdrawal", PAID),
-    ]
-    for operation, report in messages:
-        await record_callback(store, payment_id, operation, report)
-    stored = await store.rows(
-        "SELECT operation, word FROM mkwanja.callbacks WHERE payment_id = $1"
-        " ORDER BY received_at, id",
-        payment_id,
-    )
-    assert [(row["operation"], row["word"]) for row in stored] == [
-        (operation, report.outcome.value) for operation, report in messages
-    ]
 
 
 @pytest.mark.parametrize(
@@ -207,7 +185,7 @@ async def test_a_change_that_reads_no_evidence_gets_none(store: Store) -> None:
         seen.append(context.evidence)
         return Decided(payment=payment)
 
-    await store.changing.change(Change(payment_id=payment_id, decide=decide))
+    await store.change(Change(payment_id=payment_id, decide=decide))
     assert seen == [Evidence()]
 
 
@@ -227,8 +205,8 @@ async def test_the_id_of_an_unacknowledged_payment_is_flagged_at_another_payment
         payment_id, attempt_id = await store.claimed(Kind.WITHDRAWAL)
         conversation = (IdKind.CONVERSATION, f"AG_{payment_id.hex}")
         ours = frozenset({conversation, (IdKind.ORIGINATOR_CONVERSATION, str(payment_id))})
-        await store.changing.change(acknowledgement(payment_id, attempt_id, ids=ours))
+        await store.change(acknowledgement(payment_id, attempt_id, ids=ours))
         ids = frozenset({conversation, (IdKind.ORIGINATOR_CONVERSATION, named)})
-        await store.changing.change(success(payment_id, Kind.WITHDRAWAL, ids=ids))
+        await store.change(success(payment_id, Kind.WITHDRAWAL, ids=ids))
         assert await stored_callbacks(store, payment_id) == [expected]
         assert (await store.payment(payment_id)).provider_ids == ours

@@ -71,9 +71,7 @@ class TestInquiries:
         """The jobs run in two processes. The row decides."""
         payment_id = await in_doubt(store, Kind.DEPOSIT)
         change = inquiry_change(payment_id, TIMES, ACCOUNTS)
-        results = await asyncio.gather(
-            *(process.changing.change(change) for process in [store, other] * 5)
-        )
+        results = await asyncio.gather(*(process.change(change) for process in [store, other] * 5))
         stored = [inquiry_of(result.decided) for result in results]
         assert [inquiry.number for inquiry in stored if inquiry is not None] == [1]
         assert len(await inquiries(store, payment_id)) == 1
@@ -107,9 +105,7 @@ class TestAnswers:
             was_written=True, http_status=200, answer="{}", outcome="no_result",
         )  # fmt: skip
         report = an_answer(V.NO_RESULT, code="4999")
-        await store.changing.change(
-            inquiry_answer_change(payment_id, 1, report, (exchange,), AT_ONCE)
-        )
+        await store.change(inquiry_answer_change(payment_id, 1, report, (exchange,), AT_ONCE))
         (row,) = await inquiries(store, payment_id)
         assert (row["verdict"], row["code"]) == ("no_result", "4999")
         assert row["answered_at"] > row["asked_at"]
@@ -166,7 +162,8 @@ class TestAnswers:
 class TestDueInquiries:
     """They are counted before a budget is charged, and fetched by step."""
 
-    async def test_each_inquiry_step_has_its_own_queue(self, fresh: Store) -> None:
+    async def test_each_step_has_its_own_queue_of_due_payments(self, fresh: Store) -> None:
+        """Payments that are final or due later are in none."""
         expected = {
             Step.QUERY: [await in_doubt(fresh, Kind.DEPOSIT)],
             Step.STATUS: [await in_doubt(fresh), await in_doubt(fresh, Kind.BILL_PAYMENT)],
@@ -178,6 +175,8 @@ class TestDueInquiries:
             Step.END_LEASE: [],
         }
         await fresh.finalized()
+        await fresh.accepted()
+        await fresh.claimed()
         for step, payments in expected.items():
             assert await count_due(fresh, step, limit=100) == len(payments)
             assert await fetch_due_ids(fresh, step) == payments

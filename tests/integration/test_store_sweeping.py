@@ -14,7 +14,6 @@ from domain.errors import StoreUnavailable
 from domain.kinds import Kind
 from domain.stages import Stage, Step
 from tests.integration.conftest import Store, a_new_payment, failure, locked, success
-from tests.integration.inquiries import make_due
 
 NOW = timedelta(0)
 MINUTE = timedelta(seconds=60)
@@ -23,20 +22,16 @@ MINUTE = timedelta(seconds=60)
 async def overdue(store: Store, count: int) -> list[UUID]:
     """Create accepted payments that are due, the first one longest."""
     news = [a_new_payment() for _ in range(count)]
-    await asyncio.gather(*map(store.accepting.accept, news))
-    late = (
-        "UPDATE mkwanja.payments SET next_step_at = now() - $2 * interval '1 second' WHERE id = $1"
-    )
+    await asyncio.gather(*map(store.accept, news))
     for number, new in enumerate(news):
-        await store.execute(late, new.id, count - number)
+        seconds = timedelta(seconds=count - number)
+        await store.update(new.id, "next_step_at = now() - $2::interval", seconds)
     return [new.id for new in news]
 
 
-async def fetch_due_ids(store: Store, *, limit: int = 100, step: Step = Step.SUBMIT) -> list[UUID]:
-    return [
-        due.payment_id
-        for due in await store.sweeping.fetch_due(step, limit=limit, next_step_in=MINUTE)
-    ]
+async def fetch_due_ids(store: Store, *, limit: int = 100) -> list[UUID]:
+    due = await store.sweeping.fetch_due(Step.SUBMIT, limit=limit, next_step_in=MINUTE)
+    return [item.payment_id for item in due]
 
 
 class TestDue:
@@ -52,27 +47,13 @@ class TestDue:
         assert await fresh.one(is_later)
 
     async def test_a_due_payment_has_its_kind_stage_and_expiry(self, fresh: Store) -> None:
-        sql = (
-            "UPDATE mkwanja.payments SET next_step_at = now(),"
-            " expires_at = now() + $2::interval WHERE id = $1"
-        )
         for is_expired, left in ((False, MINUTE), (True, NOW)):
             payment_id = await fresh.accepted(Kind.BILL_PAYMENT)
-            await fresh.execute(sql, payment_id, left)
+            is_due = "next_step_at = now(), expires_at = now() + $2::interval"
+            await fresh.update(payment_id, is_due, left)
             (due,) = await fresh.sweeping.fetch_due(Step.SUBMIT, limit=1, next_step_in=MINUTE)
             assert (due.payment_id, due.is_expired) == (payment_id, is_expired)
             assert (due.kind, due.stage) == (Kind.BILL_PAYMENT, Stage.ACCEPTED)
-
-    async def test_only_due_payments_of_the_step_are_fetched(self, fresh: Store) -> None:
-        """Payments that are due later, in another stage or final stay."""
-        await fresh.accepted()
-        claimed, _ = await fresh.claimed()
-        await fresh.finalized()
-        assert await fetch_due_ids(fresh) == []
-        assert await fetch_due_ids(fresh, step=Step.END_LEASE) == []
-        await make_due(fresh, claimed)
-        assert await fetch_due_ids(fresh) == []
-        assert await fetch_due_ids(fresh, step=Step.END_LEASE) == [claimed]
 
     async def test_sweepers_at_once_fetch_each_payment_once(self, fresh: Store) -> None:
         """Three sweepers fetch small batches."""
@@ -142,7 +123,7 @@ class TestAnnouncements:
         It leaves a new event to the process that stored it. Two sweepers may publish one event.
         """
         payment_id, _ = await fresh.claimed()
-        announcement = (await fresh.changing.change(success(payment_id))).announcement
+        announcement = (await fresh.change(success(payment_id))).announcement
         assert announcement is not None
         assert await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=MINUTE) == []
         for _ in range(2):
@@ -160,8 +141,7 @@ class TestAnnouncements:
         for recorded_first in (0, 1):
             payment_id, _ = await fresh.claimed()
             results = [
-                await fresh.changing.change(change)
-                for change in (failure(payment_id), success(payment_id))
+                await fresh.change(change) for change in (failure(payment_id), success(payment_id))
             ]
             owed = await fetch_unannounced(fresh)
             assert owed == [result.announcement for result in results]
@@ -178,10 +158,10 @@ class TestAnnouncements:
         """No event is lost, in either order of the commits."""
         for _ in range(15):
             payment_id, _ = await fresh.claimed()
-            failed = (await fresh.changing.change(failure(payment_id))).announcement
+            failed = (await fresh.change(failure(payment_id))).announcement
             assert failed is not None
             corrected, _ = await asyncio.gather(
-                fresh.changing.change(success(payment_id)),
+                fresh.change(success(payment_id)),
                 second_worker.sweeping.record_announced(failed),
             )
             [owed] = await fetch_unannounced(fresh)
@@ -196,11 +176,8 @@ class TestAnnouncements:
         for announcement in await fetch_unannounced(fresh):
             await fresh.sweeping.record_announced(announcement)
         waiting = await fresh.finalized()
-        await fresh.execute(
-            "UPDATE mkwanja.payments SET event_due = now() - interval '1 hour'"
-            " WHERE id = ANY($1::uuid[])",
-            published,
-        )
+        for payment_id in published:
+            await fresh.update(payment_id, "event_due = now() - interval '1 hour'")
         assert await fetch_unannounced(fresh, limit=3) == []
         (announcement,) = await fetch_unannounced(fresh, limit=3)
         assert announcement.payment_id == waiting

@@ -59,13 +59,13 @@ async def test_what_writes_is_unavailable_and_what_reads_is_answered(fresh: Stor
     assert await reading.is_writable()
     async with read_only(fresh):
         for work in (
-            lambda: fresh.accepting.accept(a_new_payment()),
+            lambda: fresh.accept(a_new_payment()),
             lambda: fresh.claiming.find_due(accepted),
             lambda: fresh.claiming.claim(accepted, new_id(), lease=TIMES.lease, account=None),
             lambda: fresh.claiming.postpone(accepted, NOW),
-            lambda: fresh.changing.change(acknowledgement(claimed, attempt_id)),
-            lambda: fresh.changing.change(success(claimed)),
-            lambda: fresh.changing.change(raw_callback_change(claimed, a_callback())),
+            lambda: fresh.change(acknowledgement(claimed, attempt_id)),
+            lambda: fresh.change(success(claimed)),
+            lambda: fresh.change(raw_callback_change(claimed, a_callback())),
             lambda: fresh.sweeping.plan_sweep(limit=10, overdue_by=NOW),
             lambda: fresh.sweeping.fetch_due(Step.SUBMIT, limit=10, next_step_in=NOW),
             lambda: fresh.sweeping.record_announced(announcement),
@@ -77,7 +77,7 @@ async def test_what_writes_is_unavailable_and_what_reads_is_answered(fresh: Stor
         assert (await fresh.payment(accepted)).stage is Stage.ACCEPTED
         assert await Feed(fresh.database).page(after=0, limit=10, owner=None) == []
     await asyncio.sleep(1.1)  # until then a session that began meanwhile is believed
-    await fresh.changing.change(acknowledgement(claimed, attempt_id))
+    await fresh.change(acknowledgement(claimed, attempt_id))
     await fresh.sweeping.record_announced(announcement)
     assert (
         await fresh.claiming.claim(accepted, new_id(), lease=TIMES.lease, account=None) is not None
@@ -134,7 +134,7 @@ async def test_a_database_without_our_schema_is_unavailable(fresh: Store) -> Non
     """A web process that is up before its release accepts nothing, and says 503."""
     await fresh.execute("DROP SCHEMA mkwanja CASCADE")
     with pytest.raises(StoreUnavailable):
-        await fresh.accepting.accept(a_new_payment())
+        await fresh.accept(a_new_payment())
 
 
 async def test_an_error_about_a_row_is_logged_without_the_row(fresh: Store) -> None:

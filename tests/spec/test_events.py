@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from tests.spec.delivering import begin_awaited, deliver
 from tests.spec.listening import CHANNEL_OF_ALL, Listener, listening
 from tests.spec.playing import Api, begin, stopped_payouts, wait_for_callbacks
 from tests.spec.requesting import cancel
@@ -107,23 +106,6 @@ async def test_a_correction_is_published_as_a_second_event(system: System) -> No
     assert [(item["id"], item["sequence"]) for item in events] == [
         (str(entry["id"]), entry["sequence"]) for entry in await _event_entries(system, payment_id)
     ]
-
-
-async def test_a_message_that_finalizes_nothing_publishes_no_event(system: System) -> None:
-    """Flagged, repeated, contradicting and unreadable messages publish no event."""
-    async with listening(system) as listener:
-        one = await begin_awaited(system)
-        for body in (b"{", one.result(amount=one.amount + 1), one.result(receipt=...)):
-            await deliver(system, one.url, body)
-        assert listener.of(one.id) == []
-        for receipt in ("UKN7BELL01", "UKN7BELL01", "UKN7BELL02"):
-            await deliver(system, one.url, one.result(receipt=receipt))
-        await _wait_for_events(system, listener, one.id)
-        later = await begin(system, "b2c", "approve")
-        await system.settled(later)
-        await _wait_for_events(system, listener, later)
-    assert [event["type"] for event in listener.events(one.id)] == ["mkwanja.payment.succeeded"]
-    assert len(await _event_entries(system, one.id)) == 1
 
 
 async def test_the_sweeper_republishes_an_event_that_is_not_recorded_as_published(

@@ -12,7 +12,6 @@ import pytest
 from tests.integration.service_role import as_service, create_service_role
 from tests.spec.conftest import INQUIRE_SOON, a_system
 from tests.spec.in_doubt import begin_in_doubt, inquiries
-from tests.spec.operating import operate
 from tests.spec.system import System
 from tests.stack.external import postgres_server
 from tests.stack.install import temporary_folder
@@ -60,39 +59,4 @@ async def test_the_service_role_may_settle_payments_in_doubt(system: System) -> 
     assert (await system.settled(lost))["status"] == "success"
     assert [inquiry["verdict"] for inquiry in await inquiries(system, lost)][-1] == "paid"
     assert (await system.settled(refused))["failure"]["reason"] == "no_result_confirmed"
-    _assert_nothing_was_refused(system)
-
-
-async def test_the_service_role_may_engage_and_release_brakes(system: System) -> None:
-    """The worker opens the breaker. An operator's command uses the kill switch."""
-    service = {"DATABASE_URL": system.stack.env("worker")["DATABASE_URL"]}
-    (await operate(system, "payouts", "stop", "--reason", "a test", env=service)).expect(0)
-    held = await system.withdrawal()
-    assert (await system.payment(held))["stage"] == "accepted"
-    assert (await system.settled(await system.deposit()))["status"] == "success"
-    (await operate(system, "payouts", "start", "--reason", "a test", env=service)).expect(0)
-    assert (await system.settled(held))["status"] == "success"
-    await system.scenario("credential_refused", times=1, api="b2c", amount=777)
-    await system.settled(await system.withdrawal(amount=777))
-    (
-        await operate(system, "payouts", "start", "--breaker", "--reason", "a test", env=service)
-    ).expect(0)
-    assert (await system.settled(await system.withdrawal()))["status"] == "success"
-    changes = await system.rows(
-        "SELECT name, is_engaged FROM mkwanja.brake_history ORDER BY changed_at"
-    )
-    assert [tuple(row.values()) for row in changes[:3]] == [
-        ("kill_switch", True), ("kill_switch", False), ("breaker", True),
-    ]  # fmt: skip
-    _assert_nothing_was_refused(system)
-
-
-async def test_the_service_role_may_sweep_and_cancel_payments(system: System) -> None:
-    """A payment without a wake-up is swept. Another is cancelled by its caller before that."""
-    await system.stack.process("worker").kill()
-    waiting, given_up = await system.deposit(), await system.withdrawal()
-    answer = await system.backend.pay(f"/v1/payments/{given_up}/cancel", {})
-    assert answer.expect(200).json()["failure"]["reason"] == "cancelled_by_caller"
-    await system.stack.start_process("worker")
-    assert (await system.settled(waiting))["status"] == "success"
     _assert_nothing_was_refused(system)

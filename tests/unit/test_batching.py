@@ -36,8 +36,12 @@ def key_of(item: Item) -> str:
     return item[0]
 
 
-def lane_of(recorder: Recorder, **options: Any) -> Lane[Item, int]:
-    return Lane(recorder.run, key=key_of, **options)
+def a_lane(*, is_open: bool = True, **options: Any) -> tuple[Recorder, Lane[Item, int]]:
+    """A lane, and the recorder of its batches, which wait until the recorder is open."""
+    recorder = Recorder()
+    if not is_open:
+        recorder.open.clear()
+    return recorder, Lane(recorder.run, key=key_of, **options)
 
 
 async def submit_all(lane: Lane[Item, int], *items: Item) -> list[asyncio.Task[int]]:
@@ -53,9 +57,7 @@ async def results_of(lane: Lane[Item, int], *items: Item) -> list[int | BaseExce
 
 
 async def test_a_lone_item_runs_at_once_and_later_ones_share_the_next_batch_in_order() -> None:
-    recorder = Recorder()
-    lane = lane_of(recorder)
-    recorder.open.clear()
+    recorder, lane = a_lane(is_open=False)
     first = await submit_all(lane, ("a", 1))
     assert recorder.batches == [[("a", 1)]]
     rest = await submit_all(lane, ("b", 2), ("c", 3), ("d", 4))
@@ -67,15 +69,15 @@ async def test_a_lone_item_runs_at_once_and_later_ones_share_the_next_batch_in_o
 
 
 async def test_a_batch_holds_one_item_of_a_key_and_the_next_item_waits() -> None:
-    recorder = Recorder()
+    recorder, lane = a_lane()
     items = [("a", 1), ("a", 2), ("b", 3), ("a", 4)]
-    assert await results_of(lane_of(recorder), *items) == [10, 20, 30, 40]
+    assert await results_of(lane, *items) == [10, 20, 30, 40]
     assert recorder.batches == [[("a", 1), ("b", 3)], [("a", 2)], [("a", 4)]]
 
 
 async def test_a_batch_is_never_larger_than_its_limit() -> None:
-    recorder = Recorder()
-    await results_of(lane_of(recorder, batch_size_max=3), *((str(n), n) for n in range(8)))
+    recorder, lane = a_lane(batch_size_max=3)
+    await results_of(lane, *((str(n), n) for n in range(8)))
     assert [len(batch) for batch in recorder.batches] == [3, 3, 2]
 
 
@@ -88,9 +90,8 @@ async def test_a_batch_is_never_larger_than_its_limit() -> None:
 async def test_the_error_that_ends_a_batch_reaches_every_waiter_and_the_lane_goes_on(
     options: dict[str, Any], keys: str, error: BaseException
 ) -> None:
-    recorder = Recorder()
+    recorder, lane = a_lane(**options)
     recorder.raises = error
-    lane = lane_of(recorder, **options)
     results = await results_of(lane, *((key, 1) for key in keys))
     assert [type(result) for result in results] == [type(error)] * 3
     recorder.raises = None
@@ -108,17 +109,16 @@ async def test_an_error_as_a_result_reaches_only_its_own_waiter() -> None:
 
 
 async def test_a_batch_with_a_bad_row_runs_again_one_by_one() -> None:
-    recorder = Recorder()
+    recorder, lane = a_lane()
     recorder.raises, recorder.raises_for = RunAlone(), {("b", 2)}
-    results = await results_of(lane_of(recorder), ("a", 1), ("b", 2), ("c", 3))
+    results = await results_of(lane, ("a", 1), ("b", 2), ("c", 3))
     assert results[::2] == [10, 30]
     assert isinstance(results[1], RuntimeError)  # it fails alone too
     assert [len(batch) for batch in recorder.batches] == [3, 1, 1, 1]
 
 
 async def test_while_an_item_runs_alone_others_of_its_key_wait_and_other_keys_do_not() -> None:
-    recorder = Recorder()
-    lane = lane_of(recorder)
+    recorder, lane = a_lane()
     recorder.raises = RunAlone()
     both = await submit_all(lane, ("a", 1), ("b", 2))
     recorder.raises = None
@@ -132,8 +132,7 @@ async def test_while_an_item_runs_alone_others_of_its_key_wait_and_other_keys_do
 
 
 async def test_the_number_of_items_that_run_alone_at_once_is_limited() -> None:
-    recorder = Recorder()
-    lane = lane_of(recorder, alone_at_once_max=2)
+    recorder, lane = a_lane(alone_at_once_max=2)
     recorder.raises = RunAlone()
     tasks = await submit_all(lane, *((str(n), n) for n in range(6)))
     recorder.raises = None
@@ -146,9 +145,7 @@ async def test_the_number_of_items_that_run_alone_at_once_is_limited() -> None:
 
 
 async def test_a_cancelled_waiter_cancels_neither_its_work_nor_other_waiters() -> None:
-    recorder = Recorder()
-    lane = lane_of(recorder)
-    recorder.open.clear()
+    recorder, lane = a_lane(is_open=False)
     running = await submit_all(lane, ("a", 1), ("b", 2))
     waiting = await submit_all(lane, ("c", 3), ("d", 4))
     running[0].cancel()
@@ -161,8 +158,7 @@ async def test_a_cancelled_waiter_cancels_neither_its_work_nor_other_waiters() -
 
 
 async def test_draining_waits_for_all_submitted_items() -> None:
-    recorder = Recorder()
-    lane = lane_of(recorder)
+    recorder, lane = a_lane()
     tasks = await submit_all(lane, ("a", 1), ("a", 2), ("b", 3))
     await lane.drain()
     assert all(task.done() for task in tasks) or await asyncio.gather(*tasks)
@@ -183,9 +179,7 @@ async def test_a_batch_with_too_few_results_leaves_no_waiter_without_an_answer()
 
 
 async def test_concurrent_batches_never_hold_two_items_of_a_key() -> None:
-    recorder = Recorder()
-    lane = lane_of(recorder, batches_at_once=2)
-    recorder.open.clear()
+    recorder, lane = a_lane(is_open=False, batches_at_once=2)
     first = await submit_all(lane, ("a", 1))
     second = await submit_all(lane, ("a", 2), ("b", 3))
     third = await submit_all(lane, ("a", 4), ("c", 5))
@@ -214,15 +208,8 @@ async def test_lanes_that_share_a_gate_take_turns() -> None:
     assert recorder.batches == [[("a", 1)], [("b", 2), ("c", 3)]]
 
 
-def shared_lane_of(recorder: Recorder, **options: Any) -> Lane[Item, int]:
-    """Items with one key share one run."""
-    return lane_of(recorder, shared=key_of, **options)
-
-
 async def test_waiters_of_the_same_item_share_one_run() -> None:
-    recorder = Recorder()
-    lane = shared_lane_of(recorder)
-    recorder.open.clear()
+    recorder, lane = a_lane(is_open=False, shared=key_of)
     running = await submit_all(lane, ("z", 0))
     tasks = await submit_all(lane, *[("a", 1)] * 400, ("b", 2))
     assert lane.waiting == 2
@@ -232,9 +219,7 @@ async def test_waiters_of_the_same_item_share_one_run() -> None:
 
 
 async def test_a_waiter_does_not_join_a_run_that_has_started() -> None:
-    recorder = Recorder()
-    lane = shared_lane_of(recorder)
-    recorder.open.clear()
+    recorder, lane = a_lane(is_open=False, shared=key_of)
     first = await submit_all(lane, ("a", 1))
     later = await submit_all(lane, ("a", 2), ("a", 3))
     recorder.open.set()
@@ -243,8 +228,7 @@ async def test_a_waiter_does_not_join_a_run_that_has_started() -> None:
 
 
 async def test_a_shared_item_that_runs_alone_is_still_shared() -> None:
-    recorder = Recorder()
-    lane = shared_lane_of(recorder)
+    recorder, lane = a_lane(shared=key_of)
     recorder.raises = RunAlone()
     tasks = await submit_all(lane, ("a", 1), ("a", 2), ("b", 3))
     recorder.raises = None
@@ -254,9 +238,7 @@ async def test_a_shared_item_that_runs_alone_is_still_shared() -> None:
 
 @pytest.mark.parametrize("abandoned", [Abandoned.DROP, Abandoned.DROP_OR_FINISH])
 async def test_an_abandoned_item_leaves_the_queue(abandoned: Abandoned) -> None:
-    recorder = Recorder()
-    lane = lane_of(recorder, abandoned=abandoned)
-    recorder.open.clear()
+    recorder, lane = a_lane(is_open=False, abandoned=abandoned)
     running = await submit_all(lane, ("z", 0))
     waiting = await submit_all(lane, *((str(n), n) for n in range(50)), ("a", 1))
     for task in waiting[:-1]:
@@ -270,9 +252,7 @@ async def test_an_abandoned_item_leaves_the_queue(abandoned: Abandoned) -> None:
 
 
 async def test_a_shared_item_runs_with_the_value_of_its_first_remaining_waiter() -> None:
-    recorder = Recorder()
-    lane = shared_lane_of(recorder, abandoned=Abandoned.DROP_OR_FINISH)
-    recorder.open.clear()
+    recorder, lane = a_lane(is_open=False, shared=key_of, abandoned=Abandoned.DROP_OR_FINISH)
     running = await submit_all(lane, ("z", 0))
     first, second, third = await submit_all(lane, ("a", 1), ("a", 2), ("a", 3))
     first.cancel()
@@ -287,9 +267,7 @@ async def test_a_shared_item_runs_with_the_value_of_its_first_remaining_waiter()
 
 
 async def test_a_shared_item_without_waiters_is_dropped_and_the_next_one_is_new() -> None:
-    recorder = Recorder()
-    lane = shared_lane_of(recorder, abandoned=Abandoned.DROP)
-    recorder.open.clear()
+    recorder, lane = a_lane(is_open=False, shared=key_of, abandoned=Abandoned.DROP)
     running = await submit_all(lane, ("z", 0))
     cancelled = await submit_all(lane, ("a", 1), ("a", 2))
     for task in cancelled:
@@ -303,9 +281,7 @@ async def test_a_shared_item_without_waiters_is_dropped_and_the_next_one_is_new(
 
 async def test_started_work_finishes_although_its_waiter_is_cancelled() -> None:
     """The waiter still gets the result, even if it is cancelled at the same moment."""
-    recorder = Recorder()
-    lane = lane_of(recorder, abandoned=Abandoned.DROP_OR_FINISH)
-    recorder.open.clear()
+    recorder, lane = a_lane(is_open=False, abandoned=Abandoned.DROP_OR_FINISH)
     [early, late] = await submit_all(lane, ("a", 1), ("b", 2))
     early.cancel()
     await asyncio.sleep(0)
@@ -318,9 +294,7 @@ async def test_started_work_finishes_although_its_waiter_is_cancelled() -> None:
 
 
 async def test_a_started_read_continues_for_its_other_waiters() -> None:
-    recorder = Recorder()
-    lane = shared_lane_of(recorder, abandoned=Abandoned.DROP)
-    recorder.open.clear()
+    recorder, lane = a_lane(is_open=False, shared=key_of, abandoned=Abandoned.DROP)
     cancelled, remaining = await submit_all(lane, ("a", 1), ("a", 2))
     cancelled.cancel()
     await asyncio.sleep(0)

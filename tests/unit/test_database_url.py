@@ -20,11 +20,8 @@ MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 # --- URLs that providers print --------------------------------------------------------------------
 
 PRINTED = {
-    "Supabase, direct": "postgresql://postgres:pw@db.abcdefgh.supabase.co:5432/postgres",
     "Supabase, transaction pooler": "postgresql://postgres.abcdefgh:pw@"
     "aws-0-eu-central-1.pooler.supabase.com:6543/postgres",
-    "Supabase, pooler for Prisma": "postgresql://postgres:pw@db.a.supabase.co:6543/postgres"
-    "?pgbouncer=true",
     "Supabase, with its reference": "postgres://postgres:pw@db.a.supabase.co:6543/postgres"
     "?options=reference%3Da",
     "Vercel": "postgres://postgres.a:pw@aws-0-us-east-1.pooler.supabase.com:6543/postgres"
@@ -32,14 +29,9 @@ PRINTED = {
     "Vercel, an old pooler": "postgres://u:pw@h:6543/postgres?workaround=supabase-pooler.vercel",
     "Neon": "postgresql://alex:pw@ep-cool-dark-1.us-east-2.aws.neon.tech/dbname"
     "?sslmode=require&channel_binding=require",
-    "Neon, pooled": "postgresql://alex:pw@ep-cool-dark-1-pooler.us-east-2.aws.neon.tech/dbname"
-    "?sslmode=require",
     "Neon, old clients": "postgresql://alex:pw@ep-1.neon.tech/dbname"
     "?sslmode=require&options=endpoint%3Dep-1",
-    "Neon, older clients": "postgres://alex:pw@ep-1.neon.tech/dbname"
-    "?options=project%3Dep-1&sslmode=require",
     "Neon, verified": "postgresql://a:pw@ep-1.neon.tech/db?sslmode=verify-full&sslrootcert=system",
-    "Heroku": "postgres://u1:p2@ec2-1-2-3-4.compute-1.amazonaws.com:5432/d3",
     "Heroku, for Node": "postgres://u1:p2@ec2-1-2-3-4.compute-1.amazonaws.com:5432/d3"
     "?sslmode=no-verify",
     "Render": "postgresql://u:pw@dpg-abc-a.frankfurt-postgres.render.com/db?ssl=true",
@@ -49,9 +41,6 @@ PRINTED = {
     "?sslmode=require&connect_timeout=10",
     "Azure": "postgresql://u%40server:pw@server.postgres.database.azure.com:5432/postgres"
     "?sslmode=require",
-    "DigitalOcean": "postgresql://doadmin:pw@db-do-user-1-0.b.db.ondigitalocean.com:25060/defaultdb"
-    "?sslmode=require",
-    "Aiven": "postgres://avnadmin:pw@pg-1.aivencloud.com:12691/defaultdb?sslmode=require",
     "CockroachDB": "postgresql://u:pw@x-1.cockroachlabs.cloud:26257/defaultdb"
     "?sslmode=verify-full&options=--cluster%3Dx-1",
     "Cloud SQL": "postgresql://u:pw@localhost/db?host=/cloudsql/project:region:instance",
@@ -238,22 +227,24 @@ def test_a_client_certificate_does_not_depend_on_verification_of_the_server(
 
 # --- errors that stop the process -----------------------------------------------------------------
 
+# They choose the server, or ask for a protection that we do not offer.
+REFUSED_PARAMETERS = [
+    "hostaddr=10.0.0.1", "service=other", "servicefile=x", "replication=database",
+    "targetServerType=secondary", "something_new=1", "sslcrl=x", "sslidentity=x",
+    "ssl_min_protocol_version=TLSv1.3", "sslcertmode=require", "require_auth=scram-sha-256",
+    "requirepeer=postgres", "gssencmode=require", "channel_binding=maybe", "passfile=x",
+]  # fmt: skip
+
 
 @pytest.mark.parametrize(
     ("url", "explanation"),
     [
         # Hosts.
-        (f"{URL}?hostaddr=10.0.0.1", "hostaddr"),
-        (f"{URL}?service=other", "service"),
-        (f"{URL}?servicefile=x", "servicefile"),
-        (f"{URL}?replication=database", "replication"),
-        (f"{URL}?targetServerType=secondary", "targetServerType"),
         (f"{URL}?target_session_attrs=read-only", "standby"),
         (f"{URL}?target_session_attrs=standby", "standby"),
         (f"{URL}?target_session_attrs=prefer-standby", "standby"),
         (f"{URL}?target_session_attrs=master", "target_session_attrs"),
         (f"{URL}?target_session_attrs=", "target_session_attrs"),
-        (f"{URL}?something_new=1", "something_new"),
         (f"{URL}?user=a&user=b", "two values: user"),
         ("postgresql://u@h1,h2/d?port=1,2,3", "number of ports"),
         ("postgresql://u@h1,,h2/d", "empty"),
@@ -270,7 +261,6 @@ def test_a_client_certificate_does_not_depend_on_verification_of_the_server(
         ("jdbc:postgresql://h/d", "postgresql://"),
         ("'postgresql://u@h/d'", "postgresql://"),
         ("postgresql:/u@h/d", "postgresql://"),
-        ("", "postgresql://"),
         ("postgresql://u@h/d ", "white space"),
         ("postgresql://u@h/d\n", "white space"),
         # TLS.
@@ -291,23 +281,13 @@ def test_a_client_certificate_does_not_depend_on_verification_of_the_server(
         (f"{URL}?sslmode=require&sslkey=no-such-file.pem", "sslkey without"),
         (f"{URL}?sslaccept=maybe", "sslaccept"),
         (f"{URL}?sslnegotiation=maybe", "sslnegotiation"),
-        (f"{URL}?sslcrl=x", "sslcrl"),
-        (f"{URL}?sslidentity=x", "sslidentity"),
-        (f"{URL}?ssl_min_protocol_version=TLSv1.3", "ssl_min_protocol_version"),
-        (f"{URL}?sslcertmode=require", "sslcertmode"),
-        (f"{URL}?require_auth=scram-sha-256", "require_auth"),
-        (f"{URL}?requirepeer=postgres", "requirepeer"),
-        (f"{URL}?gssencmode=require", "gssencmode"),
-        (f"{URL}?channel_binding=maybe", "channel_binding"),
-        (f"{URL}?passfile=x", "passfile"),
+        *((f"{URL}?{parameter}", parameter.partition("=")[0]) for parameter in REFUSED_PARAMETERS),
     ],
 )  # fmt: skip
 def test_a_wrong_url_stops_the_process_and_the_error_names_the_setting(
     url: str, explanation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", url)
-    if not url:  # an empty variable is no setting
-        return
     with pytest.raises(SettingsError) as caught:
         read_settings(MigrationSettings)
     assert "DATABASE_URL (" in str(caught.value)
