@@ -9,12 +9,10 @@ import pytest
 
 from domain.adapters.postgres.brakes import Brakes
 from domain.attempts import IdKind
-from domain.changes import Change, Context, Decided
 from domain.evidence import Evidence, InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.record_callback import raw_callback_change
 from domain.operations import Operation
-from domain.payment import Payment
 from domain.report import Report, ReportedOutcome
 from tests.builders import TIMES
 from tests.integration.conftest import (
@@ -174,19 +172,6 @@ async def test_payments_that_share_a_batch_share_no_evidence(store: Store) -> No
     assert [len(known.inquiries) for known in seen] == [2, 0, 0]
     assert [known.has_message for known in seen] == [False, False, True]
     assert [known.claims_success for known in seen] == [False, False, True]
-
-
-async def test_a_change_that_reads_no_evidence_gets_none(store: Store) -> None:
-    """A plain callback does not pay for reads that it does not need."""
-    payment_id = await resendable(store)
-    seen: list[Evidence] = []
-
-    def decide(payment: Payment | None, context: Context) -> Decided:
-        seen.append(context.evidence)
-        return Decided(payment=payment)
-
-    await store.change(Change(payment_id=payment_id, decide=decide))
-    assert seen == [Evidence()]
 
 
 async def test_the_id_of_an_unacknowledged_payment_is_flagged_at_another_payment(
