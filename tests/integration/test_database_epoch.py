@@ -146,6 +146,7 @@ async def test_while_postgres_is_away_the_last_epoch_is_believed(
     """A retry is then answered from its copy. A process without an epoch believes no copy."""
     now = [0.0]
     epochs = EpochReader(proxied.database, clock=lambda: now[0])
+    await proxied.accepted()  # a connection is open, so the first read is quick
     first = await epochs.current()
     proxy.refuse()
     for _ in range(2):
