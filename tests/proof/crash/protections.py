@@ -90,7 +90,6 @@ async def begin(
 async def finish_after_thaw(crash_system: CrashSystem, worker: Process) -> None:
     """Thaw the only worker, and end it when it has passed all claims at which it was frozen."""
     system = crash_system.system
-    await system.stack.process("worker.2").kill()
     worker.thaw()
     # The worker that claims this deposit has passed the other claims.
     later = await begin(crash_system, Kind.DEPOSIT)
@@ -148,6 +147,7 @@ async def between_look_and_claim(crash_system: CrashSystem, without: str) -> Non
     await system.execute(f"{age} WHERE id = $1::uuid", old.payment_id)
     await system.stack.start_process("worker.2")
     await system.wait_for_stage(sent.payment_id, *_ASKED)
+    await system.stack.process("worker.2").kill()
     await finish_after_thaw(crash_system, worker)
     await require_sends(system, sent, 1, "a payment that another worker had sent was sent again")
     await require_sends(system, stopped, 0, "a payout was sent while payouts were stopped")
@@ -169,6 +169,7 @@ async def operation_refused_meanwhile(crash_system: CrashSystem, without: str) -
     await system.stack.start_process("worker.2")
     refused = await begin(crash_system, Kind.WITHDRAWAL)
     await system.wait_until_engaged("b2c")
+    await system.stack.process("worker.2").kill()  # it would probe the operation
     await system.execute(
         "UPDATE mkwanja.brakes SET probe_at = now() + interval '1 hour' WHERE name = 'b2c'"
     )
