@@ -186,9 +186,9 @@ async def _compose(
         turns = Turns(
             SharedRate(redis, "rate", per_second=settings.daraja_requests_per_second), budgets
         )
-        # Of the transactions that claim or change payments, this process runs one at a time.
-        # Changes that wait meanwhile go together into the next one, because a transaction costs
-        # about the same for many payments as for few.
+        # This process runs one transaction at a time that claims or changes payments. Changes that
+        # wait meanwhile go together into the next transaction, because a transaction costs about
+        # the same for many payments as for few.
         gate = asyncio.Semaphore(1)
         changes = Changing(database, gate=gate)
         sweeping = Sweeping(database)
@@ -252,7 +252,10 @@ async def _close_within(limit: timedelta, close: Callable[[], Awaitable[object]]
 
 
 def boot_clock() -> float:
-    """Seconds that go on while the machine sleeps or this process is stopped (rules.md §3)."""
+    """A clock in seconds that also counts while the machine sleeps or this process is stopped.
+
+    Without `CLOCK_BOOTTIME` it may not count while the machine sleeps (rules.md §3).
+    """
     if hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
@@ -286,7 +289,7 @@ def _budgets(settings: WorkerSettings, redis: RedisClient) -> dict[Step, Inquiry
 
 
 def _accounts(settings: WorkerSettings) -> dict[Kind, Account]:
-    """Returns, for each kind, the account that sends it, as each attempt stores it."""
+    """Returns, for each kind, the account that sends payments of this kind."""
     application = {
         "base_url": settings.daraja_base_url,
         "consumer_key": settings.daraja_consumer_key,
