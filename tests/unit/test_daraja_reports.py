@@ -144,6 +144,14 @@ def test_a_failures_transaction_id_is_never_a_receipt() -> None:
     assert (report.outcome, report.receipt, report.amount) == (FAILURE, None, Decimal(1500))
 
 
+@for_each(("code", "is_refused"), [(2001, True), ("8006", True), (1, False), (0, False)])
+def test_a_payout_s_result_shows_whether_daraja_refused_our_credential(
+    code: object, is_refused: bool
+) -> None:
+    assert read_message("withdrawal", payout(code)).refuses_credential is is_refused
+    assert not read_message("deposit", stk(code)).refuses_credential  # the customer's PIN
+
+
 @for_each("receipt", ["OAK0000000", "", None, 12, "UC1", [], "UC14KD82Q\n"])
 def test_a_placeholder_is_not_a_receipt(receipt: object) -> None:
     assert read_deposit(MpesaReceiptNumber=receipt).receipt is None
