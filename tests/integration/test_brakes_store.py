@@ -141,10 +141,13 @@ class TestBrakesAndClaims:
             await until(lambda: fresh.one(LOCK_WAITS))
             setting = asyncio.create_task(brakes.set(KILL_SWITCH, is_engaged=True, reason="test"))
 
-            async def both_wait_or_it_is_set() -> bool:
-                return setting.done() or await fresh.one(LOCK_WAITS) == 2
+            async def setter_queues_or_is_done() -> bool:
+                # In the queue of the advisory lock, where later claims cannot overtake it.
+                return setting.done() or await fresh.one(
+                    f"{LOCK_WAITS} AND wait_event = 'advisory'"
+                )
 
-            await until(both_wait_or_it_is_set)
+            await until(setter_queues_or_is_done)
             assert not setting.done()
             await transaction.rollback()
         assert await claiming is not None
