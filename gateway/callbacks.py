@@ -2,8 +2,8 @@
 
 It stores the raw message, finalizes, commits, answers 200, then publishes. Daraja sends once and
 does not retry (daraja.md §8.3). Therefore the receiver stores every message that has a valid token,
-even one that it cannot parse. It retries a failed store for as long as Daraja waits. It reads
-nothing from Postgres or Redis before it has verified the token.
+even one that it cannot parse. If it cannot store a message, it tries again for as long as Daraja
+waits. It reads nothing from Postgres or Redis before it has verified the token.
 """
 
 from __future__ import annotations
@@ -48,9 +48,10 @@ log = structlog.get_logger()
 
 BODY_BYTES_MAX = 64 * 1024
 
-# Daraja sends once, so the receiver retries a failed store for as long as Daraja is known to wait
-# (daraja.md §8.3). These seconds include the time in which the body arrives. If they are over
-# when the body is there, the receiver still tries for `_STORE_LATE_SECONDS` to store the message.
+# Daraja sends once, so the receiver tries to store a message for as long as Daraja is known to
+# wait (daraja.md §8.3). `_ANSWER_WITHIN_SECONDS` starts when the request arrives, so it includes
+# the time to receive the body. If the body arrives after that time, the receiver still tries for
+# `_STORE_LATE_SECONDS`.
 _ANSWER_WITHIN_SECONDS = 8
 _STORE_LATE_SECONDS = 2
 _STORE_RETRY_SECONDS = 0.25
@@ -105,13 +106,13 @@ class Receiver:
             result = await self._record(payment_id, callback, report, give_up_at)
         except StoreUnavailable:
             observability.callbacks_refused.labels(reason="not_stored").inc()
-            # An error without a traceback: the cause is known, and the event raises an alarm.
+            # No traceback, because the cause is known. This log line raises an alarm.
             log.error("callback_not_stored", payment_id=str(payment_id))  # noqa: TRY400
             return web.Response(status=503, headers={"Retry-After": "2"})
         self._count_and_announce(payment_id, callback, result)
         answer = result.decided.effect(StoreAnswer)
         if answer is not None and answer.inquiry.outcome is InquiryOutcome.NOT_FOUND:
-            # Daraja does not know the payment, so the payment may perhaps be sent again. Wake a
+            # Daraja does not know the payment, so the rules may now permit a resend. Wake a
             # worker now, so that the payment does not wait for its next due time.
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(give_up_at):

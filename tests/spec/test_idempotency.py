@@ -36,7 +36,7 @@ _ROUTES = {
 
 
 async def flush_redis(system: System) -> None:
-    """Redis may lose everything at any moment."""
+    """Empties Redis, as if it had lost its data."""
     redis: Redis = Redis.from_url(system.stack.redis_url)
     await redis.flushdb()
     await redis.aclose()
@@ -49,7 +49,7 @@ async def payments_of(system: System, key: str) -> list[str]:
 
 
 def assert_replayed(answer: Answer, first: Answer) -> None:
-    """The answer is the first one, byte for byte, and marked."""
+    """The answer has the bytes of the first answer, and is marked as a replay."""
     assert (answer.expect(202).body, answer.was_replayed) == (first.body, True)
     assert answer.headers["Location"] == first.headers["Location"]
 
@@ -92,7 +92,7 @@ async def test_a_retry_of_a_finished_payment_gets_the_first_answer(
 async def test_json_and_headers_that_differ_only_in_form_are_the_same_request(
     system: System,
 ) -> None:
-    """Another order of members, an escaped character, and the standard header with its quotes."""
+    """Retries have another order of members, an escaped character, or `Idempotency-Key: "key"`."""
     key = str(uuid4())
     first = await post(system, "/v1/deposits", {**DEPOSIT, "description": "Chai"}, key=key)
     body = b'\n {"description": "\\u0043hai", "phone_number":"0711000111", "amount" :250}\t'
@@ -107,7 +107,7 @@ async def test_json_and_headers_that_differ_only_in_form_are_the_same_request(
 
 
 async def test_a_key_with_another_body_is_refused(system: System) -> None:
-    """Also if the other body would have had the same effect, or if only the route differs."""
+    """This holds even if the bodies mean the same, and even if only the routes differ."""
     key, routes = str(uuid4()), ("/v1/deposits", "/v1/withdrawals")
     (await system.backend.pay(routes[0], WITHDRAWAL, key=key)).expect(202)
     for path, body in (
@@ -132,7 +132,7 @@ async def test_a_key_belongs_to_its_caller(system: System) -> None:
 
 
 async def test_the_key_of_a_refused_request_is_still_free(system: System) -> None:
-    """Neither an invalid request nor one that is not permitted uses it up."""
+    """A request that is invalid or not permitted leaves its key unused."""
     key = str(uuid4())
     invalid = await post(system, "/v1/deposits", {**DEPOSIT, "amount": 0}, key=key)
     expect_problem(invalid, 422, "invalid_request")
@@ -144,7 +144,7 @@ async def test_the_key_of_a_refused_request_is_still_free(system: System) -> Non
 async def test_a_retry_is_replayed_before_its_request_is_checked(
     system: System, *, is_flushed: bool
 ) -> None:
-    """Also if its caller may no longer make it, or its body is no longer valid."""
+    """This holds even if the caller lost the permission, or the body is no longer valid."""
     sub, owned = new_subject(), {**DEPOSIT, "owner": "another"}  # a user may not name an owner
     requests: list[tuple[str, Any, str]] = [
         ("/v1/withdrawals", WITHDRAWAL, "not_permitted"),
@@ -164,7 +164,7 @@ async def test_a_retry_is_replayed_before_its_request_is_checked(
 
 
 async def test_an_expired_key_of_a_finished_payment_is_free(system: System) -> None:
-    """The payment must have been final and settled for as long as a key lives."""
+    """An expired key is free only if its payment is final and unchanged for 24 hours."""
     key, other = str(uuid4()), {**DEPOSIT, "amount": 251}
     first = (await post(system, "/v1/deposits", DEPOSIT, key=key)).expect(202).json()
     await system.settled(first["id"])
