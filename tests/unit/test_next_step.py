@@ -47,6 +47,11 @@ def test_each_stage_has_its_step_and_without_an_inquiry_the_step_is_watch(
         assert payment.inquiry_step == (None if expected is Step.WATCH else expected)
 
 
+def test_the_texts_of_the_steps_never_change() -> None:
+    """They are stored in `payments.next_step`, by which the sweeper finds due payments."""
+    assert [step.value for step in Step] == ["submit", "end_lease", "query", "status", "watch"]
+
+
 @for_each("kind", Kind)
 @for_each("stage", Stage)
 def test_a_payment_without_a_due_time_has_no_step(stage: Stage, kind: Kind) -> None:
