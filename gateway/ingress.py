@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from domain.adapters.postgres.accepting import Accepting
+from domain.adapters.postgres.accepting import PostgresAcceptingStore
 from domain.adapters.postgres.engine import POOL_WAIT_SECONDS
 from domain.adapters.postgres.epoch import EpochReader
 from domain.adapters.postgres.feed import Feed
@@ -62,7 +62,7 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         expires_after=settings.expires_after,
         verifier=verifier,
         rate_limits=RateLimits(resources, policy, CallerRates(resources.redis)),
-        accepting=Accepting(resources.database),
+        accepting=PostgresAcceptingStore(resources.database),
         wakeups=RedisWakeups(resources.redis),
         replays=Replays(resources.redis),
         feed=Feed(resources.database),

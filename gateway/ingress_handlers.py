@@ -13,7 +13,7 @@ import orjson
 from aiohttp import web
 
 from domain.adapters import observability
-from domain.adapters.postgres.accepting import Accepting
+from domain.adapters.postgres.accepting import PostgresAcceptingStore
 from domain.adapters.postgres.epoch import EpochReader
 from domain.adapters.postgres.feed import Feed, ListedEvent
 from domain.adapters.redis.replays import Copy, Replays
@@ -59,7 +59,7 @@ class IngressHandlers:
     expires_after: Mapping[Kind, timedelta]
     verifier: TokenVerifier
     rate_limits: RateLimits
-    accepting: Accepting
+    accepting: PostgresAcceptingStore
     wakeups: RedisWakeups
     replays: Replays
     feed: Feed

@@ -6,10 +6,10 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from domain.adapters.postgres.changing import Changing
+from domain.adapters.postgres.changing import PostgresChangingStore
 from domain.adapters.postgres.engine import Database
-from domain.adapters.postgres.reading import Reading
-from domain.adapters.postgres.sweeping import Sweeping
+from domain.adapters.postgres.reading import PostgresReadingStore
+from domain.adapters.postgres.sweeping import PostgresSweepingStore
 from domain.adapters.redis.address import require_one_shard
 from domain.adapters.redis.bell import RedisBell
 from domain.adapters.redis.connection import connect, record_use
@@ -50,9 +50,9 @@ class Resources:
         )
         # One transaction at a time, because one for few payments costs as much as one for many.
         gate = asyncio.Semaphore(1)
-        self.changes = Changing(self.database, gate=gate)
-        self.reading = Reading(self.database)
-        self.sweeping = Sweeping(self.database)
+        self.changes = PostgresChangingStore(self.database, gate=gate)
+        self.reading = PostgresReadingStore(self.database)
+        self.sweeping = PostgresSweepingStore(self.database)
         self.announcer = Announcer(self.sweeping, RedisBell(self.redis))
         self._redis_rests_until = 0.0
 

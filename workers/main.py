@@ -27,10 +27,10 @@ from domain.adapters.daraja.requests import RequestSettings
 from domain.adapters.daraja.token import TokenSource
 from domain.adapters.daraja.wire import daraja_session
 from domain.adapters.postgres.accounts import Accounts
-from domain.adapters.postgres.changing import Changing
-from domain.adapters.postgres.claiming import Claiming
+from domain.adapters.postgres.changing import PostgresChangingStore
+from domain.adapters.postgres.claiming import PostgresClaimingStore
 from domain.adapters.postgres.engine import Database
-from domain.adapters.postgres.sweeping import Sweeping
+from domain.adapters.postgres.sweeping import PostgresSweepingStore
 from domain.adapters.redis.address import require_one_shard
 from domain.adapters.redis.arq_queue import run_jobs
 from domain.adapters.redis.bell import RedisBell
@@ -72,8 +72,8 @@ class _WorkerParts:
     inquirer: Inquirer
     sweeper: Sweeper
     announcer: Announcer
-    changes: Changing
-    sweeping: Sweeping
+    changes: PostgresChangingStore
+    sweeping: PostgresSweepingStore
     accounts: Accounts
     job_seconds_max: float
 
@@ -190,12 +190,12 @@ async def _compose(
         # wait meanwhile go together into the next transaction, because a transaction costs about
         # the same for many payments as for few.
         gate = asyncio.Semaphore(1)
-        changes = Changing(database, gate=gate)
-        sweeping = Sweeping(database)
+        changes = PostgresChangingStore(database, gate=gate)
+        sweeping = PostgresSweepingStore(database)
         announcer = Announcer(sweeping, RedisBell(redis))
         access = DarajaAccess(client, Slots(_AT_ONCE_MAX), turns)
         submitter = Submitter(
-            claims=Claiming(database, gate=gate),
+            claims=PostgresClaimingStore(database, gate=gate),
             changes=changes,
             provider=DarajaSender(client, access, turns, draining=draining),
             announcer=announcer,

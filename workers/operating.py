@@ -19,7 +19,7 @@ from uuid import UUID
 
 from domain.adapters.postgres.accounts import Accounts
 from domain.adapters.postgres.brakes import BREAKER, KILL_SWITCH, Brakes
-from domain.adapters.postgres.changing import Changing
+from domain.adapters.postgres.changing import PostgresChangingStore
 from domain.adapters.postgres.engine import Database
 from domain.adapters.settings.common import MigrationSettings, read_settings
 from domain.adapters.settings.errors import SettingsError
@@ -111,9 +111,9 @@ async def _operate(arguments: argparse.Namespace) -> int:
         if arguments.command == "accounts":
             return await _print_accounts(Accounts(database))
         if arguments.command == "ask":
-            return await _ask(Changing(database), arguments)
+            return await _ask(PostgresChangingStore(database), arguments)
         if arguments.command == "resolve":
-            return await _resolve(Changing(database), arguments)
+            return await _resolve(PostgresChangingStore(database), arguments)
         brakes = Brakes(database)
         if arguments.command == "operations":
             if arguments.action == "release":
@@ -192,7 +192,7 @@ async def _print_accounts(accounts: Accounts) -> int:
     return 0
 
 
-async def _ask(changes: Changing, arguments: argparse.Namespace) -> int:
+async def _ask(changes: PostgresChangingStore, arguments: argparse.Namespace) -> int:
     operator = arguments.operator or _login_name()
     await changes.change(
         inquiry_request_change(arguments.payment_id, reason=arguments.reason, operator=operator)
@@ -203,7 +203,7 @@ async def _ask(changes: Changing, arguments: argparse.Namespace) -> int:
     return 0
 
 
-async def _resolve(changes: Changing, arguments: argparse.Namespace) -> int:
+async def _resolve(changes: PostgresChangingStore, arguments: argparse.Namespace) -> int:
     resolution = Resolution(
         decision=OperatorDecision(arguments.decision),
         reason=arguments.reason,

@@ -21,12 +21,12 @@ from sqlalchemy import text
 from domain.account import Account
 from domain.adapters.daraja.wire import daraja_session
 from domain.adapters.postgres import engine
-from domain.adapters.postgres.accepting import Accepting
-from domain.adapters.postgres.changing import Changing
-from domain.adapters.postgres.claiming import Claiming
+from domain.adapters.postgres.accepting import PostgresAcceptingStore
+from domain.adapters.postgres.changing import PostgresChangingStore
+from domain.adapters.postgres.claiming import PostgresClaimingStore
 from domain.adapters.postgres.engine import Database
-from domain.adapters.postgres.reading import Reading
-from domain.adapters.postgres.sweeping import Sweeping
+from domain.adapters.postgres.reading import PostgresReadingStore
+from domain.adapters.postgres.sweeping import PostgresSweepingStore
 from domain.adapters.redis.connection import RedisClient, connect
 from domain.attempts import ProviderIds
 from domain.changes import Change, ChangeResult, StoredCallback
@@ -65,11 +65,11 @@ class Store:
     def __init__(self, url: str, *, pool_size: int = 10) -> None:
         self.url = url
         self.database = Database(url, pool_size=pool_size, application_name="mkwanja-test")
-        self.accepting = Accepting(self.database)
-        self.claiming = Claiming(self.database)
-        self.changing = Changing(self.database)
-        self.sweeping = Sweeping(self.database)
-        self._reading = Reading(self.database)
+        self.accepting = PostgresAcceptingStore(self.database)
+        self.claiming = PostgresClaimingStore(self.database)
+        self.changing = PostgresChangingStore(self.database)
+        self.sweeping = PostgresSweepingStore(self.database)
+        self._reading = PostgresReadingStore(self.database)
 
     async def __aenter__(self) -> Self:
         self._raw = await asyncpg.create_pool(

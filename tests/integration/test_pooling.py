@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from domain.adapters.postgres import engine
 from domain.adapters.postgres.engine import Database
-from domain.adapters.postgres.reading import PageQuery, Reading
+from domain.adapters.postgres.reading import PageQuery, PostgresReadingStore
 from domain.attempts import IdKind
 from domain.errors import StoreUnavailable
 from domain.kinds import Kind
@@ -98,7 +98,7 @@ async def on_each_connection(
 
 async def send_every_statement(store: Store) -> None:
     """Send every statement of the product at least once, with one row and with several."""
-    reading = Reading(store.database)
+    reading = PostgresReadingStore(store.database)
     deposits = await asyncio.gather(*(store.claimed() for _ in range(3)))
     ids = frozenset({(IdKind.CHECKOUT_REQUEST, new_id().hex)})
     await store.change(acknowledgement(*deposits[0], ids=ids))

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from domain.adapters.masking import redact_exception
 from domain.adapters.postgres.engine import is_about_rows
 from domain.adapters.postgres.feed import Feed
-from domain.adapters.postgres.reading import Reading
+from domain.adapters.postgres.reading import PostgresReadingStore
 from domain.errors import StoreUnavailable
 from domain.lifecycle.record_callback import raw_callback_change
 from domain.stages import Stage, Step
@@ -55,7 +55,7 @@ async def test_what_writes_is_unavailable_and_what_reads_is_answered(fresh: Stor
     claimed, attempt_id = await fresh.claimed()
     finalized = await fresh.finalized()
     (announcement,) = await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW)
-    reading = Reading(fresh.database)
+    reading = PostgresReadingStore(fresh.database)
     assert await reading.is_writable()
     async with read_only(fresh):
         for work in (
@@ -95,11 +95,13 @@ async def test_when_it_is_over_no_connection_stays_behind(
     """
     await asyncio.gather(*(fresh.accepted() for _ in range(3)))
     async with read_only(fresh, ends_sessions=ends_sessions):
-        await asyncio.gather(*(Reading(fresh.database).is_writable() for _ in range(30)))
+        await asyncio.gather(
+            *(PostgresReadingStore(fresh.database).is_writable() for _ in range(30))
+        )
         await asyncio.sleep(1.1)  # old enough to be doubted
     for _ in range(12):
         await asyncio.gather(*(fresh.accepted() for _ in range(10)))
-        assert await Reading(fresh.database).is_writable()
+        assert await PostgresReadingStore(fresh.database).is_writable()
 
 
 async def test_a_session_that_still_writes_is_kept(fresh: Store) -> None:
@@ -110,7 +112,7 @@ async def test_a_session_that_still_writes_is_kept(fresh: Store) -> None:
     async with read_only(fresh, ends_sessions=False):
         for _ in range(3):
             writes = await asyncio.gather(
-                *(Reading(fresh.database).is_writable() for _ in range(10))
+                *(PostgresReadingStore(fresh.database).is_writable() for _ in range(10))
             )
             assert set(writes) == {True, False}
             await asyncio.sleep(1.1)

@@ -100,7 +100,7 @@ WHERE (caller_key, key) IN (
 """)
 
 
-class Accepting:
+class PostgresAcceptingStore:
     """The store that accepts payments, in Postgres.
 
     Satisfies the protocol `domain.lifecycle.accept.AcceptingStore`.

@@ -59,7 +59,7 @@ _RECEIPTS = text(
 )
 
 
-class Changing:
+class PostgresChangingStore:
     """Changes payments in batches. Satisfies `domain.changes.ChangingStore`."""
 
     def __init__(self, database: Database, *, gate: asyncio.Semaphore | None = None) -> None:

@@ -128,7 +128,7 @@ class _Claim:
     account: Account | None
 
 
-class Claiming:
+class PostgresClaimingStore:
     """Claims payments for workers. Satisfies `domain.lifecycle.submit.ClaimingStore`."""
 
     def __init__(self, database: Database, *, gate: asyncio.Semaphore | None = None) -> None:

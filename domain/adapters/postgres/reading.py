@@ -75,7 +75,7 @@ class Situation:
     brakes: Mapping[str, bool]
 
 
-class Reading:
+class PostgresReadingStore:
     """Reads payments and the state of the database. Each method raises StoreUnavailable."""
 
     def __init__(self, database: Database) -> None:

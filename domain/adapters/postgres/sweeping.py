@@ -120,7 +120,7 @@ WHERE id = ANY(CAST(:payment_ids AS uuid[])) AND event_due IS NOT NULL AND NOT E
 """)
 
 
-class Sweeping:
+class PostgresSweepingStore:
     """Reads and writes for the sweeper. Satisfies `domain.lifecycle.reconcile.SweepingStore`."""
 
     def __init__(self, database: Database) -> None:
