@@ -1,7 +1,7 @@
-"""The account that sends a payment: in whose records at Daraja the payment is.
+"""The account that sends a payment. Daraja keeps the payment in this account's records.
 
-Pure. An account has no secrets, because it is stored with each attempt. Daraja refuses a used id,
-and finds a payment, only within one account.
+Pure. An account has no secrets, because it is stored with each attempt. Daraja refuses the second
+use of an id only within one account. An inquiry finds only payments of its own account.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 class Account:
     """Base address, app and short code, and for payouts also the initiator.
 
-    The initiator's password and certificate may change. `app` is a digest of the consumer key,
-    because the key itself is a secret.
+    A new password or certificate of the initiator makes no new account. `app` is a digest of the
+    consumer key, because the key itself is a secret.
     """
 
     base_url: str
@@ -58,7 +58,7 @@ class Account:
     def may_ask_for(self, other: Account) -> bool:
         """Whether this account's token and credential can inquire about what `other` sent.
 
-        The two accounts may only differ in the short code.
+        That is so if the accounts differ in nothing but the short code.
         """
         return set(self.differences(other)) <= {"shortcode"}
 

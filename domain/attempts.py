@@ -1,7 +1,6 @@
 """Attempts: one for each claim, with the outcome of its send.
 
-Pure. What we know of an attempt only grows: a later outcome replaces an earlier one only if it says
-more.
+Pure. A later outcome replaces an earlier outcome only if the later one says more about the attempt.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ ProviderIds: TypeAlias = frozenset[ProviderId]
 class Outcome(StrEnum):
     """The outcome of one attempt.
 
-    An attempt without an outcome is under way, or its worker is gone. It may have acted.
+    An attempt without an outcome is under way, or its worker died or froze. Daraja may have acted.
     """
 
     # Proved without effect: no byte was written, or Daraja refused before it acted.
@@ -61,10 +60,13 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One claim and its outcome. `provider_ids` are the ids that Daraja gave it.
+    """One claim and its outcome.
 
-    Times are the database's. `ended_at` is when we last learned its outcome. `account` is None if
-    the attempt is older than the column: then nothing proves which account sent it.
+    `provider_ids` are the ids that Daraja gave to the attempt.
+
+    All times are the database's. At `ended_at` we last learned the attempt's outcome. `account` is
+    None if the attempt was stored before its column existed. In that case, nothing proves which
+    account sent it.
     """
 
     id: UUID
@@ -111,7 +113,7 @@ def merge_outcome(
     attempt_id: UUID | None,
     is_about_all_sends: bool,
 ) -> tuple[Attempt, ...]:
-    """`attempts` with `outcome` merged into the attempt `attempt_id`, or into all of them."""
+    """Returns `attempts` with `outcome` merged into attempt `attempt_id`, or into all of them."""
     if outcome is None:
         return attempts
     return tuple(

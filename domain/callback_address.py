@@ -16,7 +16,8 @@ from uuid import UUID
 from domain.kinds import RULES, Kind
 from domain.stages import Step
 
-# Every operation except those of inquiries, which have a number: `status-{n}` and its timeout.
+# Every operation except those of inquiries. These contain a number (`status-{n}`,
+# `status-{n}-timeout`).
 PAYMENT_OPERATIONS = frozenset(
     operation
     for rules in RULES.values()
@@ -64,7 +65,7 @@ def is_timeout(operation: str) -> bool:
 
 
 def make_token(secret: str, payment_id: str, operation: str) -> str:
-    """The hex HMAC-SHA256 over both parts, cut to 160 bits.
+    """Signs the payment's id and the operation: HMAC-SHA256 in hex, cut to 160 bits.
 
     The length in front of each part makes the signed text unique for each pair.
     """
@@ -88,14 +89,14 @@ def is_genuine(secrets: Sequence[str], payment_id: str, operation: str, presente
 def verified_payment_id(
     secrets: Sequence[str], payment_id: str, operation: str, presented: str
 ) -> UUID | None:
-    """The payment that an address of ours is about, or None if the address is not ours.
+    """Returns the payment that the address is about, or None if the address is not ours.
 
-    The work is the same whichever part is wrong, also if its form is wrong. The duration therefore
-    reveals nothing.
+    The function does the same work whichever part is wrong or malformed, so its duration reveals
+    nothing.
     """
     if not is_genuine(secrets, payment_id, operation, presented) or not is_operation(operation):
         return None
-    # We signed it, so it is a UUID.
+    # We signed `payment_id`, so it is a UUID.
     return UUID(payment_id)
 
 

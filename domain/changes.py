@@ -111,7 +111,8 @@ class Disposition(StrEnum):
     UNKNOWN_PAYMENT = "unknown_payment"
     WRONG_SOURCE = "wrong_source"
     AMOUNT_DIFFERS = "amount_differs"
-    # Daraja says that the payment succeeded, without an amount, and a message names another amount.
+    # An answer without an amount says that the payment succeeded, and a stored message names
+    # another amount than the payment's.
     AMOUNT_NOT_CERTAIN = "amount_not_certain"
     IDS_DIFFER = "ids_differ"
     RECEIPT_OF_ANOTHER_PAYMENT = "receipt_of_another_payment"
@@ -137,14 +138,14 @@ class StoreAnswer:
 
 @dataclass(frozen=True, slots=True)
 class OpenBreaker:
-    """Stops every request with the initiator's credential, because Daraja refused it."""
+    """Stops every request with the initiator's credential, which Daraja refused."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class CloseBreaker:
-    """Closes the breaker if it opened before Daraja accepted the credential, at `accepted_at`."""
+    """Closes the breaker if it opened before `accepted_at`: then Daraja accepted the credential."""
 
     accepted_at: datetime
 
@@ -289,9 +290,9 @@ class Reads(Enum):
 class Change:
     """A change of one payment, written in one commit with everything that belongs to it.
 
-    `decide` runs with the locked payment inside the transaction, so it must be pure and quick. It
-    may store `ids` and `receipt`. They are looked up first, so that `Context` can say which of them
-    belong to other payments.
+    `decide` runs with the locked payment inside the transaction, so it must be pure and quick.
+    `decide` may store `ids` and `receipt`. The store looks them up first, so that `Context` can say
+    which of them belong to other payments.
     """
 
     payment_id: UUID

@@ -25,10 +25,10 @@ PaymentServiceError
 ├── Unavailable                    we must change something; the caller may repeat the request
 │   ├── StoreUnavailable           PostgreSQL is not reachable, or does not answer in time
 │   │   ├── CommitOutcomeUnknown   the connection was lost during COMMIT
-│   │   └── ClaimUnknown           the same, and we do not know whether a claim was committed
+│   │   └── ClaimUnknown           the connection was lost during the COMMIT of a claim
 │   ├── QueueUnavailable           Redis is not reachable, or does not answer in time
 │   ├── Overloaded                 this process already has as many requests as it can serve
-│   └── KeysUnavailable            no key set could be loaded to check tokens with
+│   └── KeysUnavailable            no keys for checking tokens could be loaded
 └── ProviderError                  Daraja's error, by what it means for the money (rules.md §13)
     ├── Unreachable                no byte was written
     │   ├── DeadlinePassed         the attempt's deadline had passed
@@ -174,7 +174,7 @@ class PaymentNotFound(RequestRefused):
 
 
 class TooLateToCancel(RequestRefused):
-    """The payment can no longer be proved unsent, so it was not cancelled.
+    """The payment may have been sent already, so it was not cancelled.
 
     Poll its status for the result.
     """
@@ -239,7 +239,7 @@ class Draining(Unreachable):
 
 
 class Throttled(ProviderError):
-    """Too many requests: Daraja refused this one before it acted, or our own limit did."""
+    """Too many requests: Daraja, or our own rate limit, refused this one before Daraja acted."""
 
     def __init__(
         self, message: str | None = None, *, code: str | None = None, wait_seconds: float = 0

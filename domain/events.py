@@ -18,7 +18,7 @@ class EventType(StrEnum):
 
 
 def event_type(before: Payment, after: Payment) -> EventType | None:
-    """The event for the change from `before` to `after`, or None if subscribers need none."""
+    """The event for the change from `before` to `after`, or None if it makes no event."""
     if before.stage is Stage.FAILED and after.stage is Stage.SUCCEEDED:
         return EventType.CORRECTED
     if not before.stage.is_final and after.stage is Stage.SUCCEEDED:

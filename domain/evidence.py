@@ -1,4 +1,4 @@
-"""Evidence: what we know of a payment besides its row. It grows, and decides nothing itself.
+"""Evidence: what we know of a payment besides its row. Evidence grows, and decides nothing.
 
 Pure. `inquiry.py` draws the conclusions.
 """
@@ -17,9 +17,10 @@ class InquiryOutcome(StrEnum):
 
     PAID = "paid"
     FAILED = "failed"
-    # Daraja has the payment, and it is not over.
+    # Daraja has the payment, and has not finished it.
     UNDER_WAY = "under_way"
-    # Daraja knows no such transaction. Only Transaction Status says this, so only of payouts.
+    # Daraja does not know the payment. Only Transaction Status gives this answer, and we use it
+    # only for payouts.
     NOT_FOUND = "not_found"
     # Daraja answered without a result.
     NO_RESULT = "no_result"
@@ -61,7 +62,8 @@ class Evidence:
     """What we know of a payment besides its row: inquiries, stored messages and brakes."""
 
     inquiries: tuple[Inquiry, ...] = ()
-    # Whether a result or a time-out message came by the payment's own address, whatever it said.
+    # Whether any result or time-out message, of whatever content, came to the payment's own
+    # address.
     has_message: bool = False
     # Whether one of those messages says that the payment succeeded.
     claims_success: bool = False
@@ -73,7 +75,7 @@ class Evidence:
     unconfirmed_receipts: frozenset[str] = frozenset()
     # When the last of those successes came.
     unconfirmed_since: datetime | None = None
-    # Stopped by the kill switch or by the breaker.
+    # Whether the kill switch or the breaker stops payouts.
     payouts_are_stopped: bool = False
     breaker_is_open: bool = False
     held_operations: frozenset[Operation] = frozenset()
@@ -90,14 +92,14 @@ class Evidence:
 
     @property
     def shows_that_daraja_has_it(self) -> bool:
-        """Whether Daraja sent anything that it sends only about a payment that reached it."""
+        """Whether we have a message or an answer that proves that Daraja has the payment."""
         return self.has_message or any(
             inquiry.outcome is not None and inquiry.outcome.shows_that_daraja_has_it
             for inquiry in self.inquiries
         )
 
     def with_answer(self, number: int, outcome: InquiryOutcome, code: str | None) -> Evidence:
-        """This evidence with the answer to inquiry `number`. An earlier answer stays."""
+        """This evidence with the answer to inquiry `number`, unless it has an answer already."""
         return replace(
             self,
             inquiries=tuple(

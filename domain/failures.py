@@ -1,7 +1,7 @@
 """The closed list of reasons why a payment fails, each with a sentence for people.
 
-Pure. `safe_to_retry` is true only if Daraja or we said that no money moved and none will
-(rules.md §14).
+Pure. `safe_to_retry` is true only if Daraja or the service stated that no money moved and none will
+move (rules.md §14).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ MESSAGES: dict[FailureReason, str] = {
         "The payment could not be sent to M-PESA in time, and was not sent."
     ),
     FailureReason.NO_RESULT_CONFIRMED: (
-        "M-PESA gave no result, and its records show none. It may still arrive."
+        "M-PESA gave no result, and its records show none. The result may still arrive."
     ),
     FailureReason.CANCELLED_BY_CALLER: "The caller cancelled the payment before it was sent.",
     FailureReason.REVERSED: "The payment was reversed.",

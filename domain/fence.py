@@ -1,8 +1,8 @@
 """The fence between a claim and the first byte of its send (rules.md §3).
 
 A worker that was frozen past its lease must not pay, because the payment no longer belongs to it.
-Therefore each send passes the fence immediately before the first byte. After the deadline no byte
-is written. Each attempt has its own fence.
+Therefore each send passes the fence immediately before the first byte. After the deadline the fence
+lets no send pass. Each attempt has its own fence.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from domain.errors import DeadlinePassed, Draining
 class Fence:
     """One attempt's permission to write to Daraja.
 
-    Create it *before* the claim is sent, because `deadline_seconds` counts from its creation.
-    `clock` must advance while the machine sleeps or the process is stopped (`CLOCK_BOOTTIME`).
+    Create the fence *before* the claim is sent to PostgreSQL, because `deadline_seconds` counts
+    from the fence's creation. `clock` must advance while the machine sleeps or the process is
+    stopped (`CLOCK_BOOTTIME`).
     """
 
     def __init__(

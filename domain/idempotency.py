@@ -1,7 +1,7 @@
 """Idempotency keys: which keys are valid, and when two requests are the same.
 
-Pure. PostgreSQL has the keys, each reserved in its payment's own commit (`adapters/postgres`). This
-module says what is compared.
+Pure. PostgreSQL stores each key in the commit of its payment (`adapters/postgres`). This module
+decides what to compare.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from datetime import timedelta
 
 from domain.errors import IdempotencyKeyInvalid
 
-# Long enough for a retry after a night's outage, and the least that we promise (rules.md §20).
+# This is long enough for a retry after a night's outage, and the least that we promise (rules.md
+# §20).
 KEY_LIFETIME = timedelta(hours=24)
 
 KEY_LENGTH_MAX = 255
 # "!" to "~". /openapi.json prints this pattern too.
 VISIBLE_ASCII = re.compile(rf"[!-~]{{1,{KEY_LENGTH_MAX}}}")
 
-# The first byte of every fingerprint. If we change how fingerprints are made, an old one must not
-# look like another request's.
+# The first byte of every fingerprint. If we change how fingerprints are made, this version tells an
+# old fingerprint from the fingerprint of another request.
 _FINGERPRINT_VERSION = b"\x01"
 
 
@@ -46,8 +47,8 @@ def validate_key(text: str) -> str:
 def fingerprint(method: str, path: str, body: object) -> bytes:
     """A digest of method, path and JSON. Two requests are the same if their digests are equal.
 
-    The order of the JSON's keys does not matter. The JSON is as sent, so a later change of defaults
-    or normalisation cannot make a retry look like another request.
+    The order of the JSON's keys does not matter. The JSON is the caller's, without our defaults and
+    normalisation. A later change of these can therefore not make a retry look like another request.
     """
     text = json.dumps(
         [method, path, body], sort_keys=True, separators=(",", ":"), ensure_ascii=True

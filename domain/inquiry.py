@@ -1,7 +1,8 @@
 """Inquiries to Daraja about a payment, and the conclusions from its answers and its silence.
 
-Pure. In doubt means ask, never resend (rules.md §4, §15). Only this module decides what follows
-from silence, from a "not found", and from two answers that agree.
+Pure. If a payment is in doubt, the worker inquires about it. Only a payment with a resend key may
+also be sent again (rules.md §4, §15). Only this module decides what follows from silence, from a
+"not found", and from two answers that agree.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ SENDS_MAX = 4
 # key may be sent again under its own id.
 _NOT_FOUND_NEEDED = 2
 
-# A deposit fails for silence after this many answers without a result. More are needed if one of
-# them was Daraja's vaguest code.
+# A deposit fails for silence after this many answers without a result. If one of these answers is
+# Daraja's vaguest code (`InquiryOutcome.VAGUE`), more answers are needed.
 _SILENT_ANSWERS_NEEDED = 3
 _SILENT_ANSWERS_NEEDED_IF_VAGUE = 5
 
@@ -34,17 +35,17 @@ _SILENT_ANSWERS_NEEDED_IF_VAGUE = 5
 # processing".
 _UNDER_WAY_MAX = timedelta(minutes=15)
 
-# After this many inquiries since the last send without an end, a person should look at the payment.
-# The inquiries continue.
+# If a payment is not final after this many inquiries since its last send, a person should look at
+# it. The inquiries continue.
 FRUITLESS_INQUIRIES_MAX = 10
 
-# A message (a reminder) brings the next inquiry forward to now. Each further reminder doubles the
-# time that must have passed since the last inquiry. A sender that repeats messages can therefore
-# not make us inquire more often than our own schedule does.
+# The first reminder brings the next inquiry forward to now. After it, an inquiry waits for this
+# interval since the last inquiry, and each further reminder doubles the interval. A sender that
+# repeats messages can therefore not make us inquire more often than our own schedule does.
 _REMINDER_INTERVAL = timedelta(seconds=30)
 _REMINDER_INTERVAL_MAX = timedelta(seconds=300)
 
-# We inquire about a deposit that failed for silence again this long after the failure, because
+# After a deposit failed for silence, we inquire again at these times after the failure, because
 # M-PESA has been late before.
 _INQUIRIES_AFTER_SILENCE = (
     timedelta(minutes=10),
@@ -55,7 +56,7 @@ _INQUIRIES_AFTER_SILENCE = (
 
 
 def inquiry_interval(inquiries_asked: int, times: Times) -> timedelta:
-    """The time from one inquiry to the next. It doubles with each, up to the maximum."""
+    """The time from one inquiry to the next. It doubles with each inquiry, up to the maximum."""
     doubled: timedelta = times.inquiry_first_after * 2 ** min(inquiries_asked, 20)
     return min(doubled, max(times.inquiry_interval_max, times.inquiry_first_after))
 
@@ -68,7 +69,7 @@ def count_inquiries_since(moment: datetime, evidence: Evidence) -> int:
 
 
 def earliest_inquiry_at(evidence: Evidence, now: datetime) -> datetime:
-    """The time to which a message that came now may bring the next inquiry forward."""
+    """The earliest time to which a message of now may bring the next inquiry forward."""
     last_asked_at = max((inquiry.asked_at for inquiry in evidence.inquiries), default=None)
     if last_asked_at is None or not evidence.reminder_count:
         return now
@@ -79,8 +80,8 @@ def earliest_inquiry_at(evidence: Evidence, now: datetime) -> datetime:
 def last_sent_at(payment: Payment, times: Times) -> datetime:
     """The latest time at which a send of `payment` can have left.
 
-    An attempt with an outcome was sent before `ended_at`. An attempt without one cannot send after
-    its lease (rules.md §3).
+    If an attempt has an outcome, its send left before `ended_at`. If an attempt has no outcome, its
+    worker cannot send after the lease (rules.md §3).
     """
     latest_sends = [
         attempt.ended_at or attempt.claimed_at + times.lease
@@ -99,10 +100,13 @@ def may_be_resent(
 ) -> bool:
     """Whether `payment`, which is in doubt, may be sent again under its one id (rules.md §15).
 
-    Its kind must have a resend key: Daraja then refuses the id's second use (daraja.md §4.2).
-    Daraja must have answered "not found" twice, long enough after the last send, or "too busy" to
-    every send. This worker's account must have made every send that may have acted, because Daraja
-    does not refuse another account's use of the id.
+    These conditions come on top of the payment's state and the brakes:
+
+    * Its kind has a resend key: Daraja refuses the id's second use (daraja.md §4.2).
+    * Daraja answered "too busy" to every send that may have acted, or "not found" to two inquiries
+      that were sent long enough after the last send.
+    * This worker's account made every send that may have acted, because Daraja does not refuse
+      another account's use of the id.
     """
     outcomes = {attempt.outcome for attempt in payment.attempts}
     is_open = (
@@ -135,7 +139,8 @@ def may_be_resent(
 def result_window_end(payment: Payment, evidence: Evidence, times: Times) -> datetime:
     """The end of the time in which we wait for a deposit's result.
 
-    "Still under processing" is an answer, so the window begins again with it.
+    The window begins again with each inquiry that Daraja answered "still under processing", but it
+    has a latest end.
     """
     sent_at = last_sent_at(payment, times)
     under_way = (
@@ -148,7 +153,7 @@ def result_window_end(payment: Payment, evidence: Evidence, times: Times) -> dat
 
 
 def outcome_awaited_until(payment: Payment, evidence: Evidence, times: Times) -> datetime:
-    """Until when we wait for Daraja's outcome of the last send, which depends on the kind."""
+    """The end of our wait for Daraja's outcome of the last send. The wait depends on the kind."""
     if payment.rules.fails_by_silence:
         return result_window_end(payment, evidence, times)
     if payment.rules.own_id is not None:
@@ -173,10 +178,11 @@ def no_result_is_confirmed(
 ) -> bool:
     """Whether Daraja was silent for so long that the payment fails as `no_result_confirmed`.
 
-    If an inquiry is possible, only the answers to inquiries that were sent after the window count.
-    The payment stays open while we cannot inquire, and if a stored message claims success. "Still
-    under processing" extends the window, and counts as silence after the window's latest end. Some
-    kinds never fail by silence.
+    If no inquiry can name the payment, the end of the window is enough. Else only answers to
+    inquiries that were sent after the window count, so the payment stays open as long as Daraja
+    answers none. It also stays open if a message or an answer claims success. "Still under
+    processing" extends the window, and counts as silence after the window's latest end. Some kinds
+    never fail by silence.
     """
     if not payment.rules.fails_by_silence or payment.stage not in (
         Stage.AWAITING_RESULT,
@@ -205,7 +211,7 @@ def no_result_is_confirmed(
 
 
 def _spaced_inquiries(inquiries: Sequence[Inquiry], times: Times) -> list[Inquiry]:
-    """The inquiries that were sent at least `inquiry_first_after` after the one before."""
+    """Drops each inquiry that came less than `inquiry_first_after` after the last one kept."""
     spaced: list[Inquiry] = []
     for inquiry in sorted(inquiries, key=lambda inquiry: inquiry.asked_at):
         if not spaced or inquiry.asked_at >= spaced[-1].asked_at + times.inquiry_first_after:
@@ -214,9 +220,10 @@ def _spaced_inquiries(inquiries: Sequence[Inquiry], times: Times) -> list[Inquir
 
 
 def is_failure_confirmed(payment: Payment, evidence: Evidence, code: str | None) -> bool:
-    """Whether enough inquiries were answered with this failure to believe it without a callback.
+    """Whether enough answers report failure `code` to believe it without a callback.
 
-    If one answer is enough, it is the answer that is being judged, which may not be stored yet.
+    If the kind needs only one answer, the answer that is being judged is enough. It may not be
+    stored yet.
     """
     needed = payment.rules.failed_answers_needed
     return (
@@ -229,8 +236,9 @@ def is_failure_confirmed(payment: Payment, evidence: Evidence, code: str | None)
 def needs_a_person(payment: Payment, evidence: Evidence, now: datetime, times: Times) -> bool:
     """Whether the inquiries led nowhere, so that a person should look at M-PESA's statement.
 
-    Also true, once, for a failed payment with an unconfirmed success that Daraja did not confirm. A
-    person who reviewed the payment before the last inquiry could not know that.
+    For a failed payment with an unconfirmed success, this is true only at the last inquiry, if
+    Daraja has not denied the success. A person who reviewed the payment earlier could not know
+    that.
     """
     if payment.needs_review:
         return False
@@ -256,10 +264,11 @@ def needs_a_person(payment: Payment, evidence: Evidence, now: datetime, times: T
 def next_inquiry_after_end_at(
     payment: Payment, evidence: Evidence, now: datetime, times: Times
 ) -> datetime | None:
-    """When to inquire next about a payment that ended, or None if no inquiry follows.
+    """When to inquire next about a final payment, or None if no inquiry follows.
 
-    We inquire about an unconfirmed success until Daraja answers, or until the inquiries led
-    nowhere. In that case the payment was flagged for a person.
+    We inquire about an unconfirmed success until Daraja denies it, or until we have sent
+    `FRUITLESS_INQUIRIES_MAX` inquiries. In the second case `needs_a_person` has flagged the
+    payment.
     """
     since = evidence.unconfirmed_since
     if payment.stage is not Stage.FAILED or since is None:
@@ -284,7 +293,7 @@ def success_is_denied(payment: Payment, evidence: Evidence) -> bool:
 
 
 def next_inquiry_after_silence_at(payment: Payment, now: datetime) -> datetime | None:
-    """When to inquire next about a deposit that failed for silence, or None if no more."""
+    """When to inquire next about a deposit that failed for silence, or None if none follows."""
     if payment.failure is None or payment.failure.reason is not FailureReason.NO_RESULT_CONFIRMED:
         return None
     if payment.inquiry_step is None:

@@ -64,7 +64,8 @@ class OperationAnswer:
 def health_from_answer(error: ProviderError | None) -> OperationHealth | None:
     """What the answer to a send says about its operation.
 
-    None if it says nothing: Daraja was busy, throttled the request, or gave no answer.
+    None if the answer says nothing about it: Daraja was busy, throttled the request, or did not
+    answer.
     """
     match error:
         case None | DuplicateSubmission():

@@ -170,9 +170,9 @@ class Payment:
     def inquiry_attempt(self) -> Attempt | None:
         """The attempt that an inquiry is about, or None if no inquiry can name an attempt.
 
-        An inquiry can name an attempt that has an id of the kind `inquiry_id_kind`; if that is
-        None, it can name every attempt. Of the attempts that can be named, this is the newest that
-        may have acted. If all of them are proved not to have acted, this is the newest of all.
+        An inquiry can name an attempt that has an id of the kind `inquiry_id_kind`. If
+        `inquiry_id_kind` is None, an inquiry can name every attempt. Of these attempts, this is the
+        newest that may have acted. If all of them are proved not to have acted, this is the newest.
         """
         id_kind = self.rules.inquiry_id_kind
         nameable = [
@@ -198,12 +198,14 @@ class Payment:
     def disagrees_with(self, ids: ProviderIds) -> bool:
         """Whether one of `ids` cannot be an id of this payment.
 
-        That is so if we know an id of the same kind for every attempt that Daraja may know, and
-        none of these known ids equals the given id. If we know none for one of these attempts, the
-        given id may belong to that attempt. Daraja may know every attempt that may have acted, and
-        every attempt for which it gave us an id. If the kind is sent with our own id, Daraja may
-        know every attempt: it gives a ConversationID also to a send that it rejects, and that id
-        may never have reached us.
+        That is so if we know an id of the same kind for every attempt that Daraja may know, and all
+        these known ids differ from the given id. If we know no id of that kind for one of these
+        attempts, the given id may belong to that attempt.
+
+        Daraja may know every attempt that may have acted, and every attempt for which it gave us an
+        id. If the kind is sent with our own id, Daraja may know every attempt. Daraja gives a
+        ConversationID even to a send that it rejects, and that ConversationID may never have
+        reached us.
         """
         attempts_known_to_daraja = [
             attempt

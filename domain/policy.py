@@ -1,7 +1,7 @@
 """Who may do what, how much, and how often. `POLICY_FILE` sets the numbers (docs/using.md).
 
-Pure. The amounts come from the stored payments: a payment counts while it is pending, if it
-succeeded, and if it failed but money may still have moved. A day is a calendar day in Nairobi. A
+Pure. The amounts come from the stored payments: a payment counts while it is pending, after its
+success, and after a failure if money may still have moved. A day is a calendar day in Nairobi. A
 minute is the last sixty seconds. The transaction that accepts the payment checks the limits
 (`adapters/postgres/limiting.py`), under a lock on the limit's subject. Two requests therefore never
 use the same remaining allowance.
@@ -26,7 +26,10 @@ _PHONE_DAY_MAX_KES = 500_000
 
 
 class WithoutRedis(StrEnum):
-    """What to do with a request while Redis, which counts a caller's requests, is not reachable."""
+    """What the service does with a request while Redis is not reachable.
+
+    Redis counts the requests of each caller.
+    """
 
     # Redis is not needed to accept a payment (rules.md §1).
     ALLOW = "allow"
@@ -139,7 +142,7 @@ def may_see(caller: Caller, payment: Payment) -> bool:
 def list_charges(policy: Policy, caller: Caller, request: PaymentRequest) -> tuple[Charge, ...]:
     """What `request` uses of the limits in force.
 
-    Raises LimitExceeded if the request alone exceeds a limit, so that it fails on every day.
+    Raises LimitExceeded if the request alone exceeds a limit, and would therefore fail on any day.
     """
     if request.amount_kes > policy.amount_max_kes:
         message = (
@@ -162,8 +165,8 @@ def list_charges(policy: Policy, caller: Caller, request: PaymentRequest) -> tup
             found_charges.append(
                 Charge(LimitName.PHONE_MINUTE, phone, 1, policy.deposits_per_minute)
             )
-    # Before any remaining allowance is checked: a caller that we ask to come back later must have a
-    # chance to succeed then.
+    # This check comes before the check of the remaining allowances. If we ask a caller to come back
+    # later, the request must have a chance to succeed then.
     for charge in found_charges:
         if charge.cost > charge.maximum:
             raise _refusal_without_retry(charge)

@@ -19,7 +19,7 @@ class ReportedOutcome(StrEnum):
 
     SUCCESS = "success"
     FAILURE = "failure"
-    # A code that does not finalize: an unknown one, or one after which we must inquire.
+    # The code is unknown, or it is a code after which we must inquire.
     UNDECIDED = "undecided"
     # Daraja's queue was slow. A result may follow.
     TIMEOUT = "timeout"
@@ -31,8 +31,8 @@ class Report:
     """A message from Daraja, or its answer to an inquiry. Absent parts are None.
 
     The amount is in shillings, exact. Only answers to our inquiries have an `inquiry_outcome`.
-    `refuses_credential`: Daraja refused our initiator's password, name or right, and would refuse
-    them for the next payout too.
+    `refuses_credential`: Daraja refused our initiator's name, password or permission. It would
+    refuse the next payout too.
     """
 
     outcome: ReportedOutcome
@@ -40,9 +40,9 @@ class Report:
     failure: Failure | None = None
     ids: ProviderIds = frozenset()
     has_amount: bool = False
-    # None together with `has_amount`: the message names two amounts.
+    # If `has_amount` is true and this is None, the message names two different amounts.
     amount: Decimal | None = None
-    # Whether the message has a value under an amount's name that is not a number. We ignored it.
+    # Whether an amount in the message is not a number. We ignored that amount.
     has_ignored_amount: bool = False
     receipt: str | None = None
     recipient_name: str | None = None

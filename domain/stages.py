@@ -1,7 +1,7 @@
 """The stages of a payment, and the one table of the transitions between them.
 
-Pure, and imports no other module of this repository. Only `Payment.apply(fact)` decides by the
-table (`payment.py`).
+Pure. This module imports no other module of this repository. Only `Payment.apply(fact)` decides by
+the table (`payment.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import assert_never
 class Stage(StrEnum):
     """Where a payment is on its way from acceptance to its end.
 
-    The sentence above each is its contract (rules.md §12; docs/architecture/stages.md).
+    The comment above each stage is its contract (rules.md §12; docs/architecture/stages.md).
     """
 
     # The payment is stored. No send was tried, or every attempt is proved without effect.
@@ -50,7 +50,7 @@ class Stage(StrEnum):
 
 
 class FactName(StrEnum):
-    """What the service can learn about a payment, by the names of its history."""
+    """The facts that the service can learn about a payment, by their names in its history."""
 
     CLAIMED = "claimed"
     # The database lost a committed claim (for example in a failover), but the claim's worker had
@@ -81,7 +81,10 @@ class Guard(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """The next stage if the guard is satisfied, and otherwise (None: the stage stays)."""
+    """The stage `to` follows if the guard is satisfied. Else the stage `otherwise` follows.
+
+    If `otherwise` is None, the stage stays.
+    """
 
     to: Stage
     guard: Guard = Guard.ALWAYS
@@ -95,8 +98,8 @@ _FAILURE = Transition(Stage.FAILED, Guard.ALL_ACCOUNTED_FOR)
 # (`python -m workers resolve`).
 _RESOLVED = {FactName.RESOLVED_PAID: _SUCCESS, FactName.RESOLVED_UNPAID: Transition(Stage.FAILED)}
 
-# A fact that is not listed for a stage does not change the stage. It is recorded, and the payment
-# is flagged if the fact contradicts the stage.
+# A fact that is not listed for a stage does not change the stage. The service still records the
+# fact, and flags the payment if the fact contradicts the stage.
 TRANSITIONS: Mapping[Stage, Mapping[FactName, Transition]] = {
     Stage.ACCEPTED: {
         FactName.CLAIMED: Transition(Stage.SUBMITTING),
@@ -145,7 +148,7 @@ TRANSITIONS: Mapping[Stage, Mapping[FactName, Transition]] = {
 
 
 class Step(StrEnum):
-    """The step that is due at `next_step_at`: what it does, and what it costs."""
+    """The step that is due at `next_step_at`. The comments say what each step does and uses."""
 
     # A claim and a send.
     SUBMIT = "submit"

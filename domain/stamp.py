@@ -1,4 +1,4 @@
-"""What every change does to a payment besides its decision: new ids, times, lease.
+"""Sets the parts of a payment that every change sets besides its decision: ids, times, lease.
 
 Pure, so that every store of payments (PostgreSQL, or a test's memory) stores them alike.
 """
@@ -23,7 +23,7 @@ def stamp_change(
     new_ids: ProviderIds,
     now: datetime,
 ) -> Payment:
-    """`decided` as it is stored at `now`, with `new_ids` added to `attempt_id`.
+    """Returns `decided` as it is stored at `now`, with `new_ids` added to attempt `attempt_id`.
 
     Returns `before` itself if nothing changed.
     """
@@ -41,13 +41,13 @@ def stamp_change(
         after = replace(after, finalized_at=now)
     can_be_asked_now = before.inquiry_step is None and after.inquiry_step is not None
     if after.stage is not before.stage or (can_be_asked_now and after.next_step_at is None):
-        # Here only a failure for silence gets another inquiry.
+        # Of the final payments, only a deposit that failed for silence gets another inquiry here.
         after = replace(after, next_step_at=next_inquiry_after_silence_at(after, now))
     return after if after.inquiry_step is not None else replace(after, next_step_at=None)
 
 
 def _with_ids(payment: Payment, attempt_id: UUID | None, ids: ProviderIds) -> Payment:
-    """`payment` with `ids` added to `attempt_id`. They may make an inquiry possible."""
+    """Returns `payment` with `ids` added to attempt `attempt_id`. An id may permit an inquiry."""
     return replace(
         payment,
         attempts=tuple(

@@ -1,7 +1,7 @@
 """All durations that depend on each other, and the conditions between them.
 
 Pure. A worker makes its `Times` once, from its settings. If the settings break a condition, the
-process ends at its start.
+process does not start.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from datetime import timedelta
 # lost (rules.md §5: at most 5 s).
 HANDOVER_RETRY_AFTER = timedelta(seconds=5)
 
-# The longest call to Daraja, even if the lease is longer (rules.md §10).
+# The longest time for a call to Daraja. A short lease lowers it (`Times.call_max`; rules.md §10).
 CALL_MAX = timedelta(seconds=15)
 
-# A job's time for its work before and after the call. arq cancels a job that takes longer, and its
-# send goes on by itself. The limit is short because arq hides the jobs of a dead worker for as long
-# as a job may take, while they occupy places at the head of the queue.
+# A job's time for its work before and after the call. If a job takes longer, arq cancels the job,
+# and the job's send goes on by itself. The limit is short because arq hides a dead worker's jobs
+# for the longest time of a job. Until then, these jobs stay at the head of the queue.
 _JOB_BEYOND_CALL = timedelta(seconds=15)
 
 # A held operation is probed after a cool-down, which doubles up to this maximum. The same is true
@@ -26,8 +26,9 @@ _JOB_BEYOND_CALL = timedelta(seconds=15)
 OPERATION_COOL_DOWN_MAX = timedelta(minutes=15)
 BREAKER_COOL_DOWN_MAX = timedelta(hours=1)
 
-# The time between SIGTERM and SIGKILL, and its parts: sends on the wire end and their answers are
-# stored, then the other work ends, then PostgreSQL and Redis are closed, one after the other.
+# The time between SIGTERM and SIGKILL, and its parts. First the process waits until the sends on
+# the wire end and their answers are stored. Then it waits for its other work. Then it closes
+# PostgreSQL and Redis, one after the other.
 TERMINATION_MAX = timedelta(seconds=20)
 SENDS_DRAIN_MAX = timedelta(seconds=15.5)
 REST_DRAIN_MAX = timedelta(seconds=1.5)
@@ -53,20 +54,20 @@ class Times:
     The defaults are those of the settings. Raises ValueError if two times do not fit together.
     """
 
-    # Of a claim, by the database's clock.
+    # How long a claim is valid, by the database's clock.
     lease: timedelta = timedelta(seconds=60)
-    # After which a payment that could not be sent is due again.
+    # A payment that could not be sent is due again after this time.
     retry_after: timedelta = timedelta(seconds=4)
-    # From a send to the first inquiry.
+    # The time from a send to the first inquiry.
     inquiry_first_after: timedelta = timedelta(seconds=30)
     inquiry_interval_max: timedelta = timedelta(seconds=300)
-    # How long a deposit's result may be awaited before silence counts.
+    # How long we wait for a deposit's result before silence counts.
     result_window: timedelta = timedelta(seconds=180)
-    # From the last send to an inquiry whose "not found" we trust.
+    # We trust a "not found" only if its inquiry was sent this long after the last send.
     not_found_trusted_after: timedelta = timedelta(seconds=300)
-    # Before the first probe of a held operation.
+    # The wait before the first probe of a held operation.
     operation_cool_down: timedelta = timedelta(seconds=30)
-    # Before the breaker's first probe.
+    # The wait before the breaker's first probe.
     breaker_cool_down: timedelta = timedelta(seconds=60)
 
     def __post_init__(self) -> None:

@@ -1,7 +1,8 @@
 """The values of a payment, and the rules by which they are valid.
 
-Pure. Every rule comes from the provider (`daraja.md`) or from the API (/openapi.json). A value that
-breaks a rule raises a `ValueError`. The caller sees its text, which says what to send instead.
+Pure. Every rule comes from the provider (`daraja.md`) or from the API (/openapi.json). If a value
+breaks a rule, its parser raises a `ValueError`. The caller sees the error's text, which says what
+to send instead.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Role(StrEnum):
 # Kenya has had UTC+3 without daylight saving time since 1960, so no time zone database is needed.
 NAIROBI = timezone(timedelta(hours=3), "EAT")
 
-# Daraja shows these texts to people, and cuts or refuses longer ones (daraja.md §2.1, §4.1).
+# Daraja shows these texts to people, and cuts or refuses a text that is longer (daraja.md §2.1,
+# §4.1).
 DESCRIPTION_LENGTH_MAX = 13
 REMARKS_LENGTH = (2, 100)
 METADATA_PAIRS_MAX = 20
@@ -45,15 +47,15 @@ PHONE_NUMBER = re.compile(r"(?:\+?254|0)([17][0-9]{8})")
 SHORTCODE = re.compile(r"[0-9]{5,7}")
 STORABLE_TEXT = re.compile(r"[^\u0000]*")
 
-# Only one spelling is valid, because a receipt belongs to one payment.
+# Only capital letters are valid. Otherwise two payments could have one receipt in two spellings.
 _RECEIPT = re.compile(r"[A-Z0-9]{6,20}")
 
 # For a request that failed, Daraja puts a date and a counter in the place of the receipt, for
 # example `TK61000000` (daraja.md §4.3).
 _PLACEHOLDER = re.compile(r"[A-Z][A-L][1-9A-V][0-9]{7}|.*0000000")
 
-# Crockford's alphabet, without I, L, O and U. People then type a reference correctly that they
-# hear on the phone.
+# Crockford's alphabet, without I, L, O and U. People can therefore type a reference correctly that
+# they heard on the phone.
 _REFERENCE_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -162,7 +164,9 @@ def is_receipt(text: str) -> bool:
 
 
 def reference_from_id(payment_id: UUID) -> str:
-    """Twelve letters and digits made from the payment's id, to find it by a statement's line.
+    """Makes a reference of twelve letters and digits from the payment's id.
+
+    A person can find the payment by the reference on a statement.
 
     The last 60 bits of a UUIDv7 are random, so two payments of one day almost never share a
     reference.

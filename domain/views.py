@@ -1,11 +1,11 @@
 """The views that callers see: a payment, an entry of its history, and its events.
 
-Pure. Each view is declared once. Answers and events are rendered from these declarations, and
-`/openapi.json` describes them from the same ones (`gateway/openapi/views.py`). Therefore neither
-has a member that the other lacks.
+Pure. Each view is declared once. Answers, events and their description in `/openapi.json`
+(`gateway/openapi/views.py`) are made from the same declarations. They therefore always have the
+same members.
 
-The commit that finalizes a payment also stores the event's body. Every later publication repeats
-these bytes, so an event is text here, and no other module renders it again.
+The commit that finalizes a payment also stores the event's body. Every publication sends these
+bytes. An event is therefore a text here, and no other module renders it again.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ from domain.values import Purpose
 
 EVENT_SOURCE = "/mkwanja/payments"
 
-# The detail of a history entry that holds the text of Daraja's refusal. It may name our settings.
+# The detail of a history entry that holds the text of Daraja's refusal. The text may name our
+# settings.
 PROVIDER_SAID = "provider_said"
 
-# Only backends see other details, because a detail may name an operator, and a text that a person
+# Only backends see the other details. A detail may name an operator, and a text that an operator
 # wrote may name anyone.
 _DETAILS_FOR_USERS = frozenset({"provider_code", "error", "by"})
 
@@ -246,7 +247,8 @@ def payment_members(
 ) -> tuple[Member, ...]:
     """The members of a payment of one kind, in order.
 
-    `party` is the field that names its other party. None: all fields that can name it are included.
+    `party` is the field that names the payment's other party. If it is None, all fields that can
+    name the other party are included.
     """
     parties = [_KIND_MEMBERS[name] for name in rules.parties if party in (None, name)]
     if len(parties) > 1:

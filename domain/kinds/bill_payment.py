@@ -17,7 +17,7 @@ BILL_PAYMENT = KindRules(
     # A person may have to settle each payment that is lost in `submitting` (rules.md §11).
     at_once_max=4,
     own_id=None,
-    # The documentation has no field for an id of ours (daraja.md §5).
+    # Daraja's documentation shows no field for an id of ours (daraja.md §5).
     resend_key=None,
     inquiry_step=Step.STATUS,
     # Daraja's own id, from its acknowledgement.
@@ -28,14 +28,14 @@ BILL_PAYMENT = KindRules(
     amount_limits_kes=(1, PAYMENT_MAX_KES),  # daraja.md §9
     parties=("paybill", "till"),
     texts=(("account_reference", Default.FROM_ID), ("remarks", Default.WORD)),
-    # Another business chose the account, so its separators are a part of it. At most 13 characters
-    # (daraja.md §5).
+    # Another business chose the form of these references, and may use separators. At most 13
+    # characters (daraja.md §5).
     reference=Reference(
         re.compile(r"[A-Za-z0-9./-]+(?: +[A-Za-z0-9./-]+)*"),
         13,
         "letters and digits, also -, ., / and blanks inside",
     ),
-    # Ten minutes: after that the biller may have cut off the customer. There is no key that would
-    # make a late send safe.
+    # Ten minutes: after that, the biller may have cut off the customer. Bill payments have no
+    # resend key that would make a late send safe.
     expiry_setting="bill_expires_after_seconds",
 )

@@ -12,8 +12,8 @@ from domain.stages import Step
 DEPOSIT = KindRules(
     kind=Kind.DEPOSIT,
     moves_money_out=False,
-    # The request carries the short code's own password. Its results 2001 and 8006 are about the
-    # customer's PIN (daraja.md §2.4).
+    # The request carries the short code's own password. The results 2001 and 8006 of a deposit are
+    # about the customer's PIN (daraja.md §2.4).
     uses_credential=False,
     is_prompt=True,
     own_id=None,
@@ -34,8 +34,8 @@ DEPOSIT = KindRules(
     parties=("phone_number",),
     # Daraja refuses a request without a description as "Invalid Remarks" (daraja.md §2.1).
     texts=(("account_reference", Default.FROM_ID), ("description", Default.WORD)),
-    # Daraja shows it to the payer, and cuts or refuses a longer one (daraja.md §2.1).
+    # Daraja shows the reference to the payer, and cuts or refuses a longer text (daraja.md §2.1).
     reference=Reference(re.compile(r"[A-Za-z0-9]+"), 12, "letters and digits"),
-    # A minute: the customer is waiting, and would start again after that.
+    # A minute: the customer is waiting, and would start another deposit after that.
     expiry_setting="deposit_expires_after_seconds",
 )

@@ -17,8 +17,8 @@ POCHI_PAYMENT = KindRules(
     # The request has the same shape as B2C's (daraja.md §5).
     own_id=IdKind.ORIGINATOR_CONVERSATION,
     # B2C refuses the second use of an id (daraja.md §4.2). No source says this of B2Pochi, and no
-    # source says that Transaction Status covers it (§6.1), so "not found" may mean nothing. Until
-    # we have seen such a refusal, a second send might pay twice.
+    # source says that Transaction Status covers it (§6.1), so "not found" may mean nothing. As long
+    # as we have not seen such a refusal, we assume that a second send may pay twice.
     resend_key=None,
     inquiry_step=Step.STATUS,
     inquiry_id_kind=None,

@@ -1,8 +1,8 @@
 """`KindRules`: the properties that distinguish one kind of payment from another.
 
 Pure. Each kind has one `KindRules`. All other code reads these properties and never asks which kind
-a payment is. A kind has two more files, which docs/architecture/kinds.md
-names, with how to add a kind.
+a payment is. docs/architecture/kinds.md names the two other files of a kind, and says how to add a
+kind.
 """
 
 from __future__ import annotations
@@ -122,5 +122,5 @@ class KindRules:
 
     @property
     def can_be_sent_again(self) -> bool:
-        """Whether a payment in doubt may be sent again, because Daraja refuses a second request."""
+        """Whether a payment in doubt may be sent again, as Daraja refuses a used id."""
         return self.resend_key is not None

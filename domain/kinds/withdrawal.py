@@ -27,6 +27,7 @@ WITHDRAWAL = KindRules(
     parties=("phone_number",),
     # Remarks are required (daraja.md §4.1).
     texts=(("purpose", None), ("remarks", Default.WORD)),
-    # A day: it may wait while payouts are stopped, and its key makes a late send safe.
+    # A day: a withdrawal may wait while payouts are stopped, and its resend key makes a late send
+    # safe.
     expiry_setting="payout_expires_after_seconds",
 )

@@ -1,4 +1,4 @@
-"""Accepts a payment, so that it is stored before the caller gets a 202.
+"""Accepts a payment: stores it before the caller gets a 202.
 
 Also cancels a payment, as long as it is proved unsent.
 """
@@ -57,8 +57,8 @@ class NewPayment:
 class Acceptance:
     """The result of an acceptance: the caller's answer, and whether it is a replay.
 
-    `epoch` is the epoch in which a new payment was stored; None for a replay. It changes when the
-    database is restored or replaced.
+    `epoch` is the epoch in which a new payment was stored; None for a replay. The epoch changes
+    when the database is restored or replaced.
     """
 
     answer: FirstAnswer
@@ -68,10 +68,10 @@ class Acceptance:
 
 
 class AcceptingStore(Protocol):
-    """What the ingress writes."""
+    """The store in which the ingress accepts payments."""
 
     async def accept(self, new: NewPayment) -> Acceptance:
-        """Stores payment, key and first history entry in one commit, or returns the key's answer.
+        """Stores payment, key and first history entry in one commit, or returns the first answer.
 
         Raises LimitExceeded, RateLimited, IdempotencyKeyReused, IdempotencyKeyInFlight,
         StoreUnavailable.
@@ -103,7 +103,8 @@ async def accept(
     `expires_after` of that commit, or not at all.
 
     Raises LimitExceeded, RateLimited, IdempotencyKeyReused, IdempotencyKeyInFlight, and
-    StoreUnavailable: then the payment and its key are either both stored or both not stored.
+    StoreUnavailable. After StoreUnavailable, either both the payment and its key are stored, or
+    neither.
     """
     payment_id = UUID(int=uuid_utils.uuid7().int)
     return await store.accept(

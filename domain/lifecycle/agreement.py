@@ -8,7 +8,7 @@ from domain.report import Report, ReportedOutcome
 
 
 def has_other_ids(payment: Payment, report: Report) -> bool:
-    """Whether the report names an id that differs from one that we know of the payment."""
+    """Whether the report names an id that cannot belong to the payment."""
     own = payment.own_provider_id
     if own is not None and any(
         id_kind == own[0] and value != own[1] for id_kind, value in report.ids
@@ -20,8 +20,8 @@ def has_other_ids(payment: Payment, report: Report) -> bool:
 def has_other_amount(payment: Payment, report: Report) -> bool:
     """Whether the report names another amount than the payment's.
 
-    Also true for the answer to an inquiry whose only amount is unreadable: a callback without an
-    amount cannot finalize the payment, but such an answer could.
+    Also true for the answer to an inquiry, if the answer's only amount is unreadable. A callback
+    without an amount cannot finalize the payment, but an answer without an amount can.
     """
     if report.inquiry_outcome is not None and report.has_ignored_amount and not report.has_amount:
         return True
@@ -40,7 +40,7 @@ def has_own_id(payment: Payment, report: Report) -> bool:
 
 
 def is_complete_success(report: Report) -> bool:
-    """Whether the report is a success with a receipt and an amount, as a callback needs both."""
+    """Whether the report is a success with receipt and amount. A callback needs both."""
     return (
         report.outcome is ReportedOutcome.SUCCESS
         and report.receipt is not None

@@ -1,8 +1,8 @@
 """Publishes events to subscribers.
 
-The commit that changed the payment also fixed the event's body in PostgreSQL. This module publishes
-that body on Redis pub/sub at least once, and then records the publication. If Redis is away, or if
-this process is killed, the sweeper publishes the event.
+The commit that changed the payment also stored the event's body in PostgreSQL. This module
+publishes that body on Redis pub/sub at least once, and then records the publication. If Redis is
+not reachable, or if this process is killed, the sweeper publishes the event.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ class Announcer:
             task.add_done_callback(self._tasks.discard)
 
     async def announce(self, announcement: Announcement) -> bool:
-        """Publishes the event and records that; whether both succeeded. The sweeper retries."""
+        """Publishes the event and records the publication. Returns whether both succeeded.
+
+        If not, the sweeper tries again.
+        """
         try:
             await self._bell.ring(announcement)
             await self._store.record_announced(announcement)

@@ -1,7 +1,7 @@
-"""Payments that a former account sent: another account than the worker is configured for now.
+"""Payments that a former account sent: an account that is not in the worker's settings now.
 
-Decisions about an old send do not read today's settings. An inquiry goes out as the account of the
-send. If it needs credentials of that account that the worker does not have, it is not sent.
+Decisions about an old send do not read today's settings. The worker inquires as the account that
+made the send. If the worker does not have the credentials of that account, it sends no inquiry.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from domain.inquiry import last_sent_at
 from domain.payment import Payment
 from domain.times import Times
 
-# The setting may come back, so the worker checks such a payment again. Each check comes at twice
-# the time since the send, up to this wait, and so uses almost nothing of the inquiry budget.
+# An operator may restore the settings, so the worker checks such a payment again. The wait for a
+# check is as long as the time since the last send, up to this maximum. The checks therefore use
+# almost nothing of the inquiry budget.
 _CHECK_INTERVAL_MAX = timedelta(days=1)
 
 
@@ -46,10 +47,10 @@ def skip_inquiry(
 
 
 def drop_credential_effects(decided: Decided) -> Decided:
-    """Removes the effect on the breaker if the inquiry went out as a former account.
+    """Removes `OpenBreaker` from a decision about the answer to a former account's inquiry.
 
-    Its answer says nothing about the credential in use. If Daraja refused the credential, the
-    payment is flagged, because a person must look at it.
+    That answer says nothing about the credential in use. If Daraja refused the former account's
+    credential, the payment is flagged, because a person must look at it.
     """
     if decided.payment is None or decided.effect(OpenBreaker) is None:
         return decided

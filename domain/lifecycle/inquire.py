@@ -1,7 +1,7 @@
 """Inquires with Daraja about a payment that is overdue or in doubt, or sends it again.
 
 An inquiry is stored before it is sent. STK query answers at once, Transaction Status by a callback
-to the inquiry's own URL. `inquiry_changes` holds the decisions.
+to the inquiry's own URL. `inquiry_changes` makes the decisions.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ log = structlog.get_logger()
 
 
 class InquiryProvider(Protocol):
-    """M-PESA through Daraja: what an inquiry needs of it."""
+    """The part of Daraja that inquiries use."""
 
     def prepare_inquiry(self) -> AbstractAsyncContextManager[None]:
         """Does for an inquiry what `Provider.prepare_send` does for a send."""
@@ -66,7 +66,7 @@ class InquiryProvider(Protocol):
 
 
 class Inquirer:
-    """Inquires about payments, or sends them again. One for each worker process."""
+    """Inquires about payments, or sends them again. Each worker process has one."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class Inquirer:
         self._probes: set[asyncio.Task[None]] = set()
 
     async def inquire(self, due: Due) -> None:
-        """Sends the payment again if that is permitted, or inquires about it if that is due.
+        """Sends the payment again if that is permitted, or inquires about it if an inquiry is due.
 
         Else changes nothing.
         """
