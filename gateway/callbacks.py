@@ -1,9 +1,11 @@
 """The callback receiver, which Daraja calls.
 
-It stores the raw message, finalizes, commits, answers 200, then publishes. Daraja sends once and
-does not retry (daraja.md §8.3). Therefore the receiver stores every message that has a valid token,
-even one that it cannot parse. If it cannot store a message, it tries again for as long as Daraja
-waits. It reads nothing from Postgres or Redis before it has verified the token.
+One commit stores the raw message and, if the message says that the payment succeeded or failed,
+finalizes the payment. Then the receiver answers 200, and publishes the event in the background.
+Daraja sends once and does not retry (daraja.md §8.3). Therefore the receiver stores every message
+that has a valid token, even one that it cannot parse. If it cannot store a message, it tries again
+for as long as Daraja waits. It reads nothing from Postgres or Redis before it has verified the
+token.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ _ACCEPTED = b'{"ResultCode": 0, "ResultDesc": "Accepted"}'
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """The one route, and the parts that it uses."""
+    """The handler of the one route for messages, and the parts that it uses."""
 
     resources: Resources
     wakeups: RedisWakeups
@@ -122,7 +124,7 @@ class Receiver:
         return web.Response(body=_ACCEPTED, content_type="application/json")
 
     def verified_payment_id(self, request: web.Request) -> UUID | None:
-        """The payment that the address names, if the token shows that the address is ours."""
+        """The id of the payment in the address. None if the token does not match the address."""
         parts = request.match_info
         return verified_payment_id(
             self.settings.callback_secrets, parts["payment_id"], parts["operation"], parts["token"]
@@ -151,10 +153,9 @@ class Receiver:
     async def _store(
         self, change: Change, give_up_at: float, *, retried: type[Exception] = StoreUnavailable
     ) -> ChangeResult:
-        """Tries until `give_up_at`, and at least once.
+        """Tries to store the change until `give_up_at`, and at least once.
 
-        At `give_up_at` this method stops waiting. A change that the store has begun may still
-        commit.
+        At `give_up_at` this method stops waiting. A change that has begun may still commit.
         """
         while True:
             try:

@@ -20,8 +20,8 @@ HISTORY = re.compile(r"history-([1-9][0-9]{0,8})-([0-9a-f]{32})")
 
 # The detail for a cursor of another epoch of the database.
 UNKNOWN_EVENT = (
-    "names an event that this database does not have, because the database was restored, or failed "
-    "over without its last commits. Read again without this cursor, and skip the events whose ids "
+    "names an event that this database does not have, because the database was restored, or a "
+    "failover lost its last commits. Read again without this cursor, and skip the events whose ids "
     "you already have"
 )
 
@@ -42,8 +42,8 @@ class PagePlace:
 class FeedPlace:
     """The event after which the feed continues.
 
-    `mark` tells that event from others that had its position in another epoch of the database. A
-    `mark` of None means the beginning of the feed.
+    In another epoch of the database, another event may have had the same position. `mark` tells the
+    two events apart. A `mark` of None means the beginning of the feed.
     """
 
     position: int = 0

@@ -91,7 +91,7 @@ def reference_schema(rules: KindRules) -> WithJsonSchema:
 
 
 def _reference_of(rules: KindRules) -> Reference:
-    # Every kind whose body has the field has a rule for it.
+    # Every kind whose body has an account reference has a rule for it.
     assert rules.reference is not None  # noqa: S101
     return rules.reference
 

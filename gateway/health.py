@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 class SharedCheck(Generic[Result]):
     """Runs `check` once for all requests, and reuses its result for `fresh_seconds`.
 
-    At most one check runs at a time. A request that is cancelled does not cancel it.
+    At most one check runs at a time. A request that is cancelled does not cancel the check.
     """
 
     def __init__(self, check: Callable[[], Awaitable[Result]], *, fresh_seconds: float) -> None:
@@ -115,7 +115,7 @@ class Health:
         return {"postgres": is_writable, "migrated": is_migrated}, report
 
     async def _refresh_gauges(self) -> None:
-        """Sets the gauges from Postgres. Without Postgres they keep their values."""
+        """Sets the gauges from Postgres. If Postgres is away, the gauges keep their values."""
         try:
             situation = await self._resources.reading.situation()
         except Exception as error:  # noqa: BLE001

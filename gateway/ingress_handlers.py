@@ -198,7 +198,7 @@ class IngressHandlers:
         return web.Response(body=body.encode(), content_type="application/json")
 
     async def _authenticate(self, request: web.Request) -> Caller:
-        """The caller. Raises Overloaded if too many of its requests are in progress already."""
+        """Returns the caller. Raises Overloaded if its requests occupy too many places already."""
         caller = await self.verifier.authenticate(request.headers.getall("Authorization", []))
         count_place_for(request, caller.key)
         return caller
@@ -225,7 +225,7 @@ class IngressHandlers:
         """The copy in Redis of the first answer to this same request, if there is one.
 
         None if Redis has no copy or is away, or if the copy is of another request or of another
-        epoch. Then the caller of this method asks Postgres.
+        epoch. Then `create_payment` asks Postgres.
         """
         copy = await self.resources.if_redis_answers(
             lambda: self.replays.read(caller.key, key, now=datetime.now(UTC))

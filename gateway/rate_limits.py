@@ -1,4 +1,4 @@
-"""How often each caller may call, and what it may still look up above its rate."""
+"""The rate limit of each caller, and the look-ups of first answers that it may make above it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from domain.values import Caller
 from gateway.edge.load import ConcurrencyLimit
 from gateway.resources import Resources
 
-# A caller above its rate still gets the first answers of its earlier requests. If Redis has no
-# copy, Postgres is asked. At most this many requests of one caller ask Postgres at the same time;
-# the others are rejected without a look-up.
+# A caller above its rate still gets the first answers to its earlier requests. If Redis has no copy
+# of such an answer, the request reads it from Postgres. At most this many requests of one caller
+# may do so at the same time. The others are rejected without a look-up.
 _LOOKUPS_ABOVE_RATE_MAX = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """The caller's rate allows a request. `is_counted`: Redis counted it against that rate."""
+    """The caller's rate allows a request. `is_counted`: Redis counted the request."""
 
     is_counted: bool
 
@@ -37,8 +37,8 @@ class RateLimits:
     async def obtain_permit(self, caller: Caller) -> Permit:
         """Counts one request against the caller's rate.
 
-        Raises RateLimited if the request comes too soon after the others. Raises QueueUnavailable
-        if Redis, which counts, is away and the policy then rejects requests.
+        Redis counts the requests. Raises RateLimited if the request comes too soon after the
+        others. Raises QueueUnavailable if Redis is away and the policy then rejects requests.
         """
         limits = self._policy.callers[caller.role]
         if limits.requests_per_second is None:
@@ -60,9 +60,9 @@ class RateLimits:
         return Permit(is_counted=True)
 
     async def return_permit(self, caller: Caller, permit: Permit) -> None:
-        """Subtracts a replay from the caller's rate again.
+        """Subtracts a request again that Redis has counted, because the request was a replay.
 
-        A replay does not count. Only Postgres knew that this request is one.
+        A replay does not count, but only Postgres could show that the request was a replay.
         """
         if permit.is_counted:
             limits = self._policy.callers[caller.role]
@@ -71,8 +71,8 @@ class RateLimits:
     def limit_lookups(
         self, caller: Caller, refusal: RequestRefused | Unavailable
     ) -> AbstractContextManager[None]:
-        """The block may look up a first answer, although the rate rejected the request.
+        """Lets the block look up a first answer, although the request was rejected.
 
-        Raises `refusal` if too many requests of this caller do so.
+        Raises `refusal` if too many requests of this caller do so at the same time.
         """
         return self._lookups.enter(caller.key, refusal)

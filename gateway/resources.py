@@ -34,7 +34,7 @@ HEALTH_ROUTES = frozenset({"/healthz", "/readyz", "/metrics"})
 class Resources:
     """The connections of a process, and the services that use them.
 
-    Each connects at its first use, so no server needs to be up when the process starts.
+    A connection opens at its first use, so the process starts even if no server is up.
     """
 
     def __init__(self, settings: SharedSettings, *, process: str) -> None:
@@ -48,7 +48,8 @@ class Resources:
             ca_file=settings.redis_ca_file,
             verify=settings.redis_tls_verify,
         )
-        # One transaction at a time, because one for few payments costs as much as one for many.
+        # Run one transaction at a time. Changes that wait meanwhile share the next transaction,
+        # because a transaction costs about the same for many payments as for few.
         gate = asyncio.Semaphore(1)
         self.changes = PostgresChangingStore(self.database, gate=gate)
         self.reading = PostgresReadingStore(self.database)

@@ -38,7 +38,7 @@ class SuccessResponse:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Route:
-    """One method of one path. `is_open`: the route needs no token and ignores one."""
+    """One method of one path. `is_open`: the route needs no token, and ignores a token."""
 
     name: str  # the operationId
     method: Literal["GET", "POST"]
@@ -59,7 +59,7 @@ class Route:
     def problems(self) -> list[Problem]:
         """The problems that a caller of this route can get.
 
-        An error in none of the sets below can happen to every request under /v1.
+        If an error is in none of the sets below, every request under /v1 can get it.
         """
         http_problems = [
             problem for status, problem in HTTP_PROBLEMS.items() if self._may_answer(status)

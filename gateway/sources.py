@@ -28,10 +28,10 @@ def source_address(
 ) -> str:
     """The address nearest to us that is not a trusted proxy.
 
-    `X-Forwarded-For` is read from its right end, and only as long as the hop that wrote an entry is
-    trusted, because the sender chose everything further left. A hop that is not an address is
-    returned as text. `peer` is empty if there is none, for example for a Unix socket. An empty peer
-    is never trusted.
+    The function reads `X-Forwarded-For` from its right end. It reads an entry only if the hop that
+    wrote the entry is a trusted proxy, because a sender can invent every entry further left. A hop
+    that is not an address is returned as text. `peer` is empty for a Unix socket, for example. An
+    empty peer is never trusted.
     """
     hops = [hop.strip() for value in forwarded_for for hop in value.split(",")]
     current = peer
@@ -75,5 +75,5 @@ def _parse_address(text: str) -> IpAddress | None:
     if not isinstance(address, ipaddress.IPv6Address):
         return address
     if address.scope_id is not None and not address.is_link_local:
-        return None  # a zone is valid only in link-local addresses, so this one is invented
+        return None  # a zone is valid only in link-local addresses, so this address is invented
     return address.ipv4_mapped or address

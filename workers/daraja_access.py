@@ -1,7 +1,8 @@
-"""Obtains what a request to Daraja needs: a token, the credential, a slot and a turn.
+"""Obtains what a request to Daraja needs: a token, a slot and a turn.
 
-Each of them may wait or fail, so all come before the claim is committed (rules.md §11). A claimed
-payment that waits could miss its deadline unsent. `DarajaAccess` sets the order.
+To obtain one of them may take long or fail, so the worker obtains them before it commits the claim
+(rules.md §11). Otherwise a claimed payment could miss its deadline unsent. `DarajaAccess` sets the
+order.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ PUSHES = RequestClass("pushes", part_of_burst=1 / 3, own_share=0.2)
 
 
 class Slots:
-    """Limits this worker's concurrent requests: to its connections, and some kinds to fewer."""
+    """Limits this worker's concurrent requests. Some kinds have an additional, lower limit."""
 
     def __init__(self, at_once_max: int) -> None:
         self._all = asyncio.Semaphore(at_once_max)
@@ -80,7 +81,7 @@ class Turns:
             raise Throttled("our own limit", wait_seconds=wait_seconds)
 
     async def slow_down(self, inquiry_step: Step | None = None) -> None:
-        """Halves the shared rate. Also halves the budget of `inquiry_step` if it was throttled."""
+        """Halves the shared rate. If an inquiry was throttled, also halves the step's budget."""
         observability.throttled.inc()
         log.warning("daraja_throttles_us")
         budget = self._budgets.get(inquiry_step) if inquiry_step else None
@@ -91,7 +92,7 @@ class Turns:
 
 
 class DarajaAccess:
-    """Prepares a request to Daraja: token and credential first, then a slot, then a turn.
+    """Prepares a request to Daraja: obtains a token, then a slot, then a turn.
 
     The turn comes last because it cannot be returned. Both methods raise the errors that
     `Provider.prepare_send` lists.

@@ -1,4 +1,4 @@
-"""Sends inquiries to Daraja, once each, and reads from the answer how the operation works."""
+"""Sends inquiries to Daraja, once each. The answer also shows the health of the operation."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class DarajaInquirer:
 
 
 def _health_from(report: Report | None, exchanges: list[Exchange]) -> OperationHealth | None:
-    """WORKS if Daraja acknowledged or answered the inquiry itself; else None."""
+    """Returns WORKS if Daraja acknowledged or answered the inquiry itself, else None."""
     if report is None:
         return (
             OperationHealth.WORKS if exchanges and exchanges[-1].outcome == ACKNOWLEDGED else None

@@ -24,8 +24,8 @@ from workers.daraja_access import DarajaAccess, Turns
 
 log = structlog.get_logger()
 
-# A refused connection usually recovers within a second, or not at all. After the last try the claim
-# is undone, and a sweeper wakes the payment later.
+# A refused connection usually recovers within a second, or not at all. After the last try the
+# worker undoes the claim, and a sweeper wakes the payment later.
 _TRIES_MAX = 4
 _FIRST_WAIT_SECONDS = 0.2
 _WAIT_SECONDS_MAX = 2.0
@@ -79,7 +79,7 @@ class DarajaSender:
         )
 
     async def _sleep(self, seconds: float) -> None:
-        """Waits until the next try, or until the worker drains: the fence then stops the try."""
+        """Waits until the next try or until the worker drains. A draining worker sends nothing."""
         try:
             await asyncio.wait_for(self._draining.wait(), timeout=seconds)
         except TimeoutError:

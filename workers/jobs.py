@@ -1,4 +1,4 @@
-"""The only kind of job: runs a payment's next step if the step is due and needs Daraja."""
+"""The only job of the queue: runs a payment's next step if the step is due and needs Daraja."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ async def run_step(
     *,
     is_charged: Callable[[UUID], Awaitable[bool]],
 ) -> None:
-    """Submits the payment, or inquires about it if that is due and charged to the budget.
+    """Submits the payment, or inquires about it if an inquiry is due and charged to the budget.
 
-    A job that runs twice, late, or for a final payment changes nothing, because the row is the job
-    (rules.md §2).
+    A job may run twice, or late, or for a final payment. This does no harm, because the payment's
+    row decides which step is due (rules.md §2).
     """
     try:
         due = await submitter.submit(UUID(payment_id))

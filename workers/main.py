@@ -186,9 +186,8 @@ async def _compose(
         turns = Turns(
             SharedRate(redis, "rate", per_second=settings.daraja_requests_per_second), budgets
         )
-        # This process runs one transaction at a time that claims or changes payments. Changes that
-        # wait meanwhile go together into the next transaction, because a transaction costs about
-        # the same for many payments as for few.
+        # Claims and changes run in one transaction at a time. Changes that wait meanwhile share the
+        # next transaction, because a transaction costs about the same for many payments as for few.
         gate = asyncio.Semaphore(1)
         changes = PostgresChangingStore(database, gate=gate)
         sweeping = PostgresSweepingStore(database)
@@ -246,7 +245,7 @@ async def _compose(
 
 
 async def _close_within(limit: timedelta, close: Callable[[], Awaitable[object]]) -> None:
-    """Closes within `limit`, because a server that does not answer must not delay our end."""
+    """Closes within `limit`: a server that does not answer must not delay the process's end."""
     with contextlib.suppress(Exception):
         await asyncio.wait_for(close(), timeout=limit.total_seconds())
 

@@ -2,7 +2,7 @@
 
 `python -m workers payouts stop|start|status`, `operations status|release`, `accounts`, `ask`,
 `resolve`. They need only DATABASE_URL, so that they work even if the worker's settings are wrong.
-`resolve` also reads three times of the worker if they are set (`OperatorSettings`).
+`resolve` also reads three time settings of the worker, if they are set (`OperatorSettings`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     payout_actions = payouts.add_subparsers(dest="action", required=True)
     stop = payout_actions.add_parser(
-        "stop", help="stop payouts; waits until no payout is being sent, and prints those that were"
+        "stop", help="stop payouts, wait for those that are being sent now, and print each of them"
     )
     stop.add_argument("--reason", required=True, type=_reason)
     start = payout_actions.add_parser(
@@ -66,10 +66,10 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     operation_actions = operations.add_subparsers(dest="action", required=True)
     operation_actions.add_parser(
         "status",
-        help="print each operation: if it is held, why, since when, and how much waits for it",
+        help="print each operation: whether and why it is held, since when, how many payments wait",
     )
     release = operation_actions.add_parser(
-        "release", help="release the operation, so that what waits for it is sent"
+        "release", help="release the operation, so that the payments that wait for it go on"
     )
     release.add_argument("name", choices=[operation.value for operation in Operation])
     release.add_argument("--reason", required=True, type=_reason, help="what was repaired")
@@ -163,7 +163,7 @@ async def _print_status(brakes: Brakes) -> int:
 async def _release(brakes: Brakes, name: str, reason: str) -> None:
     changed = await brakes.set(name, is_engaged=False, reason=reason)
     print(
-        f"{name}: released; what waits for it is sent within seconds"
+        f"{name}: released; the payments that wait for it go on within seconds"
         if changed
         else f"{name}: was not held"
     )
@@ -213,14 +213,14 @@ async def _resolve(changes: PostgresChangingStore, arguments: argparse.Namespace
     )
     result = await changes.change(resolution_change(arguments.payment_id, resolution, _times()))
     payment = result.decided.payment
-    assert payment is not None  # noqa: S101 - refused where there is none
+    assert payment is not None  # noqa: S101 - an unknown payment is refused before
     settled = f" with KES {payment.amount_settled_kes}" if payment.amount_settled_kes else ""
     print(f"{payment.kind} {payment.id}: {payment.stage}{settled}, no longer flagged for review")
     return 0
 
 
 def _times() -> Times:
-    """The worker's times if they are set here and valid, else the defaults.
+    """The worker's times if their settings are present and valid, else the defaults.
 
     The command must work even if the settings are wrong.
     """

@@ -1,4 +1,4 @@
-"""The sweeper's loop. It does not run in arq's queue, because it finds what that queue loses."""
+"""The sweeper's loop. It runs outside arq's queue, because it finds what that queue has lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = structlog.get_logger()
 async def sweep_until(
     stopping: asyncio.Event, sweeper: Sweeper, *, interval_seconds: float
 ) -> None:
-    """Sweeps once each interval, and again at once if a sweep did a full share of some step."""
+    """Sweeps once each interval. Repeats a sweep at once if it did STEPS_MAX steps of one kind."""
     while not stopping.is_set():
         step_count_max = 0
         try:

@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 _AT_ONCE_MAX = 50
 
-# Runs the next step of a payment. The second argument: an inquiry is charged to the budget.
+# Runs the next step of a payment. The second argument: whether the budget is charged already.
 RunStep = Callable[[UUID, bool], Awaitable[None]]
 
 
@@ -79,7 +79,7 @@ class QueueOrLocal:
         else:
             self._is_refused = False
             return
-        # The payments for which there is no place are due again in a few seconds.
+        # The payments that do not fit are due again in a few seconds.
         new_ids = [payment_id for payment_id in payment_ids if payment_id not in self._tasks]
         for payment_id in new_ids[: self._free]:
             task = asyncio.create_task(self._run(payment_id, is_charged=is_charged))

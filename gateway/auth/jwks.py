@@ -1,8 +1,8 @@
 """Parses a key set (JWKS) and selects the keys that may check a signature.
 
-Usable are only public ES256 and RS256 keys for signatures. Any other key is skipped and reported
-with its fault, so that one bad key does not make the good keys unusable. `keys.py` decides when a
-set is fetched and how long it is used.
+Only public ES256 and RS256 keys for signatures are usable. Any other key is skipped and its fault
+is reported, so that one bad key does not make the good keys unusable. `keys.py` decides when a set
+is fetched and how long it is used.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class NoKeySet(Exception):
 
 
 def decode_base64url(text: object) -> bytes:
-    """Decodes base64url. Raises ValueError unless it is unpadded and in its canonical form."""
+    """Decodes base64url. Raises ValueError unless `text` is unpadded and in canonical form."""
     if not isinstance(text, str) or not _BASE64URL.fullmatch(text):
         raise ValueError("is not base64url")
     data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
@@ -55,7 +55,7 @@ def decode_base64url(text: object) -> bytes:
 
 
 def read_key_set(body: bytes) -> tuple[dict[str, PublicKey], list[str]]:
-    """The usable keys by kid, and the faults of the others.
+    """The usable keys by kid, and the faults of the other keys.
 
     Raises `NoKeySet` if `body` is not a key set.
     """
@@ -88,7 +88,7 @@ def _parse_key(jwk: dict[str, object]) -> PublicKey:
     # The kid is logged, so it must be short and printable.
     if not isinstance(kid, str) or not 1 <= len(kid) <= KID_LENGTH_MAX or not kid.isprintable():
         raise ValueError(f"has no kid of 1 to {KID_LENGTH_MAX} printable characters")
-    if _PRIVATE_PARTS & jwk.keys():  # it is published, so any reader can sign tokens with it
+    if _PRIVATE_PARTS & jwk.keys():  # the set is public, so any reader can sign with this key
         raise ValueError("contains a private or secret part: treat that key as stolen")
     operations = jwk.get("key_ops", ["verify"])
     if (

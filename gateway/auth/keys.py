@@ -1,6 +1,6 @@
 """The public keys that check tokens: a cache of the key set (JWKS) at `JWT_JWKS_URL`.
 
-It promises:
+The cache promises:
 
 * An unknown key is looked up at once.
 * Whatever callers send, there are at most five fetches in a burst and one more every 12 s. One
@@ -30,17 +30,17 @@ from gateway.auth.jwks import KID_LENGTH_MAX, NoKeySet, PublicKey, read_key_set
 # A real set has a few keys of 200 to 400 bytes each.
 BODY_BYTES_MAX = 64 * 1024
 FETCH_SECONDS_MAX = 3.0
-# The limit for a flood of invented kids. Every fetch counts against it, because each fetch serves
-# all requests that wait.
+# The limit for a flood of invented kids. Every fetch counts against it. This suffices, because one
+# fetch serves all requests that wait.
 FETCHES_AT_ONCE = 5
 SECONDS_PER_FETCH = 12.0
 # A kid that is missing after a fetch is rejected for this long without another fetch. The maximum
 # count limits the memory for missing kids.
 MISSING_FOR_SECONDS = 60.0
 MISSING_KIDS_MAX = 1_000
-# A removed key may be accepted for ten minutes. A set older than five minutes is refreshed in the
-# background. If a set is older than nine minutes, because the process was frozen, requests wait for
-# a fetch first: 540 s + 3 s < 600 s.
+# A removed key is accepted for at most ten minutes. A set older than five minutes is refreshed in
+# the background. If a set is older than nine minutes, because the process was frozen, requests wait
+# for a fetch first: 540 s + 3 s < 600 s.
 REFRESH_AFTER_SECONDS = 300.0
 WAIT_AFTER_SECONDS = 540.0
 # For this long after a failed fetch, requests use the last good set without waiting, because an
@@ -114,7 +114,7 @@ class KeySet:
     async def start(self) -> None:
         """Tries once to load the set, and refreshes it from now on.
 
-        It raises nothing if the endpoint is down.
+        It does not raise if the endpoint is down.
         """
         # The metric is computed at each scrape, so that it also grows while no fetch happens.
         observability.key_set_age_seconds.set_function(
@@ -149,9 +149,8 @@ class KeySet:
             await self._wait_for_fetch()
             if kid in self._keys:
                 return self._keys[kid]
-            # No fetch was allowed, or it failed, or it had begun before this request, and the key
-            # may have been published since. It is not known whether the key is missing, so it is
-            # not remembered as missing.
+            # No fetch was allowed, or the fetch failed, or it had begun before this request. The
+            # key may have been published since then, so the kid is not remembered as missing.
             if self._loaded_by <= begun_before:
                 raise UnknownKey(
                     "The token's key (kid) could not be looked up just now. Try again shortly."
@@ -162,9 +161,9 @@ class KeySet:
     async def refresh_if_old(self) -> None:
         """Starts a refresh of an old set. Waits for it only if the set is too old to be used.
 
-        Code that caches results of the set calls this before it uses them, and then compares
-        `generation`. Raises KeysUnavailable if no set was ever loaded, or if the last set is over a
-        day old.
+        Code that caches results of the set must call this method before it uses a result, and then
+        compare `generation`. Raises KeysUnavailable if no set was ever loaded, or if the last set
+        is over a day old.
         """
         age = self.age_seconds
         if age is not None and age < REFRESH_AFTER_SECONDS:
@@ -202,7 +201,7 @@ class KeySet:
                 await self._wait_for_fetch()
 
     async def _wait_for_fetch(self) -> None:
-        """Waits for the fetch under way or a new fetch, if one is allowed. It may fail."""
+        """Waits for the fetch under way, or for a new fetch if it is allowed. A fetch may fail."""
         fetch = self._begin_fetch()
         if fetch is not None:
             # A request that is cancelled must not cancel the fetch that others wait for.
@@ -302,9 +301,9 @@ class KeySet:
 async def _send_once(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
-    """Keeps aiohttp from a second request after a lost connection.
+    """Prevents the second request that aiohttp sends by itself after a lost connection.
 
-    Otherwise the endpoint could get twice as many requests as the bucket allows.
+    With it, the endpoint could get twice as many requests as the bucket allows.
     """
     try:
         return await handler(request)

@@ -76,7 +76,7 @@ def parse_json_object(segment: str, part: str) -> dict[str, object]:
 def reject_api_key(header: dict[str, object], claims: dict[str, object]) -> None:
     """Rejects Supabase's legacy API keys with a sentence of their own.
 
-    They are the commonest mistake: JWTs that identify a project and not a caller.
+    Callers often send one by mistake. Such a key is a JWT that identifies a project, not a caller.
     """
     is_of_project = claims.get("iss") == "supabase" and "ref" in claims
     # The key of a local stack has no `ref`.

@@ -1,11 +1,12 @@
 """Authenticates callers by their bearer tokens.
 
-It checks more than python-jose does, and before it. The library accepts a token without `aud` or
-`exp`, trusts the header's algorithm unless one is passed, reads `"exp": true` as a number, and uses
-the last of two equal claims. `Unauthenticated` (401) rejects an invalid token. `NotPermitted` (403)
-rejects a valid token whose caller may not use the service. No token, secret or value of a claim is
-logged or repeated in a message. The issuer and the audience that we expect are not secret, so the
-messages name them. `keys.py` has the keys, `token_parts.py` reads the parts of a token.
+Most checks run before python-jose's own checks, because the library checks too little. It accepts a
+token without `aud` or `exp`, trusts the header's algorithm unless one is passed, and reads
+`"exp": true` as a number. If a claim occurs twice, it uses the last one. `Unauthenticated` (401)
+rejects an invalid token. `NotPermitted` (403) rejects a valid token whose caller may not use the
+service. No token, secret or value of a claim is logged or repeated in a message. The issuer and the
+audience that we expect are not secret, so the messages name them. `keys.py` has the keys,
+`token_parts.py` reads the parts of a token.
 """
 
 from __future__ import annotations
@@ -42,14 +43,13 @@ from gateway.auth.token_parts import (
     reject_api_key,
 )
 
-# For the difference between the clocks of two machines. RFC 8725 and our contract allow a minute.
+# The tolerance for a difference between the clocks of two machines.
 LEEWAY_SECONDS = 30
 SUBJECT_LENGTH_MAX = 255
-# An HS256 secret that is shorter than its hash can be guessed from any token that it signed
-# (RFC 7518 §3.2).
+# A shorter HS256 secret can be guessed from any token that it signed (RFC 7518 §3.2).
 SECRET_BYTES_MIN = 32
-# A check costs about 100 µs, and callers send the same token many times, so results are cached. No
-# token is valid after its own `exp`.
+# A check costs about 100 µs, and callers send the same token many times, so results are cached. A
+# cached result is not used after the token's `exp`.
 VERIFIED_FOR_SECONDS = 300.0
 VERIFIED_TOKENS_MAX = 10_000
 
@@ -57,7 +57,8 @@ _TOKEN = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 _OPTIONS = {
     **{f"verify_{name}": True for name in ("signature", "aud", "iss", "exp", "nbf", "iat", "sub")},
     **{f"require_{name}": True for name in ("aud", "iss", "exp", "sub")},
-    # `at_hash` belongs to ID tokens, which we do not accept. jose would need the access token too.
+    # `at_hash` belongs to ID tokens, which we do not accept. To check it, jose would also need the
+    # access token.
     "verify_at_hash": False,
     "verify_jti": False,  # this service does not read `jti`
     "leeway": LEEWAY_SECONDS,
@@ -78,10 +79,10 @@ class TokenVerifier:
 
     `keys` checks ES256 and RS256 tokens, and `secret` checks HS256 tokens. If one of them is None,
     its tokens are rejected. Only tokens of `issuer` are accepted. `former_issuers` are its earlier
-    names. A caller is named by the first of them, because idempotency keys and limits belong to
-    that name. `clock` returns Unix seconds. Raises ValueError for settings that cannot work, and
-    RuntimeError if python-jose does not use `cryptography`, because its other backends have known
-    flaws.
+    names. A `Caller` always has the issuer's oldest name, because idempotency keys and limits
+    belong to that name. `clock` returns Unix seconds. Raises ValueError for settings that cannot
+    work, and RuntimeError if python-jose does not use `cryptography`, because the other backends of
+    python-jose have known flaws.
     """
 
     def __init__(
@@ -107,12 +108,12 @@ class TokenVerifier:
         self._audience = audience
         self._allow_anonymous = allow_anonymous
         self._clock = clock
-        # The keys are SHA-256 digests, so that a memory dump of the cache contains no token.
+        # The cache's keys are digests of tokens, so that a memory dump of it contains no token.
         self._cache: OrderedDict[bytes, _CachedCaller] = OrderedDict()
         self._generation = 0 if keys is None else keys.generation
 
     async def authenticate(self, authorization: list[str]) -> Caller:
-        """The caller of a request, by all values of its Authorization header.
+        """The caller of a request. `authorization`: all values of its Authorization header.
 
         Raises Unauthenticated, NotPermitted, or KeysUnavailable while no keys are loaded.
         """
@@ -131,8 +132,8 @@ class TokenVerifier:
         reject_api_key(header_fields, claims)
         algorithm, kid = read_header(header_fields)
         # The claims are checked first, because that is cheap, and an expired token then needs no
-        # look-up of keys. A forger learns only documented facts from it. The role, which may lead
-        # to a 403, is checked after the signature.
+        # look-up of keys. A forger learns only documented facts from the rejection. The role is
+        # checked after the signature, because it may lead to a 403.
         expires_at = self._check_claims(claims)
         key = await self._find_key(algorithm, kid)
         self._check_signature(token, algorithm, key)
@@ -176,7 +177,7 @@ class TokenVerifier:
                 issuer=self._issuer,
                 options=_OPTIONS,
             )
-        except ExpiredSignatureError:  # it has expired since `_check_claims`
+        except ExpiredSignatureError:  # the token has expired since `_check_claims`
             raise Unauthenticated("The token has expired.") from None
         except Exception:  # noqa: BLE001 - hostile input makes jose raise undocumented exceptions
             raise Unauthenticated("The token's signature is not valid.") from None

@@ -1,9 +1,9 @@
 """The only module of the gateway that uses undocumented parts of aiohttp.
 
-No documented setting of aiohttp does what this module does. By default aiohttp waits for a slow
-head, body or reader for ever. It accepts any number of connections, and any number of bytes around
-a body. Its own answers quote the client and name aiohttp. A proxy in front can do part of this
-(docs/deployment.md), but a process must be safe without a proxy.
+No documented setting of aiohttp does what this module does. By default aiohttp waits for ever for a
+client that sends or reads slowly. It accepts any number of connections, and any number of bytes for
+chunk sizes and trailers. Its own error answers repeat text of the request and name aiohttp. A proxy
+in front can set some of these limits (docs/deployment.md), but a process must be safe without one.
 
 Other modules use the names below. At start, `require_known_aiohttp` rejects a version of aiohttp
 that we did not test.
@@ -33,7 +33,7 @@ AnswerExpectHeader = Callable[[web.Request], Coroutine[Any, Any, None]]
 def require_known_aiohttp() -> None:
     """Raises SettingsError unless aiohttp is a tested version with its compiled parser.
 
-    The Python parser is slower, and rejects other requests than the compiled parser.
+    The Python parser is slower, and does not reject the same requests as the compiled parser.
     """
     require_tested_aiohttp()
     if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
@@ -54,8 +54,8 @@ class Awaited(Enum):
 class ServerConnection(web.RequestHandler):
     """One connection, which knows whether the server waits for the client.
 
-    `since` is the loop's time at which the present wait, or the present work of the server, began.
-    A request may have `wire_bytes_max` bytes in total.
+    `since`: the loop's time at which the server began to wait for the client, or to work. A request
+    may have at most `wire_bytes_max` bytes in total.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class ServerConnection(web.RequestHandler):
         raise NotImplementedError
 
     def admit(self) -> bool:
-        """Returns whether the new connection may stay. If not, a subclass has ended it."""
+        """Returns whether the new connection may stay. If not, the subclass has closed it."""
         return True
 
     def reject_excess_bytes(self) -> None:
@@ -163,7 +163,7 @@ class ServerConnection(web.RequestHandler):
     def _abort_bodies(self) -> None:
         """Ends all unfinished bodies with an error.
 
-        After malformed bytes no rest of a body can arrive, so a handler must not wait for it.
+        After malformed bytes the rest of a body cannot arrive, so a handler must not wait for it.
         """
         bodies = [
             body for message, body in self._messages if isinstance(message, RawRequestMessage)
@@ -173,7 +173,7 @@ class ServerConnection(web.RequestHandler):
         for body in bodies:
             if not body.is_eof():
                 body.set_exception(web.RequestPayloadError())
-        self._lingering_time = 0.0  # no rest of a body will arrive
+        self._lingering_time = 0.0  # the rest of the body cannot arrive
 
     def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -195,7 +195,7 @@ class ServerConnection(web.RequestHandler):
         message: str | None = None,  # noqa: ARG002 - not used, because it quotes the request
     ) -> web.StreamResponse:
         if request.writer.output_size > 0:
-            raise ConnectionError  # half an answer is sent, and no other answer can follow it
+            raise ConnectionError  # a part of an answer is sent, so no other answer can follow
         response = self.failure_response(status, exc)
         response.force_close()
         return response
@@ -204,7 +204,7 @@ class ServerConnection(web.RequestHandler):
 
 
 class UnroutedResponse(web.Response):
-    """An answer outside any application, with the same headers as all others."""
+    """An answer outside any application. It has the security headers of all other answers."""
 
     async def _prepare_headers(self) -> None:
         await super()._prepare_headers()
@@ -244,6 +244,6 @@ class _Router(web.UrlDispatcher):
         self, resolving: Coroutine[Any, Any, web.UrlMappingMatchInfo]
     ) -> web.UrlMappingMatchInfo:
         match = await resolving
-        # An unknown route has no argument for this.
+        # aiohttp has no argument that sets this handler for an unknown route.
         match.route._expect_handler = self._answer_expect_header  # noqa: SLF001
         return match

@@ -29,12 +29,12 @@ async def add_security_headers_to_answer(
 
 
 class AccessLog(AbstractAccessLogger):
-    """Logs one event `request` for each answer: route, method, status and milliseconds.
+    """Logs one line `request` for each answer: route, method, status and milliseconds.
 
-    The event contains no text that the client wrote. Ordinary answers are logged only at DEBUG,
-    because otherwise clients could fill a disk, and a log line costs half as much as a rejection.
-    Slow answers and faults of ours are logged at INFO. Rejections, including 503, are not, because
-    a flood has many of them. Metrics count each.
+    The line contains no text that the client wrote. Slow answers and faults of ours are logged at
+    INFO. All other answers, including every 4xx and 503, are logged only at DEBUG: a flood of
+    requests must not fill the disk, and a log line costs half as much time as a rejection. Metrics
+    count the rejections.
     """
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:

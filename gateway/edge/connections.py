@@ -1,10 +1,9 @@
 """Open connections: how many there may be, and how long the server waits for each client.
 
-aiohttp answers requests. This module limits the time before and after them. A connection is never
-closed while the server works on its request. A connection that waits for its client (to send a head
-or a body, or to read an answer) is closed when the client's time is over. If no more connections
-fit, those nearest to the end of their time are closed sooner, so many silent connections cannot
-lock others out.
+Each client has a limited time to send a head or a body, to read an answer, or to stay idle. When
+that time is over, the process closes the connection. The process never closes a connection while it
+works on the connection's request. If too many connections are open, it first closes those that are
+nearest to the end of their time. Many silent connections therefore cannot lock out other clients.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ HEAD_SECONDS = 10.0
 # Longer than the usual 60 s of load balancers, because a load balancer should close an idle
 # connection first.
 IDLE_SECONDS = 75.0
-# 16 KiB in 20 s is the speed of the worst mobile network. Then `read_bytes` answers 408. The client
-# can read that answer in the time until the cut.
+# 16 KiB in 20 s is the speed of the worst mobile network. After BODY_SECONDS, `read_bytes` answers
+# 408. The client can read that answer until BODY_CUT_SECONDS.
 BODY_SECONDS = 20.0
 BODY_CUT_SECONDS = BODY_SECONDS + 10
-# Enough for the longest answer, a page of a hundred payments, at 5 KiB/s.
+# Enough time to read the longest answer, a page of a hundred payments, at 5 KiB/s.
 ANSWER_SECONDS = 30.0
 # After an early answer, the server reads and drops the rest of the body for this long. Otherwise
 # the client may get a reset before it reads the answer.
@@ -40,14 +39,14 @@ LINGER_SECONDS = 5.0
 # While the process stops, it waits only this long for a client.
 DRAIN_SECONDS = 3.0
 
-# Far more than the requests that the ingress works on (`load.py`), because many connections are
-# idle or slow.
+# More than the requests that the ingress works on (INGRESS_PLACES_MAX), because many connections
+# are idle or slow.
 CONNECTIONS_MAX = 4096
-# How many connections are closed together. Each search for the oldest scans all connections.
+# So many connections are closed together, because each search for the oldest scans all of them.
 _CUT_AT_ONCE = 64
 
-# The limit for all bytes of a request. The limit of a body does not count chunk sizes, chunk
-# extensions and trailers.
+# The limit for all bytes of a request, including chunk sizes, chunk extensions and trailers. The
+# limit of a body does not count those.
 WIRE_BYTES_MAX = 1024 * 1024
 HEADERS_MAX = 64
 FIELD_BYTES_MAX = 8190  # the longest field that we accept is a token of 7 KiB
@@ -76,7 +75,7 @@ class Connections:
     def make_room(self, now: float) -> bool:
         """Returns whether one more connection may be open.
 
-        If the process has too many, this first closes those that have used most of their time.
+        If too many are open, this first closes connections that have used up most of their time.
         """
         if len(self._open) >= self.at_most:
             # Order by the fraction of the time limit that is used up. Connections with unfinished
@@ -96,7 +95,7 @@ class Connections:
         self._open.discard(connection)
 
     async def watch(self) -> None:
-        """Closes the connections whose clients' time is over, until this task is cancelled."""
+        """Closes each connection whose client's time is over, until this task is cancelled."""
         while True:
             await asyncio.sleep(_CHECK_INTERVAL_SECONDS)
             now = asyncio.get_running_loop().time()
@@ -112,7 +111,7 @@ class Connections:
         ]
 
     def _waiting(self) -> Iterator[tuple[Connection, float]]:
-        """The connections that wait for their clients, with the seconds that these may take."""
+        """Each connection that waits for its client, and the seconds that the client may take."""
         for connection in self._open:
             patience = connection.patience_seconds()
             if patience is not None:
@@ -177,7 +176,7 @@ class Connection(ServerConnection):
     def failure_response(self, status: int, error: BaseException | None) -> web.Response:
         """The answer to malformed HTTP, and to an exception outside our code.
 
-        It contains no detail of either.
+        The answer contains no detail of the request or of the exception.
         """
         if status == _MALFORMED.status:
             observability.refused.labels(code=_MALFORMED.code).inc()

@@ -1,4 +1,4 @@
-"""Lets web pages of the origins in CORS_ALLOWED_ORIGINS call, with tokens but never cookies."""
+"""Lets web pages of the origins in CORS_ALLOWED_ORIGINS send requests, but without cookies."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from aiohttp import hdrs, web
 # The headers of an answer that a page may read.
 _EXPOSED = ("Location", "Idempotency-Replayed", "Retry-After", "WWW-Authenticate")
 _ALLOWED = ("Authorization", "Content-Type", "X-Idempotency-Key", "Idempotency-Key")
-# Browsers cache the permission for this long. A change of the setting takes effect after it.
+# Browsers cache the permission for this long, so a change of the setting takes effect that late.
 _PREFLIGHT_SECONDS = 600
 
 
 def allow_origins(app: web.Application, origins: Sequence[str], prefix: str) -> None:
     """Lets pages of `origins` call every route of `app` under `prefix`.
 
-    Without origins it changes nothing, and no page may call.
+    Without origins it changes nothing, and no page may send requests.
     """
     if not origins:
         return

@@ -1,7 +1,7 @@
-"""How many requests a process works on at the same time. It answers 503 to the others.
+"""Limits how many requests a process works on at the same time. The others get a 503.
 
-No queue in the process grows without limit. No caller and no callback address can occupy all
-places: each has a share of them.
+Therefore no queue in the process grows without limit. No caller and no callback address can occupy
+all places, because each has a share of them.
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ from domain.adapters import observability
 from domain.errors import Overloaded
 from gateway.edge.problems import Handler
 
-# A caller that is alone can occupy half of these places (see `RequestPlaces`), and 1,000 requests
-# must be able to wait before the process rejects any (rules.md §10). With a pool of ten connections
-# to Postgres, the process answers 1,000 requests in a few seconds. Callers wait that long.
+# One caller alone can occupy half of these places (see `RequestPlaces`). That half must be enough
+# for 1,000 requests, because so many must be able to wait before the process rejects one (rules.md
+# §10). With a pool of ten connections to Postgres, the process answers 1,000 requests in a few
+# seconds, and callers wait that long.
 INGRESS_PLACES_MAX = 2500
-# Daraja sends once. A message that is rejected here is lost, and at best an inquiry finds its
-# content again. So this is the number of connections, less those that health checks need.
+# Daraja sends each message once. A message that is rejected here is lost, and at best an inquiry
+# finds its content again. The number is therefore CONNECTIONS_MAX, less the connections that health
+# checks need.
 CALLBACKS_PLACES_MAX = 4000
-# Daraja sends a few messages to one address. An attacker who has learned the address may send
-# thousands.
+# Daraja sends a few messages to one address. An attacker that knows the address may send thousands.
 ADDRESS_PLACES_MAX = 128
 
 
 class Place:
     """The place of one request.
 
-    `sharer`: the caller or the callback address whose share it counts for, once that is known.
+    `sharer`: the caller or the callback address for which the place counts. None until it is known.
     """
 
     def __init__(self, places: RequestPlaces) -> None:
@@ -49,9 +50,9 @@ class RequestPlaces:
     """The places of all requests in progress.
 
     Requests for which `is_counted` is false occupy no place and are never rejected. A sharer may
-    have `share_max` places. By default it may have as many places as are still free: half of them
-    if it is alone, a third if there are two such sharers. So however many callers flood a process,
-    the next caller finds a free place.
+    have `share_max` places. By default, a sharer may have as many places as are still free: one
+    sharer alone gets half of all places, and each of two sharers gets a third. Even if many callers
+    flood the process, the next caller therefore finds a free place.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ def _overloaded() -> Overloaded:
 
 
 def count_place_for(request: web.Request, sharer: Hashable) -> None:
-    """From now on the request's place counts for `sharer`.
+    """Counts the request's place for `sharer` from now on.
 
     Raises Overloaded if the sharer already occupies its whole share.
     """
@@ -140,7 +141,7 @@ def count_place_for(request: web.Request, sharer: Hashable) -> None:
 
 @contextmanager
 def release_place_while_waiting(request: web.Request) -> Iterator[None]:
-    """While the block waits for the client, other requests may use the request's place.
+    """Lets other requests use the request's place while the block waits for the client.
 
     Raises Overloaded if no place is free after the block.
     """

@@ -69,17 +69,17 @@ def route_pattern(request: web.Request) -> str:
 def _is_ambiguous(request: web.Request) -> bool:
     """Whether another parser may read the length of the body differently.
 
-    That is any transfer coding but `chunked`, and `chunked` in HTTP/1.0. Some clients write
-    `Chunked`, because names of codings are case-insensitive (RFC 9112 §7).
+    Ambiguous are all transfer codings other than `chunked`, and in HTTP/1.0 `chunked` too. Upper
+    and lower case are equal in names of codings, and some clients write `Chunked` (RFC 9112 §7).
     """
     codings = [coding.lower() for coding in request.headers.getall(hdrs.TRANSFER_ENCODING, [])]
     return bool(codings) and (codings != ["chunked"] or request.version < HttpVersion11)
 
 
 def _switches_protocol(request: web.Request) -> bool:
-    """Whether the request is a WebSocket or a tunnel.
+    """Whether the request asks for a WebSocket or a tunnel.
 
-    Other upgrades, such as h2c, which some clients always offer, are ignored (RFC 9110 §7.8).
+    The server ignores other upgrades (RFC 9110 §7.8). Some clients always offer one, such as h2c.
     """
     upgrades = request.headers.get(hdrs.UPGRADE, "").lower()
     return "websocket" in upgrades or request.method == hdrs.METH_CONNECT

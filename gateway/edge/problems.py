@@ -26,8 +26,7 @@ class Problem:
     """The answer to one class of errors.
 
     `is_retryable`: the caller may send the same request again, with the same key. `is_last`: the
-    server closes the connection after this answer, because it cannot trust that the bytes that
-    follow are a request.
+    server closes the connection after this answer, because the next bytes may not be a request.
     """
 
     status: int
@@ -66,7 +65,7 @@ PROBLEMS: Mapping[type[errors.PaymentServiceError], Problem] = {
     ),
     errors.TooLateToCancel: Problem(409, "too_late_to_cancel", "Too late to cancel"),
     errors.BodyBroken: Problem(
-        400, "malformed_http", "The request is not HTTP that is read here", is_last=True
+        400, "malformed_http", "The service does not accept this form of HTTP", is_last=True
     ),
     errors.BodyTooSlow: Problem(
         408, "request_timeout", "The request took too long to arrive", True, is_last=True
@@ -149,8 +148,8 @@ def extra_members(error: errors.PaymentServiceError) -> dict[str, Any]:
     """The additional members that the problem of `error` has (RFC 9457 §3.2)."""
     match error:
         case errors.InvalidRequest():
-            # A pointer repeats the caller's field names. By mistake, a field name may be a phone
-            # number.
+            # A pointer repeats the caller's field names, and a caller may send a phone number as a
+            # field name by mistake.
             faults = [
                 (mask_text(_encodable(item.pointer)), _encodable(item.detail))
                 for item in error.errors

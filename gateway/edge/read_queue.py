@@ -18,9 +18,9 @@ Result = TypeVar("Result")
 class ReadQueue:
     """Runs work in order of arrival, at most `at_once` at the same time.
 
-    A request whose client has disconnected leaves the queue. Work that has begun runs to its end,
-    because PostgreSQL may obey a cancellation late, and then it would cancel the statement of the
-    connection's next user.
+    A request whose client has disconnected leaves the queue. Work that has begun is not cancelled:
+    PostgreSQL may act on a cancellation late, and would then cancel the next statement on the same
+    connection.
     """
 
     def __init__(self, *, at_once: int, patience_seconds: float) -> None:
@@ -38,11 +38,11 @@ class ReadQueue:
         return await self._finish(work, self._turns.release)
 
     async def finish(self, work: Callable[[], Awaitable[Result]]) -> Result:
-        """Runs `work` without waiting in the queue, and to its end."""
+        """Runs `work` at once and to its end, without waiting in the queue."""
         return await self._finish(work, lambda: None)
 
     def bypass_middleware(self, is_selected: Callable[[web.Request], bool]) -> Middleware:
-        """A middleware: selected requests do not wait in this queue, and run to their end."""
+        """A middleware that runs selected requests to their end, without waiting in this queue."""
 
         @web.middleware
         async def finish(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -45,9 +45,9 @@ _DETAILS: Mapping[Fault, str] = {
 async def read_bytes(request: web.Request, bytes_max: int) -> bytes:
     """Reads the body. Raises BodyTooLarge as soon as the body is known to be too large.
 
-    Raises BodyTooSlow if the body did not arrive within BODY_SECONDS, and BodyBroken if it never
-    will. Raises Overloaded if other requests occupied this request's place while it waited for the
-    client. A slow client therefore does not delay other requests.
+    Raises BodyTooSlow if the body did not arrive within BODY_SECONDS, and BodyBroken if the rest of
+    the body cannot arrive. While this request waits for its client, other requests may use its
+    place, so a slow client does not delay them. Raises Overloaded if no place is free afterwards.
     """
     if (request.content_length or 0) > bytes_max:
         raise BodyTooLarge(f"The body may have at most {bytes_max} bytes.")

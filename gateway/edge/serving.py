@@ -17,7 +17,8 @@ from gateway.edge.connections import CONNECTIONS_MAX, Connection, Connections
 
 log = structlog.get_logger()
 
-# How long the process waits for requests under way after SIGTERM. The platform kills it after 20 s.
+# After SIGTERM, the process waits for requests under way, at most for this long. The platform kills
+# the process after 20 s.
 _DRAIN_SECONDS = 10
 
 # Open files besides the connections of clients: the largest pool, Redis, the key set, logs.
@@ -78,7 +79,7 @@ async def listen(
 
 
 def _connections_max() -> int:
-    """How many connections may be open. Raises the limit of open files as far as possible."""
+    """How many connections may be open. If needed, the limit of open files is set higher first."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = CONNECTIONS_MAX + _OTHER_FILES
     if soft != resource.RLIM_INFINITY and soft < needed:

@@ -3,8 +3,8 @@
 Routes come from `routes.py`, requests from `schemas/`, problems from the table in
 `edge/problems.py`, closed lists from the enumerations, and examples from the code that writes the
 real answers. `views.py` has the models of the other answers. The schemas of answers allow new
-members, because callers should ignore members that they do not know. The tests forbid new members
-before they compare.
+members, because callers should ignore members that they do not know. The tests check real answers
+against stricter copies of the schemas, which allow no new members.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ _DESCRIPTION = f"""Payments between your systems and M-PESA: authenticated, idem
   which is the standard name. In `Idempotency-Key`, `"k1"` in quotes means the key `k1`.
 * **Errors** are problems (RFC 9457). `code` is from a closed list. `retryable` says whether you may
   send the same request again with the same key.
-* **JSON** is that of RFC 8259, in UTF-8, with at most {BODY_BYTES_MAX} bytes and no key twice.
-  Unknown fields of bodies and unknown or repeated parameters are rejected. Ignore members of
-  answers that you do not know, because there may be new ones.
+* **Bodies** are JSON (RFC 8259) in UTF-8, with at most {BODY_BYTES_MAX} bytes and without repeated
+  keys. Unknown fields of bodies and unknown or repeated parameters are rejected. Ignore members of
+  answers that you do not know, because we may add members.
 * **Cursors** are opaque. Send a cursor back unchanged, to the list that returned it.
 * **The format `plain-text`** is our own: one line of printable characters that is not blank."""
 
@@ -75,7 +75,7 @@ _HEADERS: Mapping[str, dict[str, Any]] = {
     },
     "Idempotency-Replayed": {
         "description": (
-            "`true`: this is the first answer to an earlier request with the same key, repeated."
+            "`true`: this answer repeats the first answer to an earlier request with the same key."
         ),
         "schema": {"type": "string", "const": "true"},
     },
@@ -98,7 +98,7 @@ class _Schemas(GenerateJsonSchema):
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> dict[str, Any]:
         """Omits a default of null or of an empty value.
 
-        It means only that a caller may leave the field out, which `required` already says.
+        Such a default means only that a caller may leave the field out. `required` already says so.
         """
         generated = super().default_schema(schema)
         if not generated.get("default"):
@@ -289,7 +289,7 @@ def _for_callers(schema: dict[str, Any]) -> dict[str, Any]:
     """`schema` without its title. An enumeration keeps only its description's first sentence.
 
     The rest of an enumeration's docstring is for readers of the code. Pydantic adds the docstring
-    after `GenerateJsonSchema.enum_schema`, so it cannot be shortened there.
+    after `GenerateJsonSchema.enum_schema`, so that method cannot shorten it.
     """
     kept = {name: value for name, value in schema.items() if name != "title"}
     if "enum" in schema and "description" in schema:

@@ -16,7 +16,7 @@ from domain.views import Member, View
 
 @cache
 def model_of(view: View) -> type[BaseModel]:
-    """The model of `view`. It is cached, because two models of one name make two schemas."""
+    """The model of `view`, cached, because two models with the same name make two schemas."""
     return model_of_members(view.name, view.description, view.members)
 
 

@@ -80,7 +80,9 @@ class EventPage(BaseModel):
     """Events in the order of their commits. No event is ever skipped."""
 
     items: list[Event] = Field(max_length=ITEMS_MAX)
-    next_cursor: FeedCursor = Field(description="Where to continue, even if no event is there yet.")
+    next_cursor: FeedCursor = Field(
+        description="Where the next page begins. Never null, because new events may follow."
+    )
 
 
 class Health(BaseModel):
@@ -96,9 +98,11 @@ class Checks(BaseModel):
     migrated: bool
     keys: bool = Field(
         False,
-        description="Whether the keys that check tokens were loaded. Absent without a key set.",
+        description=(
+            "Whether the keys that check tokens were loaded. Absent if the service uses no key set."
+        ),
     )
-    redis: bool = Field(description="Reported, but not required.")
+    redis: bool = Field(description="Whether Redis works. The process can be ready without Redis.")
 
 
 class Readiness(BaseModel):

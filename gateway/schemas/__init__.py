@@ -1,6 +1,6 @@
 """The bodies of each kind of payment, and the queries of the other routes.
 
-Each kind has a page here. A body or query is checked as a whole, and the answer names every wrong
+Each kind has a module here. A body or query is checked as a whole, and the answer names every wrong
 value. `/openapi.json` is made from these models (`openapi/`).
 """
 
@@ -17,5 +17,5 @@ SCHEMAS: Mapping[Kind, KindSchema] = {
     for schema in (deposit.SCHEMA, withdrawal.SCHEMA, bill_payment.SCHEMA, pochi_payment.SCHEMA)
 }
 
-# A kind without a page stops the process at start.
-assert set(SCHEMAS) == set(Kind), "each kind needs a page here"  # noqa: S101
+# If a kind has no module here, the process does not start.
+assert set(SCHEMAS) == set(Kind), "each kind needs a module here"  # noqa: S101

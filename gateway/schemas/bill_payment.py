@@ -67,7 +67,7 @@ class BillPaymentBody(Body):
     account_reference: (
         Annotated[str, check_reference(BILL_PAYMENT), reference_schema(BILL_PAYMENT)] | None
     ) = Field(
-        None, description="Our account with the paybill. It is sent to Daraja as you write it."
+        None, description="Our account number at the paybill. It is sent to Daraja unchanged."
     )
     remarks: Remarks | None = Field(None, description="The default is `Payment`.")
 

@@ -13,7 +13,7 @@ from domain.values import Caller, PaymentRequest
 from gateway.schemas import SCHEMAS
 from gateway.schemas.faults import describe_faults
 
-# The payment does not copy these fields from the body as they are.
+# The payment request does not copy these fields unchanged from the body.
 _FIELDS_NOT_COPIED = ("owner", "metadata")
 
 

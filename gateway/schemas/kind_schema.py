@@ -1,7 +1,7 @@
 """The public side of one kind of payment: its route, body, answer, and examples.
 
-Each kind has one `KindSchema`, on its page beside this one. The rules for values are in
-`domain/values.py` and `domain/kinds`. `fields.py` makes field types from them.
+Each kind has one `KindSchema`, in its module beside this one. The rules for values are in
+`domain/values.py` and `domain/kinds`. `fields.py` makes field types from these rules.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Body(BaseModel):
     owner: Owner | None = Field(
         None,
         description=(
-            "The user that the payment belongs to. Only a backend may set it. A payment of an "
-            "app's user belongs to its own `sub`."
+            "The user that the payment belongs to. Only a backend may set it. If an app's user "
+            "makes the payment, the owner is the token's `sub`."
         ),
     )
     metadata: Metadata | None = Field(
@@ -58,7 +58,7 @@ class AnswerExample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KindSchema:
-    """The public side of one kind. Examples are keyed by what they show.
+    """The public side of one kind. The key of an example says what the example shows.
 
     `find_faults` checks the rules that concern several fields of a body.
     """

@@ -55,8 +55,8 @@ class PageParameters(Parameters):
     cursor: PageCursor | None = Field(
         None,
         description=(
-            "`next_cursor` of the previous page. It is rejected with other filters than that page "
-            "had."
+            "`next_cursor` of the previous page. It is valid only with the same filters as that "
+            "page."
         ),
     )
 
@@ -76,7 +76,7 @@ class HistoryParameters(Parameters):
 
     limit: Limit = ITEMS_MAX
     cursor: HistoryCursor | None = Field(
-        None, description="`next_cursor` of the previous page. It is rejected for another payment."
+        None, description="`next_cursor` of the previous page. It is valid only for this payment."
     )
 
 
@@ -106,7 +106,7 @@ def parse_query(model: type[Model], parameters: MultiMapping[str]) -> Model:
 
 
 def page_query(parameters: PageParameters, caller: Caller) -> PageQuery:
-    """The query for the payments that `caller` asks for. An app's user sees only its own.
+    """The query for the payments that `caller` asks for. An app's user sees only its own payments.
 
     The query reads one payment more than a page, to find out whether there is a next page.
     """
