@@ -15,7 +15,7 @@ from tests.stack.shape import Shape
 from tests.stack.stack import Stack
 from tests.stack.starter import Starter
 
-# Sweeps often, and has limits that no test reaches. Every other setting has its default.
+# The sweeper runs often, and no test reaches these limits. Every other setting has its default.
 BRISK: dict[str, str | None] = {
     "SWEEP_INTERVAL_SECONDS": "0.2",
     "DARAJA_REQUESTS_PER_SECOND": "500",
@@ -24,7 +24,7 @@ BRISK: dict[str, str | None] = {
 TIME_SCALE = 0.02
 
 
-# The lending cannot lend a stack with one of these options: it is started for the test.
+# The lending lends no stack with one of these options. Such a stack is started for its test.
 _OWN_STACK_OPTIONS = {"starter", "postgres", "database_url", "release"}
 
 _lending: Lending | None = None
@@ -43,7 +43,7 @@ def _set_lending(lending: Lending) -> Iterator[None]:
 async def a_system(
     *, env: Mapping[str, str | None] | None = None, **options: Any
 ) -> AsyncIterator[System]:
-    """A system as if just started. The block may stop, kill and freeze its processes."""
+    """A system as if it had just started. The test may stop, kill and freeze its processes."""
     options = {"time_scale": TIME_SCALE, **options, "env": {**BRISK, **(env or {})}}
     async with _a_stack(options) as stack, System(stack) as system:
         yield system
@@ -88,8 +88,8 @@ async def _stop_workers_at_end(system: System, request: pytest.FixtureRequest) -
         await system.stack.stop_workers()
 
 
-# About 60 times as fast as the default settings: the first inquiry after half a second, then one
-# each second, and windows of a few seconds.
+# About 60 times shorter than the defaults: the first inquiry comes after half a second, later ones
+# about a second apart. A lease and a deposit's result window last three seconds.
 INQUIRE_SOON: dict[str, str | None] = {
     "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
     "INQUIRY_INTERVAL_MAX_SECONDS": "1",

@@ -60,7 +60,10 @@ async def begin_awaited(system: System, api: Api = "stk") -> AwaitedPayment:
 async def deliver(
     system: System, url: str, body: Any, *, headers: Sequence[tuple[str, str]] = ()
 ) -> Answer:
-    """Post `body` to a callback address: bytes unchanged, None as no body, else as JSON."""
+    """Post `body` to a callback address.
+
+    Bytes and chunks are sent unchanged. None sends no body. Any other value is sent as JSON.
+    """
     is_raw = isinstance(body, bytes) or body is None or hasattr(body, "__aiter__")
     data = body if is_raw else json.dumps(body).encode()
     named = CIMultiDict([("Content-Type", "application/json;charset=UTF-8"), *headers])
@@ -70,7 +73,10 @@ async def deliver(
 
 
 async def deliver_result(system: System, one: AwaitedPayment, **result: Any) -> None:
-    """Deliver the payment's result (see `AwaitedPayment.result`); the receiver accepts it."""
+    """Deliver the payment's result, and check that the receiver accepts it.
+
+    The arguments are those of `AwaitedPayment.result`.
+    """
     answer = await deliver(system, one.url, one.result(**result))
     assert (answer.status, answer.json()) == (200, ACCEPTED)
 

@@ -1,4 +1,4 @@
-"""Reads the feed of events, and blocks other transactions with an open one."""
+"""Reads the feed of events, and blocks other transactions by an open transaction."""
 
 from __future__ import annotations
 

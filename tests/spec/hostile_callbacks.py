@@ -2,8 +2,8 @@
 
 Each body is a changed result of a payment. A case makes its bytes from the payment that the address
 belongs to and from another, settled payment. A hostile body must settle nothing, and a twin must
-settle its payment. Each hostile success names a forged receipt: a payment that believed the body
-would show that receipt.
+settle its payment. Most hostile bodies name a forged receipt. If the service believed such a body,
+the payment would show that receipt.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _receipt(literal: str) -> Make:
 
 
 def _items(one: AwaitedPayment, more: list[tuple[str, Any]], *, first: bool = False) -> bytes:
-    """The success with more named values, after its own or before them."""
+    """The success with `more` named values after its own, or before them if `first`."""
     message = one.result(receipt=forged_receipt(one))
     if one.api == "stk":
         items, key = message["Body"]["stkCallback"]["CallbackMetadata"]["Item"], "Name"
@@ -143,15 +143,15 @@ _OTHER_AMOUNTS: dict[str, Text] = {
     "a shilling more": lambda one: str(one.amount + 1),
     "a shilling less": lambda one: str(one.amount - 1),
     "a cent more": lambda one: f"{one.amount}.01",
-    "a hair more": lambda one: f"{one.amount}.{'0' * 40}1",
+    "a tiny fraction more": lambda one: f"{one.amount}.{'0' * 40}1",
     "negative": lambda one: str(-one.amount),
     "a hundred times": lambda one: str(one.amount * 100),
     "in cents": lambda one: f'"{one.amount * 100}"',
     "zero": "0",
     "minus zero": "-0.0",
-    "beyond a double": "1e400",
+    "too large for a double": "1e400",
     "of 4000 digits": "9" * 4000,
-    "beyond a decimal": "1e99999999999999999999",
+    "too large for a Decimal": "1e99999999999999999999",
     "true": "true",
     "in a list": lambda one: f"[{one.amount}]",
     "NaN": "NaN",
@@ -161,41 +161,41 @@ _OTHER_AMOUNTS: dict[str, Text] = {
     "hexadecimal": lambda one: f'"{one.amount:#x}"',
     "in full width": lambda one: '"' + "".join(f"\\uff1{digit}" for digit in str(one.amount)) + '"',
     "null": "null",
-    "nothing": '""',
-    "two in one": lambda one: f'{one.amount}, "Value": {one.amount}',
-    "two in one that differ": lambda one: f'{one.amount + 1}, "Value": {one.amount}',
+    "an empty string": '""',
+    "the key twice, with equal values": lambda one: f'{one.amount}, "Value": {one.amount}',
+    "the key twice, with different values": lambda one: f'{one.amount + 1}, "Value": {one.amount}',
 }
 
 _NO_RECEIPTS: dict[str, str] = {
     "null": "null",
-    "nothing": '""',
+    "an empty string": '""',
     "true": "true",
     "an object": '{"a": "EVLXAAAAAA"}',
     "a placeholder": '"UKN0000000"',
-    "in small": '"evl7aaaaaa"',
+    "in lower case": '"evl7aaaaaa"',
     "with a space": '" EVLXAAAAAA"',
-    "short": '"EVLXA"',
-    "long": '"' + "E" * 21 + '"',
+    "too short": '"EVLXA"',
+    "too long": '"' + "E" * 21 + '"',
     "with NUL": '"EVLXAAA\\u0000"',
-    "half a character": '"EVLXAAA\\ud800"',
-    "in full width": '"\\uff25VL7AAAAAA"',
+    "half of a surrogate pair": '"EVLXAAA\\ud800"',
+    "full-width letters": '"\\uff25VL7AAAAAA"',
     "SQL": '"\' OR 1=1; DROP TABLE mkwanja.payments; --"',
-    "twice as a key": '"EVLXAAAAAA", "Value": "EVLXBBBBBB", '
+    "the keys twice": '"EVLXAAAAAA", "Value": "EVLXBBBBBB", '
     '"TransactionID": "EVLXCCCCCC", "TransactionID": "EVLXDDDDDD"',
 }
 
 _ENCODINGS: dict[str, Callable[[bytes], bytes]] = {
     "UTF-16": lambda body: body.decode().encode("utf-16"),
-    "a half character in bytes": lambda body: body[:-1] + b', "x": "\xed\xa0\x80"}',
+    "half of a surrogate pair, as bytes": lambda body: body[:-1] + b', "x": "\xed\xa0\x80"}',
     "an overlong zero": lambda body: body.replace(b": 0,", b": \xc0\xb0,"),
     "gzip": lambda body: gzip.compress(body, mtime=0),
-    "NUL behind": lambda body: body + b"\0",
-    "as text": lambda body: json.dumps(body.decode()).encode(),
+    "NUL at the end": lambda body: body + b"\0",
+    "as a JSON string": lambda body: json.dumps(body.decode()).encode(),
     "in a list": lambda body: b"[" + body + b"]",
-    "twice": lambda body: body + body,
-    "cut by one": lambda body: body[:-1],
+    "the whole body twice": lambda body: body + body,
+    "without its last byte": lambda body: body[:-1],
     "cut in half": lambda body: body[: len(body) // 2],
-    "a comma too many": lambda body: body[:-1] + b",}",
+    "an extra comma": lambda body: body[:-1] + b",}",
     "single quotes": lambda body: body.replace(b'"', b"'"),
     "HTML": lambda body: b"<html><body>" + body + b"</body></html>",
     "a form": lambda body: b"payload=" + body,
@@ -205,13 +205,13 @@ _ENCODINGS: dict[str, Callable[[bytes], bytes]] = {
     "names in capitals": lambda body: body.upper(),
     "an unknown escape": lambda body: body[:-1] + b', "x": "\\q"}',
     "a raw control character": lambda body: body[:-1] + b', "x": "\x01"}',
-    "deep ballast": lambda body: body[:-1] + b', "x": ' + b"[" * 40 + b"]" * 40 + b"}",
-    "endless ballast": lambda body: body[:-1] + b', "x": ' + b"[" * 50_000,
-    "NaN beside it": lambda body: body[:-1] + b', "x": NaN}',
-    "a key twice beside it": lambda body: body[:-1] + b', "x": 1, "x": 1}',
+    "another member, 40 deep": lambda body: body[:-1] + b', "x": ' + b"[" * 40 + b"]" * 40 + b"}",
+    "another member that never ends": lambda body: body[:-1] + b', "x": ' + b"[" * 50_000,
+    "another member that is NaN": lambda body: body[:-1] + b', "x": NaN}',
+    "another member twice": lambda body: body[:-1] + b', "x": 1, "x": 1}',
     "the outer key twice": lambda body: body[:-1] + b", " + body[1:],
-    "the outer key, emptied": lambda body: b'{"Body": {}, "Result": {}, ' + body[1:],
-    "as much as is allowed": lambda body: (body[:-1] + b', "x": "' + b"x" * BYTES_MAX)[:BYTES_MAX],
+    "the outer key twice, at first empty": lambda body: b'{"Body": {}, "Result": {}, ' + body[1:],
+    "cut at 64 KiB": lambda body: (body[:-1] + b', "x": "' + b"x" * BYTES_MAX)[:BYTES_MAX],
 }
 
 _MADE: dict[str, Make] = {
@@ -219,7 +219,7 @@ _MADE: dict[str, Make] = {
     "the code twice, both 0": _changed(_CODE, '"ResultCode": 0, "ResultCode": 0'),
     "the code twice, once escaped": _changed(_CODE, '"ResultCode": 1032, "Result\\u0043ode": 0'),
     "the code under another name": _changed('"ResultCode"', '"resultCode"'),
-    "the code beside its place": lambda one, _: (
+    "the code outside its object": lambda one, _: (
         b'{"ResultCode": 0, ' + success_text(one).replace(_CODE, '"Code": 0').encode()[1:]
     ),
     "another shape": _changed(lambda one: f'"{_OUTER[one.api]}"', '"Data"'),
@@ -227,11 +227,11 @@ _MADE: dict[str, Make] = {
     "a list of results": lambda one, _: json.dumps(
         {outer: [result] for outer, result in _parsed(one).items()}
     ).encode(),
-    "no parts": _result(lambda _one, _other: {"amount": ..., "receipt": ...}),
+    "no amount and no receipt": _result(lambda _one, _other: {"amount": ..., "receipt": ...}),
     "no amount": _result(lambda _one, _other: {"amount": ...}),
     "no receipt": _result(lambda _one, _other: {"receipt": ...}),
-    "two amounts, its own first": _more(_AMOUNT_NAMES, _other_amount),
-    "two amounts, its own last": _more(_AMOUNT_NAMES, _other_amount, first=True),
+    "two amounts, the right one first": _more(_AMOUNT_NAMES, _other_amount),
+    "two amounts, the right one last": _more(_AMOUNT_NAMES, _other_amount, first=True),
     "two receipts": _more(_RECEIPT_NAMES, "EVLXSECOND"),
     "two receipts, the other first": _more(_RECEIPT_NAMES, "EVLXSECOND", first=True),
     "the ids of another payment": _result(_foreign_ids),
@@ -254,7 +254,7 @@ _MADE: dict[str, Make] = {
     "ids with a space": _each_id(lambda value: value + " "),
     "ids as numbers": _each_id(lambda _value: 5),
     "ids with NUL": _each_id(lambda value: value + "\0"),
-    "ids in other case": _each_id(lambda value: value.swapcase()),
+    "ids with upper and lower case swapped": _each_id(lambda value: value.swapcase()),
 }
 
 
@@ -269,20 +269,20 @@ HOSTILE: dict[str, Make] = {
 }
 assert len(HOSTILE) >= 130, len(HOSTILE)
 
-# Unusual bodies that still state clearly that this payment succeeded: they settle it. Each is like
-# a hostile body above, without its fault.
+# Unusual bodies that still state clearly that this payment succeeded, so they settle it. Most are
+# like a hostile body above, but without the fault of that body.
 TWINS: dict[str, Make] = {
-    "as it is": _whole(lambda body: body),
+    "unchanged": _whole(lambda body: body),
     "a byte order mark": _whole(lambda body: b"\xef\xbb\xbf" + body),
     "white space": _whole(lambda body: b" \r\n\t" + body + b"\n\n"),
-    "to the last byte": _whole(lambda body: body[:-1] + b" " * (BYTES_MAX - len(body)) + b"}"),
+    "the largest size": _whole(lambda body: body[:-1] + b" " * (BYTES_MAX - len(body)) + b"}"),
     "the code as text": _code('"0"'),
     "the amount as text": _amount(lambda one: f'"{one.amount}"'),
     "the amount as a fraction": _amount(lambda one: f"{one.amount}.00"),
     "the amount with an exponent": _amount(lambda one: f"{one.amount}e0"),
-    "the amount twice, alike": _more(_AMOUNT_NAMES, lambda one: f"{one.amount}.0"),
-    "the amount, and a value there that is no number": _more(_AMOUNT_NAMES, True),
-    "the receipt twice, alike": _more(_RECEIPT_NAMES, forged_receipt),
+    "the amount twice, with equal values": _more(_AMOUNT_NAMES, lambda one: f"{one.amount}.0"),
+    "the amount twice, once as no number": _more(_AMOUNT_NAMES, True),
+    "the receipt twice, with equal values": _more(_RECEIPT_NAMES, forged_receipt),
     "without ids": _result(lambda one, _other: _without_ids(one)),
     "other names with other amounts": lambda one, _: _items(
         one, [("Balance", 5), ("AmountDue", 7), ("Charges", "x")], first=True
@@ -296,5 +296,5 @@ TWINS: dict[str, Make] = {
     "a name of control characters and markup": lambda one, _: _items(
         one, [("ReceiverPartyPublicName", "254711000111 - \u202e<b>'; DROP TABLE x; --\0")]
     ),
-    "an escaped name": _changed('"ResultCode"', '"Result\\u0043ode"'),
+    "an escaped letter in a name": _changed('"ResultCode"', '"Result\\u0043ode"'),
 }

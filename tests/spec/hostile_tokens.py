@@ -1,8 +1,8 @@
-"""Tokens that the service must refuse, with a part of the sentence that refuses them.
+"""Tokens that the service must refuse, each with a part of the refusal's text.
 
-Each token has one fault only. It is made by hand with the real issuer's keys, so everything else in
-it is right. `GOOD` holds the twins: tokens of the same families without the fault, which the
-service accepts. The tests of the verifier and of the running service play the whole corpus.
+Each token has one fault only. Everything else in it is right, because `Forge` has the real issuer's
+keys. `GOOD` has similar tokens without the fault, which the service accepts. The tests of the
+verifier and of the running service use all these tokens.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Forge:
     def signed_by_rsa(
         self, alg: str, hash_: hashes.HashAlgorithm, pad: padding.AsymmetricPadding | None = None
     ) -> str:
-        """A token by the issuer's RSA key."""
+        """A token that the issuer's RSA key signed."""
         assert isinstance(self.rsa, rsa.RSAPrivateKey)
         key = self.rsa
         return self.token(
@@ -157,7 +157,7 @@ class Forge:
 
 Maker = Callable[[Forge], str]
 
-# Values of one field of the header or of one claim. The refusal names the field.
+# Wrong values of each header field and of each claim. The refusal names the field or the claim.
 WRONG_FIELDS: dict[str, list[object]] = {
     "alg": [
         *(ABSENT, None, "none", "nOnE", ["ES256"], "ES", "es256", "ES256 ", "ES384"),
@@ -181,7 +181,7 @@ WRONG_CLAIMS: dict[str, list[object]] = {
     "sub": [ABSENT, None, "", 7, "x" * 256, "a\0b", "a\nb", "\ud800"],
     "role": [ABSENT, None, "", 1, ["service_role"]],
 }
-# Other hostile tokens, by a part of the refusal.
+# Other hostile tokens, grouped by a part of the refusal's text.
 OTHERS: dict[str, dict[str, Maker]] = {
     "signed JWT": {
         "alg none, no signature": lambda f: f.token({"alg": "none"}, lambda _: b""),
@@ -275,7 +275,7 @@ OTHERS: dict[str, dict[str, Maker]] = {
         ),
         "HS256 by our JWK": lambda f: f.hs256(json.dumps(f.jwk).encode()),
         "HS256 by our JWK's x": lambda f: f.hs256(f.jwk["x"].encode()),
-        "HS256 by nothing": lambda f: f.hs256(b""),
+        "HS256 with an empty secret": lambda f: f.hs256(b""),
         "RS256 with SHA-1": lambda f: f.signed_by_rsa("RS256", hashes.SHA1()),  # noqa: S303 it must be refused
         "another key": lambda f: f.token(sign=f.sign_as_attacker),
         "zeros": lambda f: f.token(sign=lambda _: bytes(64)),
@@ -283,14 +283,16 @@ OTHERS: dict[str, dict[str, Maker]] = {
         "an RSA signature of one": lambda f: f.token(
             {"alg": "RS256", "kid": f.rsa_kid}, lambda _: bytes(255) + b"\1"
         ),
-        "as DER": lambda f: f.token(sign=f.der),
-        "cut short": lambda f: f.token(sign=lambda data: f.es256(data)[:-1]),
-        "grown longer": lambda f: f.token(sign=lambda data: f.es256(data) + b"\0"),
-        "another spelling": lambda f: f.with_respelled_signature(),
+        "in DER form": lambda f: f.token(sign=f.der),
+        "a byte too short": lambda f: f.token(sign=lambda data: f.es256(data)[:-1]),
+        "a byte too long": lambda f: f.token(sign=lambda data: f.es256(data) + b"\0"),
+        "another last letter that decodes to the same bytes": lambda f: (
+            f.with_respelled_signature()
+        ),
         "another payload": lambda f: f.with_payload_of_another(),
     },
 }
-# Valid tokens of a kind of caller that may not call the API: 403.
+# Valid tokens of callers that may not use the API. They are answered 403.
 NOT_PERMITTED: dict[str, tuple[str, list[object]]] = {
     "role": (
         "role may not use",
@@ -299,8 +301,7 @@ NOT_PERMITTED: dict[str, tuple[str, list[object]]] = {
     "is_anonymous": ("Anonymous users may not use", [True, "false", None, 0]),
 }
 
-# Values of the Authorization header that hold a good token in a wrong form, by a part of the
-# refusal.
+# Wrong Authorization headers, each with a part of the refusal's text. Most contain a good token.
 HEADER_VALUES: dict[str, tuple[str, Callable[[str], list[str]]]] = {
     "no header": ("Send a token", lambda _: []),
     "an empty header": ("scheme", lambda _: [""]),
@@ -335,7 +336,7 @@ GOOD: dict[str, Maker] = {
     "a number for a jti": lambda f: f.token(jti=7),
     "a time with a fraction": lambda f: f.claim_as("exp", "32503680000.5"),
     "a role with an escape": lambda f: f.claim_as("role", r'"\u0061uthenticated"'),
-    "a long one": lambda f: f.token(note="x" * 4500),
+    "a long token": lambda f: f.token(note="x" * 4500),
     "a sub in another script": lambda f: f.token(sub="\u0645\u062d\u0645\u062f"),
     "a sub that is not normalized": lambda f: f.token(sub=" USER u\u0301 \u00fa "),
     "a sub of one letter": lambda f: f.token(sub="x"),

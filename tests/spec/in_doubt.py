@@ -32,9 +32,9 @@ async def begin_in_doubt(
     times: int | None = None,
     **params: Any,
 ) -> str:
-    """Make a payment whose send meets `scenario`, and return its id.
+    """Make a payment for whose send the simulator plays `scenario`, and return its id.
 
-    The inquiries about it meet `answers`, in this order.
+    For inquiries about the payment, the simulator plays `answers`, in this order.
     """
     number = next(_numbers)
     phone_number, amount = f"2547{41_000_000 + number}", 20_000 + number
@@ -79,7 +79,7 @@ async def wait_until_observed(
 ) -> None:
     """Wait until each payment is as expected under its label.
 
-    `flagged_or_not` ignores `needs_review`.
+    With `flagged_or_not`, the comparison ignores `needs_review`.
     """
 
     async def differences() -> list[tuple[str, Observed, Observed]]:
@@ -108,7 +108,7 @@ async def wait_for_inquiries(
 ) -> list[Any]:
     """Wait for `times` inquiries about the payment, and return them.
 
-    `after_window` counts only inquiries after the payment's result window.
+    With `after_window`, only inquiries after the payment's result window count.
     """
     sql = (
         "SELECT inquiry.* FROM mkwanja.inquiries AS inquiry"
@@ -135,7 +135,7 @@ async def wait_for_inquiries_about_each(
 
 
 async def load_awaited(system: System, payment_id: str, api: Api) -> AwaitedPayment:
-    """The payment as an `AwaitedPayment`: a test delivers its result, which names no ids."""
+    """The payment as an `AwaitedPayment`. Its results, which a test delivers, name no ids."""
     payment = await system.payment(payment_id)
     url = await system.callback_url(payment_id, OPERATIONS[api])
     return AwaitedPayment(payment_id, api, payment["amount"], url, {})

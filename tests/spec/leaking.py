@@ -1,6 +1,6 @@
-"""A run of all kinds of failures with known secrets, and everything that the service writes.
+"""Plays failures of every kind with known secrets, and collects all that the service writes.
 
-The phone numbers and names of the run occur nowhere else, so a search finds every leak.
+The secrets occur nowhere else, so a search finds every leak.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.spec.system import System
 
 NAME = "WANJIRU NYAMBURA"
 _NUMBERS = (f"7{number:08}" for number in itertools.count(31_900_501, 7_919))
-# In parts, because no text that looks like a signed token may be committed.
+# The token is in parts here, because no text that looks like a signed token may be committed.
 _HEADER = "eyJhbGciOiJFUzI1NiJ9"
 _BAD_TOKEN = f"{_HEADER}.eyJzdWIiOiJub2JvZHkifQ.bm90LWEtc2lnbmF0dXJl"
 _API_KEY = "sb_secret_0123456789abcdefghijklmnop"
@@ -141,7 +141,7 @@ async def _echo(run: Run, system: System, relay: Relay) -> None:
     await system.eventually(lambda: system.rows(exchanges, ids), lambda rows: len(rows) == len(ids))
     relay.echoes.clear()
     silent = await begin_awaited(system, "stk")
-    # The id in an STK query ends with the phone number.
+    # The CheckoutRequestID, which an STK query contains, ends with the phone number.
     relay.echoes.add(silent.ids["CheckoutRequestID"])
     run.add_secrets("phone numbers", silent.ids["CheckoutRequestID"][-9:])
     query = "SELECT 1 FROM mkwanja.daraja_exchanges WHERE payment_id = $1::uuid AND api = $2"
@@ -223,7 +223,7 @@ async def _deliver_hostile_callbacks(run: Run, system: System) -> None:
 
 
 async def _refuse_rows(run: Run, system: System) -> None:
-    """Make PostgreSQL refuse rows: its error, which no code of ours expects, quotes the row."""
+    """Make PostgreSQL refuse rows. No code of ours expects its error, which quotes the row."""
     payment = await begin_awaited(system, "b2c")
     message = payment.result()
     name = {"Key": "ReceiverPartyPublicName", "Value": f"254{run.new_number()[1:]} - {NAME}"}
@@ -240,7 +240,7 @@ async def _refuse_rows(run: Run, system: System) -> None:
 
 @asynccontextmanager
 async def _constraint(system: System, condition: str) -> AsyncIterator[None]:
-    """A constraint on the payments for the block."""
+    """Add a constraint to the table of payments for the time of the block."""
     await system.execute(
         f"ALTER TABLE mkwanja.payments ADD CONSTRAINT refuses CHECK ({condition}) NOT VALID"
     )
@@ -268,7 +268,7 @@ async def _stop_servers(run: Run, system: System) -> None:
     wrong_secret = "a-wrong-secret-of-ours"
     run.add_secrets("settings", wrong_secret)
     await system.stack.restart_process("worker", env={"DARAJA_CONSUMER_SECRET": wrong_secret})
-    await system.stack.redis.kill()  # this also loses the shared token
+    await system.stack.redis.kill()  # this also deletes the workers' access token
     await system.stack.redis.start()
     await system.deposit(phone_number=run.new_number())
     await system.stack.process("worker").wait_logged("daraja_credentials_refused")
@@ -315,8 +315,8 @@ async def _collect_written(run: Run, system: System, worker_port: int) -> None:
     run.written["answers to errors"] = "\n".join(run.problems)
     await system.stack.stop_process("worker")
     logs = system.stack.logs()
-    # Without the logs of the servers and of the simulator: in production these programs belong to
-    # others (docs/database-roles.md).
+    # The logs of the servers and of the simulator do not count: in production these programs belong
+    # to others (docs/database-roles.md).
     for name in (*system.stack.names, "release"):
         run.written[f"log of {name}"] = logs[name]
 

@@ -37,7 +37,7 @@ class CommandResult:
         return [*self.out.splitlines(), *self.err.splitlines()]
 
     def expect(self, code: int) -> CommandResult:
-        """This result, after a check of its exit code and that it shows no stack trace."""
+        """Check the exit code, and that no stack trace was printed; return this result."""
         assert self.code == code, self
         assert "Traceback" not in self.out + self.err, self
         return self
@@ -77,8 +77,8 @@ async def operate(
         return CommandResult(child.wait(), *printed)
 
 
-# The same command, but it imports everything and then waits for a line: a test can start it exactly
-# when it needs.
+# The same command, but it imports everything and then waits for a line. The test sends the line
+# exactly when the command must start.
 _RUN_AFTER_A_LINE = (
     "import sys, workers.__main__ as it; print(flush=True); sys.stdin.readline(); it.main()"
 )
@@ -88,7 +88,7 @@ _RUN_AFTER_A_LINE = (
 async def a_ready_command(
     system: System, *arguments: str
 ) -> AsyncIterator[Callable[[], Awaitable[CommandResult]]]:
-    """A process that has imported everything; the yielded function starts the command."""
+    """Start a process that imports everything, and yield a function that runs the command."""
     process = await _start(system, "-c", _RUN_AFTER_A_LINE, *arguments)
     try:
         assert process.stdout is not None
@@ -126,7 +126,7 @@ async def _finish(
     return CommandResult(process.returncode, out.decode(), err.decode())
 
 
-# Runs many commands in one process, which saves most of their time. Each runs the command's own
+# Runs many commands in one process, which saves most of their time. Each command runs the real
 # `main` with its own arguments.
 _RUN_ALL = """
 import contextlib, io, json, sys, workers.__main__ as it

@@ -89,8 +89,8 @@ async def play(
 ) -> None:
     """Make all payments of the table at once, and compare their states with the table.
 
-    Payments that are still open then become overdue, so that the worker inquires about them. After
-    that no payment was sent again, no more money moved, and the API agrees with the ledger.
+    Then make the open payments overdue, so that the worker inquires about them. Check that no
+    payment was sent again, that no more money moved, and that the API agrees with the ledger.
     """
     await system.control("POST", "/switches", {"hold_callbacks": results_after_answers})
     started = await asyncio.gather(
@@ -117,7 +117,7 @@ async def play(
 
 
 async def _release_results(system: System, payment_ids: list[str]) -> None:
-    """Deliver the results that were held back, once Daraja's own answers are stored."""
+    """Deliver the results that were held back, once Daraja's answers to the sends are stored."""
     answered = {"awaiting_result", "in_doubt"}
     await system.eventually(
         lambda: system.stage_counts(payment_ids), lambda counts: set(counts) <= answered
@@ -219,7 +219,7 @@ async def _assert_callers_view(
 
 @asynccontextmanager
 async def stopped_payouts(system: System) -> AsyncIterator[None]:
-    """Stop payouts for the block: payments of these kinds are accepted and wait."""
+    """Stop payouts for the block: the service accepts payouts and does not send them."""
     change = (
         "UPDATE mkwanja.brakes SET is_engaged = $1, reason = $2, changed_at = now()"
         " WHERE name = 'kill_switch'"

@@ -1,4 +1,4 @@
-"""Helpers of tests about outages."""
+"""Helps tests about outages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.spec.system import System
 
 @contextmanager
 def nothing_restarted(system: System) -> Iterator[None]:
-    """Check that the processes that run now still run at the end."""
+    """Check that no process ends or restarts during the block."""
     processes = [system.stack.process(name) for name in system.stack.names]
     before = {process.name: process.pid for process in processes if process.is_running}
     yield

@@ -1,7 +1,4 @@
-"""Sends requests that no good client sends: with any header, any body and any token.
-
-Also checks that a refusal has the shape that every refusal has.
-"""
+"""Sends requests with any header, any body and any token, and checks the shape of refusals."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ Headers = Sequence[tuple[str, str]]
 
 @asynccontextmanager
 async def caller(system: System, **claims: Any) -> AsyncIterator[Client]:
-    """A client with its own token, of these claims (`sub`, `role`, …; see `Issuer.mint`)."""
+    """A client whose token has these claims (`sub`, `role`, …; see `Issuer.mint`)."""
     async with Client(system.stack.web_url, system.stack.issuer.mint(**claims)) as client:
         yield client
 
@@ -90,7 +87,7 @@ async def cancel(system: System, payment_id: str) -> Answer:
 
 
 def expect_problem(answer: Answer, status: int, code: str) -> Any:
-    """The answer's problem details, after a check that they have the shape of every refusal."""
+    """Check that the answer is a refusal of this kind, and return its problem details."""
     media = answer.expect(status).headers["Content-Type"].partition(";")[0]
     assert media == "application/problem+json", answer.headers
     problem = answer.json()

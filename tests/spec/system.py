@@ -17,7 +17,7 @@ import asyncpg
 from tests.stack.client import Client
 from tests.stack.stack import Stack
 
-# How long a test waits for an event that takes no time on an idle machine. No test asserts a
+# How long a test waits for a change that takes no time on an idle machine. No test asserts a
 # duration.
 PATIENCE_SECONDS = 30.0
 
@@ -54,8 +54,8 @@ class System:
 
     # --- paying -----------------------------------------------------------------------------------
 
-    # By default a payment has a new phone number. Daraja shows one prompt a phone, so with a shared
-    # number one test's open prompt could make Daraja refuse another test's deposit.
+    # By default each payment has a new phone number, because Daraja shows one prompt at a time on a
+    # phone. The open prompt of one test could make Daraja refuse another test's deposit.
 
     async def deposit(self, *, amount: int = 250, **more: Any) -> str:
         """Make a deposit as the app's user; return its id."""
@@ -111,7 +111,7 @@ class System:
     ) -> None:
         """Make the simulator play the scenario for requests that match.
 
-        `match` names their api, phone_number, amount, reference, …
+        `match` has the values that a request must have: api, phone_number, amount, reference, …
         """
         body = {"scenario": name, "match": match, "times": times, "params": params or {}}
         await self.control("POST", "/scenarios", body)
@@ -158,7 +158,7 @@ class System:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-        """An idle connection, or a new one: a new one costs more time than most queries."""
+        """An idle connection if there is one: a new one costs more time than most queries."""
         while self._idle and self._idle[-1].is_closed():
             self._idle.pop()
         connection = self._idle.pop() if self._idle else await self._connect()
@@ -210,10 +210,10 @@ class System:
     async def forget_open_payments(
         self, steps: Sequence[str] = ("query", "status", "watch")
     ) -> None:
-        """Postpone these next steps of open payments: by default the inquiries, and no send.
+        """Postpone open payments whose next step is one of `steps`, by default the inquiries.
 
-        It locks the rows in the order of their ids, as the product does. In any other order the two
-        could block each other.
+        The statement locks the rows in the order of their ids, as the service does. With another
+        order, the statement and the service could block each other.
         """
         await self.execute(
             "WITH due AS MATERIALIZED (SELECT id FROM mkwanja.payments"
@@ -271,10 +271,13 @@ class System:
                     longer = min(pause_seconds * 1.5, _POLL_SECONDS_MAX)
                     pause_seconds = max(poll_seconds, longer)
         except TimeoutError:
-            raise AssertionError(f"did not come about: {awaited}; last seen: {seen}") from None
+            raise AssertionError(f"did not happen: {awaited}; last seen: {seen}") from None
 
     async def wait_for_stage(self, payment_id: str, *stages: str) -> None:
-        """`in_stage` by the row, because the ingress may be the process that is frozen."""
+        """Wait until the payment's row is in one of these stages.
+
+        Unlike `in_stage`, this works while the ingress is stopped or frozen.
+        """
         await self.eventually(
             lambda: self.stored(payment_id),
             lambda row: row["stage"] in stages,

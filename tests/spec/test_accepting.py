@@ -49,7 +49,7 @@ async def _make_accepted(client: Client, path: str, body: Any) -> Any:
 async def test_a_users_deposit_has_the_pinned_shape(system: System) -> None:
     """The answer is 202 with a Location and exactly the documented fields for users.
 
-    Every view shows the metadata unchanged and in its order.
+    The answer, a read and a list show the metadata unchanged and in its order.
     """
     metadata = {"zulu": "1", "alpha": " two ", "": "", "mwana 👶": "ünï\n\t\u0001", "10": "ten"}
     metadata |= {f"k{number}": "v" * 100 for number in range(20 - len(metadata))}
@@ -103,7 +103,7 @@ async def test_a_backends_payment_has_the_pinned_shape(
 
 
 async def test_the_service_accepts_the_smallest_and_the_largest_values(system: System) -> None:
-    """Each amount reaches Daraja unchanged, which accepts it."""
+    """Each amount reaches Daraja unchanged, and Daraja accepts it."""
     await system.control("POST", "/switches", {"magic": False})
     for path, body in (
         ("/v1/deposits", {**DEPOSIT, "amount": 1}),
@@ -121,10 +121,10 @@ async def test_the_service_accepts_the_smallest_and_the_largest_values(system: S
 
 
 async def test_daraja_receives_what_the_caller_asked_for(system: System) -> None:
-    """Amount, parties, reference and texts are the caller's; the address is the payment's own.
+    """Amount, parties, reference and texts are the caller's. The callback address is the payment's.
 
-    The caller reads its own text. Daraja gets no special characters, which it would fail on, and
-    amounts as strings, as in its samples: it refuses numbers.
+    Daraja fails on special characters and refuses numbers. The service therefore sends texts
+    without special characters, and amounts as strings. The caller reads its text unchanged.
     """
     await system.scenario("special_characters_fail", phone_number="254733100001")
     await system.scenario("number_refused", phone_number="254733100002")
@@ -154,7 +154,7 @@ async def test_daraja_receives_what_the_caller_asked_for(system: System) -> None
 
 
 async def test_a_bill_is_paid_to_its_account_exactly_as_written(system: System) -> None:
-    """Blanks, dashes, dots and slashes belong to the account, and a search finds it."""
+    """The account keeps its blanks, dashes, dots and slashes. A search finds the payment by it."""
     account = f"0/1-2.3 {uuid4().hex[:5]}"
     payment_id = await system.bill_payment(account_reference=account)
     assert (await system.settled(payment_id))["account_reference"] == account
@@ -165,7 +165,7 @@ async def test_a_bill_is_paid_to_its_account_exactly_as_written(system: System) 
 
 
 async def test_payments_accepted_at_once_each_get_their_own_answer(system: System) -> None:
-    """Each has its own id and amount, and is paid once."""
+    """Each payment has its own id and amount, and is paid once."""
     bodies = [{"amount": n, "phone_number": f"072200{n}"} for n in range(1001, 1041)]
     payments = await asyncio.gather(
         *(_make_accepted(system.backend, "/v1/withdrawals", body) for body in bodies)

@@ -1,6 +1,7 @@
-"""Withdrawals in doubt: the service inquires, and resends only with proof.
+"""Withdrawals in doubt: the service inquires about them, and may send them again.
 
-The proof is that Daraja does not know the payment. A resend has the payment's one id.
+It resends a withdrawal after two trusted answers "not found", or if Daraja was busy at every send.
+Every send has the payment's one id.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from tests.spec.playing import (
 from tests.spec.system import System
 
 _SILENCE = InquiryRule("lost_callback")
-# The third inquiry is the first that comes long enough after the send.
+# No answers to the first two inquiries: they come so soon after the send that a "not found" would
+# not be trusted.
 _NOT_TRUSTED_YET = InquiryRule("lost_callback", times=2)
 
 
@@ -44,7 +46,7 @@ async def system(inquiring_system: System) -> System:
 
 
 async def test_a_withdrawal_whose_answer_was_lost_is_settled_once(system: System) -> None:
-    """By its callback, or without one by an inquiry: one send, one movement of money."""
+    """The callback settles it, or an inquiry if the callback is lost too. It is sent once."""
     scenarios = ("answer_lost_after_acting", "answer_and_callback_lost")
     ids = {scenario: await begin_in_doubt(system, "b2c", scenario) for scenario in scenarios}
     await wait_until_observed(system, dict.fromkeys(ids, PAID), ids)
@@ -70,7 +72,7 @@ _NEVER_ACTED = {
 
 
 async def test_a_withdrawal_that_daraja_never_saw_is_resent_under_its_id(system: System) -> None:
-    """Two trusted answers "no such transaction" permit the resend. It is paid once."""
+    """Two trusted answers "not found" permit the resend. The withdrawal is paid once."""
     ids = await begin_each(
         {
             name: begin_in_doubt(system, "b2c", name, times=1, **params)
@@ -101,33 +103,33 @@ async def test_a_withdrawal_that_daraja_never_saw_is_resent_under_its_id(system:
         )
 
 
-# A reason against a resend → Daraja's answers about a withdrawal that it never saw.
+# Why a resend is not permitted → Daraja's answers to inquiries about a withdrawal it never saw.
 _NOT_PERMITTED = {
-    "only one inquiry was answered": (
+    "only one answer is a trusted not found": (
         _NOT_TRUSTED_YET,
         InquiryRule("not_found", times=1),
         _SILENCE,
     ),
-    "one inquiry was answered three times": (
+    "three answers belong to one inquiry": (
         _NOT_TRUSTED_YET,
         InquiryRule("duplicate_callbacks", times=1),
         _SILENCE,
     ),
-    "the text says something else": (InquiryRule("status_receiver_invalid"),),
-    "the words are not about a transaction": (
+    "a not-found code with another text": (InquiryRule("status_receiver_invalid"),),
+    "a not-found text about an operator": (
         InquiryRule("not_found", {"desc": "The operator does not exist."}),
     ),
-    "another code with the same text": (
+    "a not-found text with another code": (
         InquiryRule("result_code", {"code": 17, "desc": "The transaction does not exist"}),
     ),
-    "the credential's parameter is refused": (InquiryRule("result_code", {"code": 25}),),
+    "result code 25, an invalid parameter": (InquiryRule("result_code", {"code": 25}),),
 }
 
 
-async def test_less_than_two_trusted_not_found_answers_permit_no_resend(
+async def test_a_withdrawal_without_two_trusted_not_found_answers_is_not_resent(
     system: System,
 ) -> None:
-    """The withdrawal stays in doubt: the service inquires and does not send."""
+    """The withdrawal stays in doubt, and the service only inquires about it."""
     ids = await begin_each(
         {
             label: begin_in_doubt(system, "b2c", "cut_before_acting", *answers, times=1)
@@ -136,24 +138,24 @@ async def test_less_than_two_trusted_not_found_answers_permit_no_resend(
     )
     await wait_for_inquiries_about_each(system, ids.values(), 6)
     assert await observe(system, ids) == dict.fromkeys(ids, IN_DOUBT)
-    answered_thrice = ids["one inquiry was answered three times"]
+    answered_thrice = ids["three answers belong to one inquiry"]
     assert [row["operation"] for row in await system.callbacks(answered_thrice)] == ["status-3"] * 3
     answers = [inquiry["verdict"] for inquiry in await inquiries(system, answered_thrice)]
     assert answers[:4] == [None, None, "not_found", None]
 
 
 async def test_a_withdrawal_that_daraja_may_have_is_never_sent_again(system: System) -> None:
-    """A Duplicate, a status of Pending or any stored message outweighs every "not found"."""
+    """After a Duplicate, a status Pending or a message, "not found" no longer permits a resend."""
     lost = "answer_and_callback_lost"
     pending_once = (InquiryRule("status_value", times=1), InquiryRule("not_found"))
     messages = {
-        "a timeout message came": "withdrawal-timeout",
-        "something unreadable came": "withdrawal",
+        "Daraja sent a timeout message": "withdrawal-timeout",
+        "Daraja sent an unreadable message": "withdrawal",
     }
     ids = await begin_each(
         {
-            "a Duplicate was answered": begin_in_doubt(system, "b2c", "duplicate_ocid", times=1),
-            "it was Pending once": begin_in_doubt(system, "b2c", lost, *pending_once),
+            "Daraja answered Duplicate": begin_in_doubt(system, "b2c", "duplicate_ocid", times=1),
+            "one inquiry found Pending": begin_in_doubt(system, "b2c", lost, *pending_once),
             **{
                 label: begin_in_doubt(system, "b2c", "cut_before_acting", times=1)
                 for label in messages
@@ -164,7 +166,9 @@ async def test_a_withdrawal_that_daraja_may_have_is_never_sent_again(system: Sys
         url = await system.callback_url(ids[label], operation)
         assert (await deliver(system, url, b"{}")).status == 200
     await wait_for_inquiries_about_each(system, ids.values(), 6)
-    expected = dict.fromkeys(ids, IN_DOUBT) | {"it was Pending once": replace(IN_DOUBT, moved=1)}
+    expected = dict.fromkeys(ids, IN_DOUBT) | {
+        "one inquiry found Pending": replace(IN_DOUBT, moved=1)
+    }
     assert await observe(system, ids) == expected
     for payment_id in ids.values():
         found = [inquiry["verdict"] for inquiry in await inquiries(system, payment_id)]
@@ -172,7 +176,7 @@ async def test_a_withdrawal_that_daraja_may_have_is_never_sent_again(system: Sys
 
 
 async def test_the_kill_switch_holds_back_a_resend(system: System) -> None:
-    """Many answers "not found" change nothing. After the release it is sent and paid."""
+    """While payouts are stopped, no number of answers "not found" causes a resend."""
     payment_id = await begin_in_doubt(system, "b2c", "cut_before_acting", times=1)
     await system.in_stage(payment_id, "in_doubt")
     async with stopped_payouts(system):
@@ -189,7 +193,7 @@ async def test_the_kill_switch_holds_back_a_resend(system: System) -> None:
 
 @pytest.mark.whole
 async def test_a_withdrawal_is_sent_at_most_four_times(system: System) -> None:
-    """The service then only inquires, and flags the withdrawal after ten inquiries in vain."""
+    """After that the service only inquires. After ten of them it flags the withdrawal."""
     ids = {
         name: await begin_in_doubt(system, "b2c", name)
         for name in ("cut_before_acting", "system_busy")
@@ -204,7 +208,7 @@ async def test_a_withdrawal_is_sent_at_most_four_times(system: System) -> None:
 
 
 async def test_a_withdrawal_is_resent_without_an_inquiry_if_daraja_was_busy(system: System) -> None:
-    """The answers "busy" and "maintenance" permit a resend under the same id after a while."""
+    """The answers "busy" and "maintenance" permit a resend under the same id after a wait."""
     table = {("system_busy", 1): 2, ("maintenance", 1): 2, ("system_busy", 3): 4}
     ids = {str(row): await begin_in_doubt(system, "b2c", row[0], times=row[1]) for row in table}
     expected = {str(row): replace(PAID, sent=sent) for row, sent in table.items()}
@@ -230,7 +234,7 @@ _STATUSES = {
 async def test_the_transaction_status_decides_and_not_the_result_of_the_inquiry(
     system: System,
 ) -> None:
-    """Completed is a success, five statuses are failures with a reason, others are no answer."""
+    """Completed is a success, and five statuses are failures. All others leave it in doubt."""
     ids = await begin_each(
         {
             status: begin_in_doubt(
@@ -251,9 +255,9 @@ async def test_the_transaction_status_decides_and_not_the_result_of_the_inquiry(
 
 _REVIEWED = replace(PAID, needs_review=True)
 
-# What is wrong with Daraja's first answer → the payment after the second answer, which is good.
+# What is odd about Daraja's first answer → the payment after the second answer, which is good.
 _ODD_ANSWERS: dict[str, tuple[InquiryRule, Observed]] = {
-    "the status twice, in two words": (InquiryRule("status_conflicting", times=1), PAID),
+    "two statuses that contradict each other": (InquiryRule("status_conflicting", times=1), PAID),
     "no status": (InquiryRule("status_missing_parameters", times=1), PAID),
     "another amount": (InquiryRule("status_wrong_amount", times=1), _REVIEWED),
     "the ids of another payment": (InquiryRule("status_foreign_ids", times=1), _REVIEWED),
@@ -265,12 +269,15 @@ _ODD_ANSWERS: dict[str, tuple[InquiryRule, Observed]] = {
     "an answer before the acknowledgement": (InquiryRule("callback_before_answer", times=1), PAID),
     "the answer several times": (InquiryRule("duplicate_callbacks", times=1), PAID),
     "no answer": (InquiryRule("lost_callback", times=1), PAID),
-    "no acknowledgement, but an answer": (InquiryRule("answer_lost_after_acting", times=1), PAID),
+    "an answer without an acknowledgement": (
+        InquiryRule("answer_lost_after_acting", times=1),
+        PAID,
+    ),
 }
 
 
 async def test_an_odd_answer_to_an_inquiry_ends_nothing(system: System) -> None:
-    """It moves no money. A contradiction is flagged. The next inquiry settles the payment."""
+    """A contradiction flags the payment. The next inquiry settles the payment."""
     ids = await begin_each(
         {
             label: begin_in_doubt(system, "b2c", "answer_and_callback_lost", answer)
