@@ -48,7 +48,7 @@ from tests.stack.databases import connection
 from tests.stack.databases_to_borrow import DatabasesToBorrow
 from tests.stack.servers import RedisServer
 
-PATIENCE_SECONDS = 30.0  # only so that a mistake fails a test and does not hang it
+PATIENCE_SECONDS = 30.0  # a wait that lasts longer fails the test
 CALLER = Caller("https://project.example/auth/v1", "shop", Role.BACKEND)
 INSUFFICIENT_FUNDS = Failure(
     FailureReason.INSUFFICIENT_FUNDS, safe_to_retry=True, provider_code="1"
@@ -178,7 +178,7 @@ async def other(database_url: str) -> AsyncIterator[Store]:
 
 @pytest.fixture
 async def fresh(databases_to_borrow: DatabasesToBorrow) -> AsyncIterator[Store]:
-    """An empty migrated database, for a test that reads all of it."""
+    """An empty migrated database, for a test that reads all rows of a table."""
     async with databases_to_borrow.borrow() as url, Store(url) as own:
         yield own
 
@@ -200,7 +200,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def locked(store: Store, payment_id: UUID) -> AsyncIterator[None]:
-    """Another transaction locks the payment's row during the block."""
+    """Lock the payment's row in another transaction during the block."""
     async with connection(store.url) as raw, raw.transaction():
         await raw.execute("SELECT FROM mkwanja.payments WHERE id = $1 FOR UPDATE", payment_id)
         yield
@@ -232,7 +232,7 @@ async def redis(redis_of_run: RedisServer) -> AsyncIterator[RedisClient]:
 
 
 async def until(look: Callable[[], Awaitable[Any]]) -> Any:
-    """Repeat `look` until its result is true, and return that."""
+    """Call `look` until its result is true, and return the result."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not (seen := await look()):  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.002)
@@ -263,7 +263,7 @@ def a_new_payment(
     fingerprint: bytes = b"\x01same",
     **changes: Any,
 ) -> NewPayment:
-    """A payment about to be accepted, with a key of its own unless one is given."""
+    """Build a payment that is not accepted yet. By default its idempotency key is new."""
     return NewPayment(
         id=new_id(),
         request=a_request(kind, **changes),
@@ -337,7 +337,7 @@ async def proxied(proxy: Proxy) -> AsyncIterator[Store]:
 
 
 async def stored_callbacks(store: Store, payment_id: UUID) -> list[str]:
-    """The dispositions of a payment's stored callbacks."""
+    """Return the dispositions of a payment's stored callbacks, oldest first."""
     sql = "SELECT disposition FROM mkwanja.callbacks WHERE payment_id = $1 ORDER BY received_at, id"
     return [row["disposition"] for row in await store.rows(sql, payment_id)]
 

@@ -25,7 +25,7 @@ from tests.integration.raw_server import RawServer
 
 CALLBACK_SECRET = "callback-secret"
 
-# An acknowledgement, a paid query and a token in one, harmful if a part is accepted.
+# This body is a success as an acknowledgement, as an answer to STK query, and as a token.
 BODY = json.dumps(
     {
         "MerchantRequestID": "4c1e-1",
@@ -137,13 +137,13 @@ def an_attempt(
 
 
 def frozen_after(looks: int) -> Callable[[], float]:
-    """The clock of a worker that is frozen after `looks` readings until long past its deadline."""
+    """Return a clock that is long past the deadline after `looks` readings, as after a freeze."""
     left = iter([0.0] * looks)
     return lambda: next(left, 1000.0)
 
 
 def told_to_stop_after(looks: int) -> Callable[[], bool]:
-    """The flag of a worker that is asked to stop after `looks` readings."""
+    """Return a flag that is set after `looks` readings, as if the worker must stop."""
     left = iter([False] * looks)
     return lambda: next(left, True)
 

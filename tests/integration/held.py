@@ -32,7 +32,7 @@ async def brake_changes(store: Store) -> list[tuple[str, bool]]:
 
 
 async def record_answer(store: Store, sent: tuple[UUID, UUID], error: ProviderError | None) -> None:
-    """Record Daraja's answer to an attempt, given as payment and attempt."""
+    """Record Daraja's answer. `sent` has the payment's id and the attempt's id."""
     ids = (
         frozenset[ProviderId]()
         if error

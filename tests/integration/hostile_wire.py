@@ -32,7 +32,7 @@ UNUSABLE: dict[str, bytes] = {
     "nothing": b"",
     "no HTTP": b"SSH-2.0-OpenSSH_9.6\r\n",
     "HTTP 0.9": BODY,
-    "a status in words": head(status="abc OK", length=len(BODY)) + BODY,
+    "a status that is no number": head(status="abc OK", length=len(BODY)) + BODY,
     "every byte": bytes(range(256)) * 8,
     "a long header": head("X: " + "y" * 1_000_000, length=len(BODY)) + BODY,
     "NUL in a header": head("X: a\0b", length=len(BODY)) + BODY,
@@ -41,7 +41,7 @@ UNUSABLE: dict[str, bytes] = {
     "a longer length": head(length=len(BODY) + 1) + BODY,
     "a shorter length": head(length=len(BODY) - 1) + BODY,
     "chunks without an end": head(CHUNKED) + CHUNK,
-    "a chunk in words": head(CHUNKED) + b"zz\r\n" + BODY,
+    "a chunk size that is no number": head(CHUNKED) + b"zz\r\n" + BODY,
     "a long extension": head(CHUNKED) + b"5;" + b"x" * 1_000_000,
     "endless trailers": head(CHUNKED) + CHUNK + b"0\r\n" + b"X: y\r\n" * 100_000,
     "a gzip bomb": whole(_bomb(), GZIP),
@@ -49,9 +49,9 @@ UNUSABLE: dict[str, bytes] = {
     "a bomb in a bomb": whole(gzip.compress(_bomb(), mtime=0), "Content-Encoding: gzip, gzip"),
     "ten megabytes": whole(b" " * 10_000_000 + BODY),
     "ten megabytes without a length": head() + b" " * 10_000_000 + BODY,
-    "no gzip": whole(BODY, GZIP),
+    "a Content-Encoding of gzip without gzip": whole(BODY, GZIP),
     "brotli": whole(BODY, "Content-Encoding: br"),
-    "unsaid gzip": whole(gzip.compress(BODY, mtime=0)),
+    "gzip without a Content-Encoding": whole(gzip.compress(BODY, mtime=0)),
     "no content": head(status="204 No Content", length=len(BODY)) + BODY,
     "another protocol": head(
         "Connection: upgrade", "Upgrade: websocket", status="101 Switching Protocols"
@@ -68,7 +68,8 @@ UNUSABLE: dict[str, bytes] = {
     ),
 }
 
-# Strange but complete answers, which the client accepts. Otherwise the cases above prove nothing.
+# Strange but complete answers, which the client must accept. A client that rejected every answer
+# would also pass the cases above.
 USABLE: dict[str, bytes] = {
     "plain": whole(),
     "chunks": head(CHUNKED) + CHUNK + LAST_CHUNK,
@@ -86,7 +87,7 @@ USABLE: dict[str, bytes] = {
 class Hostile(RawServer):
     """A server that reads one whole request and then sends bytes.
 
-    `then` continues with the connection. Without it, the server closes the connection.
+    The server then calls `then` with the connection, or closes the connection without a `then`.
     """
 
     def __init__(self, answer: bytes, then: Then | None = None) -> None:
@@ -97,7 +98,7 @@ class Hostile(RawServer):
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not await self.read_request(reader):
             return
-        # Piece by piece, so the client holds the data.
+        # In pieces, each after the client read the last one, so this server buffers little.
         for at in range(0, len(self._answer), _PIECE):
             writer.write(self._answer[at : at + _PIECE])
             await writer.drain()

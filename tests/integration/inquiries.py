@@ -39,7 +39,7 @@ def askable_ids(kind: Kind) -> ProviderIds:
 
 
 async def in_doubt(store: Store, kind: Kind = Kind.WITHDRAWAL, *, askable: bool = True) -> UUID:
-    """Create a payment in doubt whose inquiry is due now."""
+    """Create a payment in doubt whose next step is due now."""
     payment_id, attempt_id = await store.claimed(kind)
     ids = askable_ids(kind) if askable else frozenset()
     await store.change(acknowledgement(payment_id, attempt_id, ids=ids, error=OutcomeUnknown()))
@@ -95,7 +95,7 @@ EACH_CLAIM = pytest.mark.parametrize(
 
 
 async def claimable(store: Store, claim: Claim) -> UUID:
-    """Create a withdrawal for one claim of that sort."""
+    """Create a withdrawal that `claim` can claim."""
     is_first = claim is claim_first
     return await (store.accepted(Kind.WITHDRAWAL) if is_first else resendable(store))
 

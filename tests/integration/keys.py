@@ -46,7 +46,7 @@ def rsa_jwk(bits: int, **changes: object) -> dict[str, object]:
 
 
 def token(kid: str | None, *, header_kid: str | None = None, **changes: object) -> str:
-    """Return a valid token, signed by that key, or by the secret if `kid` is None.
+    """Return a valid token, signed with the key `kid`, or with the secret if `kid` is None.
 
     If `header_kid` is given, the token's header names that key.
     """
@@ -94,20 +94,20 @@ FAILING = sending(answer(b"", "500 Internal Server Error"))
 class Issuer(RawServer):
     """The issuer's endpoint, whose answers the test sets, with a key set and a verifier.
 
-    It has one key, `first`, and has received no request yet.
+    At first, the set has one key, `first`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.jwks: list[object] = [jwk("first")]
-        self.script: Script | None = None  # instead of an answer with the keys
-        self.is_open = asyncio.Event()  # while clear, no answer leaves
+        self.script: Script | None = None  # replaces the answer with the keys
+        self.is_open = asyncio.Event()  # while clear, the endpoint sends no answer
         self.is_open.set()
         self.has_request = asyncio.Event()
-        self.requests: list[bytes] = []  # with all their fields
+        self.requests: list[bytes] = []  # with all header fields
         self.connections = 0
         self.keeps_connections = False
-        self.now = float(int(time.time()))  # for keys and tokens; python-jose has the real clock
+        self.now = float(int(time.time()))  # our clock; python-jose reads the real one
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
@@ -134,7 +134,7 @@ class Issuer(RawServer):
         while True:
             self.requests.append(await reader.readuntil(b"\r\n\r\n"))
             self.has_request.set()
-            # The keys at the time of the request, also for a late answer.
+            # A late answer, too, has the keys of the time of the request.
             script = self.script or sending(answer(key_set(*self.jwks)))
             await self.is_open.wait()
             await script(writer)

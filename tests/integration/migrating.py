@@ -23,7 +23,7 @@ from tests.integration.inquiries import askable_ids, in_doubt
 from tests.stack.databases import alembic, connection, database_name, with_database
 from tests.stack.servers import PostgresServer
 
-# Each with one of its columns.
+# The insert-only tables, each with one of its columns.
 INSERT_ONLY = {
     "payment_history": "payment_id",
     "event_publications": "published_at",
@@ -35,7 +35,7 @@ INSERT_ONLY = {
 
 
 async def differences(url: str) -> list[Any]:
-    """What alembic would still change to make the database equal to `tables.py`."""
+    """Return the changes that would make the database equal to `tables.py`."""
 
     def compare(sync: Connection) -> list[Any]:
         # If a role has the name of our schema, the schema is in its search path, and alembic would
@@ -67,12 +67,12 @@ STEPS = "SELECT id, next_step FROM mkwanja.payments ORDER BY id"
 
 
 async def migrate(url: str, direction: str = "upgrade", revision: str = "head") -> None:
-    """Run alembic, as the release line does."""
+    """Run alembic, as the release line of the Procfile does."""
     status, output = await alembic(direction, revision, url=url)
     assert status == 0, output
 
 
-# Supabase's roles. PostgREST logs in as the last one, and reads as one of the others.
+# Supabase's roles. PostgREST logs in as the last role, and reads as one of the other roles.
 PLATFORM_ROLES = ("anon", "authenticated", "service_role", "authenticator")
 
 
@@ -80,7 +80,7 @@ PLATFORM_ROLES = ("anon", "authenticated", "service_role", "authenticator")
 async def hosted_database(postgres: PostgresServer) -> AsyncIterator[tuple[str, str]]:
     """A migrated database with Supabase's roles and its wide default grants.
 
-    Yields the URLs of its owner and of its superuser. Skips the test if the given server does not
+    Yields the owner's URL and a superuser's URL. Skips the test if the given server does not
     let us create roles.
     """
     create = (
@@ -110,7 +110,7 @@ async def hosted_database(postgres: PostgresServer) -> AsyncIterator[tuple[str, 
 
 
 async def a_record_in_use(store: Store) -> dict[UUID, Step | None]:
-    """Create payments of every kind and stage, with and without ids, and return their steps."""
+    """Create payments of the older kinds in every stage, and return their due steps."""
     payments: list[UUID] = []
     for kind in OLDER_KINDS:
         awaited, attempt_id = await store.claimed(kind)

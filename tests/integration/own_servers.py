@@ -15,7 +15,7 @@ from tests.stack.databases import connection
 from tests.stack.processes import Process
 from tests.stack.servers import PostgresServer, RedisServer
 
-LONG_SECONDS = 20.0  # for a busy machine; on an idle one it happens at once
+LONG_SECONDS = 20.0  # enough for a busy machine; an idle machine needs no wait
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,6 @@ def python(code: str, folder: Path, **env: str) -> Process:
 
 
 async def one(url: str, statement: str) -> Any:
-    """Return the first value of a statement."""
+    """Run a statement, and return the first value of its result."""
     async with connection(url) as connected:
         return await connected.fetchval(statement)

@@ -9,7 +9,7 @@ from tests.integration.raw_server import RawServer
 
 
 class Proxy(RawServer):
-    """Cuts the next connection that sends COMMIT, `before` or `after` PostgreSQL receives it."""
+    """Cuts the next COMMIT's connection, before or after PostgreSQL receives it (see `cut`)."""
 
     def __init__(self, upstream: str) -> None:
         super().__init__()
@@ -21,14 +21,14 @@ class Proxy(RawServer):
         self._is_refusing = False
 
     def refuse(self) -> None:
-        """Cut all connections, and every new one."""
+        """Cut all open connections, and from now on every new connection."""
         self._is_refusing = True
         for task in self._tasks:
             task.cancel()
 
     @property
     def url(self) -> str:
-        """The same database through this proxy, in plain text so that COMMIT can be seen."""
+        """The same database through this proxy, without TLS, so that the proxy sees each COMMIT."""
         credentials = self._upstream.netloc.rpartition("@")[0]
         parts = self._upstream._replace(
             netloc=f"{credentials}@127.0.0.1:{self.port}", query="sslmode=disable"
@@ -58,7 +58,7 @@ class Proxy(RawServer):
                 if b"COMMIT" in data and self.cut is not None:
                     how, self.cut = self.cut, None
                     if how == "after":
-                        answers.cancel()  # the client gets nothing of the answer
+                        answers.cancel()  # the client gets no part of the answer
                         await asyncio.gather(answers, return_exceptions=True)
                         there.write(data)
                         await there_reader.read(65536)

@@ -1,7 +1,7 @@
 """Hostile requests as bytes, each made from a request that our process would accept.
 
 A case gets a `Frame`: the head and body of an acceptable request. It returns the changed bytes. If
-it returns several parts, they are sent one after the other. The process must accept none of these
+it returns several parts, the test sends the parts in turn. The process must accept none of these
 requests, and must not answer a request that is hidden behind one (`frame.hidden()`).
 """
 
@@ -16,7 +16,7 @@ _MANY = 1024
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The parts of an acceptable request. `second` is the headers of another one."""
+    """The parts of an acceptable request. `second` has the headers of a second request."""
 
     target: bytes
     fields: tuple[bytes, ...]
@@ -101,7 +101,7 @@ LENGTHS: dict[str, Case] = {
     "chunks and length, for TE.CL": lambda frame: (
         frame.head(b"Transfer-Encoding: chunked", frame.length) + frame.chunks() + frame.hidden()
     ),
-    "no chunks where they are announced": lambda frame: (
+    "a plain body although chunks are announced": lambda frame: (
         frame.whole(b"Transfer-Encoding: chunked") + frame.hidden()
     ),
     "two lengths": lambda frame: frame.whole(b"Content-Length: 0") + frame.hidden(),
@@ -110,9 +110,9 @@ LENGTHS: dict[str, Case] = {
     "a negative length": _length(b"-1"),
     "a length with a plus": _length(b"+41"),
     "a hexadecimal length": _length(b"0x29"),
-    "a length of nothing": _length(b""),
+    "an empty length": _length(b""),
     "a length beyond 64 bits": _length(b"99999999999999999999999999"),
-    "a length in other digits": _length("٤١".encode()),
+    "a length in Arabic digits": _length("٤١".encode()),
     "a length after a vertical tab": _length(b"\x0b41"),
     "TE: xchunked": _coding(b"xchunked"),
     "TE: identity": _coding(b"identity"),
@@ -170,7 +170,7 @@ HEADS: dict[str, Case] = {
     "a space before a colon": _whole(b"X-A : b"),
     "a header without a colon": _whole(b"X-A"),
     "a header without a name": _whole(b": b"),
-    "a header's name of other letters": _whole("X-É: b".encode()),
+    "a header name with a letter outside ASCII": _whole("X-É: b".encode()),
     "a header of 100 KiB": _whole(b"X-A: " + b"a" * 100 * _MANY),
     "a thousand headers": _whole(*(b"X-%d: a" % number for number in range(1000))),
     "40 KiB of headers": _whole(*(b"X-%d: " % number + b"a" * 8000 for number in range(5))),
@@ -184,7 +184,7 @@ HEADS: dict[str, Case] = {
     "an authority as target": _whole(target=b"127.0.0.1:80"),
     "a target that begins with no slash": lambda frame: frame.whole(target=frame.target[1:]),
     "a target with a fragment": _target(b"", b"#x"),
-    "an asterisk": _whole(target=b"*"),
+    "an asterisk as target": _whole(target=b"*"),
     "HTTP/0.9": lambda frame: b"GET " + frame.target + CRLF + CRLF,
     "HTTP/1.2": _whole(version=b"HTTP/1.2"),
     "http/1.1 in small letters": _whole(version=b"http/1.1"),
@@ -212,16 +212,16 @@ HEADS: dict[str, Case] = {
         method=b"GET",
     ),
     "a path with two slashes": _target(b"/", b""),
-    "a path that goes up, escaped": _target(b"/x/%2e%2e", b""),
+    "an escaped path to the parent folder": _target(b"/x/%2e%2e", b""),
     "a path with an escaped slash": lambda frame: frame.whole(
         target=b"%2f".join(frame.target.rsplit(b"/", 1))
     ),
-    "a path with bytes that are no text": _target(b"", b"\xff\xfe"),
-    "an expectation at no route of ours": _whole(b"Expect: cow <b>", target=b"/nowhere"),
-    "an expectation that is no text, at no route of ours": _whole(
+    "a path that is not UTF-8": _target(b"", b"\xff\xfe"),
+    "an Expect header at an unknown route": _whole(b"Expect: cow <b>", target=b"/nowhere"),
+    "an Expect header that is not UTF-8, at an unknown route": _whole(
         b"Expect: \xff\xfe", target=b"/nowhere"
     ),
-    "an expectation that is no text, by a method of no route": _whole(
+    "an Expect header that is not UTF-8, with a wrong method": _whole(
         b"Expect: \xff\xfe", method=b"PUT"
     ),
 }
@@ -230,10 +230,12 @@ HEADS: dict[str, Case] = {
 INGRESS: dict[str, Case] = {
     "two Authorizations": _whole(b"Authorization: Bearer x"),
     "an Authorization folded into two": _replaced(b"Bearer ", b"Bearer\r\n "),
-    "two keys": _whole(b"X-Idempotency-Key: another"),
-    "a key that is no text": _replaced(b"X-Idempotency-Key: ", b"X-Idempotency-Key: \xff\xfe"),
-    "a token that is no text": _replaced(b"Bearer ", b"Bearer \xff"),
-    "no body where one is expected": lambda frame: frame.head(
+    "two idempotency keys": _whole(b"X-Idempotency-Key: another"),
+    "an idempotency key that is not UTF-8": _replaced(
+        b"X-Idempotency-Key: ", b"X-Idempotency-Key: \xff\xfe"
+    ),
+    "a token that is not UTF-8": _replaced(b"Bearer ", b"Bearer \xff"),
+    "an Expect header without a body": lambda frame: frame.head(
         b"Content-Length: 0", b"Expect: 100-continue"
     ),
     "a path with an escaped letter": lambda frame: frame.whole(

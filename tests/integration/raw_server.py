@@ -7,7 +7,7 @@ from typing import Any, Self
 
 
 class RawServer:
-    """`async with RawServer() as server:`. Each connection runs `talk` in a task of its own."""
+    """A server for `async with`. It runs `talk` for each connection, in a task of its own."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -34,7 +34,7 @@ _PATIENCE_SECONDS = 30.0
 
 @asynccontextmanager
 async def shards(count: int, *, replicas: int = 0) -> AsyncIterator[Sequence[RedisServer]]:
-    """Starts the servers of one cluster, which share its slots, and replicas of the first."""
+    """Starts the servers of one cluster, and replicas of the first server."""
     async with AsyncExitStack() as stack:
         servers, bus_ports = [], [reserve_port() for _ in range(count + replicas)]
         for port in bus_ports:
@@ -70,7 +70,7 @@ async def shards(count: int, *, replicas: int = 0) -> AsyncIterator[Sequence[Red
 
 async def _until(look: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(_PATIENCE_SECONDS):
-        while not await look():  # noqa: ASYNC110 - Redis does not tell us
+        while not await look():  # noqa: ASYNC110 - Redis sends no event
             await asyncio.sleep(0.05)
 
 
@@ -231,7 +231,7 @@ async def _sentinels(_folder: Path) -> AsyncIterator[Sold]:
 KINDS: dict[str, Callable[[Path], AbstractAsyncContextManager[Sold]]] = {
     "a cluster of one shard": _one_shard,
     "a user without @dangerous and @admin": _few_rights,
-    "a certificate of its own": _own_certificate,
+    "a self-signed certificate": _own_certificate,
     "a certificate that is not checked": _unchecked_certificate,
     "Sentinels": _sentinels,
 }

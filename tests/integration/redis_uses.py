@@ -1,4 +1,4 @@
-"""Every use of Redis by the product, each as one call. All must work on every kind of Redis."""
+"""Every use of Redis by the product, each as one call. Each must work on every hosted Redis."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def _locked(redis: RedisClient) -> None:
 
 
 async def _one_round_of_jobs(redis: RedisClient) -> None:
-    """arq starts a wake-up, runs it, and records its end."""
+    """Let arq start a wake-up, run it, and record its end."""
     woken: list[str] = []
 
     async def run_step(payment_id: str) -> None:

@@ -1,4 +1,4 @@
-"""A provider and a bell that do what the test says: the submitter's own ports, played."""
+"""A provider and a bell that the test controls, in place of Daraja and of Redis."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Play = Callable[[Payment, OpenAttempt], Awaitable[ProviderIds]]
 
 
 class Provider:
-    """Plays each send as `play` says, and records the calls.
+    """Calls `play` for each send, and records the calls.
 
     Satisfies `domain.lifecycle.submit.Provider`.
     """
@@ -87,7 +87,7 @@ class Held:
 
 
 async def charge_limit(store: Store, payment_id: UUID) -> list[Kind]:
-    """Let a worker submit the payment. Returns the kinds that charged the shared limit."""
+    """Submit the payment as a worker does. Returns the kinds that charged the shared limit."""
     provider = Provider()
     submitter = Submitter(
         claims=store.claiming,

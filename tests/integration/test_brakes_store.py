@@ -1,4 +1,4 @@
-"""The rows of the brakes: checked by every claim, locked by each change, changed with a reason."""
+"""Every claim of a payout checks the brakes. A change of a brake stores its reason."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def commit_effect(store: Store, payment_id: UUID, effect: OpenBreaker | Cl
 
 @asynccontextmanager
 async def claims_without_end(store: Store) -> AsyncIterator[None]:
-    """Overlapping claims hold a shared lock on the brakes without a pause during the block."""
+    """Hold shared locks on the brakes during the block without a pause, as claims that overlap."""
     has_begun, is_over = asyncio.Event(), asyncio.Event()
 
     async def claim_after_claim() -> None:
@@ -83,7 +83,7 @@ class TestBrakesAndClaims:
     async def test_setting_a_brake_returns_its_changes_and_stores_the_reason(
         self, fresh: Store, brakes: Brakes
     ) -> None:
-        """Engaging it again keeps the first reason. Each change is an entry of the history."""
+        """A brake that is engaged twice keeps the first reason. The history has each change."""
         for names, engages, reason, changed in (
             ([KILL_SWITCH], True, "first", [KILL_SWITCH]),
             ([KILL_SWITCH], True, "second", []),
@@ -105,7 +105,7 @@ class TestBrakesAndClaims:
     async def test_an_engaged_brake_forbids_claims_and_resends_of_payouts_only(
         self, fresh: Store, brakes: Brakes, name: str
     ) -> None:
-        """One brake is enough. After its release, the same claims are permitted."""
+        """One brake is enough. After its release, the same payments can be claimed."""
         waiting = {kind: await fresh.accepted(kind) for kind in Kind}
         sent_before = await resendable(fresh)
         await brakes.set(name, is_engaged=True, reason="a test")
@@ -124,7 +124,7 @@ class TestBrakesAndClaims:
     async def test_engaging_a_brake_waits_for_claims_that_are_about_to_commit(
         self, fresh: Store, brakes: Brakes, claim: Claim
     ) -> None:
-        """The operator therefore sees every payout on the wire, and none is claimed later."""
+        """The operator therefore sees every payout on the wire, and no payout is claimed later."""
         payment_id, attempt_id = await claimable(fresh, claim), new_id()
         other = await fresh.accepted(Kind.WITHDRAWAL)
         async with connection(fresh.url) as raw:
@@ -142,7 +142,7 @@ class TestBrakesAndClaims:
             setting = asyncio.create_task(brakes.set(KILL_SWITCH, is_engaged=True, reason="test"))
 
             async def setter_queues_or_is_done() -> bool:
-                # In the queue of the advisory lock, where later claims cannot overtake it.
+                # The setter waits for the advisory lock. Later claims cannot overtake it there.
                 return setting.done() or await fresh.one(
                     f"{LOCK_WAITS} AND wait_event = 'advisory'"
                 )
@@ -191,7 +191,7 @@ class TestBrakesAndClaims:
     async def test_overlapping_claims_prevent_neither_a_stop_nor_a_result(
         self, fresh: Store, brakes: Brakes
     ) -> None:
-        """The result opens the breaker, so it needs the lock on the brakes as the stop does."""
+        """The result opens the breaker. A stop and this result both need the lock on the brakes."""
         payment_id = await fresh.finalized(Kind.WITHDRAWAL)
         async with claims_without_end(fresh):
             await commit_effect(fresh, payment_id, OpenBreaker("refused"))
@@ -200,14 +200,14 @@ class TestBrakesAndClaims:
 
 
 class TestBreaker:
-    """Daraja's answers open and close it."""
+    """Daraja's answers open and close the breaker."""
 
     async def test_the_breaker_keeps_its_first_refusal_until_an_answer_to_a_later_inquiry(
         self, fresh: Store, brakes: Brakes
     ) -> None:
-        """Daraja may have accepted the credential shortly before it refused it.
+        """Before the refusal, Daraja may have accepted the credential.
 
-        No answer releases what an operator engaged.
+        An answer never releases a brake that an operator engaged.
         """
         first, second = [await fresh.finalized(Kind.WITHDRAWAL) for _ in range(2)]
         await brakes.set(KILL_SWITCH, is_engaged=True, reason="by hand")
@@ -230,7 +230,7 @@ class TestBreaker:
         ]
 
     async def test_the_breaker_opens_if_one_commit_opens_and_closes_it(self, fresh: Store) -> None:
-        """A batch may contain an acceptance and a refusal of the credential."""
+        """The batch may contain a payment that Daraja accepted and one that it refused."""
         accepted, refused = [await fresh.finalized(Kind.WITHDRAWAL) for _ in range(2)]
         await commit_effect(fresh, accepted, OpenBreaker("before"))
         at = (await brake_row(fresh, BREAKER))["changed_at"] + timedelta(seconds=1)
@@ -274,7 +274,7 @@ class TestBreaker:
     async def test_an_open_breaker_stops_inquiries_with_the_credential(
         self, fresh: Store, brakes: Brakes
     ) -> None:
-        """They are not counted either, so they use no budget.
+        """The sweeper does not count these inquiries either, so they use no budget.
 
         Queries of deposits continue, and the kill switch stops no inquiry.
         """

@@ -1,4 +1,4 @@
-"""The rate of each caller: one bucket in Redis for each caller, shared by all web processes."""
+"""Each caller has a rate limit: one bucket in Redis, which all web processes share."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def test_a_refused_request_is_not_charged(redis: RedisClient) -> None:
 async def test_a_refund_permits_another_request_and_never_makes_the_burst_larger(
     redis: RedisClient,
 ) -> None:
-    """This also holds for a refund of a request that was never charged."""
+    """Even the refund of a request that was never charged does not enlarge the burst."""
     rates = CallerRates(redis)
     await charge_many(rates, 5)
     await asyncio.gather(rates.refund("a caller", SLOW), rates.refund("a caller", SLOW))
@@ -77,7 +77,7 @@ async def test_a_caller_that_waited_the_given_time_is_served(redis: RedisClient)
         assert await rates.charge("a caller", quick) == 0
 
 
-async def test_a_caller_without_a_limit_sends_nothing_to_redis(redis: RedisClient) -> None:
+async def test_a_charge_without_a_limit_stores_nothing_in_redis(redis: RedisClient) -> None:
     assert await charge_many(CallerRates(redis), 20, limits=CallerLimits()) == [0] * 20
     assert await redis.keys("*rate:*") == []
 

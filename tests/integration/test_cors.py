@@ -62,7 +62,7 @@ def _preflight(method: str, origin: str = _OURS, wanted: str = "authorization") 
 async def test_a_configured_origin_passes_the_preflight(
     stack: Stack, http: aiohttp.ClientSession
 ) -> None:
-    """The preflight needs no token. It never allows cookies, nor all origins."""
+    """The preflight needs no token. Its answer never allows cookies or all origins."""
     wanted = {"authorization", "content-type", "idempotency-key", "x-idempotency-key"}
     for origin, (method, path) in product((_OURS, _OTHER_OF_OURS), _ROUTES):
         headers = _preflight(method, origin, ",".join(wanted))
@@ -79,7 +79,7 @@ async def test_a_configured_origin_passes_the_preflight(
 async def test_an_expectation_changes_no_preflight(
     stack: Stack, http: aiohttp.ClientSession
 ) -> None:
-    """A library makes the preflight routes, so our answer to Expect does not apply to them."""
+    """A library adds the preflight routes, so our check of Expect does not apply to them."""
     headers = {**_preflight("POST"), "Expect": "cow"}
     async with http.options(stack.web_url + "/v1/deposits", headers=headers) as answer:
         assert answer.status == 200
@@ -88,11 +88,11 @@ async def test_an_expectation_changes_no_preflight(
 _NOT_ALLOWED = {
     "another origin": _preflight("POST", "https://evil.example"),
     "a longer origin": _preflight("POST", _OURS + ".evil.example"),
-    "the origin by another scheme": _preflight("POST", _OURS.replace("https", "http")),
+    "the origin with another scheme": _preflight("POST", _OURS.replace("https", "http")),
     "the origin on another port": _preflight("POST", _OURS + ":8443"),
     "the origin in capitals": _preflight("POST", _OURS.upper()),
-    "no origin of its own": _preflight("POST", "null"),
-    "any origin": _preflight("POST", "*"),
+    "the origin null": _preflight("POST", "null"),
+    "an asterisk as origin": _preflight("POST", "*"),
     "another method": _preflight("DELETE"),
     "another header": _preflight("POST", wanted="x-forwarded-for"),
     "no method": {"Origin": _OURS},
@@ -115,7 +115,7 @@ async def test_a_preflight_for_another_origin_method_or_header_is_refused(
 async def test_a_page_of_a_configured_origin_may_read_refusals_too(
     stack: Stack, http: aiohttp.ClientSession
 ) -> None:
-    """It may read their headers, too. A page of another origin may read no answer."""
+    """The page may read the headers, too. A page of another origin may read no answer."""
     token = {"Authorization": f"Bearer {stack.issuer.user_token()}"}
     key = {"X-Idempotency-Key": "k1"}
     cases: list[tuple[int, str, str, dict[str, str], object]] = [
@@ -143,7 +143,7 @@ async def test_a_page_of_a_configured_origin_may_read_refusals_too(
 async def test_no_page_may_call_without_the_setting(
     stack: Stack, http: aiohttp.ClientSession
 ) -> None:
-    """The health routes are for no page, also with the setting."""
+    """With the setting, a page still may not read the metrics."""
     closed = stack.process("web.2").url
     async with http.options(closed + "/v1/deposits", headers=_preflight("POST")) as answer:
         assert answer.status == 405
@@ -156,7 +156,7 @@ async def test_no_page_may_call_without_the_setting(
 async def test_an_answer_has_no_banner_and_is_not_cached(
     stack: Stack, http: aiohttp.ClientSession
 ) -> None:
-    """This holds for health, success, refusals and unknown routes."""
+    """The routes are health routes, a route that needs a token, and an unknown route."""
     for path in ("/healthz", "/readyz", "/metrics", "/v1/payments", "/nowhere"):
         async with http.get(stack.web_url + path) as answer:
             assert "Server" not in answer.headers

@@ -1,6 +1,6 @@
-"""The Daraja client against the simulator: its records, and its retries without a connection.
+"""The Daraja client against the simulator: its records, and its retries if it cannot connect.
 
-`test_daraja_answers.py` has the class of each answer. `tests/spec` shows what each fault of the
+`test_daraja_answers.py` tests the class of each answer. `tests/spec` shows what each fault of the
 simulator does to a payment.
 """
 
@@ -41,7 +41,7 @@ async def running() -> AsyncIterator[Simulator]:
 
 @pytest.fixture
 async def simulator(running: Simulator) -> Simulator:
-    """As new."""
+    """The simulator, reset to the state of a new one."""
     await running.reset(tokens=True)
     return running
 
@@ -59,7 +59,7 @@ async def sender(
     redis: RedisClient,
     tmp_path: Path,
 ) -> DarajaSender:
-    """A sender to the simulator that knows its secrets."""
+    """A sender that knows the simulator's secrets."""
     simulator.vault.write_certificate(tmp_path / "certificate.pem")
     credential = security_credential(
         simulator.settings["DARAJA_INITIATOR_PASSWORD"], tmp_path / "certificate.pem"
@@ -81,7 +81,10 @@ async def sender(
 async def test_no_secret_and_no_phone_number_is_on_record(
     sender: DarajaSender, simulator: Simulator, store: TokenStore, kind: Kind
 ) -> None:
-    """All of them were sent, and Daraja echoes some. Daraja refuses the first token."""
+    """The sender sends all these secrets, and the simulator echoes some of them.
+
+    The simulator refuses the first token.
+    """
     simulator.scenario("token_expired", times=1)
     payment, open_attempt = to_submit(kind), an_attempt()
     await sender.submit(payment, open_attempt)
@@ -108,11 +111,11 @@ async def test_no_secret_and_no_phone_number_is_on_record(
 
 
 class TestRefusedConnections:
-    """If no connection was made, no money moved. The send is tried again until the deadline."""
+    """If no connection was made, no money moved. The sender tries again before the deadline."""
 
     @pytest.fixture(autouse=True)
     async def _no_listener(self, sender: DarajaSender, simulator: Simulator) -> None:
-        """The worker has a token. Then the listener closes, and the worker has noticed it."""
+        """Send once, so that the sender has a token. Then close the simulator's listener."""
         await sender.submit(to_submit(), an_attempt())
         simulator.close_listener()
         await asyncio.sleep(0.1)
@@ -120,7 +123,7 @@ class TestRefusedConnections:
     async def test_a_refused_connection_is_tried_again_until_it_is_accepted(
         self, sender: DarajaSender, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Nothing was written, so nothing can have happened. Each try is recorded."""
+        """Nothing was written, so Daraja cannot have acted. Each try is recorded."""
         waits: list[float] = []
 
         async def wait(seconds: float) -> None:
@@ -137,7 +140,7 @@ class TestRefusedConnections:
     async def test_if_no_connection_is_ever_accepted_the_payment_is_unsent(
         self, sender: DarajaSender
     ) -> None:
-        """After a few tries."""
+        """The sender gives up after a few tries."""
         open_attempt = an_attempt()
         with pytest.raises(Unreachable):
             await sender.submit(to_submit(), open_attempt)
@@ -146,7 +149,7 @@ class TestRefusedConnections:
         assert 1 < len(open_attempt.exchanges) <= 5
 
     async def test_no_try_begins_past_the_deadline(self, sender: DarajaSender) -> None:
-        """Retries pass the same fence."""
+        """Each retry must pass the fence of its attempt."""
         open_attempt = an_attempt(clock=frozen_after(3))
         with pytest.raises(Unreachable):
             await sender.submit(to_submit(), open_attempt)

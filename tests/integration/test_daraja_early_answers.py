@@ -1,4 +1,4 @@
-"""Bytes that arrived before our request are never its answer, with any content and timing."""
+"""Bytes that arrive before our request are never its answer, whatever they contain."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ from tests.integration.hostile_wire import CHUNK, CHUNKED, LAST_CHUNK
 
 EARLY: dict[str, bytes] = {
     "a whole acknowledgement": whole(),
-    "two": whole() * 2,
+    "two acknowledgements": whole() * 2,
     "an acknowledgement in chunks": head(CHUNKED) + CHUNK + LAST_CHUNK,
-    "an acknowledgement until closed": head() + BODY,
+    "an acknowledgement that ends with the connection": head() + BODY,
     "a refusal": whole(b'{"errorCode": "400.002.02"}', status="400 Bad Request"),
     "a refused token": whole(b"", status="401 Unauthorized"),
     "a head without its body": head(length=len(BODY)),
     "half a head": b"HTTP/1.1 200 OK\r\nX: ",
-    "a continue": head(status="100 Continue"),
+    "a 100 Continue": head(status="100 Continue"),
     "a byte": b"H",
     "no HTTP": b"SSH-2.0-OpenSSH_9.6\r\n",
 }
 
 
 class EarlySpeaker:
-    """A server in a thread that sends bytes as soon as a client connects, and reads only then.
+    """A server in a thread that sends bytes as soon as a client connects, and then reads.
 
-    If `answer` is given, it sends that after the request. `has_spoken` is set when the first bytes
-    are in the kernel.
+    If `answer` is given, the server sends it after the request. It sets `has_spoken` when the first
+    bytes are in the kernel.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class EarlySpeaker:
 
     def _speak(self, raw: socket.socket) -> None:
         raw.settimeout(10)
-        # The bytes are then under way, after TLS's own messages.
+        # So `sendall` sends the bytes at once, also after TLS's own messages.
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._context is None:
             self._talk(raw)
@@ -136,7 +136,7 @@ def wait_when_connected(server: EarlySpeaker) -> Iterator[None]:
 
 
 async def assert_unsent(session: aiohttp.ClientSession, server: EarlySpeaker) -> None:
-    """Assert that a bill payment is not sent. Its doubt would cost an operator much time.
+    """Assert that a bill payment is not sent. In doubt, it would cost an operator much time.
 
     The worker stands still at its last reading of the clock until the server has sent bytes.
     """
@@ -175,7 +175,7 @@ async def test_bytes_before_the_first_byte_are_no_answer_and_nothing_is_sent(
 async def test_bytes_that_the_loop_read_before_the_first_byte_are_no_answer(
     session: aiohttp.ClientSession, what: str
 ) -> None:
-    """Also if they are not a whole message yet. They are no answer to an inquiry, and no token."""
+    """They are also no answer to an inquiry, and no token. They may be part of a message."""
     async with EarlySpeaker(EARLY[what]) as server:
         open_attempt = an_attempt()
         client = client_of(session, server.url, call_seconds=5)
@@ -198,10 +198,10 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("is_secure", [False, True])
-def test_each_event_loop_tells_an_early_answer_from_a_later_one(
+def test_each_event_loop_separates_an_early_answer_from_a_later_one(
     loop: str, tls: ssl.SSLContext, *, is_secure: bool
 ) -> None:
-    """Also through TLS, whose messages come before our request.
+    """This also holds for TLS, whose own messages come before our request.
 
     On a busy machine a message of TLS may arrive at the moment of the last check. Then the client
     sends nothing, and the test tries again.
@@ -233,10 +233,10 @@ def test_each_event_loop_tells_an_early_answer_from_a_later_one(
 async def test_an_answer_that_was_sent_before_our_request_arrived_proves_nothing(
     session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Our kernel has no acknowledgement of the request when the answer arrives.
+    """When the answer arrives, the peer's kernel has not confirmed the bytes of our request.
 
-    The request was written, so the payment is in doubt: inquiries follow and no other send. An
-    inquiry has no answer, and without a token no payment is sent.
+    The request was written, so the payment is in doubt, and is not sent again. Such an answer is
+    also no answer to an inquiry, and no token. Without a token, no payment is sent.
     """
     monkeypatch.setattr(wire, "_count_unacknowledged_bytes", lambda _socket_number: 900)
     open_attempt = an_attempt()
@@ -254,7 +254,7 @@ async def test_an_answer_that_was_sent_before_our_request_arrived_proves_nothing
         assert [request[:4] for request in server.requests] == [b"GET "]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts these bytes")
 def test_the_kernel_counts_our_bytes_that_are_not_acknowledged() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
@@ -273,7 +273,7 @@ def test_the_kernel_counts_our_bytes_that_are_not_acknowledged() -> None:
 
 
 async def test_an_aiohttp_that_creates_connections_differently_is_rejected() -> None:
-    """We replace an attribute of aiohttp. If aiohttp renames it, nothing is sent."""
+    """We replace an attribute of aiohttp. If aiohttp renames the attribute, nothing is sent."""
 
     class Renamed:
         pass
@@ -283,7 +283,7 @@ async def test_an_aiohttp_that_creates_connections_differently_is_rejected() -> 
 
 
 async def test_a_connection_that_is_not_watched_sends_nothing() -> None:
-    """This would happen with an aiohttp that has the attribute but does not use it."""
+    """An aiohttp that has the attribute but does not use it makes such a connection."""
     async with (
         Wire() as server,
         aiohttp.ClientSession(trace_configs=[wire._build_trace_config()]) as session,
@@ -295,7 +295,7 @@ async def test_a_connection_that_is_not_watched_sends_nothing() -> None:
 
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
-    """A self-signed certificate of the server."""
+    """The server's TLS context, with a self-signed certificate."""
     key = rsa.generate_private_key(65537, 2048)
     folder = tmp_path_factory.mktemp("tls")
     (folder / "key.pem").write_bytes(

@@ -1,4 +1,4 @@
-"""The Daraja client against a hostile server: in doubt, never a false success, always bounded."""
+"""A hostile server causes doubt, but no false success, and uses little memory and time."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ BROKEN_OFF: dict[str, tuple[bytes, Any]] = {
 async def assert_no_answer(
     session: aiohttp.ClientSession, said: bytes, then: Any = None, *, call_seconds: float = 10
 ) -> None:
-    """Assert that such an answer puts a payment in doubt, and does not answer an inquiry."""
+    """Assert that this answer puts a payment in doubt, and does not answer an inquiry."""
     async with Hostile(said, then) as server:
         open_attempt = an_attempt()
         client = client_of(session, server.url, call_seconds=call_seconds)
@@ -82,7 +82,7 @@ async def assert_no_answer(
 async def test_an_odd_but_complete_answer_is_accepted(
     session: aiohttp.ClientSession, what: str
 ) -> None:
-    """An odd form on the wire is no reason to doubt a complete answer."""
+    """A complete answer is accepted in any form on the wire."""
     async with Hostile(USABLE[what]) as server:
         ids = await client_of(session, server.url).submit(to_submit(), an_attempt())
         assert (IdKind.CHECKOUT_REQUEST, "ws_CO_1") in ids
@@ -100,7 +100,7 @@ async def test_an_odd_but_complete_answer_is_accepted(
 async def test_garbage_puts_a_payment_in_doubt_and_answers_no_inquiry(
     session: aiohttp.ClientSession, what: str
 ) -> None:
-    """The payment was sent once, and Daraja may have acted. The next inquiry follows."""
+    """The client sends the payment only once, because Daraja may have acted."""
     await assert_no_answer(session, UNUSABLE[what])
 
 
@@ -141,7 +141,7 @@ async def test_garbage_is_no_token_and_nothing_is_sent(
 async def test_an_answer_uses_little_memory(
     session: aiohttp.ClientSession, what: str, store: TokenStore
 ) -> None:
-    """Sixty-four megabytes of spaces are sixty-four kilobytes of gzip."""
+    """A gzip body of sixteen kilobytes can unpack to sixteen megabytes."""
     async with Hostile(UNUSABLE[what]) as server:
         client = client_of(session, server.url, store=store)
         tracemalloc.start()
@@ -161,9 +161,9 @@ _BEHIND = {
     "chunks without their last line": (
         head(CHUNKED) + f"{len(_STALE):x}\r\n".encode() + _STALE + b"\r\n0\r\n"
     ),
-    "a head that swallows the next": b"HTTP/1.1 200 OK\r\nX: ",
+    "a head that swallows the next answer": b"HTTP/1.1 200 OK\r\nX: ",
     "a byte": b"x",
-    "a line": b"\r\n",
+    "an empty line": b"\r\n",
 }
 
 
@@ -200,5 +200,5 @@ async def test_bytes_behind_an_answer_are_no_answer_to_the_next_request(
             seen.append(ids[IdKind.CHECKOUT_REQUEST])
             assert seen[-1] == f"ws_CO_{number}"
             await asyncio.sleep(0.05 if is_late else 0)
-        # A byte that follows at once may spoil the answer before it, and no more.
+        # A byte directly behind each answer may make all answers unusable. The other cases may not.
         assert seen or what == "a byte"

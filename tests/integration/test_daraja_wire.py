@@ -36,7 +36,7 @@ class TestFence:
     async def test_past_the_deadline_or_while_draining_no_byte_is_written(
         self, begin: Callable[[], OpenAttempt], error: type[Unreachable]
     ) -> None:
-        """After it connected, the worker was frozen or asked to stop, before the first byte."""
+        """The worker is frozen or asked to stop between its connection and the first byte."""
         open_attempt = begin()
         async with Wire() as wire:
             async with daraja_session(connections_max=10) as session:
@@ -45,13 +45,13 @@ class TestFence:
             assert not open_attempt.fence.is_written
             assert [exchange.was_written for exchange in open_attempt.exchanges] == [False]
             await wire.all_closed()
-            # It connected, and came as far as the first byte.
+            # The worker made one connection and wrote no byte.
             assert wire.bytes_by_connection == [0]
 
     async def test_without_the_fence_bytes_are_counted(
         self, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Otherwise the test above would prove nothing."""
+        """If this server did not count bytes, the test above would prove nothing."""
         monkeypatch.setattr(Fence, "pass_first_byte", lambda _fence: None)
         async with Wire() as wire:
             client = client_of(session, wire.url)
@@ -74,9 +74,9 @@ class TestFence:
 
 
 async def test_no_connection_is_used_again(session: aiohttp.ClientSession) -> None:
-    """Bytes that arrive in the meantime are then never read as the next answer.
+    """Bytes that arrive between two requests are therefore never read as the next answer.
 
-    Nor does the client write to a dead connection, which would put a payment in doubt.
+    The client also never writes to a dead connection, which would put a payment in doubt.
     """
     async with Wire() as wire:
         client = client_of(session, wire.url)
@@ -91,7 +91,7 @@ async def test_no_connection_is_used_again(session: aiohttp.ClientSession) -> No
 async def test_an_answer_without_an_end_is_not_read_to_its_end(
     session: aiohttp.ClientSession, answer: bytes
 ) -> None:
-    """Every answer of Daraja is shorter than 64 KiB."""
+    """The client reads at most 64 KiB, because every answer of Daraja is shorter."""
     async with Wire(answer) as wire:
         with pytest.raises(OutcomeUnknown):
             await client_of(session, wire.url).submit(to_submit(), an_attempt())

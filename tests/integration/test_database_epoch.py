@@ -1,4 +1,4 @@
-"""Old cursors and copies of answers are refused after a restored backup or a failover."""
+"""After a restore or a failover, the web process uses no old cursor or copy of an answer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Ingress = Callable[[str], AbstractAsyncContextManager[Client]]
 
 @pytest.fixture
 def ingress(redis_of_run: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Ingress:
-    """Starts a web process on the database of a URL, with a client. All have one Redis."""
+    """A function that starts a web process on a database. All these processes share one Redis."""
     settings = {"REDIS_URL": redis_of_run.url, "JWT_SECRET": _SECRET, "JWT_ISSUER": _ISSUER}
 
     @asynccontextmanager
@@ -69,7 +69,7 @@ async def cursor(client: Client, **after: str) -> str:
 async def test_a_restored_backup_replays_no_payment_that_it_does_not_have(
     fresh: Store, postgres: PostgresServer, template: str, ingress: Ingress
 ) -> None:
-    """The copy in Redis is of the lost payment, so the key is free, and a payment may use it."""
+    """Redis has the answer for the lost payment, but the restored database has a free key."""
     backup = await postgres.create_database(template=template)
     key = str(uuid4())
     async with ingress(fresh.url) as before:
@@ -118,12 +118,12 @@ async def test_a_cursor_of_another_life_is_refused_and_one_of_this_life_goes_on(
         "DROP TABLE mkwanja.idempotency_keys; CREATE TABLE mkwanja.idempotency_keys (id int)",
         None,
     ],
-    ids=["into emptied tables", "with the tables made anew", "into another database"],
+    ids=["into emptied tables", "with recreated tables", "into another database"],
 )
 async def test_a_restore_changes_the_epoch_and_nothing_else_does(
     fresh: Store, postgres: PostgresServer, template: str, restore: str | None
 ) -> None:
-    """Payments, events and other processes do not change it."""
+    """Payments, events and other processes do not change the epoch."""
     await fresh.accepted()  # a connection is open, so the first read is quick
     before = await EpochReader(fresh.database).current()
     await fresh.finalized()
@@ -143,7 +143,7 @@ async def test_a_restore_changes_the_epoch_and_nothing_else_does(
 async def test_while_postgres_is_away_the_last_epoch_is_believed(
     proxy: Proxy, proxied: Store
 ) -> None:
-    """A retry is then answered from its copy. A process without an epoch believes no copy."""
+    """A retry is then answered from its copy. A process that has read no epoch uses no copy."""
     now = [0.0]
     epochs = EpochReader(proxied.database, clock=lambda: now[0])
     await proxied.accepted()  # a connection is open, so the first read is quick

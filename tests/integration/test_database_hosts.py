@@ -19,7 +19,7 @@ from tests.stack.standby import StandbyServer
 
 
 class SaysNothing(asyncio.Protocol):
-    """As a host whose packets are dropped."""
+    """Answers nothing, as a host whose packets are dropped."""
 
     asked = 0
 
@@ -32,14 +32,14 @@ class SaysNothing(asyncio.Protocol):
 
 
 class HangsUp(SaysNothing):
-    """As a proxy whose server is gone."""
+    """Closes each connection, as a proxy whose server is gone."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport.close()
 
 
 class IsFull(SaysNothing):
-    """As a standby whose connections are all taken."""
+    """Refuses each connection, as a standby whose connections are all in use."""
 
     def data_received(self, data: bytes) -> None:
         fields = b"SFATAL\0C53300\0Msorry, too many clients already\0\0"
@@ -61,7 +61,7 @@ async def url(postgres: PostgresServer | GivenPostgres) -> str:
 
 @asynccontextmanager
 async def a_port(serve: Serve | None) -> AsyncIterator[int]:
-    """A port where `serve` answers, or nothing listens."""
+    """A port where `serve` listens. Without `serve`, nothing listens there."""
     if serve is None:
         port = reserve_port()
         try:
@@ -96,10 +96,10 @@ async def a_database(url: str, *, pool_size: int = 3) -> AsyncIterator[Database]
 
 @pytest.mark.parametrize("serve", [None, SaysNothing, HangsUp, IsFull])
 @pytest.mark.parametrize("is_first", [True, False])
-async def test_a_host_that_is_of_no_use_does_not_hide_the_one_that_is(
+async def test_an_unusable_host_does_not_hide_a_usable_host(
     url: str, serve: Serve | None, is_first: bool
 ) -> None:
-    """Also where it says nothing at all: it costs less than the time that a connection may take."""
+    """A silent host does not use up the time that a connection may take."""
     async with a_port(serve) as port:
         ports = (port, 0, port) if is_first else (0, port)
         async with a_database(with_hosts(url, *ports)) as database:
@@ -108,7 +108,7 @@ async def test_a_host_that_is_of_no_use_does_not_hide_the_one_that_is(
 
 
 async def test_the_host_that_was_found_last_is_tried_first(url: str) -> None:
-    """A silent first host is asked once, not by every new connection."""
+    """Only the first new connection tries a silent first host."""
 
     class Counts(SaysNothing):
         asked = 0
@@ -123,7 +123,7 @@ async def test_the_host_that_was_found_last_is_tried_first(url: str) -> None:
 
 
 @pytest.mark.parametrize("serve", [None, SaysNothing, HangsUp])
-async def test_without_a_host_of_use_the_store_is_unavailable(
+async def test_without_a_usable_host_the_store_is_unavailable(
     url: str, serve: Serve | None
 ) -> None:
     async with a_port(serve) as port, a_database(with_hosts(url, port, port)) as database:
@@ -136,8 +136,8 @@ async def assert_served_by(database: Database, server: PostgresServer, times: in
     assert ports == [server.port] * times
 
 
-async def test_a_standby_is_passed_by_until_it_is_promoted(url: str) -> None:
-    """With or without target_session_attrs. Pooled connections do not keep us there."""
+async def test_the_pool_skips_a_standby_until_the_standby_is_promoted(url: str) -> None:
+    """The URL needs no target_session_attrs. The pool drops its connections to a dead primary."""
     async with PostgresServer() as primary, StandbyServer(primary) as standby:
         both = primary.url.replace(
             f":{primary.port}/", f":{standby.port},127.0.0.1:{primary.port}/"
@@ -155,9 +155,9 @@ async def test_a_standby_is_passed_by_until_it_is_promoted(url: str) -> None:
 
 
 async def test_a_primary_that_falls_silent_is_left_with_all_its_connections() -> None:
-    """The server does not close them.
+    """The silent server does not close the connections.
 
-    After one statement without an answer no other connection is trusted.
+    After one statement without an answer, the pool trusts none of them.
     """
     async with PostgresServer() as primary, StandbyServer(primary) as standby:
         both = primary.url.replace(

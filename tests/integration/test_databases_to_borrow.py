@@ -1,4 +1,4 @@
-"""A borrowed database is as the migrations left it, whatever the last borrower did."""
+"""Every borrower gets a database as the migrations left it, whatever the last one changed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def test_two_borrowers_at_once_have_two_databases(lent: DatabasesToBorrow)
 
 async def test_the_next_loan_ends_a_connection_that_was_left_open(lent: DatabasesToBorrow) -> None:
     async with lent.borrow() as url:
-        context = connection(url)  # a reference, because its collection would close the connection
+        context = connection(url)  # without this reference, the connection would close
         raw = await context.__aenter__()
         await raw.execute("BEGIN")
         await raw.execute("LOCK TABLE mkwanja.payments")
@@ -77,7 +77,7 @@ _CHANGES = {
         "ALTER TABLE mkwanja.idempotency_keys DROP CONSTRAINT idempotency_keys_payment_id_fkey"
     ),
     "a function": "CREATE FUNCTION public.f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
-    "a right": "GRANT SELECT ON mkwanja.payments TO PUBLIC",
+    "a granted right": "GRANT SELECT ON mkwanja.payments TO PUBLIC",
     "a setting": 'ALTER DATABASE "{name}" SET default_transaction_read_only = on',
 }
 

@@ -33,7 +33,7 @@ def ids_of(events: list[ListedEvent]) -> list[str]:
 
 @asynccontextmanager
 async def listers_locked(store: Store) -> AsyncIterator[None]:
-    """Another transaction has the listers' lock during the block."""
+    """Hold the listers' lock in another transaction during the block."""
     async with connection(store.url) as raw, raw.transaction():
         await raw.execute(str(feed_module._LOCK))
         yield
@@ -43,7 +43,7 @@ class TestListing:
     """Events are listed after their commit, by one lister at a time."""
 
     async def test_a_reader_lists_events_without_a_position(self, fresh: Store) -> None:
-        """They are listed in the order of their facts. A page has their stored bodies."""
+        """The events are listed in the order of their changes. A page has the stored bodies."""
         payments = [await fresh.finalized() for _ in range(5)]
         bodies = [(await fresh.history(payment_id))[-1]["event_body"] for payment_id in payments]
         assert await fresh.one("SELECT count(*) FROM mkwanja.events") == 0
@@ -59,9 +59,9 @@ class TestListing:
     async def test_a_reader_gets_the_listed_events_while_another_process_lists(
         self, fresh: Store
     ) -> None:
-        """A later page has the rest. The other lister's lock is not an error.
+        """A later page has the other events. The other process's lock is not an error.
 
-        A page without new events needs no lock, and so costs PostgreSQL no commit record.
+        A page without new events needs no lock, and causes no commit record in PostgreSQL.
         """
         await fresh.finalized()
         listed = await page(fresh)
@@ -73,7 +73,7 @@ class TestListing:
         assert (both[:1], len(both)) == (listed, 2)
 
     async def test_only_a_lister_waits_for_a_lister(self, fresh: Store) -> None:
-        """Under its lock, a payment is finalized and its publication is recorded."""
+        """During the lock, a payment is finalized and its announcement is recorded."""
         payment_id, _ = await fresh.claimed()
         async with listers_locked(fresh):
             result = await fresh.change(success(payment_id))
@@ -85,7 +85,7 @@ class TestListing:
 
 
 class TestCompleteness:
-    """A reader misses no event, in any order of the commits."""
+    """A reader misses no event, whatever the order of the commits."""
 
     async def test_an_announced_event_gets_a_position_too(self, fresh: Store) -> None:
         """A payment whose events are all announced may still have unlisted events."""
@@ -127,7 +127,7 @@ class TestCompleteness:
     async def test_a_reader_reads_every_event_once_beside_writers_and_announcers(
         self, fresh: Store, second_worker: Store
     ) -> None:
-        """Each reader always continues from its last position. All read the same order."""
+        """Each reader continues from its last position. All readers read the same order."""
         claimed = [(await fresh.claimed())[0] for _ in range(60)]
         is_over = asyncio.Event()
 
@@ -165,7 +165,7 @@ class TestCompleteness:
 
 
 class TestCost:
-    """Final payments and old events cost a page nothing."""
+    """Final payments and old events make a page no slower."""
 
     @pytest.mark.whole
     async def test_a_backlog_is_listed_batch_by_batch(self, fresh: Store) -> None:
