@@ -18,8 +18,8 @@ PATH = ROOT / "docs" / "architecture" / "packages.md"
 # Each package, and what its modules do.
 PACKAGES = {
     "gateway": "the web process and the callback receiver: start, routes, handlers",
-    "gateway.auth": "who calls: tokens and their keys",
-    "gateway.edge": "what every connection and request meets first: limits, HTTP, problems",
+    "gateway.auth": "authentication: tokens and their keys",
+    "gateway.edge": "the first checks of each connection and request: limits, HTTP, problems",
     "gateway.openapi": "/openapi.json",
     "gateway.schemas": "the bodies and parameters that callers send, one page for each kind",
     "workers": "the worker process, the sweeper, the operator's commands",
@@ -38,8 +38,8 @@ _GROUPS = ("gateway", "workers", "domain")
 
 _TEXT = """# Packages and their imports
 
-Written by `python -m tests.packages_diagram` from the imports in the code. A test compares them.
-An arrow leads from a package to a package that it imports. Arrows to {not_drawn}
+`python -m tests.packages_diagram` writes this page from the imports in the code, and a test
+compares them. An arrow leads from a package to a package that it imports. Arrows to {not_drawn}
 are left out of the picture, because almost every package imports these. The table has them.
 
 ```mermaid

@@ -45,17 +45,19 @@ def _introduction() -> Iterator[str]:
     exist = sum(one.ending is not None for one in rows)
     yield "# Crash points"
     yield (
-        "Written by `python -m tests.proof.crash --table`; a test compares.\n"
-        "How it is played: [tests/proof/crash](../../tests/proof/crash/README.md)."
+        "`python -m tests.proof.crash --table` writes this page, and a test compares them.\n"
+        "[tests/proof/crash](../../tests/proof/crash/README.md) says how"
+        " the combinations are played."
     )
     yield (
-        f"Each crash point (rules.md §23), in every process that it can hit ({len(SITES)} sites),"
-        " crossed with three kinds of payment, Daraja's answer to the call kept or lost, its result"
-        " delivered 0, 1 or 3 times, and Redis kept or flushed while the process is down:"
-        f" {len(rows)} combinations. {exist} exist and are played, by {len(all_batches())} kills"
-        f" and freezes of real processes; {len(rows) - exist} do not exist, and the table says why."
-        " After each: the end below, and I1 to I7 by the simulator's ledger. No deposit and no bill"
-        " payment ever reached Daraja twice."
+        f"The table crosses each crash point (rules.md §23), in every process that it can hit"
+        f" ({len(SITES)} sites), with: three kinds of payment; Daraja's answer to the call kept or"
+        " lost; its result delivered 0, 1 or 3 times; Redis kept or flushed while the process is"
+        f" down. These are {len(rows)} combinations. {exist} exist and are played, by"
+        f" {len(all_batches())} kills and freezes of real processes. {len(rows) - exist} do not"
+        " exist, and the table says why. After each combination, a test checks the end below, and"
+        " I1 to I7 by the simulator's ledger. No deposit and no bill payment ever reached Daraja"
+        " twice."
     )
 
 
