@@ -1,1 +1,1 @@
-"""One module at a time: no sockets, milliseconds."""
+"""Tests of one module at a time. A test takes milliseconds and talks to no server."""

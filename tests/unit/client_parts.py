@@ -30,7 +30,7 @@ ADDRESSES = ("CallBackURL", "ResultURL", "QueueTimeOutURL")
 
 
 def remove_addresses(body: dict[str, Any]) -> dict[str, str]:
-    """Remove the addresses from a request, and return the operation in each.
+    """Remove the addresses from a request, and return the operation that each address names.
 
     Each address must name the payment, and its token must be genuine for the operation.
     """
@@ -61,7 +61,7 @@ INVALID_TOKEN = json_answer(401, errorCode="401.002.01", errorMessage="Invalid A
 
 
 class Tokens:
-    """A source of tokens that returns these in turn. It raises those that are exceptions."""
+    """A source of tokens. It returns the given tokens in turn, and raises exceptions among them."""
 
     def __init__(self, *given: str | Exception) -> None:
         self._given = list(given)
@@ -80,7 +80,7 @@ class Tokens:
 
 
 class OfflineClient(DarajaClient):
-    """A client without a network. It returns these answers in turn, or raises them."""
+    """A client without a network. It returns the given answers in turn, and raises exceptions."""
 
     def __init__(self, tokens: Tokens, *answers: tuple[int, bytes] | Exception) -> None:
         session: Any = None

@@ -1,4 +1,4 @@
-"""Daraja's messages as it sends them. A test changes one field by an argument."""
+"""Messages in the form in which Daraja sends them. A test changes a field by an argument."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ TOKEN = {"access_token": "c9SQxWWhmdVRlyh0zh8gZDTkubVF", "expires_in": "3599"}
 
 
 def answer_error(kind: Kind, status: int, answer: object) -> ProviderError | None:
-    """The error as which an answer is read, or None for an acknowledgement."""
+    """The error that the parser raises for an answer, or None for an acknowledgement."""
     try:
         assert read_answer(PAGES[kind].api, kind, status, as_body(answer))
     except ProviderError as error:

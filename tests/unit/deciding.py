@@ -1,4 +1,4 @@
-"""Decisions about a payment, from one change and all that is known of the payment."""
+"""Functions that decide about a payment, from one change and the evidence of the payment."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ ANSWERED_FAILED = a_report(
 
 
 def an_undecided_answer(outcome: InquiryOutcome, code: str = "4999", **overrides: Any) -> Report:
-    """The report of an answer to an inquiry that has no result."""
+    """The report of an answer to an inquiry, if the answer contains no result."""
     return a_report(ReportedOutcome.UNDECIDED, code=code, inquiry_outcome=outcome, **overrides)
 
 
@@ -72,7 +72,7 @@ def unconfirmed(*receipts: str, since: timedelta = timedelta(minutes=1)) -> dict
 
 
 def decide(change: Change, payment: Payment | None, *inquiries: Inquiry, **known: Any) -> Decided:
-    """The decision of `change`. `known`: fields of the context, or of its evidence."""
+    """The decision of `change`. `known` sets fields of the context or of the evidence."""
     context = {name: known.pop(name) for name in _CONTEXT_FIELDS & known.keys()}
     return change.decide(
         payment, a_context(**{"evidence": evidence_of(*inquiries, **known), **context})
@@ -108,7 +108,7 @@ def decide_callback(
     confirm_above_kes: int | None = None,
     **known: Any,
 ) -> Decided:
-    """Decides about a callback at the payment's own address, or at that of `operation`."""
+    """Decides about a callback at the address of `operation`, or of the payment's own result."""
     own_operation = RULES[payment.kind].result_operation if payment is not None else "deposit"
     callback = a_callback(operation=operation or own_operation, source_allowed=source_allowed)
     change = callback_change(PAYMENT_ID, callback, report, confirm_above_kes=confirm_above_kes)

@@ -1,4 +1,4 @@
-"""Genuine messages, changed as an attacker would change them: by structure, and by byte."""
+"""Genuine messages with changes that an attacker could make: to members, or to bytes."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _containers(value: Any) -> list[Any]:
 def mutated(draw: st.DrawFn, genuine: list[Any]) -> bytes:
     """A genuine message with changed members.
 
-    Some are swapped, deleted, renamed, repeated, retyped or copied from another message.
+    Some members are swapped, deleted, renamed, repeated, retyped or copied from another message.
     """
     root = _as_members(draw(st.sampled_from(genuine)))
     for _ in range(draw(st.integers(1, 4))):

@@ -1,4 +1,4 @@
-"""One payment in PostgreSQL, and Daraja: all that a submitter and an inquirer call."""
+"""A world with one payment: it replaces PostgreSQL and Daraja for a submitter or an inquirer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.builders import (
 )
 from tests.decisions import answer_of, inquiry_of
 
-# Two answers that permit a resend of a withdrawal in doubt.
+# Two inquiries. Their answers permit a resend of a withdrawal in doubt.
 NOT_FOUND = tuple(
     an_inquiry(n, InquiryOutcome.NOT_FOUND, at=NOW - timedelta(minutes=10)) for n in (1, 2)
 )
@@ -49,7 +49,7 @@ AN_EXCHANGE = Exchange(
 
 
 class World:
-    """Notes the `steps` of the submitter and the inquirer. A test sets what fails, and when."""
+    """Records the `steps` of the submitter and the inquirer. A test may set errors and delays."""
 
     def __init__(self, payment: Payment | None = None, *inquiries: Inquiry) -> None:
         self.payment: Any = payment or a_payment()
@@ -61,8 +61,8 @@ class World:
         self.clock = 1000.0
         self.fence: Fence | None = None
         self.prepare_error: Exception | None = None
-        self.change_errors: list[type[Exception]] = []  # of the next changes
-        self.is_commit_kept = False  # by a change that raises an error
+        self.change_errors: list[type[Exception]] = []  # the next changes raise these
+        self.is_commit_kept = False  # if a change raises an error
         self.on_claim: Callable[[], None] = lambda: None
         self.answer: ProviderIds | Exception = frozenset({(IdKind.CHECKOUT_REQUEST, "ws_CO_1")})
         self.is_written = True

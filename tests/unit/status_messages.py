@@ -34,7 +34,7 @@ def parameters(**changes: Any) -> list[dict[str, Any]]:
 
 
 def status(code: Any = 0, items: Any = None, **fields: Any) -> dict[str, Any]:
-    """A result. Its envelope has the ids of the inquiry, its parameters those of the payment."""
+    """A result. Its envelope has the inquiry's ids, and its parameters have the payment's ids."""
     items = parameters() if items is None else items
     result = {
         "ResultType": 0,

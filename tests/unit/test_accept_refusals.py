@@ -1,4 +1,4 @@
-"""A repeated request gets its first answer, also if a new request would be refused now."""
+"""A repeated request gets its first answer, even if a new request would be refused now."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REFUSAL = Overloaded()
 
 
 class Keys:
-    """A store with the answer of one key."""
+    """Replaces the database. Only the key `known` has a first answer."""
 
     async def first_answer(self, caller_key: str, key: str) -> FirstAnswer | None:
         return FIRST if (caller_key, key) == (CALLER.key, "known") else None

@@ -1,4 +1,4 @@
-"""Ids in a message: which of them contradict a payment, and which prove nothing."""
+"""Which ids in a message contradict a payment, and which ids prove nothing."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_an_unknown_originator_id_does_not_contradict_our_conversation_id(
     decision = decide_callback(payment, report)
     assert (decision.disposition == Disposition.IDS_DIFFER) is not is_believed
     assert payment_of(decision).stage.is_final is is_believed
-    assert not decision.ids & {MADE_BY_DARAJA, SECOND_OF_DARAJA}  # no inquiry may name it
+    assert not decision.ids & {MADE_BY_DARAJA, SECOND_OF_DARAJA}  # no inquiry may use such an id
 
 
 def test_an_originator_id_of_another_payment_contradicts_our_conversation_id() -> None:

@@ -1,4 +1,4 @@
-"""No process starts with an aiohttp that our tests did not run with."""
+"""No process starts with an untested version of aiohttp."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_both_ends_of_the_tested_range_are_accepted(
 
 
 def test_pyproject_and_the_lock_have_the_tested_range() -> None:
-    """The tests run with the version in the lock file, so it is the newest tested version."""
+    """The tests run with the version in the lock file, so the tested range ends there."""
     texts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     [bounds] = [each.specifier for each in map(Requirement, texts) if each.name == "aiohttp"]
     assert {str(bound) for bound in bounds} == {f">={FIRST}", f"<={LAST}"}
@@ -62,7 +62,7 @@ def test_pyproject_and_the_lock_have_the_tested_range() -> None:
 
 
 async def test_nothing_listens_with_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The refusal comes before the application starts anything."""
+    """`listen` raises the error before it starts the application."""
     monkeypatch.setattr(aiohttp, "__version__", "3.15.0")
     app, started = web.Application(), []
 
@@ -81,7 +81,7 @@ async def test_nothing_listens_with_another_version(monkeypatch: pytest.MonkeyPa
 async def test_no_request_goes_to_daraja_with_another_version(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The fence needs aiohttp's order of writing, and a private part of its connector."""
+    """The fence relies on the order in which aiohttp writes, and on a private part of aiohttp."""
     monkeypatch.setattr(aiohttp, "__version__", "3.15.0")
     with pytest.raises(SettingsError, match=r"aiohttp 3\.15\.0"):
         daraja_session(connections_max=1)

@@ -1,4 +1,4 @@
-"""A message with another amount: after it, only a message with an amount decides."""
+"""After a message with another amount, a success without an amount finalizes no payment."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from domain.adapters.settings.errors import SettingsError
 
 
 class Stubborn:
-    """A task that swallows a number of cancellations."""
+    """Its task swallows the first `swallows` cancellations."""
 
     def __init__(self, swallows: int) -> None:
         self.swallowed = 0
@@ -34,7 +34,7 @@ class Stubborn:
 
 
 async def test_a_loop_that_swallows_a_cancellation_is_cancelled_again() -> None:
-    """On Python 3.11 redis-py swallows one that arrives when a send completes."""
+    """On Python 3.11, redis-py swallows a cancellation that arrives when a send completes."""
     stubborn = Stubborn(2)
     task = asyncio.create_task(stubborn.work())
     await asyncio.sleep(0)
@@ -43,8 +43,8 @@ async def test_a_loop_that_swallows_a_cancellation_is_cancelled_again() -> None:
     assert stubborn.swallowed == 2
 
 
-async def test_the_loop_ends_also_if_its_caller_is_cancelled() -> None:
-    """The worker cancels its jobs while they end. A running loop would keep it alive."""
+async def test_the_loop_ends_even_if_the_caller_of_end_task_is_cancelled() -> None:
+    """A loop that runs on would keep the process alive."""
     task = asyncio.create_task(Stubborn(2).work())
     await asyncio.sleep(0)
     ending = asyncio.create_task(end_task(task))
@@ -55,7 +55,7 @@ async def test_the_loop_ends_also_if_its_caller_is_cancelled() -> None:
     assert task.cancelled()
 
 
-async def test_a_loop_that_failed_is_left_alone() -> None:
+async def test_end_task_does_not_raise_the_error_of_a_failed_loop() -> None:
     async def work() -> None:
         raise LookupError
 
@@ -77,7 +77,7 @@ def test_an_untested_version_of_arq_is_rejected(version: str) -> None:
 def test_an_arq_with_another_name_for_its_fixed_key_is_rejected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In cluster mode Redis refuses a transaction with keys of different slots."""
+    """arq's key must be in the slot of our keys, because arq uses both in one transaction."""
     monkeypatch.setattr(arq_queue, "abort_jobs_ss", "arq:aborted")
     with pytest.raises(SettingsError, match="arq:aborted"):
         require_tested_arq()
@@ -86,7 +86,7 @@ def test_an_arq_with_another_name_for_its_fixed_key_is_rejected(
 async def test_redis_wakeups_check_the_version_of_arq(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each of the three processes creates `RedisWakeups` before it is ready."""
+    """Each of the three processes creates `RedisWakeups` before the process is ready."""
 
     def refuse() -> None:
         raise RuntimeError("not tested")

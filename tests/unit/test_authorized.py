@@ -1,4 +1,4 @@
-"""Concurrent calls with the shared token: a missing product costs only one new token."""
+"""If the app lacks a product, concurrent calls with the shared token fetch one new token."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from domain.errors import ProductRefused, TokenRefused
 
 
 class Calls:
-    """The calls of one worker to a Daraja that refuses every token not in `accepted_tokens`.
+    """The calls of one worker. Daraja refuses each token that is not in `accepted_tokens`.
 
-    `fetched` counts the tokens, and the newest one is shared. Calls with `slow_token` wait for
-    `opens`. `sent` has the token of each call.
+    `fetched` counts the tokens, and all calls share the newest token. A call with `slow_token`
+    waits for `opens`. `sent` has the token of each call.
     """
 
     def __init__(self, *accepted_tokens: str, slow_token: str = "") -> None:
@@ -100,7 +100,7 @@ async def test_another_operation_s_refusal_of_the_token_still_fetches_a_new_one(
 
 
 async def test_a_token_that_was_accepted_later_is_replaced_when_it_is_refused_again() -> None:
-    """The app got the product. Later the token was ended for another reason."""
+    """Daraja gave the app the product. Later, Daraja ended the token for another reason."""
     calls = Calls()
     assert not await calls.is_accepted()
     calls.accepted_tokens = {"token-2"}

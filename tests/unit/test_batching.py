@@ -1,4 +1,4 @@
-"""Concurrent items share a batch, in order and one for each key. Each fails for itself."""
+"""Concurrent items share a batch, in order, with one item for each key. Each fails alone."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def a_lane(*, is_open: bool = True, **options: Any) -> tuple[Recorder, Lane[Item
 
 
 async def submit_all(lane: Lane[Item, int], *items: Item) -> list[asyncio.Task[int]]:
-    """Submits each item by a waiter of its own."""
+    """Submits each item in a task of its own, the item's waiter."""
     tasks = [asyncio.create_task(lane.submit(item)) for item in items]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -85,7 +85,11 @@ async def test_a_batch_is_never_larger_than_its_limit() -> None:
 @pytest.mark.parametrize(
     ("options", "keys"),
     [({}, "abc"), ({"shared": key_of}, "aab"), ({"abandoned": Abandoned.DROP_OR_FINISH}, "abc")],
-    ids=["each waiter its item", "waiters share an item", "waiters survive their cancellation"],
+    ids=[
+        "each waiter has its own item",
+        "waiters share an item",
+        "waiters survive their cancellation",
+    ],
 )
 async def test_the_error_that_ends_a_batch_reaches_every_waiter_and_the_lane_goes_on(
     options: dict[str, Any], keys: str, error: BaseException
@@ -113,7 +117,7 @@ async def test_a_batch_with_a_bad_row_runs_again_one_by_one() -> None:
     recorder.raises, recorder.raises_for = RunAlone(), {("b", 2)}
     results = await results_of(lane, ("a", 1), ("b", 2), ("c", 3))
     assert results[::2] == [10, 30]
-    assert isinstance(results[1], RuntimeError)  # it fails alone too
+    assert isinstance(results[1], RuntimeError)  # the item fails alone too
     assert [len(batch) for batch in recorder.batches] == [3, 1, 1, 1]
 
 
@@ -280,7 +284,7 @@ async def test_a_shared_item_without_waiters_is_dropped_and_the_next_one_is_new(
 
 
 async def test_started_work_finishes_although_its_waiter_is_cancelled() -> None:
-    """The waiter still gets the result, even if it is cancelled at the same moment."""
+    """A waiter gets the result even if it is cancelled during the work, or when the work ends."""
     recorder, lane = a_lane(is_open=False, abandoned=Abandoned.DROP_OR_FINISH)
     [early, late] = await submit_all(lane, ("a", 1), ("b", 2))
     early.cancel()

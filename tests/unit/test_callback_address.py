@@ -30,7 +30,7 @@ OPERATIONS = [*sorted(PAYMENT_OPERATIONS), "status-1", "status-1-timeout", "stat
 def test_an_address_carries_payment_operation_and_a_token_of_at_least_128_bits(
     operation: str,
 ) -> None:
-    """It has none of the words that Daraja refuses."""
+    """The address contains none of the words that Daraja refuses."""
     url = make_address("https://pay.example/in", FIRST, PAYMENT_ID, operation)
     start, token = url.rsplit("/", 1)
     assert start == f"https://pay.example/in/results/{ID}/{operation}"
@@ -80,7 +80,7 @@ def test_no_two_pairs_share_a_token(first: tuple[str, str], second: tuple[str, s
 
 
 class _Counted(str):
-    """A secret that counts how often a token is made with it."""
+    """A secret that counts the tokens that are made with it."""
 
     __slots__ = ("uses",)
     uses: int
@@ -112,7 +112,7 @@ LAST_TOKEN = make_token("third-secret", ID, "deposit")
 def test_a_wrong_address_takes_the_same_work_whichever_part_is_wrong(
     payment_id: str, operation: str, token: str, is_right: bool
 ) -> None:
-    """One token is made with each secret, even if an earlier one matched or a part is malformed."""
+    """The check makes one token with each secret, even after a match or for a malformed part."""
     secrets = [_Counted(secret) for secret in (FIRST, SECOND, "third-secret")]
     for secret in secrets:
         secret.uses = 0

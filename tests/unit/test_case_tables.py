@@ -9,7 +9,7 @@ import pytest
 from tests.case_tables import for_each
 
 
-def test_every_case_is_played_and_every_failure_named() -> None:
+def test_every_case_runs_and_the_error_names_every_failure() -> None:
     played = []
 
     @for_each("number", [1, 2, 3, 4])
@@ -29,7 +29,7 @@ def test_every_case_is_played_and_every_failure_named() -> None:
     assert "[3] RuntimeError: three" in str(caught.value)
 
 
-def test_two_tables_are_multiplied_and_named_by_both() -> None:
+def test_two_tables_make_all_pairs_and_the_error_names_both_cases() -> None:
     played = []
 
     @for_each("letter", "ab", ids=["first", "second"])

@@ -1,4 +1,4 @@
-"""Decisions: the closed lists of entries and effects, and which of them go together."""
+"""The closed lists of history entries and effects, and the effects that one decision may have."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from tests.builders import NOW, a_payment
 
 ROOT = Path(domain.__file__).parent.parent
 
-# These texts are in stored records and in answers to callers. A text that is removed here is still
-# in their databases.
+# These texts are in our database and in answers to callers. Both still contain a text that is
+# removed here.
 TEXTS = {
     "accepted", "claimed", "claim_lost", "acknowledged", "refused", "not_acted", "outcome_unknown",
     "lease_expired", "too_old", "cancelled_by_caller", "no_result_confirmed", "resolved_paid",
@@ -109,7 +109,7 @@ def inserted_entries() -> Iterator[str]:
 
 
 def test_no_statement_writes_an_entry_that_is_not_a_member() -> None:
-    """`what` is the parameter of that name, which is a `HistoryEntry`, or a member by its name."""
+    """The value is the parameter `what`, which is a `HistoryEntry`, or it names a member."""
     entries = list(inserted_entries())
     assert len(entries) >= 3
     members = {"what", *(f"'{{HistoryEntry.{name}}}'" for name in HistoryEntry.__members__)}

@@ -88,7 +88,7 @@ def test_an_unconfirmed_success_during_a_send_is_inquired_about_after_the_lease(
 
 
 def test_an_unconfirmed_success_of_an_unsent_payment_flags_it() -> None:
-    """Otherwise a worker would send it, and it would be paid twice."""
+    """Otherwise a worker would send the payment, and it would be paid twice."""
     payment = a_payment(stage=S.ACCEPTED, attempts=(an_attempt(NOT_ACTED),))
     decision = decide_large(payment)
     assert decision.payment == replace(payment, needs_review=True)
@@ -107,7 +107,7 @@ def test_a_payment_proved_unsent_is_flagged_if_a_stored_message_claims_success(
 
 
 def test_a_correction_flags_the_payment_at_once_and_needs_confirmation() -> None:
-    """Subscribers got an event of the failure, so an operator should look at it in any case."""
+    """Subscribers got an event of the failure, so an operator should review the payment."""
     payment = a_payment(stage=S.FAILED)
     decision = decide_large(payment)
     assert decision.payment == replace(payment, needs_review=True, next_step_at=NOW)
@@ -168,7 +168,7 @@ def test_the_history_shows_a_repeated_unconfirmed_success_once() -> None:
 def test_repeated_messages_bring_inquiries_forward_less_and_less(
     outcome: ReportedOutcome, reminders: int, seconds: int
 ) -> None:
-    """Five seconds after an inquiry, a message moves the next one to `seconds` from now."""
+    """Five seconds after an inquiry, a message moves the next inquiry to `seconds` from now."""
     payment = a_payment(stage=S.IN_DOUBT, next_step_at=NOW + timedelta(hours=1))
     inquiries = (an_inquiry(1, at=NOW - timedelta(seconds=5)),)
     decision = decide_callback(
@@ -207,7 +207,7 @@ def test_an_answer_to_an_inquiry_is_the_confirmation(stage: Stage) -> None:
 def test_a_report_of_failed_only_flags_a_payment_with_an_unconfirmed_success(
     is_answer: bool, kind: Kind, stage: Stage
 ) -> None:
-    """A success outranks a failure even before it is confirmed."""
+    """Even an unconfirmed success outranks a failure."""
     payment = a_due_payment(kind, stage)
     if is_answer:
         known = {**unconfirmed(), "has_message": True, "claims_success": True}
@@ -275,7 +275,7 @@ SINCE = unconfirmed(since=timedelta(minutes=30))
 
 
 def sent_ago(*minutes: int, outcome: InquiryOutcome | None = None) -> list[Inquiry]:
-    """Inquiries sent so many minutes ago, all with one outcome."""
+    """Inquiries that were sent these numbers of minutes ago, all with one outcome."""
     return [an_inquiry(n, outcome, at=NOW - ago * MINUTE) for n, ago in enumerate(minutes, 1)]
 
 
@@ -285,7 +285,7 @@ def sent_ago(*minutes: int, outcome: InquiryOutcome | None = None) -> list[Inqui
     [
         ([], {}, None),
         ([], SINCE, 30),
-        # an inquiry that was sent before the success arrived neither counts nor denies it
+        # inquiries that were sent before the success arrived are no evidence about it
         (sent_ago(90, 80, outcome=V.FAILED), SINCE, 30),
         (sent_ago(20), SINCE, 60),
         (sent_ago(20, 10, outcome=V.NO_ANSWER), SINCE, 120),
@@ -304,7 +304,7 @@ def test_inquiries_about_a_failed_payment_continue_until_daraja_answers(
 
 @pytest.mark.parametrize("kind", [Kind.DEPOSIT, Kind.WITHDRAWAL])
 def test_one_query_answered_failed_does_not_end_the_inquiries_about_a_deposit(kind: Kind) -> None:
-    """Queries have contradicted callbacks (daraja.md §3)."""
+    """Answers to STK queries have contradicted callbacks (daraja.md §3)."""
     denied = sent_ago(10, outcome=V.FAILED)
     after = payment_of(decide_inquiry(a_due_payment(kind, S.FAILED), *denied, **SINCE))
     assert (after.next_step_at is not None) is (kind is Kind.DEPOSIT)
@@ -323,7 +323,7 @@ def test_one_query_answered_failed_does_not_end_the_inquiries_about_a_deposit(ki
 def test_a_reviewed_payment_is_flagged_once_more_if_daraja_never_confirms_its_success(
     times: int, outcome: InquiryOutcome, is_flagged: bool, kind: Kind
 ) -> None:
-    """An operator who reviewed it at once could not know that no answer would come."""
+    """An operator who reviewed the payment early could not know that no answer would come."""
     inquiries = sent_ago(*range(29, 29 - times, -1), outcome=outcome)
     decision = decide_inquiry(a_due_payment(kind, S.FAILED), *inquiries, **SINCE)
     assert inquiry_of(decision) is not None

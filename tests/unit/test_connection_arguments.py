@@ -40,9 +40,9 @@ def test_every_call_has_a_time_limit_in_the_driver() -> None:
 
 @pytest.mark.parametrize("url", [URL, "postgresql://user@one,two/mkwanja"])
 def test_no_statement_is_prepared_on_a_connection_that_a_pooler_may_share(url: str) -> None:
-    """Only several hosts need a connect function of ours.
+    """Only a URL with several hosts needs our own connect function.
 
-    SQLAlchemy's `async_creator` would enable its cache of prepared statements again.
+    SQLAlchemy's `async_creator` would enable the cache of prepared statements again.
     """
     _, arguments = connection_arguments(url)
     assert arguments["statement_cache_size"] == arguments["prepared_statement_cache_size"] == 0
@@ -98,7 +98,7 @@ def test_these_errors_show_an_outage_of_postgresql(error: BaseException) -> None
 
 @for_each("error", ABOUT_ROWS, ids=error_name)
 def test_these_errors_are_about_rows(error: BaseException) -> None:
-    """If this counted as an outage, one bad row would fail its whole batch again and again."""
+    """If such an error counted as an outage, one bad row would fail its batch again and again."""
     assert not is_unavailable(error)
     assert is_about_rows(error)
 
@@ -121,7 +121,7 @@ def server_error(state: str) -> exc.DBAPIError:
         "57000", "57014", "57P01", "57P02", "57P03", "57P04", "57P05",
         "58000", "58030", "58P01", "F0000", "55000", "55006", "08000", "08003", "08006", "08P01",
         "28000", "28P01", "3D000",
-        "0A000",  # a plan made before a migration
+        "0A000",  # a plan that was made before a migration
         # the database is not migrated, or the rights are not granted yet
         "3F000", "42P01", "42501", "42703", "42704", "42883",
         "XX000",  # poolers use it for every error
@@ -149,7 +149,7 @@ def test_one_row_may_be_the_cause_of_these_states(state: str) -> None:
 
 
 def test_a_silent_server_is_distinguished_from_one_that_answers() -> None:
-    """After a timeout, also of a COMMIT, no other connection to that server is trusted."""
+    """After a timeout, also of a COMMIT, we trust no other connection to that server."""
     lost = CommitOutcomeUnknown()
     lost.__cause__ = wrapped(TimeoutError(), exc.DBAPIError)
     assert all(engine._is_timeout(error) for error in (TimeoutError(), lost.__cause__, lost))

@@ -17,7 +17,7 @@ FEW = {kind: rules.at_once_max for kind, rules in RULES.items() if rules.at_once
 
 
 class Outside:
-    """Daraja's client and the rate of all workers. Records their calls in order."""
+    """Replaces Daraja's client and the rate of all workers. Records the calls to both."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []

@@ -1,4 +1,4 @@
-"""The class of each synchronous answer of Daraja, as the tables of daraja.md have them."""
+"""The class of each synchronous answer of Daraja, as in the tables of daraja.md."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ U, T, R, TH, DU, RS, PR = (
     ProductRefused,
 )  # fmt: skip
 # Every row of the contract's tables: a label, the status, the answer and its class. RS is the class
-# for a withdrawal. For the other kinds the outcome is unknown, because it is not known that Daraja
-# refuses the second use of an id.
+# for a withdrawal. For the other kinds the outcome is unknown, because Daraja may accept a second
+# send of them.
 ROWS: list[tuple[str, int, Any, type[ProviderError]]] = [
     # the token: 404, 401 or 400, by API, and any 401
     ("token, STK", 404, envelope("404.001.03", "Invalid Access Token"), T),
@@ -113,7 +113,7 @@ ROWS: list[tuple[str, int, Any, type[ProviderError]]] = [
      envelope("500.001.1001", "Unable to lock subscriber, a transaction is already in process"), R),
     ("path", 404, envelope("404.001.01", "Resource not found"), R),
     ("verb", 405, envelope("405.001", "Method Not Allowed"), R),
-    # it was submitted before: known in any envelope and with any status
+    # Daraja had the payment before: recognized in any envelope and with any status
     ("duplicate", 500, envelope("500.002.1001", "Duplicate OriginatorConversationID."), DU),
     ("duplicate, 200", 200,
      {"ResponseCode": "1", "ResponseDescription": "Duplicate OriginatorConversationID."}, DU),
@@ -123,7 +123,7 @@ ROWS: list[tuple[str, int, Any, type[ProviderError]]] = [
     ("duplicate, another envelope", 400,
      {"status": "error", "message": "Duplicate OriginatorConversationID.", "data": "20"}, DU),
     ("duplicate, plain text", 422, b"Duplicate OriginatorConversationID.", DU),
-    # it may have acted
+    # Daraja may have acted
     ("internal", 500, envelope("500.003.1001", "Internal Server Error"), U),
     ("one code, unknown text", 500,
      envelope("500.001.1001", "The transaction is being processed"), U),

@@ -53,7 +53,7 @@ def test_an_acknowledgement_counts_only_with_a_status_of_success(kind: Kind, sta
     assert error is None if 200 <= status < 300 else type(error) is OutcomeUnknown
 
 
-# Bodies without a trace of a payment, and statuses that refuse a request with any body.
+# Bodies without a trace of a payment, and the statuses that refuse a request with such a body.
 SILENT = {"empty", "null", "number", "text", "empty list", "empty object", "xml", "long"}
 REFUSING = {400, 404, 405, 411, 413, 414, 415, 422}
 
@@ -78,7 +78,7 @@ def test_no_mangled_answer_acknowledges_or_refuses_a_payment(kind: Kind) -> None
 
 
 def _is_text_id(body: bytes, kind: Kind) -> bool:
-    """Ids are opaque: any short printable text may be one."""
+    """Whether the id is short printable text. An id has no other known form."""
     value = json.loads(body).get(PAGES[kind].api.acknowledgement_id)
     return (
         isinstance(value, str) and 0 < len(value) <= 64 and value.isascii() and value.isprintable()
@@ -123,7 +123,7 @@ def test_a_refusal_in_daraja_s_own_envelope_refuses_nothing_beside_an_id(trace: 
      ["400.002.02"]],
 )  # fmt: skip
 def test_a_code_that_differs_from_daraja_s_is_an_unknown_code(status: int, code: object) -> None:
-    """A code is compared as it is. If it were cleaned first, it could become a code of Daraja."""
+    """The parser does not clean a code. A cleaned code could become one of Daraja's codes."""
     error = answer_error(Kind.DEPOSIT, status, envelope(code, "Bad Request - Invalid Amount"))
     if status == 400 and type(error) is Refused:
         # The status alone refuses, because the envelope is unknown.
@@ -143,7 +143,7 @@ def test_no_mangled_answer_of_a_query_is_paid_or_failed() -> None:
     fields = {**retyped(QUERY, "ResponseCode"), **retyped(QUERY, "CheckoutRequestID")}
     codes = retyped(QUERY, "ResultCode")
     del codes["ResultCode: one"], codes["ResultCode: text one"]
-    without_id = {f"CheckoutRequestID: {value}" for value in ("null", "absent", "nothing")}
+    without_id = {f"CheckoutRequestID: {value}" for value in ("null", "absent", "empty text")}
     for label, body in {**shapeless(QUERY), **fields, **codes}.items():
         for status in STATUSES:
             try:
@@ -187,7 +187,7 @@ def test_a_text_that_is_no_bearer_token_is_never_put_into_a_header(field: str, v
 
 def test_no_mangled_answer_is_a_token() -> None:
     bodies = shapeless(TOKEN)
-    del bodies["names in small"]  # the names of a token answer are lower case
+    del bodies["in lower case"]  # this is a valid answer with another token
     cases = [(status, body) for status in STATUSES for body in bodies.values()]
     cases += [(status, as_body(TOKEN)) for status in STATUSES if status != 200]
     for status, body in cases:

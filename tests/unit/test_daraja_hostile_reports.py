@@ -1,6 +1,6 @@
-"""A hostile message: the reader believes nothing unclear and stores no secret.
+"""An ambiguous message is unreadable, and no secret in a message is stored.
 
-`test_fuzzing.py` feeds it with changed messages.
+`test_fuzzing.py` tests the same parser with changed messages.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ from workers.daraja_inquirer import DarajaInquirer
 
 
 def test_an_stk_query_has_these_fields() -> None:
-    """Its short code is that of the password, also if the money goes to a till."""
+    """The short code is the one in the password, even if the money goes to a till."""
     assert STK_QUERY.path == "/mpesa/stkpushquery/v1/query"
     assert stk_query_body(CHECKOUT, ACCOUNT, EVENING) == {
         "BusinessShortCode": "174379",
@@ -52,7 +52,7 @@ def test_an_stk_query_has_these_fields() -> None:
 
 
 def test_a_status_inquiry_has_these_fields() -> None:
-    """Sources disagree about the name of the target's id, so both are sent (daraja.md §6.1)."""
+    """Sources disagree about the name of the target's id: we send both names (daraja.md §6.1)."""
     assert STATUS.path == "/mpesa/transactionstatus/v1/query"
     payment = a_payment(kind=Kind.WITHDRAWAL)
     body = dict(status_body(payment, "9d20-1", 12, ACCOUNT, credential=CREDENTIAL))
@@ -120,7 +120,7 @@ async def test_an_inquiry_whose_token_is_refused_is_sent_again_with_another() ->
     assert [exchange.outcome for exchange in exchanges] == ["TokenRefused", "paid"]
 
 
-async def test_an_inquiry_that_probes_fetches_no_token() -> None:
+async def test_an_inquiry_that_probes_fetches_no_new_token() -> None:
     client = OfflineClient(Tokens("one"), INVALID_TOKEN)
     with pytest.raises(ProductRefused):
         await client.inquire(DEPOSIT, 1, [], is_probe=True)
@@ -149,7 +149,7 @@ async def test_without_a_token_no_inquiry_is_sent(error: Exception) -> None:
 async def test_an_inquiry_whose_connection_breaks_has_no_answer(
     error: Exception, payment: Payment, expected: Any
 ) -> None:
-    """A callback may still answer an inquiry about a payout, so nothing is recorded yet."""
+    """A callback may still answer an inquiry about a payout, so the inquiry stays open."""
     exchanges: list[Exchange] = []
     assert await OfflineClient(Tokens("one"), error).inquire(payment, 1, exchanges) == expected
     assert [(exchange.http_status, exchange.outcome) for exchange in exchanges] == [
@@ -161,7 +161,7 @@ async def test_an_inquiry_whose_connection_breaks_has_no_answer(
 async def test_the_record_of_an_inquiry_has_no_secret_and_no_phone_number(
     payment: Payment,
 ) -> None:
-    """Daraja's records can be searched by the ids and the time, so those are recorded whole."""
+    """Daraja's records can be searched by the ids and the time, so we record these in full."""
     answer = json_answer(
         500, CheckoutRequestID=CHECKOUT, errorMessage="Invalid Access Token - abcDEF123"
     )
@@ -245,5 +245,5 @@ async def test_an_inquiry_reports_its_exchanges_and_the_health_of_its_operation(
 
 
 def test_a_final_deposit_can_still_be_inquired_about() -> None:
-    """Later inquiries after a missing result, and the breaker's probe, are about final payments."""
+    """The inquiries after a failure by silence, and the breaker's probe, need this."""
     assert a_payment(stage=Stage.FAILED, attempts=PUSHED).inquiry_step is Step.QUERY

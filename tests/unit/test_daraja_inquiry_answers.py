@@ -1,4 +1,4 @@
-"""Reading answers to inquiries: STK query's in every known shape, Transaction Status's first."""
+"""The parsers of STK query's answers, and of Transaction Status's acknowledgement."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read(answer: object, status: int = 200) -> Report:
 def test_the_result_code_decides_and_an_answer_has_no_amount_and_no_receipt(
     code: object, inquiry_outcome: InquiryOutcome
 ) -> None:
-    """A wrong PIN (2001, 8006) is the customer's: it does not refuse our credential."""
+    """Codes 2001 and 8006 are about the customer's PIN here, and not about our credential."""
     outcomes = {V.PAID: ReportedOutcome.SUCCESS, V.FAILED: ReportedOutcome.FAILURE}
     assert read(QUERY | {"ResultCode": code}) == Report(
         outcome=outcomes.get(inquiry_outcome, ReportedOutcome.UNDECIDED),
@@ -100,7 +100,7 @@ ANSWERS: list[tuple[str, int, Any, InquiryOutcome]] = [
     ("both a result and an error", 200, QUERY | envelope("500.001.1001", ""), V.VAGUE),
     ("too early", 400, INVALID_CHECKOUT_ID, V.NO_RESULT),
     ("too early, in a 200", 200, INVALID_CHECKOUT_ID, V.NO_RESULT),
-    # Daraja did not look for the payment. That is our fault, and no evidence of silence.
+    # Daraja did not look for the payment, so these answers are no silence.
     ("our password", 500,
      envelope("500.001.1001", "[MerchantValidate] - Wrong credentials"), V.NO_ANSWER),
     ("our shortcode", 500, envelope("500.001.1001", "Merchant does not exist"), V.NO_ANSWER),
@@ -125,7 +125,7 @@ ANSWERS: list[tuple[str, int, Any, InquiryOutcome]] = [
 def test_an_answer_without_a_result_is_no_result_or_no_answer(
     row: tuple[str, int, Any, InquiryOutcome],
 ) -> None:
-    """Only an answer after Daraja looked for the payment counts as silence (rules.md §15)."""
+    """An answer is silence only if Daraja looked for the payment (rules.md §15)."""
     _, status, answer, inquiry_outcome = row
     report = read(answer, status)
     assert report == Report(
@@ -151,7 +151,7 @@ def test_an_answer_without_a_result_is_no_result_or_no_answer(
         (200, envelope("500.003.02", "Error Occurred: Spike Arrest Violation"), Throttled),
     ],
 )
-def test_an_inquiry_that_daraja_refuses_unread_raises_the_class_of_the_refusal(
+def test_an_inquiry_that_daraja_refuses_raises_the_class_of_the_refusal(
     status: int, answer: Any, error: type[ProviderError]
 ) -> None:
     with pytest.raises(error):

@@ -51,7 +51,7 @@ OTHER_ENVELOPES: dict[str, Any] = {
 def test_a_refusing_status_is_final_in_any_envelope(kind: Kind, label: str) -> None:
     """Daraja sends such a status before it acts. Any other status refuses nothing.
 
-    For an unknown envelope we do not promise that a retry is safe.
+    If the envelope is unknown, the failure does not say that a retry is safe.
     """
     for status in REFUSING_STATUSES:
         error = answer_error(kind, status, OTHER_ENVELOPES[label])
@@ -74,7 +74,7 @@ TRACES: dict[str, Any] = {
     "with blanks": {"Originator Conversation ID": "9d20-1"},
     "snake case": {"checkout_request_id": "ws_CO_1"},
     "number": {"ConversationID": 5},
-    "within": {"status": "error", "data": {"Result": [{"ConversationID": "AG_1"}]}},
+    "in an inner object": {"status": "error", "data": {"Result": [{"ConversationID": "AG_1"}]}},
     "in a text": {"status": "error", "data": '{"ConversationID":"AG_1"}'},
     "by its shape": {"status": "error", "message": "AG_20260301_2010aa was accepted"},
     "push by its shape": b"ws_CO_010320261015034711000111",
@@ -85,7 +85,7 @@ TRACES: dict[str, Any] = {
     "code of no known type": {"ResponseCode": False},
     "broken JSON, closed": b'{"status":"error",,"ConversationID":"AG_1"}',
     "broken JSON, name alone": b'{"ConversationID"}',
-    "cut off before it": b'{"status":"error","Convers',
+    "cut off within the name": b'{"status":"error","Convers',
     "a key twice": b'{"ConversationID":"AG_1","ConversationID":"AG_2"}',
     "a form": b"ConversationID=AG_1",
     "header": b"ConversationID: 9d20-1",
@@ -123,7 +123,7 @@ _C, _A, _P, _J = (
         (500, "500.001.1001", "Wrong credentials", _C),
         (500, "500.001.1001", "Merchant does not exist", _C),
         (500, "500.001.1001", "Unable to lock subscriber…", FailureReason.SUBSCRIBER_BUSY),
-        # An unknown 403 of Daraja may concern one payment only, so it holds no other.
+        # An unknown 403 of Daraja may concern one payment only, so the operation is not held.
         (403, "403.001.01", "Not for you", _C),
         (405, "405.001", "Method Not Allowed", _C),
         (400, "400.002.05", "Invalid Request Payload", _C),
@@ -144,7 +144,7 @@ def test_each_refusal_has_its_failure_reason(
     )
 
 
-# Field, and the reason for a deposit, a withdrawal, a bill payment.
+# A field, and its reasons for a deposit, a withdrawal and a bill payment.
 FIELDS: list[tuple[str, FailureReason, FailureReason, FailureReason]] = [
     *((name, _C, _C, _C) for name in (
         "CallBackURL", "Callback URL", "callback_url", "BusinessShortCode", "ShortCode", "Password",

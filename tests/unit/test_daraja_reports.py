@@ -1,4 +1,4 @@
-"""Reading callbacks: every known shape is read, and only an explicit 0 is a success."""
+"""The parser of callbacks reads every known shape. Only an explicit 0 is a success."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_a_placeholder_is_not_a_receipt(receipt: object) -> None:
     assert read_deposit(MpesaReceiptNumber=receipt).receipt is None
 
 
-def test_a_withdrawal_whose_two_receipts_differ_has_none() -> None:
+def test_a_withdrawal_whose_two_receipts_differ_has_no_receipt() -> None:
     assert read_message("withdrawal", payout(TransactionID="UC1OTHER22")).receipt is None
     assert read_message("withdrawal", payout(TransactionID=ABSENT)).receipt == "UC17KX20PM"
 
@@ -200,7 +200,7 @@ def test_a_number_of_any_size_is_read_exactly_and_without_an_error(number: str) 
 @for_each(
     ("values", "has_amount", "amount", "has_ignored"),
     [
-        ([1500, "UC17KX20PM"], True, Decimal(1500), True),  # recorded from another server
+        ([1500, "UC17KX20PM"], True, Decimal(1500), True),  # another server received this
         (["UC17KX20PM", 1500], True, Decimal(1500), True),
         ([1500, "1500.00", 1500.0], True, Decimal(1500), False),
         ([1500, 1400], True, None, False),
@@ -236,7 +236,7 @@ def test_parameters_are_found_by_the_letters_of_their_names() -> None:
         "UC17KX20PM",
         "JANE",
     )
-    # An id in two spellings is read twice.
+    # If two spellings of a name have different ids, both ids are read.
     assert report.ids == PAYOUT_IDS | {(IdKind.CONVERSATION, "AG_1")}
 
 
@@ -253,7 +253,7 @@ def test_a_single_object_stands_for_a_list() -> None:
     assert (report.has_amount, report.amount, report.receipt) == (True, Decimal(1500), "UC17KX20PM")
 
 
-def test_of_a_repeated_name_the_first_is_read() -> None:
+def test_the_first_value_of_a_repeated_name_is_read() -> None:
     repeated = {"Key": "ReceiverPartyPublicName", "Value": "1 - SECOND"}
     assert read_withdrawal(repeated).recipient_name == "JANE DOE"
 
@@ -271,7 +271,7 @@ def test_an_absent_id_is_no_id(value: object) -> None:
 
 
 @for_each("value", [5, True, [], {}, "x" * 65, "é", "a\0b", "\ud800"])
-def test_an_id_that_cannot_be_one_makes_the_message_unreadable(value: object) -> None:
+def test_an_invalid_id_makes_the_message_unreadable(value: object) -> None:
     assert read_message("deposit", stk(CheckoutRequestID=value)) == UNREADABLE
     assert read_message("withdrawal", payout(ConversationID=value)) == UNREADABLE
 
@@ -287,7 +287,7 @@ ECHO = {"SecurityCredential": "c2VjcmV0", "OriginatorConversationID": "payout-17
 def test_a_timeout_message_is_only_a_timeout_with_any_content(
     operation: str, message: Any, ids: Any
 ) -> None:
-    """An echo of our request names our id. A Result also names its conversation."""
+    """An echo of our request has our id. A `Result` also has a conversation id."""
     assert read_message(operation, message) == Report(
         outcome=ReportedOutcome.TIMEOUT, ids=frozenset(ids)
     )

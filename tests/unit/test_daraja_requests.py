@@ -138,7 +138,7 @@ BILL_FIELDS = PAYOUT_FIELDS | {
 def test_a_payment_is_sent_with_these_fields(
     payment: Payment, operations: dict[str, str], expected: dict[str, Any]
 ) -> None:
-    """An amount is text, as in the portal's samples. Servers that follow them refuse a number."""
+    """An amount is text, as in the portal's samples. Some servers refuse a number."""
     body = body_of(payment)
     assert remove_addresses(body) == operations
     assert body == expected
@@ -180,7 +180,7 @@ def test_each_purpose_has_its_command(purpose: Purpose | None, command: str) -> 
         ("100%", "100"),
         ("@#&", "Payment"),
         ("払い", "Payment"),
-        ("\u0663", "Payment"),  # a digit, but not one of ours
+        ("\u0663", "Payment"),  # a digit, but not an ASCII digit
         (". -", "Payment"),
         (None, "Payment"),
     ],
@@ -195,12 +195,12 @@ def test_free_text_reaches_daraja_in_letters_digits_blank_dot_and_dash(
 
 
 def test_a_reduced_free_text_is_within_the_limits() -> None:
-    """Reducing may make a text longer or shorter."""
+    """The reduction may make a text longer or shorter."""
     assert body_of(a_payment(description="\ufb03" * 13))["TransactionDesc"] == "ffiffiffiffif"
     assert body_of(a_payment(description="123456789012 &"))["TransactionDesc"] == "123456789012"
     assert body_of(a_payment(description="&x"))["TransactionDesc"] == "x"
     for kind in PAYOUTS:
-        # Daraja wants at least two characters.
+        # Daraja requires at least two characters.
         assert body_of(a_payment(kind=kind, remarks="&x"))["Remarks"] == "Payment"
         assert len(body_of(a_payment(kind=kind, remarks="\ufb03" * 100))["Remarks"]) == 100
 
@@ -215,7 +215,7 @@ def test_any_text_becomes_one_that_daraja_accepts(text: str) -> None:
 
 @for_each("account", ["INV/42", "A.B C", "0011 / 22-3.4"])
 def test_a_bill_account_reaches_daraja_exactly_as_the_caller_wrote_it(account: str) -> None:
-    """A changed account reference would pay another account."""
+    """With a changed reference, the biller could credit another customer."""
     payment = a_payment(kind=Kind.BILL_PAYMENT, account_reference=account)
     assert body_of(payment)["AccountReference"] == account
 
@@ -277,16 +277,14 @@ def test_the_record_of_a_request_has_no_secret_and_no_phone_number(kind: Kind) -
 @for_each(
     ("value", "recorded"),
     [
-        # The id of a withdrawal, whole. The last group of this one could be a phone number.
+        # Our id of a withdrawal. Its last group looks like a phone number.
         ("0199a0b1-c2d3-7e4f-8a5b-123456789012", "0199a0b1-c2d3-7e4f-8a5b-123456789012"),
-        # An id that Daraja made may contain a phone number. The payment has the true id.
+        # An id that Daraja made may contain a phone number. The payment's row has the true id.
         ("711000111-1-1", "7******11-1-1"),
     ],
 )
 @for_each("name", ["OriginatorConversationID", "OriginalConversationID"])
-def test_of_ids_only_those_that_we_made_are_recorded_whole(
-    name: str, value: str, recorded: str
-) -> None:
+def test_only_ids_that_we_made_are_recorded_in_full(name: str, value: str, recorded: str) -> None:
     assert SECRET_FIELDS.mask_field(name, value) == recorded
 
 

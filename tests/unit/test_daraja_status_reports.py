@@ -1,8 +1,8 @@
-"""Reading results of Transaction Status.
+"""The parser of results of Transaction Status.
 
-Its code and text say whether Daraja found the payment. The parameter TransactionStatus decides.
-Amounts, receipts and items are read as in `test_daraja_reports.py`. `test_fuzzing.py` feeds the
-reader with changed messages.
+The code and the text of a result say whether Daraja found the payment. The parameter
+TransactionStatus says whether the payment is paid. Amounts, receipts and items are read as in
+`test_daraja_reports.py`. `test_fuzzing.py` tests the parser with changed messages.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ OTHER_TEXTS: list[Any] = [
     ABSENT,
     5,
     ["The transaction does not exist"],
-    # The pattern takes quadratic time: 64 KiB of "transaction" once took the receiver seconds.
+    # The pattern takes quadratic time. A text of 64 KiB once took the receiver seconds.
     "transaction " * 5_000,
     "The transaction does not exist." + " " * 470,
 ]
@@ -136,7 +136,7 @@ def test_a_code_of_another_type_or_another_shape_is_unreadable(message: Any) -> 
 def test_a_payout_with_another_final_status_has_failed(
     status_text: str, reason: FailureReason, safe_to_retry: bool
 ) -> None:
-    """It has no receipt, even if the answer shows one."""
+    """A failed payout has no receipt, even if the answer shows a receipt."""
     assert reading_parameters(TransactionStatus=status_text) == Report(
         outcome=FAILURE,
         code=status_text,
@@ -214,9 +214,7 @@ def test_a_missing_id_contradicts_nothing(value: Any) -> None:
 
 @for_each("status_text", ["Completed", "Failed", "Pending"])
 @for_each("value", [5, True, [TARGET], "x" * 65, "a\0b", "\ud800"])
-def test_an_answer_with_an_id_that_cannot_be_one_is_unreadable(
-    status_text: str, value: Any
-) -> None:
+def test_an_answer_with_an_invalid_id_is_unreadable(status_text: str, value: Any) -> None:
     """Such an id might be the id of another payment."""
     assert (
         reading_parameters(OriginatorConversationID=value, TransactionStatus=status_text)
@@ -261,6 +259,6 @@ def test_missing_or_broken_parameters_leave_the_payout_under_way(items: Any) -> 
 
 @for_each("code", [0, 1])
 def test_a_payout_s_result_at_an_inquiry_s_address_is_undecided(code: int) -> None:
-    """The operation alone decides how a body is read: there it has no TransactionStatus."""
+    """The parser reads the body as a status result, and such a body has no TransactionStatus."""
     assert reading(payout(code)).outcome is UNDECIDED
     assert read_message("withdrawal", status(code)).inquiry_outcome is None

@@ -1,4 +1,4 @@
-"""One send and its token: which errors prove that Daraja did not act, and which do not."""
+"""The errors of one send: which of them prove that Daraja did not act."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def test_a_second_refusal_refuses_the_operation_if_no_newer_token_is_share
 
 
 @pytest.mark.parametrize(("newer", "sent_with"), [((), ["one"]), (("two",), ["one", "two"])])
-async def test_a_probe_fetches_no_token_and_uses_one_that_others_fetched(
+async def test_a_probe_fetches_no_new_token_but_uses_a_token_that_another_worker_fetched(
     newer: tuple[str, ...], sent_with: list[str]
 ) -> None:
     client = OfflineClient(Tokens("one", *newer), INVALID_TOKEN, INVALID_TOKEN)
@@ -114,9 +114,9 @@ WRONG_CONSUMER_KEY = Refused(Failure(FailureReason.CONFIGURATION, True, "400"))
 async def test_without_a_token_no_payment_fails_or_becomes_in_doubt(
     error: Exception, sent_with: list[str]
 ) -> None:
-    """Daraja saw no request with a valid token.
+    """Daraja got no request with a valid token, so it did not act.
 
-    A bill payment in doubt would cost an operator much time.
+    The test uses a bill payment, because an operator must resolve it if it is in doubt.
     """
     client = OfflineClient(Tokens(*sent_with, error), INVALID_TOKEN)
     problem = await problem_of(client)

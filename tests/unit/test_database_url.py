@@ -1,4 +1,4 @@
-"""A DATABASE_URL as providers print it: what we apply, what we ignore, and what stops a process."""
+"""URLs that providers print: which parts we apply or ignore, and which parts stop a process."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def test_a_client_certificate_does_not_depend_on_verification_of_the_server(
 
 # --- errors that stop the process -----------------------------------------------------------------
 
-# They choose the server, or ask for a protection that we do not offer.
+# These parameters choose the server, or ask for a protection that we do not offer.
 REFUSED_PARAMETERS = [
     "hostaddr=10.0.0.1", "service=other", "servicefile=x", "replication=database",
     "targetServerType=secondary", "something_new=1", "sslcrl=x", "sslidentity=x",

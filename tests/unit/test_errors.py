@@ -1,4 +1,4 @@
-"""The tree of errors: complete, as in its drawing, and without HTTP."""
+"""The classes of errors form the tree that `domain/errors.py` draws, and do not know HTTP."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAMES = {
 
 
 def parents_in_drawing() -> dict[str, str]:
-    """The parent of each error except the root, by the drawing in `domain/errors.py`."""
+    """The parent of each error in the drawing in `domain/errors.py`. The root has no parent."""
     parents: dict[str, str] = {}
     above: list[str] = []
     for line in (errors.__doc__ or "").splitlines():

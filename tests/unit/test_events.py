@@ -171,7 +171,7 @@ EVENTS |= {(stage, Stage.FAILED): EventType.FAILED for stage in Stage if not sta
 
 @for_each(("before", "after"), list(product(Stage, Stage)))
 def test_only_a_change_of_the_final_state_is_an_event(before: Stage, after: Stage) -> None:
-    """From each stage to every other, including changes that the table forbids."""
+    """The cases are all pairs of stages, including changes that the stage table forbids."""
     assert event_type(a_payment(stage=before), a_payment(stage=after)) == EVENTS.get(
         (before, after)
     )
@@ -211,7 +211,7 @@ def test_the_event_types_never_change() -> None:
 def test_a_user_sees_no_detail_that_may_name_a_person(
     detail: dict[str, str], for_users: dict[str, str]
 ) -> None:
-    """Only backends see a new detail until the list for users has it."""
+    """A user sees a new detail only after we add it to the list for users."""
     entry = Entry(4, NOW, "resolved_paid", Stage.IN_DOUBT, Stage.SUCCEEDED, detail)
     whole, shown = public_entry(entry, for_backend=True), public_entry(entry)
     assert whole["detail"] == detail

@@ -68,7 +68,7 @@ def test_the_deadline_counts_from_the_creation_of_the_fence(clock: Clock) -> Non
 
 
 def test_a_send_that_began_is_written_to_its_end_after_the_deadline(clock: Clock) -> None:
-    """Daraja may act after the first byte, so half a request would be useless."""
+    """Daraja may act after the first byte, so an unfinished request would prove nothing."""
     fence = clock.a_fence()
     fence.pass_first_byte()
     clock.at += 60

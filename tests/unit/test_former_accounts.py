@@ -87,7 +87,7 @@ NOT_ACTED: Attempt = replace(
     [
         (sent_by(AN_ACCOUNT), True),
         (sent_by(AN_ACCOUNT, AN_ACCOUNT), True),
-        ((*sent_by(AN_ACCOUNT), NOT_ACTED), True),  # the other account is proved to have no payment
+        ((*sent_by(AN_ACCOUNT), NOT_ACTED), True),  # the other account did not act
         (sent_by(None), False),  # sent before attempts stored their account
         (sent_by(AN_ACCOUNT, None), False),
         *[(sent_by(other), False) for other in OTHERS.values()],
@@ -99,7 +99,7 @@ NOT_ACTED: Attempt = replace(
 def test_only_the_account_that_made_every_send_may_resend(
     attempts: tuple[Attempt, ...], is_permitted: bool, is_busy: bool
 ) -> None:
-    """The claim judges the stored attempts under its lock, after two "not found" or a "busy"."""
+    """The claim checks the stored attempts after two "not found" answers, or a "busy" answer."""
     if is_busy:
         attempts = tuple(
             replace(a, outcome=Outcome.RESENDABLE) if a.outcome is Outcome.UNKNOWN else a
@@ -143,9 +143,9 @@ def test_an_inquiry_stores_whether_it_is_of_a_former_account(
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("part", PARTS_WITH_CREDENTIALS)
 def test_a_payment_of_an_account_without_credentials_gets_no_inquiry(kind: Kind, part: str) -> None:
-    """It is flagged once with the reason.
+    """The payment is flagged once, with the reason.
 
-    The worker still checks it, ever more rarely, because the setting may come back.
+    The worker still checks it, at growing intervals, because the setting may come back.
     """
     payment = a_due_payment(kind, attempts=sent_by(OTHERS[part], kind=kind))
     decided = decide_inquiry(payment)
@@ -171,7 +171,7 @@ def test_a_deposit_that_failed_for_silence_under_a_former_account_needs_a_person
 
 @pytest.mark.parametrize("account", [AN_ACCOUNT, *OTHERS.values()])
 def test_a_probe_never_inquires_about_a_send_of_another_account(account: Account) -> None:
-    """Its answer would not show whether Daraja accepts the credential in use."""
+    """The answer would not show whether Daraja accepts the credential in use."""
     decided = decide_inquiry(a_due_payment(attempts=sent_by(account)), is_probe=True)
     assert (inquiry_of(decided) is not None) is (account is AN_ACCOUNT)
 
@@ -180,7 +180,7 @@ def test_a_probe_never_inquires_about_a_send_of_another_account(account: Account
 def test_a_probe_may_inquire_about_an_unsent_payment_of_another_account(
     account: Account,
 ) -> None:
-    """Otherwise the breaker would stay open after a change of account, before the first send."""
+    """Otherwise no probe could close the breaker before the first send of a new account."""
     unsent = a_due_payment(
         stage=Stage.ACCEPTED, attempts=sent_by(account, outcome=Outcome.NOT_ACTED)
     )
@@ -191,7 +191,7 @@ def test_a_probe_may_inquire_about_an_unsent_payment_of_another_account(
 
 
 def test_only_inquiries_by_a_deposit_s_own_account_count_as_silence() -> None:
-    """Daraja refuses another passkey as "wrong credentials": no proof about the deposit."""
+    """Daraja refuses another passkey. This proves nothing about the deposit."""
     payment = a_due_payment(
         Kind.DEPOSIT, Stage.AWAITING_RESULT, attempts=sent_by(AN_ACCOUNT, kind=Kind.DEPOSIT)
     )
@@ -206,7 +206,7 @@ def test_only_inquiries_by_a_deposit_s_own_account_count_as_silence() -> None:
 def test_an_answer_for_a_former_account_neither_opens_nor_closes_the_breaker(
     is_former: bool,
 ) -> None:
-    """A refused credential flags the payment instead."""
+    """If Daraja refuses the credential of a former account, the payment is flagged."""
     inquiry = replace(an_inquiry(3), is_of_former_account=is_former)
     refused = an_undecided_answer(InquiryOutcome.NO_ANSWER, "2001", refuses_credential=True)
     decided = decide_callback(a_due_payment(), refused, inquiry, operation="status-3")

@@ -1,7 +1,7 @@
-"""Parsers of outside input, fed with changed genuine messages: none raises, and none misreads.
+"""Parsers get changed genuine messages: no parser fails, and no parser misreads a message.
 
-Each run has the same examples, some hundreds a parser. `FUZZ_EXAMPLES=100000` plays that many new
-examples for each.
+Each run tests the same 200 examples in each test. With `FUZZ_EXAMPLES=100000`, each test gets
+100,000 new examples.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def parse_strictly(body: bytes) -> Any:
 
 
 def values_under(message: Any, names: tuple[str, ...]) -> list[Any]:
-    """Every value under one of `names` at any depth: of a member, or of a Key or Name entry."""
+    """Every value, at any depth, of a member or a Key or Name entry with one of `names`."""
     if isinstance(message, list):
         return [found for inner in message for found in values_under(inner, names)]
     if not isinstance(message, dict):
@@ -117,7 +117,7 @@ def assert_storable(report: Report) -> None:
 @fuzzed
 @given(body=callbacks)
 def test_a_changed_callback_succeeds_only_if_its_bytes_contain_a_success(body: bytes) -> None:
-    """The bytes contain an explicit zero, and the amount and the receipt of the report."""
+    """Then its bytes contain an explicit zero, and the amount and the receipt of the report."""
     for operation in OPERATIONS:
         assert_report_matches(body, operation)
 
@@ -297,7 +297,7 @@ _patterns = st.one_of(
 @fuzzed
 @given(text=_changed | _patterns | st.text(max_size=40))
 def test_a_cursor_that_we_would_not_write_is_rejected(text: str) -> None:
-    """Only the list that writes a text reads it."""
+    """Only the list that writes a cursor accepts it."""
     lists: list[tuple[Callable[[str], Any], Callable[[Any], str]]] = [
         (cursors.page_place, cursors.page_cursor),
         (cursors.feed_place, cursors.feed_cursor),

@@ -1,4 +1,4 @@
-"""Valid idempotency keys, and when two requests are the same."""
+"""Which idempotency keys are valid, and which requests have the same fingerprint."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_order_of_fields_does_not_change_the_fingerprint() -> None:
         {**BODY, "amount": "250"},
         {**BODY, "amount": 250.0},
         {**BODY, "amount": True},
-        {**BODY, "phone_number": "254711000111"},  # the same phone, but not the request as sent
+        {**BODY, "phone_number": "254711000111"},  # the same phone in another spelling
         {**BODY, "description": "Payment"},  # a default written out
         {**BODY, "owner": None},
         {**BODY, "metadata": {"a": "1"}},
@@ -61,7 +61,7 @@ def test_any_other_body_is_another_request(other: object) -> None:
 
 
 def test_another_method_or_path_is_another_request() -> None:
-    """Also if text moved from the path to the method."""
+    """The same text with another border between method and path is also another request."""
     fingerprints = {
         of(BODY),
         of(BODY, path="/v1/withdrawals"),
@@ -72,7 +72,7 @@ def test_another_method_or_path_is_another_request() -> None:
 
 
 def test_a_fingerprint_begins_with_its_version() -> None:
-    """Stored fingerprints must still match. If this fails, a new version is needed."""
+    """Stored fingerprints must still match, so another way to compute them needs a new version."""
     body = b'{"amount":250,"metadata":{"a":"1","b":"2"},"phone_number":"0711000111"}'
     text = b'["POST","/v1/deposits",' + body + b"]"
     assert of(BODY) == b"\x01" + hashlib.sha256(text).digest()

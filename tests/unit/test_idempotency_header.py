@@ -1,4 +1,4 @@
-"""The idempotency key of a request: two header names, and quotes with the standard one."""
+"""Two headers may have the idempotency key. Only in the standard header, quotes are removed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def key_of(*headers: tuple[str, str]) -> str:
         (r'"\"k1\""', '"k1"'),
         ('"a;b,c"', "a;b,c"),
         ("\"'k1'\"", "'k1'"),
-        # A value that does not begin with a quote is the key itself, as it always was.
+        # A value that does not begin with a quote is the key itself.
         ("'k1'", "'k1'"),
         ('k1"', 'k1"'),
         ('k"1"', 'k"1"'),
@@ -52,13 +52,13 @@ def test_the_standard_header_accepts_a_key_with_or_without_quotes(value: str, ke
     ],
 )  # fmt: skip
 def test_an_invalid_or_ambiguous_value_is_rejected(value: str) -> None:
-    """Unclosed quotes, text or parameters after them, and characters that no key may contain."""
+    """Text follows the quotes, or the key is empty, too long or contains an invalid character."""
     with pytest.raises(IdempotencyKeyInvalid):
         key_of((STANDARD, value))
 
 
 def test_our_own_header_keeps_the_quotes_of_a_key() -> None:
-    """Its value is not a structured field, and callers use keys with quotes."""
+    """The value of our header is no structured field, and callers use keys with quotes."""
     assert key_of((OURS, '"k1"')) == '"k1"'
     assert key_of((OURS, '"')) == '"'
 

@@ -1,4 +1,4 @@
-"""Inquiries: one at each due time, stored before it is sent, and the steps without an inquiry."""
+"""Each due time gets one inquiry, stored before its send. Some payments get no inquiry."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_job_for_a_payment_that_is_not_due_stores_no_inquiry(late: float, expe
 def test_no_inquiry_follows_another_within_five_seconds(
     first_after: timedelta, ago: float, expected: bool
 ) -> None:
-    """Also if a callback brought it forward: ten repeats of a callback cause one inquiry."""
+    """Even ten callbacks within this time cause only one inquiry."""
     times = replace(TIMES, inquiry_first_after=first_after)
     earlier = an_inquiry(1, at=NOW - timedelta(seconds=ago))
     decision = decide(inquiry_change(PAYMENT_ID, times, ACCOUNTS), a_due_payment(), earlier)
@@ -114,7 +114,7 @@ def test_while_the_breaker_is_open_no_inquiry_carries_the_credential(kind: Kind)
 
 @pytest.mark.parametrize("stage", [S.SUBMITTING, *OPEN, S.SUCCEEDED, S.FAILED])
 def test_a_probe_is_stored_at_any_time_and_changes_nothing_else(stage: Stage) -> None:
-    """Its payment may be final: a probe only shows whether Daraja accepts the credential again."""
+    """The payment may be final. A probe only shows whether Daraja accepts the credential again."""
     payment = a_due_payment(
         stage=stage, next_step_at=None if stage.is_final else NOW + timedelta(hours=1)
     )
@@ -139,7 +139,7 @@ def test_a_probe_is_stored_at_any_time_and_changes_nothing_else(stage: Stage) ->
 def test_the_interval_counts_inquiries_since_the_last_send_and_no_probes(
     inquiries: list[Inquiry], wait: int, kind: Kind
 ) -> None:
-    """Nor do ten probes flag the payment."""
+    """Ten probes do not flag the payment."""
     decision = decide_inquiry(a_due_payment(kind), *inquiries)
     assert payment_of(decision).next_step_at == NOW + wait * SECOND
     assert entry_of(decision) is None
@@ -202,7 +202,7 @@ WATCH = watch_change(PAYMENT_ID, TIMES)
 
 
 def test_a_deposit_without_an_id_fails_for_silence_when_its_window_ends() -> None:
-    """Until then it is due again at that end."""
+    """Before that, its due time is the end of the window."""
     payment = a_due_payment(Kind.DEPOSIT, attempts=WITHOUT_ID)
     window_ends = SENT_AT + TIMES.result_window
     decision = decide(WATCH, payment, now=SENT_AT + SECOND)
@@ -228,7 +228,7 @@ def test_a_bill_payment_without_an_id_needs_a_person_when_its_result_is_overdue(
     "payment",
     [
         None,
-        a_due_payment(Kind.DEPOSIT),  # its id came, so its step is an inquiry
+        a_due_payment(Kind.DEPOSIT),  # a deposit with an id has an inquiry step
         a_due_payment(Kind.WITHDRAWAL),
         a_due_payment(Kind.DEPOSIT, S.SUBMITTING, attempts=WITHOUT_ID),
         a_due_payment(Kind.DEPOSIT, S.FAILED, attempts=WITHOUT_ID),

@@ -1,4 +1,4 @@
-"""The order of an inquiry: prepare, store, send, record; or a resend in its place, if permitted."""
+"""The inquirer prepares, stores, sends and records an inquiry, or resends the payment instead."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.unit.sending import AN_EXCHANGE, NOT_FOUND, World
 
 @pytest.mark.parametrize("kind", Kind)
 async def test_an_inquiry_is_prepared_stored_sent_and_recorded_in_this_order(kind: Kind) -> None:
-    """Steps that may wait come before the number is stored, which comes before the send."""
+    """Steps that may wait come first. The inquiry's number is stored before the send."""
     world = World(a_due_payment(kind))
     await world.inquire()
     assert world.steps == ["prepare", "store inquiry 1", "send inquiry 1", "record answer 1"]
@@ -36,7 +36,7 @@ async def test_a_job_for_a_payment_that_is_not_due_sends_no_inquiry() -> None:
     world = World(a_due_payment())
     await world.inquire(is_due=False)
     assert world.steps == []
-    # It was due when the job read it.
+    # The payment was due at the first read, but is not due under the lock.
     world = World(a_due_payment(next_step_at=NOW + timedelta(minutes=1)))
     await world.inquire()
     assert world.steps == ["prepare"]
@@ -58,7 +58,7 @@ async def test_an_inquiry_over_our_own_limit_is_postponed() -> None:
 
 @pytest.mark.parametrize("error", [Unreachable(), OutcomeUnknown(), QueueUnavailable()])
 async def test_an_inquiry_that_cannot_be_prepared_changes_nothing(error: Exception) -> None:
-    """The sweeper moved the due time when it queued the job, so it retries within seconds."""
+    """The sweeper retries within seconds, because it moved the due time only so far."""
     world = World(a_due_payment())
     world.prepare_error = error
     await world.inquire()

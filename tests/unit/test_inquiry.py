@@ -95,7 +95,7 @@ def test_the_interval_between_inquiries_doubles_up_to_the_maximum(count: int, se
 @for_each(
     ("attempts", "expected"),
     [
-        ((), NOW - timedelta(seconds=10)),  # its creation
+        ((), NOW - timedelta(seconds=10)),  # the payment's creation
         ((an_attempt(Outcome.UNKNOWN),), NOW - timedelta(seconds=10)),  # without stored times
         ((a_send(at=SENT_AT),), SENT_AT),
         ((a_send(None, at=SENT_AT, ended=False),), SENT_AT + TIMES.lease),
@@ -105,11 +105,11 @@ def test_the_interval_between_inquiries_doubles_up_to_the_maximum(count: int, se
             (a_send(at=SENT_AT), a_send(None, number=2, at=SENT_AT, ended=False)),
             SENT_AT + TIMES.lease,
         ),
-        # that attempt sent nothing
+        # the second attempt sent nothing
         ((a_send(at=SENT_AT), a_send(Outcome.NOT_ACTED, number=2, at=NOW)), SENT_AT),
     ],
 )
-def test_the_last_send_left_before_its_attempt_or_its_lease_ended(
+def test_the_last_send_has_the_time_of_the_end_of_its_attempt_or_lease(
     attempts: Any, expected: datetime
 ) -> None:
     assert last_sent_at(a_payment(stage=Stage.IN_DOUBT, attempts=attempts), TIMES) == expected
@@ -121,7 +121,7 @@ def test_the_last_send_left_before_its_attempt_or_its_lease_ended(
 def answers(
     *outcomes: InquiryOutcome | None, start: datetime = WINDOW_ENDS, gap: timedelta = FIRST_AFTER
 ) -> list[Inquiry]:
-    """Inquiries from `start` on, `gap` apart."""
+    """One inquiry for each outcome: the first at `start`, the others `gap` apart."""
     return [
         an_inquiry(number, outcome, at=start + gap * (number - 1))
         for number, outcome in enumerate(outcomes, 1)
@@ -148,9 +148,9 @@ SILENT = (V.NO_RESULT, V.NO_RESULT, V.NO_RESULT)
         ((*SILENT[:2], V.NO_ANSWER), False),
         ((*SILENT[:2], None), False),
         ((V.NO_ANSWER, *SILENT, None), True),
-        # a single failure, which no second one confirms, is no silence
+        # a failure is no silence, even if no second failure confirms it
         ((*SILENT[:2], V.FAILED), False),
-        # five are needed if one was Daraja's vaguest code
+        # five answers are needed if one of them was vague
         ((V.VAGUE, *SILENT[:2]), False),
         ((*SILENT, V.VAGUE), False),
         ((V.VAGUE,) * 4, False),
@@ -170,7 +170,7 @@ def test_only_inquiries_after_the_window_count_as_silence() -> None:
     assert is_confirmed(answers(V.NO_RESULT, *SILENT, start=early))
     # A vague answer within the window does not raise the number of answers.
     assert is_confirmed(answers(V.VAGUE, *SILENT, start=early))
-    # The clock that times the inquiries may differ from the one that ends the window.
+    # The clock that times the inquiries may differ from the clock that ends the window.
     assert not is_confirmed(answers(*SILENT), now=early)
 
 
@@ -195,7 +195,7 @@ def test_a_stored_message_that_claims_success_holds_the_deposit_open() -> None:
 def test_a_deposit_without_a_possible_inquiry_fails_when_its_window_ends(
     early: timedelta, expected: bool
 ) -> None:
-    """Only its callback could report a result, and it did not come."""
+    """Only a callback could report the result, and no callback came."""
     without_id = a_due_payment(Kind.DEPOSIT, attempts=WITHOUT_ID)
     assert is_confirmed([], without_id, now=WINDOW_ENDS - early) is expected
 
@@ -223,7 +223,7 @@ def unanswered(times: int) -> list[Inquiry]:
 def test_an_open_payment_needs_a_person_after_ten_inquiries_without_an_end(
     needs_review: bool, times: int, stage: Stage, kind: Kind
 ) -> None:
-    """Unless it is flagged already."""
+    """A payment that is flagged already is not flagged again."""
     payment = a_due_payment(kind, stage, needs_review=needs_review)
     expected = stage in OPEN and times >= 10 and not needs_review
     assert needs_a_person(payment, evidence_of(*unanswered(times)), NOW, TIMES) is expected
@@ -261,7 +261,7 @@ MINUTE = timedelta(minutes=1)
 def test_a_deposit_that_failed_for_silence_gets_four_more_inquiries_within_a_day(
     since: float, next_at: float | None
 ) -> None:
-    """After 10 min, 1 h, 6 h and 24 h: M-PESA has been late before."""
+    """They follow after 10 min, 1 h, 6 h and 24 h, because M-PESA has been late before."""
     payment = a_due_payment(Kind.DEPOSIT, Stage.FAILED, failure=SILENCE, finalized_at=SENT_AT)
     expected = None if next_at is None else SENT_AT + MINUTE * next_at
     assert next_inquiry_after_silence_at(payment, SENT_AT + MINUTE * since) == expected

@@ -1,4 +1,4 @@
-"""The answer to an inquiry: it counts once, and the decision uses all evidence of the payment.
+"""The first answer to an inquiry counts, and the decision uses all evidence of the payment.
 
 STK query answers at once. Transaction Status answers by a callback to the inquiry's own address.
 """
@@ -57,7 +57,7 @@ FAILED_ONCE = (an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2))
 
 
 def decide_answer(payment: Payment, report: Report, *inquiries: Inquiry) -> Decided:
-    """Decides about the answer to the newest inquiry, by the way of its kind."""
+    """Decides about the newest inquiry's answer: a direct answer for a deposit, else a callback."""
     number = inquiries[-1].number
     if payment.kind is Kind.DEPOSIT:
         return decide_inquiry_answer(payment, report, *inquiries, number=number)
@@ -95,7 +95,7 @@ def test_only_the_first_answer_to_a_stored_inquiry_counts(
 
 
 def test_the_result_in_a_second_answer_to_an_inquiry_is_still_used() -> None:
-    """The service believes it because of its address. Only the first answer is counted."""
+    """The service believes the result, because it came to the address of the inquiry."""
     decision = decide_answer(a_due_payment(), STATUS_PAID, an_inquiry(1, V.NO_ANSWER))
     assert payment_of(decision).stage is S.SUCCEEDED
 
@@ -139,9 +139,9 @@ def test_a_payout_ends_at_once_by_the_answer_of_transaction_status(kind: Kind) -
         (FAILED_ONCE, True),
         ((an_inquiry(1, V.FAILED, code="1037"), an_inquiry(2)), False),
         ((an_inquiry(1, V.NO_RESULT, code="1032"), an_inquiry(2)), False),
-        # with another outcome between
+        # a failure with another code is between the two
         ((FAILED_ONCE[0], an_inquiry(2, V.FAILED, code="1"), an_inquiry(3)), True),
-        # one inquiry answered twice does not agree with itself
+        # a second answer to the same inquiry confirms nothing
         ((FAILED_ONCE[0],), False),
     ],
 )
@@ -215,7 +215,7 @@ def test_a_later_inquiry_without_a_success_keeps_the_failure(outcome: InquiryOut
 
 
 def silent_answers(count: int) -> list[Inquiry]:
-    """Inquiries after the window that were answered without a result, and the next inquiry."""
+    """Inquiries after the window whose answers have no result, and one without an answer."""
     start, step = SENT_AT + TIMES.result_window, TIMES.inquiry_first_after
     answered = [an_inquiry(n, V.NO_RESULT, at=start + n * step) for n in range(1, count + 1)]
     return [*answered, an_inquiry(count + 1, at=start + (count + 1) * step)]

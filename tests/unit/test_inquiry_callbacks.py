@@ -1,4 +1,4 @@
-"""Answers of Transaction Status: their addresses, odd ones, and what they say of our credential."""
+"""Callbacks of Transaction Status: their addresses, and what they prove of our credential."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_an_answer_from_a_wrong_source_only_brings_the_next_inquiry_forward(
 
 @pytest.mark.parametrize("stage", Stage)
 def test_a_time_out_of_an_inquiry_changes_nothing(stage: Stage) -> None:
-    """It proves nothing about the credential: the queue was slow, and M-PESA did not read it."""
+    """The time-out proves nothing about the credential, because M-PESA did not read it."""
     payment = a_due_payment(stage=stage)
     decision = decide_callback(
         payment, a_report(ReportedOutcome.TIMEOUT), INQUIRY, operation="status-1-timeout"
@@ -142,14 +142,14 @@ def test_a_result_with_another_payment_s_id_opens_no_breaker() -> None:
     "report", [STATUS_PAID, ANSWERED_FAILED, UNDER_WAY, NOT_FOUND], ids=lambda report: report.code
 )
 def test_an_answer_proves_the_credential_at_the_time_of_the_inquiry(report: Report) -> None:
-    """Not at the time of the answer, because a newer refusal may have opened the breaker since."""
+    """A newer refusal may have opened the breaker between the inquiry and its answer."""
     inquiries = (INQUIRY, an_inquiry(2, at=NOW))
     decision = decide_callback(a_due_payment(), report, *inquiries, operation="status-1")
     assert credential_accepted_at(decision) == ASKED_AT
 
 
 def test_a_message_without_an_inquiry_proves_nothing_about_the_credential() -> None:
-    """Neither an answer to no inquiry, nor a payout's own result, which may be old."""
+    """The messages are an answer to an unknown inquiry, and a payout's own, perhaps old result."""
     unknown = decide_callback(a_due_payment(), STATUS_PAID, operation="status-1")
     own_result = decide_callback(a_due_payment(), a_report(), INQUIRY)
     for decision in (unknown, own_result):
@@ -157,7 +157,7 @@ def test_a_message_without_an_inquiry_proves_nothing_about_the_credential() -> N
 
 
 def test_an_answer_of_busy_proves_nothing_about_the_credential() -> None:
-    """M-PESA may have been too busy to read it."""
+    """M-PESA may have been too busy to read the credential."""
     busy = an_undecided_answer(V.NO_ANSWER, "26")
     decision = decide_callback(a_due_payment(), busy, INQUIRY, operation="status-1")
     assert answer_of(decision) is not None

@@ -89,7 +89,7 @@ def test_an_unusable_key_does_not_block_the_good_keys_of_its_set(key: object) ->
 
 
 def test_the_type_of_a_key_determines_its_algorithm() -> None:
-    """With or without alg, use and key_ops."""
+    """The members alg, use and key_ops of a key are not needed for this."""
     bare = [
         {name: value for name, value in key.items() if name not in ("alg", "use", "key_ops")}
         for key in (EC, {**RSA, "kid": "rsa"})

@@ -1,4 +1,4 @@
-"""The pages of the kinds have all differences between kinds. Other code asks for a property."""
+"""Only the pages of the kinds define how kinds differ. Other code reads a property of a kind."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_kind_names_only_fields_of_requests() -> None:
         assert {*rules.parties, *(name for name, _ in rules.texts)} <= request_fields
 
 
-def test_a_kind_with_a_limit_on_references_shows_one() -> None:
+def test_a_kind_has_a_reference_only_if_its_requests_have_one() -> None:
     for rules in RULES.values():
         assert (rules.reference is not None) is ("account_reference" in dict(rules.texts))
 
@@ -77,7 +77,7 @@ def test_each_kind_s_expiry_is_a_setting() -> None:
 
 
 def test_no_two_kinds_share_an_operation_or_an_address() -> None:
-    """Otherwise a result is read as another kind's, and a hold of one kind holds the other."""
+    """Otherwise we read a result as another kind's, and a hold of one kind stops the other kind."""
     for names in (
         [rules.operation for rules in RULES.values()],
         [schema.path for schema in SCHEMAS.values()],

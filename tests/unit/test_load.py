@@ -88,7 +88,7 @@ async def test_every_caller_that_floods_leaves_room_for_the_next(requests: MakeR
 
 
 async def test_requests_without_a_valid_token_count_for_no_caller(requests: MakeRequests) -> None:
-    """They use places of the process, but no caller's share."""
+    """Such requests use places of the process, but no caller's share."""
     waiting = requests(load_of(100))
     assert await waiting.start(None, 60) == 60
     assert await waiting.start("a", 120) == 20
@@ -116,7 +116,7 @@ async def test_a_request_that_waits_for_its_client_holds_neither_place_nor_share
     arrived.set()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert await waiting.start("a", 120) == 0  # as many of the eighty as fit hold a place again
+    assert await waiting.start("a", 120) == 0  # as many of the 80 as possible hold a place again
     await waiting.abandon()
     assert await waiting.start("b", 120) == 50
 

@@ -27,7 +27,7 @@ DID_NOT_ACT = [error for error, _, outcome in ANSWERS if outcome.is_accounted_fo
 def payment_without_claim(
     kind: Kind, stage: Stage, *outcomes: Outcome | None, **fields: Any
 ) -> Payment:
-    """A payment without attempt 1, which Daraja answers. Its stored attempts begin at number 2."""
+    """A payment that lost attempt 1. Its stored attempts begin at number 2."""
     attempts = tuple(
         an_attempt(outcome, number=number) for number, outcome in enumerate(outcomes, 2)
     )
@@ -39,7 +39,7 @@ def payment_without_claim(
 def test_an_answer_without_its_claim_is_evidence_of_a_send(
     kind: Kind, error: ProviderError | None, outcome: Outcome
 ) -> None:
-    """The payment is in doubt and gets an inquiry. The attempt has its account and its ids."""
+    """The payment is in doubt and gets an inquiry. The attempt is stored with account and ids."""
     decision = decide_send_answer(payment_without_claim(kind, Stage.ACCEPTED), error, ids=IDS)
     after = payment_of(decision)
     assert (after.stage, after.needs_review) == (Stage.IN_DOUBT, False)
@@ -55,7 +55,7 @@ def test_an_answer_without_its_claim_is_evidence_of_a_send(
 def test_an_answer_that_proves_no_effect_and_has_no_claim_changes_nothing(
     stage: Stage, error: ProviderError
 ) -> None:
-    """The claim was never committed: the usual case of a COMMIT with an unknown outcome."""
+    """The claim was never committed, as is usual after a COMMIT with an unknown outcome."""
     payment = a_payment(stage=stage, attempts=())
     assert decide_send_answer(payment, error) == Decided(payment=payment)
 
@@ -73,9 +73,9 @@ def test_an_answer_that_proves_no_effect_and_has_no_claim_changes_nothing(
 def test_an_acknowledgement_without_its_claim_beside_another_send_needs_a_person(
     kind: Kind, stage: Stage, outcome: Outcome | None
 ) -> None:
-    """A withdrawal does not, because Daraja refuses its second send by its id.
+    """A withdrawal needs no person, because Daraja refuses a second send with the same id.
 
-    For the other kinds both sends may have acted.
+    For the other kinds, both sends may have acted.
     """
     payment = payment_without_claim(kind, stage, outcome)
     after = payment_of(decide_send_answer(payment, None, ids=IDS))
@@ -98,7 +98,7 @@ def test_an_acknowledgement_after_a_failure_without_a_send_needs_inquiries_and_a
 
 @pytest.mark.parametrize("kind", [Kind.DEPOSIT, Kind.BILL_PAYMENT])
 def test_after_an_answer_without_its_claim_no_later_answer_permits_another_send(kind: Kind) -> None:
-    """The newer attempt is proved unsent, but the one without a claim may have acted."""
+    """The newer attempt is proved unsent, but the attempt without a claim may have acted."""
     payment = payment_without_claim(kind, Stage.SUBMITTING, None)
     after_lost = payment_of(decide_send_answer(payment, None, ids=IDS))
     after = payment_of(decide_send_answer(after_lost, Unreachable(), number=2))

@@ -1,4 +1,4 @@
-"""The values that no log line and no stored exchange may contain, in any text."""
+"""The masking of values that no log line and no stored exchange may contain."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_texts_that_an_operator_searches_for_stay_readable(text: str) -> None:
 
 
 def test_our_own_ids_stay_readable_with_any_digits() -> None:
-    """Except an id whose end looks like a phone number: about one in a thousand million."""
+    """The exception is an id whose last group looks like a phone number."""
     for _ in range(2_000):
         payment_id = str(UUID(int=uuid_utils.uuid7().int))
         assert mask_text(payment_id) == payment_id or payment_id[-12:].isdigit()
@@ -100,7 +100,7 @@ def test_a_subscriber_s_number_is_masked_in_any_text(
     )
 )
 def test_a_subscriber_s_number_is_masked_in_any_value(value: Any) -> None:
-    """As a number, as a key, or inside a list. The line is still JSON."""
+    """The number may be an integer, a key, or inside a list. The line is still JSON."""
     line = line_of({"event": "x", "value": value, str(value): 1, "bytes": str(value).encode()})
     without_fractions = re.sub(r"\d\.\d+(e[+-]?\d+)?", "", line)
     assert not re.search(r"\d{9}", without_fractions), line
@@ -126,7 +126,7 @@ def test_a_value_that_is_not_json_is_written_as_its_masked_repr() -> None:
 
 
 def test_a_long_text_is_cut_after_it_was_masked() -> None:
-    """If it were cut first, half of a secret could remain."""
+    """If we cut the text first, half of a secret could remain."""
     text = Masking().mask("x " * 3_990 + "254711000111" + " y" * 9_000)
     assert len(text) < 8_100
     assert "2547******11" in text
@@ -140,7 +140,7 @@ def test_a_long_text_is_cut_after_it_was_masked() -> None:
     ],
 )  # fmt: skip
 def test_the_time_of_masking_is_linear_in_the_length_of_a_hostile_text(hostile: str) -> None:
-    """Eight times the text costs about eight times as much, not sixty-four, in the same run."""
+    """A text eight times as long takes about 8 times as long, and not 64 times."""
 
     def cost(times: int) -> float:
         text, best = hostile * times, float("inf")

@@ -62,7 +62,7 @@ def source_of(store: TokenStore) -> TokenSource:
 async def test_only_a_token_that_was_issued_later_is_newer(
     shared: Token, newer: Token | None
 ) -> None:
-    """It becomes the current token."""
+    """The shared token becomes the current token in each case."""
     source = source_of(TokenStore(shared))
     assert await source.find_newer(SECOND) == newer
     assert await source.get_current() == shared
@@ -73,7 +73,7 @@ async def test_without_a_shared_token_no_token_is_newer() -> None:
 
 
 async def test_find_newer_waits_for_a_fetch_that_is_under_way() -> None:
-    """Daraja ended the second token. Another worker has the third, but has not shared it yet."""
+    """Daraja ended the second token. Another worker has the third token, but has not shared it."""
     store = TokenStore(SECOND, tries=3, next_token=THIRD)
     assert await source_of(store).find_newer(SECOND) == THIRD
 

@@ -19,8 +19,8 @@ INQUIRY_STEPS = {
     Kind.BILL_PAYMENT: Step.STATUS,
     Kind.POCHI_PAYMENT: Step.STATUS,
 }
-# The ids that Daraja also gives, but by which no inquiry is possible. A withdrawal and a Pochi
-# payment are inquired about by our own id.
+# Ids of Daraja by which no inquiry is possible. An inquiry about a withdrawal or a Pochi payment
+# uses our own id.
 OTHER_IDS: dict[Kind, dict[str, Any]] = {
     Kind.DEPOSIT: {"merchant_request_id": "4c1e-1"},
     Kind.BILL_PAYMENT: {"conversation_id": "AG_1"},
@@ -33,7 +33,7 @@ STEPS = {Stage.ACCEPTED: Step.SUBMIT, Stage.SUBMITTING: Step.END_LEASE}
 def test_each_stage_has_its_step_and_without_an_inquiry_the_step_is_watch(
     stage: Stage, kind: Kind
 ) -> None:
-    """If the acknowledgement was lost, and with it Daraja's id, no inquiry is possible."""
+    """For some kinds, an inquiry needs Daraja's id. A lost acknowledgement loses this id."""
     without_id = Step.WATCH if kind in OTHER_IDS else INQUIRY_STEPS[kind]
     for ids, expected in (
         (INQUIRY_IDS[kind], INQUIRY_STEPS[kind]),
@@ -48,7 +48,7 @@ def test_each_stage_has_its_step_and_without_an_inquiry_the_step_is_watch(
 
 
 def test_the_texts_of_the_steps_never_change() -> None:
-    """They are stored in `payments.next_step`, by which the sweeper finds due payments."""
+    """They are stored in `payments.next_step`. By this column, the sweeper finds due payments."""
     assert [step.value for step in Step] == ["submit", "end_lease", "query", "status", "watch"]
 
 

@@ -26,7 +26,7 @@ from tests.paths import ROOT
 
 
 def log_event_of(logger: str, error: Exception) -> dict[str, object]:
-    """What our log has of an error that a library logs."""
+    """The event in our log for an error that a library logs."""
     exc_info = (type(error), error, None)
     record = logging.LogRecord(logger, logging.ERROR, __file__, 1, "it broke", (), exc_info)
     with structlog.testing.capture_logs() as events:
@@ -52,7 +52,7 @@ def test_a_lost_connection_that_cannot_be_closed_is_only_a_warning(logger: str, 
 
 
 class TestLoggedErrors:
-    """A log line has the error's type, place and causes, but no value that its text quotes."""
+    """A log line has an error's type, place and causes, but no value that the error quotes."""
 
     @pytest.mark.parametrize(
         "fail",
@@ -70,7 +70,7 @@ class TestLoggedErrors:
     def test_a_value_that_an_error_quotes_is_not_logged(
         self, fail: Callable[[str], object]
     ) -> None:
-        name = "JANE" + "DOE"  # put together, because a traceback shows the lines of this file
+        name = "JANE" + "DOE"  # joined here, because a traceback shows the lines of this file
         with pytest.raises(Exception) as caught:  # noqa: PT011 - each raises another type
             fail(name)
         event = redacted(caught.value)
@@ -79,7 +79,7 @@ class TestLoggedErrors:
         assert "test_observability" in event["traceback"]
 
     def test_the_causes_of_an_error_are_logged_without_values(self) -> None:
-        """Mostly, the database's error is the cause of another one. A group has several errors."""
+        """An error of the database often causes another error. A group has several errors."""
         row = "JANE" + "DOE"
         try:
             try:
@@ -146,11 +146,11 @@ except ValueError:
 
 @pytest.mark.parametrize("program", _PROGRAMS.values(), ids=list(_PROGRAMS))
 def test_every_line_of_a_process_has_our_format_and_is_masked(program: str, tmp_path: Path) -> None:
-    """A process prints only JSON, one object a line."""
+    """A process prints only JSON, one object on each line."""
     start = "from domain.adapters.observability import set_up_logging as start\n"
     start += "start('DEBUG', process='p', secrets=['pass_phrase'])\n"
-    # The program is in a file elsewhere, because a traceback shows lines of the program, and these
-    # contain the values that the log must not show.
+    # The program is in another file, because a traceback shows lines of this file. The program's
+    # lines contain values that the log must not show.
     (tmp_path / "program.py").write_text(program)
     run = f"exec(compile(open({str(tmp_path / 'program.py')!r}).read(), '<program>', 'exec'))\n"
     command = [sys.executable, "-c", start + run]
