@@ -46,7 +46,7 @@ async def _make_accepted(client: Client, path: str, body: Any) -> Any:
     return payment
 
 
-async def test_a_users_deposit_has_the_pinned_shape(system: System) -> None:
+async def test_a_users_deposit_is_answered_with_the_documented_fields(system: System) -> None:
     """The answer is 202 with a Location and exactly the documented fields for users.
 
     The answer, a read and a list show the metadata unchanged and in its order.
@@ -82,7 +82,7 @@ async def test_a_users_deposit_has_the_pinned_shape(system: System) -> None:
         ("pochi-payments", POCHI_PAYMENT, "pochi_payment", {"remarks": "Payment"}),
     ],
 )
-async def test_a_backends_payment_has_the_pinned_shape(
+async def test_a_backends_payment_is_answered_with_the_documented_fields(
     system: System, path: str, body: dict[str, Any], kind: str, defaults: dict[str, str]
 ) -> None:
     """The service fills in the fields that the caller leaves out.

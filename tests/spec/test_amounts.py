@@ -1,6 +1,6 @@
-"""Payments whose reported amount differs from their own: an operator settles them.
+"""An operator settles a payment if Daraja reports another amount than the requested one.
 
-The operator reads the amount on M-PESA's statement. Before that, the service publishes no event.
+The operator reads the amount on M-PESA's statement. Until then, the service publishes no event.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _WITHOUT_AMOUNT = InquiryRule("status_missing_parameters", {"without": ["Amount"
 
 @pytest.fixture
 async def system(inquiring_system: System) -> System:
-    """A system that soon inquires."""
+    """A system that inquires about open payments soon."""
     return inquiring_system
 
 

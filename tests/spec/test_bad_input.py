@@ -1,6 +1,6 @@
-"""Refused requests: each has its pinned status and code, names every fault and stores nothing.
+"""Refused requests: each gets its documented status and code, and nothing is stored.
 
-`tests/unit/test_schemas.py` and its neighbours have the wrong values of each field.
+`tests/unit/test_schemas.py` and the files beside it have the wrong values of each field.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BYTES_MAX = 16 * 1024
 
 
 async def _traces(system: System) -> tuple[Any, Any]:
-    """Counts of stored rows, and Daraja's requests: a refused request adds to neither."""
+    """The numbers of stored rows, and the requests to Daraja. A refused request adds none."""
     rows = await system.rows(
         "SELECT (SELECT count(*) FROM mkwanja.payments) AS payments,"
         " (SELECT count(*) FROM mkwanja.idempotency_keys) AS keys,"
@@ -43,7 +43,7 @@ async def _traces(system: System) -> tuple[Any, Any]:
 
 @pytest.fixture
 async def quiet(system: System) -> AsyncIterator[System]:
-    """A system in which the test may store nothing and send nothing to Daraja."""
+    """A system that must store nothing and send nothing to Daraja during the test."""
     await system.eventually(
         lambda: system.rows(
             "SELECT id FROM mkwanja.payments WHERE stage IN ('accepted', 'submitting')"
@@ -94,7 +94,7 @@ async def test_a_refusal_names_every_wrong_field(quiet: System) -> None:
 
 
 async def test_the_service_refuses_a_body_that_is_not_json(quiet: System) -> None:
-    """Not JSON by RFC 8259, or a body that two parsers could read differently: 400."""
+    """A body gets 400 if RFC 8259 does not allow it, or if two parsers may read it differently."""
     for body in (
         *(b"", b'{"amount":', b'{"amount":NaN}', b'{"description":"\xff\xfe"}'),
         *(b'{"amount":1,"\\u0061mount":2}', b'{"a":' * 100 + b"1" + b"}" * 100),
@@ -143,7 +143,7 @@ async def test_the_service_reads_only_json_in_utf8(quiet: System, headers: Heade
 
 
 async def test_the_service_refuses_a_body_above_sixteen_kib(quiet: System) -> None:
-    """413, with a Content-Length or in chunks. The invalid body on the limit is read."""
+    """The answer is 413, with a Content-Length or in chunks. Exactly 16 KiB are still parsed."""
 
     async def in_chunks() -> AsyncIterator[bytes]:
         for size in (_BYTES_MAX, 1):
@@ -176,7 +176,7 @@ async def test_the_service_refuses_a_body_above_sixteen_kib(quiet: System) -> No
 async def test_unknown_routes_and_wrong_methods_are_answered_with_problems(
     quiet: System, method: str, path: str, status: int
 ) -> None:
-    """An unknown route or payment is 404, a wrong method 405 with an Allow header."""
+    """An unknown route or payment gets 404. A wrong method gets 405 with an Allow header."""
     answer = await send_request(quiet, method, path)
     expect_problem(answer, status, answer.json()["code"])
     assert ("Allow" in answer.headers) == (status == 405)

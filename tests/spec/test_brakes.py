@@ -84,7 +84,7 @@ async def _assert_held(system: System, payment_ids: list[str]) -> None:
 
 @pytest.mark.whole
 async def test_no_payout_leaves_after_the_stop_command_returns(system: System) -> None:
-    """Hundreds are accepted meanwhile. All are paid after the start command."""
+    """The service accepts hundreds of payouts meanwhile. It pays all after the start command."""
     for api in ("b2c", "b2b"):
         await system.scenario("slow", api=api, times=10, params={"seconds": 1})
     payment_ids: list[str] = []
@@ -125,7 +125,7 @@ async def test_no_payout_leaves_after_the_stop_command_returns(system: System) -
 
 
 async def test_the_stop_command_waits_for_open_sends_and_prints_them(system: System) -> None:
-    """It prints each payment that was being sent, and its stage after Daraja's answer."""
+    """The command prints each payment that was being sent, with its stage after the answer."""
     daraja = system.stack.process("simulator")
     # The worker gets its token now, because a frozen Daraja gives none.
     await system.settled(await system.withdrawal())
@@ -162,7 +162,7 @@ async def test_the_stop_command_waits_for_open_sends_and_prints_them(system: Sys
 
 
 async def test_only_the_start_command_starts_stopped_payouts(system: System) -> None:
-    """A flush or restart of Redis and a killed worker do not; the status command shows why."""
+    """A flush or restart of Redis does not, nor a killed worker. A command shows the reason."""
     await stop(system, "the balance looks wrong")
     payouts = (system.withdrawal, system.bill_payment, system.pochi_payment)
     payment_ids = [await make() for make in payouts]
@@ -187,7 +187,7 @@ async def test_only_the_start_command_starts_stopped_payouts(system: System) -> 
 
 
 async def test_a_wrong_command_changes_nothing(system: System) -> None:
-    """No action, no reason, a blank or two-line reason, an unknown action: exit code 2."""
+    """The exit code is 2 if the action or the reason is missing or wrong."""
     wrong = [
         ("payouts",),
         ("payouts", "stop"),
@@ -268,7 +268,7 @@ async def test_the_first_refusal_of_our_credential_opens_the_breaker(
 
 
 async def test_a_wrong_pin_of_a_customer_opens_no_breaker(system: System) -> None:
-    """A deposit's 2001 and 8006 are about the customer, in a result and in a query's answer."""
+    """In the result of a deposit or in an STK query, 2001 and 8006 are about the customer."""
     before = await _breaker_history(system)
     by_result = await begin(system, "stk", "result_code", code=2001)
     by_query = await begin(system, "stk", "lost_callback", code=8006, moves_money=False)
@@ -279,8 +279,8 @@ async def test_a_wrong_pin_of_a_customer_opens_no_breaker(system: System) -> Non
     await system.assert_money_agrees([by_result, by_query])
 
 
-async def test_an_open_breaker_permits_only_ever_rarer_probes(system: System) -> None:
-    """No other payout and no other inquiry is sent; deposits go on.
+async def test_an_open_breaker_permits_only_probes_that_become_rarer(system: System) -> None:
+    """No payout and no other Transaction Status inquiry is sent. Deposits go on.
 
     Only a probe that Daraja accepts closes the breaker.
     """
@@ -322,14 +322,14 @@ async def test_an_open_breaker_permits_only_ever_rarer_probes(system: System) ->
 
 
 async def test_an_operator_may_close_the_breaker(system: System) -> None:
-    """`start` alone leaves it open and prints that. `start --breaker` closes it.
+    """`start` alone leaves the breaker open and prints its reason. `start --breaker` closes it.
 
     If Daraja still refuses the credential, the breaker opens again.
     """
     await system.control("POST", "/switches", {"initiator_locked": True})
     opener = await begin(system, "b2c", "approve")
     await system.wait_until_engaged("breaker")
-    # As if it had been open for hours.
+    # As if the breaker had been open for hours.
     await system.execute("UPDATE mkwanja.brakes SET probes = 15 WHERE name = 'breaker'")
     waiting = await system.withdrawal()
     result = await start(system)

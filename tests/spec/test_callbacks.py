@@ -30,7 +30,7 @@ from tests.spec.system import System
 
 
 async def test_the_receiver_refuses_a_wrong_address(system: System) -> None:
-    """The same 403, byte for byte, for a wrong token, operation or payment; nothing is stored."""
+    """A wrong token, operation or payment gets the same 403, and nothing is stored."""
     mine, other = await begin_awaited(system), await begin_awaited(system)
     payment_id, operation, token = urlsplit(mine.url).path.split("/")[2:]
     secret = system.stack.env("callbacks")["CALLBACK_SECRETS"].split(",")[0]
@@ -72,8 +72,8 @@ async def test_the_receiver_refuses_a_wrong_address(system: System) -> None:
         await deliver_result(system, one, receipt=f"UKN7{one.amount:06}")
 
 
-async def test_the_receiver_refuses_a_path_that_is_no_text(system: System) -> None:
-    """Bytes that are not UTF-8 get a 4xx answer and leave no token in the log."""
+async def test_the_receiver_refuses_a_path_that_is_not_utf8(system: System) -> None:
+    """The answer is 4xx, and the log does not contain the token in the path."""
     path = urlsplit((await begin_awaited(system)).url).path.encode()
     for wrong in (path + b"\xff", b"/results/\xed\xa0\x80/deposit/00"):
         answer = await deliver_raw(system.stack.callbacks_url, wrong)
@@ -82,7 +82,7 @@ async def test_the_receiver_refuses_a_path_that_is_no_text(system: System) -> No
 
 
 async def test_the_receiver_has_no_other_routes(system: System) -> None:
-    """Its one route accepts only POST. A refusal does not show if the address was right."""
+    """The only route accepts only POST. Other methods get 405, for right and wrong addresses."""
     one = await begin_awaited(system)
     for path in ("/", "/results", "/v1/payments", "/docs", "/results/" + one.id):
         async with system.http.get(system.stack.callbacks_url + path) as answer:
@@ -97,26 +97,26 @@ async def test_the_receiver_has_no_other_routes(system: System) -> None:
     assert await system.callbacks(one.id) == []
 
 
-# `hostile_callbacks.py` has many more.
+# `hostile_callbacks.py` has many more bodies.
 _UNREADABLE: dict[str, bytes] = {
-    "nothing": b"",
+    "an empty body": b"",
     "binary": bytes(range(256)),
     "a text": b'"ResultCode 0"',
-    "half of it": b'{"Body":{"stkCallback":{"ResultCode":0',
+    "half of a message": b'{"Body":{"stkCallback":{"ResultCode":0',
     "an empty object": b"{}",
     "no code": b'{"Body":{"stkCallback":{"ResultDesc":"paid"}}}',
     "a code that is NaN": b'{"Body":{"stkCallback":{"ResultCode":NaN}}}',
     "deep arrays": b"[" * 20_000 + b"]" * 20_000,
     "NUL in a text": b'{"Body":{"stkCallback":{"ResultCode":"0\\u0000"}}}',
     "another encoding": '{"Body":{"stkCallback":{"ResultCode":0}}}'.encode("utf-16"),
-    "as much as is allowed": b"x" * BYTES_MAX,
+    "the largest size": b"x" * BYTES_MAX,
 }
 
 
 async def test_the_receiver_stores_any_body_for_a_right_address(system: System) -> None:
     """The answer is 200. The body is stored byte for byte and flagged, and finalizes nothing.
 
-    Only a credential is replaced. The digest is that of the body as it came.
+    Only a credential in the body is replaced. The stored digest is that of the original body.
     """
     one = await begin_awaited(system)
     for case, body in _UNREADABLE.items():
@@ -138,7 +138,7 @@ async def test_the_receiver_stores_any_body_for_a_right_address(system: System) 
 
 
 async def test_the_receiver_refuses_a_body_above_64_kib(system: System) -> None:
-    """One byte more is 413, with a Content-Length or in chunks, and is not stored."""
+    """A larger body gets 413, with a Content-Length or in chunks, and is not stored."""
     one = await begin_awaited(system)
 
     async def in_chunks() -> AsyncIterator[bytes]:
@@ -151,7 +151,7 @@ async def test_the_receiver_refuses_a_body_above_64_kib(system: System) -> None:
 
 
 async def test_a_result_that_disagrees_with_its_payment_settles_nothing(system: System) -> None:
-    """Its amount and ids must be the payment's. Otherwise it is stored and flagged."""
+    """A result with another amount, with other ids or without a receipt flags the payment."""
 
     async def deliver_variant(number: int, api: Api, make: Any) -> tuple[str, bool, str]:
         one = await begin_awaited(system, api)
@@ -171,7 +171,7 @@ async def test_a_result_that_disagrees_with_its_payment_settles_nothing(system: 
 
 
 async def test_the_ids_or_the_receipt_of_another_payment_settle_nothing(system: System) -> None:
-    """Such a result is stored and flagged, and settles neither of the payments."""
+    """Such a result is stored, flags its payment, and settles no payment."""
     one, other, third = [await begin_awaited(system) for _ in range(3)]
     await deliver_result(system, one, receipt="UKN7OWN001")
     await deliver_result(system, other, receipt="UKN7OWN001")
@@ -185,7 +185,7 @@ async def test_the_ids_or_the_receipt_of_another_payment_settle_nothing(system: 
 
 @pytest.mark.parametrize("code", [0, 1032])
 async def test_a_repeated_result_changes_nothing(system: System, code: int) -> None:
-    """Every copy is answered 200 and stored, also if several arrive at once."""
+    """Every copy is answered 200 and stored, even if several arrive at once."""
     one = await begin_awaited(system)
     body = one.result(code=code, receipt="UKN7TWICE1")
     answers = await asyncio.gather(*(deliver(system, one.url, body) for _ in range(5)))
@@ -200,7 +200,7 @@ async def test_a_repeated_result_changes_nothing(system: System, code: int) -> N
 
 
 async def test_the_database_holds_no_credential_and_no_callback_token(system: System) -> None:
-    """Daraja echoes our requests; the echoes are stored without these values.
+    """A message of Daraja may repeat our request. It is stored without these values.
 
     A timeout message finalizes nothing.
     """
@@ -221,7 +221,7 @@ async def test_the_database_holds_no_credential_and_no_callback_token(system: Sy
         assert json.loads(exchange["request"])["SecurityCredential"] == "[masked]"
 
 
-# `tests/unit/test_sources.py` has more.
+# `tests/unit/test_sources.py` has more headers.
 _FORWARDED = "X-Forwarded-For"
 _TRUSTED_HOPS = [
     [(_FORWARDED, "203.0.113.9"), (_FORWARDED, "10.1.2.3")],
@@ -240,9 +240,9 @@ _OTHER_HOPS = [
 
 
 async def test_a_result_from_a_wrong_source_address_is_stored_and_settles_nothing() -> None:
-    """It gets 403. The receiver follows X-Forwarded-For only through trusted proxies.
+    """Such a result gets 403. The receiver believes X-Forwarded-For only from trusted proxies.
 
-    It reads no other header of this kind.
+    The receiver reads no other header of this kind.
     """
     receiver = {"CALLBACK_ALLOWED_NETWORKS": "10.0.0.0/8", "TRUSTED_PROXIES": "127.0.0.0/8"}
     async with a_system(process_env={"callbacks": receiver}) as system:

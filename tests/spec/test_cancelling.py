@@ -1,4 +1,4 @@
-"""Cancelling a payment: possible only while it is certainly unsent, and final."""
+"""A caller may cancel a payment only while it is certainly unsent. This is final."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_a_caller_cancels_a_waiting_payment(system: System) -> None:
 
 
 async def test_a_caller_cannot_cancel_a_payment_that_may_have_been_sent(system: System) -> None:
-    """409; the payment does not change."""
+    """The answer is 409, and the payment does not change."""
     payments: list[tuple[Api, str, str]] = [
         ("stk", "lost_callback", "awaiting_result"),
         ("b2c", "cut_before_acting", "in_doubt"),
@@ -60,7 +60,7 @@ async def test_a_caller_cannot_cancel_a_payment_that_may_have_been_sent(system: 
 
 
 async def test_a_cancellation_and_a_claim_exclude_each_other(system: System) -> None:
-    """Exactly one wins: the payment is cancelled and never sent, or 409 and paid."""
+    """Either the caller gets 200 and the payment is never sent, or 409 and it is paid."""
     async with stopped_payouts(system):
         payment_ids = [
             await system.withdrawal(phone_number=f"07220003{number:02}") for number in range(20)
@@ -69,7 +69,7 @@ async def test_a_cancellation_and_a_claim_exclude_each_other(system: System) -> 
         await system.execute(overdue, payment_ids)
 
     async def cancel_later(number: int, payment_id: str) -> int:
-        # Spread over the time in which the sweeper and the worker claim the payments.
+        # The cancellations are spread over the time in which the worker claims the payments.
         await asyncio.sleep(number * 0.02)
         return (await cancel(system, payment_id)).status
 

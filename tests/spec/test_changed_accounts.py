@@ -54,7 +54,7 @@ async def running_system() -> AsyncIterator[System]:
 
 @pytest.fixture
 async def system(running_system: System) -> AsyncIterator[System]:
-    """The system whose worker sends by the old account when a test begins."""
+    """The system. When a test begins, the worker uses the old account."""
     yield running_system
     await running_system.control("DELETE", "/scenarios")
     await running_system.stack.restart_process("worker")
@@ -63,7 +63,7 @@ async def system(running_system: System) -> AsyncIterator[System]:
 async def _begin_open(
     system: System, api: Api, scenario: str = "lost_callback", **params: Any
 ) -> str:
-    """Make a payment that was sent and is open; return its id.
+    """Make a payment that is sent and stays open; return its id.
 
     Until `_restart_worker`, Daraja answers no inquiry about it.
     """
@@ -96,7 +96,7 @@ async def _inquiring_shortcodes(system: System, payment_id: str) -> set[str]:
 async def test_the_worker_inquires_about_a_payment_by_the_short_code_that_sent_it(
     system: System,
 ) -> None:
-    """600111 paid them. 600222 would not find the withdrawal, and would pay it again."""
+    """Asked by another short code, Daraja would not find the withdrawal that it has paid."""
     ids = {
         "withdrawal": await _begin_open(system, "b2c", "answer_and_callback_lost"),
         "deposit": await _begin_open(system, "stk"),
@@ -113,7 +113,7 @@ async def test_the_worker_inquires_about_a_payment_by_the_short_code_that_sent_i
 async def test_only_the_account_that_sent_a_lost_withdrawal_resends_it(
     system: System,
 ) -> None:
-    """Daraja never received it. "Not found" permits no send by another short code."""
+    """Even true answers "not found" permit no resend by another short code."""
     payment_id = await _begin_open(system, "b2c", "cut_before_acting", times=1)
     await _restart_worker(system, {"DARAJA_PAYOUT_SHORTCODE": _NEW})
     before = len(await inquiries(system, payment_id))
@@ -137,9 +137,9 @@ _GONE: dict[str, dict[str, str | None]] = {
 async def test_payments_of_an_account_without_credentials_are_flagged(
     system: System, part: str, tmp_path: Path
 ) -> None:
-    """No other app or initiator, and no other Daraja, inquires about them or sends them.
+    """The worker uses no other app, initiator or base address to inquire or to resend.
 
-    The worker logs them when it starts. A callback still settles them.
+    It logs these payments when it starts. A callback still settles them.
     """
     lost = await _begin_open(system, "b2c", "cut_before_acting", times=1)
     paid = await _begin_open(system, "b2b")

@@ -39,9 +39,9 @@ async def confirming(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
 
 @pytest.fixture
 async def system(confirming: System) -> System:
-    """A system whose first scheduled inquiry comes after half a minute.
+    """A system whose first scheduled inquiry comes half a minute after the send.
 
-    A callback has caused each earlier inquiry.
+    Inquiries before that time are caused by a callback.
     """
     await confirming.control("POST", "/reset", {})
     await confirming.control("POST", "/switches", {"time_scale": TIME_SCALE})
@@ -51,7 +51,8 @@ async def system(confirming: System) -> System:
 async def _inquiries_at_daraja(system: System, payment_id: str) -> list[Any]:
     """The inquiries about the payment that reached Daraja.
 
-    An STK query names its CheckoutRequestID, a status inquiry the callback address.
+    An STK query contains the CheckoutRequestID. The callback address of a Transaction Status
+    request contains the payment's id.
     """
     ids = (await system.payment(payment_id))["provider_ids"].get(
         "checkout_request_id", [payment_id]
@@ -67,9 +68,9 @@ async def _inquiries_at_daraja(system: System, payment_id: str) -> list[Any]:
 @pytest.mark.parametrize("api", _APIS)
 @pytest.mark.sampled(1)
 async def test_a_large_payment_succeeds_once_daraja_confirms_it(system: System, api: Api) -> None:
-    """The service stores its callback and inquires at once.
+    """The service stores the callback and inquires at once.
 
-    The receipt is that of the moved money.
+    The payment then shows the receipt of the moved money.
     """
     counted = "mkwanja_callbacks_awaiting_confirmation_total"
     before = await receiver_metric(system, counted)
@@ -107,7 +108,7 @@ async def test_only_an_amount_above_the_limit_needs_a_confirmation(
 async def test_a_forged_success_never_settles_a_payment_that_failed(
     system: System, api: Api
 ) -> None:
-    """An attacker knows its callback address and reports successes before Daraja's failure."""
+    """An attacker at the callback address reports successes before Daraja reports the failure."""
     payment_id = await begin_in_doubt(system, api, "held_callback", code=_FAILURE[api])
     await system.in_stage(payment_id, "awaiting_result")
     await system.eventually(
@@ -131,14 +132,14 @@ async def test_a_forged_success_never_settles_a_payment_that_failed(
     assert await system.movements(payment_id) == []
     assert await event_types(system, payment_id) == []
     assert (await history_facts(system, payment_id)).count("awaits_confirmation") == 1
-    # Every further inquiry would make the next wait longer.
+    # Each further inquiry would make the wait for the next inquiry longer.
     assert len(await _inquiries_at_daraja(system, payment_id)) == 1
 
 
 @pytest.mark.parametrize("api", _APIS)
 @pytest.mark.sampled(1)
 async def test_a_forged_correction_flags_the_failed_payment(system: System, api: Api) -> None:
-    """A failure that Daraja reported does not change."""
+    """The payment stays failed, because Daraja does not confirm the forged success."""
     payment_id = await begin_in_doubt(system, api, "result_code", code=_FAILURE[api])
     assert (await system.settled(payment_id))["status"] == "failed"
     forged = await load_awaited(system, payment_id, api)
@@ -158,7 +159,7 @@ async def test_a_forged_correction_flags_the_failed_payment(system: System, api:
 @pytest.mark.parametrize("api", _APIS)
 @pytest.mark.sampled(1)
 async def test_a_true_correction_is_confirmed_and_published(system: System, api: Api) -> None:
-    """Money moved after Daraja had reported a failure. Daraja confirms the late success first."""
+    """Daraja reports a failure, and later a success. The success counts once it is confirmed."""
     payment_id = await begin_in_doubt(
         system, api, "failure_then_success", InquiryRule("cut_before_acting", times=1)
     )

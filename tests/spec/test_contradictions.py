@@ -30,7 +30,7 @@ _FAILED = {"stk": 1032, "b2c": 1, "b2b": 1}
 
 @pytest.fixture
 async def system(inquiring_system: System) -> System:
-    """A system that soon inquires."""
+    """A system that inquires about open payments soon."""
     return inquiring_system
 
 
@@ -121,7 +121,7 @@ async def test_a_second_receipt_flags_the_payment(system: System, api: Api) -> N
 
 @pytest.mark.parametrize("api", _APIS)
 async def test_a_success_with_another_amount_flags_the_payment(system: System, api: Api) -> None:
-    """It finalizes nothing. A later success with the right amount does."""
+    """Only a later success with the right amount finalizes the payment."""
     one, receipt = await _begin_awaited(system, api), _new_receipt()
     await deliver_result(system, one, amount=one.amount + 1, receipt=_new_receipt())
     payment = await system.payment(one.id)
@@ -135,7 +135,7 @@ async def test_a_success_with_another_amount_flags_the_payment(system: System, a
 
 
 async def test_a_success_without_receipt_gets_its_receipt_later(system: System) -> None:
-    """A callback without a receipt is flagged, and the query settles the deposit without one.
+    """The callback has no receipt and flags the deposit. An STK query settles the deposit.
 
     A later callback adds the receipt, and an event publishes it.
     """
@@ -155,7 +155,7 @@ async def test_a_success_without_receipt_gets_its_receipt_later(system: System) 
 
 
 async def test_a_successful_callback_outranks_a_failed_query(system: System) -> None:
-    """After one such query the deposit is still open. After two it has failed and is corrected."""
+    """After one failed query the deposit is open. Two fail it, and then a callback corrects it."""
     failed_query, receipt = InquiryRule("query_contradicts", {"code": 1037}, 1), _new_receipt()
     once = await _begin_awaited(system, "stk", failed_query, InquiryRule("cut_before_acting"))
     await wait_for_inquiries(system, once.id, 1)
@@ -173,7 +173,7 @@ async def test_a_successful_callback_outranks_a_failed_query(system: System) -> 
 async def test_a_failed_status_answer_does_not_change_a_success(
     system: System, status: str
 ) -> None:
-    """The late answer to our inquiry is stored, and the payment is flagged."""
+    """The answer to our inquiry comes after the success. It flags the payment."""
     held = InquiryRule("held_callback", {"status": status}, 1)
     one = await _begin_awaited(system, "b2c", held, InquiryRule("cut_before_acting"))
     await wait_for_inquiries(system, one.id, 1)

@@ -29,7 +29,7 @@ async def system() -> AsyncIterator[System]:
 
 
 async def test_a_draining_worker_leaves_no_payment_in_doubt(system: System) -> None:
-    """Sixty payments are in flight. It exits with 0 in time, and each payment is paid once."""
+    """Sixty payments are in flight. The worker exits in time, and each payment is paid once."""
     for api in ("stk", "b2c", "b2b"):
         await system.scenario("slow", params={"seconds": 1}, times=8, api=api)
     kinds = (system.deposit, system.withdrawal, system.bill_payment)

@@ -1,6 +1,6 @@
 """GET /v1/events returns every event once, in an order that never changes.
 
-A reader also gets the events that commit late.
+A reader also gets events whose transactions commit late.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ async def _make_cancelled(system: System, count: int) -> list[str]:
 @pytest.mark.parametrize(
     ("parameters", "wrong"),
     [
-        # The other forms of a wrong cursor: tests/unit/test_openapi_requests.py.
+        # tests/unit/test_openapi_requests.py has the other forms of a wrong cursor.
         *((f"after={cursor}", "?after") for cursor in ("", "%00", "events-15%0A", "payments-15")),
         ("after=events-99999999999999999999", "?after"),  # beyond 64 bits
         *((f"limit={limit}", "?limit") for limit in ("0", "101", "1.5", "")),
@@ -75,7 +75,7 @@ async def _make_cancelled(system: System, count: int) -> list[str]:
 async def test_the_feed_names_a_wrong_parameter(
     system: System, parameters: str, wrong: str
 ) -> None:
-    """422 names a foreign cursor, a wrong limit, or an unknown or repeated parameter."""
+    """The answer is 422. The parameter is unknown or repeated, or it has a wrong value."""
     problem_details = expect_problem(
         await send_request(system, "GET", f"/v1/events?{parameters}"), 422, "invalid_request"
     )
@@ -83,7 +83,7 @@ async def test_the_feed_names_a_wrong_parameter(
 
 
 async def test_every_page_of_the_feed_has_a_cursor_for_the_next_one(system: System) -> None:
-    """A page has twenty events by default, as stored. An empty page repeats its cursor."""
+    """A page has twenty events by default. An empty page has the cursor of its request."""
 
     async def page(after: str, **parameters: str) -> tuple[list[Any], str]:
         answer = await system.backend.get("/v1/events", after=after, **parameters)
@@ -105,9 +105,9 @@ async def test_every_page_of_the_feed_has_a_cursor_for_the_next_one(system: Syst
 
 
 async def test_a_backend_reads_all_events_and_a_user_its_own(system: System) -> None:
-    """A user also reads events of payments that a backend made for it.
+    """A user also reads events of payments that a backend made for that user.
 
-    No cursor shows it the events of others.
+    No cursor shows a user the events of others.
     """
     mine, other = new_subject(), new_subject()
     async with caller(system, sub=mine) as user, caller(system, sub=other) as another:
@@ -138,7 +138,7 @@ async def test_a_backend_reads_all_events_and_a_user_its_own(system: System) -> 
 
 
 async def test_a_reader_misses_no_event_that_commits_late(system: System) -> None:
-    """Two transactions write events first and commit last, after a reader has read later ones."""
+    """Two transactions store events early, and commit after a reader has read newer events."""
     [first, second, never] = await _make_cancelled(system, 3)
     reader = await Reader(system.backend).skip()
     async with AsyncExitStack() as late:
@@ -188,9 +188,9 @@ async def _announce_by_hand(
 
 @asynccontextmanager
 async def _frozen_lister(system: System, statement: str) -> AsyncIterator[list[str]]:
-    """Freeze the second ingress while it lists two events; yield the events' ids.
+    """Freeze the second ingress while it adds two events to the feed; yield the events' ids.
 
-    It is frozen while it waits for a transaction that has run `statement`.
+    At that moment it waits for a transaction that has run `statement`.
     """
     payment_ids = await _make_cancelled(system, 2)
     await _wait_until_published(system)
@@ -200,7 +200,7 @@ async def _frozen_lister(system: System, statement: str) -> AsyncIterator[list[s
     ]
     frozen = system.stack.process("web.2")
     for worker in workers:
-        worker.freeze()  # otherwise a sweeper would list them
+        worker.freeze()  # otherwise a sweeper would list the events
     try:
         async with connection(system.stack.database_url) as raw:
             for payment_id, history_id in zip(payment_ids, ids, strict=True):
@@ -233,7 +233,7 @@ async def _frozen_lister(system: System, statement: str) -> AsyncIterator[list[s
 async def test_an_ingress_frozen_while_it_lists_events_blocks_no_others(
     system: System, blocks: str
 ) -> None:
-    """Once PostgreSQL has ended its transaction, readers read every event once."""
+    """PostgreSQL ends the frozen transaction. Then readers read every event once."""
     reader = await Reader(system.backend).skip()
     async with _frozen_lister(system, blocks) as ids:
         payment_id = await begin(system, "b2c", "approve")
@@ -244,7 +244,7 @@ async def test_an_ingress_frozen_while_it_lists_events_blocks_no_others(
 
 
 async def test_a_reader_reads_events_without_redis_and_without_a_worker(system: System) -> None:
-    """The feed reads PostgreSQL only."""
+    """The feed needs only PostgreSQL."""
     if not system.stack.redis.can_be_stopped:
         pytest.skip("the server was given; it is not ours to stop")
     reader = await Reader(system.backend, limit=3).skip()

@@ -1,6 +1,7 @@
 """Published events: one CloudEvent for each finalization, on both Redis channels.
 
-The bytes are those stored. The sweeper publishes an event again until its publication is recorded.
+The service publishes the stored bytes. The sweeper publishes an event again until its publication
+is recorded.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ async def _wait_for_events(
 async def test_each_finalization_is_published_once(
     system: System, api: Api, scenario: str, kind: str
 ) -> None:
-    """It is one CloudEvent, with the stored bytes on both channels."""
+    """Each of the two channels gets one CloudEvent with the stored bytes."""
     async with listening(system) as listener:
         payment_id = await begin(system, api, scenario)
         payment = await system.settled(payment_id)
@@ -77,7 +78,7 @@ async def test_each_finalization_is_published_once(
 
 
 async def test_a_cancellation_is_published_once(system: System) -> None:
-    """Its event says that the payment failed. Further cancellations publish nothing."""
+    """The event says that the payment failed. Further cancellations publish nothing."""
     async with listening(system) as listener, stopped_payouts(system):
         payment_id = await system.withdrawal()
         for _ in range(3):
@@ -91,7 +92,7 @@ async def test_a_cancellation_is_published_once(system: System) -> None:
 
 
 async def test_a_correction_is_published_as_a_second_event(system: System) -> None:
-    """Its type is "corrected", and it has its own id and the next sequence number."""
+    """The second event has the type "corrected", its own id and the next sequence number."""
     async with listening(system) as listener:
         payment_id = await begin(system, "b2c", "failure_then_success")
         await system.in_stage(payment_id, "succeeded")
@@ -111,7 +112,7 @@ async def test_a_correction_is_published_as_a_second_event(system: System) -> No
 async def test_the_sweeper_republishes_an_event_that_is_not_recorded_as_published(
     system: System,
 ) -> None:
-    """It publishes the same bytes with the same id, and then records the publication."""
+    """The sweeper publishes the same bytes again, and then records the publication."""
     async with listening(system) as listener:
         payment_id = await begin(system, "b2c", "approve")
         await system.settled(payment_id)

@@ -1,6 +1,6 @@
 """The PostgreSQL primary dies under load, and its standby takes over.
 
-Every process follows to the new primary. No payment is lost or paid twice.
+Every process connects to the new primary. No payment is lost or paid twice.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.stack.standby import StandbyServer, url_of_both
 if os.environ.get("DATABASE_URL"):
     pytest.skip("needs two servers that are ours to kill", allow_module_level=True)
 
-_ACCEPTED_EACH = 60  # before the primary dies, and after it
+_ACCEPTED_EACH = 60  # before the primary dies, and as many after that
 _PAYERS = 6
 _KEYS = itertools.count()
 
@@ -36,10 +36,10 @@ _FAST_INQUIRIES = {
 
 @pytest.mark.whole
 async def test_a_failover_under_load_loses_no_payment_and_pays_none_twice() -> None:
-    """The URL names both servers. The primary is killed, the standby promoted.
+    """The URL names both servers. The test kills the primary and promotes the standby.
 
-    The standby is synchronous: it stores each COMMIT before it is confirmed. No process is started
-    again.
+    The standby is synchronous: it stores each COMMIT before the primary confirms the COMMIT. No
+    process of the service restarts.
     """
     async with PostgresServer() as primary, StandbyServer(primary) as standby:
         await standby.wait_synchronous()

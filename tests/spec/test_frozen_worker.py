@@ -1,4 +1,4 @@
-"""A worker that stops between its claim and its first byte never pays twice."""
+"""A worker that is frozen between its claim and its first byte never pays twice."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ async def running_system() -> AsyncIterator[System]:
 
 @pytest.fixture
 async def system(running_system: System) -> AsyncIterator[System]:
-    """The system without a worker: each test starts its own, and the fixture ends them."""
+    """The system without workers: each test starts its own, and the fixture kills them."""
     yield running_system
     await running_system.stack.kill_workers()
 
 
 async def _freeze_past_the_lease(system: System, *, without: str = "") -> list[str]:
-    """A payment of each kind, whose worker was frozen, lost its lease, and continues."""
+    """Make payments whose workers are frozen, lose their leases, and then continue."""
     workers, payment_ids = [], []
-    # A worker with a failpoint sweeps only once, at its start. Later sweeps are another worker's.
+    # The frozen workers sweep only once, at their start. Worker 4 makes the later sweeps.
     rarely = {"SWEEP_INTERVAL_SECONDS": "60"}
     for number, pay in enumerate((system.deposit, system.withdrawal, system.bill_payment), start=1):
         worker = await start_armed(
@@ -58,7 +58,7 @@ async def _freeze_past_the_lease(system: System, *, without: str = "") -> list[s
 
 
 async def test_a_worker_frozen_past_its_lease_sends_nothing(system: System) -> None:
-    """It finds that its deadline has passed and releases the payment, which is then paid once."""
+    """The worker releases the payment, because its deadline has passed. It is then paid once."""
     payment_ids = await _freeze_past_the_lease(system)
     for payment_id in payment_ids:
         await system.in_stage(payment_id, "accepted")
@@ -73,6 +73,6 @@ async def test_a_worker_frozen_past_its_lease_sends_nothing(system: System) -> N
 
 
 async def test_a_frozen_worker_without_the_fence_sends_after_its_lease(system: System) -> None:
-    """This proves that the test before can fail."""
+    """This proves that the test above can fail."""
     for payment_id in await _freeze_past_the_lease(system, without="fence_check"):
         await system.eventually(partial(system.provider_requests, payment_id), awaited="a request")

@@ -60,8 +60,8 @@ async def limited(policy_file: Path) -> AsyncIterator[System]:
         yield system
 
 
-async def test_two_hundred_concurrent_requests_stay_within_a_day_for_seven(limited: System) -> None:
-    """Whichever process they reach, exactly seven are accepted, and each of them is stored."""
+async def test_two_hundred_concurrent_requests_stay_within_a_daily_limit(limited: System) -> None:
+    """The requests reach two processes. Exactly seven payments are accepted and stored."""
     user = new_subject()
     token = limited.stack.issuer.mint(sub=user)
     async with (
