@@ -142,8 +142,11 @@ async def load_awaited(system: System, payment_id: str, api: Api) -> AwaitedPaym
 
 
 async def receipt_of(system: System, payment_id: str) -> str:
-    """The receipt of the payment's only movement in the simulator's ledger."""
-    [movement] = await system.movements(payment_id)
+    """The receipt of the payment's only movement in the simulator's ledger.
+
+    The money moves some time after the acknowledgement.
+    """
+    [movement] = await system.eventually(lambda: system.movements(payment_id))
     return str(movement["receipt"])
 
 

@@ -207,8 +207,11 @@ async def test_the_database_holds_no_credential_and_no_callback_token(system: Sy
     payment_id = await begin(system, "b2c", "timeout_message", seconds=0.2)
     await system.settled(payment_id)
     token = (await system.callback_url(payment_id, "withdrawal")).rpartition("/")[2]
-    timeout, result = await system.callbacks(payment_id)
-    assert (timeout["operation"], result["disposition"]) == ("withdrawal-timeout", "finalized")
+    # An inquiry that the timeout brought forward may be answered too.
+    stored = {row["operation"]: row for row in await system.callbacks(payment_id)}
+    timeout = stored.pop("withdrawal-timeout")
+    assert timeout["disposition"] != "finalized"
+    assert "finalized" in [row["disposition"] for row in stored.values()]
     assert json.loads(bytes(timeout["body"]))["SecurityCredential"] == "[replaced]"
     exchanges = await system.rows(
         "SELECT request::text AS request, coalesce(answer, '') AS answer"
