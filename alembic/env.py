@@ -51,7 +51,7 @@ try:
 except SettingsError as error:
     sys.exit(f"release: {error}")
 except DBAPIError as error:
-    # Only the first line of the message, because the next line quotes the row that caused the
+    # Print only the first line of the message, because the next line quotes the row that caused the
     # error.
     message = mask_text(str(error.orig).partition("\n")[0])
     statement = " ".join((error.statement or "COMMIT").split())[:300]

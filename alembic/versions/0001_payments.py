@@ -1,7 +1,7 @@
 """Payments, their attempts, history, callbacks and brakes, in a schema of their own.
 
-The constraints are named after what they prevent, so that a violation reads as a sentence. Grants
-and row level security are set after every migration, in env.py.
+Each constraint's name says what the constraint guarantees, so an error that quotes the name is
+clear. Grants and row level security are set after every migration, in env.py.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ CREATE TABLE mkwanja.idempotency_keys (
     CONSTRAINT one_payment_per_key PRIMARY KEY (caller_key, key)
 );
 
--- Insert-only: one row per transition or flag. The body of its event is fixed in the same commit.
+-- Insert-only: one row per transition or flag. The same commit stores the body of its event.
 CREATE TABLE mkwanja.payment_history (
     id             uuid PRIMARY KEY,             -- also the event's id
     payment_id     uuid NOT NULL REFERENCES mkwanja.payments,
@@ -154,7 +154,7 @@ CREATE INDEX callbacks_by_id ON mkwanja.callbacks (id);
 CREATE INDEX callbacks_of_payment ON mkwanja.callbacks (payment_id, received_at);
 CREATE INDEX callbacks_flagged ON mkwanja.callbacks (received_at) WHERE is_flagged;
 
--- Stored before they are sent, and numbered per payment, so that an answer counts once.
+-- Each inquiry is stored before it is sent, with a number per payment, so that an answer counts once.
 CREATE TABLE mkwanja.inquiries (
     payment_id  uuid NOT NULL REFERENCES mkwanja.payments,
     number      integer NOT NULL,
@@ -181,7 +181,7 @@ CREATE TABLE mkwanja.daraja_exchanges (
 );
 CREATE INDEX daraja_exchanges_of_payment ON mkwanja.daraja_exchanges (payment_id, recorded_at);
 
--- Part of the WHERE of the claim: while a brake is engaged, no money goes out.
+-- The WHERE of the claim reads these rows: while a brake is engaged, no money goes out.
 CREATE TABLE mkwanja.brakes (
     name       text PRIMARY KEY,
     is_engaged boolean NOT NULL DEFAULT false,
@@ -205,7 +205,7 @@ END $$
 
 
 def upgrade() -> None:
-    # the driver accepts one statement at a time
+    # The driver accepts one statement at a time.
     for statement in _TABLES.rstrip(";\n").split(";\n"):
         op.execute(statement)
     op.execute(_REFUSE_CHANGE)

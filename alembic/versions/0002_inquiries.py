@@ -108,7 +108,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Removes all but the exchanges of inquiries. `attempt_id` therefore stays nullable."""
+    """Removes everything except the exchanges of inquiries. `attempt_id` thus stays nullable."""
     _run(_DOWN)
 
 

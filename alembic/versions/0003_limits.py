@@ -11,7 +11,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # For the limit of a caller's day. The limits of a phone number use `payments_by_phone_number`.
+    # The daily limit of a caller uses this index. The limits of a phone number use
+    # `payments_by_phone_number`.
     op.execute("CREATE INDEX payments_by_caller ON mkwanja.payments (caller_key, created_at)")
     # The receipt in a message, stored until Daraja confirms it. NULL in rows that are older than
     # this column.

@@ -16,8 +16,8 @@ branch_labels = None
 depends_on = None
 
 # PostgREST sets the claims. If they cannot be read, or do not prove that a user signed in, the
-# function returns NULL, and no error repeats them. It is in plpgsql, because only plpgsql can catch
-# a text that is not JSON (before Postgres 16).
+# function returns NULL, and no error quotes the claims. The function is in plpgsql: before Postgres
+# 16, only plpgsql can catch the error of a text that is not JSON.
 _READER = """
 CREATE FUNCTION mkwanja_api.signed_in_user() RETURNS text
 LANGUAGE plpgsql STABLE SECURITY INVOKER PARALLEL SAFE SET search_path = '' AS $$

@@ -1,8 +1,8 @@
 """A queue of events that have no position in the feed yet.
 
-The cost of listing a batch no longer depends on the length of the queue. Before, the events were
-searched among all payments with an unpublished event. If there were many (Redis was away for a
-day), the search took longer than the limit of a statement.
+The cost of listing a batch no longer depends on the length of the queue. Before, the sweeper
+searched these events among all payments with an unpublished event. If there were many, for example
+after a day without Redis, the search took longer than the limit of a statement.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ _STATEMENTS = (
     CREATE TRIGGER event_is_queued_for_listing AFTER INSERT ON mkwanja.payment_history
     FOR EACH ROW WHEN (NEW.event_body IS NOT NULL) EXECUTE FUNCTION mkwanja.queue_for_listing()
     """,
-    # It runs with its owner's rights, so the role of the processes needs no right to delete.
+    # The function runs with its owner's rights, so the role of the processes needs no right to
+    # delete.
     """
     CREATE FUNCTION mkwanja.take_from_queue() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = '' AS $$
     BEGIN

@@ -30,8 +30,8 @@ _SETTLED = """
 
 
 def upgrade() -> None:
-    # If it is NULL in a payment that succeeded, an older process wrote the row, and the payment
-    # settled at its own amount. Readers handle this, so no row is rewritten.
+    # If the column is NULL in a payment that succeeded, an older process wrote the row, and the
+    # payment's own amount moved. Readers then show that amount, so no row is rewritten.
     op.execute("""
         ALTER TABLE mkwanja.payments ADD COLUMN amount_settled_kes integer
             CONSTRAINT amount_settled_is_positive CHECK (amount_settled_kes > 0)

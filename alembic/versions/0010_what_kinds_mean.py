@@ -12,7 +12,7 @@ down_revision = "0009"
 branch_labels = None
 depends_on = None
 
-# The rules of the previous release for its kinds, with the shipped times.
+# The rules of the previous release for its kinds, with the default times.
 _MOVES_MONEY_OUT = "{row}kind <> 'deposit'"
 _EXPIRES_AT = """{row}created_at + CASE {row}kind
     WHEN 'deposit' THEN interval '60 seconds' WHEN 'withdrawal' THEN interval '1 day' ELSE interval '10 minutes' END"""
@@ -46,8 +46,9 @@ def upgrade() -> None:
         WHEN (NEW.expires_at IS NULL) EXECUTE FUNCTION mkwanja.fill_in_what_kinds_mean()
     """)
     # The constraint covers payments that can still be sent. A payment that ended before has neither
-    # column, and we may inquire about it again. NOT VALID, because the UPDATE above made it true
-    # for every row, and callbacks must not wait for a lock while a large table is read.
+    # column, and we may inquire about it again. The constraint is NOT VALID, because the UPDATE
+    # above made it true for every row, and callbacks must not wait for a lock while PostgreSQL
+    # reads a large table.
     op.execute("""
         ALTER TABLE mkwanja.payments ADD CONSTRAINT open_payment_knows_its_brakes_and_its_end CHECK (
             stage IN ('succeeded', 'failed') OR (moves_money_out IS NOT NULL AND expires_at IS NOT NULL)) NOT VALID

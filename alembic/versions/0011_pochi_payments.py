@@ -27,8 +27,8 @@ def _allow(kinds: str, operations: str, *, unread: str = "") -> None:
 
 
 def upgrade() -> None:
-    # NOT VALID, because the constraint is wider than before, so every row meets it, and a large
-    # table is not read under a lock.
+    # With NOT VALID, PostgreSQL does not read a large table under a lock. Every row meets the
+    # constraint, because it is wider than before.
     _allow(f"{_KINDS}, 'pochi_payment'", f"{_OPERATIONS}, 'b2pochi'", unread=" NOT VALID")
     op.execute("INSERT INTO mkwanja.brakes (name) VALUES ('b2pochi')")
 

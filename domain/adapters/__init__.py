@@ -1,1 +1,1 @@
-"""The only shared input and output. Adapters do not know each other; the processes compose them."""
+"""Shared input and output. The PostgreSQL, Redis and Daraja adapters do not import each other."""

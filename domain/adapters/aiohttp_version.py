@@ -2,7 +2,8 @@
 
 Two modules use undocumented parts of aiohttp: `gateway/edge/aiohttp_internals.py` for incoming
 requests, and `domain/adapters/daraja/wire.py` for outgoing requests. If another version changes
-such a part, we could lose a protection without any error. So each process checks the version first.
+such a part, we could lose a protection without any error. So each process checks the version at its
+start.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import aiohttp
 
 from domain.adapters.settings.errors import SettingsError
 
-# Both versions are included. `pyproject.toml` has the same bounds, and the lock file the last one.
+# The range includes both versions. `pyproject.toml` has the same bounds, and the lock file the last
+# one.
 TESTED_FIRST = (3, 14, 5)
 TESTED_LAST = (3, 14, 5)
 

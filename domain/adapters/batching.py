@@ -1,4 +1,4 @@
-"""Batches concurrent work of one process, so that it shares one commit or one round trip.
+"""Batches concurrent work of one process: many items share one commit or one round trip.
 
 All items that wait go into the next batch. There is no timer, so a single item does not wait for
 others. A batch holds at most one item per key, because Postgres silently applies only one of two
@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 
 class RunAlone(Exception):
-    """One row of the batch may have caused its failure, so each item must run by itself."""
+    """One item may have caused the failure of the batch, so each item must run by itself."""
 
 
 class Abandoned(Enum):
@@ -59,7 +59,7 @@ class Lane(Generic[Item, Result]):
 
     With more than one, Postgres can work on a batch while another batch waits for the disk. Two
     batches never hold items with the same key. Lanes that share a `gate` take turns, so that each
-    sends few large batches in place of many small ones.
+    lane sends few large batches instead of many small ones.
 
     `shared` returns what an item requests. An item joins a queued item that requests the same. It
     never joins a batch that has started, so every waiter gets a result that is newer than its call.
@@ -87,7 +87,7 @@ class Lane(Generic[Item, Result]):
         self._abandoned = abandoned
         self._batch_size_max = batch_size_max
         self._queue: OrderedDict[int, _Place[Item, Result]] = OrderedDict()
-        # By what is requested: the number of the place in the queue.
+        # For each thing that queued items request: the number of their place in the queue.
         self._joinable: dict[Hashable, int] = {}
         self._arrivals = 0
         # The keys of items in a running batch, or running alone.
@@ -171,15 +171,16 @@ class Lane(Generic[Item, Result]):
         try:
             while self._queue:
                 async with self._gate:
-                    # Only now, so that the batch includes items that arrived while we waited.
+                    # The batch is made only now, so that it includes items that arrived while we
+                    # waited.
                     batch = self._next_batch()
                     if not batch:
                         break
                     await self._run_with_busy_keys(batch)
         finally:
-            # Here and not in a callback of the task, because the next `submit` must see that no
-            # task is driving. Items that remain wait for a busy key. The task that frees the key
-            # runs them.
+            # This is not done in a callback of the task, because the next `submit` must see at once
+            # that this task ended. Items that remain wait for a busy key. The task that frees the
+            # key runs them.
             self._drivers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     async def _run_with_busy_keys(self, batch: list[_Place[Item, Result]]) -> None:

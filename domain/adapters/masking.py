@@ -1,17 +1,17 @@
 """Removes phone numbers, names, tokens and secrets before a text is logged or stored.
 
-There are four ways, and no other module has one:
+This module masks in four ways, and no other module masks:
 
 * `mask_text` and `Masking` mask logs, problems and Daraja's answers, by patterns and by the values
   of known secrets.
 * `SecretFields.mask_fields` masks the record of our requests to Daraja, by the names of fields.
-* `SecretFields.replace_secrets` does so in a callback's bytes. It changes nothing else, because
-  these bytes are the record.
+* `SecretFields.replace_secrets` replaces the secrets in a callback's bytes, by the names of fields.
+  It changes nothing else, because these bytes are the record.
 * `redact_exception` logs an exception's type and traceback without the values that its message may
   quote.
 
-This is the last line of defence: each place that writes also writes as little as it can. Payments
-are the record and are stored whole.
+This is the last line of defence: each place that writes also writes as little as it can. The rows
+of payments are not masked.
 
 The time of every pattern is linear in the text's length, because the text may be an attack.
 """
@@ -204,7 +204,7 @@ class SecretFields:
         own_ids: Collection[str] = (),
         times: Collection[str] = (),
     ) -> None:
-        """The whole value of each of `names` is a secret, and the last path segment of `addresses`.
+        """In the fields `names` the whole value is secret, in `addresses` the last path segment.
 
         `own_ids` may hold a payment's id, which stays readable. `times` hold long digits that are
         not phone numbers.
@@ -228,7 +228,7 @@ class SecretFields:
         return {name: self.mask_field(name, value) for name, value in fields.items()}
 
     def mask_field(self, name: str, value: Any) -> Any:
-        """Mask the value of one field, if it needs it."""
+        """Mask the value of one field, if the value needs it."""
         if name in self._names:
             return MASK
         if not isinstance(value, str) or name in self._times:
@@ -238,7 +238,7 @@ class SecretFields:
         return value if name in self._own_ids and _is_payment_id(value) else mask_text(value)
 
     def find_secrets(self, fields: Mapping[str, str]) -> list[str]:
-        """Return the secrets in `fields`, for `Masking`: an answer may repeat the request."""
+        """Return the secrets in a request's `fields`, for `Masking`. The answer may repeat them."""
         whole = [fields[name] for name in self._names if name in fields]
         return whole + [
             fields[name].rpartition("/")[2] for name in self._addresses if name in fields
@@ -246,7 +246,7 @@ class SecretFields:
 
 
 def _is_payment_id(value: str) -> bool:
-    """Whether it is a payment's id. An id of Daraja's is not, and may contain a phone number."""
+    """Whether `value` is a payment's id. Daraja's ids differ, and may contain a phone number."""
     try:
         return str(UUID(value)) == value
     except ValueError:

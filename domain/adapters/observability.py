@@ -75,7 +75,7 @@ redis_fault = Gauge(
     ["kind"],
 )
 
-# These are read from Postgres when /metrics is requested. So every process shows the same values,
+# A request for /metrics reads these gauges from Postgres. So every process shows the same values,
 # even if no worker runs.
 brake_engaged = Gauge(
     "mkwanja_brake_engaged",
@@ -156,8 +156,7 @@ class LibraryLogs(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, HttpProcessingError):
-            # Its message quotes the request line, which may hold a token of a callback address, or
-            # a header, which may hold another token.
+            # The error's message quotes the request line or a header. Both may contain a token.
             structlog.get_logger().warning("bad_http", error=type(error).__name__)
             return
         # Only the first line is logged. In the next lines asyncio and others print objects with all

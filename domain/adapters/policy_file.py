@@ -93,8 +93,8 @@ def read_policy(path: Path | None) -> Policy:
     if path is None:
         return Policy()
     try:
-        # A process reads the file more than once. The second time a pipe is empty, which would mean
-        # no limits; and without a writer we would wait for ever.
+        # A process reads the file more than once. The second time, a pipe is empty, which would
+        # mean the default limits. Without a writer, the process would wait for ever.
         if not stat.S_ISREG(path.stat().st_mode):
             raise ValueError("must be a regular file, but is a directory, pipe or device")
         with path.open("rb") as file:

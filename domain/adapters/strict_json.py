@@ -11,8 +11,8 @@ from decimal import Decimal
 from enum import Enum, auto
 from typing import Any, NoReturn
 
-# Real messages of Daraja have a few levels. Python's json would parse a hostile one until its stack
-# overflows.
+# Real messages of Daraja have a few levels. A hostile message may have so many that Python's json
+# exhausts the stack.
 DEPTH_MAX = 12
 
 
@@ -46,9 +46,9 @@ def parse(
 ) -> Any:
     """Parse `body`: UTF-8, no repeated keys, no NaN, bounded depth. Raises Unreadable.
 
-    Exact numbers are `int` and `Decimal`. Minus zero is then rejected, because Python reads it as
-    0, which is the code of a success, and Daraja never writes it. Without `depth_max` only Python's
-    own stack limits the depth, which is safe too.
+    Exact numbers are `int` and `Decimal`. With them, minus zero is rejected: Python would read it
+    as 0, which is the code of a success, and Daraja never writes minus zero. Without `depth_max`
+    only Python's own stack limits the depth, which is safe too.
     """
     exact: dict[str, Any] = (
         {"parse_float": Decimal, "parse_int": _parse_whole_number} if has_exact_numbers else {}

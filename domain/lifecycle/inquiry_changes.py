@@ -1,8 +1,8 @@
-"""The changes of a payment that is inquired about, or that waits without an id to inquire by.
+"""The changes of a payment that waits for Daraja, with or without an id to inquire by.
 
-An inquiry has a number and is stored before it is sent. Its answer therefore counts once, however
-late or often it arrives. `judge_report` decides what an answer proves, and `domain/inquiry.py` what
-follows from silence. Both decide under the payment's lock.
+An inquiry has a number and is stored before it is sent. The answer to an inquiry therefore counts
+once, however late or often it arrives. `judge_report` decides what an answer proves, and
+`domain/inquiry.py` what follows from silence. Both decide under the payment's lock.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def inquiry_change(
         if evidence.probe_of(operation) is not None:
             effects = (*effects, ProbeOperation(operation))
         if is_breaker_probe:
-            # The answer to another account says nothing about the credential in use.
+            # The answer to a former account's inquiry says nothing about the credential in use.
             return Decided(payment=payment, effects=() if is_of_former_account else effects)
         if not _is_due(payment, evidence, context, times):
             return Decided(payment=payment)
@@ -129,7 +129,7 @@ def inquiry_change(
 def _is_due(payment: Payment, evidence: Evidence, context: Context, times: Times) -> bool:
     """Whether a job may inquire now.
 
-    Jobs run twice and late. Each inquiry uses a part of the budget that another payment needs.
+    arq may run a job twice or late, and each inquiry uses budget that another payment needs.
     """
     if payment.next_step not in (Step.QUERY, Step.STATUS) or payment.next_step_at is None:
         return False
@@ -152,8 +152,8 @@ def inquiry_answer_change(
 ) -> Change:
     """The change that records the answer to inquiry `number`.
 
-    `report` is None if Daraja only acknowledged the inquiry and answers by callback. `answer` holds
-    what the answer says about the operation.
+    `report` is None if Daraja only acknowledged the inquiry and answers by callback. `answer`
+    contains what the answer says about the operation.
     """
 
     def decide(payment: Payment | None, context: Context) -> Decided:
@@ -216,9 +216,9 @@ def _operation_answer(
 
 
 def watch_change(payment_id: UUID, times: Times) -> Change:
-    """The change that waits on for a payment without an id to inquire by.
+    """The change of a payment that waits without an id to inquire by.
 
-    Only its callback can end such a payment, or, for a deposit, silence.
+    Only a callback can end such a payment. A deposit can also fail by silence.
     """
 
     def decide(payment: Payment | None, context: Context) -> Decided:
@@ -226,8 +226,8 @@ def watch_change(payment_id: UUID, times: Times) -> Change:
             return Decided(payment=payment)
         now = context.now
         if payment.next_step in (Step.QUERY, Step.STATUS) and _has_handover_due_time(payment, now):
-            # The row was written before the payment had an id to inquire by, so its column still
-            # says "watch". Writing the row again corrects the column.
+            # The row was written before the payment had an id to inquire by, so the column
+            # `next_step` still says "watch". Writing the row again corrects the column.
             return Decided(payment=replace(payment, next_step_at=now))
         if payment.next_step is not Step.WATCH:
             return Decided(payment=payment)
@@ -256,7 +256,7 @@ def _has_handover_due_time(payment: Payment, now: datetime) -> bool:
 def fail_for_silence(payment: Payment) -> Decided:
     """Fails a deposit as `no_result_confirmed`.
 
-    That is not safe to retry. The deposit is inquired about for another day.
+    Such a deposit is not safe to retry. The worker inquires about it for another day.
     """
     fact = Fact(name=FactName.NO_RESULT_CONFIRMED, failure=_NO_RESULT)
     after = payment.apply(fact)

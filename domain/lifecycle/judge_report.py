@@ -67,7 +67,7 @@ REMINDERS = (
 
 
 def add_inquiry_answer(decided: Decided, context: Context, number: int, report: Report) -> Decided:
-    """Adds to `decided` that `report` answered inquiry `number`.
+    """Adds the effect that stores `report` as the answer to inquiry `number`.
 
     Adds nothing if that inquiry does not exist or already has an answer: an inquiry counts once.
     """
@@ -124,8 +124,8 @@ def judge_report(
 def _judge_unconfirmed_success(payment: Payment, context: Context, report: Report) -> Decided:
     """Judges a callback's success above the policy's amount: Daraja must confirm it first.
 
-    Anybody who knows the callback URL can send such a message, and the amount is large. The next
-    inquiry is therefore brought forward.
+    Every sender that knows the callback URL can send such a message, and the amount is large. The
+    next inquiry is therefore brought forward.
     """
     is_confirmation_needed = (
         is_complete_success(report)
@@ -137,12 +137,13 @@ def _judge_unconfirmed_success(payment: Payment, context: Context, report: Repor
         return _judge_success(payment, context, report)
     if payment.stage is Stage.ACCEPTED:
         return _judge_undecided(payment, context, report)
-    # Subscribers received a failure. A person must see the contradiction, confirmed or not.
+    # Subscribers received a failure. A person must see the contradiction, even if Daraja confirms
+    # the success.
     is_correction = payment.stage is Stage.FAILED
     after = _bring_inquiry_forward(payment, context, report)
     return Decided(
         payment=replace(after, needs_review=payment.needs_review or is_correction),
-        # One history entry, even if the message is repeated: each repetition has its raw row.
+        # A repeated message adds no second history entry, because each message has its raw row.
         entry=None
         if context.evidence.unconfirmed_receipts
         else _make_entry(Disposition.AWAITS_CONFIRMATION, report),
@@ -166,7 +167,7 @@ def _judge_success(payment: Payment, context: Context, report: Report) -> Decide
         and context.evidence.names_another_amount
     ):
         # The payment succeeded, but the amount is disputed. A later message that names the
-        # payment's own amount still finalizes it.
+        # payment's own amount still finalizes the payment.
         return _flag_for_review(payment, report, Disposition.AMOUNT_NOT_CERTAIN, ids=report.ids)
     if (
         payment.stage is Stage.SUCCEEDED
@@ -186,7 +187,8 @@ def _judge_success(payment: Payment, context: Context, report: Report) -> Decide
     if not is_undisputed and payment.stage is not Stage.SUCCEEDED:
         after = replace(after, needs_review=True)
     if payment.stage is Stage.FAILED:
-        # Subscribers received a failure. This is a correction, and a person must see it.
+        # Subscribers received a failure. This success corrects it, and a person must see the
+        # correction.
         after = replace(after, needs_review=True)
         return replace(
             _record_fact(payment, after, fact, report, Disposition.CORRECTED),
@@ -218,8 +220,7 @@ def _judge_incomplete_success(payment: Payment, context: Context, report: Report
 
 def _judge_failure(payment: Payment, context: Context, report: Report) -> Decided:
     if payment.stage in (Stage.SUCCEEDED, Stage.ACCEPTED):
-        # The payment succeeded, or as far as we can prove it was never sent. Both contradict a
-        # failure.
+        # The payment succeeded, or by our records it was not sent. Both contradict a failure.
         return _flag_for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
     claims_success = bool(context.evidence.unconfirmed_receipts)
     if report.inquiry_outcome is not None and payment.stage is not Stage.FAILED:
@@ -283,8 +284,8 @@ def _judge_undecided(payment: Payment, context: Context, report: Report) -> Deci
         and report.outcome is not ReportedOutcome.TIMEOUT
         and report.inquiry_outcome is None
     ):
-        # As far as we can prove, the payment was never sent, but Daraja reports about it. It must
-        # not be sent now.
+        # By our records the payment was not sent, but Daraja reports about it. The payment must not
+        # be sent now.
         return _flag_for_review(payment, report, Disposition.CONTRADICTION, ids=report.ids)
     is_answer = report.inquiry_outcome is not None
     return Decided(
@@ -302,7 +303,7 @@ def _flag_for_review(
 ) -> Decided:
     """Flags payment and message for review; finalizes nothing.
 
-    Adds one history entry, even if the message is repeated: each repetition has its raw row.
+    A repeated message adds no second history entry, because each message has its raw row.
     """
     return Decided(
         attempt_id=payment.attempt_named_by(ids) if ids else None,
@@ -328,7 +329,7 @@ def _entry_detail(report: Report) -> dict[str, str]:
 def store_message_only(
     payment: Payment | None, disposition: Disposition, *, is_message_flagged: bool
 ) -> Decided:
-    """Decides to store the message with `disposition`; it proves nothing about its payment."""
+    """Decides to store a message that proves nothing about its payment."""
     return Decided(payment=payment, disposition=disposition, is_message_flagged=is_message_flagged)
 
 
@@ -338,8 +339,8 @@ def _bring_inquiry_forward(payment: Payment, context: Context, report: Report) -
     A failed payment is inquired about again only if the report says that it succeeded.
     """
     if payment.stage is Stage.SUBMITTING and payment.lease_until is not None:
-        # No id to inquire by exists yet. A due time just before the end of the lease is a mark:
-        # when the answer to the send is recorded, it finds the mark and makes the inquiry due at
+        # No id to inquire by exists yet. A due time just before the end of the lease is a mark. The
+        # change that records the answer to the send finds the mark, and makes the inquiry due at
         # once (`record_answer`).
         return replace(payment, next_step_at=payment.lease_until - timedelta(microseconds=1))
     is_open = payment.stage in (Stage.AWAITING_RESULT, Stage.IN_DOUBT)

@@ -1,8 +1,9 @@
 """Gives overdue payments their next step.
 
-A sweep handles one kind of step after another. A step that needs only PostgreSQL it does itself. A
-step that needs Daraja it hands to the workers as a wake-up. The statement that fetches due payments
-also moves their due times, so a payment that makes no progress cannot starve the others.
+A sweep goes through the kinds of step one after another. If a step needs only PostgreSQL, the
+sweeper takes it. If a step needs Daraja, the sweeper sends a wake-up to the workers. The statement
+that fetches due payments also moves their due times, so a payment that makes no progress does not
+delay the others.
 """
 
 from __future__ import annotations
@@ -33,16 +34,19 @@ from domain.times import BREAKER_COOL_DOWN_MAX, HANDOVER_RETRY_AFTER, Times
 
 log = structlog.get_logger()
 
-# The process that made an event publishes it at once. The sweeper publishes an event this late.
+# The process that made an event publishes it at once. The sweeper publishes an event that is
+# overdue by this time.
 ANNOUNCEMENT_OVERDUE_BY = timedelta(seconds=2)
 
-# The maximum of each kind of step in one sweep, so that a backlog of one does not delay the others.
+# The maximum of each kind of step in one sweep. A backlog of one kind then does not delay the other
+# kinds.
 STEPS_MAX = 200
 
-# A sweep fetches fewer of the payments that a brake holds: it can only expire the too old ones.
+# A sweep fetches fewer of the payments that a brake holds, because it can only expire those that
+# are too old.
 _HELD_STEPS_MAX = 50
 
-# One sweep of this many ends stuck database sessions.
+# One of this many sweeps ends stuck database sessions.
 _STUCK_SESSIONS_EVERY = 5
 
 
@@ -64,7 +68,11 @@ class SweepingStore(Protocol):
     """What the sweeper reads and writes."""
 
     async def plan_sweep(self, *, limit: int, overdue_by: timedelta) -> SweepPlan:
-        """Counts due steps, each up to `limit`, and finds events unpublished for `overdue_by`."""
+        """Counts the due steps of each kind, up to `limit`, and reads the brakes.
+
+        Also reads whether events have been unpublished for `overdue_by`, and whether events have no
+        position in the feed.
+        """
         ...
 
     async def fetch_due(
@@ -82,7 +90,9 @@ class SweepingStore(Protocol):
         ...
 
     async def end_stuck_sessions(self) -> int:
-        """Ends our transactions whose process stopped in mid-message; returns how many."""
+        """Ends transactions whose process stopped in the middle of a statement; returns how
+        many.
+        """
         ...
 
     async def start_probe(
@@ -101,12 +111,12 @@ class SweepingStore(Protocol):
         ...
 
     async def list_events(self) -> int:
-        """Gives positions in the feed to some committed events without one; returns how many."""
+        """Gives feed positions to some committed events that have none; returns how many."""
         ...
 
 
 class Budget(Protocol):
-    """How many inquiries of one kind all workers together may make."""
+    """The budget of inquiries of one kind, which all workers share."""
 
     async def charge(self, wanted: int) -> int:
         """Spends up to `wanted` inquiries; returns how many. Raises QueueUnavailable."""
@@ -117,11 +127,11 @@ class Wakeups(Protocol):
     """Jobs that carry only a payment's id."""
 
     async def room(self) -> int:
-        """How many more jobs for overdue payments fit in the queue. Raises QueueUnavailable."""
+        """Returns how many more overdue payments fit in the queue. Raises QueueUnavailable."""
         ...
 
     async def wake(self, payment_ids: Sequence[UUID]) -> None:
-        """Queues jobs for overdue payments, ahead of the others. Raises QueueUnavailable."""
+        """Queues jobs for overdue payments, ahead of all other jobs. Raises QueueUnavailable."""
         ...
 
     async def hand_over(self, payment_ids: Sequence[UUID]) -> None:
@@ -207,10 +217,10 @@ class Sweeper:
         return len(due)
 
     async def _wake_accepted(self, plan: SweepPlan) -> int:
-        """Wakes as many accepted payments as fit in the queue, longest due first.
+        """Queues jobs for as many accepted payments as fit in the queue, longest due first.
 
-        A payment that a brake holds is only expired if it is too old. For a held operation whose
-        cool-down is over, one payment is woken. The first claim then probes the operation.
+        Of the payments that a brake holds, it only expires those that are too old. If the cool-down
+        of a held operation is over, one job is queued, and its claim probes the operation.
         """
         stopped_kinds = kinds_that(lambda rules: rules.moves_money_out and plan.payouts_are_stopped)
         held_kinds = kinds_that(
@@ -246,7 +256,11 @@ class Sweeper:
         return len(due)
 
     async def _room(self) -> int:
-        """How many payments to fetch; without Redis a full share, to expire the too old ones."""
+        """Returns how many payments to fetch.
+
+        Without Redis this is the maximum, because the sweep still expires payments that are too
+        old.
+        """
         try:
             return min(STEPS_MAX, await self._wakeups.room())
         except QueueUnavailable:
@@ -317,7 +331,10 @@ class Sweeper:
 
 
 def lease_expiry_change(payment_id: UUID, times: Times) -> Change:
-    """The change that ends a claim whose worker recorded no answer in time: it may have acted."""
+    """The change that ends a claim whose worker recorded no answer in time.
+
+    Daraja may have acted.
+    """
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None or payment.lease_until is None or payment.lease_until > context.now:
@@ -326,9 +343,10 @@ def lease_expiry_change(payment_id: UUID, times: Times) -> Change:
         after = payment.apply(fact)
         if after.stage is payment.stage:
             return Decided(payment=payment)
-        # The send left at least half a lease ago. The first inquiry comes as long after the send as
-        # usual. Without an id to inquire by, wait a moment longer: PostgreSQL may have been away
-        # until now, and a worker may be about to record the answer.
+        # The send left at least half a lease ago. The wait between the send and the first inquiry
+        # is the usual one. If there is no id to inquire by, the payment waits a moment longer:
+        # PostgreSQL may have been unreachable until now, and a worker may be about to record the
+        # answer.
         earliest = context.now
         if after.inquiry_step is None:
             earliest += min(times.inquiry_first_after, HANDOVER_RETRY_AFTER)

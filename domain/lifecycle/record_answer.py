@@ -1,7 +1,7 @@
 """Records Daraja's answer to a send, and decides what it proves about the payment.
 
-Until the commit, only this process knows the answer. It therefore tries until it succeeds or the
-process ends. PostgreSQL may be away at that time, or may have lost the claim of the attempt.
+Until the commit, only this process knows the answer. The process therefore tries until the commit
+succeeds or the process ends. PostgreSQL may be unreachable, or may have lost the attempt's claim.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ from domain.views import PROVIDER_SAID
 
 log = structlog.get_logger()
 
-# While PostgreSQL is away, the worker tries to record an answer until its process ends. The first
-# waits are short, because most outages are a failover. The last wait repeats. It is short too, so
-# that the answer is stored before a sweeper concludes something from its absence.
+# While PostgreSQL is unreachable, the worker tries to record an answer until its process ends. The
+# first waits are short, because most outages are a failover. The last wait repeats. It is short
+# too, so that the worker records the answer before a sweeper decides without it.
 _WAITS_SECONDS = (0.1, 0.2, 0.5, 1.0)
 
 # Any other error is our own bug, and a retry rarely helps. The answer must not occupy its slot for
@@ -65,7 +65,7 @@ _REFUSAL_CHARACTERS_MAX = 500
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Daraja's answer to a send, not yet recorded. `error` None: acknowledged."""
+    """Daraja's answer to a send, not yet recorded. `error` is None if Daraja acknowledged it."""
 
     payment_id: UUID
     open_attempt: OpenAttempt
@@ -83,7 +83,7 @@ class Answer:
 
 
 class AnswerRecorder:
-    """Records answers. Each waiting answer occupies a slot of the provider, which limits them."""
+    """Records answers. A waiting answer occupies a slot, and the number of slots is limited."""
 
     def __init__(self, changes: ChangingStore, announcer: Announcer) -> None:
         self._changes = changes
@@ -91,7 +91,7 @@ class AnswerRecorder:
         self._unrecorded: dict[UUID, Answer] = {}  # by attempt
 
     async def record(self, answer: Answer, change: Change) -> None:
-        """Stores `answer` by `change`, and retries while PostgreSQL is away."""
+        """Stores `answer` by `change`, and retries while PostgreSQL is unreachable."""
         attempt_id = answer.open_attempt.attempt_id
         self._unrecorded[attempt_id] = answer
         tries = 0
@@ -138,17 +138,17 @@ def decide_without_claim(
 ) -> Decided:
     """Decides about `fact`, the answer to an attempt that is not stored.
 
-    `account` sent the attempt. If the attempt cannot have acted, its claim was never committed, and
-    there is nothing to do. Else the database lost a committed claim, and the answer proves that
-    there was a send: the attempt is stored now, and the payment is in doubt.
+    `account` made the send. If Daraja cannot have acted, nothing changes. Else the answer proves
+    that there was a send, so the database lost a committed claim. The attempt is stored now, and an
+    accepted payment becomes in doubt.
     """
     assert fact.outcome is not None  # noqa: S101 - every answer has one
     if fact.outcome.is_accounted_for:
         return Decided(payment=payment)
     claim_lost = replace(fact, name=FactName.CLAIM_LOST, at=context.now, account=account)
     after = payment.apply(claim_lost)
-    # Daraja refuses the second use of an id, but not every kind has such an id. Without it, both
-    # sends may have paid. A failed payment needs a person too: its caller received a final failure.
+    # If the kind has no resend key, this send and an earlier send may both have paid. A failed
+    # payment needs a person too, because its caller received a final failure.
     is_second_send = not payment.rules.can_be_sent_again and payment.send_count > 0
     is_for_a_person = is_second_send or payment.stage is Stage.FAILED or bool(context.ids_of_others)
     if after.stage is not payment.stage or payment.stage is Stage.FAILED:
@@ -160,7 +160,7 @@ def decide_without_claim(
 
 
 def fact_of_answer(attempt_id: UUID, error: ProviderError | None) -> Fact:
-    """The fact that follows from an error, or from an acknowledgement if None (rules.md §13)."""
+    """Returns the fact that follows from `error`. None is an acknowledgement (rules.md §13)."""
     match error:
         case None:
             return Fact(
@@ -232,7 +232,7 @@ def answer_change(
             # The payment was flagged because no answer came. Now it is proved unsent.
             after = replace(after, needs_review=False)
         if is_proved_unsent and context.evidence.claims_success:
-            # A message says that the payment succeeded, so it must not be sent now.
+            # A message says that the payment succeeded, so the payment must not be sent now.
             after = replace(after, needs_review=True)
         is_contradiction = payment.stage is Stage.SUCCEEDED and fact.name is FactName.REFUSED
         if is_contradiction or is_disputed or context.ids_of_others:
@@ -276,7 +276,7 @@ def answer_change(
 def _is_brought_forward(payment: Payment) -> bool:
     """Whether a message that came before the answer brought the next inquiry forward.
 
-    A claim is due at the end of its lease, and such a message makes it due a moment earlier.
+    A claimed payment is due at the end of its lease. Such a message makes it due a moment earlier.
     """
     due, lease = payment.next_step_at, payment.lease_until
     return due is not None and lease is not None and due < lease

@@ -78,8 +78,9 @@ def callback_change(
             return decided.with_effect(CloseBreaker(max(asked_at)) if asked_at else None)
         return decided
 
-    # Most callbacks are a plain success, which needs no evidence. A failure needs it: another
-    # process, with another policy, may have stored a success that waits for Daraja's confirmation.
+    # Most callbacks are a plain success, which needs no evidence. A failure needs the evidence,
+    # because another process, with another policy, may have stored a success that waits for
+    # Daraja's confirmation.
     is_plain_success = (
         number is None
         and confirm_above_kes is None

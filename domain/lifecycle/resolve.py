@@ -1,8 +1,9 @@
 """Settles a payment by an operator's decision from M-PESA's own statement.
 
-Some payments cannot be inquired about (a bill payment without an id; rules.md §15), and some
-messages contradict each other. An operator settles those. The history records the operator, the
-time and the reason. A decision is refused if stored evidence contradicts it.
+Some payments cannot be inquired about, for example a bill payment without an id (rules.md §15).
+About other payments, Daraja's messages contradict each other. An operator settles both. The history
+records the operator, the time and the reason. A decision is refused if stored evidence contradicts
+it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from domain.values import is_receipt
 
 _UNPAID = Failure(FailureReason.RESOLVED_BY_OPERATOR, safe_to_retry=True)
 
-# Failures without evidence from Daraja: a statement may show otherwise.
+# Failures without evidence from Daraja: the statement may show that the payment was paid.
 _WITHOUT_EVIDENCE = (FailureReason.NO_RESULT_CONFIRMED, FailureReason.RESOLVED_BY_OPERATOR)
 
 # Failures of payments that were never sent, and their explanation for the operator.
@@ -64,7 +65,7 @@ def resolution_change(
 ) -> Change:
     """The change that records `resolution`.
 
-    Raises ResolutionRefused, which names the evidence that contradicts it.
+    Raises ResolutionRefused if evidence contradicts the decision. The error names this evidence.
     """
 
     def decide(payment: Payment | None, context: Context) -> Decided:
@@ -160,7 +161,7 @@ def _paid_fact(payment: Payment, context: Context, resolution: Resolution) -> Fa
 
 
 def _refuse_against_failure(payment: Payment, evidence: Evidence) -> None:
-    """Refuses `paid` for a failed payment, unless a message disputes the failure.
+    """Refuses `paid` against a failure with evidence, unless a message disputes the failure.
 
     If a message disputes it, only the statement shows what happened.
     """

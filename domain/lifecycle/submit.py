@@ -1,8 +1,8 @@
 """Submits a payment to Daraja: claims it, sends it once, records the answer.
 
-Everything that may wait or fail comes before the claim. After the claim, this module never sends a
-request again on which Daraja may have acted. Only `resend` may, with a claim that checks rules.md
-§15. The stage table in `stages.py` covers every end: an answer, an error, a crash.
+Everything that may wait or fail comes before the claim. After the claim, if Daraja may have acted
+on a request, only `resend` may send the request again, with a new claim that checks rules.md §15.
+The stage table in `stages.py` covers every end: an answer, an error, a crash.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class ClaimingStore(Protocol):
 
 
 class Provider(Protocol):
-    """M-PESA through Daraja: what a submission needs of it."""
+    """The part of Daraja that submissions use."""
 
     def prepare_send(self, kind: Kind) -> AbstractAsyncContextManager[None]:
         """Obtains the token, the credential, a slot, and a turn under Daraja's rate limit.
@@ -121,7 +121,7 @@ class Provider(Protocol):
 
 
 class Submitter:
-    """Sends payments to Daraja. One for each worker process.
+    """Sends payments to Daraja. Each worker process has one.
 
     `accounts`: for each kind, the account that this worker sends from. Each attempt stores the
     account of its kind.
@@ -164,8 +164,8 @@ class Submitter:
             self._announcer.announce_soon(await self._changes.change(expiry_change(payment_id)))
             return None
         if due.is_held:
-            # Checked before the payment uses a turn that another payment needs. A sweeper looks at
-            # it again within seconds.
+            # This check comes before the payment uses a turn that another payment needs. A sweeper
+            # looks at the payment again within seconds.
             return None
 
         async def claim(attempt_id: UUID) -> Payment | None:
@@ -178,7 +178,7 @@ class Submitter:
         return None
 
     async def resend(self, payment_id: UUID, kind: Kind) -> None:
-        """Sends a payment in doubt again, under the same id, if a new claim finds it permitted."""
+        """Sends a payment in doubt again, under the same id, if a new claim permits the resend."""
         if self._is_draining:
             return
 
@@ -235,8 +235,8 @@ class Submitter:
 
     async def _claim_and_send(self, payment_id: UUID, claim: _Claim) -> None:
         attempt_id = UUID(int=uuid_utils.uuid7().int)
-        # The worker counts half a lease from before it asks PostgreSQL for the claim. After that
-        # half no first byte may leave, and the lease in the database still holds.
+        # The fence counts half a lease, and starts before the worker asks PostgreSQL for the claim.
+        # After that half, no first byte may leave. The lease in the database is still valid then.
         fence = Fence(
             clock=self._clock,
             deadline_seconds=self._times.send_deadline.total_seconds(),
@@ -284,7 +284,7 @@ def resend_claim_change(
 ) -> Change:
     """The change that claims a payment in doubt for another send.
 
-    It checks the permission under the payment's lock.
+    The change checks the permission under the payment's lock.
     """
 
     def decide(payment: Payment | None, context: Context) -> Decided:

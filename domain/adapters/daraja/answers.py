@@ -215,7 +215,7 @@ def _read_code_and_text(message: Mapping[str, Any] | None) -> tuple[str | None, 
 def _is_storable_code(value: object) -> bool:
     """Whether `value` can be a code and can be stored unchanged.
 
-    A code that had to be cleaned first might become one that we know.
+    If we cleaned a code first, it might become a code that we know.
     """
     return isinstance(value, str) and 0 < len(value) <= _CODE_LENGTH_MAX and value.isprintable()
 

@@ -1,9 +1,9 @@
 """Sends requests with the shared access token, and replaces a refused token once.
 
-Daraja's gateway refuses a token before M-PESA sees the request (daraja.md §1). So a resend is safe
-even for a payout. Daraja refuses a missing product with the same answers. A new token helps against
-an ended token, but not against a missing product. Each new token may end the token of other
-requests in flight. So a second refusal in a row counts against the operation.
+Daraja refuses a token before M-PESA sees the request (daraja.md §1). A second send with a new token
+is therefore safe, even of a payout. But Daraja gives the same answer if our app lacks the product,
+and then no new token helps. Each new token may also end the token of other requests in flight. So a
+second refusal in a row counts against the operation.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Tokens(Protocol):
 
 
 class AuthorizedCalls:
-    """Calls operations with the token that all workers share. One instance for each worker process.
+    """Calls operations with the token that all workers share. Each worker process has one.
 
     `_accepted_tokens` and `_refused_tokens` hold, by operation, the last new token that the
     operation accepted or refused.
@@ -47,8 +47,8 @@ class AuthorizedCalls:
     ) -> Result:
         """Call `send` with a token that the operation accepts, and return its result.
 
-        `is_probe`: the operation is held. A token that another request fetched is used, but no new
-        token is fetched. Raises the ProviderError of the answer.
+        `is_probe`: the operation is held. If Daraja refuses the token, the call uses a newer token
+        of another request, but fetches none itself. Raises the ProviderError of the answer.
         """
         token = await obtain_token(self._tokens.get_current())
         try:
@@ -66,7 +66,7 @@ class AuthorizedCalls:
         """Whether the operation refused this token to a request that had just obtained it.
 
         This waits for such a request that is under way. Otherwise each request that started with
-        the token would fetch another one.
+        the token would fetch another token.
         """
         async with self._first_resend_locks[operation]:
             return self._refused_tokens.get(operation) == token.text
@@ -98,7 +98,7 @@ class AuthorizedCalls:
     async def _send(
         self, operation: str, send: Callable[[Token], Awaitable[Result]], token: Token
     ) -> Result:
-        """Send with `token`. If the operation accepts it, forget that it refused the token before.
+        """Send with `token`. If the operation accepts the token, forget an earlier refusal.
 
         Our app may have obtained the product in the meantime.
         """
@@ -141,7 +141,7 @@ class AuthorizedCalls:
 async def obtain_token(token: Awaitable[Result]) -> Result:
     """Return the token. Raises Unreachable if there is none, whatever the reason.
 
-    The request was not sent then, so the payment must not become in doubt.
+    In that case the request was not sent, so the payment must not become in doubt.
     """
     try:
         return await token

@@ -24,7 +24,7 @@ B2B = Api(Operation.B2B, "/mpesa/b2b/v1/paymentrequest", "ConversationID")
 
 FAILURES = PAYOUT_FAILURES
 
-# The documentation knows only 4, but production requires 2 for a till (daraja.md §5).
+# Daraja's documentation names only 4, but production requires 2 for a till (daraja.md §5).
 _TILL_TYPE = "2"
 
 
@@ -42,7 +42,8 @@ def request_body(
         "Amount": str(payment.request.amount_kes),
         "PartyA": settings.payout_shortcode,
         "PartyB": payment.request.paybill or payment.request.till,
-        # It is sent unchanged, because a changed reference would pay another account.
+        # The reference is sent unchanged, because a changed one would pay another customer's
+        # account.
         "AccountReference": payment.request.account_reference,
         "Remarks": clean_free_text(payment.request.remarks, *REMARKS_LENGTH),
         **result_addresses(payment, settings),

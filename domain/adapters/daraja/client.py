@@ -87,7 +87,7 @@ class DarajaClient:
         await self._tokens.get_current()
 
     async def submit(self, payment: Payment, open_attempt: OpenAttempt) -> ProviderIds:
-        """Send `payment`, again if our token was refused. Returns the acknowledgement's ids.
+        """Send `payment`, and again if Daraja refused our token. Return the acknowledgement's ids.
 
         Raises a `ProviderError`. Its class says whether money may have moved.
         """
@@ -116,7 +116,7 @@ class DarajaClient:
         self, payment: Payment, number: int, exchanges: list[Exchange], token: Token
     ) -> Report | None:
         # The inquiry goes out with the short code of the account that sent the payment. Our
-        # settings may name another one now.
+        # settings may name another short code now.
         sent = payment.inquiry_attempt
         known_ids = dict(sent.provider_ids) if sent is not None else {}
         settings = use_short_code_of(

@@ -133,8 +133,8 @@ def read_query_answer(status: int, body: bytes, checkout_request_id: str) -> Rep
         return Report(
             outcome=ReportedOutcome.UNDECIDED, code=code, inquiry_outcome=InquiryOutcome.VAGUE
         )
-    # Daraja also refuses an id that is too new with this text (daraja.md §3). If the text names
-    # another field, our own query was wrong.
+    # Daraja also sends this text if the id is too new (daraja.md §3). If the text names another
+    # field, our own query was wrong.
     is_about_id = code == "400.002.02" and "checkoutrequestid" in lower_text
     inquiry_outcome = InquiryOutcome.NO_RESULT if is_about_id else InquiryOutcome.NO_ANSWER
     return Report(outcome=ReportedOutcome.UNDECIDED, code=code, inquiry_outcome=inquiry_outcome)

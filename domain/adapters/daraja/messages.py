@@ -148,10 +148,10 @@ def read_items(container: Any, list_name: str, key_name: str) -> dict[str, list[
 
 
 def read_amounts(parameters: Mapping[str, list[Any]]) -> dict[str, Any]:
-    """Return the amount fields of a `Report`. All numbers must agree.
+    """Return the amount fields of a `Report`. If the numbers differ, `amount` is None.
 
-    A value that is not a number is left out, and `has_ignored_amount` is set. A receipt was seen
-    under an amount's name (daraja.md §4.3).
+    A value that is not a number is left out, and `has_ignored_amount` is set, because a receipt was
+    seen under an amount's name (daraja.md §4.3).
     """
     values = [*parameters.get("transactionamount", []), *parameters.get("amount", [])]
     numbers = [number for value in values if (number := _parse_number(value)) is not None]

@@ -19,9 +19,9 @@ from domain.report import Report
 class Page:
     """Everything that is specific to one kind in the messages to and from Daraja.
 
-    `request_body` receives the payment, our account, the initiator's credential and the time.
-    `read_result` receives the JSON of a result, and raises UnexpectedShape. `failures` are the
-    result codes that end the payment as failed.
+    `request_body` receives the payment, our request settings, the initiator's credential and the
+    time. `read_result` receives the JSON of a result, and raises UnexpectedShape. `failures` are
+    the result codes that end the payment as failed.
     """
 
     api: Api

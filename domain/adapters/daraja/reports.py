@@ -1,7 +1,7 @@
 """Reads Daraja's callbacks: every known shape becomes a `Report`, any other body an unreadable one.
 
-Nothing here raises because of a body's content. It came from outside, and storing it must never
-fail. The operation alone decides how a body is read (rules.md §18).
+No function here raises because of a body's content. The body came from outside, and storing it must
+never fail. The operation alone decides how a body is read (rules.md §18).
 """
 
 from __future__ import annotations

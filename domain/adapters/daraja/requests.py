@@ -29,7 +29,7 @@ _ALPHANUMERIC = re.compile(r"[A-Za-z0-9]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestSettings:
-    """Our account at Daraja and our callback address, from the settings."""
+    """Those of our settings that a request to Daraja contains."""
 
     shortcode: str
     passkey: str

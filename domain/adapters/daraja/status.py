@@ -46,7 +46,8 @@ _NOT_FOUND_CODES = frozenset({"2032", "SFC_IC0003"})
 _NOT_FOUND = re.compile(
     r"transaction.*(does not|doesn't|not) (exist|found)", re.IGNORECASE | re.DOTALL
 )
-# Daraja's sentences are shorter. The time of the pattern grows with the square of the length.
+# Daraja's sentences are shorter. A longer text is not searched, because the time of the pattern
+# grows with the square of the length.
 _NOT_FOUND_CHARACTERS_MAX = 500
 
 _TARGET_IDS = {**PAYOUT_IDS, "originalconversationid": IdKind.ORIGINATOR_CONVERSATION}
@@ -106,7 +107,7 @@ def read_status_acknowledgement(status: int, body: bytes) -> str:
 def read_status_result(message: Any) -> Report:
     """Read a Transaction Status result (daraja.md §6.1). Raises UnexpectedShape.
 
-    Its envelope is about the inquiry, its parameters are about the payment.
+    The result's envelope is about the inquiry, and its parameters are about the payment.
     """
     result = require_mapping(require_mapping(message).get("Result"))
     code = read_result_code(result)
