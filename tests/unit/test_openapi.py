@@ -1,4 +1,4 @@
-"""The ingress's OpenAPI document: valid, complete, and made from the same table as the router."""
+"""The ingress's OpenAPI document is valid and complete, and has the same routes as the router."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.case_tables import for_each
 from tests.described import Described
 from tests.paths import ROOT
 
-# As a client gets it.
+# The document as a client gets it.
 DESCRIBED = Described(json.loads(json.dumps(document())))
 
 
@@ -52,7 +52,7 @@ async def test_the_router_and_the_document_have_the_same_routes(
 
 
 def test_every_process_makes_the_same_document() -> None:
-    """Its bytes do not depend on the order of sets, which differs between processes."""
+    """The document's bytes do not depend on the order of sets, which differs between processes."""
     program = (
         "import orjson, sys; from gateway.openapi.document import document; "
         "sys.stdout.buffer.write(orjson.dumps(document()))"
@@ -97,7 +97,7 @@ def test_every_problem_is_described_on_a_route_with_its_status() -> None:
         for _, status, answer in DESCRIBED.answers()
         for code in DESCRIBED.codes(answer)
     }
-    # HTTP_PROBLEMS are refusals of aiohttp itself. A wrong method (405) is no operation.
+    # HTTP_PROBLEMS are aiohttp's own refusals. A wrong method (405) belongs to no operation.
     expected = {
         (problem.status, problem.code)
         for problem in [*PROBLEMS.values(), *HTTP_PROBLEMS.values()]
@@ -153,12 +153,12 @@ def _examples() -> list[tuple[str, Any, Any]]:
 
 @for_each(("schema", "value"), [pytest.param(*rest, id=name) for name, *rest in _examples()])
 def test_every_example_is_valid_by_its_schema(schema: Any, value: Any) -> None:
-    """It also has no member that is not described."""
+    """An example has only members that the schema describes."""
     assert DESCRIBED.faults(schema, value) == []
 
 
 def test_every_body_and_answer_has_an_example() -> None:
-    """Except two answers: one is too long, the other is plain text."""
+    """Two answers have no example: one is too long, and the other is plain text."""
     contents = {(operation, status): answer for operation, status, answer in DESCRIBED.answers()}
     for operation, described in DESCRIBED.operations.items():
         if "requestBody" in described:

@@ -40,7 +40,7 @@ def test_every_described_member_of_a_payment_is_shown(kind: Kind) -> None:
 
 @for_each("kind", Kind)
 def test_a_payment_with_a_missing_or_a_new_member_is_not_as_described(kind: Kind) -> None:
-    """Also if the missing member is one that only backends see."""
+    """This holds even if only backends see the missing member."""
     view = public_payment(a_payment(kind=kind), for_backend=True)
     for name in view:
         rest = {other: view[other] for other in view if other != name}
@@ -52,13 +52,13 @@ def test_a_payment_with_a_missing_or_a_new_member_is_not_as_described(kind: Kind
     "name", ["status", "stage", "currency", "kind", "phone_number", "created_at", "id", "failure"]
 )
 def test_a_value_that_is_not_described_is_found(name: str) -> None:
-    """Without this, a test that compares answers with the document might never fail."""
+    """Otherwise a test that compares answers with the document might never fail."""
     assert DESCRIBED.faults(PAYMENT, {**public_payment(a_payment()), name: "something else"})
 
 
 @for_each("kind", EventType)
 def test_an_event_is_as_described(kind: EventType) -> None:
-    """Each type of event, about a payment of each kind in each stage."""
+    """The events are of each type, about a payment of each kind in each stage."""
     for payment in PAYMENTS:
         body = event_body(kind, event_id=UUID(int=1), payment=payment, at=NOW)
         assert DESCRIBED.faults({"$ref": "#/components/schemas/Event"}, json.loads(body)) == []

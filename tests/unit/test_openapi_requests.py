@@ -73,7 +73,10 @@ VALUES: list[Any] = [
 
 
 def assert_agreement(kind: Kind, body: Any) -> None:
-    """For a backend: the document states in words which fields a user may not set."""
+    """Assert that the document and the service agree about a body from a backend.
+
+    The document says only in words which fields a user may not set.
+    """
     try:
         payment_request(kind, body, a_caller())
         is_accepted = True
@@ -85,7 +88,7 @@ def assert_agreement(kind: Kind, body: Any) -> None:
 @for_each("name", NAMES)
 @for_each("kind", Kind)
 def test_the_document_and_the_service_agree_about_every_field(kind: Kind, name: str) -> None:
-    """With each value, and without the field."""
+    """The field has each of the values, or is absent."""
     for value in VALUES:
         body = {**WHOLE[kind], name: value}
         assert_agreement(kind, {each: given for each, given in body.items() if given is not ABSENT})
@@ -104,7 +107,7 @@ def test_the_document_and_the_service_agree_about_paybill_till_and_reference() -
 
 @for_each("kind", Kind)
 def test_the_document_and_the_service_agree_about_an_invalid_body(kind: Kind) -> None:
-    """A body is an object with the required members."""
+    """Only an object with the required members is a valid body."""
     bodies: tuple[Any, ...] = (None, [], "text", 5, True, {})
     for body in bodies:
         assert_agreement(kind, body)
@@ -118,7 +121,7 @@ def test_the_document_and_the_service_agree_about_an_invalid_body(kind: Kind) ->
 def test_the_document_and_the_service_agree_about_any_text(
     kind: Kind, name: str, text: str
 ) -> None:
-    """In each field, and as a key of the metadata."""
+    """The text is the value of a field, or a key and a value of the metadata."""
     assert_agreement(kind, {**WHOLE[kind], name: text})
     assert_agreement(kind, {**WHOLE[kind], "metadata": {text: text}})
 
@@ -173,7 +176,7 @@ def test_the_document_and_the_service_agree_about_a_parameter(name: str) -> None
     ],
 )
 def test_the_document_and_the_service_agree_about_a_number(route: Route, name: str) -> None:
-    """From below its minimum to above its maximum. A default is the value if it is absent."""
+    """The numbers go from below the minimum to above the maximum. The defaults agree too."""
     schema = parameters(route)[name]
     for number in range(-1, 103):
         is_valid = not DESCRIBED.faults(schema, number)
@@ -183,7 +186,7 @@ def test_the_document_and_the_service_agree_about_a_number(route: Route, name: s
 
 
 def test_the_document_and_the_service_agree_about_an_idempotency_key() -> None:
-    """1 to 255 visible ASCII characters."""
+    """A key has 1 to 255 visible ASCII characters."""
     schema = parameters(CREATE_PAYMENT[Kind.DEPOSIT])["X-Idempotency-Key"]
     characters = [chr(number) for number in range(300)]
     for key in ["", "k" * 255, "k" * 256, *characters, "one\nkey", "key\n"]:
@@ -210,7 +213,7 @@ _NO_CURSORS = [
 def test_the_document_has_the_exact_pattern_of_each_cursor(
     route: Route, name: str, genuine: str
 ) -> None:
-    """The parameter and `next_cursor` have one pattern. It fits only the cursors of this list.
+    """The parameter and `next_cursor` have one pattern. The pattern fits only cursors of this list.
 
     A fuzzer that follows the document gets no refusal because of a cursor's form.
     """

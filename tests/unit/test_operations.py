@@ -96,15 +96,15 @@ ANOTHER = {"held_operations": frozenset(Operation) - {Operation.STK_QUERY}}
 def test_an_inquiry_waits_for_its_own_held_operation_or_is_its_probe(
     held: dict[str, Any], is_stored: bool, probe: Operation | None, is_probe: bool
 ) -> None:
-    """Also the inquiry that probes the breaker."""
+    """This also holds for an inquiry that probes the breaker."""
     payment = a_due_payment(Kind.DEPOSIT)
     decided = decide_inquiry(payment, is_probe=is_probe, **held)
     assert (inquiry_of(decided) is not None, probed_operation_of(decided)) == (is_stored, probe)
     if not is_stored:
-        assert decided.payment == payment  # it keeps its due time
+        assert decided.payment == payment  # the due time stays
 
 
 def test_no_deposit_fails_for_silence_while_its_inquiries_are_held() -> None:
-    """No inquiry is sent, so there is no answer that could count, however late it is."""
+    """No inquiry is sent, so no answer counts as silence, even after a month."""
     payment = a_due_payment(Kind.DEPOSIT, Stage.AWAITING_RESULT)
     assert decide_inquiry(payment, now=NOW + timedelta(days=30), **HELD).payment == payment

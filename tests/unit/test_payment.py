@@ -43,8 +43,8 @@ SOME_MAY_HAVE_ACTED: list[tuple[Outcome | None, ...]] = [
 SITUATIONS = (NOTHING_ACTED, ALL_ACCOUNTED_FOR, SOME_MAY_HAVE_ACTED)
 
 # Stage, fact, and the next stage if (1) no attempt can have acted, (2) every attempt is accounted
-# for and Daraja refused one, (3) an attempt may have acted. A dot: the stage stays. So it does in
-# each pair of a stage and a fact that is not in the table.
+# for and Daraja refused one, (3) an attempt may have acted. A dot: the stage stays. It also
+# stays for each pair of a stage and a fact that is not in the table.
 TABLE = """
 accepted         claimed              submitting       submitting       submitting
 accepted         claim_lost           in_doubt         in_doubt         in_doubt
@@ -188,7 +188,7 @@ def test_a_claim_adds_a_numbered_attempt_and_makes_it_the_current_one() -> None:
     "payment", [a_payment(stage=Stage.FAILED), a_payment(stage=Stage.SUCCEEDED, receipt=None)]
 )
 def test_a_success_sets_receipt_and_name_and_clears_the_failure(payment: Payment) -> None:
-    """Also a success that comes after one without a receipt."""
+    """Before, the payment has failed, or has succeeded without a receipt."""
     success = Fact(name=FactName.SUCCESS_REPORTED, receipt=RECEIPT, recipient_name="JANE DOE")
     after = payment.apply(success)
     assert (after.stage, after.failure) == (Stage.SUCCEEDED, None)

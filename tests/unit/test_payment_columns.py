@@ -44,7 +44,7 @@ def new_payment(payment: Payment) -> NewPayment:
 
 
 def row_of(payment: Payment) -> Any:
-    """A row of `payments` once `payment` was accepted and then changed."""
+    """The row of `payments` after `payment` was accepted and changed."""
     sent = accepted_arrays([(new_payment(payment), b"answer", HISTORY_ID)])
     changed = changed_arrays([payment], "payments")
     values = {name: sent[name][0] for name in sent} | {
@@ -75,7 +75,7 @@ def test_a_payment_without_optional_parts_reads_back_the_same() -> None:
     assert payment_from(row_of(payment)) == payment
 
 
-def test_a_success_stored_by_an_older_process_settled_its_own_amount() -> None:
+def test_a_success_that_an_older_process_stored_settled_the_requested_amount() -> None:
     payment = a_payment(stage=Stage.SUCCEEDED, caller_key=CALLER.key, attempts=())
     row = row_of(replace(payment, amount_settled_kes=None))
     assert payment_from(row).amount_settled_kes == payment.request.amount_kes

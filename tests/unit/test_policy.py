@@ -76,7 +76,7 @@ class TestCharges:
             (Kind.BILL_PAYMENT, [LimitName.CALLER_DAY]),
         ],
     )
-    def test_a_payout_is_charged_as_no_prompt_and_a_bill_to_no_phone(
+    def test_a_payout_uses_no_limit_of_prompts_and_a_bill_uses_no_limit_of_phones(
         self, kind: Kind, names: list[LimitName]
     ) -> None:
         charges = list_charges(CAPPED, BACKEND, a_request(kind))
@@ -95,7 +95,7 @@ class TestCharges:
         (249, None, None, LimitName.CALLER_DAY, 249),
         (None, 249, None, LimitName.PHONE_DAY, 249),
         (1, 1, 1, LimitName.CALLER_DAY, 1),
-        # A limit that never allows the payment is reported before one that may allow it later.
+        # A limit that never allows the payment is reported first.
         (250, 249, 5, LimitName.PHONE_DAY, 249),
         (250, 250, 0, LimitName.PHONE_MINUTE, 0),
     ])  # fmt: skip
@@ -108,7 +108,7 @@ class TestCharges:
         named: LimitName,
         maximum: int,
     ) -> None:
-        """The refusal names no time for a retry, and its text does not suggest one."""
+        """The refusal names no time for a retry, and its text suggests no retry."""
         policy = Policy(
             callers=dict.fromkeys(Role, CallerLimits(amount_per_day_kes=day)),
             phone_amount_per_day_kes=phone_day,

@@ -150,7 +150,7 @@ def test_limits_of_both_roles_are_printed_once(file: Path) -> None:
     assert (printed["users"], "backends" in printed) == ({"allow_anonymous": False}, False)
 
 
-# A key of the file, a wrong value of it, and the sentence about it.
+# A key of the file, a wrong value for it, and the sentence in the message.
 FAULTS = [
     ("callers.burst", "1", "callers is unknown, check its spelling"),
     ("caller.bursts", "1", "caller.bursts is unknown, check its spelling"),

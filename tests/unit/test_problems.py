@@ -1,4 +1,4 @@
-"""Errors as HTTP problems: each error that can reach the edge is in the table, without secrets."""
+"""Each error that can reach a caller is answered as an HTTP problem without secrets."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def answer_error(error: Exception) -> tuple[web.Response, dict[str, object
 async def test_an_error_is_answered_with_its_problem(
     kind: type[PaymentServiceError], status: int, code: str, *, is_retryable: bool
 ) -> None:
-    """Retry-After is there if the same request may be sent again, except after a slow body."""
+    """A retryable answer has Retry-After, except the answer to a slow body."""
     response, body = await answer_error(make_error(kind))
     assert (response.status, response.content_type) == (status, "application/problem+json")
     assert body == {
@@ -112,7 +112,7 @@ def subclasses(kind: type[PaymentServiceError]) -> set[type[PaymentServiceError]
 
 
 def test_every_error_that_can_reach_the_edge_is_in_the_table() -> None:
-    """A new error fails here until the table has it. Daraja's errors never reach a caller."""
+    """A new error must be added to the table. Daraja's errors never reach a caller."""
     of_workers = {ClaimUnknown, ResolutionRefused}  # an operator sees them on the command line
     reach_the_edge = {
         kind

@@ -1,6 +1,6 @@
-"""A caller above its rate may only repeat earlier requests, a few of them at once.
+"""A caller above its rate may only repeat earlier requests, and only some of them at once.
 
-A repeated request costs a lookup of its first answer.
+For a repeated request, the service looks up the first answer.
 """
 
 from __future__ import annotations
@@ -69,5 +69,5 @@ async def test_a_caller_above_its_rate_has_a_limited_number_of_lookups_at_once()
 
 
 async def test_a_request_within_its_rate_is_counted() -> None:
-    """The permit records it, so that a replay can be subtracted again."""
+    """The permit says that the request was counted. A replay is subtracted again later."""
     assert await rate_limits_of(0.0).obtain_permit(caller("busy")) == Permit(is_counted=True)

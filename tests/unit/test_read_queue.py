@@ -48,7 +48,7 @@ async def test_reads_run_in_order_of_arrival() -> None:
 
 
 async def test_a_request_whose_client_disconnects_leaves_the_queue() -> None:
-    """It never reads, and it does not delay the request behind it."""
+    """Such a request never reads, and does not delay the request behind it."""
     reads = Reads()
     first, gone, last = [await reads.start(name) for name in ("first", "gone", "last")]
     gone.cancel()
@@ -59,7 +59,7 @@ async def test_a_request_whose_client_disconnects_leaves_the_queue() -> None:
 
 
 async def test_a_read_that_has_begun_finishes_after_its_client_disconnects() -> None:
-    """PostgreSQL may process a cancellation late, and cancel the connection's next query."""
+    """If we cancelled it, PostgreSQL could be late and cancel the connection's next query."""
     reads = Reads()
     first, last = await reads.start("first"), await reads.start("last")
     first.cancel()

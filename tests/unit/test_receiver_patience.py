@@ -57,7 +57,7 @@ class VirtualTime(asyncio.SelectorEventLoop):
 
 @dataclass
 class Changes:
-    """The store of changes: `outcome_at(seconds)` is the outcome of a try that begins then."""
+    """Replaces the store of changes. `outcome_at` returns the outcome of a try by its begin."""
 
     outcome_at: Callable[[float], Try]
     tries: list[float] = field(default_factory=list)
@@ -92,7 +92,7 @@ async def refuses() -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """The store's outcomes by time, when the body arrives, and the answer."""
+    """The store's outcomes by time, the time at which the body arrives, and the expected answer."""
 
     outcome_at: Callable[[float], Try]
     body_after: float = 0.0
@@ -149,7 +149,7 @@ def receiver_of(changes: Changes, redis: Try) -> Receiver:
 async def receive(receiver: Receiver, body_after: float) -> tuple[int, float]:
     """The status of the receiver's answer, and the seconds until it, in virtual time.
 
-    A 403 counts as 200: the message has no source address, and is stored.
+    A 403 counts as 200, because such a message without a source address is also stored.
     """
     loop = asyncio.get_running_loop()
     path = make_address("", _SECRET, _PAYMENT, "deposit")
@@ -189,7 +189,7 @@ def play(case: Case, changes: Changes | None = None, redis: Try = works) -> tupl
 
 @for_each("case", [pytest.param(case, id=name) for name, case in CASES.items()])
 def test_the_receiver_answers_daraja_within_eight_seconds(case: Case) -> None:
-    """It does so whatever PostgreSQL does."""
+    """It does so even if PostgreSQL is away, hangs or refuses the row."""
     changes, seconds = play(case)
     assert seconds <= DARAJA_WAITS_SECONDS
     assert len(changes.tries) >= case.tries_min
@@ -197,7 +197,7 @@ def test_the_receiver_answers_daraja_within_eight_seconds(case: Case) -> None:
 
 @for_each("case", [pytest.param(case, id=name) for name, case in LATE.items()])
 def test_a_message_whose_body_arrives_too_late_is_still_stored(case: Case) -> None:
-    """A slow connection must not lose a result. The receiver does not wait for PostgreSQL then."""
+    """A slow connection must not lose a result, so the receiver still tries to store it."""
     assert len(play(case)[0].tries) == case.tries_min
 
 

@@ -1,4 +1,4 @@
-"""The decisions about Daraja's answer to a send, in every stage; the ends of age and of leases."""
+"""Decisions about Daraja's answer to a send, about a payment's age, and about a lease's end."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ IN_EVERY_STAGE: list[tuple[Stage, tuple[Outcome | None, ...], ProviderError | No
 def test_an_answer_moves_the_payment_to_the_stage_in_the_table(
     stage: Stage, outcomes: tuple[Outcome | None, ...], error: ProviderError | None, expected: Stage
 ) -> None:
-    """Only a refusal after a success flags the payment: its stage and its receipt stay."""
+    """Only a refusal after a success flags the payment. Its stage and its receipt stay."""
     payment = a_payment(stage=stage, attempts=attempts_with(*outcomes), attempt_id=an_attempt_id())
     decision = decide_send_answer(payment, error)
     after = payment_of(decision)
@@ -134,7 +134,7 @@ def test_the_table_of_answers_covers_every_stage() -> None:
 def test_an_answer_to_an_old_attempt_does_not_change_a_newer_open_attempt(
     error: ProviderError | None,
 ) -> None:
-    """It records the old attempt's outcome. The stage and the lease belong to the newer attempt."""
+    """Only the old attempt's outcome changes. Stage and lease belong to the newer attempt."""
     payment = a_payment(stage=Stage.SUBMITTING, attempts=attempts_with(None, None))
     after = payment_of(decide_send_answer(payment, error))
     assert after.stage is Stage.SUBMITTING
@@ -220,7 +220,7 @@ def test_an_answer_stores_its_exchanges() -> None:
 
 
 def test_only_proof_that_a_payment_was_not_sent_clears_its_flag() -> None:
-    """Only that answer loads the evidence. Others must not read missing evidence as silence."""
+    """Only such an answer loads the evidence. Without evidence, an answer clears no flag."""
     payment = a_payment(needs_review=True, attempts=attempts_with(UNKNOWN))
     assert send_answer_change(OutcomeUnknown()).reads is Reads.PAYMENT
     assert payment_of(decide_send_answer(payment, OutcomeUnknown())).needs_review
@@ -232,7 +232,7 @@ def test_only_proof_that_a_payment_was_not_sent_clears_its_flag() -> None:
 def test_an_answer_after_a_message_that_asked_for_an_inquiry_makes_it_due_at_once(
     confirm_above_kes: int | None,
 ) -> None:
-    """The message came during the send, when there was no id to inquire by yet."""
+    """The message came during the send, when no inquiry was possible yet."""
     outcome = ReportedOutcome.UNDECIDED if confirm_above_kes is None else ReportedOutcome.SUCCESS
     decided = decide_callback(
         a_payment(stage=Stage.SUBMITTING), a_report(outcome), confirm_above_kes=confirm_above_kes
@@ -241,7 +241,7 @@ def test_an_answer_after_a_message_that_asked_for_an_inquiry_makes_it_due_at_onc
     assert (after.stage, after.next_step_at) == (Stage.AWAITING_RESULT, NOW)
 
 
-# --- the ends of age and of leases ----------------------------------------------------------------
+# --- expired payments and leases ------------------------------------------------------------------
 
 EXPIRY = expiry_change(PAYMENT_ID)
 LEASE_EXPIRY = lease_expiry_change(PAYMENT_ID, TIMES)
@@ -273,7 +273,7 @@ def test_a_payment_too_old_to_be_sent_fails_as_not_sent_in_time(seconds: float) 
     ],
     ids=lambda payment: f"{payment.stage}-{payment.kind}",
 )
-def test_a_payment_of_less_age_than_its_kind_s_or_that_may_have_been_sent_does_not_expire(
+def test_a_payment_that_is_young_enough_or_may_have_been_sent_does_not_expire(
     payment: Payment,
 ) -> None:
     decision = decide(EXPIRY, payment)
@@ -291,7 +291,7 @@ def test_a_submission_is_in_doubt_after_its_lease(lease_left: float, expected: S
     assert entry_of(decision) == (
         HistoryEntry.LEASE_EXPIRED if expected is Stage.IN_DOUBT else None
     )
-    assert after.attempts[0].outcome is None  # its answer may still come, and counts
+    assert after.attempts[0].outcome is None  # a late answer still counts
 
 
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.SUBMITTING])

@@ -39,7 +39,7 @@ PENDING = [stage for stage in Stage if not stage.is_final]
 
 
 def with_inquiry_after_lease(payment: Payment) -> Payment:
-    """The payment, due a moment before its lease ends, so that an inquiry follows the send.
+    """The payment with a due time just before its lease ends. An inquiry then follows the send.
 
     A payment without a lease is not changed.
     """
@@ -48,8 +48,8 @@ def with_inquiry_after_lease(payment: Payment) -> Payment:
     return replace(payment, next_step_at=payment.lease_until - timedelta(microseconds=1))
 
 
-# A result that agrees with the payment in everything: reported outcome, stage before, stage after,
-# disposition, event (a dot: none), and whether the payment is flagged.
+# Results that agree with the payment in everything. The columns: reported outcome, stage before,
+# stage after, disposition, event (a dot: none), and whether the payment is flagged.
 AGREEING = """
 success  accepted         succeeded        finalized      mkwanja.payment.succeeded  .
 success  submitting       succeeded        finalized      mkwanja.payment.succeeded  .
@@ -102,7 +102,7 @@ def test_a_message_without_a_result_moves_no_payment(
 
 @pytest.mark.parametrize("kind", Kind)
 def test_only_an_explicit_result_that_agrees_with_the_payment_finalizes_it(kind: Kind) -> None:
-    """Every combination of reported outcome, stage, amount, ids, receipt, source and ownership."""
+    """The test tries all combinations of outcome, stage, amount, ids, receipt, source and owner."""
     amounts = {
         "agrees": (True, Decimal("250.00")),
         "differs": (True, Decimal(251)),
@@ -241,7 +241,7 @@ def test_a_callback_that_could_not_be_processed_is_stored_and_changes_nothing(st
     assert (decision.payment, entry_of(decision), event_of(decision)) == (payment, None, None)
     assert (decision.disposition, decision.is_message_flagged) == (D.NOT_PROCESSED, True)
     assert change.callback == a_callback()
-    # the ids and the receipt may have been the reason, so they are not stored
+    # the ids or the receipt may have caused the failure, so they are not stored
     assert (change.ids, change.receipt) == (frozenset(), None)
 
 
@@ -250,7 +250,7 @@ def test_a_callback_that_could_not_be_processed_is_stored_and_changes_nothing(st
 def test_a_success_without_receipt_or_amount_is_flagged_and_brings_the_inquiry_forward(
     stage: Stage, missing: dict[str, Any]
 ) -> None:
-    """Which money moved is unknown until an inquiry or a person settles it (rules.md §14)."""
+    """Only an inquiry or a person can show which money moved (rules.md §14)."""
     payment = a_payment(stage=stage)
     decision = decide_callback(payment, a_report(**missing))
     # A payment that is proved unsent must not be sent now.
@@ -322,12 +322,12 @@ def test_a_repeated_result_is_a_duplicate_that_writes_no_history() -> None:
 @pytest.mark.parametrize(
     ("kind", "ids", "expected"),
     [
-        # The failure names our own id, under which a withdrawal is sent each time.
+        # The failure has our own id, and each send of a withdrawal has this id.
         (Kind.WITHDRAWAL, {OWN_ID}, S.FAILED),
         (Kind.WITHDRAWAL, set(), S.IN_DOUBT),
         (Kind.DEPOSIT, {("checkout_request_id", "ws_CO_1")}, S.IN_DOUBT),
         (Kind.BILL_PAYMENT, {("originator_conversation_id", "9d20-1")}, S.IN_DOUBT),
-        # Daraja gives a bill payment its id, so our own id has no meaning there.
+        # A bill payment is sent without our own id, so this id proves nothing.
         (Kind.BILL_PAYMENT, {OWN_ID}, S.IN_DOUBT),
     ],
 )

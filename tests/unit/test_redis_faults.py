@@ -1,4 +1,4 @@
-"""Errors of Redis: which mean that it is away, which are faults, and of what kind."""
+"""Which errors show that Redis is away, and of which kind each other error is, a fault."""
 
 from __future__ import annotations
 

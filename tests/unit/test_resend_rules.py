@@ -1,6 +1,6 @@
 """When a withdrawal in doubt may be sent again.
 
-Each condition of rules.md §15, if it is not met, forbids the resend by itself.
+If a single condition of rules.md §15 is not met, the withdrawal is not sent again.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def test_two_trusted_not_found_answers_permit_a_resend() -> None:
 @pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.WITHDRAWAL])
 @pytest.mark.parametrize("outcome", [UNKNOWN, RESENDABLE])
 def test_no_other_kind_is_ever_sent_again(outcome: Outcome, kind: Kind) -> None:
-    """They have no id whose second use Daraja refuses."""
+    """The other kinds have no id of which we know that Daraja refuses its second use."""
     attempts = (a_send(outcome, at=SENT_AT, **INQUIRY_IDS[kind]),)
     payment = a_payment(kind=kind, stage=Stage.IN_DOUBT, attempts=attempts, expires_at=NOW + DAY)
     assert not permitted(payment)
@@ -170,7 +170,7 @@ def test_any_answer_that_shows_that_daraja_has_the_payment_forbids_a_resend(
 def test_an_inquiry_that_shows_that_daraja_has_the_payment_forbids_a_resend(
     outcome: InquiryOutcome,
 ) -> None:
-    """Also if other inquiries were answered "not found", and whenever it was sent."""
+    """This holds for an inquiry of any time, and beside "not found" answers."""
     has_it = outcome in (V.PAID, V.FAILED, V.UNDER_WAY)
     assert permitted(inquiries=(*NOT_FOUND, an_inquiry(3, outcome, at=SENT_AT))) is not has_it
     resendable = a_withdrawal(RESENDABLE)
@@ -228,7 +228,7 @@ def test_a_send_without_effect_beside_a_busy_one_needs_no_inquiry() -> None:
 
 
 @pytest.mark.parametrize("other", [None, UNKNOWN])
-def test_a_busy_answer_beside_an_unknown_one_needs_inquiries_like_any_other(
+def test_a_busy_answer_beside_an_unknown_outcome_needs_inquiries(
     other: Outcome | None,
 ) -> None:
     """One busy answer proves nothing about the other send."""

@@ -82,7 +82,7 @@ def refusal(
 def test_a_payment_that_the_statement_shows_as_paid_succeeds(
     kind: Kind, stage: Stage, needs_review: bool, amount: int | None
 ) -> None:
-    """With the amount of the request, unless the operator gives another."""
+    """The settled amount is that of the request, unless the operator gives another amount."""
     payment = a_flagged_payment(stage, kind=kind, needs_review=needs_review)
     decision = resolve(payment, replace(PAID, amount_kes=amount))
     after = payment_of(decision)
@@ -119,7 +119,7 @@ def test_a_review_clears_the_flag_and_changes_nothing_else(stage: Stage) -> None
         (SILENCE, {}),
         # success outranks failure, whatever the source (rules.md §7)
         (FOUND_UNPAID, {}),
-        # inquiries are impossible or repeat the failure: without an operator it would stay wrong
+        # if inquiries are impossible or repeat the failure, only an operator can correct it
         (
             Failure(FailureReason.SUBSCRIBER_BUSY, True, "500.001.1001"),
             {"unconfirmed_receipts": frozenset({RECEIPT})},
@@ -138,7 +138,7 @@ def test_an_operator_may_correct_a_failure_that_daraja_did_not_report_or_a_callb
 
 @pytest.mark.parametrize("decision", [PAID, UNPAID])
 def test_an_operator_decides_an_unsent_payment_only_if_it_is_flagged(decision: Resolution) -> None:
-    """A flag stops its send: Daraja reported on it, although our record proves it unsent."""
+    """A flag stops the send. Daraja reported on the payment, although our record shows no send."""
     unsent = a_flagged_payment(S.ACCEPTED, attempts=attempts_with(NOT_ACTED))
     assert "is not sent yet" in refusal(replace(unsent, needs_review=False), decision)
     assert payment_of(resolve(unsent, decision)).stage.is_final
@@ -158,7 +158,7 @@ NOT_A_RECEIPT = (None, "", "UC14", "UC10000000", "TK61000000", "UC14KD82Q!")
         *((a_flagged_payment(S.SUCCEEDED), one, "succeeded. ") for one in PAID_OR_UNPAID),
         *((a_flagged_payment(S.SUBMITTING), one, "being sent right now") for one in PAID_OR_UNPAID),
         (a_flagged_payment(S.FAILED, failure=SILENCE), UNPAID, "already failed"),
-        # only `paid` has an amount, and one that M-PESA can move
+        # only `paid` has an amount, and M-PESA must be able to move this amount
         (a_flagged_payment(), replace(UNPAID, amount_kes=400), "--amount"),
         (a_flagged_payment(), replace(REVIEWED, amount_kes=400), "--amount"),
         *((a_flagged_payment(), replace(PAID, amount_kes=n), "--amount") for n in (0, -1, 250_001)),
@@ -202,7 +202,7 @@ def test_a_stored_message_of_success_forbids_unpaid(stage: Stage) -> None:
 def test_a_message_of_success_that_daraja_denied_does_not_forbid_unpaid(
     kind: Kind, denials: int
 ) -> None:
-    """Daraja answered later inquiries with failed. A forged message must not forbid it for ever."""
+    """Daraja denied the success. A forged message must not forbid `unpaid` for ever."""
     denied = [an_inquiry(number, V.FAILED) for number in range(1, denials + 1)]
     known = {
         "claims_success": True,

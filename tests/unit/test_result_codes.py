@@ -1,4 +1,4 @@
-"""The result codes that finalize a payment, and their failures: the contract's table again."""
+"""The result codes that finalize a payment, and their failures, as in the contract's table."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ NOT_CODES: list[object] = [
     *(True, False, 0.0, float("nan"), None, [], {}, b"0"),
     *("", "x" * 41, 10**40, "0\n", "\ud800"),
 ]
-# Another try is not safe after these, because money may still move.
+# After these reasons a retry is not safe, because money may still move.
 UNSAFE = {R.EXPIRED, R.NO_RESPONSE}
 
-# Success, "verify" codes, duplicates, and codes of other APIs: none of them is a failure. So are
-# all other numbers below 20,000, and all other codes of an E with up to four digits.
+# Success, "verify" codes, duplicates, and codes of other APIs. None of them is a failure. The same
+# holds for all other numbers below 20,000, and all other codes of an E with up to four digits.
 NEVER_FINAL = [
     *("0", "15", "17", "26", "1001", "1025", "4999", "9999", "100000000", "R000001"),
     *("00.002.1001", "500.001.1001", "99", "", " 1", "1 ", "01", "-1", "e3008"),

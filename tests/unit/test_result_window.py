@@ -1,6 +1,6 @@
 """The end of a deposit's result window.
 
-"Still under processing" is an answer and no silence (rules.md §14).
+An answer "still under processing" is no silence (rules.md §14).
 """
 
 from __future__ import annotations

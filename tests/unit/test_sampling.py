@@ -1,4 +1,4 @@
-"""`make test` and `make test-all` together run each test. A seed draws the same sample again."""
+"""`make test` and `make test-all` together run each test. One seed always draws one sample."""
 
 from __future__ import annotations
 

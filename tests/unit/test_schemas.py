@@ -127,7 +127,7 @@ def test_every_missing_field_is_named(kind: Kind, pointers: set[str]) -> None:
 
 
 def test_every_wrong_field_is_named_at_once() -> None:
-    """Also one that no kind, or only another kind, has."""
+    """The rejection also names a field that no kind has, or that only another kind has."""
     wrong = {
         "amount": "250", "phone_number": 711000111, "account_reference": "INV-42",
         "description": "x" * 14, "owner": "", "amont": 5, "purpose": "salary", "": 1, "a/b~c": 1,

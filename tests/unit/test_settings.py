@@ -1,4 +1,4 @@
-"""The settings of each process, and the messages about missing and invalid ones."""
+"""The settings of each process, and the messages about missing and invalid settings."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SetEnvironment = Callable[..., None]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with files that are certificates of Daraja or of Redis, or are not."""
+    """A folder with valid certificates, and with files that are no valid certificates."""
     folder = tmp_path_factory.mktemp("certificates")
     key = ec.generate_private_key(ec.SECP256R1())
     of_daraja = rsa.generate_private_key(65537, 2048)
@@ -61,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def set_environment(monkeypatch: pytest.MonkeyPatch, folder: Path) -> SetEnvironment:
-    """Sets these variables, and unsets all others that a process reads."""
+    """Sets the given variables, and unsets all others that a process reads."""
     monkeypatch.chdir(folder)
 
     def set_variables(values: dict[str, str], **more: str) -> None:
@@ -116,7 +116,7 @@ def test_the_defaults_are_those_of_the_interface(set_environment: SetEnvironment
         "worker_metrics_port": None,
         "daraja_payout_shortcode": "174379",
         "daraja_till": None,
-        # Without the slash at the end.
+        # The slash at the end of the setting is removed.
         "daraja_base_url": "https://sandbox.daraja.example",
         "callback_base_url": "https://pay.example.co.ke/in",
     }
@@ -254,7 +254,7 @@ def test_settings_never_print_a_value(set_environment: SetEnvironment) -> None:
 
 
 def test_settings_know_their_secrets(set_environment: SetEnvironment) -> None:
-    """Passwords in URLs are known as they are written there, and decoded."""
+    """A password in a URL is a secret in two forms: as it is written there, and decoded."""
     url = "redis+sentinel://:S3rver-Passw0rd@a:1,b:2/payments/0?sentinel_password=Sent1nel%2FPass"
     set_environment(WORKER, REDIS_URL=url)
     assert set(read_settings(WorkerSettings).secrets) == {
@@ -268,7 +268,7 @@ def test_settings_know_their_secrets(set_environment: SetEnvironment) -> None:
 def test_supabase_url_sets_key_set_and_issuer_by_its_conventions(
     set_environment: SetEnvironment, url: str
 ) -> None:
-    """A project that changes to keys may use its legacy secret beside its key set."""
+    """A project that changes to signing keys may use its legacy secret beside its key set."""
     set_environment(INGRESS, SUPABASE_URL=url, JWT_SECRET="x" * 32)
     settings = read_settings(IngressSettings)
     assert settings.jwt_issuer == "https://abc.supabase.example/auth/v1"
@@ -303,7 +303,7 @@ def test_a_secret_alone_is_enough_to_verify_tokens(set_environment: SetEnvironme
 def test_former_issuers_are_read_in_their_order(
     set_environment: SetEnvironment, written: str, read: list[str]
 ) -> None:
-    """The oldest name comes first. The present name may be one of them."""
+    """The oldest issuer comes first. The present issuer may be in the list."""
     set_environment(INGRESS, JWT_FORMER_ISSUERS=written)
     assert read_settings(IngressSettings).jwt_former_issuers == read
 

@@ -45,14 +45,14 @@ PROXIES = networks("10.0.0.0/8", "fd00::/8", "192.0.2.7/32", "::ffff:172.16.0.0/
         ("10.0.0.1", ["unknown"], "unknown"),
         ("10.0.0.1", [f"{SAFARICOM},"], ""),
         ("10.0.0.1", ["999.1.1.1"], "999.1.1.1"),
-        ("10.0.0.1", ["010.0.0.1"], "010.0.0.1"),  # some parsers read octal: not an address
+        ("10.0.0.1", ["010.0.0.1"], "010.0.0.1"),  # not an address, because some parsers read octal
         ("", [SAFARICOM], ""),
         # IPv6 proxies, and IPv4 proxies that are configured as mapped IPv6 addresses
         ("fd00::1", [f"{SAFARICOM}, [fd00::2]:8443, fd00::3"], SAFARICOM),
         ("fe80::1%eth0", [SAFARICOM], "fe80::1%eth0"),
         ("::ffff:172.16.0.9", [SAFARICOM], SAFARICOM),
         ("172.32.0.9", [SAFARICOM], "172.32.0.9"),
-        # a proxy that adds empty hops, or thousands of hops: only trusted ones are skipped
+        # a proxy that adds empty hops, or thousands of hops: only trusted hops are skipped
         ("10.0.0.1", [f"{SAFARICOM},,10.0.0.2"], ""),
         ("10.0.0.1", [", ".join([SAFARICOM, *["10.0.0.2"] * 5000])], SAFARICOM),
         ("10.0.0.1", [", ".join([*[SAFARICOM] * 5000, ATTACKER])], ATTACKER),
@@ -79,7 +79,7 @@ def test_without_trusted_proxies_the_peer_is_the_source() -> None:
     assert source_address("10.0.0.1", [SAFARICOM], []) == "10.0.0.1"
 
 
-# The allowed networks, an address, and whether it is in one of them.
+# The allowed networks, an address, and whether the address is allowed.
 OWN = ("2001:db8::/32", f"{SAFARICOM}/32")
 
 

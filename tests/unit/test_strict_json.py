@@ -1,4 +1,4 @@
-"""The one parser of JSON from outside: what it rejects, and the options of its users."""
+"""The parser of all JSON from outside: which bytes it rejects, and its options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of a send and of a resend: the steps before the claim, the fence, the stored answer."""
+"""The order of steps in a send and in a resend, the fence, and the record of the answer."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def test_the_submitter_prepares_claims_sends_and_records_in_this_order(
 
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.ACCEPTED])
 async def test_a_job_for_a_payment_past_acceptance_does_nothing(stage: Stage) -> None:
-    """The row decides: a job may run twice, late, or for a payment that is already final."""
+    """The row decides, because a job may run twice, late, or for a payment that is final."""
     world = World(a_payment(stage=stage))
     await world.submit_payment()
     assert (world.steps, world.postponed_by) == ([], [])
@@ -133,7 +133,7 @@ async def test_a_worker_whose_claim_fails_sends_nothing(world: World) -> None:
 async def test_a_resend_whose_claim_is_not_known_to_be_committed_sends_nothing(
     is_committed: bool,
 ) -> None:
-    """If it was committed, the worker gives it back: the payment is in doubt as before."""
+    """If the claim was committed, the worker moves the payment back to in doubt."""
     world = a_world_of_a_resend()
     world.change_errors, world.is_commit_kept = [StoreUnavailable], is_committed
     await world.resend()
@@ -149,7 +149,7 @@ async def test_a_resend_whose_claim_is_not_known_to_be_committed_sends_nothing(
         (Unreachable(), False, Stage.ACCEPTED),
         (REFUSED, True, Stage.FAILED),
         (ProviderError(), True, Stage.IN_DOUBT),
-        # a bug of ours decides nothing: if a byte may have been written, an inquiry follows
+        # a bug of ours proves nothing: if a byte may have been written, an inquiry follows
         (RuntimeError("bug"), True, Stage.IN_DOUBT),
         (RuntimeError("bug"), False, Stage.ACCEPTED),
     ],
@@ -201,7 +201,7 @@ def advance_clock_at_claim(world: World, seconds: float) -> None:
 
 
 async def test_the_fence_ends_half_a_lease_after_the_claim_began(world: World) -> None:
-    """A slow claim, because of a frozen machine or a slow PostgreSQL, uses up its own time."""
+    """The time of the claim itself counts, because the machine or PostgreSQL may be slow."""
     advance_clock_at_claim(world, 12)
     await world.submit_payment()
     assert world.fence is not None
@@ -239,7 +239,7 @@ async def test_a_worker_that_stops_after_the_claim_gives_the_payment_back_at_onc
     [
         ([StoreUnavailable] * 1000, Stage.AWAITING_RESULT),
         ([ZeroDivisionError] * 5, Stage.AWAITING_RESULT),
-        # it would occupy its slot for ever; after the lease, an inquiry shows the outcome
+        # the worker gives up and frees the slot; after the lease, an inquiry shows the outcome
         ([ZeroDivisionError] * 1000, Stage.SUBMITTING),
     ],
     ids=["PostgreSQL is away for long", "a bug fails five times", "a bug fails each time"],
@@ -256,7 +256,7 @@ async def test_the_worker_retries_to_record_an_answer_and_gives_up_only_after_a_
 async def test_an_unrecorded_answer_occupies_its_slot_after_its_job_is_cancelled(
     world: World,
 ) -> None:
-    """The slots therefore limit the answers that wait, whatever arq does with their jobs."""
+    """The slots therefore limit the number of answers that wait, even if arq cancels jobs."""
     world.change_errors = [StoreUnavailable] * 3
     job = asyncio.create_task(world.submit_payment())
     await asyncio.wait_for(world.store_failed.wait(), timeout=5)

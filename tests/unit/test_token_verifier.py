@@ -82,7 +82,7 @@ def service(forge: Forge) -> Service:
 async def test_a_hostile_token_is_rejected(
     forge: Forge, service: Service, hostile: Hostile
 ) -> None:
-    """The rejection names the fault, and neither it nor the log repeats a part of the token."""
+    """The rejection names the fault. The rejection and the log repeat no part of the token."""
     text = hostile.make(forge)
     error = Unauthenticated if hostile.status == 401 else NotPermitted
     with capture_logs() as logs, pytest.raises(error) as refusal:
@@ -128,7 +128,7 @@ _CLAIMS = st.dictionaries(
 async def test_any_signed_json_names_a_caller_or_is_rejected(
     forge: Forge, header: dict[str, object], claims: dict[str, object]
 ) -> None:
-    """No other error leaves the verifier, whatever JSON is validly signed."""
+    """The verifier raises no other error, whatever JSON is validly signed."""
     try:
         caller = await Service(forge).caller(
             forge.compact(forge.header | header, forge.claims | claims)
@@ -140,7 +140,7 @@ async def test_any_signed_json_names_a_caller_or_is_rejected(
 
 @pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
 async def test_a_valid_token_names_its_caller(forge: Forge, service: Service, make: Maker) -> None:
-    """The caller has issuer, subject and role, also from the cache. jose gets one algorithm."""
+    """The caller has issuer, subject and role, also from the cache. jose may use one algorithm."""
     good = make(forge)
     claims = jose.jwt.get_unverified_claims(good)
     with patch("jose.jwt.decode", wraps=jose.jwt.decode) as decode:
@@ -188,7 +188,7 @@ async def test_the_policy_may_allow_anonymous_users(forge: Forge) -> None:
     ("sentence", "make"),
     [
         ("HS256", GOOD["HS256 without a kid"]),
-        # A legacy API key is explained although the service has no secret.
+        # The message explains a legacy API key, although the service has no secret.
         (r"API key.*README\.md", lambda forge: forge.api_key(iss="supabase", ref="abcd")),
     ],
 )
@@ -208,7 +208,7 @@ async def test_a_secret_alone_verifies_only_hs256(forge: Forge) -> None:
 
 
 def test_invalid_settings_stop_the_start(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
-    """These are: no keys and no secret, a weak secret, and another backend of jose."""
+    """Invalid are: neither keys nor a secret, a weak secret, no issuer, another backend of jose."""
     pem = forge.public(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     issuer = forge.issuer.url
     for secret, name in ((None, issuer), ("short", issuer), (pem, issuer), (SECRET, "")):
@@ -222,7 +222,7 @@ def test_invalid_settings_stop_the_start(forge: Forge, monkeypatch: pytest.Monke
 async def test_a_rejection_names_the_expected_issuer_and_audience(
     forge: Forge, service: Service
 ) -> None:
-    """It does not name the token's own, because a rejection repeats no part of the token."""
+    """It does not name the token's issuer or audience: it repeats no part of the token."""
     for name, value, expected in (
         ("iss", "https://elsewhere.example/auth/v1", f" {forge.issuer.url}"),
         ("iss", ABSENT, f" {forge.issuer.url}"),
@@ -236,7 +236,7 @@ async def test_a_rejection_names_the_expected_issuer_and_audience(
 
 
 async def test_a_caller_keeps_the_identity_of_its_first_issuer(forge: Forge) -> None:
-    """Otherwise a new name would free idempotency keys. The token must name the present issuer."""
+    """Otherwise used idempotency keys would be free again. A token must name the present issuer."""
     first, second = "https://first.example/auth/v1", "https://second.example"
     old, new = forge.token(iss=first), forge.token()
     before = await Service(forge, issuer=first).caller(old)

@@ -90,7 +90,7 @@ def test_a_reference_is_letters_and_digits_as_many_as_the_kind_allows(
 
 @for_each("text", ["INV-42", "A B", "A/B", "A.B", "-", "A  B", "01/02-3.4 56"])
 def test_only_a_bill_s_account_may_contain_blanks_dashes_dots_and_slashes(text: str) -> None:
-    """A deposit's reference is shown to the payer. Another business chose the account of a bill."""
+    """The payer sees a deposit's reference. Another business chose the reference of a bill."""
     assert values.parse_account_reference(text, reference_of(Kind.BILL_PAYMENT)) == text
     with pytest.raises(ValueError, match="1 to 12 letters and digits"):
         values.parse_account_reference(text, reference_of(Kind.DEPOSIT))

@@ -1,4 +1,4 @@
-"""Versions of dependencies: the bounds in pyproject.toml, the lock file and the installed ones."""
+"""The versions of dependencies: bounds in pyproject.toml, locked and installed versions."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_every_dependency_of_the_service_has_a_lower_bound() -> None:
 
 
 def test_every_package_in_the_lock_has_a_hash_and_none_has_an_address() -> None:
-    """pip runs with --require-hashes, and rejects a package that is not the locked one."""
+    """pip runs with --require-hashes, and rejects a package whose hash is not in the lock."""
     text = (ROOT / "requirements.lock").read_text()
     blocks = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
     assert len(blocks) == len(locked_versions())

@@ -113,7 +113,7 @@ def test_an_account_does_not_contain_the_consumer_key() -> None:
         ("daraja_shortcode", "600222", {Kind.DEPOSIT}),
         ("daraja_payout_shortcode", "600222", set(kinds_that(lambda rules: rules.moves_money_out))),
         ("daraja_initiator_name", "another", set(kinds_that(lambda rules: rules.moves_money_out))),
-        # A change of these does not change the account.
+        # These settings are not part of the account.
         ("daraja_base_url", "https://API.example:443/", set()),
         ("daraja_consumer_secret", "another", set()),
         ("daraja_passkey", "another", set()),
