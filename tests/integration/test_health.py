@@ -1,4 +1,4 @@
-"""/readyz: its report, and one check a second for any number of requests."""
+"""/readyz reports the checks of PostgreSQL and Redis, which run at most once a second."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def test_a_thousand_requests_share_the_checks(
     client: TestClient[web.Request, web.Application],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A check serves all requests of a second, however long it takes."""
+    """One check serves all requests that arrive while it runs and in the second after it."""
     postgres = AsyncMock(wraps=resources.reading.is_migrated)
     redis = AsyncMock(wraps=resources.redis_report)
     monkeypatch.setattr(resources.reading, "is_migrated", postgres)
@@ -64,7 +64,7 @@ async def test_a_thousand_requests_share_the_checks(
     answers = await asyncio.gather(*(client.get("/readyz") for _ in range(_AT_ONCE)))
     assert {answer.status for answer in answers} == {200}
     assert redis.await_count == postgres.await_count
-    assert postgres.await_count < _AT_ONCE / 50  # one for each second, on the slowest machine
+    assert postgres.await_count < _AT_ONCE / 50  # one for each second, even on a slow machine
 
 
 async def test_one_check_runs_at_a_time_and_one_a_second() -> None:
@@ -97,7 +97,7 @@ async def _report(client: TestClient[web.Request, web.Application]) -> tuple[int
 async def test_a_refusing_redis_is_reported_and_not_required(
     server: RedisServer, client: TestClient[web.Request, web.Application]
 ) -> None:
-    """The report and a metric show the fault, without a secret, until it ends."""
+    """The report and a metric show the fault until it ends."""
     checks = {"postgres": True, "migrated": True, "redis": True}
     ready = {"status": "ready", "checks": checks, "postgres": "ok", "redis": "ok"}
     assert await _report(client) == (200, ready)

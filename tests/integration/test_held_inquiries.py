@@ -1,4 +1,4 @@
-"""Inquiries and resends of a held operation: they wait, or are its probe."""
+"""Inquiries and resends of a held operation wait. One of them may be the probe."""
 
 from __future__ import annotations
 

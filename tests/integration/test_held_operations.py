@@ -1,4 +1,4 @@
-"""A held operation in PostgreSQL: answers hold and release it, one payment probes it."""
+"""Daraja's answers hold and release an operation, and one payment probes it."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ async def test_a_refused_product_holds_only_its_operation_and_for_all_workers(
     assert await brake_changes(fresh) == [(RULES[kind].operation.value, True)]
 
 
-@pytest.mark.parametrize("obstacle", ["it is held", "payouts are stopped", "it needs review"])
+@pytest.mark.parametrize("obstacle", ["operation held", "payouts are stopped", "it needs review"])
 async def test_a_payment_that_may_not_be_claimed_is_not_charged_to_the_shared_limit(
     fresh: Store, obstacle: str
 ) -> None:
-    """Workers look at each waiting payment every few seconds. Others must not pay for that."""
+    """Workers try each waiting payment every few seconds. That must not use up the limit."""
     payment_id = await fresh.accepted(Kind.WITHDRAWAL)
-    if obstacle == "it is held":
+    if obstacle == "operation held":
         await hold(fresh)
     elif obstacle == "payouts are stopped":
         await Brakes(fresh.database).set("kill_switch", is_engaged=True, reason="a test")
@@ -77,7 +77,7 @@ async def test_a_payment_that_may_not_be_claimed_is_not_charged_to_the_shared_li
 async def test_three_refusals_of_our_settings_in_a_row_hold_the_operation(
     fresh: Store, second_worker: Store
 ) -> None:
-    """The refusals are counted across workers. One that is recorded again counts once."""
+    """The count includes all workers. A refusal that is recorded twice counts once."""
     for number, store in enumerate([fresh, second_worker, fresh]):
         assert (await brake_row(fresh))["refusals"] == number
         sent = await fresh.claimed(Kind.WITHDRAWAL)
@@ -97,9 +97,13 @@ async def test_three_refusals_of_our_settings_at_once_hold_the_operation(fresh: 
 @pytest.mark.parametrize(
     ("kind", "error", "refusals"),
     [
-        pytest.param(Kind.WITHDRAWAL, RECIPIENT, 1, id="a proof that it works resets the count"),
-        pytest.param(Kind.WITHDRAWAL, Unreachable(), 3, id="an answer without evidence does not"),
-        pytest.param(Kind.BILL_PAYMENT, SETTINGS, 3, id="other operations count apart"),
+        pytest.param(
+            Kind.WITHDRAWAL, RECIPIENT, 1, id="a proof that the operation works resets the count"
+        ),
+        pytest.param(
+            Kind.WITHDRAWAL, Unreachable(), 3, id="an answer without evidence does not reset it"
+        ),
+        pytest.param(Kind.BILL_PAYMENT, SETTINGS, 3, id="another operation has its own count"),
     ],
 )
 async def test_only_refusals_of_one_operation_without_a_proof_between_them_are_counted(
@@ -120,7 +124,7 @@ async def test_only_refusals_of_one_operation_without_a_proof_between_them_are_c
 async def test_one_waiting_payment_is_claimed_after_the_cool_down(
     fresh: Store, second_worker: Store
 ) -> None:
-    """If that probe is lost, the next one comes after the next cool-down."""
+    """If the probe gets no answer, the next cool-down ends with another probe."""
     waiting = [await fresh.accepted(Kind.WITHDRAWAL) for _ in range(20)]
     await hold(fresh)
     for _ in range(3):
@@ -201,7 +205,7 @@ async def test_a_probe_that_proves_nothing_leaves_the_operation_held(
 
 
 async def test_answers_to_sends_before_the_last_change_change_nothing(fresh: Store) -> None:
-    """A proof does not release a later hold. A refusal does not hold the operation again."""
+    """An old proof does not release a new hold. An old refusal does not cause a new hold."""
     earlier = [await fresh.claimed(Kind.WITHDRAWAL) for _ in range(5)]
     await hold(fresh)
     await record_answer(fresh, earlier.pop(), None)
@@ -224,7 +228,7 @@ async def test_an_operator_releases_all_waiting_payments(fresh: Store) -> None:
 async def test_claims_and_answers_of_all_kinds_at_once_do_not_deadlock(
     fresh: Store, second_worker: Store
 ) -> None:
-    """Both workers hold, probe and release operations meanwhile."""
+    """Two workers hold, probe and release operations at the same time."""
     for kind in Kind:
         await hold(fresh, kind)
 

@@ -81,7 +81,7 @@ async def issuer() -> AsyncIterator[Issuer]:
 
 
 def metric(name: str, **labels: str) -> float:
-    """Return the present value in the answer of /metrics."""
+    """Return the value that /metrics would show now."""
     return REGISTRY.get_sample_value(f"mkwanja_key_set_{name}", labels) or 0.0
 
 
@@ -91,8 +91,8 @@ async def test_the_last_good_set_serves_for_a_day(
 ) -> None:
     """While the endpoint fails, known keys are found and the set's age grows.
 
-    Before the first set and after a day the keys are unavailable (503). A token is not bad (401).
-    Each time the key set makes one fetch, and counts it by its fault.
+    Before the first set and after a day, the answer is 503 (keys unavailable), not 401.
+    For each fault, the key set makes one fetch, and counts it as `no_answer` or `bad_answer`.
     """
     result = "no_answer" if fault in NO_ANSWER else "bad_answer"
     faults = metric("fetches_total", result=result)
@@ -130,14 +130,14 @@ async def test_the_last_good_set_serves_for_a_day(
 
 
 async def test_a_redirect_of_the_key_set_is_not_followed(issuer: Issuer) -> None:
-    """It could lead to an attacker's keys, so even a good set on the same server is not fetched."""
+    """A redirect could lead to an attacker's keys, even a redirect within the same server."""
     issuer.script = sending(answer(b"", "302 Found", "Location: /other"))
     await issuer.keys.start()
     assert (issuer.keys.is_loaded, issuer.fetches) == (False, 1)
 
 
 async def test_a_fetch_reuses_no_connection_and_no_cookie(issuer: Issuer) -> None:
-    """A fetch therefore cannot fail because of what the fetch before it left."""
+    """A fetch therefore cannot fail because of the state of an earlier fetch."""
     issuer.keeps_connections = True
     issuer.script = sending(answer(GOOD_SET, "200 OK", "Set-Cookie: a=b"))
     keys = issuer.key_set(host="localhost")
@@ -149,7 +149,7 @@ async def test_a_fetch_reuses_no_connection_and_no_cookie(issuer: Issuer) -> Non
 
 
 async def test_the_age_is_minus_one_without_a_key_set(issuer: Issuer) -> None:
-    """There is none before the first fetch, and none after the key set was closed."""
+    """The metric is -1 before the first fetch, and after the key set was closed."""
     loaded = metric("fetches_total", result="loaded")
     assert metric("age_seconds") == -1
     await issuer.keys.start()
@@ -163,7 +163,7 @@ async def test_the_age_is_minus_one_without_a_key_set(issuer: Issuer) -> None:
 async def test_a_key_that_is_published_during_a_fetch_is_not_remembered_as_missing(
     issuer: Issuer,
 ) -> None:
-    """The endpoint read its keys before that, so the fetch proves nothing about the new key."""
+    """The endpoint read its keys before the new key, so the fetch proves nothing about that key."""
     await issuer.keys.start()
     issuer.is_open.clear()
     issuer.has_request.clear()
@@ -199,7 +199,7 @@ async def test_an_unusable_key_is_logged(issuer: Issuer) -> None:
 async def test_an_empty_key_set_is_logged_once_with_its_effect(
     issuer: Issuer, has_secret: bool, level: str, effect: str
 ) -> None:
-    """Without JWT_SECRET the line is a warning with a hint. With JWT_SECRET it is information."""
+    """Without JWT_SECRET, the line is a warning with a hint. With JWT_SECRET, its level is info."""
     issuer.jwks = []
     keys = issuer.key_set(has_secret=has_secret)
     with capture_logs() as logs:

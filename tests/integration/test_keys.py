@@ -1,4 +1,4 @@
-"""How long keys, and tokens verified with them, are valid for us.
+"""How long the service uses a key, and a token that it verified with the key.
 
 The endpoint is a real server. The tests set the clock.
 """
@@ -23,7 +23,7 @@ async def issuer() -> AsyncIterator[Issuer]:
 
 
 async def test_before_the_first_key_set_no_token_is_called_bad(issuer: Issuer) -> None:
-    """Only HS256 tokens can be verified until a fetch succeeds. A failed start is no error."""
+    """Until a fetch succeeds, only HS256 tokens can be verified. `start` raises no error."""
     issuer.script = FAILING
     await issuer.keys.start()
     by_secret = token(None)
@@ -69,7 +69,7 @@ async def test_unknown_kids_cause_few_fetches(issuer: Issuer) -> None:
 
 
 async def test_a_closed_key_set_makes_no_fetch(issuer: Issuer) -> None:
-    """Its last keys serve the requests that are still running, whatever their age."""
+    """The requests that still run use the last keys, whatever the age of these keys."""
     await issuer.keys.start()
     await issuer.keys.close()
     issuer.now += 600
@@ -93,7 +93,7 @@ async def test_a_kid_whose_fetch_failed_is_looked_up_again(issuer: Issuer) -> No
 async def test_the_memory_for_missing_kids_is_bounded(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The oldest kids are forgotten, and very long ones are never remembered."""
+    """The oldest kids are forgotten, and very long kids are never remembered."""
     monkeypatch.setattr(gateway.auth.keys, "MISSING_KIDS_MAX", 3)
     for kid in [*"abcde", "k" * 300]:
         assert not await issuer.knows(kid)
@@ -116,7 +116,7 @@ async def test_concurrent_waiters_share_one_fetch(issuer: Issuer) -> None:
 async def test_a_rotation_takes_effect_at_once(issuer: Issuer) -> None:
     """The first token of a new key is accepted, and causes a fetch.
 
-    From then on every token of a removed key is refused, also if it was verified before.
+    From then on every token of a removed key is refused, even if it was verified before.
     """
     first, second = token("first"), token("second")
     assert await issuer.subject(first) == "user"
@@ -160,7 +160,7 @@ async def test_a_busy_token_does_not_keep_its_removed_key(issuer: Issuer) -> Non
 async def test_a_verified_token_is_remembered_within_limits(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch, lifetime: float, remembered_seconds: float
 ) -> None:
-    """It is verified again after five minutes, or when it expires if that is earlier."""
+    """The token is verified again after five minutes, or when it expires if that is earlier."""
     good = token("first", exp=issuer.now + lifetime)
     await issuer.subject(good)
     monkeypatch.setattr(gateway.auth.verifier, "jwt", None)  # from now on every check fails
@@ -188,7 +188,7 @@ async def test_remembered_tokens_are_bounded(
 async def test_a_hanging_endpoint_does_not_delay_known_keys(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fetch has a time limit. After it failed, known keys are found while the next one hangs."""
+    """A fetch has a time limit. While the next fetch hangs, known keys are found at once."""
     await issuer.keys.start()
     issuer.is_open.clear()
     monkeypatch.setattr(gateway.auth.keys, "FETCH_SECONDS_MAX", 0.05)
@@ -251,7 +251,7 @@ async def test_a_flood_of_forged_tokens_displaces_no_verified_one(
 
 
 async def test_a_clock_that_is_set_back_prolongs_no_token(issuer: Issuer) -> None:
-    """A token that was verified before that is refused once it has expired."""
+    """A token that was verified before the change of the clock is refused when it has expired."""
     wall = [issuer.now]
     verifier = TokenVerifier(issuer.keys, SECRET, ISSUER, "authenticated", clock=lambda: wall[0])
     authorization = [f"Bearer {token('first', exp=issuer.now + 60)}"]

@@ -1,4 +1,4 @@
-"""A borrowed stack is like a new stack. A forked command is as if `python -m` had started it."""
+"""A borrowed stack is like a new stack. A forked command runs like one of `python -m`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def _count_requests(stack: Stack) -> int:
 
 
 class TestStacks:
-    """A borrower finds nothing of the borrower before it."""
+    """A borrower finds no data of the last borrower, except in a used stack."""
 
     async def test_a_broken_stack_is_repaired_and_emptied_before_the_next_loan(
         self, lending: Lending

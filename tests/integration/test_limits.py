@@ -1,4 +1,4 @@
-"""Limits in the accepting transaction: which payments count, races, and no effect on others."""
+"""The transaction that accepts a payment checks its limits, also if many requests race."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ async def is_accepted(store: Store, new: NewPayment) -> bool:
 
 
 class TestTheLastShilling:
-    """Two requests cannot both use it, in one process or in two."""
+    """Two requests cannot use the same last shilling, in one process or in two."""
 
     async def test_a_daily_limit_for_seven_accepts_seven_of_two_hundred_at_once(
         self, store: Store, other: Store
@@ -108,7 +108,7 @@ class TestTheLastShilling:
         assert count_accepted(await accept_all([store, other], many)) == accepted
 
     async def test_the_limit_of_one_caller_rejects_no_other_caller(self, store: Store) -> None:
-        """The payments share commits with rejected ones."""
+        """Accepted and rejected payments share commits."""
         spent = a_caller()
         await store.accept(charged(spent, per_day=250))
         mixed = [charged(spent if number % 2 else a_caller(), per_day=250) for number in range(40)]
@@ -172,7 +172,7 @@ class TestCounting:
             assert count_accepted(await accept_all([store], [again])) == room
 
     async def test_a_prompt_counts_for_a_minute_also_if_it_failed(self, store: Store) -> None:
-        """A withdrawal is no prompt."""
+        """A withdrawal sends no prompt, so it does not count."""
         phone = a_phone()
         await store.accept(charged(kind=Kind.WITHDRAWAL, phone_number=phone))
         new = charged(phone_number=phone, per_minute=1)
@@ -216,7 +216,7 @@ class TestReplays:
     async def test_a_replay_is_answered_after_the_allowance_is_used_up(
         self, store: Store, other: Store
     ) -> None:
-        """New payments are rejected in the same commit."""
+        """The same commit rejects new payments."""
         caller = a_caller()
         first = charged(caller, per_day=250, key="order-1")
         await store.accept(first)
@@ -230,7 +230,7 @@ class TestReplays:
         ]
 
     async def test_a_replay_among_new_payments_uses_no_allowance(self, store: Store) -> None:
-        """The limit allows one more payment. A replay before it in its commit does not count."""
+        """The limit allows one more payment. A replay in the same commit does not use it up."""
         caller = a_caller()
         first = charged(caller, per_day=500, key="order-1")
         await store.accept(first)
@@ -256,7 +256,7 @@ class TestReplays:
 async def test_a_process_that_locks_a_limit_too_long_blocks_no_other_caller(
     store: Store, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is frozen in its transaction. Requests under the same limit fail as unavailable."""
+    """The process is frozen in its transaction. Requests under that limit fail as unavailable."""
     monkeypatch.setattr(accepting, "_IN_FLIGHT_WAIT_SECONDS", 0.5)
     caller = a_caller()
     frozen = charged(caller, per_day=1000)

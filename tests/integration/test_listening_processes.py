@@ -1,6 +1,6 @@
 """How a listening process starts and logs requests.
 
-It logs the route of a request, never text of the peer.
+It logs the route of a request, and never a text that the peer sent.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ async def test_a_request_is_logged_by_its_route(stack: Stack) -> None:
 
 
 async def test_at_info_a_process_logs_no_request(stack: Stack) -> None:
-    """Neither accepted nor refused requests are logged, so a flood of requests does not fill it."""
+    """No request is logged, accepted or refused, so a flood does not fill the log."""
     async with aiohttp.ClientSession(trust_env=False) as http:
         for path in ("/healthz", "/v1/payments", "/nowhere"):
             async with http.get(stack.process("web.2").url + path) as answer:
@@ -99,7 +99,7 @@ async def test_at_info_a_process_logs_no_request(stack: Stack) -> None:
 async def _refusal_to_start(
     stack: Stack, folder: Path, name: str, command: Sequence[str], **env: str
 ) -> str:
-    """The one line that a process logs if it does not start."""
+    """Start a process that must fail, and return the one line that it logs."""
     process = Process(
         name, command, env={**bare(), **stack.env(name), **env}, log=folder / name, cwd=ROOT
     )
@@ -110,7 +110,7 @@ async def _refusal_to_start(
 
 
 async def test_without_the_compiled_parser_no_process_starts(stack: Stack, tmp_path: Path) -> None:
-    """The tests of hostile requests ran with it."""
+    """The tests of hostile requests prove something only about this parser."""
     for name in ("web", "callbacks"):
         command = procfile_commands(ROOT / "Procfile")[name]
         line = await _refusal_to_start(stack, tmp_path, name, command, AIOHTTP_NO_EXTENSIONS="1")

@@ -1,4 +1,4 @@
-"""The database loses commits (asynchronous failover, `synchronous_commit` off), but no answer."""
+"""If the database loses commits, for example in a failover, Daraja's answers are still stored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.builders import ACCOUNTS, AN_ACCOUNT, TIMES, an_open_attempt
 from tests.integration.conftest import Store, acknowledgement, failure, new_id
 from tests.stack.databases import connection
 
-# Removes what the new server did not get before the failover.
+# Removes the rows that the new server did not get before the failover.
 _LOSE_CLAIM = """
 ALTER TABLE mkwanja.payment_history DISABLE TRIGGER USER;
 DELETE FROM mkwanja.payment_history WHERE payment_id = '{0}' AND attempt_id IS NOT NULL;
@@ -56,7 +56,7 @@ def ids_of(payment_id: UUID, kind: Kind) -> ProviderIds:
 async def test_an_acknowledgement_without_its_claim_puts_the_payment_in_doubt(
     store: Store, kind: Kind
 ) -> None:
-    """The attempt is stored with account and ids, so we can inquire. No worker claims it again."""
+    """The attempt is stored with account and ids, so we can inquire. No worker sends again."""
     payment_id, attempt_id = await with_lost_claim(store, kind)
     ids = ids_of(payment_id, kind)
     await store.change(acknowledgement(payment_id, attempt_id, ids=ids))
@@ -78,7 +78,7 @@ async def test_an_acknowledgement_without_its_claim_puts_the_payment_in_doubt(
 
 
 async def test_a_second_send_that_began_before_the_answer_needs_review(store: Store) -> None:
-    """Both sends may have acted, and each has its own answer."""
+    """Daraja may have acted on both sends, and each send has its own answer."""
     kind = Kind.BILL_PAYMENT
     payment_id, first = await with_lost_claim(store, kind)
     second = new_id()
@@ -108,7 +108,7 @@ async def test_the_worker_inquires_by_ids_from_a_message_before_the_answer(
 async def test_an_answer_for_a_lost_payment_stores_its_exchange(
     store: Store,
 ) -> None:
-    """There is no payment to resend, and a person can find Daraja's answer."""
+    """The payment's row is lost, but a person can find Daraja's answer."""
     payment_id, attempt_id = new_id(), new_id()
     exchange = Exchange(
         id=new_id(), attempt_id=attempt_id, api="b2b", request={}, was_written=True,
@@ -131,7 +131,7 @@ async def test_an_answer_for_a_lost_payment_stores_its_exchange(
 async def test_every_transaction_waits_until_its_commit_is_on_disk(
     fresh: Store, setting: str, expected: str
 ) -> None:
-    """This overrides a weaker default of the database. A stronger setting stays."""
+    """The transaction overrides a weaker default of the database, but no stronger setting."""
     async with connection(fresh.url) as raw:
         name = await raw.fetchval("SELECT current_database()")
         await raw.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = {setting}')
@@ -141,7 +141,7 @@ async def test_every_transaction_waits_until_its_commit_is_on_disk(
 
 
 async def test_each_claim_stores_the_account_of_the_send(store: Store) -> None:
-    """The claim's own commit stores it, so no crash leaves a send without it."""
+    """The claim's commit stores the account, so no crash leaves a send without its account."""
     payment_id, attempt_id = await store.claimed(Kind.WITHDRAWAL)
     sql = "SELECT account FROM mkwanja.attempts WHERE payment_id = $1"
     assert await store.one(sql, payment_id) == AN_ACCOUNT.as_text()

@@ -31,7 +31,7 @@ async def event_bodies(store: Store) -> list[str]:
 
 
 async def test_due_steps_and_events_survive_the_migration(fresh: Store) -> None:
-    """The rows have every kind and stage. A downgrade loses none either."""
+    """The payments have every stage. The downgrade loses no payment."""
     expected = await a_record_in_use(fresh)
     events = await event_bodies(fresh)
     assert len(events) >= 6
@@ -54,7 +54,7 @@ async def test_due_steps_and_events_survive_the_migration(fresh: Store) -> None:
 async def test_inquiries_and_ids_without_an_attempt_survive_the_migration(fresh: Store) -> None:
     """The downgrade removes the outcomes of inquiries with their column, but not the inquiries.
 
-    The migration makes `watch` the step of a payment whose id has no attempt, and the watch makes
+    The migration makes `watch` the step of a payment whose id has no attempt. That watch then makes
     the query due.
     """
     answered = await in_doubt(fresh, Kind.DEPOSIT)

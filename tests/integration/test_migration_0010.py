@@ -49,7 +49,7 @@ def fits_its_kind(row: dict[str, Any]) -> bool:
 async def test_the_migration_fills_the_columns_of_the_kind_for_open_payments(
     fresh: Store,
 ) -> None:
-    """Due steps stay, in both directions. Final payments are not rewritten, and can be read."""
+    """No due step changes, up or down. Final payments are not rewritten, and can be read."""
     expected = await a_record_in_use(fresh)
     await migrate(fresh.url, "downgrade", "0009")
     assert await steps_on_record(fresh) == expected
@@ -66,7 +66,7 @@ async def test_the_migration_fills_the_columns_of_the_kind_for_open_payments(
 
 
 async def test_a_downgrade_is_rejected_if_pochi_payments_exist(fresh: Store) -> None:
-    """An older process could neither read nor finalize them. The rejection changes nothing."""
+    """An older process could not read or finalize them. The rejected downgrade changes nothing."""
     payment_id = await fresh.accepted(Kind.POCHI_PAYMENT)
     status, output = await alembic("downgrade", "0010", url=fresh.url)
     assert status != 0
@@ -79,7 +79,7 @@ async def test_a_downgrade_is_rejected_if_pochi_payments_exist(fresh: Store) -> 
 async def test_a_payment_that_failed_before_the_migration_can_be_corrected(
     fresh: Store, confirm_above_kes: int | None
 ) -> None:
-    """We can also inquire about it. The new columns are NULL, because it is never sent again."""
+    """Its new columns are NULL, because it is never sent again. Inquiries about it work too."""
     payment_id, _ = await fresh.claimed(Kind.WITHDRAWAL)
     await fresh.change(failure(payment_id, Kind.WITHDRAWAL))
     await migrate(fresh.url, "downgrade", "0009")

@@ -1,4 +1,4 @@
-"""The migrations create the schema that the code expects, only for our roles, with constraints."""
+"""The migrations create the schema that the code expects, and give other roles no right to it."""
 
 # ruff: noqa: S608 - SQL put together from our own constants
 
@@ -42,7 +42,7 @@ async def empty(postgres: PostgresServer) -> AsyncIterator[str]:
 
 @pytest.fixture(scope="module")
 async def hosted(postgres: PostgresServer) -> AsyncIterator[str]:
-    """The superuser's URL of a hosted database with later objects in our schema."""
+    """A superuser's URL of a hosted database, with objects newer than the migrations."""
     async with hosted_database(postgres) as (url, admin_url):
         async with connection(url) as owner:
             await owner.execute(
@@ -59,14 +59,14 @@ async def first_column(url: str, sql: str, *arguments: Any) -> list[Any]:
 
 
 class TestUpgrade:
-    """`alembic upgrade head`, as the release line runs it."""
+    """`alembic upgrade head`, as the release line of the Procfile runs it."""
 
     async def test_an_upgrade_of_an_empty_database_creates_the_schema_of_tables_py(
         self, fresh: Store
     ) -> None:
         """The comparison covers columns, types, nullability, indexes and keys.
 
-        It finds a difference that we make.
+        The test also shows that the comparison finds a difference.
         """
         assert await differences(fresh.url) == []
         await fresh.execute(
@@ -93,7 +93,7 @@ class TestUpgrade:
         assert await differences(empty) == []
 
     async def test_releases_at_once_migrate_once_and_all_succeed(self, empty: str) -> None:
-        """Each waits for the lock, and all but the first find nothing to migrate."""
+        """Each release waits for the lock. All but the first find nothing to migrate."""
         await asyncio.gather(*(migrate(empty) for _ in range(3)))
         assert await first_column(empty, "SELECT version_num FROM mkwanja.alembic_version") == [
             REVISION
@@ -115,7 +115,7 @@ class TestUpgrade:
     async def test_no_limit_on_a_call_ends_a_migration(
         self, database_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It may wait for another release or rewrite a large table, and must not stop half-way."""
+        """A migration may wait long for another release, and may rewrite a large table."""
         monkeypatch.setattr(engine, "COMMAND_SECONDS", 0.2)
         async with (
             Store(database_url) as store,
@@ -136,7 +136,7 @@ class TestUpgrade:
     async def test_a_migration_that_fails_at_a_row_prints_no_value_of_the_row(
         self, empty: str
     ) -> None:
-        """It prints one line with PostgreSQL's error and the statement, and changes nothing.
+        """Alembic prints one line with PostgreSQL's error and the statement, and changes nothing.
 
         The row contains a phone number.
         """
@@ -168,7 +168,7 @@ class TestOnSupabase:
 
     @pytest.mark.parametrize("role", PLATFORM_ROLES)
     async def test_no_platform_role_has_a_right_to_our_schema(self, hosted: str, role: str) -> None:
-        """Neither to the schema, nor to an object that the migrations created in it.
+        """No role has a right to the schema or to an object that the migrations created in it.
 
         The migrations also revoke the schema's default grants. Global default grants can be revoked
         only by the role that made them.
@@ -196,9 +196,9 @@ class TestOnSupabase:
     async def test_no_platform_role_can_use_objects_of_our_schema(
         self, hosted: str, role: str
     ) -> None:
-        """Each role tries, also with later objects.
+        """Each role tries to use every object, also the objects newer than the migrations.
 
-        These have the global default grants, but the roles have no right to the schema.
+        The newer objects have the global default grants, but no role has a right to the schema.
         """
         tables = await first_column(hosted, RELATIONS)
         assert {"payments", "alembic_version", "made_later"} <= set(tables)
@@ -214,7 +214,7 @@ class TestOnSupabase:
                     await raw.execute(attempt)
 
     async def test_row_level_security_is_on_for_every_table(self, hosted: str) -> None:
-        """It also protects after a mistaken grant. Alembic's own table is included."""
+        """It protects even after a mistaken grant. Alembic's own table has it too."""
         unguarded = f"{RELATIONS} AND NOT relrowsecurity AND relname <> 'made_later'"
         assert await first_column(hosted, unguarded) == []
 
@@ -244,7 +244,7 @@ class TestConstraints:
     async def test_insert_only_tables_reject_changes(
         self, store: Store, table: str, statement: str
     ) -> None:
-        """Also if the statement matches no row."""
+        """PostgreSQL rejects the statement even if no row matches."""
         column = INSERT_ONLY[table]
         with pytest.raises(Exception, match="is insert-only"):
             await store.execute(statement.format(table, column, column))

@@ -67,7 +67,7 @@ async def test_the_row_has_the_due_step_from_acceptance_to_the_end(
 
 @pytest.mark.parametrize("kind", [Kind.DEPOSIT, Kind.BILL_PAYMENT])
 async def test_a_late_id_makes_an_inquiry_due(store: Store, kind: Kind) -> None:
-    """The answer is of a send whose outcome was unknown."""
+    """The id arrives in the late answer to a send whose outcome was unknown."""
     payment_id = await in_doubt(store, kind, askable=False)
     assert await step_of(store, payment_id) is Step.WATCH
     [attempt] = (await store.payment(payment_id)).attempts

@@ -1,6 +1,6 @@
-"""docs/nginx.conf in a real nginx, before the real processes.
+"""docs/nginx.conf in a real nginx, in front of the real processes.
 
-Only ports, files and certificates are put in its place.
+The test replaces only the ports and the paths of files.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from tests.stack.stack import Stack
 
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 CONFIGURATION = ROOT / "docs" / "nginx.conf"
-DARAJA = "127.0.0.2"  # the one address that the receiver believes here
+DARAJA = "127.0.0.2"  # the one source address that the receiver allows here
 _BODY = b'{"amount": 3, "phone_number": "0711000111"}'
 
 pytestmark = pytest.mark.skipif(
@@ -59,8 +59,9 @@ class Proxy:
     async def ask(
         self, name: str, method: str, path: str, *, source: str = "127.0.0.1", **options: Any
     ) -> tuple[int, Any, bytes]:
-        """Status, headers and body of one request to the server of that name, from an address of
-        this machine.
+        """Send one request to the server `name` from the address `source`.
+
+        Returns the answer's status, headers and body.
         """
         connector = aiohttp.TCPConnector(local_addr=(source, 0))
         headers = {"Host": name, **options.pop("headers", {})}
@@ -84,7 +85,7 @@ class Proxy:
         return await self.ask("pay.example", "POST", "/v1/deposits", data=data, headers=headers)
 
     def written(self) -> str:
-        """All that nginx logged."""
+        """Return everything that nginx logged."""
         return "".join(file.read_text() for file in self.folder.glob("*.log"))
 
 
@@ -96,7 +97,7 @@ def _trusting() -> ssl.SSLContext:
 
 
 def _callback(stack: Stack) -> str:
-    """A genuine address of the receiver, of a payment that does not exist."""
+    """Return a genuine callback address of a payment that does not exist."""
     secret = stack.env("callbacks")["CALLBACK_SECRETS"].partition(",")[0]
     return make_address("", secret, new_id(), "deposit")
 
@@ -163,8 +164,9 @@ async def test_nginx_finds_no_fault_and_warns_of_nothing(proxy: Proxy) -> None:
 
 
 async def test_a_request_and_its_replay_pass(proxy: Proxy) -> None:
-    """The same answer, byte for byte, with the headers that callers rely on; and refusals are
-    our problems.
+    """A replay is the same answer, byte for byte, with the headers that callers need.
+
+    A refusal is a problem of our API, too.
     """
     key = uuid4().hex
     first, again = [await proxy.deposit(key) for _ in range(2)]
@@ -178,15 +180,16 @@ async def test_a_request_and_its_replay_pass(proxy: Proxy) -> None:
 
 
 @pytest.mark.parametrize("name", ["pay.example", "callbacks.example"])
-async def test_what_is_for_the_inside_stays_there(proxy: Proxy, name: str) -> None:
+async def test_nginx_forwards_no_internal_route(proxy: Proxy, name: str) -> None:
     health = ("/metrics", "/readyz", "/healthz", "/v1/../metrics", "/v1/%2e%2e/metrics")
     for path in (*health, "/", "/v2/x"):
         assert (await proxy.ask(name, "GET", path))[0] == 404, path
 
 
-async def test_the_receiver_sees_the_true_source_and_no_forged_one(proxy: Proxy) -> None:
-    """A peer that writes Daraja's address into X-Forwarded-For is stored by its own address, and
-    refused.
+async def test_the_receiver_sees_the_true_source_and_not_a_forged_source(proxy: Proxy) -> None:
+    """A peer may write Daraja's address into X-Forwarded-For.
+
+    The receiver stores the message with the peer's own address, and refuses it.
     """
     path, headers = _callback(proxy.stack), {"X-Forwarded-For": DARAJA}
     forged = await proxy.ask("callbacks.example", "POST", path, json={"n": 1}, headers=headers)
@@ -202,7 +205,7 @@ async def test_the_receiver_sees_the_true_source_and_no_forged_one(proxy: Proxy)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="connections are counted in Linux's /proc")
 async def test_a_slow_body_never_reaches_a_process(proxy: Proxy) -> None:
-    """nginx waits for the whole of it. Until then no process has a connection for it."""
+    """nginx waits for the whole body. Until then it opens no connection to a process."""
     fields = (
         "POST /v1/deposits HTTP/1.1",
         "Host: pay.example",
@@ -221,7 +224,7 @@ async def test_a_slow_body_never_reaches_a_process(proxy: Proxy) -> None:
     await writer.drain()
     later = await proxy.deposit(uuid4().hex)
     assert later[0] == 202
-    assert _connections_to(urlsplit(proxy.stack.web_url).port or 0) == 1  # the later one's
+    assert _connections_to(urlsplit(proxy.stack.web_url).port or 0) == 1  # for the later request
     writer.write(_BODY[10:])
     async with asyncio.timeout(PATIENCE_SECONDS):
         assert (await reader.read()).startswith(b"HTTP/1.1 202 ")
@@ -229,17 +232,17 @@ async def test_a_slow_body_never_reaches_a_process(proxy: Proxy) -> None:
 
 
 def _connections_to(port: int) -> int:
-    """How many a server on that port of 127.0.0.1 has."""
+    """Count the open connections of the server on that port."""
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     return sum(
         line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "01" for line in lines
     )
 
 
-async def test_where_no_process_answers_a_client_gets_our_own_refusal(proxy: Proxy) -> None:
-    """Clients need to know one problem only, and Daraja reads the status.
+async def test_if_no_process_answers_nginx_answers_as_the_process_would(proxy: Proxy) -> None:
+    """A caller gets the usual problem, and Daraja gets the status 503.
 
-    Neither token nor number is in a log.
+    The logs of nginx contain no token and no phone number.
     """
     path, number = _callback(proxy.stack), "0711000777"
     for name in ("web", "callbacks"):

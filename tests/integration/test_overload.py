@@ -129,7 +129,7 @@ def _port(stack: Stack) -> int:
 async def test_thousands_of_slow_connections_block_no_good_request(
     stack: Stack, peers: Peers, sent: bytes
 ) -> None:
-    """2,500 connections send nothing, or half a head, meanwhile."""
+    """Meanwhile, 2,500 connections send nothing, or send half a head."""
     for _ in range(_SILENT):
         await peers.open(_port(stack), sent)
     answers = [await peers.send(_port(stack), _deposit(stack)) for _ in range(20)]
@@ -138,7 +138,7 @@ async def test_thousands_of_slow_connections_block_no_good_request(
 
 @asynccontextmanager
 async def _frozen_postgres(stack: Stack, peers: Peers) -> AsyncIterator[None]:
-    """PostgreSQL is frozen for the block. At its end, the process is still healthy."""
+    """Freeze PostgreSQL during the block. At the end of the block, the process is still healthy."""
     if not stack.postgres.can_be_stopped:
         pytest.skip("this PostgreSQL is not ours to freeze")
     assert await peers.is_healthy(_port(stack))
@@ -246,7 +246,7 @@ async def test_a_caller_that_floods_leaves_room_for_the_others(
         opened = [await peers.open(_port(stack), _deposit(stack, token=other)) for _ in range(50)]
     answers = await asyncio.gather(*(_rest(reader) for reader, _ in opened))
     assert Counter(answer[9:12] for answer in answers) == {b"202": 50}
-    # Rejected at once. The rest may wait longer: the process checks the bodies of one key in turn.
+    # These were rejected at once. The rest may wait: the process checks one key's bodies in turn.
     turned_away = [one for one in answering if one.done() and _TURNED_AWAY in one.result()]
     assert 0 < len(turned_away) <= _AT_ONCE - _PROMISED_TO_WAIT
     for one in answering:
@@ -286,7 +286,7 @@ async def receiver(
 def _call(
     payment_id: UUID, operation: str = "deposit", *, token: str = "", length: int = 2
 ) -> bytes:
-    """A callback. If `length` is larger than 2, its body is not whole."""
+    """Return a callback. If `length` is larger than 2, its body is not whole."""
     path = make_address("", _SECRET, payment_id, operation)
     path = path if not token else path.rpartition("/")[0] + "/" + token
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}"

@@ -1,4 +1,4 @@
-"""Supabase's roles can read one view of ours, in which each user sees its own payments."""
+"""One of Supabase's roles can read one view, in which each user sees only its own payments."""
 
 # ruff: noqa: S608 - SQL put together from our own constants
 
@@ -29,7 +29,7 @@ COLUMNS = [
     "needs_review", "created_at", "updated_at", "finalized_at",
 ]  # fmt: skip
 
-# For every relation, sequence and function of our two schemas, the statement that reads it.
+# Returns one reading statement for each relation, sequence and function of our two schemas.
 READS = """
     SELECT format('SELECT * FROM %s', oid::regclass) FROM pg_class
     WHERE relnamespace IN ('mkwanja'::regnamespace, 'mkwanja_api'::regnamespace)
@@ -113,7 +113,7 @@ async def test_the_view_shows_a_user_the_same_fields_as_the_api(
 async def test_claims_that_name_no_signed_in_user_show_nothing_and_raise_nothing(
     hosted: Hosted, text: str | None
 ) -> None:
-    """An error would show the claims. A user's own metadata does not identify it."""
+    """An error would show the claims. User metadata does not identify a user."""
     assert await hosted.seen_as(text.replace("%s", ANNE) if text else text) == []
 
 
@@ -131,7 +131,7 @@ async def test_one_role_can_read_one_view_and_the_others_nothing(hosted: Hosted,
         except asyncpg.InsufficientPrivilegeError:
             continue
         readable.append(read)
-    # The function returns only the user of the claims, which their sender already knows.
+    # The function returns only the user of the claims. The sender of the claims knows that user.
     own = [f"SELECT * FROM {VIEW}", "SELECT mkwanja_api.signed_in_user()"]
     assert readable == (own if role == "authenticated" else [])
 
@@ -145,7 +145,7 @@ async def test_one_role_can_read_one_view_and_the_others_nothing(hosted: Hosted,
     ],
 )
 async def test_no_role_writes_through_the_view(hosted: Hosted, write: str) -> None:
-    """A role with the right to write cannot either, because PostgreSQL updates no join."""
+    """Even a superuser cannot, because PostgreSQL cannot write to a view of a join."""
     with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):
         await hosted.seen_as(claims(), write)
     async with connection(hosted.admin_url) as raw:
@@ -159,7 +159,7 @@ async def test_no_role_writes_through_the_view(hosted: Hosted, write: str) -> No
 async def test_a_function_of_the_reader_sees_only_its_own_rows(
     hosted: Hosted, condition: str
 ) -> None:
-    """It is very cheap and no index is used, so that the planner would prefer to run it first."""
+    """The function is cheap and no index is used, so the planner would like to run it first."""
     notices: list[str] = []
     async with hosted.reading_as("authenticated", claims()) as raw:
 
@@ -179,7 +179,7 @@ async def test_a_function_of_the_reader_sees_only_its_own_rows(
 
 
 async def test_a_mistaken_grant_on_a_table_shows_no_row(hosted: Hosted) -> None:
-    """Row level security has no policy for that role, as a second protection."""
+    """As a second protection, row level security has no policy for that role."""
     async with connection(hosted.admin_url) as raw, raw.transaction():
         await raw.execute(
             "GRANT USAGE ON SCHEMA mkwanja TO authenticated;"

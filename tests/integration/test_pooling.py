@@ -1,4 +1,4 @@
-"""Connections: no use of session state, a limit on every wait, and recovery after an outage."""
+"""The pool uses no session state, limits every wait, and recovers after an outage."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def server(postgres: PostgresServer | GivenPostgres) -> AsyncIterator[Post
 
 @pytest.fixture(scope="module")
 async def url(server: PostgresServer) -> str:
-    """An empty database there."""
+    """An empty database on that server."""
     return await server.create_database()
 
 
@@ -123,9 +123,9 @@ class TestTransactionLevelOnly:
     """A pooler in transaction mode gives each transaction another connection."""
 
     async def test_no_prepared_statement_outlives_its_transaction(self, database_url: str) -> None:
-        """It is checked on all our connections, after every statement of the product.
+        """The test checks all connections of the pool after every statement of the product.
 
-        The check finds a statement that was prepared by hand.
+        It also shows that the check finds a statement that was prepared by hand.
         """
 
         async def prepared(driver: Any) -> list[str]:
@@ -145,7 +145,7 @@ class TestTransactionLevelOnly:
     async def test_limits_apply_to_the_transaction_and_not_to_the_session(
         self, database: Database, url: str
     ) -> None:
-        """Every transaction sets them. The session has the server's own limits."""
+        """Every transaction sets the limits. The session keeps the server's own limits."""
         async with database.transaction() as transaction:
             rows = [(await transaction.rows(text(f"SHOW {name}")))[0][0] for name in LIMITS]
         assert rows == ["2s", "5s", "5s"]
@@ -158,7 +158,7 @@ class TestTransactionLevelOnly:
         assert all(seen == defaults for seen in await on_each_connection(database, shown))
 
     async def test_a_connection_works_after_any_failure_in_its_transaction(self, url: str) -> None:
-        """The pool's only connection meets an error of SQL, one of Python, and a cancellation."""
+        """The failures are an SQL error, a Python error and a cancellation, on one connection."""
         async with a_pool(url) as database:
             with pytest.raises(DBAPIError):
                 await query(database, "SELECT 1/0")
@@ -192,7 +192,7 @@ class TestOutages:
     async def test_the_pool_replaces_connections_that_the_server_ended(
         self, database: Database, server: PostgresServer
     ) -> None:
-        """They end all at once, as in a failover. The next call succeeds."""
+        """The server ends all of them at once, as in a failover. The next call succeeds."""
         async with connection(server.admin_url) as admin:
             end = (
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
@@ -204,7 +204,7 @@ class TestOutages:
     async def test_calls_fail_as_unavailable_only_while_the_server_is_stopped(
         self, database: Database, server: PostgresServer, url: str
     ) -> None:
-        """This includes a pool that never connected. No call hangs."""
+        """This also holds for a pool that never connected. No call hangs."""
         async with a_pool(url, 2) as unused:
             await server.stop()
             try:
@@ -222,7 +222,7 @@ class TestOutages:
     async def test_the_wait_for_a_frozen_server_ends_by_our_own_clock(
         self, server: PostgresServer, url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It accepts connections and never answers, on open and on new connections."""
+        """A frozen server answers nothing, on open connections and on new connections."""
         monkeypatch.setattr(engine, "COMMAND_SECONDS", 0.3)
         monkeypatch.setattr(engine, "CONNECT_SECONDS", 0.3)
         async with a_pool(url, 2) as database:
@@ -241,7 +241,7 @@ class TestOutages:
     async def test_the_wait_for_a_connection_of_the_pool_is_limited(
         self, url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """It ends with the same error as an outage."""
+        """The wait ends with the same error as an outage."""
         monkeypatch.setattr(engine, "POOL_WAIT_SECONDS", 0.1)
         async with a_pool(url) as database:
             async with database.transaction():
@@ -253,7 +253,7 @@ class TestOutages:
 async def test_the_server_ends_an_idle_transaction(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its process gets an error at its next statement. Nothing is written."""
+    """The next statement of the transaction fails, and PostgreSQL keeps none of its writes."""
     sql = str(engine._OPEN)
     assert "session_timeout', '5s'" in sql
     shorter = text(sql.replace("session_timeout', '5s'", "session_timeout', '100ms'"))

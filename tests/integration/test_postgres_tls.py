@@ -1,4 +1,4 @@
-"""What a URL asks of TLS, against a PostgreSQL that has a certificate of its own."""
+"""A connection uses TLS as its URL requires. The server has a self-signed certificate."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 
 
 class Front:
-    """Speaks TLS for a PostgreSQL that cannot: the wheel's is built without.
+    """Adds TLS to the PostgreSQL of the tests, which is built without TLS.
 
-    Counts the connections that were encrypted.
+    Counts the encrypted and the plain connections.
     """
 
     def __init__(self, folder: Path, upstream: int) -> None:
@@ -37,7 +37,7 @@ class Front:
         self._tls.load_cert_chain(self.root, self.key)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answers the request for TLS, then hands on what comes."""
+        """Answer the request for TLS, then forward all bytes."""
         pipes: list[asyncio.StreamWriter] = [writer]
         with suppress(OSError, asyncio.IncompleteReadError):
             first = await reader.readexactly(8)
@@ -62,7 +62,7 @@ class Front:
             pipe.close()
 
     def _write_certificate(self) -> None:
-        """For 127.0.0.1, signed by itself."""
+        """Write a self-signed certificate for 127.0.0.1."""
         private_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         self.root.write_bytes(certificate_pem(private_key, hosts=["127.0.0.1"], is_ca=True))
         self.key.write_bytes(key_pem(private_key))
@@ -131,7 +131,9 @@ async def test_a_connection_is_as_safe_as_its_url_says(
 @pytest.mark.parametrize(
     "query", ["sslmode=verify-full&sslrootcert=system", "sslmode=verify-ca", "sslaccept=strict"]
 )
-async def test_a_server_that_cannot_prove_itself_is_not_used(server: Server, query: str) -> None:
+async def test_a_server_whose_certificate_cannot_be_verified_is_not_used(
+    server: Server, query: str
+) -> None:
     for url in (
         server.url,
         server.url.replace(f":{server.port}/", f":{server.port},127.0.0.1:{server.port}/"),
@@ -140,14 +142,14 @@ async def test_a_server_that_cannot_prove_itself_is_not_used(server: Server, que
             await is_encrypted(server, f"{url}?{query}")
 
 
-async def test_a_name_that_the_certificate_does_not_have_is_not_believed(server: Server) -> None:
+async def test_a_host_that_the_certificate_does_not_name_is_refused(server: Server) -> None:
     url = server.url.replace("127.0.0.1", "localhost")
     assert await is_encrypted(server, f"{url}?sslmode=verify-ca&sslrootcert={server.front.root}")
     with pytest.raises(StoreUnavailable):
         await is_encrypted(server, f"{url}?sslmode=verify-full&sslrootcert={server.front.root}")
 
 
-async def test_tls_is_not_given_up_where_the_server_has_none(
+async def test_if_the_url_requires_tls_a_server_without_tls_is_not_used(
     postgres: PostgresServer, server: Server
 ) -> None:
     for query in ("sslmode=require", "ssl=true", "sslmode=require&sslnegotiation=direct"):

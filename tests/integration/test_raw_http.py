@@ -82,7 +82,8 @@ async def _stored(stack: Stack) -> int:
 async def _exchange(port: int, *parts: bytes) -> bytes:
     """Send the parts, and return all bytes that the process sent.
 
-    If the process keeps the connection, a last good request is sent. Only its answer may follow.
+    If the process keeps the connection open, this sends a last good request. Only the answer to
+    that request may follow.
     """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     received = bytearray()
@@ -162,10 +163,10 @@ async def test_a_hostile_request_is_rejected(stack: Stack, process: str, name: s
 
 @pytest.mark.parametrize("process", _ACCEPTED)
 async def test_the_honest_request_is_accepted(stack: Stack, process: str) -> None:
-    """The hostile requests are variants of it.
+    """The hostile requests are variants of this request.
 
-    It is accepted with a length and in chunks ("chunked" in any case). Two requests on one
-    connection are each accepted once.
+    The process accepts it with a length and in chunks ("chunked" or "Chunked"). Two requests on one
+    connection are accepted once each.
     """
     before = await _stored(stack)
     close = b"Connection: close"
