@@ -1,1 +1,1 @@
-"""Tests, the simulator of Daraja, and the local stack that they stand on."""
+"""Tests, the simulator of Daraja, and the local stack that the tests use."""

@@ -82,7 +82,7 @@ def a_send(
     ended: bool = True,
     **ids: str,
 ) -> Attempt:
-    """An attempt that was claimed at `at`, and that ended then unless `ended` is false."""
+    """An attempt that was claimed at `at`. It ended at the same time, unless `ended` is false."""
     return replace(
         an_attempt(outcome, number=number, **ids), claimed_at=at, ended_at=at if ended else None
     )
@@ -150,7 +150,7 @@ def a_payment(
     return Payment(stage=stage, attempts=attempts, **{**fields, **overrides})
 
 
-# The id of Daraja that an inquiry names. A withdrawal and a Pochi payment have an id of ours.
+# Daraja's id by which we inquire. For a withdrawal and a Pochi payment we use the payment's own id.
 INQUIRY_IDS: dict[Kind, dict[str, Any]] = {
     Kind.DEPOSIT: {"checkout_request_id": "ws_CO_1"},
     Kind.WITHDRAWAL: {},
@@ -210,7 +210,7 @@ def a_caller(role: Role = Role.BACKEND, subject: str = "shop") -> Caller:
 
 
 def an_open_attempt(number: int = 1) -> OpenAttempt:
-    """An attempt under way, whose fence has a deadline that does not come."""
+    """An attempt under way, whose fence has a deadline in the far future."""
     fence = Fence(clock=lambda: 0.0, deadline_seconds=30, is_draining=lambda: False)
     return OpenAttempt(attempt_id=an_attempt_id(number), fence=fence)
 

@@ -25,7 +25,8 @@ def for_each(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Plays the test with each case, and fails once, with the message of each failing case.
 
-    `names`, `cases` and `ids` are as for `pytest.mark.parametrize`. Several tables are multiplied.
+    `names`, `cases` and `ids` are as for `pytest.mark.parametrize`. Under several tables, the test
+    plays every combination of their cases.
     """
     columns = [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
     table = [_case(columns, case) for case in cases]

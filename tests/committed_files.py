@@ -11,7 +11,7 @@ from tests.paths import ROOT
 
 
 def files() -> dict[str, str]:
-    """Each file that is committed or would be, by its name; as Latin-1 if it is no UTF-8."""
+    """The text of each file that git tracks or does not ignore, by the file's name."""
     command = ["git", "-c", "safe.directory=*", "ls-files", "-z"]
     command += ["--cached", "--others", "--exclude-standard"]
     try:

@@ -54,7 +54,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def _is_ours(host: str) -> bool:
-    """`DATABASE_URL` and `REDIS_URL` may name other machines. Tests may reach these."""
+    """Whether tests may reach `host`: this machine, or a host in DATABASE_URL or REDIS_URL."""
     given = [urlsplit(os.environ.get(name, "")).hostname for name in ("DATABASE_URL", "REDIS_URL")]
     if host in {"localhost", "", *given}:
         return True

@@ -23,7 +23,7 @@ from domain.payment import Payment
 
 
 def entry_of(decided: Decided) -> HistoryEntry | None:
-    """The name of its history entry, if it has one."""
+    """The name of the decision's history entry, if it has one."""
     return decided.entry.name if decided.entry is not None else None
 
 

@@ -21,7 +21,7 @@ PACKAGES = {
     "gateway.auth": "authentication: tokens and their keys",
     "gateway.edge": "the first checks of each connection and request: limits, HTTP, problems",
     "gateway.openapi": "/openapi.json",
-    "gateway.schemas": "the bodies and parameters that callers send, one page for each kind",
+    "gateway.schemas": "the bodies and parameters that callers send, one module for each kind",
     "workers": "the worker process, the sweeper, the operator's commands",
     "domain": "the pure core: payment, stages, rules, errors, policy",
     "domain.kinds": "the properties of each kind of payment",

@@ -87,7 +87,7 @@ def select(config: pytest.Config, items: list[pytest.Item]) -> None:
 
 
 def remember(config: pytest.Config, files: set[str], items: list[pytest.Item]) -> None:
-    """Stores what is played, for tests (`COLLECTED`)."""
+    """Stores which tests are played. A test reads this in `COLLECTED`."""
     config.stash[COLLECTED] = (
         files,
         {(_file(item), item.name.partition("[")[0]) for item in items},
@@ -104,12 +104,12 @@ def _file(item: pytest.Item) -> str:
 
 
 def _draws_examples(item: pytest.Item) -> bool:
-    """Whether hypothesis draws its examples: in the sample fewer (`tests/conftest.py`)."""
+    """Whether hypothesis draws the test's examples. The sample draws fewer (conftest.py)."""
     return is_hypothesis_test(getattr(item, "obj", None))
 
 
 def _mixed(items: Sequence[pytest.Item]) -> list[pytest.Item]:
-    """The items, with files that wait and files that compute in turns."""
+    """The items, in turns from files that mostly wait and from files that compute."""
     files: dict[Path, list[pytest.Item]] = {}
     for item in items:
         files.setdefault(item.path, []).append(item)

@@ -83,7 +83,7 @@ def test_only_the_settings_read_the_environment() -> None:
 
 
 def test_only_one_module_imports_arq() -> None:
-    """Its job format, the names of its keys and its worker's private parts (ADR 15)."""
+    """That module contains arq's job format, its key names and its private parts (ADR 15)."""
     modules = [(name(path), each.split(".")[0]) for path in PRODUCT for each in imports(path)]
     assert {file for file, module in modules if module == "arq"} == {
         "domain/adapters/redis/arq_queue.py"
@@ -96,7 +96,8 @@ AIOHTTP_MODULES = {
     "aiohttp",
     *(f"aiohttp.{module.name}" for module in pkgutil.iter_modules(aiohttp.__path__)),
 }
-# The last one has only exception classes. By them the log knows which messages quote the peer.
+# `http_exceptions` has only exception classes. By them the log decides which messages quote the
+# peer.
 PUBLIC = {
     f"aiohttp{module}" for module in ("", ".abc", ".hdrs", ".typedefs", ".web", ".http_exceptions")
 }
@@ -136,8 +137,8 @@ def run_by_import(node: ast.AST) -> Iterator[ast.AST]:
             yield from run_by_import(inner)
 
 
-def test_no_import_changes_what_belongs_to_another_module() -> None:
-    """At import no module assigns to an attribute or calls setattr, so nothing is patched."""
+def test_no_import_changes_another_module() -> None:
+    """At import no module assigns to an attribute or calls setattr."""
     found = [
         f"{name(path)}: {ast.unparse(node)}"
         for path in PRODUCT
@@ -159,7 +160,7 @@ def daraja_names() -> set[str]:
 
 
 def test_only_its_adapter_uses_the_field_names_of_daraja() -> None:
-    """Except for the receiver's answer, whose body Daraja requires."""
+    """The receiver's answer is an exception, because Daraja requires its body."""
     names = daraja_names() - {"PhoneNumber"}  # it is also our own word
     assert {"CheckoutRequestID", "SecurityCredential", "ResultCode", "ResultURL"} <= names
     found = [
@@ -198,8 +199,8 @@ def test_no_product_code_knows_that_it_is_tested() -> None:
     assert found == []
 
 
-# docs/glossary.md: a payment is no transaction (that is Postgres's), a callback no webhook,
-# Daraja has no gateway.
+# docs/glossary.md: do not say transaction for a payment, webhook for a callback, or gateway for
+# Daraja.
 FORBIDDEN: dict[str, tuple[str, ...]] = {
     "webhook": (),
     "hook": (),
@@ -244,7 +245,7 @@ def test_a_module_says_what_it_is_for(path: Path) -> None:
 
 
 def test_alembics_folder_is_no_package() -> None:
-    """It would hide the library of the same name."""
+    """A package `alembic` would hide the library of the same name."""
     assert list((ROOT / "alembic").rglob("__init__.py")) == []
 
 
@@ -262,12 +263,12 @@ def test_the_code_needs_the_newest_revision_of_the_schema() -> None:
 
 
 def test_the_stages_document_is_the_table_in_the_code() -> None:
-    """After a change of the table, `python -m tests.diagram` writes it."""
+    """After a change of the table, `python -m tests.diagram` writes the document again."""
     assert diagram.PATH.read_text() == diagram.document()
 
 
 def test_the_document_of_the_packages_has_the_imports_of_the_code() -> None:
-    """After a change of the imports, `python -m tests.packages_diagram` writes it."""
+    """After a change of the imports, `python -m tests.packages_diagram` writes it again."""
     assert set(packages_diagram.package_imports()) == set(packages_diagram.PACKAGES)
     assert packages_diagram.PATH.read_text() == packages_diagram.document()
 

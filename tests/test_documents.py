@@ -1,4 +1,4 @@
-"""The documents tell the truth today: what they show runs, what they name exists."""
+"""Each program that a document shows runs, and each thing that a document names exists."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_every_path_that_a_document_names_exists(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
 def test_every_test_that_a_document_names_exists(document: Path) -> None:
-    """A guarantee whose test was renamed or removed is no longer one."""
+    """If the test of a guarantee is renamed or removed, this test fails."""
     named = set(re.findall(r"`(tests/\S+?\.py)::(\w+)`", document.read_text()))
     texts = {file: (ROOT / file).read_text() for file, _ in named if (ROOT / file).exists()}
     assert [pair for pair in named if f"def {pair[1]}(" not in texts.get(pair[0], "")] == []
@@ -91,7 +91,7 @@ def test_every_test_that_a_document_names_exists(document: Path) -> None:
 
 @pytest.mark.parametrize("document", [ROOT / "CONTRIBUTING.md", *ARCHITECTURE], ids=name)
 def test_every_name_of_code_that_a_document_uses_is_in_the_code(document: Path) -> None:
-    """A function, class or constant in backticks."""
+    """A name of code is a function, class or constant in backticks."""
     names = set(re.findall(r"`(?:\w+\.)*([A-Za-z_]\w{3,})`", document.read_text()))
     commits = {name for name in names if re.fullmatch(r"[0-9a-f]{7}", name)}
     files = [*PRODUCT, *(ROOT / "tests").rglob("*.py")]
@@ -99,7 +99,7 @@ def test_every_name_of_code_that_a_document_uses_is_in_the_code(document: Path) 
     assert names - commits - words == set()
 
 
-def test_every_promise_has_a_test_in_what_is_played(request: pytest.FixtureRequest) -> None:
+def test_every_promise_has_a_test_that_is_played(request: pytest.FixtureRequest) -> None:
     """`make test` plays at least one test of each line of the guarantees.
 
     A line is skipped if the files of its tests were not collected.

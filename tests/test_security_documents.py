@@ -64,13 +64,13 @@ def faults(row: list[str]) -> list[str]:
     if not tests:
         found.append("no test")
     if ", ".join(f"`{path}::{name}`" for path, name in tests) != test:
-        found.append("something else than tests among the tests")
+        found.append("the cell of the tests has other text than tests")
     return found
 
 
 @pytest.mark.parametrize("row", LINES, ids=lambda row: row[0])
 def test_every_threat_has_a_control_and_a_test(row: list[str]) -> None:
-    """test_documents.py checks that the tests exist."""
+    """Each row is complete. test_documents.py checks that the named tests exist."""
     assert faults(row) == []
 
 
@@ -85,7 +85,7 @@ def test_every_letter_of_stride_and_every_risk_of_the_owasp_ten_occurs() -> None
 
 
 def test_every_boundary_has_a_table_and_awaited_lines_have_their_own_section() -> None:
-    """The section of awaited lines is removed with its last line."""
+    """The section "Awaited" is optional, because it goes when its last line goes."""
     expected = {"What is worth attacking", "What is assumed", *BOUNDARIES, "Accepted risks"}
     assert set(sections()) - {"Awaited"} == expected
     assert [

@@ -1,8 +1,9 @@
-"""`make bench`: accepts and whole lives a second, each with a floor measured in the same run.
+"""`make bench`: accepted payments and whole lives of payments per second, each beside a floor.
 
-The figures of one machine say little about another. The ratios show what our own code costs.
-PostgreSQL is durable here (fsync on), as in production. Nothing is asserted about time, because
-other load on the machine is no failure.
+A floor is the speed of the same work without our code, measured in the same run. The figures of one
+machine say little about another. The ratios show how much our own code costs. PostgreSQL is durable
+here (fsync on), as in production. A slow run does not fail, because other load on the machine may
+be the cause.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ async def run(seconds: float, connections: int, lives: int) -> None:
         remark = f"({lives} of {lives} succeeded)"
         say_rate("whole lives: withdrawals from request to event", ours, remark)
         say_rate("  floor: arq jobs that do nothing, one worker", arq, f"ratio {ours / arq:.2f}")
-        # Without a worker the accepts are measured alone.
+        # The worker stops first, so that it does not slow down the accepts.
         await stack.stop_process("worker")
         await accepts(stack, seconds, connections)
 
@@ -120,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--seconds", type=float, default=5.0, help="how long each load runs")
     parser.add_argument("--connections", type=int, default=64)
-    parser.add_argument("--lives", type=int, default=2000, help="how many withdrawals live")
+    parser.add_argument("--lives", type=int, default=2000, help="how many withdrawals to make")
     arguments = parser.parse_args()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(arguments.seconds, arguments.connections, arguments.lives))

@@ -1,7 +1,7 @@
-"""The floors: the cost of the same work with the same libraries and none of our code.
+"""The floors: the same work with the same libraries, but without our code.
 
-`python -m tests.benchmarks.floors DATABASE_URL PORT` serves two of them in a process of its own, as
-the service does.
+`python -m tests.benchmarks.floors DATABASE_URL PORT` serves two of the floors in a separate
+process, like the service.
 """
 
 from __future__ import annotations

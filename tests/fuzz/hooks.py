@@ -1,4 +1,4 @@
-"""The facts that the document cannot tell schemathesis, which loads this by SCHEMATHESIS_HOOKS."""
+"""Facts that `/openapi.json` cannot express. Schemathesis loads this file by SCHEMATHESIS_HOOKS."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -
     _renew_key(case)
     # A pattern cannot say to which filters, or to which payment, a cursor belongs.
     case.query.pop("cursor", None)
-    # It cannot say either which events this database has.
+    # A pattern also cannot say which events this database has.
     case.query.pop("after", None)
     if isinstance(case.body, dict):
         # For JSON Schema 122.0 and 122 are equal. The service rejects 122.0, because an amount is
@@ -42,7 +42,7 @@ def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -
 def _renew_key(case: Case[Any]) -> None:
     """Gives each request its own key of a similar length.
 
-    The service rightly rejects another request with the same key.
+    The service rightly rejects a different request with the same key.
     """
     key = case.headers.get("X-Idempotency-Key")
     if isinstance(key, str) and re.fullmatch(r"[!-~]+", key):

@@ -51,7 +51,7 @@ class Run:
 async def schemathesis(system: System, identity: str, folder: Path, *options: str) -> Run:
     """One run over all of `/openapi.json`.
 
-    `identity`: `backend`, or `users` (two of them, who may not see each other's data).
+    `identity`: `backend`, or `users` for two users that may not see each other's data.
     """
     config, events = folder / f"{identity}.toml", folder / f"{identity}.ndjson"
     config.write_text(

@@ -30,10 +30,10 @@ _SEED = int(os.environ.get("SEED") or (random.randrange(2**31) if _MINUTES else 
 _TIME = ("--max-time", str(int(_MINUTES * 60 / 2)))
 _LENGTH = (*_TIME, "--max-examples", "1000") if _MINUTES else ("--max-examples", "20")
 
-# Only the backend's run has the phase that tries every value at its limits, unless there is time,
-# because the bodies are the same.
+# The phase that tries every value at its limits is part of the backend's run. The users' run leaves
+# it out unless FUZZ_MINUTES is set, because the bodies of users are the same.
 _USERS_PHASES = () if _MINUTES else ("--phases", "examples,fuzzing,stateful")
-# A request that a user may not make is refused before its body is read, so there is little to find.
+# A user's payout is refused before the fields of its body are checked, so there is little to find.
 _USERS_MAY = (
     "--exclude-operation-id",
     "createWithdrawal",
@@ -70,7 +70,7 @@ async def _played(system: System, identity: str, folder: Path, *options: str) ->
 async def test_a_backend_gets_no_answer_that_contradicts_the_document(
     generous_system: System, tmp_path: Path
 ) -> None:
-    """Every route answers well, and refuses in every way that a single request can cause."""
+    """Every route accepts some requests, and rejects others for each cause in a single request."""
     run = await _played(generous_system, "backend", tmp_path)
     for post in _POSTS:
         assert run.statuses(post) >= {202, 400, 401, 422}, run.table()

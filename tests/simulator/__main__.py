@@ -17,7 +17,7 @@ from tests.simulator.app import RECORDS_MAX, Simulator
 
 
 def main() -> None:
-    """Run until a signal ends it."""
+    """Run the simulator until SIGTERM or SIGINT."""
     arguments = _parse_arguments()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
@@ -88,8 +88,8 @@ async def _start_simulator(arguments: argparse.Namespace) -> Simulator:
         await simulator.stop()
         if chosen is not None or error.errno != errno.EADDRINUSE or not arguments.port:
             raise
-        # The caller did not choose the control port, so any free port will do. The printed line
-        # shows it. If Daraja's own port is in use, the second start fails with that error.
+        # No control port was asked for, so any free port is right. The printed line shows the port.
+        # If Daraja's own port is in use, the second start fails with that error.
         simulator = create(control_port=0)
         await simulator.start()
     return simulator

@@ -45,7 +45,7 @@ class Endpoint(Protocol):
     api: str
 
     def facts(self, body: Body) -> Facts:
-        """Return the facts of a call that choose its scenario."""
+        """Return the facts that choose the call's scenario."""
 
     async def act(self, body: Body, choice: Choice) -> Reply:
         """Validate the call, do what it asks, and return the answer."""
@@ -124,7 +124,7 @@ class Simulator:
 
     @property
     def control_url(self) -> str:
-        """The address where the control API is always reachable, without `/_control`."""
+        """The address of the control API's own port, which never closes. Without `/_control`."""
         return f"http://{self._host}:{self._control.port}"
 
     @property
@@ -216,7 +216,7 @@ class Simulator:
             arrival.scenario = PRODUCT_MISSING
             return self._canned_reply(PRODUCT_MISSING, endpoint.api, authorization, {})
         if request.content_type != "application/json":
-            # Daraja answers so to any other content type (§2).
+            # Daraja gives this answer to any other content type (§2).
             return invalid_field("BusinessShortCode", self._parts.ids)
         body = json_object(arrival.raw)
         if body is None:
@@ -272,7 +272,7 @@ class Simulator:
 async def _read_body(request: web.Request, arrival: Arrival) -> bytes:
     """Read the body, and count its bytes as they arrive.
 
-    So the record of an aborted request has the number of bytes that arrived.
+    The record of an aborted request therefore shows how many bytes arrived.
     """
     if not request.body_exists:
         return b""

@@ -29,7 +29,7 @@ class Outcome:
 class Payment:
     """An accepted request.
 
-    Inquiries are answered by its `outcome`, which may change once.
+    The answers to inquiries report its `outcome`, which may change once.
     """
 
     kind: Kind
@@ -44,7 +44,7 @@ class Payment:
     timeout_url: str | None
     sent: Mapping[str, object]
     choice: Choice
-    reported_originator_id: str | None = None  # the id in its results, if it is not its own one
+    reported_originator_id: str | None = None  # the id in its results, if it is a false one
     refusal: Code | None = None  # found while accepting: wrong credential, limits, wrong party
     state: State = "Pending"
     outcome: Outcome | None = None
@@ -56,7 +56,7 @@ class Payment:
         return self.provider_id, self.originator_id
 
     def facts(self) -> Facts:
-        """Return the facts that choose the scenario of an inquiry about it."""
+        """Return the facts that choose the scenario of an inquiry about the payment."""
         line = "" if self.kind == "b2b" else self.party
         return Facts(line, self.party, self.amount, (self.reference, *self.ids), self.result_url)
 
@@ -76,7 +76,7 @@ class Book:
         self._first.setdefault((payment.payer, payment.originator_id), payment)
 
     def is_used(self, payment: Payment) -> bool:
-        """Whether its short code has used its id before, for any outcome and for ever (§4.2)."""
+        """Whether an earlier payment of the short code had this id, with any outcome (§4.2)."""
         return (payment.payer, payment.originator_id) in self._first
 
     def by_originator_id(self, originator_id: str, *, payer: str) -> Payment | None:

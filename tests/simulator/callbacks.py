@@ -1,4 +1,4 @@
-"""Delivers results: one POST, never repeated. Its answer is only recorded (daraja.md §8.3).
+"""Delivers results: one POST, never repeated. The answer is only recorded (daraja.md §8.3).
 
 A delivery delays a request only if a scenario asks for it. If the simulator stops or is reset, all
 waiting deliveries are cancelled.
@@ -27,7 +27,7 @@ ORDERS: tuple[Order, ...] = get_args(Order)
 
 @dataclass(slots=True, eq=False)
 class Delivery:
-    """One POST, sent or held. `status` is the receiver's answer, `error` the reason for none."""
+    """One POST, sent or held. `status`: the receiver's answer. `error`: why there is none."""
 
     url: str
     raw: bytes
@@ -48,7 +48,7 @@ class Delivery:
 
 
 class Courier:
-    """Delivers results, and runs tasks that have to happen later."""
+    """Delivers results, and runs tasks that must run later."""
 
     def __init__(self, switches: Switches, records_max: int) -> None:
         self._switches = switches
@@ -88,7 +88,7 @@ class Courier:
     async def release(
         self, *, order: Order, url_contains: str = "", count: int | None = None
     ) -> list[Delivery]:
-        """Deliver held callbacks unchanged: all of them, or the first `count` in that order."""
+        """Deliver held callbacks unchanged: all of them, or the first `count` in this `order`."""
         chosen = [delivery for delivery in self.held if url_contains in delivery.url]
         if order == "reversed":
             chosen.reverse()
@@ -124,7 +124,8 @@ class Courier:
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
-            # A reused connection could lose a callback that Daraja sends once.
+            # Each callback gets a new connection. A callback on a reused connection may be lost,
+            # and it is never repeated.
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX, force_close=True),
                 timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS_MAX),

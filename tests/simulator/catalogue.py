@@ -95,7 +95,8 @@ DELIVERIES = (
         "Balance has no Value. This is also the default shape."),
     Script(name="single_object_parameter", number=52, apis=PAYOUTS, code=2040,
         quirks=frozenset({"single_object_parameter"}),
-        sentence="ResultParameter is an object and not a list. A failure, unless params.code is 0.",
+        sentence="ResultParameter is one object, not a list. The result is a failure, unless"
+        " params.code is 0.",
     ),
     quirk("string_codes", 53, PAYMENTS | {"status"}, "ResultCode and ResultType are strings."),
     quirk("missing_value", 60, PAYOUTS, "Some items have no Value, and ReferenceItem is a list."),

@@ -3,7 +3,7 @@
 A plan is the value of the switch `chaos`: `{"seed": 7, "rates": {"cut_before_acting": 0.03}}`. A
 rate is the share of an API's calls that get the scenario. It counts only for the scenario's own
 APIs. All other calls are approved. Optional are `params` by scenario, and `apis`, which limits
-chaos to some APIs. The n-th call of an API always draws the same.
+chaos to some APIs. The n-th call of an API always draws the same scenario.
 """
 
 import random
@@ -21,7 +21,7 @@ class PlanError(ValueError):
 
 
 class Chaos:
-    """A plan, with a generator for each API. So calls of one API do not change another's draws."""
+    """A plan. Each API has its own generator, so its calls do not change another API's draws."""
 
     def __init__(self, plan: Mapping[str, object]) -> None:
         """Begin a plan that `check_plan` accepted."""
@@ -94,7 +94,7 @@ def _check_rates(rates: object) -> None:
 def _lots(api: str, rates: Mapping[str, float]) -> list[tuple[float, Script]]:
     """Return the upper bound of each scenario's share, in the catalogue's order.
 
-    So the order in the plan does not matter.
+    The order in the plan therefore does not matter.
     """
     scripts = [script for name, script in CATALOGUE.items() if name in rates and api in script.apis]
     return list(zip(accumulate(rates[script.name] for script in scripts), scripts, strict=True))

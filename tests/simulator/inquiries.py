@@ -1,7 +1,7 @@
 """Scenarios of inquiries about a payment: STK query (daraja.md §3), Transaction Status (§6.1).
 
-catalogue.py has the scenarios of any call: an inquiry that is lost, delayed, refused or answered
-twice.
+catalogue.py has the scenarios that any call may have. Among them are those by which an inquiry is
+lost, delayed, refused or answered twice.
 """
 
 from tests.simulator.script import Script, quirk, refusal

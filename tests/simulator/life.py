@@ -28,7 +28,7 @@ class Lives:
         self._parts = parts
 
     async def begin(self, payment: Payment) -> None:
-        """Accept a payment. Returns at once, unless the scenario delivers before it answers."""
+        """Accept a payment. Returns at once, unless the scenario delivers the result first."""
         parts = self._parts
         if payment.choice.has("result_names_another_id"):
             other = parts.book.find(payment.choice.params.get("of", ""))

@@ -1,7 +1,7 @@
 """A listener that can close with all its connections, and open again on the same port.
 
-A connection is cut by a reset and not closed in order. A client sees the same if a server dies: it
-does not know whether its request had an effect.
+The listener cuts a connection by a reset. The client sees the same if a server dies, and does not
+know whether its request had an effect.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ class Listener:
 
     @property
     def is_open(self) -> bool:
-        """Whether it accepts connections."""
+        """Whether the listener accepts connections."""
         return self._server is not None
 
     async def start(self) -> None:

@@ -1,7 +1,7 @@
 """Payouts: B2C version 3, B2Pochi and B2B (daraja.md §4, §5).
 
-The key of B2C is OriginatorConversationID. The first call that has it uses it up for ever. B2B has
-no key, so every accepted call pays.
+B2C has an idempotency key, the OriginatorConversationID. The first call with an id uses up that id
+for ever. B2B has no such key, so every accepted call pays.
 """
 
 from tests.simulator.answers import envelope
@@ -60,7 +60,7 @@ class B2C:
         self._lives = lives
 
     def facts(self, body: Body) -> Facts:
-        """Return the facts of a call that choose its scenario."""
+        """Return the facts that choose the call's scenario."""
         return Facts.of(body, "PartyB", "PartyB", "OriginatorConversationID", "ResultURL")
 
     async def act(self, body: Body, choice: Choice) -> Reply:
@@ -123,7 +123,7 @@ class B2C:
 
 
 class B2Pochi(B2C):
-    """`POST /mpesa/b2pochi/v1/paymentrequest`: shaped like B2C, to a till (§5).
+    """`POST /mpesa/b2pochi/v1/paymentrequest`: a payment to a till, in the shape of B2C (§5).
 
     The contract does not say that Daraja refuses the second use of an OriginatorConversationID.
     Here the second use pays again.
@@ -145,7 +145,7 @@ class B2B:
         self._lives = lives
 
     def facts(self, body: Body) -> Facts:
-        """Return the facts of a call that choose its scenario. Requester is its phone number."""
+        """Return the facts that choose the call's scenario. Their phone number is Requester."""
         return Facts.of(body, "Requester", "PartyB", "AccountReference", "ResultURL")
 
     async def act(self, body: Body, choice: Choice) -> Reply:
@@ -196,5 +196,5 @@ class B2B:
         if payment.amount > AMOUNT_MAX:
             return 3
         receiver = str(body["RecieverIdentifierType"])
-        # For a till sources disagree on the identifier, so both are accepted.
+        # Sources disagree on the identifier type of a till, so both are accepted.
         return "SFC_IC0003" if body["CommandID"] == "BusinessPayBill" and receiver == "2" else None

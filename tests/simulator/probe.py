@@ -42,7 +42,7 @@ class Received:
 
     @property
     def code(self) -> object:
-        """Its ResultCode, or "timeout" for a timeout message."""
+        """The result's ResultCode, or "timeout" for a timeout message."""
         if "Body" in self.body:
             return self.body["Body"]["stkCallback"]["ResultCode"]
         return self.body["Result"]["ResultCode"] if "Result" in self.body else "timeout"
@@ -50,7 +50,7 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One synchronous answer; `body` is None if it is not JSON."""
+    """One synchronous answer. `body` is None if the answer is not JSON."""
 
     status: int
     body: Any
@@ -76,7 +76,7 @@ class Receiver:
     def __init__(self) -> None:
         self.received: list[Received] = []
         self.answer_status = 200
-        self.answers_after = 0  # answers none before so many have arrived
+        self.answers_after = 0  # answers no result before this many have arrived
         self.port = 0
         app = web.Application()
         app.router.add_post("/{path:.*}", self._receive)

@@ -1,7 +1,7 @@
-"""Chooses the scenario of a call: the newest matching rule, its magic number, chaos, or approval.
+"""Chooses a call's scenario, by the newest matching rule, a magic number or chaos, else approval.
 
 Rules come from the control API or from a test. A rule applies only to the APIs of its scenario, so
-a rule for any API is not used up by other calls.
+calls of other APIs do not use up its `times`.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from tests.simulator.switches import Switches
 from tests.simulator.validation import Body, as_amount, as_text
 
 MAGIC_PHONE = "2547000000"
-MAGIC_AMOUNT = 249_900  # near the largest amount, where ordinary tests do not go by chance
+MAGIC_AMOUNT = 249_900  # near the largest amount, so ordinary tests do not use it by chance
 MAGIC: dict[int, Script] = {s.number: s for s in CATALOGUE.values() if s.number is not None}
 
 
@@ -174,7 +174,7 @@ class Scenarios:
     def add(
         self, name: str, match: Match, *, times: int | None, params: Mapping[str, object]
     ) -> Rule:
-        """Add a rule, which goes before earlier ones. Raises ValueError with the reason."""
+        """Add a rule. It goes before all earlier rules. Raises ValueError with the reason."""
         script = CATALOGUE.get(name)
         if script is None:
             raise ValueError(f"unknown scenario {name!r}. Known: {', '.join(CATALOGUE)}")
@@ -204,7 +204,7 @@ class Scenarios:
         plan = self._switches.chaos
         if plan is None:
             return ORDINARY
-        # A plan that is set again is another object, and starts again.
+        # A plan that is set again is a new object, so its draws begin again.
         if self._chaos is None or self._chaos.plan is not plan:
             self._chaos = Chaos(plan)
         script = self._chaos.draw(api)
@@ -257,7 +257,7 @@ def _find_magic(facts: Facts) -> Script | None:
 
 
 def magic_phone_number(script: Script) -> str | None:
-    """Return the phone number that chooses the scenario, if a phone's payment can have it."""
+    """Return the phone number that chooses the scenario, or None if no phone number can."""
     if script.number is None or not script.apis & {"stk", "b2c", "b2pochi"}:
         return None
     return f"{MAGIC_PHONE}{script.number:02}"

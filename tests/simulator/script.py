@@ -40,7 +40,7 @@ class Script:
     timeout_message: bool = False
     result_follows: bool = True
     success_after_seconds: float | None = None
-    # Chosen by a magic number, it meets only the first call of a reference, so a retry succeeds.
+    # If a magic number chooses it, it meets only a reference's first call, so a retry succeeds.
     once: bool = False
     times: int | None = None  # the default of a rule's `times`
 

@@ -63,7 +63,7 @@ NOT_FOUND = {
 class Inquiry:
     """An inquiry that was acknowledged.
 
-    `ids` are its own ConversationID and OriginatorConversationID.
+    `ids` are the inquiry's own ConversationID and OriginatorConversationID.
     """
 
     body: Body
@@ -194,7 +194,7 @@ class TransactionStatus:
         )
         outcome = payment.outcome if payment is not None else None
         if outcome is not None and str(outcome.code) == "15" and not outcome.moved:
-            # A scenario answered the first call with 15. So there is no transaction, not even a
+            # A scenario answered the first call with 15, so there is no transaction, not even a
             # failed one.
             return None
         return payment
@@ -256,7 +256,7 @@ def _read_target_ids(body: Body) -> tuple[str, str]:
 
 
 def _parties(payment: Payment) -> list[Item]:
-    """Return both parties. DebitPartyName comes twice, the second is the other side (§6.1)."""
+    """Return both parties. The second DebitPartyName names the other side (§6.1)."""
     ours = f"{payment.payer} - SIMULATED LTD"
     theirs = f"{payment.party} - {'SUPPLIER LTD' if payment.kind == 'b2b' else 'JANE DOE'}"
     debit, credit = (theirs, ours) if payment.kind == "stk" else (ours, theirs)

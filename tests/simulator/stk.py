@@ -54,7 +54,7 @@ class StkPush:
         self._lives = lives
 
     def facts(self, body: Body) -> Facts:
-        """Return the facts of a call that choose its scenario."""
+        """Return the facts that choose the call's scenario."""
         return Facts.of(body, "PhoneNumber", "PhoneNumber", "AccountReference", "CallBackURL")
 
     async def act(self, body: Body, choice: Choice) -> Reply:

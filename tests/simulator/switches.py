@@ -19,14 +19,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 @dataclass(slots=True)
 class Switches:
-    """Every switch with its default. The comment has its source in daraja.md."""
+    """Every switch with its default. A comment begins with its section of daraja.md."""
 
     time_scale: float = 1.0  # Daraja's own delays are multiplied by this; params.seconds never are
     magic: bool = True  # magic phone numbers and amounts choose scenarios
     seed: int = 0  # forms.py: draws the form of an answer that was seen in several forms
     # chaos.py: random scenarios for calls that match no rule
     chaos: dict[str, object] | None = None
-    # §1: the official FAQ says so; no source recorded that Daraja enforces it
+    # §1: by the official FAQ a new token ends the previous one; no source recorded this
     token_policy: str = "invalidate_previous"
     token_ttl_seconds: int = 3599  # §1
     # §1: APIs that the app may not use, although its token is valid (forms.py)
@@ -80,7 +80,7 @@ class Switches:
 def _convert(value: object, *, like: object) -> object:
     """Convert a value to the switch's type.
 
-    A plan is copied. So a plan that is set again is another object, and starts again.
+    A plan is copied. A plan that is set again is therefore a new object, and its draws begin again.
     """
     if isinstance(value, Mapping):
         return dict(value)

@@ -1,7 +1,7 @@
 """The requests that reached the simulator, in order. Secrets are replaced when they are shown.
 
-A request is recorded as soon as its headers have arrived. So requests that were cut, faulted or
-aborted are recorded too.
+A request is recorded as soon as its headers have arrived. Requests that were cut, faulted or
+aborted are therefore recorded too.
 """
 
 import json

@@ -93,7 +93,7 @@ def json_object(raw: bytes) -> dict[str, object] | None:
 
 
 def amount(body: Body, *, most: int | None = None) -> int:
-    """Return a whole amount from 1. Above `most`, some APIs refuse it at once."""
+    """Return a whole amount from 1. If `most` is set, a larger amount is invalid."""
     value = as_amount(body.get("Amount"))
     if value is None or value < 1 or (most is not None and value > most):
         raise InvalidFieldError("Amount")

@@ -1,7 +1,7 @@
 """`python -m tests.stack run` runs the system until Ctrl-C; `demo` plays three payments.
 
-An expected failure ends with one message and status 1. Ctrl-C ends `demo` with status 130, and
-`run`, which is meant to be stopped, with status 0.
+An expected failure ends with one message and status 1. Ctrl-C ends `demo` with status 130. It ends
+`run` with status 0, because `run` is meant to be stopped.
 """
 
 import argparse

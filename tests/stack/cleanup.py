@@ -1,9 +1,10 @@
-"""Removes at exit what must not outlive this program: processes, folders, databases.
+"""Removes this program's processes, folders and databases when it exits.
 
 The context managers clean up after themselves. This module is for exits that run no `finally`: code
 that starts something registers its removal, and at exit the registered removals run. SIGTERM and
-SIGHUP would end Python without that, so from the first registration on they act like Ctrl-C. After
-SIGKILL no code of ours runs: processes still die with their parent (`guard`), but folders stay.
+SIGHUP would end Python without the removals, so after the first registration both act like Ctrl-C.
+After SIGKILL no code of ours runs: processes still die with their parent (`guard`), but folders
+stay.
 """
 
 import atexit
@@ -24,7 +25,7 @@ _last_number = 0
 
 
 def register(remove: Removal) -> int:
-    """Calls `remove` at exit, unless `unregister` is called before with the returned number."""
+    """Calls `remove` at exit, unless `unregister` gets the returned number before."""
     global _last_number  # noqa: PLW0603 - one list for the program, like atexit's own
     treat_termination_as_interrupt()
     _last_number += 1
@@ -33,7 +34,7 @@ def register(remove: Removal) -> int:
 
 
 def unregister(number: int) -> None:
-    """Cancels a removal, because the caller has already removed the thing."""
+    """Cancels a removal that is not needed any more."""
     _pending.pop(number, None)
 
 
@@ -50,11 +51,11 @@ class TemporaryFolder:
         self._remove_now()
 
     def leave(self) -> None:
-        """Does not delete the folder, so that a person can read it."""
+        """Leaves the folder in place at exit, so that a person can read it."""
         unregister(self._registration)
 
     def _remove_now(self) -> None:
-        # A server that is ending may delete a file while we walk. A second walk deletes the rest.
+        # A server that is ending may delete a file during the walk. A second walk deletes the rest.
         shutil.rmtree(self.path, ignore_errors=True)
         if self.path.exists():
             shutil.rmtree(self.path, ignore_errors=True)

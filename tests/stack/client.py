@@ -41,7 +41,7 @@ class Answer:
 
     @property
     def was_replayed(self) -> bool:
-        """Whether this repeats the answer to an earlier request with the same key."""
+        """Whether this answer repeats the answer to an earlier request with the same key."""
         return self.headers.get("Idempotency-Replayed") == "true"
 
 

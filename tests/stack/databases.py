@@ -1,4 +1,4 @@
-"""Creates and drops databases on a PostgreSQL server: one for each stack, so stacks never meet.
+"""Creates and drops databases on a PostgreSQL server. Each stack has its own database.
 
 This also works through a pooler in transaction mode, because no prepared statement outlives its
 transaction.
@@ -42,7 +42,7 @@ async def create_database(server_url: str, *, template: str | None = None) -> st
 
 
 async def drop_database(server_url: str, url: str) -> None:
-    """Drops a database of `create_database`, also if sessions are connected to it."""
+    """Drops a database of `create_database`, even if sessions are connected to it."""
     name = database_name(url)
     assert name.startswith("mkwanja_"), f"{name} is not ours to drop"
     async with connection(server_url) as server:
@@ -50,9 +50,9 @@ async def drop_database(server_url: str, url: str) -> None:
 
 
 async def empty(url: str) -> None:
-    """Deletes every row of the record, and resets the brakes to their state after the migrations.
+    """Deletes every row of our tables, and resets the brakes to their state after the migrations.
 
-    `url` must be that of a superuser, because insert-only tables refuse all other roles.
+    `url` must name a superuser, because insert-only tables refuse all other roles.
     """
     async with connection(url) as server:
         await empty_by(server)
@@ -79,7 +79,7 @@ def database_name(url: str) -> str:
 
 
 def with_database(url: str, name: str) -> str:
-    """Returns the same URL, host, user and options, with another database."""
+    """Returns `url` with another database. The host, the user and the options stay."""
     return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
 
 

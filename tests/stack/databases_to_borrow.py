@@ -1,4 +1,4 @@
-"""Migrated databases that tests borrow one after the other. Each test gets one without a row.
+"""Migrated databases that tests borrow one after the other. Each test gets an empty database.
 
 To copy a template costs the server five times as much as to empty the last borrower's database.
 """
@@ -57,7 +57,7 @@ SELECT string_agg(line, E'\\n' ORDER BY line) FROM lines
 
 
 class DatabasesToBorrow:
-    """Lends each database to one borrower at a time, and never again if its shape changed."""
+    """Lends each database to one borrower at a time. If its shape has changed, never again."""
 
     def __init__(self, postgres: PostgresServer | GivenPostgres, template: str) -> None:
         self._postgres = postgres
@@ -87,7 +87,7 @@ class DatabasesToBorrow:
     async def _try_to_empty(self, server: PostgresServer, url: str) -> bool:
         """Empties the database if its shape did not change. Returns whether it is empty."""
         async with connection(_admin_url(server, url)) as raw:
-            # First, because another session may hold a lock that the next query waits for.
+            # End the other sessions first: one may hold a lock for which the next query would wait.
             await raw.execute(_END_OTHERS)
             if await raw.fetchval(_SHAPE) != self._shape:
                 return False

@@ -23,8 +23,8 @@ from rich.text import Text
 from tests.stack.client import Answer, Client
 from tests.stack.stack import Stack
 
-# A customer needs about 17 s to enter a PIN, and a payout about 4 s. A fifth of that is short, and
-# slow enough to follow.
+# A customer needs about 17 s to enter a PIN, and a payout takes about 4 s. A fifth of these times
+# is short, but a person can still follow.
 _TIME_SCALE = 0.2
 _END_SECONDS = 40.0  # from the last request until all are final; a good run needs 4 s
 _EVENT_SECONDS = 10.0

@@ -1,4 +1,4 @@
-"""The environment of each process: only what the documents promise to be enough."""
+"""The environment of each process: only the variables that the documents name as necessary."""
 
 import os
 import sys
@@ -20,7 +20,7 @@ class Wiring:
     daraja: Mapping[str, str]  # DARAJA_… variables, as the simulator gives them
 
     def environment(self, kind: str, *, port: int | None = None) -> dict[str, str]:
-        """Returns the environment for a process of this kind. `port` is for those that listen."""
+        """Returns the environment for a process of this kind. `port`: where it listens, or None."""
         own = {} if port is None else {"PORT": str(port)}
         match kind:
             case "release":

@@ -1,8 +1,8 @@
 """A PostgreSQL and a Redis that run already: the servers in DATABASE_URL and REDIS_URL.
 
-Each stack creates its own database on the first and uses an empty database number on the second,
-and removes both at its end. If the given rights do not allow that, the stack explains it in `note`
-and uses the given database. We may not stop, kill or freeze these servers. A test reads
+Each stack creates its own database in that PostgreSQL and uses an empty database number of that
+Redis. It removes both at its end. If it lacks the rights for this, `note` says so, and the stack
+uses the given database. The stack may not stop, kill or freeze these servers. A test reads
 `can_be_stopped` to skip with a reason.
 """
 
@@ -23,7 +23,7 @@ from tests.stack.servers import PostgresServer, RedisServer
 
 _DATABASE_NUMBERS = range(16)  # Redis's own default
 _MARK = "mkwanja:stack:in-use"  # shows other stacks that this database number is in use
-_MARK_SECONDS = 86_400  # then the number of a killed stack is free again
+_MARK_SECONDS = 86_400  # after this time the number of a killed stack is free again
 
 
 class NotOursError(Exception):
@@ -31,7 +31,7 @@ class NotOursError(Exception):
 
 
 class _GivenServer:
-    """The common part of both: they cannot be stopped."""
+    """The common part of both servers: the stack may not stop them."""
 
     can_be_stopped = False
     note = ""
@@ -84,7 +84,7 @@ class GivenPostgres(_GivenServer):
             async with databases.connection(url):
                 return url
         except (asyncpg.PostgresError, OSError) as error:
-            # For example a pooler that knows only the databases in its list.
+            # For example, the server may be a pooler that knows only the databases in its list.
             await self.drop_database(url)
             return self._fall_back(f"did not let us use the database that we created ({error})")
 
@@ -114,7 +114,7 @@ class GivenPostgres(_GivenServer):
 class GivenRedis(_GivenServer):
     """The server in REDIS_URL.
 
-    Channels have no database number, so all stacks on it receive each other's events.
+    Channels have no database number, so all stacks on this Redis receive each other's events.
     """
 
     def __init__(self, url: str) -> None:

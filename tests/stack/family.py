@@ -23,9 +23,9 @@ def members_of(pid: int) -> list[int]:
 
 
 def alive(pids: list[int]) -> list[int]:
-    """Returns those that still run.
+    """Returns the processes of `pids` that still run.
 
-    A process that ended and was not collected does not run, because it holds no resource.
+    A process that has ended but was not collected yet is left out, because it holds no resource.
     """
     for pid in pids:
         with suppress(ChildProcessError):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 class Follower:
-    """Reads the whole lines that were added to a folder's logs since the last call."""
+    """Reads the complete lines that were added to a folder's logs since the last call."""
 
     def __init__(self, folder: Path, *, without: frozenset[str] = frozenset()) -> None:
         self._folder = folder

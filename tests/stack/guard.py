@@ -1,8 +1,8 @@
 """Runs a command that cannot outlive its parent: `python guard.py '{"parent": 1, …}' command`.
 
 The guard becomes the command (exec), so the process id and the signals are those of the command.
-A fresh interpreter is safe with any threads in the parent; `preexec_fn` is not. The guard also
-drops root for programs that refuse to run as root. It does so first, because Linux clears the
+The guard replaces `preexec_fn`, which is not safe if the parent has threads. The guard also drops
+root for programs that refuse to run as root. It drops root first, because Linux clears the
 parent-death signal when the user changes.
 """
 

@@ -47,7 +47,7 @@ class Issuer:
         self.failing_with: int | None = None  # answer the next requests with this status
         self.delay_seconds = 0.0  # answer late
         self.port = 0
-        # Also withdrawn keys, because these can still sign.
+        # Includes withdrawn keys, because these can still sign.
         self._known: dict[str, SigningKey] = {}
         self._published: list[str] = []
         self._runner: web.AppRunner | None = None
@@ -87,7 +87,7 @@ class Issuer:
             await runner.cleanup()
 
     async def reset(self) -> None:
-        """Answers as at the start. The keys stay."""
+        """Makes the issuer answer as at its start. The keys stay."""
         self.fetches, self.failing_with, self.delay_seconds = 0, None, 0.0
         if self._runner is None:
             await self.start()

@@ -1,9 +1,9 @@
 """Finds the servers' programs in their wheels, and a user for PostgreSQL, which refuses root.
 
-The wheel's own helper, as root, creates a system user with `useradd` and opens every folder above
-the programs to all users, /root included. We change nothing on the machine. We borrow an existing
-user without rights. If that user may not read the wheel, we copy the programs into the server's own
-folder, which is deleted with the server.
+The wheel has its own helper for this. As root, that helper creates a system user with `useradd`,
+and opens every folder above the programs to all users, /root included. This module changes nothing
+on the machine. It borrows an existing user without rights. If that user may not read the wheel, it
+copies the programs into the server's own folder, which is deleted with the server.
 """
 
 import importlib.util
@@ -25,7 +25,7 @@ _BORROWED_USERS = ("nobody", "daemon")
 
 @dataclass(frozen=True, slots=True)
 class PostgresInstallation:
-    """The programs, and the user (uid, gid) that runs them; None: our own user."""
+    """The programs, and the user (uid, gid) that runs them. None means our own user."""
 
     programs: Path
     user: tuple[int, int] | None
@@ -55,7 +55,7 @@ def valkey_program() -> Path:
 def temporary_folder() -> TemporaryFolder:
     """Creates a folder that all users may enter but not list.
 
-    The data of the borrowed user is below it.
+    The borrowed user has its data below this folder.
     """
     usual = Path(tempfile.gettempdir())
     others = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108

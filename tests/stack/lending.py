@@ -1,7 +1,7 @@
 """Running stacks that tests borrow one after the other.
 
-A stack is lent to one borrower at a time. Each borrower finds it as if it had just been started,
-unless it asks for a stack that others have used with the same settings.
+A stack is lent to one borrower at a time. Each borrower gets a stack as if it had just been
+started. A borrower may also ask for a stack that others have used with the same settings.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from tests.stack.shape import Shape
 from tests.stack.stack import Stack
 from tests.stack.starter import Starter
 
-# For each test process: one with the default settings, one that inquires early, and one to break.
+# Each test process needs three: a stack with the default settings, one that inquires early, and one
+# that tests may break.
 _STACKS_MAX = 3
 
 
 @dataclass(slots=True, eq=False)
 class _Owned:
-    """A running stack. `shape` is None after a borrower that may have broken it."""
+    """A running stack. `shape` is None if the last borrower may have broken the stack."""
 
     stack: ReshapedStack
     shape: Shape | None = None
@@ -32,7 +33,7 @@ class _Owned:
 
 
 class Lending:
-    """`async with Lending(…) as lending:`. Its stacks share a PostgreSQL; each has a Redis."""
+    """`async with Lending(…) as lending:`. Its stacks share one PostgreSQL, but no Redis."""
 
     def __init__(
         self,

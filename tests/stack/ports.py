@@ -1,10 +1,10 @@
 """Reserves ports of 127.0.0.1, so that no other program gets them.
 
-To find a free port and use it a moment later is a race. And if a test stops a server, its port is
+To find a free port and use it a moment later is a race. Also, if a test stops a server, its port is
 free again: another program may bind it, or the kernel may use it for an outgoing connection, which
-then connects to itself. So a bound socket that never listens holds the port. Linux lets a server
-with SO_REUSEADDR (all of ours) listen beside it, and gives the port to no other program. Other
-systems refuse that, so there this module only remembers the port.
+then connects to itself. Therefore a bound socket that never listens holds the port. Linux still
+lets a server with SO_REUSEADDR listen on the port (all our servers set it), and gives the port to
+no other program. Other systems do not allow both, so there this module only remembers the port.
 """
 
 import atexit

@@ -1,8 +1,8 @@
 """A command that runs beside us, with its own environment and log file.
 
-It is the leader of its own session, so Ctrl-C in a terminal reaches only us, and we decide the
-order in which processes stop. It ends at the latest when we end, for whatever reason. We wait by
-polling: that works on any event loop, and needs no child watcher.
+The command leads its own session, so Ctrl-C in a terminal reaches only this program, which decides
+the order in which processes stop. The command ends at the latest when this program ends, even by a
+crash. This module waits by polling, because that works on any event loop without a child watcher.
 """
 
 import asyncio
@@ -37,8 +37,8 @@ class ProcessError(Exception):
 class Process:
     """One command.
 
-    `start` may be called again after it ended, with the same log file and perhaps another
-    environment.
+    After the command has ended, `start` may be called again, with the same log file and perhaps
+    another environment.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """The process id, or that of the last run if it ended."""
+        """The process id. If the process has ended, the id of its last run."""
         if self._popen is None:
             raise ProcessError(f"{self.name} was never started")
         return self._popen.pid
@@ -86,11 +86,11 @@ class Process:
 
     @property
     def is_running(self) -> bool:
-        """Whether the process exists, also if it is frozen."""
+        """Whether the process exists. A frozen process exists."""
         return self._popen is not None and self.returncode is None
 
     async def start(self) -> None:
-        """Starts it and returns at once. Then call `wait_ready` or `wait_logged`."""
+        """Starts the process and returns at once. Then call `wait_ready` or `wait_logged`."""
         if self.is_running:
             raise ProcessError(f"{self.name} is already running")
         self._log_start = self.log.stat().st_size if self.log.exists() else 0
@@ -126,7 +126,7 @@ class Process:
             )
 
     async def wait(self, *, within_seconds: float) -> int:
-        """Waits until it ended by itself. Returns the exit status."""
+        """Waits until the process ends by itself. Returns the exit status."""
         if not await until(lambda: not self.is_running, within_seconds=within_seconds):
             raise self._failure(f"did not end within {within_seconds:g} s")
         return self._ended()
@@ -169,7 +169,7 @@ class Process:
         return found[0]
 
     async def terminate(self, *, within_seconds: float = 25.0) -> int:
-        """Sends SIGTERM and waits. Kills it and raises ProcessError if it does not end in time."""
+        """Sends SIGTERM and waits. Kills a process that does not end, and raises ProcessError."""
         return await self.stop_by(signal.SIGTERM, within_seconds=within_seconds)
 
     async def stop_by(self, number: signal.Signals, *, within_seconds: float) -> int:
@@ -185,18 +185,18 @@ class Process:
         return self._ended()
 
     async def kill(self) -> int:
-        """Kills it and its whole session (SIGKILL), like a power cut."""
+        """Kills the process and its whole session (SIGKILL), like a power cut."""
         if self.is_running:
             self._signal_group(signal.SIGKILL)
             return await self.wait(within_seconds=10)
         return self._ended()
 
     def freeze(self) -> None:
-        """Freezes it (SIGSTOP): connections stay open, and it does not answer."""
+        """Freezes the process (SIGSTOP): its connections stay open, and it does not answer."""
         self._signal_group(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Lets it continue (SIGCONT)."""
+        """Lets the process continue (SIGCONT)."""
         self._signal_group(signal.SIGCONT)
 
     def send(self, number: signal.Signals) -> None:
@@ -245,7 +245,7 @@ class Process:
                 os.killpg(self.pid, number)
 
     def _end_now(self) -> None:
-        """Ends it without an event loop: by the signal of its parent's death, then by SIGKILL."""
+        """Ends the process without an event loop, by its parent-death signal and then SIGKILL."""
         if self._popen is None or not self.is_running:
             return
         self.send(self._death_signal)
@@ -257,7 +257,7 @@ class Process:
 
 
 async def until(condition: Callable[[], bool], *, within_seconds: float) -> bool:
-    """Polls until the condition is true or the time is over. Returns the condition."""
+    """Polls until the condition is true or the time is over. Returns whether it became true."""
     deadline = time.monotonic() + within_seconds
     while time.monotonic() < deadline:
         if condition():

@@ -45,9 +45,9 @@ class ReshapedStack(Stack):
         return not simulator.is_running or simulator.env != self._simulator_env()
 
     def _may_keep(self, name: str) -> bool:
-        """Returns whether a process may go on running with the new shape.
+        """Returns whether a process may continue to run with the new shape.
 
-        A worker may not, because it may be in the middle of a payment that is deleted now.
+        A worker may not, because it may be working on a payment that is deleted now.
         """
         process = self._processes.get(name)
         if process is None or not process.is_running or name.startswith("worker"):

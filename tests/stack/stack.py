@@ -1,9 +1,9 @@
 """The whole system on one machine: servers, simulator, issuer, and the Procfile's own lines.
 
 `async with Stack(workers=2) as stack:` starts it, waits until it accepts payments, and stops it at
-the end. Each process gets exactly the environment that is documented for it, so a variable that the
-documentation forgot is missing here. All files are in `stack.folder`. After a failure the logs stay
-there.
+the end. Each process gets exactly the environment that the documents name for it. If the documents
+forget a variable, it is missing here too. All files are in `stack.folder`. After a failure the logs
+stay there.
 """
 
 import asyncio
@@ -48,12 +48,13 @@ class Stack:
         starter: Starter | None = None,
         **settings: Any,
     ) -> None:
-        """`settings` are those of `Shape`, if no shape is given.
+        """`settings` are the fields of a `Shape`, if no shape is given.
 
         With `fast=False` PostgreSQL survives a power cut, which benchmarks need. `postgres` is a
         server that runs already. The stack creates its own database there, unless `database_url` is
-        set. `template` is the URL of a migrated database on that PostgreSQL: a copy of it needs no
-        release. With `keep` the folder stays at the end. `starter` starts the processes fast.
+        set. `template` is the URL of a migrated database on that PostgreSQL. The stack copies it
+        and then needs no release. With `keep` the folder stays at the end. `starter` starts the
+        processes fast.
         """
         self.keep = keep
         self.starter = starter
@@ -95,7 +96,7 @@ class Stack:
 
     @property
     def web_url(self) -> str:
-        """The address of the first ingress. That of the next one is `process("web.2").url`."""
+        """The address of the first ingress. The second one's address is `process("web.2").url`."""
         return self._url("web.1")
 
     @property
@@ -148,7 +149,7 @@ class Stack:
         """Starts a process that does not run: a stopped one, or one more, for example `worker.3`.
 
         `env`, and a `command` in place of the Procfile's, apply only to this run. With `wait=False`
-        it returns before the process is ready.
+        the method returns before the process is ready.
         """
         kind = name.partition(".")[0]
         name = name if "." in name else f"{name}.1"
@@ -336,7 +337,7 @@ class Stack:
 
 
 async def together(*works: Coroutine[Any, Any, object]) -> None:
-    """Runs all concurrently. The first failure cancels the others, and is raised by itself."""
+    """Runs all `works` concurrently. Raises only the first failure, which cancels the others."""
     tasks = [asyncio.create_task(work) for work in works]
     try:
         await asyncio.gather(*tasks)

@@ -1,7 +1,7 @@
-"""Starts Python commands fast: one process has imported their modules, and forks for each.
+"""Starts Python commands fast: one process has imported their modules, and forks for each command.
 
-A command has its own process, environment, arguments and log, as if `python -m` had started it. It
-only saves the second that its imports cost. The stacks of `make run`, `make demo`, `make bench` and
+A command has its own process, environment, arguments and log, as if `python -m` had started it.
+Only its imports are saved, about a second. The stacks of `make run`, `make demo`, `make bench` and
 `make soak` start their commands in the ordinary way (docs/adr/0014).
 """
 
@@ -86,7 +86,7 @@ class Starter:
 
     @staticmethod
     def can_start(command: Sequence[str]) -> bool:
-        """Whether it can start `command`: the form is `python -m module …` or `alembic …`."""
+        """Whether `command` has a form that it can start: `python -m module …` or `alembic …`."""
         return Starter._module_and_arguments(command) is not None
 
     @staticmethod
@@ -109,7 +109,7 @@ class Starter:
         err: Path,
         death_signal: int,
     ) -> StartedChild:
-        """Starts a command that it `can_start`. Output is appended to `out` and `err`."""
+        """Starts a command (see `can_start`). Its output is appended to `out` and `err`."""
         parts = self._module_and_arguments(command)
         assert parts is not None, f"the starter cannot start {list(command)}"
         module, arguments = parts
@@ -135,7 +135,7 @@ class Starter:
         return self._ends.get(pid, -signal.SIGKILL if has_ended else None)
 
     def receive(self, seconds: float) -> None:
-        """Receives the starter's messages, and waits at most so long for the first one."""
+        """Receives the starter's messages. Waits at most `seconds` for the first message."""
         with suppress(OSError, ValueError):  # the socket is closed: no more messages
             while select.select([self._socket], [], [], seconds)[0]:
                 chunk = self._socket.recv(65536)

@@ -44,7 +44,7 @@ _PR_SET_NAME = 15
 
 
 def main() -> None:
-    """Serves until the other side closes the socket. A child becomes the ordered command."""
+    """Serves until the other side closes the socket. A forked child becomes the ordered command."""
     connection = socket.socket(fileno=int(sys.argv[1]))
     for name in _MODULES:
         importlib.import_module(name)
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _serve(connection: socket.socket) -> dict[str, Any] | None:
-    """Returns None at the end, or, in a child, its order."""
+    """Serves orders. Returns None at the end. In a forked child, returns the child's order."""
     ended_end, ended_begin = socket.socketpair()
     for end in (ended_end, ended_begin):
         end.setblocking(False)
@@ -83,8 +83,8 @@ def _serve(connection: socket.socket) -> dict[str, Any] | None:
                 for one in (connection, ended_end, ended_begin):
                     one.close()
                 return order | {"parent": parent}
-            # Before the answer, because a test may then signal the group of the child. It fails if
-            # the child has done it already, or has ended.
+            # Set the child's group before the answer, because a test may signal the group after it.
+            # The call fails if the child has already set its group, or has ended.
             with contextlib.suppress(OSError):
                 os.setpgid(pid, pid)
             children.add(pid)

@@ -1,7 +1,8 @@
 """The known vulnerabilities of the locked packages, as pip-audit reports them.
 
-pip-audit says "no known vulnerabilities" even if it got no data. Here a package without data is
-counted and named as *not audited*, and the service must first report a famous vulnerability.
+pip-audit says "no known vulnerabilities" even if it got no data. This module counts and names a
+package without data as *not audited*. An empty report counts only if the vulnerability service also
+reports a famous vulnerability.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Audit:
     not_audited: dict[str, str] = field(default_factory=dict)  # package: reason
 
     def summary(self) -> str:
-        """One line."""
+        """The result as one line."""
         counts = f"{self.findings} findings, {self.excepted} excepted"
         line = f"audit: {counts}, {len(self.not_audited)} of {self.total} packages not audited"
         if len(self.not_audited) == self.total:
@@ -87,9 +88,7 @@ def judge(
         if "skip_reason" in entry:
             result.not_audited[package] = entry["skip_reason"]
         elif not is_informed:
-            result.not_audited[package] = (
-                "the service reports no vulnerability that everybody knows"
-            )
+            result.not_audited[package] = "the service does not report even a famous vulnerability"
         for vulnerability in entry.get("vulns", []):
             ids = {vulnerability["id"], *vulnerability["aliases"]}
             excepting = {each for each in exceptions if each.package == package and each.id in ids}
@@ -104,7 +103,7 @@ def judge(
         if not each.since <= today <= each.until:
             result.red.append(f"{title} holds from {each.since} to {each.until}: look at it again")
         elif each not in met and each.package not in result.not_audited:
-            result.red.append(f"{title} is not needed: take it out")
+            result.red.append(f"{title} is not needed: remove it")
     return result
 
 

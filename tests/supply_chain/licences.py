@@ -1,4 +1,4 @@
-"""The licences of the locked packages, as pip-licenses reads them from the installed ones.
+"""The licences of the locked packages, as pip-licenses reads them from the installed packages.
 
 It needs no network.
 """
@@ -41,5 +41,5 @@ def check_licences(
     if missing := sorted(set(locked) - found.keys()):
         summary += f"; not installed here: {', '.join(missing)}"
     if unlocked := sorted(found.keys() - set(locked)):
-        summary += f"; here without being locked, so not judged: {', '.join(unlocked)}"
+        summary += f"; installed here but not locked, so not judged: {', '.join(unlocked)}"
     return red, summary

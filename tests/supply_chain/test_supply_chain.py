@@ -25,9 +25,7 @@ LOCK = (
     "beta==2.0 ; sys_platform == 'win32' \\\n"
 )
 UNREACHABLE = "2 of 2 packages not audited (the service cannot be reached)"
-UNINFORMED = (
-    "2 of 2 packages not audited (the service reports no vulnerability that everybody knows)"
-)
+UNINFORMED = "2 of 2 packages not audited (the service does not report even a famous vulnerability)"
 
 
 def exceptions(*, since: date = TODAY, until: date = TODAY, **changes: str) -> str:
@@ -98,7 +96,7 @@ async def run(
 async def test_every_package_of_the_lock_is_asked_about_and_a_clean_report_is_green(
     service: Service, tmp_path: Path
 ) -> None:
-    """Also a package for another system."""
+    """The lock file has a package for another system, and the service is asked about it too."""
     code, lines = await run(tmp_path, service.url)
     assert (code, lines) == (0, ["audit: 0 findings, 0 excepted, 0 of 2 packages not audited"])
     assert service.asked == {("alpha", "1.0"), ("beta", "2.0"), KNOWN_VULNERABLE}
@@ -112,7 +110,7 @@ async def test_a_known_vulnerability_is_red_and_printed_without_control_characte
     code, lines = await run(tmp_path, service.url, exceptions())  # of another package
     assert code == 1
     assert lines[0] == "beta 2.0: PYSEC-1 CVE-1 (mended in: none known): runs [2J what it reads"
-    assert lines[1] == "the exception of CVE-1 for alpha is not needed: take it out"
+    assert lines[1] == "the exception of CVE-1 for alpha is not needed: remove it"
     assert lines[2] == "audit: 1 findings, 0 excepted, 0 of 2 packages not audited"
 
 
@@ -146,7 +144,7 @@ async def test_an_expired_exception_is_red_and_accepts_nothing(
 async def test_without_a_reachable_service_nothing_is_audited_and_the_check_is_green(
     tmp_path: Path,
 ) -> None:
-    """`make check` works without a network. It then never says that nothing was found."""
+    """`make check` works without a network, and then says that it audited no package."""
     port = reserve_port()
     code, lines = await run(tmp_path, f"http://127.0.0.1:{port}/", exceptions())
     release_port(port)
@@ -234,7 +232,7 @@ def test_a_licence_is_red_unless_its_whole_text_is_agreed_to() -> None:
     ]
     assert summary == (
         "licences: 2 red, 4 packages; not installed here: absent;"
-        " here without being locked, so not judged: stray"
+        " installed here but not locked, so not judged: stray"
     )
 
 
