@@ -61,7 +61,7 @@ INVALID_TOKEN = json_answer(401, errorCode="401.002.01", errorMessage="Invalid A
 
 
 class Tokens:
-    """A source of tokens. It returns the given tokens in turn, and raises exceptions among them."""
+    """A source of tokens. It returns the given tokens in turn. A given exception is raised."""
 
     def __init__(self, *given: str | Exception) -> None:
         self._given = list(given)
@@ -80,7 +80,7 @@ class Tokens:
 
 
 class OfflineClient(DarajaClient):
-    """A client without a network. It returns the given answers in turn, and raises exceptions."""
+    """A client without a network. It returns the given answers in turn, or raises a given error."""
 
     def __init__(self, tokens: Tokens, *answers: tuple[int, bytes] | Exception) -> None:
         session: Any = None

@@ -92,7 +92,7 @@ async def test_a_call_that_begins_while_the_new_token_is_tried_waits_for_its_ans
     assert calls.fetched == 2
 
 
-async def test_another_operation_s_refusal_of_the_token_still_fetches_a_new_one() -> None:
+async def test_another_operation_s_refusal_of_the_token_still_fetches_a_new_token() -> None:
     calls = Calls()
     assert not await calls.is_accepted()
     assert not await calls.is_accepted("stk_push")

@@ -1,4 +1,4 @@
-"""Concurrent items share a batch, in order, with one item for each key. Each fails alone."""
+"""Concurrent items share a batch, in order, one item for each key. Each item fails alone."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def test_an_address_carries_payment_operation_and_a_token_of_at_least_128_bits(
     assert not re.search(r"m-?pesa|safaricom|exe|cmd|sql|query", url, re.IGNORECASE)
 
 
-def test_a_token_of_any_of_the_secrets_is_genuine_while_they_are_rotated() -> None:
+def test_a_token_of_each_secret_is_genuine_during_a_rotation() -> None:
     old = make_token(SECOND, ID, "deposit")
     assert is_genuine([FIRST, SECOND], ID, "deposit", old)
     assert not is_genuine([FIRST], ID, "deposit", old)

@@ -148,7 +148,7 @@ def test_one_row_may_be_the_cause_of_these_states(state: str) -> None:
     assert not is_unavailable(server_error(state))
 
 
-def test_a_silent_server_is_distinguished_from_one_that_answers() -> None:
+def test_a_silent_server_is_distinguished_from_a_server_that_answers() -> None:
     """After a timeout, also of a COMMIT, we trust no other connection to that server."""
     lost = CommitOutcomeUnknown()
     lost.__cause__ = wrapped(TimeoutError(), exc.DBAPIError)

@@ -76,7 +76,7 @@ async def test_a_worker_without_a_free_slot_waits_and_takes_no_turn(outside: Out
 
 
 @pytest.mark.parametrize("kind", list(FEW))
-async def test_the_requests_of_some_kinds_are_limited_and_a_refused_one_holds_no_slot(
+async def test_the_requests_of_some_kinds_are_limited_and_a_refused_request_holds_no_slot(
     outside: Outside, kind: Kind
 ) -> None:
     async with asyncio.timeout(10), AsyncExitStack() as held:

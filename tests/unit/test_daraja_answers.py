@@ -104,7 +104,7 @@ ROWS: list[tuple[str, int, Any, type[ProviderError]]] = [
     ("busy", 500, envelope("500.003.02", "System is busy. Please try again in few minutes."), RS),
     ("maintenance", 503,
      envelope("00.002.1001", "Service is currently under maintenance."), RS),
-    # a definite no
+    # a definite refusal
     ("validation", 400, envelope("400.002.02", "Bad Request - Invalid Remarks"), R),
     ("wrong credentials", 500,
      envelope("500.001.1001", "[MerchantValidate] - Wrong credentials"), R),

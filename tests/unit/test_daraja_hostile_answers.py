@@ -135,7 +135,7 @@ def test_a_code_that_differs_from_daraja_s_is_an_unknown_code(status: int, code:
 
 @for_each("code", ["500.001.1001", "500.002.1001", "500.003.02"])
 @for_each("text", [None, 5, ["Wrong credentials"], {"Wrong credentials": 1}, "x" * 50_000])
-def test_a_refusal_by_its_text_needs_a_text(code: str, text: object) -> None:
+def test_a_refusal_that_is_known_by_its_text_needs_a_text(code: str, text: object) -> None:
     assert type(answer_error(Kind.WITHDRAWAL, 500, envelope(code, text))) is OutcomeUnknown
 
 

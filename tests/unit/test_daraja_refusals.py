@@ -164,7 +164,7 @@ FIELDS: list[tuple[str, FailureReason, FailureReason, FailureReason]] = [
 
 
 @for_each("row", FIELDS, ids=[row[0] for row in FIELDS])
-def test_a_refused_field_is_the_callers_or_ours_by_its_name_and_the_api(row: Any) -> None:
+def test_the_name_and_the_api_of_a_refused_field_decide_the_failure_reason(row: Any) -> None:
     """If the field is ours, every payment fails until an operator corrects the settings."""
     name, *reasons = row
     for kind, reason in zip(

@@ -188,7 +188,7 @@ def test_each_purpose_has_its_command(purpose: Purpose | None, command: str) -> 
 def test_free_text_reaches_daraja_in_letters_digits_blank_dot_and_dash(
     written: str | None, sent: str
 ) -> None:
-    """`@`, `#` and `&` made requests fail silently."""
+    """Requests with `@`, `#` or `&` failed without a message from Daraja."""
     assert body_of(a_payment(description=written))["TransactionDesc"] == sent
     for kind in PAYOUTS:
         assert body_of(a_payment(kind=kind, remarks=written))["Remarks"] == sent
@@ -206,7 +206,7 @@ def test_a_reduced_free_text_is_within_the_limits() -> None:
 
 
 @given(text=st.text(max_size=120))
-def test_any_text_becomes_one_that_daraja_accepts(text: str) -> None:
+def test_any_text_becomes_a_text_that_daraja_accepts(text: str) -> None:
     for shortest, longest in ((1, 13), (2, 100)):
         sent = clean_free_text(text, shortest, longest)
         assert shortest <= len(sent) <= longest

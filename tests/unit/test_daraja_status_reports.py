@@ -179,7 +179,7 @@ def test_any_other_status_shows_only_that_daraja_found_the_payout(status_text: A
         ("Completed", None, V.PAID),  # a key without a value is ignored
     ],
 )
-def test_a_repeated_status_counts_only_if_both_agree(
+def test_a_repeated_status_counts_only_if_both_values_agree(
     first: Any, second: Any, inquiry_outcome: InquiryOutcome
 ) -> None:
     report = reading_parameters(

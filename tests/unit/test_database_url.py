@@ -148,7 +148,7 @@ def test_user_password_and_database_are_read(
         ("h,g", "read-write", "read-write"), ("h,g", "primary", "primary"),
     ],
 )  # fmt: skip
-def test_of_several_hosts_only_one_that_accepts_writes_is_used(
+def test_of_several_hosts_only_a_host_that_accepts_writes_is_used(
     hosts: str, wanted: str | None, applied: str | None
 ) -> None:
     query = f"?target_session_attrs={wanted}" if wanted else ""

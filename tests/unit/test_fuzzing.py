@@ -117,7 +117,7 @@ def assert_storable(report: Report) -> None:
 @fuzzed
 @given(body=callbacks)
 def test_a_changed_callback_succeeds_only_if_its_bytes_contain_a_success(body: bytes) -> None:
-    """Then its bytes contain an explicit zero, and the amount and the receipt of the report."""
+    """The bytes of a success contain an explicit zero, and the report's amount and receipt."""
     for operation in OPERATIONS:
         assert_report_matches(body, operation)
 

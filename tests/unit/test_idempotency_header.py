@@ -1,4 +1,4 @@
-"""Two headers may have the idempotency key. Only in the standard header, quotes are removed."""
+"""Two headers may contain the idempotency key. Only the standard one may have quotes around it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_standard_header_accepts_a_key_with_or_without_quotes(value: str, ke
     ],
 )  # fmt: skip
 def test_an_invalid_or_ambiguous_value_is_rejected(value: str) -> None:
-    """Text follows the quotes, or the key is empty, too long or contains an invalid character."""
+    """The quotes are wrong, or the key is empty, too long or contains an invalid character."""
     with pytest.raises(IdempotencyKeyInvalid):
         key_of((STANDARD, value))
 

@@ -202,7 +202,7 @@ WATCH = watch_change(PAYMENT_ID, TIMES)
 
 
 def test_a_deposit_without_an_id_fails_for_silence_when_its_window_ends() -> None:
-    """Before that, its due time is the end of the window."""
+    """Until then, the deposit's due time is the end of the window."""
     payment = a_due_payment(Kind.DEPOSIT, attempts=WITHOUT_ID)
     window_ends = SENT_AT + TIMES.result_window
     decision = decide(WATCH, payment, now=SENT_AT + SECOND)

@@ -58,7 +58,7 @@ async def test_an_inquiry_over_our_own_limit_is_postponed() -> None:
 
 @pytest.mark.parametrize("error", [Unreachable(), OutcomeUnknown(), QueueUnavailable()])
 async def test_an_inquiry_that_cannot_be_prepared_changes_nothing(error: Exception) -> None:
-    """The sweeper retries within seconds, because it moved the due time only so far."""
+    """The sweeper moved the due time by only 5 s when it queued the job, so it retries soon."""
     world = World(a_due_payment())
     world.prepare_error = error
     await world.inquire()

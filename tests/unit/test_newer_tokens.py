@@ -30,7 +30,7 @@ class TokenStore:
         return json.dumps(asdict(self._token)) if self._token else None
 
     async def write(self, text: str, *, ttl_seconds: float) -> None:
-        raise AssertionError(f"fetched, and shared for {ttl_seconds}: {text}")
+        raise AssertionError(f"a token was fetched, and shared for {ttl_seconds} s: {text}")
 
     @asynccontextmanager
     async def lock(self) -> AsyncIterator[bool]:

@@ -101,7 +101,7 @@ class TestLoggedErrors:
         first.__cause__, second.__cause__ = second, first
         assert redacted(first)["traceback"].count("first") == 1
 
-    def test_an_error_with_our_own_text_is_logged_with_it(self) -> None:
+    def test_an_error_with_our_own_text_is_logged_with_this_text(self) -> None:
         text = "a locked row was not written"
         assert text in redacted(RuntimeError(text))["traceback"]
 

@@ -175,7 +175,7 @@ def test_a_failure_of_one_send_does_not_fail_a_payment_whose_other_send_is_unkno
     assert after.attempts[1].outcome is FAILED
 
 
-def test_a_claim_adds_a_numbered_attempt_and_makes_it_the_current_one() -> None:
+def test_a_claim_adds_a_numbered_attempt_and_makes_it_the_current_attempt() -> None:
     payment = a_payment(attempts=attempts_with(NOT_ACTED))
     after = payment.apply(
         Fact(name=FactName.CLAIMED, attempt_id=an_attempt_id(2), account=AN_ACCOUNT)
@@ -188,7 +188,7 @@ def test_a_claim_adds_a_numbered_attempt_and_makes_it_the_current_one() -> None:
     "payment", [a_payment(stage=Stage.FAILED), a_payment(stage=Stage.SUCCEEDED, receipt=None)]
 )
 def test_a_success_sets_receipt_and_name_and_clears_the_failure(payment: Payment) -> None:
-    """Before, the payment has failed, or has succeeded without a receipt."""
+    """The payment has failed before, or has succeeded without a receipt."""
     success = Fact(name=FactName.SUCCESS_REPORTED, receipt=RECEIPT, recipient_name="JANE DOE")
     after = payment.apply(success)
     assert (after.stage, after.failure) == (Stage.SUCCEEDED, None)

@@ -194,7 +194,7 @@ class TestAllowances:
         assert "midnight" in refusal.message
         assert refusal.resets_at == datetime(2026, 3, 2, 21, tzinfo=UTC)
 
-    def test_the_refusal_for_a_phone_s_day_does_not_reveal_how_much_it_moved(self) -> None:
+    def test_the_refusal_for_a_phone_s_day_does_not_reveal_how_much_the_phone_moved(self) -> None:
         """A user may name any phone number and could learn what other people paid with it."""
         refusals = [
             Allowances({(LimitName.PHONE_DAY, "a-counter"): Usage(used, NOW)}, NOW).deduct(

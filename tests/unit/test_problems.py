@@ -111,7 +111,7 @@ def subclasses(kind: type[PaymentServiceError]) -> set[type[PaymentServiceError]
     )
 
 
-def test_every_error_that_can_reach_the_edge_is_in_the_table() -> None:
+def test_every_error_that_can_reach_a_caller_is_in_the_table() -> None:
     """A new error must be added to the table. Daraja's errors never reach a caller."""
     of_workers = {ClaimUnknown, ResolutionRefused}  # an operator sees them on the command line
     reach_the_edge = {

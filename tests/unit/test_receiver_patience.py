@@ -57,7 +57,7 @@ class VirtualTime(asyncio.SelectorEventLoop):
 
 @dataclass
 class Changes:
-    """Replaces the store of changes. `outcome_at` returns the outcome of a try by its begin."""
+    """Replaces the store of changes. `outcome_at` maps the start of a try to its outcome."""
 
     outcome_at: Callable[[float], Try]
     tries: list[float] = field(default_factory=list)
@@ -108,6 +108,7 @@ def until(seconds: float, first: Try, then: Try, **expected: Any) -> Case:
     return Case(lambda now: first if now < seconds else then, **expected)
 
 
+# Each label says what PostgreSQL does.
 CASES = {
     "works": always(works, status=200),
     "is away": always(is_away, tries_min=10),
@@ -115,12 +116,12 @@ CASES = {
     "is locked": always(is_locked, tries_min=3),
     "comes back after seven seconds": until(7, is_away, works, status=200, tries_min=2),
     "refuses our rows": always(refuses, tries_min=10),
-    "refuses our rows, and is away soon after": until(6, is_away, refuses, tries_min=10),
+    "is away for six seconds, then refuses our rows": until(6, is_away, refuses, tries_min=10),
     "refuses our rows, and then hangs": until(0.01, refuses, hangs),
     "is away for six seconds, refuses our rows, then hangs": Case(
         lambda now: is_away if now < 6 else refuses if now < 6.2 else hangs, tries_min=10
     ),
-    "refuses our rows with no time left": until(7.7, is_away, refuses, tries_min=10),
+    "is away, then refuses our rows with no time left": until(7.7, is_away, refuses, tries_min=10),
     "hangs, and the body took five seconds": always(hangs, body_after=5),
     "is away, and the body took seven seconds": always(is_away, body_after=7, tries_min=2),
     "works, and the body took seven seconds": always(works, body_after=7, status=200),

@@ -302,7 +302,7 @@ def test_a_second_receipt_for_a_payment_that_succeeded_is_a_contradiction() -> N
 
 
 @pytest.mark.parametrize("confirm_above_kes", [None, 0])
-def test_a_receipt_that_arrives_after_a_success_without_one_is_announced(
+def test_a_receipt_that_arrives_after_a_success_without_a_receipt_is_announced(
     confirm_above_kes: int | None,
 ) -> None:
     payment = a_payment(stage=S.SUCCEEDED, receipt=None)

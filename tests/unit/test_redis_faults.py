@@ -1,4 +1,4 @@
-"""Which errors show that Redis is away, and of which kind each other error is, a fault."""
+"""Some errors show that Redis is away. Each other error is a fault of one kind."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ REFUSALS = [(error, kind) for kind, errors in ERRORS.items() for error in errors
 
 
 @for_each(("error", "kind"), REFUSALS, ids=[str(error)[:40] for error, _ in REFUSALS])
-def test_a_refusal_has_a_kind(error: Exception, kind: FaultKind) -> None:
+def test_each_refusal_of_redis_is_a_fault_of_one_kind(error: Exception, kind: FaultKind) -> None:
     assert classify_error(error) is kind
 
 

@@ -101,7 +101,7 @@ def test_two_trusted_not_found_answers_permit_a_resend() -> None:
 @pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.WITHDRAWAL])
 @pytest.mark.parametrize("outcome", [UNKNOWN, RESENDABLE])
 def test_no_other_kind_is_ever_sent_again(outcome: Outcome, kind: Kind) -> None:
-    """The other kinds have no id of which we know that Daraja refuses its second use."""
+    """The other kinds have no id that is known to protect against a second payment."""
     attempts = (a_send(outcome, at=SENT_AT, **INQUIRY_IDS[kind]),)
     payment = a_payment(kind=kind, stage=Stage.IN_DOUBT, attempts=attempts, expires_at=NOW + DAY)
     assert not permitted(payment)
@@ -170,7 +170,7 @@ def test_any_answer_that_shows_that_daraja_has_the_payment_forbids_a_resend(
 def test_an_inquiry_that_shows_that_daraja_has_the_payment_forbids_a_resend(
     outcome: InquiryOutcome,
 ) -> None:
-    """This holds for an inquiry of any time, and beside "not found" answers."""
+    """This holds whenever the inquiry was sent, and even beside "not found" answers."""
     has_it = outcome in (V.PAID, V.FAILED, V.UNDER_WAY)
     assert permitted(inquiries=(*NOT_FOUND, an_inquiry(3, outcome, at=SENT_AT))) is not has_it
     resendable = a_withdrawal(RESENDABLE)
@@ -223,7 +223,7 @@ def test_a_send_answered_busy_is_repeated_after_a_back_off_without_inquiries(
     assert not permitted(payment, (), now=due - INSTANT)
 
 
-def test_a_send_without_effect_beside_a_busy_one_needs_no_inquiry() -> None:
+def test_a_send_without_effect_beside_a_busy_answer_needs_no_inquiry() -> None:
     assert permitted(a_withdrawal(NOT_ACTED, RESENDABLE), ())
 
 

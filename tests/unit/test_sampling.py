@@ -1,4 +1,4 @@
-"""`make test` and `make test-all` together run each test. One seed always draws one sample."""
+"""`make test` and `make test-all` together run each test. A seed always draws the same sample."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def selected(part: Part, seed: int = 1) -> list[str]:
     return [item.nodeid for item in items]
 
 
-def test_the_sample_and_the_rest_are_all_tests_and_share_the_shortened_ones() -> None:
+def test_the_sample_and_the_rest_are_all_tests_and_share_the_shortened_tests() -> None:
     sample, rest = set(selected(Part.SAMPLE)), set(selected(Part.REST))
     assert sample | rest == {item.nodeid for item in all_tests()} == set(selected(Part.ALL))
     assert sample & rest == {"tests/proof/soak/test_soak.py::test_a_soak"}

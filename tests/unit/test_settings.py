@@ -89,7 +89,7 @@ def names_in(text: str) -> set[str]:
     return names & {word.strip("(),;:") for word in text.split()}
 
 
-def test_the_defaults_are_those_of_the_interface(set_environment: SetEnvironment) -> None:
+def test_the_settings_have_these_defaults(set_environment: SetEnvironment) -> None:
     set_environment(INGRESS)
     web = read_settings(IngressSettings)
     assert (web.port, web.database_pool_size) == (8080, 10)

@@ -65,7 +65,7 @@ async def test_the_submitter_prepares_claims_sends_and_records_in_this_order(
 
 @pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.ACCEPTED])
 async def test_a_job_for_a_payment_past_acceptance_does_nothing(stage: Stage) -> None:
-    """The row decides, because a job may run twice, late, or for a payment that is final."""
+    """The payment's row decides, because a job may run twice, late, or for a final payment."""
     world = World(a_payment(stage=stage))
     await world.submit_payment()
     assert (world.steps, world.postponed_by) == ([], [])
@@ -92,7 +92,7 @@ async def test_an_expired_payment_fails_without_a_claim() -> None:
         (QueueUnavailable(), 2),
     ],
 )
-async def test_a_payment_whose_send_cannot_be_prepared_is_postponed_unclaimed(
+async def test_a_payment_whose_send_cannot_be_prepared_is_postponed_without_a_claim(
     either: World, error: Exception, wait: float
 ) -> None:
     before = either.payment
@@ -201,14 +201,14 @@ def advance_clock_at_claim(world: World, seconds: float) -> None:
 
 
 async def test_the_fence_ends_half_a_lease_after_the_claim_began(world: World) -> None:
-    """The time of the claim itself counts, because the machine or PostgreSQL may be slow."""
+    """The claim's own time counts, because the machine or PostgreSQL may be slow."""
     advance_clock_at_claim(world, 12)
     await world.submit_payment()
     assert world.fence is not None
     assert world.fence.seconds_left == 30 - 12
 
 
-async def test_a_worker_thawed_past_its_deadline_sends_nothing_and_gives_the_payment_back(
+async def test_a_worker_that_was_frozen_past_its_deadline_gives_the_payment_back_unsent(
     world: World,
 ) -> None:
     advance_clock_at_claim(world, 3600)

@@ -140,7 +140,10 @@ async def test_any_signed_json_names_a_caller_or_is_rejected(
 
 @pytest.mark.parametrize("make", GOOD.values(), ids=GOOD)
 async def test_a_valid_token_names_its_caller(forge: Forge, service: Service, make: Maker) -> None:
-    """The caller has issuer, subject and role, also from the cache. jose may use one algorithm."""
+    """The caller has issuer, subject and role, also from the cache.
+
+    jose may use only one algorithm.
+    """
     good = make(forge)
     claims = jose.jwt.get_unverified_claims(good)
     with patch("jose.jwt.decode", wraps=jose.jwt.decode) as decode:

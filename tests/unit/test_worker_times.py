@@ -121,7 +121,7 @@ def test_an_account_does_not_contain_the_consumer_key() -> None:
         ("daraja_till", "555111", set()),
     ],
 )
-def test_a_setting_that_names_another_account_changes_it(
+def test_a_setting_that_names_another_account_changes_the_account(
     setting: str, value: str, kinds: set[Kind]
 ) -> None:
     before, after = accounts_of(), accounts_of(**{setting: value})
