@@ -33,7 +33,9 @@ class AnnouncementStore(Protocol):
     """Stores which events are published."""
 
     async def record_announced(self, announcement: Announcement) -> None:
-        """Records a publication. The last one also clears the payment's due event."""
+        """Records a publication. Clears `event_due` if the payment has no unpublished event
+        left.
+        """
         ...
 
 

@@ -90,9 +90,7 @@ class SweepingStore(Protocol):
         ...
 
     async def end_stuck_sessions(self) -> int:
-        """Ends transactions whose process stopped in the middle of a statement; returns how
-        many.
-        """
+        """Ends transactions whose process stopped within a statement; returns how many."""
         ...
 
     async def start_probe(

@@ -34,13 +34,14 @@ _BODY_BYTES_MAX = 16 * 1024
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,2048}={0,2}")
 _LIFETIME = re.compile(r"\d{1,6}(\.\d{1,4})?", re.ASCII)  # seconds
 
-# A token is renewed this long before it expires. For a short-lived token it is a tenth of its life.
+# A token is renewed this long before it expires. For a short-lived token, this margin is a tenth of
+# the token's life.
 _MARGIN_SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """An access token. Times in seconds since the epoch."""
+    """An access token. Its times are in seconds of Unix time."""
 
     text: str
     issued_at: float
@@ -62,12 +63,12 @@ class TokenStore(Protocol):
     async def write(self, text: str, *, ttl_seconds: float) -> None: ...
 
     def lock(self) -> AbstractAsyncContextManager[bool]:
-        """Return a lock that one worker at a time holds. It yields False if another holds it."""
+        """Return a lock that one worker at a time holds. Yields False if another worker has it."""
         ...
 
 
 class TokenSource:
-    """Provides the token to send with. One instance for each worker process."""
+    """Provides the token to send with. Each worker process has one."""
 
     def __init__(
         self,
@@ -94,7 +95,7 @@ class TokenSource:
         Raises ProviderError or QueueUnavailable if no token is available.
         """
         token, now = self._token, self._clock()
-        # While it is being renewed, the old token is used until it expires.
+        # While a task renews the token, the other tasks use the old token until it expires.
         is_being_renewed = self._refresh_lock.locked()
         if token is not None and (
             token.is_fresh(now) or (token.is_valid(now) and is_being_renewed)
@@ -139,7 +140,7 @@ class TokenSource:
                 async with self._store.lock() as is_held_by_us:
                     if is_held_by_us:
                         return await self._fetch_and_share(refused)
-                # Another worker renews the token before it expires. Until then it can be used.
+                # Another worker renews the token. Until the old token expires, it can be used.
                 if shared is not None:
                     self._token = shared
                     return shared
@@ -162,7 +163,8 @@ class TokenSource:
         return None if refused is not None and token.text == refused.text else token
 
     async def _fetch_and_share(self, refused: Token | None) -> Token:
-        # Read the shared token again under the lock. Its last holder may have fetched a new one.
+        # Read the shared token again under the lock. The lock's last holder may have fetched a new
+        # one.
         shared = await self._read_shared(refused)
         if shared is None or not shared.is_fresh(self._clock()):
             try:
@@ -173,8 +175,8 @@ class TokenSource:
                 # The old token is still valid for some minutes. The next send tries again.
                 log.warning("token_not_renewed")
             else:
-                # Store it in this process before it is shared. Daraja has issued it and ended the
-                # old one, even if Redis fails now.
+                # Store the new token in this process before it is shared. Daraja has already ended
+                # the old token, even if Redis fails now.
                 self._token = shared
                 try:
                     await self._store.write(

@@ -1,7 +1,7 @@
-"""Checks whether an answer has a trace of a payment: an id of it, or an acknowledgement.
+"""Checks whether an answer has a trace of a payment: an id, or an acknowledgement.
 
 A refusal in an envelope that we do not know counts only if the answer has no such trace. If the
-answer cannot be read completely, it may have one.
+answer cannot be read completely, we assume that it may have a trace.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _REFUSING_CODE = re.compile(r"(?!2\d\d\b)[1-9]\d{0,5}(\.\d{1,4}){0,3}", re.ASCII
 _ID_NAME = r"(?:(?:checkout|merchant)[\s_-]{0,3}request|conversation)[\s_-]{0,3}id"
 _CODE_NAME = r"response[\s_-]{0,3}code"
 _NAME = re.compile(f"{_ID_NAME}|{_CODE_NAME}", re.IGNORECASE)
-# The name of a field inside a sentence: a word or the end of the text follows. In any other place
-# it may be the field itself.
+# The name of a field inside a sentence: a word or the end of the text follows. In any other
+# position, the name may belong to a real field.
 _NAME_IN_PROSE = re.compile(
     f"(?:{_ID_NAME}|{_CODE_NAME})(?=[.!;,)]{{0,2}}(?:\\s+[a-z]|\\s*$|</))", re.IGNORECASE | re.ASCII
 )
@@ -55,7 +55,7 @@ def may_have_payment_trace(body: bytes) -> bool:
         text = body.decode("utf-8", "replace")
     if _BEGINS_JSON.match(text) and not _ENDS_JSON.search(text):
         return True  # the text is cut off, and the missing part may have an id
-    # In broken JSON the name of a field is already a trace.
+    # In broken JSON, the name of an id field is already a trace.
     return bool(_JSON_MARKS.search(text) and _NAME.search(text)) or _has_trace_in_text(text)
 
 

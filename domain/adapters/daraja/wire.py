@@ -1,12 +1,12 @@
 """Sends one request to Daraja on a connection of its own, with a fence before its first byte.
 
-Every error depends on one fact: was the first byte written? aiohttp calls us just before that, in
-`on_request_chunk_sent` (our bodies are one chunk, and the headers leave with it). It writes a
-request without a body right after `on_request_headers_sent`. This depends on aiohttp's order of
-writing, so tests count the bytes.
+Every error depends on whether the first byte was written. aiohttp calls `on_request_chunk_sent`
+just before the first byte of a request with a body, because our bodies are one chunk and the
+headers leave with it. For a request without a body, it calls `on_request_headers_sent` just before
+the first byte. aiohttp does not promise this order, so tests count the bytes.
 
-Bytes that arrive before our first byte left cannot be the answer to our request. The connection is
-then aborted.
+Bytes that arrive before our first byte left cannot be the answer to our request. If such bytes
+arrive, the connection is aborted.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def daraja_session(*, connections_max: int) -> aiohttp.ClientSession:
     """Return the HTTP session for Daraja, with the fence and without proxies, cookies or reuse.
 
     Each request has a connection of its own, which is cheap at our rates. Daraja may have closed a
-    connection that was used before. If a call of a kind without a resend key only noticed this by
-    writing, its payment would be in doubt (rules.md §13). Bytes that arrived on an idle connection
-    would also be read as the answer to the next payment.
+    connection that was used before. If we noticed this only by writing, a payment without a resend
+    key would become in doubt (rules.md §13). Bytes that arrived on an idle connection would also be
+    read as the answer to the next payment.
     """
     connector = aiohttp.TCPConnector(limit=connections_max, force_close=True)
     _watch_connections(connector)
@@ -176,7 +176,7 @@ class _Connection(ResponseHandler):
         if data and not self._has_received:
             self._has_received = True
             # The packet of a true answer also acknowledges the bytes of the request. If bytes of
-            # ours are still unacknowledged, the server sent these before our request arrived.
+            # ours are still unacknowledged, the server sent its bytes before our request arrived.
             self.has_early_answer = _count_unacknowledged_bytes(self._find_socket_number()) > 0
         super().data_received(data)
 

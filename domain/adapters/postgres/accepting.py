@@ -1,8 +1,8 @@
 """Accepts payments: stores a payment, its key and its first history entry in one commit.
 
 Requests that wait at the same time share a commit. The commit itself reserves the key. Two requests
-with the same key can therefore not both create a payment, whichever processes receive them and
-whenever a process dies.
+with the same key can therefore not both create a payment, even if different processes receive them,
+or if a process dies.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from domain.payment import Payment
 from domain.stages import Stage
 from domain.values import Caller
 
-# How long a request waits for the first request with its key, before it is rejected as in flight
+# A request waits this long for the first request with its key. Then it gets IdempotencyKeyInFlight
 # (rules.md §20).
 _IN_FLIGHT_WAIT_SECONDS = 5
 
@@ -56,8 +56,8 @@ _RETRIES_AT_ONCE = 4
 
 _KEY_LIFETIME_SQL = f"interval '{int(KEY_LIFETIME.total_seconds())} seconds'"
 
-# A key is free again only if it has expired *and* its payment can no longer change, and has not
-# changed for another key lifetime.
+# A key is free again only if it has expired, its payment can no longer change, and its payment has
+# not changed for another key lifetime.
 _IS_FREE = f"""(stored.expires_at <= now() AND coalesce((
     SELECT earlier.stage IN ('succeeded', 'failed') AND earlier.next_step_at IS NULL
         AND NOT earlier.needs_review AND earlier.updated_at <= now() - {_KEY_LIFETIME_SQL}
@@ -267,7 +267,7 @@ async def _find_ids_with_used_key(
 ) -> set[UUID]:
     """The ids of the requests in `batch` whose key is not free.
 
-    They create no payment, so they do not count against any limit.
+    These requests create no payment, so they do not count against any limit.
     """
     rows = await _load_keys(transaction, [_key_of(new) for new in batch])
     return {new.id for new in batch if _key_of(new) in rows and not rows[_key_of(new)].is_free}

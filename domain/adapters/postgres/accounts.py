@@ -9,8 +9,9 @@ from domain.adapters.postgres.engine import Database
 from domain.attempts import Outcome
 from domain.stages import Stage
 
-# Only payments that still have a next step: an index covers those, so old payments cost nothing.
-# Any account can send an accepted payment, because none of its attempts can have acted.
+# This counts only payments that still have a next step. An index covers them, so old payments cost
+# nothing. Accepted payments are left out: any account can send them, because none of their attempts
+# can have acted.
 _OPEN = text(f"""
 SELECT attempt.account, count(DISTINCT payment.id) AS payments
 FROM mkwanja.payments AS payment JOIN mkwanja.attempts AS attempt ON attempt.payment_id = payment.id

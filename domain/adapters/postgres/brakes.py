@@ -1,8 +1,8 @@
-"""The brakes, which stop outgoing requests. They are rows: a restart or Redis flush keeps them.
+"""The brakes, which stop outgoing requests. As rows, they survive a restart or a Redis flush.
 
 All SQL that reads or changes them is here. The claim (`claiming.py`) and the sweep (`sweeping.py`)
 use parts of it in their own statements, because they must check the brakes in the statement that
-claims or takes the payment.
+claims or fetches the payment.
 
 Two brakes stop all payouts: an operator sets the kill switch, and a refused credential opens the
 breaker. Each of the other brakes holds one of Daraja's operations, and lets one payment through
@@ -31,8 +31,8 @@ KILL_SWITCH = "kill_switch"
 BREAKER = "breaker"
 PAYOUT_BRAKES = (KILL_SWITCH, BREAKER)
 
-# The other brakes that this release knows. If a newer release has already migrated the database, it
-# may hold more of them: this release ignores those.
+# The other brakes that this release knows. If a newer release has already migrated the database,
+# the database may contain more brakes. This release ignores them.
 KNOWN_OPERATIONS = frozenset(Operation)
 
 # A claim locks the rows until it commits. If its process hangs, Postgres ends the transaction
@@ -77,7 +77,8 @@ ALL_BRAKES = f"""(SELECT array_agg(name ORDER BY name) FILTER (WHERE is_engaged)
         coalesce(bool_or(is_engaged) FILTER (WHERE name = '{BREAKER}'), false) AS breaker_is_open
     FROM mkwanja.brakes) AS brakes"""
 
-# A probe starts the next cool-down in its row. It is twice as long as the last one.
+# A probe starts the operation's next cool-down, which is twice as long as the last one, up to a
+# maximum.
 _NEXT_COOL_DOWN = f"""least(cool_down * 2,
             interval '{OPERATION_COOL_DOWN_MAX.total_seconds():.0f} seconds')"""
 _PROBED = f"""probes = probes + 1, probed_at = now(),
@@ -149,8 +150,8 @@ FROM closed RETURNING name
 
 # The probe inquires about the payment that opened the breaker. If that payment has no provider id,
 # the probe inquires about the newest payment of a kind that we inquire about by our own id, because
-# such a payment always has one. In both cases no other account may have sent the payment: an answer
-# about another account would not show whether Daraja accepts the credential in use.
+# such a payment always has that id. In both cases no other account may have sent the payment.
+# Otherwise the answer would not show whether Daraja accepts the credential in use.
 _PROBED_AMONG_MAX = 1000
 _OF_ANOTHER_ACCOUNT = """EXISTS (
     SELECT FROM mkwanja.attempts AS attempt WHERE attempt.payment_id = payment.id
@@ -239,7 +240,8 @@ _READ = text(
     f" FROM mkwanja.brakes WHERE {_STOPS_PAYOUTS} ORDER BY name"
 )
 
-# A send waits in `accepted`. An inquiry waits with its step due.
+# A payment that waits for its send is in `accepted`. A payment that waits for an inquiry has a due
+# inquiry step.
 _READ_OPERATIONS = text(f"""
 SELECT name, is_engaged, reason, changed_at, probe_at, probes, (
     SELECT count(*) FROM mkwanja.payments

@@ -1,8 +1,12 @@
 """Changes payments: locks them, decides, writes and commits, for all changes that wait.
 
 Every decision after acceptance goes through here, except the first claim. The rules for rows are
-therefore in one place: rows are locked in id order, a batch holds one change per payment, the rows
-written are counted, and the event's body is fixed in the commit that stores the fact.
+therefore in one place:
+
+* Rows are locked in id order.
+* A batch holds one change per payment.
+* The rows written are counted.
+* The commit that stores a fact also stores the body of its event.
 """
 
 from __future__ import annotations
@@ -188,7 +192,7 @@ async def _lock_and_load(
 async def _find_originators(
     transaction: Transaction, batch: Sequence[Change]
 ) -> dict[ProviderId, UUID]:
-    """Other payments whose own id the messages of this batch carry as OriginatorConversationID.
+    """Finds other payments whose own id is an OriginatorConversationID in this batch.
 
     Such an id needs no row in `provider_ids`: if we send a payment's own id, Daraja knows the
     payment by that id, even before it has acknowledged the send.

@@ -59,7 +59,7 @@ _CLAIM_COLUMNS = {
 }
 
 # The claim skips rows that another transaction has locked. It does not wait for them, because the
-# sweeper brings them back. It locks rows in id order, like every batch.
+# sweeper wakes these payments again. It locks rows in id order, like every batch.
 _CLAIM = text(f"""
 WITH batch AS (SELECT * FROM {unnest(_CLAIM_COLUMNS)}),
 free AS (
@@ -100,7 +100,7 @@ SELECT claimed.*, claimed.id IN (SELECT payment_id FROM probe) AS is_probe FROM 
 """)
 
 # Finds the rows by payment and locks them. If the lost COMMIT is still under way, it holds the row
-# lock and we wait for it. The caller also checks the stage, because a callback may have ended the
+# lock and we wait for it. `_read_back` also checks the stage, because a callback may have ended the
 # payment meanwhile.
 _LOCK_PAYMENTS = text(
     "SELECT * FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE"

@@ -39,10 +39,11 @@ ROLLBACK_SECONDS = 1
 _READ_ONLY_FRESH_SECONDS = 1.0
 
 # Opens a transaction in one statement. A commit must be on disk before we act on it, but a server,
-# database or role may have `synchronous_commit` off, so it is switched on. Other settings of an
-# operator (remote_write, remote_apply) stay. The statement also returns the transaction's time by
-# the database's clock, which stamps all that the transaction writes. Postgres 17 and later also end
-# a transaction whose client stopped in the middle of a message. No other limit covers that.
+# database or role may have `synchronous_commit` off, so this statement switches it on. Other
+# settings of an operator (remote_write, remote_apply) stay. The statement also returns the
+# transaction's time by the database's clock, which stamps all that the transaction writes. Postgres
+# 17 and later also end a transaction whose client stopped in the middle of a message. No other
+# limit covers that.
 _OPEN = text(
     "SELECT set_config('lock_timeout', '2s', true), set_config('statement_timeout', '5s', true),"
     " set_config('idle_in_transaction_session_timeout', '5s', true), now(),"
@@ -56,7 +57,7 @@ _OPEN = text(
 # SQLSTATE classes of errors that one of our rows may cause: cardinality, data, constraints,
 # conflicts, a view's check, a row that is too large, a lock that is held, a trigger's own error, a
 # damaged page. Class 42 is a bug in our SQL. All other errors mean that this server cannot work at
-# present: it is away, full, read-only, failing over, or not migrated yet.
+# present: it is unreachable, full, read-only, failing over, or not migrated yet.
 _ABOUT_ROWS = ("21", "22", "23", "40", "42", "44", "54", "55P03", "P0", "XX001", "XX002")
 _NOT_MIGRATED = ("42P01", "42501", "42703", "42704", "42883")
 
@@ -121,8 +122,8 @@ class Database:
         """A transaction that commits at the end of the block.
 
         Raises `StoreUnavailable` if Postgres cannot be reached or a limit expires, and
-        `CommitOutcomeUnknown` if the connection was lost during COMMIT. Errors about rows remain
-        SQLAlchemy's.
+        `CommitOutcomeUnknown` if the connection was lost during COMMIT. Errors about rows are
+        raised as SQLAlchemy's own exceptions.
         """
         transaction = await self._open()
         connection = transaction.connection
@@ -229,7 +230,7 @@ def _is_lost(error: BaseException) -> bool:
 def _is_timeout(error: BaseException) -> bool:
     """Whether the server did not answer within our limit, which is longer than its own limits.
 
-    The server is then gone, and all connections with it.
+    Such a server is gone, and all connections to it are lost.
     """
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, TimeoutError):
@@ -238,7 +239,7 @@ def _is_timeout(error: BaseException) -> bool:
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Whether `error` means that Postgres is away or gave up, and not that our rows are wrong."""
+    """Whether Postgres was unreachable or gave up. False if our rows may be wrong."""
     if isinstance(error, (StoreUnavailable, PoolTimeoutError, TimeoutError, OSError)):
         return True
     if isinstance(error, DBAPIError):
@@ -249,7 +250,8 @@ def is_unavailable(error: BaseException) -> bool:
     if error.__cause__ is not None and error.__cause__ is not error:
         return is_unavailable(error.__cause__)  # SQLAlchemy's wrapper around asyncpg's error
     if isinstance(error, ValueError):
-        # asyncpg's check of an argument. It inherits from InterfaceError, but a row caused it.
+        # asyncpg's check of an argument failed. The error inherits from InterfaceError, but a row
+        # caused it.
         return False
     return isinstance(
         error,

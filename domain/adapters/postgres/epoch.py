@@ -1,9 +1,8 @@
 """The epoch: it changes when a backup is restored, or when another server takes over.
 
-The service detects the change by itself, and needs no right beyond those of PUBLIC. A restored
-backup runs in a server that was started for it, or in a new database, or its tables were created or
-filled anew. A restart also changes the epoch. That only invalidates the copies in Redis that were
-made before.
+The service detects the change by itself, and needs no right beyond those of PUBLIC. A restore
+starts a server, creates a database, or creates or fills the tables anew. Each of these changes the
+epoch. A restart also changes the epoch, which only invalidates the older copies in Redis.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class EpochReader:
         )
 
     async def current(self) -> str | None:
-        """The epoch. While Postgres is away, the last epoch that was read, or None."""
+        """The epoch. While Postgres is unreachable, the last epoch that was read, or None."""
         if self._clock() >= self._fresh_until:
             try:
                 async with asyncio.timeout(_PATIENCE_SECONDS):

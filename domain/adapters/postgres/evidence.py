@@ -82,7 +82,7 @@ async def load_evidence(
     }
     message_rows = await transaction.rows(_MESSAGES, message_parameters)
     evidence_of_messages = {row.payment_id: _evidence_from_messages(row) for row in message_rows}
-    # By the names of the engaged brakes: whether a probe is due.
+    # For the name of each engaged brake: whether its probe is due.
     engaged = {
         row.name: bool(row.is_probe_due) for row in await transaction.rows(brakes) if row.is_engaged
     }

@@ -1,8 +1,8 @@
 """The feed of events. Its order never changes, and a late commit adds no event to its past.
 
 An event cannot get its position in the commit that stores the fact: another commit with a lower
-position might still be under way, and a reader would miss it. Therefore one transaction at a time
-gives positions to events that are already committed. This is called listing. The sweeper lists
+position might still be under way, and a reader would miss its event. Therefore one transaction at a
+time gives positions to events that are already committed. This is called listing. The sweeper lists
 events, and each reader does so before it reads. Each batch has its own transaction, so neither a
 backlog nor a reader delays writes that move money.
 """

@@ -2,8 +2,8 @@
 
 The driver tries one host after the other within one time limit. If the first host drops packets, it
 uses up the whole limit. If the first host refuses us for its own reason (full, or closed by a
-proxy), the search ends. Here each host has the whole limit. The next host is tried when the last
-one has failed, or has not answered for a moment.
+proxy), the search ends. This module gives each host the whole limit. It tries the next host when
+the last one has failed, or has not answered for a moment.
 """
 
 from __future__ import annotations

@@ -58,9 +58,9 @@ async def find_refusals(
 ) -> dict[UUID, RequestRefused]:
     """The refusals for those payments of `batch` that a limit does not allow, by payment id.
 
-    The other payments fit the limits all together, in the given order. `find_ids_with_used_key`
-    returns the ids of requests that create no payment, because their key already has one. It is
-    called only if a request would be refused.
+    The other payments together fit the limits, if they are counted in the given order.
+    `find_ids_with_used_key` returns the ids of requests that create no payment, because their key
+    already has one. It is called only if a request would be refused.
     """
     if not any(new.charges for new in batch):
         return {}

@@ -2,8 +2,8 @@
 
 A held operation is a row among the brakes. The claim reads these rows without a lock
 (`claiming.py`). A claim that commits just before a hold costs one refused request and no money, so
-nothing needs to wait. Every statement here changes only rows that need it. A normal answer changes
-none.
+nothing needs to wait. Every statement here changes only rows that must change. A normal answer
+changes no row.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ async def _release(transaction: Transaction, answers: Sequence[OperationAnswer])
 async def _hold(
     transaction: Transaction, operation: Operation, answers: Sequence[OperationAnswer]
 ) -> None:
-    """Holds `operation` if Daraja refused it to our app, or our settings three times in a row."""
+    """Holds `operation` if Daraja refused it to our app, or refused our settings too often."""
     counts = Counter(item.health for item in answers)
     refusing = [item for item in answers if item.health is not OperationHealth.WORKS]
     if not refusing:

@@ -2,9 +2,10 @@
 
 A new column needs a migration, a field of `Payment`, and a line here. The SQLAlchemy table, the
 INSERT of an acceptance, the UPDATE of a change, their arrays, the rights of the service's role and
-the readers below follow from the list. They are built once, at import. If the request carries the
-value, it is a field of `PaymentRequest` instead. It then also needs an entry in the pages of its
-kind (`parties` or `texts`, and the body that callers send) and in `_KIND_MEMBERS` in `views.py`.
+the readers below follow from the list. They are built once, at import. If the caller's request
+carries the value, the field belongs to `PaymentRequest` instead. The field then also needs an entry
+in the pages of its kind (`parties` or `texts`, and the body that callers send) and in
+`_KIND_MEMBERS` in `views.py`.
 """
 
 from __future__ import annotations
@@ -86,14 +87,17 @@ def _column(
 
 
 def _path_of(name: str, accepted: str | None) -> str:
-    """The path of the column in a `Payment`. Values of the request have the same path in both."""
+    """The column's path in a `Payment`. A value of the request has this path in a `NewPayment`
+    too.
+    """
     return accepted if accepted is not None and accepted.startswith(_OF_REQUEST) else name
 
 
 def as_uuid(value: Any) -> UUID:
     """Converts asyncpg's UUID to a plain UUID.
 
-    asyncpg's subclass compares and hashes alike, but it pickles and prints differently.
+    asyncpg's subclass equals a plain UUID and has the same hash, but it pickles and prints
+    differently.
     """
     return UUID(int=value.int)
 
@@ -236,14 +240,14 @@ def payment_from(row: Any, attempts: tuple[Attempt, ...] = ()) -> Payment:
         )
     amount_settled_kes = None
     if values["stage"] is Stage.SUCCEEDED:
-        # Older releases did not store it, because they knew no amount but the payment's own.
+        # Older releases did not store this amount, because it was always the payment's own amount.
         amount_settled_kes = row.amount_settled_kes or row.amount_kes
     return Payment(
         **values,
         request=PaymentRequest(
             **dict(zip(_REQUEST_FIELDS, _as_read_request(_request_values(row)), strict=True))
         ),
-        # A row that was final before the column existed has none.
+        # A row that was final before the column existed has no expiry.
         expires_at=row.expires_at or row.created_at,
         failure=failure,
         amount_settled_kes=amount_settled_kes,

@@ -147,7 +147,7 @@ class PostgresReadingStore:
     async def is_writable(self) -> bool:
         """Whether the database accepts writes.
 
-        It does not on a standby, or if its host made it read-only because the disk is full.
+        False on a standby, or if the host made the database read-only because the disk is full.
         """
         async with self._database.transaction() as transaction:
             return not transaction.is_read_only

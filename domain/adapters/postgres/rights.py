@@ -16,11 +16,11 @@ from domain.adapters.postgres.tables import SCHEMA, metadata
 SERVICE_ROLE = "mkwanja_service"
 
 # All columns that the processes update. All other columns are only inserted: a payment's amount,
-# parties and owner stay as accepted, and history stays as it happened. Nothing is ever deleted.
+# parties and owner stay as accepted, and the history stays as recorded. Nothing is ever deleted.
 UPDATED_COLUMNS = {
     "payments": CHANGED_NAMES,
     "attempts": ("outcome", "ended_at"),
-    # If a key is used again after it has expired.
+    # These change if a key is used again after it has expired.
     "idempotency_keys": (
         "fingerprint",
         "payment_id",

@@ -33,8 +33,8 @@ def attempts_from(
 ) -> dict[UUID, tuple[Attempt, ...]]:
     """Attempts by payment, each with its provider ids.
 
-    A message may have named ids before an attempt was stored that they could belong to. Such ids
-    count as ids of the newest attempt, because we can inquire by them as well.
+    A message may name ids before the attempt that they belong to is stored. Such ids count as ids
+    of the newest attempt, so that we can inquire by them as well.
     """
     ids_by_attempt: dict[UUID, set[ProviderId]] = defaultdict(set)
     ids_without_attempt: dict[UUID, set[ProviderId]] = defaultdict(set)

@@ -35,7 +35,7 @@ from domain.lifecycle.submit import Due
 from domain.operations import Operation
 from domain.stages import Step
 
-# One statement takes the due payments and moves their due times. A payment that makes no progress
+# One statement fetches the due payments and moves their due times. A payment that makes no progress
 # can therefore not block the others (rules.md §5).
 _FETCH_DUE = text(f"""
 WITH due AS (
@@ -83,8 +83,9 @@ WHERE datname = current_database() AND usename = current_user
   AND xact_start < now() - CAST(:stuck_for AS interval)
 """)
 
-# A row without an event id is a payment whose events are all published. Its `event_due` is cleared,
-# because it would otherwise stay in front of the payments behind it.
+# A row without an event id is a payment whose events are all published. The sweeper clears its
+# `event_due`. Otherwise such payments would fill each batch, and the payments behind them would
+# wait for ever.
 _UNANNOUNCED = text("""
 SELECT owing.id AS payment_id, unpublished.id, unpublished.event_body
 FROM (

@@ -1,6 +1,7 @@
-"""The tables for SQLAlchemy, for queries built in code and for comparison with the migrations.
+"""The tables for SQLAlchemy: the code builds queries from them, and a test compares them.
 
-The migrations (`alembic/versions`) define the constraints and explain why they exist.
+The test compares them with the schema that the migrations (`alembic/versions`) make. The migrations
+define the constraints and explain why they exist.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The URL has libpq's format. There are three groups of parameters. Some are understood and applied.
 Some are meant for another driver or have no effect here: those are left out, and a warning names
 them. All other parameters stop the process. They may change which server we reach or how safely,
-and ignoring one could send payments to the wrong place.
+and ignoring one could store payments in the wrong database.
 
 No message of this module quotes a value, because it might be the password.
 """

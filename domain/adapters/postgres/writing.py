@@ -81,9 +81,9 @@ _EXCHANGE_COLUMNS = {
 _COPIES_MAX = 200
 _COMPARED_MESSAGES_MAX = 1_000
 
-# One statement writes the whole batch, because each statement costs two round trips. The parts do
-# not read what other parts write. The rows written are counted. If a lost COMMIT already wrote a
-# callback or an exchange, it is not written twice.
+# One statement writes the whole batch, because each statement costs two round trips. No part reads
+# rows that another part writes. The rows written are counted. If a lost COMMIT already wrote a
+# callback or an exchange, the statement does not write it twice.
 _WRITE = text(f"""
 WITH ids AS (
     INSERT INTO mkwanja.provider_ids (kind, value, payment_id, attempt_id, recorded_at)

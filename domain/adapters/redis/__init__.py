@@ -1,5 +1,5 @@
 """All uses of Redis: wake-ups, events, copies of answers, the access token and shared limits.
 
-Redis may lose all of it at any moment. Postgres has the truth, and the sweeper finds every payment
-whose wake-up was lost.
+Redis may lose all its data at any moment. Postgres has the truth, and the sweeper finds every
+payment whose wake-up was lost.
 """

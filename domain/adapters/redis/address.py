@@ -149,7 +149,7 @@ class _Sentinels:
 
 
 def _split_sentinel_url(scheme: str, rest: str) -> tuple[_Sentinels, str]:
-    """Returns the part about the Sentinels, and the URL of the server in the form without them."""
+    """Returns the part about the Sentinels, and the URL of the server without that part."""
     authority, _, query = rest.partition("?")
     authority, _, path = authority.partition("/")
     userinfo, at, hosts = authority.rpartition("@")
@@ -207,8 +207,8 @@ _POOL_OPTIONS = ("max_connections", "timeout")
 def _require_known_options(address: RedisAddress) -> None:
     """Raises ValueError if redis-py cannot make a connection with these options.
 
-    redis-py itself accepts any parameter of a URL, and fails only at each request if it does not
-    know the parameter.
+    redis-py itself accepts every parameter in a URL. If it does not know a parameter, it fails only
+    later, at each request.
     """
     options = {
         name: value for name, value in address.connection.items() if name not in _POOL_OPTIONS

@@ -58,11 +58,11 @@ _CANCEL_AGAIN_SECONDS = 0.1
 # be any JSON value.
 RunStep = Callable[[str], Awaitable[None]]
 
-# Writes the same keys as arq's enqueue_job, but needs one round trip for all jobs and not three for
-# each, and writes only as many jobs as the queue has room for. enqueue_job also checks for a
-# duplicate id; our ids are always new.
-# KEYS: the queue, then the key of each job. ARGV: the length limit of the queue, the lifetime of a
-# job, its score; then the id and the bytes of each job. Returns the number of queued jobs.
+# Writes the same keys as arq's enqueue_job. It needs one round trip for all jobs, not three for
+# each job, and writes only as many jobs as fit in the queue. enqueue_job also checks for a
+# duplicate id, but our ids are always new. KEYS: the queue, then the key of each job. ARGV: the
+# length limit of the queue, the lifetime of a job, its score; then the id and the bytes of each
+# job. Returns the number of queued jobs.
 _ENQUEUE = """
 local room = math.max(0, tonumber(ARGV[1]) - redis.call('ZCARD', KEYS[1]))
 local last = math.min(#KEYS, room + 1)
@@ -139,7 +139,7 @@ class JobQueue:
 
 
 class JobLoop(Worker):
-    """arq's worker without its INFO command at start, for which a user needs `@dangerous`."""
+    """arq's worker without its INFO command at start, which needs the Redis right `@dangerous`."""
 
     def __init__(
         self, redis: RedisClient, run_step: RunStep, *, jobs_at_once: int, job_seconds_max: float
@@ -175,7 +175,9 @@ class JobLoop(Worker):
             self._redis.faults.record_success(_USE, is_write=False)
 
     async def _wait_for_room(self) -> None:
-        """Waits a moment if Redis is full. arq would try to start every queued job, and fail."""
+        """Waits a moment if Redis is full. Else arq would try to start every queued job, and
+        fail.
+        """
         with contextlib.suppress(QueueUnavailable):
             async with record_use(self._redis, "probe"):
                 await self._redis.set(f"{PREFIX}probe", 1, px=_PROBE_LIFETIME_MS)
@@ -233,9 +235,9 @@ async def end_task(task: asyncio.Task[None]) -> None:
     """Cancels `task` again and again until it has ended.
 
     One cancellation is not always enough. redis-py sends with `asyncio.wait_for`. In Python 3.11
-    this swallows a cancellation that arrives at the moment at which the send completes. If the
-    caller of `end_task` is cancelled meanwhile, it still waits, because a running task would keep
-    the process alive.
+    this swallows a cancellation that arrives at the moment at which the send completes. If
+    `end_task` itself is cancelled meanwhile, it still waits, because a running task would keep the
+    process alive.
     """
     own_cancellation: asyncio.CancelledError | None = None
     while not task.done():

@@ -1,4 +1,4 @@
-"""The connection pool to Redis. All its waits are short, so no request of a caller hangs on it."""
+"""The connection pool to Redis. All its waits are short, so Redis blocks no caller's request."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ _POOL_WAIT_SECONDS = 2
 # How long the start of a process waits for Redis. A process also starts without Redis.
 _START_SECONDS = 2.0
 
-# A server that shuts down closes a few new connections; a server that expects TLS closes all.
+# A server that shuts down closes a few new connections. A server that expects TLS closes every
+# connection without TLS.
 _EARLY_CLOSES_MAX = 5
 
 
@@ -52,7 +53,7 @@ class Sentinels:
         )
 
     async def find_primary(self) -> tuple[str, int]:
-        """Returns its host and port. Raises the error of the Sentinels that explains most."""
+        """Returns the primary's host and port. Raises the Sentinels' most informative error."""
         failure: Exception = PrimaryUnknown()
         for _ in range(len(self._clients)):
             # Move this Sentinel to the end before we ask it: if it hangs and we are cancelled, the
@@ -91,7 +92,7 @@ _MOVED = re.compile(r"MOVED \d+ (.*):(\d+)")
 
 
 class _Primary(Connection):
-    """A connection to the primary. It asks the Sentinels for the address, and leaves a replica."""
+    """A connection to the primary. It leaves a server that became a replica."""
 
     def __init__(
         self, *, sentinels: Sentinels | None, shared_state: _SharedState, **options: Any

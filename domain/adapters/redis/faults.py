@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 
 class Scope(StrEnum):
-    """What a fault blocks. It decides which success proves that the fault is over."""
+    """What a fault blocks. The scope decides which success proves that the fault is over."""
 
     SERVER = "server"  # blocks everything: any answer ends it
     WRITES = "writes"  # blocks all writes: any write ends it
@@ -195,7 +195,7 @@ class WrongProtocol(RedisConnectionError):
 
 
 def classify_error(error: BaseException) -> FaultKind | None:
-    """Returns the kind of fault, or None if Redis was away."""
+    """Returns the kind of fault, or None if Redis did not answer."""
     for link in _links(error):
         if isinstance(link, PrimaryUnknown):
             return FaultKind.SENTINEL

@@ -2,14 +2,14 @@
 
 One key holds the time at which the next request is due. All limits that processes share use this
 algorithm: the callers' rates (`rates.py`), and the limits of requests and inquiries to Daraja
-(`sharing.py`). It has three additions:
+(`sharing.py`). Our version has three additions:
 
 * Classes of requests. Each class may use only a part of the burst, so under load the first class
-  still finds room when the others do not. Each class also has its own share of the rate, charged to
-  the common count, so no class starves.
-* Slowing down. A factor is halved when Daraja answers that we send too much. It recovers by a tenth
-  of the rate each second.
-* Several requests in one call: as many as fit.
+  still finds room when the others do not. Each class also has its own share of the rate, so the
+  other classes cannot block it for ever. The common count includes this share.
+* Slowing down. When Daraja answers that we send too much, a script halves a factor of the rate. The
+  factor recovers by a tenth of the full rate each second.
+* Several requests in one call: the script grants as many as fit.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ local function current_factor(key)
 end
 """
 
-# KEYS: the due time; then, if there are classes, the due time of the class and the factor.
-# ARGV: the interval between requests, the time whose requests may come at once, the class's part of
-# that burst, its share of the rate, the number of requests that are wanted.
-# Returns the number of requests that were granted, and the time to wait if none was.
+# KEYS: the due time; then, if there are classes, the due time of the class and the factor. ARGV:
+# the interval between requests, the burst (as the sum of its intervals), the class's part of the
+# burst, its share of the rate, the number of requests that are wanted. Returns the number of
+# requests that were granted, and the time to wait if none was.
 CHARGE = f"""{_COMMON}
 local interval = tonumber(ARGV[1]) / (KEYS[3] and current_factor(KEYS[3]) or 1)
 local burst = math.max(0, tonumber(ARGV[2]) - interval) * tonumber(ARGV[3])

@@ -1,6 +1,6 @@
 """The rate of each caller's requests: a token bucket in Redis that all web processes share.
 
-It uses the clock of Redis.
+The bucket uses the clock of Redis.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class CallerRates:
 
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
-        # `key=id` and not the caller: a batch may hold many requests of one caller, and Redis
+        # The key is not the caller, because a batch may contain many requests of one caller. Redis
         # applies them in order.
         self._lane: Lane[_Request, float] = Lane(self._run_batch, key=id, abandoned=Abandoned.DROP)
 
@@ -56,7 +56,7 @@ class CallerRates:
     async def _run_batch(self, requests: Sequence[_Request]) -> list[float]:
         async with self._redis.pipeline(transaction=False) as pipeline:
             for request in requests:
-                # EVAL with the whole script. EVALSHA would cost one more round trip whenever Redis
+                # EVAL sends the whole script. EVALSHA would cost one more round trip whenever Redis
                 # does not know the script.
                 interval = request.interval_microseconds
                 pipeline.eval(

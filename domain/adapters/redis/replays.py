@@ -22,7 +22,7 @@ from domain.idempotency import FirstAnswer
 # and shares it with other applications.
 _LIFETIME = timedelta(minutes=10)
 _LENGTH_MAX = 4096
-_COPIES_MAX = 20_000  # that this process writes within `_LIFETIME`
+_COPIES_MAX = 20_000  # this process writes no more within `_LIFETIME`
 
 _PREFIX = f"{PREFIX}replay:"
 
@@ -31,7 +31,7 @@ _PREFIX = f"{PREFIX}replay:"
 class Copy:
     """A first answer, and the epoch of the database in which it was given.
 
-    In another epoch, for example after a restore, its payment may be missing.
+    In another epoch, for example after a restore, the answer's payment may be missing.
     """
 
     answer: FirstAnswer

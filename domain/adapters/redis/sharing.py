@@ -1,4 +1,4 @@
-"""State that all workers share through Redis: texts with a lock, and limits of rates."""
+"""State that all workers share through Redis: texts with a lock, and rate limits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from domain.adapters.redis.names import PREFIX
 from domain.adapters.redis.scripts import ALSO_WHEN_FULL
 from domain.errors import QueueUnavailable
 
-# The lock of a worker that died expires after this time. It is longer than any fetch of a token.
+# The lock of a worker that died expires after this time. This time is longer than any fetch of a
+# token.
 _LOCK_SECONDS = 12
 
 _BURST_MICROSECONDS = 1_000_000
@@ -111,7 +112,7 @@ class SharedRate:
         return granted
 
     async def slow_down(self) -> None:
-        """Halves the rate, at most once a second. It recovers within ten seconds.
+        """Halves the rate, at most once a second. The rate recovers within ten seconds.
 
         Raises QueueUnavailable.
         """

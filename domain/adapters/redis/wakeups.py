@@ -1,6 +1,6 @@
 """Wake-ups: jobs that carry a payment id and nothing else.
 
-If Redis loses a job, or a worker runs it twice, nothing changes.
+If Redis loses a job, or a worker runs a job twice, no payment is lost or sent twice.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ _HANDED_OVER = f"{PREFIX}handed-over:"
 _HANDED_OVER_SECONDS = 30
 
 # If the queue holds this many jobs, payments are overdue because the workers are behind, and not
-# because jobs were lost. The sweeper then adds only a few, and puts them in front, so that a
-# payment whose wake-up was lost is still processed.
+# because jobs were lost. The sweeper then adds only a few jobs, and puts them in front, so that a
+# worker still gets to a payment whose wake-up was lost.
 _QUEUE_LENGTH_ENOUGH = 200
 _ALWAYS_WOKEN = 20
-# How far in front. It is more than the time for which arq hides a dead worker's jobs (the lease of
-# at most 600 s, and a margin), so the sweeper's jobs also go before those.
+# How far in front the sweeper puts its jobs. This is more than the time for which arq hides a dead
+# worker's jobs, so the sweeper's jobs also go before those.
 _AHEAD_MS = 900_000
 
-# The queue has a limit because without any worker it would grow for ever. If it is full, a job is
-# not queued; the sweeper finds its payment. The sweepers have places of their own, which a flood of
-# requests cannot use up.
+# The queue has a limit, because it would grow for ever while no worker runs. If the queue is full,
+# a new payment gets no job, and the sweeper finds the payment later. The sweepers may exceed the
+# limit, so a flood of requests cannot block their jobs.
 _QUEUE_LENGTH_MAX = 10_000
 _PLACES_OF_SWEEPERS = 2_000
 

@@ -27,7 +27,7 @@ from domain.policy import Policy
 _SECRET_SUFFIXES = ("_secret", "_secrets", "_password", "_passkey", "_consumer_key")
 
 
-# Plainer than pydantic's messages for these types of faults.
+# These messages are plainer than pydantic's.
 _REQUIREMENTS = {
     "int_parsing": "must be a whole number",
     "float_parsing": "must be a number",
@@ -87,9 +87,9 @@ class SharedSettings(MigrationSettings, PolicySettings):
 
     database_pool_size: int = Field(10, ge=1, le=200)
     redis_url: RedisUrl
-    # For hosts that set REDIS_URL themselves and sign their own certificate.
+    # Some hosts set REDIS_URL themselves and sign their own certificate.
     redis_ca_file: Annotated[Path | None, AfterValidator(require_certificates)] = None
-    # None: as in the parameters of REDIS_URL, else full.
+    # None: a parameter of REDIS_URL decides. Without one, the certificate is verified in full.
     redis_tls_verify: TlsVerify | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

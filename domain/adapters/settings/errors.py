@@ -14,7 +14,8 @@ class SettingsError(Exception):
 def raise_as_settings_error(name: str) -> Iterator[None]:
     """Turns a ValueError in the block into a SettingsError that names the setting `name`.
 
-    For faults that `read_settings` cannot find, for example because only a connection shows them.
+    This is for faults that `read_settings` cannot find, for example because only a connection shows
+    them.
     """
     try:
         yield

@@ -21,11 +21,11 @@ class IngressSettings(SharedSettings, ExpirySettings):
     supabase_url: HttpUrl | None = None
     jwt_jwks_url: HttpUrl | None = None
     jwt_issuer: Text
-    # Earlier names of the issuer. A caller is still identified by the oldest name, so it keeps its
-    # idempotency keys. Tokens of these issuers are not accepted.
+    # Earlier names of the issuer. The service identifies a caller by the oldest name, so the caller
+    # keeps its idempotency keys. Tokens of former issuers are not accepted.
     jwt_former_issuers: Annotated[Issuers, NoDecode] = Field(default_factory=list)
     jwt_audience: Text = "authenticated"
-    # RFC 7518 §3.2: at least as long as the hash.
+    # RFC 7518 §3.2: the secret must be at least as long as the hash.
     jwt_secret: str | None = Field(None, min_length=32)
     # The origins of web pages that may call from a browser. The default allows none.
     cors_allowed_origins: Annotated[list[Origin], NoDecode] = Field(default_factory=list)

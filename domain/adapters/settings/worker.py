@@ -24,7 +24,7 @@ _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 class OperatorSettings(MigrationSettings):
     """The settings that the operator's commands read.
 
-    They share the times with the worker, if these are set where the command runs.
+    The commands use the worker's times, if these are set in the command's environment.
     """
 
     deposit_result_window_seconds: float = Field(
@@ -57,7 +57,7 @@ class WorkerSettings(SharedSettings, ExpirySettings):
     daraja_requests_per_second: float = Field(20, gt=0, le=100_000)
     daraja_stk_queries_per_minute: float = Field(5, gt=0, le=1_000_000)
     daraja_status_queries_per_minute: float = Field(60, gt=0, le=1_000_000)
-    # If set, it replaces both limits above.
+    # If set, this limit replaces both limits above.
     daraja_inquiries_per_minute: float | None = Field(None, gt=0, le=1_000_000)
     callback_base_url: HttpUrl
     callback_secrets: Annotated[CallbackSecrets, NoDecode]
