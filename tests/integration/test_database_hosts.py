@@ -154,7 +154,7 @@ async def test_the_pool_skips_a_standby_until_the_standby_is_promoted(url: str) 
             await assert_served_by(database, standby, 9)
 
 
-async def test_a_primary_that_falls_silent_is_left_with_all_its_connections() -> None:
+async def test_the_pool_leaves_a_silent_primary_with_all_its_connections() -> None:
     """The silent server does not close the connections.
 
     After one statement without an answer, the pool trusts none of them.

@@ -48,7 +48,7 @@ class TestWakeups:
     """Wake-ups are arq jobs that carry only the id of a payment."""
 
     async def test_a_wake_up_is_a_json_job_with_an_id_of_its_own(self, redis: RedisClient) -> None:
-        """One payment may have two jobs: a killed worker's key must not block the second."""
+        """One payment may have two jobs, so a killed worker's job does not block the next job."""
         payment_id = new_id()
         queue = RedisWakeups(redis)
         await asyncio.gather(queue.wake_one(payment_id), queue.wake_one(payment_id))
@@ -59,7 +59,7 @@ class TestWakeups:
     async def test_with_a_long_queue_only_a_few_wake_ups_are_added_in_front(
         self, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The queue holds enough work. A payment whose wake-up was lost is still processed."""
+        """A long queue has enough work. The few are for payments whose wake-up was lost."""
         monkeypatch.setattr(wakeups, "_QUEUE_LENGTH_ENOUGH", 10)
         monkeypatch.setattr(wakeups, "_ALWAYS_WOKEN", 2)
         queue = RedisWakeups(redis)
@@ -75,7 +75,7 @@ class TestWakeups:
     async def test_a_full_queue_accepts_the_sweepers_wake_ups_but_not_a_floods(
         self, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A flood finds no place, and leaves nothing in Redis.
+        """A flood beyond the limit adds no job, and leaves no key in Redis.
 
         The sweeper's jobs go before the flood's, up to a limit.
         """
@@ -145,7 +145,7 @@ class TestReplays:
         assert not [name for name in await redis.keys() if b"order" in name or b"sub" in name]
 
     async def test_concurrent_reads_get_their_own_copies(self, redis: RedisClient) -> None:
-        """They share round trips, but not answers."""
+        """Concurrent reads share round trips, but not answers."""
         replays = Replays(redis)
         copies = [
             Copy(FirstAnswer(b"\x01", 202, str(n).encode(), str(n)), f"life {n}") for n in range(50)
@@ -162,7 +162,7 @@ class TestReplays:
         assert read == copies
 
     async def test_an_expired_copy_is_not_returned(self, redis: RedisClient) -> None:
-        """It expires by the reader's clock and by the clock of Redis."""
+        """A copy expires by the reader's clock and by the clock of Redis."""
         replays = Replays(redis)
         await replays.write("caller", "key", COPY, NOW + timedelta(hours=1))
         assert await replays.read("caller", "key", now=NOW + timedelta(hours=1)) is None
@@ -174,7 +174,7 @@ class TestReplays:
     async def test_copies_are_bounded_in_size_and_time_and_number(
         self, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Postgres has every answer, so Redis may have few."""
+        """Postgres has every answer, so Redis needs only a few copies."""
         replays = Replays(redis)
         monkeypatch.setattr(replays_module, "_COPIES_MAX", 3)
         large = Copy(FirstAnswer(b"\x01", 202, b"x" * 4096, "1"), "one life")
@@ -203,7 +203,7 @@ class TestReplays:
     async def test_garbage_is_not_returned_as_a_copy(
         self, redis: RedisClient, garbage: bytes
     ) -> None:
-        """The service then reads Postgres."""
+        """The service then reads the answer from Postgres."""
         replays = Replays(redis)
         await replays.write("caller", "key", COPY, NOW + timedelta(hours=1))
         (name,) = await redis.keys(f"{PREFIX}replay:*")
@@ -215,14 +215,14 @@ class TestAway:
     """If Redis is away, every call raises the same error."""
 
     @pytest.mark.parametrize("use", [name for name in USES if name != "jobs"])
-    async def test_every_call_says_that_the_queue_is_unavailable(self, use: str) -> None:
+    async def test_every_call_raises_queue_unavailable(self, use: str) -> None:
         """No exception of redis-py escapes."""
         async with client_of("redis://127.0.0.1:9/0") as away:
             with pytest.raises(QueueUnavailable):
                 await USES[use](away)
 
     async def test_a_call_to_a_hanging_server_times_out(self, redis_of_run: Any) -> None:
-        """A frozen Redis accepts connections and does not answer. Afterwards it is used again."""
+        """A frozen Redis accepts connections but answers nothing. After its thaw, calls work."""
         if not redis_of_run.can_be_stopped:
             pytest.skip("REDIS_URL names a server that is not ours to stop")
         async with client_of(redis_of_run.url + "?socket_timeout=0.2") as client:

@@ -1,4 +1,4 @@
-"""Redis as hosts sell it: everything that we use Redis for works there."""
+"""Every use of Redis by the product works on Redis as hosts sell it."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ async def test_a_cluster_of_one_shard_holds_all_keys_in_one_slot() -> None:
 
 @pytest.mark.parametrize("is_asked_at_start", [True, False])
 async def test_a_connection_to_a_replica_moves_to_the_primary(is_asked_at_start: bool) -> None:
-    """Some hosts sell one name for all servers of a cluster.
+    """Some hosts give one name for all servers of a cluster. It may lead to a replica.
 
-    The name works on when the replica is promoted.
+    The client also works after the replica is promoted.
     """
     async with shards(1, replicas=1) as (primary, replica), client_of(replica.url) as client:
         if is_asked_at_start:
@@ -76,7 +76,7 @@ async def test_a_connection_to_a_replica_moves_to_the_primary(is_asked_at_start:
         await assert_every_use_works(client)
 
 
-async def test_sentinels_are_asked_by_tls(tmp_path: Path) -> None:
+async def test_sentinels_are_reached_by_tls(tmp_path: Path) -> None:
     async with (
         watched_by_sentinels(count=1) as watched,
         tls_before(watched.sentinels[0], tmp_path) as tls,
@@ -97,7 +97,7 @@ async def test_sentinels_are_asked_by_tls(tmp_path: Path) -> None:
 
 
 async def test_sentinels_name_the_primary() -> None:
-    """Also if one Sentinel is dead and one is frozen, and after the primary died."""
+    """This works with one dead and one frozen Sentinel, and after the primary's death."""
     async with watched_by_sentinels() as watched, client_of(watched.url) as client:
         await watched.sentinels[0].kill()
         watched.sentinels[1].freeze()

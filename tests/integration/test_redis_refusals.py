@@ -35,7 +35,7 @@ def _with(url: str, **parts: str) -> str:
 
 
 async def _no_mending(_admin: Redis) -> None:
-    """The remedy is another URL, so nothing changes at the server."""
+    """Change nothing, because a running server cannot mend this fault."""
 
 
 def _command(*arguments: str) -> Callable[[Redis], Awaitable[Any]]:
@@ -86,7 +86,7 @@ REFUSED: dict[str, tuple[list[str], bool, Any, Any, str, FaultKind]] = {
 
 
 class TestRefused:
-    """A refusal is not an outage: it is logged once by its name, and so is its end."""
+    """A refusal is not an outage. Its kind is logged once, and so is its end."""
 
     @pytest.mark.parametrize("case", list(REFUSED))
     async def test_a_fault_is_logged_once_and_reported_until_it_is_repaired(
@@ -99,7 +99,7 @@ class TestRefused:
             async with client_of(url_of_user(server.url) if is_limited else server.url) as client:
                 with capture_logs() as logs:
                     for _ in range(20):
-                        with pytest.raises(Exception) as caught:  # noqa: PT011 - arq's loop raises what redis-py raised
+                        with pytest.raises(Exception) as caught:  # noqa: PT011 - arq's loop raises redis-py's errors
                             await USES[use](client)
                         if use == "jobs":
                             client.faults.record_failure("jobs", caught.value)
@@ -126,9 +126,9 @@ class TestRefused:
                 assert client.faults.report == "ok"
 
     async def test_a_connection_leaves_a_primary_that_became_a_replica(self) -> None:
-        """Its connections stay open and refuse every write.
+        """The old primary keeps its connections open and refuses every write.
 
-        Its name now leads to another server.
+        The name in the URL now leads to another server.
         """
         async with (
             RedisServer(password=PASSWORD) as old,
@@ -172,7 +172,7 @@ class TestRefused:
             (lambda url: _with(url, scheme="rediss"), FaultKind.PROTOCOL),
         ],
     )
-    async def test_a_wrong_url_is_named(
+    async def test_a_wrong_url_is_reported_as_its_kind_of_fault(
         self, change: Callable[[str], str], kind: FaultKind
     ) -> None:
         async with RedisServer() as server:
@@ -190,8 +190,10 @@ class TestRefused:
             async with tls_before(server, tmp_path, host="another.example") as tls:
                 await _expect_fault(tls.url, FaultKind.CERTIFICATE, ca_file=tls.certificate)
 
-    async def test_a_server_that_expects_tls_is_named(self, tmp_path: Path) -> None:
-        """A server may close a few connections early. This one closes all."""
+    async def test_a_server_that_expects_tls_is_reported_as_a_wrong_protocol(
+        self, tmp_path: Path
+    ) -> None:
+        """The fault is reported after a few closed connections. One of them proves nothing."""
         async with RedisServer() as server, tls_before(server, tmp_path) as tls:
             await _expect_fault(_with(tls.url, scheme="redis"), FaultKind.PROTOCOL, after_uses=5)
 

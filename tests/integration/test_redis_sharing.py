@@ -1,4 +1,4 @@
-"""The limits that all workers share: exact counts, by a real Redis whose clock the test sets."""
+"""The limits that all workers share are exact. Redis is real, and the test sets its clock."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def rates(clock: Clock, workers: Sequence[RedisClient]) -> list[SharedRate]:
 
 
 async def charge_all(rates: list[SharedRate], request_class: RequestClass) -> int:
-    """Charges requests by all workers in turn until one is too early. Returns how many passed."""
+    """Charge requests by all workers in turn until one must wait. Returns how many passed."""
     for count, rate in enumerate(itertools.cycle(rates)):
         if await rate.charge(request_class) > 0:
             return count
@@ -91,19 +91,19 @@ async def count_passed(
 class TestRate:
     """The rate holds for any number of workers."""
 
-    async def test_at_once_a_seconds_worth_passes_and_no_more(
+    async def test_only_the_requests_of_one_second_pass_at_once(
         self, rates: list[SharedRate]
     ) -> None:
-        """Of sixty requests by three workers twenty pass. The others get the time to wait."""
+        """Three workers send sixty requests, and twenty pass. The others get the time to wait."""
         waits = await asyncio.gather(*(rates[n % 3].charge(PAYOUTS) for n in range(60)))
         assert waits.count(0) == _PER_SECOND
         assert len(set(waits)) == 2
         assert max(waits) <= 0.05
 
-    async def test_after_the_wait_that_it_names_there_is_room(
+    async def test_a_request_passes_after_the_returned_wait(
         self, clock: Clock, rates: list[SharedRate]
     ) -> None:
-        """Not earlier, and each class has its own wait."""
+        """It does not pass earlier. Each class has its own wait."""
         for request_class in _CLASSES.values():
             await charge_all(rates, request_class)
             wait = await rates[0].charge(request_class)
@@ -135,7 +135,7 @@ class TestRate:
 
 
 class TestClasses:
-    """Payouts before inquiries before pushes, and none starves."""
+    """Payouts go before inquiries, and inquiries before pushes. No class starves."""
 
     async def test_each_class_leaves_room_for_the_one_before_it(
         self, rates: list[SharedRate]
@@ -145,10 +145,10 @@ class TestClasses:
             await charge_all(rates, request_class) for request_class in (PUSHES, INQUIRIES, PAYOUTS)
         ] == [7, 6, 7]
 
-    async def test_payouts_that_took_all_leave_the_others_their_own_share_only(
+    async def test_after_payouts_used_the_burst_each_other_class_has_only_its_share(
         self, rates: list[SharedRate]
     ) -> None:
-        """Each gets one at once, which is charged to the common count."""
+        """Each other class gets one request at once, which the common count includes."""
         assert await charge_all(rates, PAYOUTS) == _PER_SECOND
         assert [
             await charge_all(rates, request_class) for request_class in (PUSHES, INQUIRIES, PAYOUTS)
@@ -180,7 +180,7 @@ class TestSlowingDown:
     async def test_the_rate_is_halved_and_recovers_by_a_tenth_a_second(
         self, clock: Clock, rates: list[SharedRate]
     ) -> None:
-        """It grows from ten a second back to twenty in five seconds."""
+        """The rate grows from ten a second back to twenty in five seconds."""
         await charge_all(rates, PAYOUTS)
         await rates[0].slow_down()
         counts = [
@@ -190,10 +190,10 @@ class TestSlowingDown:
         assert counts == sorted(counts)
         assert counts[-2:] == [_PER_SECOND, _PER_SECOND]
 
-    async def test_many_workers_that_are_told_so_at_once_slow_down_once(
+    async def test_many_workers_that_are_throttled_at_once_slow_down_once(
         self, clock: Clock, rates: list[SharedRate], redis: RedisClient
     ) -> None:
-        """A second later it may slow down again, but never below a twentieth."""
+        """A second later, the rate may fall again, but never below a twentieth."""
 
         async def factor() -> float:
             return float(
@@ -216,7 +216,7 @@ class TestSlowingDown:
         ] == 5 * _PER_SECOND
 
     @pytest.mark.usefixtures("clock")
-    async def test_one_limit_slowed_down_leaves_another_alone(
+    async def test_slowing_down_one_limit_changes_no_other_limit(
         self, workers: Sequence[RedisClient]
     ) -> None:
         """The inquiry budgets are independent of the rate of requests."""
@@ -242,10 +242,10 @@ class TestBudgets:
         assert [second for second, count in enumerate(granted) if count] == list(range(0, 120, 12))
         assert sum(granted) == 10
 
-    async def test_what_is_wanted_is_granted_as_far_as_it_goes(
+    async def test_a_call_gets_the_inquiries_that_it_wants_as_far_as_the_budget_allows(
         self, clock: Clock, workers: Sequence[RedisClient]
     ) -> None:
-        """One call may get several, never more than it wants. The rest stays for others."""
+        """A call may get several, but never more than it wants. The rest stays for other calls."""
         first, second = (InquiryBudget(client, "status", per_minute=600) for client in workers[:2])
         assert [
             await first.charge(0),
@@ -257,7 +257,9 @@ class TestBudgets:
         assert [await second.charge(200), await first.charge(200)] == [5, 0]
 
     @pytest.mark.usefixtures("clock")
-    async def test_budgets_of_different_names_are_two(self, workers: Sequence[RedisClient]) -> None:
+    async def test_budgets_of_different_names_are_independent(
+        self, workers: Sequence[RedisClient]
+    ) -> None:
         """Inquiries about deposits do not use up the budget of Transaction Status."""
         query, status = (
             InquiryBudget(workers[0], name, per_minute=60) for name in ("query", "status")
@@ -268,7 +270,7 @@ class TestBudgets:
 async def test_a_flush_forgets_the_count_and_nothing_else(
     clock: Clock, rates: list[SharedRate], redis: RedisClient
 ) -> None:
-    """After one more burst the rate holds as before, also if Redis lost the scripts."""
+    """After one more burst, the rate is kept as before, even if Redis lost the scripts."""
     assert await charge_all(rates, PAYOUTS) == _PER_SECOND
     await redis.flushdb()
     await redis.script_flush()

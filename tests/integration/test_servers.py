@@ -1,6 +1,6 @@
 """The servers of the stack are real and belong to one program.
 
-They end with that program, whatever ends it.
+They end with that program, whatever ends the program.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ class TestPostgres:
     async def test_the_role_owns_its_database_and_is_no_superuser(
         self, postgres: PostgresServer
     ) -> None:
-        """It has the same rights as on Supabase, and no more."""
+        """The role has the same rights as on Supabase, and no more."""
         url = await postgres.create_database()
         is_superuser = "SELECT usesuper FROM pg_user WHERE usename = current_user"
         async with connection(url) as database:
@@ -74,7 +74,7 @@ class TestPostgres:
     async def test_a_frozen_server_answers_only_after_a_thaw(
         self, postgres: PostgresServer
     ) -> None:
-        """Meanwhile it resembles a stuck machine: it is reachable, and does not answer."""
+        """A frozen server resembles a stuck machine: it is reachable, and does not answer."""
         async with connection(postgres.url) as connected:
             postgres.freeze()
             waiting = asyncio.create_task(connected.fetchval("SELECT 1"))
@@ -140,7 +140,7 @@ class TestCleanup:
     async def test_servers_and_folders_are_gone_after_a_signal(
         self, name: str, folder: Path
     ) -> None:
-        """Ctrl-C and `kill`, on both event loops."""
+        """The signals are those of Ctrl-C and of `kill`, on both event loops."""
         number, loop = name.split()
         program, started = await _program_with_servers(folder, loop)
         program.send(signal.Signals[number])

@@ -96,8 +96,8 @@ async def test_the_role_has_only_the_rights_that_the_code_needs(roles: Roles) ->
 async def test_the_adapters_work_with_the_rights_of_the_role(roles: Roles) -> None:
     """Payments of every kind run from acceptance to their announcement, with all row locks.
 
-    A payment is cancelled, brakes are set and released, and a withdrawal is inquired about and sent
-    again.
+    The test also cancels a payment, sets and releases brakes, inquires about a withdrawal, and
+    claims it for a resend.
     """
     async with Store(roles.service_url) as store, Store(roles.url) as owner:
         in_doubt = await resendable(owner)
@@ -126,7 +126,7 @@ async def test_the_adapters_work_with_the_rights_of_the_role(roles: Roles) -> No
 
 @pytest.mark.parametrize("table", INSERT_ONLY)
 async def test_the_role_may_change_no_insert_only_table(roles: Roles, table: str) -> None:
-    """The role lacks the right, so PostgreSQL rejects the write without the trigger too."""
+    """The role lacks the right, so PostgreSQL rejects the write even without the trigger."""
     column = INSERT_ONLY[table]
     statements = [
         f"UPDATE mkwanja.{table} SET {column} = {column}",
@@ -184,7 +184,7 @@ async def test_the_role_may_end_its_own_stuck_sessions(roles: Roles) -> None:
 async def test_the_next_release_grants_its_rights_to_a_role_created_later(
     roles: Roles,
 ) -> None:
-    """It also revokes mistaken grants. Both happen without a new migration too."""
+    """The release also revokes mistaken grants. It does both even without a new migration."""
     async with connection(roles.admin_url) as admin:
         await admin.execute(f"DROP OWNED BY {SERVICE_ROLE}")  # as if the role did not exist
     assert await roles.rights() == set()

@@ -46,7 +46,7 @@ def transactions(store: Store, monkeypatch: pytest.MonkeyPatch) -> Transactions:
 async def test_one_read_serves_all_requests_with_one_key(
     store: Store, transactions: Transactions
 ) -> None:
-    """The key may be stored or new. Before, 400 reads of one key ran one after the other."""
+    """The key may be stored or new. Otherwise 400 reads would run one after the other."""
     new = a_new_payment()
     first = (await store.accepting.accept(new)).answer
     for key, expected in ((new.idempotency_key, first), ("a key without a request", None)):
@@ -59,7 +59,7 @@ async def test_one_read_serves_all_requests_with_one_key(
 
 
 async def test_a_read_sees_every_payment_that_was_committed_before_it(store: Store) -> None:
-    """It does not join a read that has started, because that one could miss the payment."""
+    """It does not join a read that has started, because such a read could miss the payment."""
     for _ in range(20):
         new = a_new_payment()
         early = asyncio.create_task(store.accepting.first_answer(CALLER.key, new.idempotency_key))
@@ -119,7 +119,7 @@ async def test_a_request_without_a_client_leaves_no_payment_if_its_batch_has_not
 async def test_a_request_whose_batch_has_started_ends_without_its_client(
     store: Store, transactions: Transactions
 ) -> None:
-    """It returns the acceptance, because the ingress then wakes a worker."""
+    """The call returns the acceptance, so that the ingress wakes a worker."""
     new = a_new_payment()
     task = asyncio.create_task(store.accepting.accept(new))
     await transactions.reach(1)

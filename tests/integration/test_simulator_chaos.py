@@ -28,7 +28,7 @@ async def set_plan(probe: Probe, plan: object) -> Answer:
 async def test_a_seed_draws_the_same_scenarios_again_whatever_other_apis_are_called(
     probe: Probe,
 ) -> None:
-    """Setting the plan starts it again. So the payouts of a soak meet the same faults again."""
+    """A new plan starts its draws anew. The payouts of a soak meet the same faults in each run."""
     drawn = []
     for seed, inquires in ((7, False), (7, True), (8, False)):
         await probe.control("DELETE", "/requests")
@@ -56,7 +56,7 @@ async def test_a_scenario_is_drawn_only_for_its_own_apis(probe: Probe) -> None:
 
 
 async def test_rates_are_shares(probe: Probe) -> None:
-    """About a quarter each. The seed is fixed, so this never fails by chance."""
+    """Each fault meets about a quarter. The seed is fixed, so this test never fails by chance."""
     await set_plan(probe, HALF)
     for _ in range(400):
         await probe.send("b2c")
@@ -90,7 +90,7 @@ async def test_only_the_named_apis_get_chaos_with_the_given_params(probe: Probe)
 
 
 async def test_money_still_moves_at_most_once_for_an_id(probe: Probe) -> None:
-    """Even if a client without knowledge sends the id again and again."""
+    """This holds even if a careless client sends the id again and again."""
     scenarios = ["answer_lost_after_acting", "cut_before_acting", "system_busy", "lost_callback"]
     await set_plan(probe, {"seed": 3, "rates": dict.fromkeys(scenarios, 0.2)})
     bodies = [probe.body("b2c") for _ in range(30)]

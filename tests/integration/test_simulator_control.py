@@ -56,21 +56,21 @@ async def test_an_invalid_control_call_is_refused_with_the_reason_and_changes_no
 
 
 class TestChoice:
-    """The scenario of a call."""
+    """A rule or a magic number chooses the scenario of a call."""
 
     @pytest.mark.parametrize("changes", [{"PhoneNumber": "254700000010"}, {"Amount": 249_910}])
     async def test_a_magic_number_chooses(self, probe: Probe, changes: dict[str, object]) -> None:
-        """By phone number or by amount: 10 is cancel."""
+        """The phone number or the amount ends with 10, the number of `cancel`."""
         await probe.finish("stk", **changes)
         assert probe.receiver.codes == [1032]
 
     async def test_a_retry_after_a_magic_refusal_succeeds(self, probe: Probe) -> None:
-        """Only the first call of a reference gets a passing fault."""
+        """A fault that passes by itself meets only the first call with a reference."""
         body = probe.body("b2c", PartyB="254700000023")
         assert [(await probe.call(PATHS["b2c"], body)).status for _ in range(2)] == [429, 200]
 
     async def test_the_newest_matching_rule_is_used_until_it_is_used_up(self, probe: Probe) -> None:
-        """Rules go before magic numbers, and count down."""
+        """Rules go before magic numbers. A rule with `times` is used that often."""
         for scenario, match in (("ignore", {"api": "stk"}), ("cancel", {"reference": "INV1"})):
             rule = {"scenario": scenario, "match": match, "times": 1}
             assert (await probe.control("POST", "/scenarios", rule)).status == 201
@@ -80,7 +80,7 @@ class TestChoice:
         assert (await probe.control("GET", "/scenarios")).body["rules"] == []
 
     async def test_the_newest_rule_is_used_with_any_kind_of_match(self, probe: Probe) -> None:
-        """Also if it has another index key than the older rules."""
+        """This also holds if the new rule matches by another field than the older rules."""
         matches: list[dict[str, Any]] = [
             {"reference": "p1"},
             {},
@@ -99,10 +99,10 @@ class TestChoice:
 
 
 class TestRecords:
-    """What the control API shows."""
+    """The control API shows the simulator's records."""
 
     async def test_requests_are_on_record_without_their_secrets(self, probe: Probe) -> None:
-        """Also requests without an answer. They can be found by a text in the body."""
+        """The records can be searched by a text in the body and by a part of the path."""
         await probe.send("stk", Password="c2VjcmV0")
         await probe.send("b2c", OriginatorConversationID="p1")
         answer = await probe.control("GET", "/requests")
@@ -122,7 +122,7 @@ class TestRecords:
         await probe.simulator.idle()
         requests = (await probe.control("GET", "/requests")).body
         assert len(requests["items"]) == KEPT
-        assert (requests["count"], requests["forgotten"]) == (KEPT + 2, 2)  # with the token's
+        assert (requests["count"], requests["forgotten"]) == (KEPT + 2, 2)  # and one for the token
         callbacks = (await probe.control("GET", "/callbacks")).body
         assert (len(callbacks["items"]), callbacks["count"]) == (KEPT, KEPT + 1)
         assert len((await probe.control("GET", "/ledger")).body["items"]) == KEPT + 1
@@ -149,7 +149,7 @@ class TestRecords:
         assert sum(total["amount"] for total in found["by_reference"].values()) == count * 1800
 
     async def test_a_reset_forgets_everything_except_keys_and_tokens(self, probe: Probe) -> None:
-        """Unfinished payments send no result after it."""
+        """After a reset, unfinished payments send no result."""
         await hold_three(probe)
         probe.simulator.scenario("slow_result", params={"seconds": 600})
         await probe.send("stk", PhoneNumber="254711000111")
@@ -177,10 +177,10 @@ def received_ids(probe: Probe) -> list[str]:
 
 
 class TestHolding:
-    """Late results: held, and released by a test."""
+    """The simulator holds results until a test releases them."""
 
     async def test_a_held_result_is_not_delivered_although_money_moved(self, probe: Probe) -> None:
-        """It is not pending either. Turning the switch off does not release it."""
+        """A held result is not pending. Turning the switch off does not release it."""
         assert len(set(await hold_three(probe))) == 3
         assert len(probe.simulator.ledger.movements) == 3
         assert (await probe.control("GET", "")).body == {"open": True, "pending": 0, "held": 3}
@@ -190,7 +190,7 @@ class TestHolding:
     async def test_held_results_are_released_once_in_the_given_order(
         self, probe: Probe, order: str
     ) -> None:
-        """Even if the receiver fails (§8.3). With at_once none waits for another's answer."""
+        """The receiver may fail (§8.3). With `at_once`, the results do not wait for each other."""
         held = await hold_three(probe)
         probe.receiver.answer_status = 500
         probe.receiver.answers_after = 3 if order == "at_once" else 0
@@ -203,7 +203,7 @@ class TestHolding:
         assert (await probe.control("POST", RELEASE)).body["count"] == 0
 
     async def test_some_results_are_released_and_the_rest_stays_held(self, probe: Probe) -> None:
-        """By count in the given order, or by a part of the address."""
+        """The call chooses them by count and order, or by a part of the address."""
         held = await hold_three(probe)
         await probe.control("POST", RELEASE, {"order": "reversed", "count": 1})
         assert received_ids(probe) == held[2:]
@@ -221,7 +221,7 @@ class TestHolding:
 
     @pytest.mark.parametrize("by", ["switch", "rule"])
     async def test_every_kind_of_message_is_held(self, probe: Probe, by: str) -> None:
-        """By the switch also timeout messages and copies, by a rule the results that it meets."""
+        """The switch holds timeout messages and copies too. A rule holds only matching results."""
         if by == "switch":
             probe.simulator.switches.change({"hold_callbacks": True})
             probe.simulator.scenario("timeout_message", api="b2c")

@@ -46,7 +46,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 @pytest.fixture
 async def client(simulator: Simulator, session: aiohttp.ClientSession) -> DarajaClient:
-    """A client of a new simulator."""
+    """A client of the simulator, which is reset with its tokens."""
     await simulator.reset(tokens=True)
     return client_of(
         session, simulator.base_url, settings=simulator.settings, store=TokenStore(None)
@@ -94,7 +94,7 @@ async def bodies(
 
 
 @pytest.mark.parametrize("api", APIS)
-async def test_a_missing_product_is_refused_in_every_form_and_the_same_under_the_same_seed(
+async def test_a_missing_product_is_refused_in_every_form_and_a_seed_repeats_the_forms(
     simulator: Simulator, session: aiohttp.ClientSession, api: str
 ) -> None:
     played = []
@@ -111,7 +111,7 @@ async def test_a_missing_product_is_refused_in_every_form_and_the_same_under_the
 async def test_every_form_of_a_missing_product_is_one_refusal_of_the_operation(
     simulator: Simulator, client: DarajaClient, api: str, form: str
 ) -> None:
-    """At most two tokens are fetched: the first, and one that might have helped."""
+    """The client fetches at most two tokens, because a new token could help."""
     simulator.scenario("product_missing", api=api, params={"form": form})
     with pytest.raises(ProductRefused):
         await use(client, api)

@@ -57,10 +57,10 @@ class TestTrueStatus:
     @pytest.mark.parametrize(
         ("scenario", "status"), [("slow_result", "Pending"), ("insufficient_funds", "Failed")]
     )
-    async def test_the_state_is_what_it_is_now(
+    async def test_the_answer_has_the_present_state(
         self, probe: Probe, scenario: str, status: str
     ) -> None:
-        """A payment in flight is not final, and a failed one is Failed."""
+        """A payment in flight is Pending, and a failed payment is Failed."""
         probe.simulator.scenario(scenario, api="b2c", params={"seconds": 0.4})
         paid = await probe.send("b2c", **P1)
         if status == "Failed":
@@ -93,7 +93,7 @@ class TestTrueStatus:
 
 
 class TestFalseStatus:
-    """False answers by scenarios. The money has moved."""
+    """Scenarios make the answers false."""
 
     @pytest.mark.parametrize(
         ("scenario", "params", "expected"),
@@ -162,7 +162,7 @@ class TestFalseStatus:
 
 
 class TestQuery:
-    """STK query, true and false."""
+    """True and false answers of STK query."""
 
     async def test_a_final_answer_is_all_strings(self, probe: Probe) -> None:
         """It has neither a receipt nor an amount."""
@@ -222,8 +222,8 @@ class TestQuery:
         codes = [answer.body["ResultCode"] for answer in answers]
         assert codes == ["1032", "1032", "2001", "2001", "1032", "1032"]
 
-    async def test_the_ids_may_be_another_payment_s(self, probe: Probe) -> None:
-        """The ids of a known payment, or ids that no payment has."""
+    async def test_an_answer_may_have_the_ids_of_another_payment(self, probe: Probe) -> None:
+        """It has the ids of a known payment, or ids that no payment has."""
         first, second = [await probe.finish("stk") for _ in range(2)]
         ids = []
         for params in ({"of": second[CHECKOUT]}, {}):

@@ -1,7 +1,7 @@
 """An independent client against the simulator: mpesakit's own classes with another base URL.
 
-It is synchronous, so it runs in a thread. Its credential helper is not used: it appends a timestamp
-to the password before it encrypts, which is not what daraja.md §4.5 describes.
+mpesakit is synchronous, so it runs in a thread. These tests do not use its credential helper. The
+helper encrypts the password with a timestamp, and daraja.md §4.5 describes no timestamp.
 """
 
 import asyncio
@@ -79,7 +79,7 @@ def payout(probe: Probe) -> dict[str, object]:
 
 
 async def test_mpesakit_recognises_wrong_keys(client: MpesaHttpClient) -> None:
-    """It has a special case for the empty body."""
+    """mpesakit has a special case for Daraja's empty body."""
     tokens = TokenManager(consumer_key="wrong", consumer_secret="wrong", http_client=client)
     with pytest.raises(MpesaApiException) as caught:
         await asyncio.to_thread(tokens.get_token)
@@ -89,7 +89,7 @@ async def test_mpesakit_recognises_wrong_keys(client: MpesaHttpClient) -> None:
 async def test_mpesakit_pushes_queries_and_reads_the_callback(
     probe: Probe, client: MpesaHttpClient, tokens: TokenManager
 ) -> None:
-    """With its own models for all three. The ledger agrees."""
+    """mpesakit parses all three answers with its own models. The ledger agrees."""
     stk = StkPush(http_client=client, token_manager=tokens)
     pushed = await asyncio.to_thread(stk.push, push_request(probe))
     assert pushed.is_successful()
@@ -110,7 +110,7 @@ async def test_mpesakit_pushes_queries_and_reads_the_callback(
 async def test_mpesakit_pays_a_phone_number(
     probe: Probe, client: MpesaHttpClient, tokens: TokenManager
 ) -> None:
-    """By B2C version 3."""
+    """mpesakit uses version 3 of B2C."""
     request = B2CRequest(
         OriginatorConversationID="payout-1",
         InitiatorName=probe.settings["DARAJA_INITIATOR_NAME"],
@@ -130,7 +130,7 @@ async def test_mpesakit_pays_a_phone_number(
 async def test_mpesakit_pays_a_business_and_reads_the_result(
     probe: Probe, client: MpesaHttpClient, tokens: TokenManager, is_till: bool
 ) -> None:
-    """For a till it sends RecieverIdentifierType 4. Its model accepts our result unchanged."""
+    """For a till, mpesakit sends RecieverIdentifierType 4. Its model accepts our result."""
     common = {
         "Initiator": probe.settings["DARAJA_INITIATOR_NAME"],
         "AccountReference": "PO771",
@@ -155,7 +155,7 @@ async def test_mpesakit_pays_a_business_and_reads_the_result(
 async def test_mpesakit_sends_a_status_inquiry(
     probe: Probe, client: MpesaHttpClient, tokens: TokenManager
 ) -> None:
-    """By OriginalConversationID, the documentation's name."""
+    """The inquiry has the documentation's field, OriginalConversationID."""
     await probe.finish("b2c", OriginatorConversationID="payout-1")
     common = payout(probe)
     del common["Amount"]

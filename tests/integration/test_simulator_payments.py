@@ -24,13 +24,13 @@ REFERENCES = {
 
 
 def parameters(result: dict[str, Any]) -> dict[str, object]:
-    """Return the parameters of a result by key, the last one of a repeated key."""
+    """Return the parameters of a result by key. The last value of a repeated key counts."""
     items = result["ResultParameters"]["ResultParameter"]
     return {item["Key"]: item.get("Value") for item in items}
 
 
 class TestMoney:
-    """What the ledger has after one, two or many calls."""
+    """The ledger is right after one, two or many calls."""
 
     async def test_an_approved_prompt_moves_money_once_with_one_callback(
         self, probe: Probe
@@ -92,7 +92,7 @@ class TestMoney:
     async def test_a_business_is_paid_and_the_codes_are_strings(
         self, probe: Probe, changes: dict[str, object]
     ) -> None:
-        """A success has strings, and a failure has numbers."""
+        """The codes of a success are strings, and the codes of a failure are numbers."""
         answer = await probe.finish("b2b", AccountReference="PO771", **changes)
         result = probe.receiver.received[0].body["Result"]
         assert (result["ResultType"], result["ResultCode"]) == ("0", "0")
@@ -115,7 +115,7 @@ class TestMoney:
         assert probe.simulator.ledger.count("REF1") == movements
 
     async def test_a_till_is_paid_as_buy_goods(self, probe: Probe) -> None:
-        """PartyB is the till, and the short code is the store (§2.1)."""
+        """PartyB is the till, and the short code is the store number (§2.1)."""
         await probe.finish("stk", TransactionType="CustomerBuyGoodsOnline", PartyB="5551234")
         assert len(probe.simulator.ledger.movements) == 1
 
@@ -126,7 +126,7 @@ class TestMoney:
     async def test_an_account_pays_until_it_is_empty(
         self, probe: Probe, api: str, switch: str, left: int
     ) -> None:
-        """The next payout ends as 1 (§4.7)."""
+        """The next payout ends with code 1 (§4.7)."""
         probe.simulator.switches.change({switch: 2000})
         for _ in range(2):
             await probe.finish(api)
@@ -153,7 +153,7 @@ class TestMoney:
         assert len(probe.receiver.received) == 300
 
     async def test_the_checkout_ids_of_one_phone_number_are_unique(self, probe: Probe) -> None:
-        """There are ten ids a second. Further prompts get the ids of later tenths."""
+        """There are ten ids for each second. Further prompts get the ids of later tenths."""
         probe.simulator.switches.change({"subscriber_lock": False})
         answers = await asyncio.gather(
             *(probe.send("stk", PhoneNumber="254711000111") for _ in range(40))
@@ -170,7 +170,7 @@ class TestRefusals:
     async def test_a_new_token_ends_the_previous_one_unless_a_switch_keeps_all(
         self, probe: Probe, policy: str, status: int
     ) -> None:
-        """The official FAQ says so. No source saw Daraja enforce it."""
+        """The official FAQ says so. No source has seen that Daraja enforces this."""
         probe.simulator.switches.change({"token_policy": policy})
         first = probe.token
         await probe.fetch_token()
@@ -248,7 +248,7 @@ class TestRefusals:
     async def test_an_invalid_field_is_named_and_the_call_has_no_effect(
         self, probe: Probe, api: str, field: str, value: object
     ) -> None:
-        """By Daraja's own name, which differs for TransactionDesc (§2.1, §8.4)."""
+        """It has Daraja's own name, which differs for TransactionDesc (§2.1, §8.4)."""
         answer = await probe.send(api, **{field: value})
         called = "Remarks" if field == "TransactionDesc" else field
         assert answer.error == (400, "400.002.02", f"Bad Request - Invalid {called}")
@@ -265,7 +265,7 @@ class TestRefusals:
     async def test_a_phone_number_with_a_live_prompt_is_locked_until_it_ends(
         self, probe: Probe
     ) -> None:
-        """One prompt for each phone number. The switch allows more."""
+        """A phone number may have one prompt at a time. A switch allows more."""
         statuses = [(await probe.send("stk", PhoneNumber="254711000111")).status for _ in range(2)]
         await probe.simulator.idle()
         statuses.append((await probe.send("stk", PhoneNumber="254711000111")).status)
@@ -300,7 +300,7 @@ class TestRefusals:
     async def test_wrong_credentials_end_as_2001_and_then_lock_the_initiator(
         self, probe: Probe
     ) -> None:
-        """Inquiries count too. After three, even the right credential gets 8006 (§4.5)."""
+        """Inquiries count too. After three refusals, even the right credential gets 8006 (§4.5)."""
         wrong = probe.credential("wrong")
         await probe.finish("status", OriginatorConversationID="p1", SecurityCredential=wrong)
         for _ in range(2):

@@ -55,7 +55,7 @@ async def test_a_call_without_effect_leaves_no_trace(
 
 
 async def test_an_aborted_request_leaves_no_trace(probe: Probe) -> None:
-    """Its body had arrived, and only its end was missing."""
+    """The body had arrived except its last byte."""
     body = probe.body("b2c", **P1)
     content = json.dumps(body).encode()
     head = (
@@ -93,7 +93,7 @@ async def test_an_aborted_request_leaves_no_trace(probe: Probe) -> None:
 async def test_an_accepted_call_uses_up_its_id(
     probe: Probe, scenario: str, params: dict[str, object], payments: int
 ) -> None:
-    """After any outcome, and after any number of resends."""
+    """The id stays used after any outcome and any number of resends."""
     probe.simulator.scenario(scenario, api="b2c", times=1, params=params)
     body = probe.body("b2c", **P1)
     await send(probe, body)
@@ -125,7 +125,10 @@ async def test_a_call_that_is_refused_after_acceptance_uses_up_its_id(
 
 
 async def test_each_short_code_has_its_own_ids(probe: Probe) -> None:
-    """Another short code uses up none of its ids, and inquiries cannot find them (§4.2)."""
+    """A send from one short code uses up no id of another short code (§4.2).
+
+    An inquiry of the other short code does not find the send.
+    """
     await send(probe, probe.body("b2c", **P1, PartyA="600111"))
     assert probe.receiver.codes == [2028]
     assert (await probe.inquire(**P1))["ResultCode"] in NOT_FOUND
@@ -138,14 +141,14 @@ async def test_each_short_code_has_its_own_ids(probe: Probe) -> None:
 
 
 async def test_a_repeat_while_the_first_is_under_way_is_a_duplicate(probe: Probe) -> None:
-    """From the moment of its acceptance."""
+    """The first call uses up its id at the moment of its acceptance."""
     probe.simulator.scenario("slow_result", api="b2c", params={"seconds": 600}, times=1)
     assert (await probe.send("b2c", **P1)).status == 200
     assert (await probe.send("b2c", **P1)).error[1] == "500.002.1001"
 
 
 async def test_a_repeated_id_may_be_refused_by_result_15(probe: Probe) -> None:
-    """The other form of the same refusal. The first payment does not change."""
+    """Result 15 is another form of the same refusal. The first payment does not change."""
     probe.simulator.switches.change({"duplicate_ocid": "async"})
     for _ in range(2):
         await probe.finish("b2c", **P1)

@@ -78,7 +78,7 @@ EFFECTS: list[tuple[str, str, str, int, list[object]]] = [
 
 
 async def earlier_payment(probe: Probe, api: str) -> dict[str, object]:
-    """Finish a payment for an inquiry, and return the field that names it."""
+    """Finish a payment for an inquiry, and return the field that names the payment."""
     if api == "status":
         await probe.finish("b2c", OriginatorConversationID="p1")
         return {"OriginatorConversationID": "p1"}
@@ -135,7 +135,7 @@ async def test_a_timeout_message_echoes_the_request_with_its_credential(probe: P
 
 
 class TestListener:
-    """Daraja refuses connections."""
+    """The simulator closes its listener and refuses connections, as Daraja may."""
 
     async def test_a_closed_listener_refuses_and_comes_back_on_its_port(self, probe: Probe) -> None:
         """Idle connections close too. The control API stays reachable on its own port."""
@@ -162,7 +162,7 @@ class TestListener:
     async def test_a_control_call_on_daraja_s_own_port_is_still_answered(
         self, probe: Probe
     ) -> None:
-        """Its connection closes last."""
+        """The connection of the control call closes last."""
         answer = await probe.call("/_control/listener", {"open": False}, headers={})
         assert answer.body == {"open": False, "seconds": None}
         with pytest.raises(CUT):
@@ -186,7 +186,7 @@ class TestForms:
         assert {status for status, _ in drawn[0]} == {400, 404, 405, 411, 413, 415, 422}
         assert not [text for _, text in drawn[0] if "ConversationID" in text or "RequestID" in text]
 
-    async def test_a_form_can_be_asked_for(self, probe: Probe) -> None:
+    async def test_a_parameter_chooses_the_form(self, probe: Probe) -> None:
         probe.simulator.scenario("our_field_refused", params={"form": "CallBackURL"})
         refused = await probe.send("stk")
         assert refused.error == (400, "400.002.02", "Bad Request - Invalid CallBackURL")
@@ -219,7 +219,7 @@ def deposit_items(received: Any) -> dict[str, Any]:
 
 
 async def test_the_results_of_deposits_vary_in_shape(probe: Probe) -> None:
-    """Strings instead of numbers, other amounts, missing parts. The ledger has the truth."""
+    """They may have strings for numbers, wrong amounts or missing parts. The ledger is right."""
     found = {}
     for name in ("string_date", "wrong_amount", "missing_receipt", "missing_metadata",
                  "masked_phone", "string_codes"):  # fmt: skip
@@ -239,7 +239,7 @@ async def test_the_results_of_deposits_vary_in_shape(probe: Probe) -> None:
 async def test_the_results_of_payouts_may_name_other_ids_and_misplace_the_receipt(
     probe: Probe,
 ) -> None:
-    """ConversationID is true. Independent servers were seen to do both (§4.3)."""
+    """ConversationID is always right. Independent servers do both (§4.3)."""
     probe.simulator.scenario("result_names_another_id", api="b2c", times=1)
     first = await probe.finish("b2c", OriginatorConversationID="first")
     probe.simulator.scenario("result_names_another_id", times=1, params={"of": "first"})

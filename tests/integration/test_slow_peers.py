@@ -26,13 +26,13 @@ _HEAD = b"POST /echo HTTP/1.1\r\nHost: x\r\n"
 _GOOD = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 _LARGE_REQUEST = b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n"
 _WORK_REQUEST = b"GET /work HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-_LARGE = 32 * 1024 * 1024  # more than sockets hold on the way
+_LARGE = 32 * 1024 * 1024  # more than the buffers of the sockets hold
 _AT_MOST = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """It runs until the test ends. It answers GET /work after `working` is set."""
+    """A server that runs until the test ends. It answers GET /work after `working` is set."""
 
     port: int
     connections: Connections
@@ -179,7 +179,7 @@ async def test_a_peer_that_leaves_during_its_body_leaves_no_error(
 
 
 async def test_a_peer_that_does_not_read_its_answer_is_cut_off(server: Server) -> None:
-    """It holds no connection for longer than the time limit of an answer."""
+    """The server closes the connection at the end of the time limit for an answer."""
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     raw.setblocking(False)
@@ -237,7 +237,7 @@ async def test_chunk_extensions_count_towards_the_size_limit(server: Server) -> 
     [
         pytest.param(b"GET /heal", id="half a head"),
         pytest.param(_HEAD + b"Content-Length: 9\r\n\r\n{", id="half a body"),
-        pytest.param(_LARGE_REQUEST, id="a request whose answer it does not read"),
+        pytest.param(_LARGE_REQUEST, id="a request whose answer is not read"),
     ],
 )
 async def test_slow_peers_do_not_delay_the_end_of_the_server(
@@ -254,7 +254,7 @@ async def test_slow_peers_do_not_delay_the_end_of_the_server(
             writer.write(sent)
             while not len(open_ones):  # noqa: ASYNC110 - a set has no event
                 await asyncio.sleep(0.01)
-            await asyncio.sleep(0.1)  # until the server has received it
+            await asyncio.sleep(0.1)  # until the server has received the bytes
     writer.transport.abort()
     release_port(port)
 

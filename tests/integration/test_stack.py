@@ -54,7 +54,7 @@ class TestGivenServers:
     async def test_the_given_database_is_used_if_the_role_may_create_none(
         self, postgres: PostgresServer
     ) -> None:
-        """A hosted database often allows no more. The stack says so in its note."""
+        """Hosts often permit no new database. The server's note shows this."""
         async with connection(postgres.admin_url) as admin:
             await admin.execute("CREATE ROLE guest LOGIN PASSWORD 'guest'")
         url = f"postgresql://guest:guest@127.0.0.1:{postgres.port}/postgres"
@@ -98,7 +98,7 @@ class TestProcess:
     """A command that runs beside the tests."""
 
     async def test_a_process_gets_only_the_given_environment(self, folder: Path) -> None:
-        """It inherits no variable, so a variable without documentation is missing."""
+        """It inherits no variable, so no test works only by an undocumented variable."""
         process = python(
             "import os; print(sorted(os.environ.items() - {('LC_CTYPE', 'C.UTF-8')}))",
             folder,
@@ -157,11 +157,11 @@ class TestProcess:
 
 
 class TestStack:
-    """The parts together. `tests/spec` tests payments on them."""
+    """All parts run together. `tests/spec` tests payments on such a stack."""
 
     @pytest.mark.whole
     async def test_two_stacks_at_once_share_nothing(self) -> None:
-        """For example the stacks of two checkouts, or a demo beside the tests."""
+        """Two checkouts may run tests at once, or a demo may run beside the tests."""
         async with (
             Stack(processes=(), release=False) as one_stack,
             Stack(processes=(), release=False) as other,
@@ -175,7 +175,7 @@ class TestStack:
     async def test_a_stack_that_cannot_start_leaves_only_its_logs(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The exception has their last lines. The folder has the whole logs, and no data."""
+        """The exception has the last lines of the logs. The folder has the logs, but no data."""
         monkeypatch.setattr(
             stack_module,
             "procfile_commands",

@@ -67,7 +67,7 @@ class TestOneCommit:
         assert (acceptance.is_replay, acceptance.answer.status) == (False, 202)
 
     async def test_requests_that_wait_together_share_a_commit(self, store: Store) -> None:
-        """The speed of accepting comes from this."""
+        """Shared commits make the service accept payments fast."""
         many = [a_new_payment() for _ in range(50)]
         await asyncio.gather(*map(store.accept, many))
         assert len({(await store.payment(new.id)).created_at for new in many}) == 1
@@ -144,7 +144,7 @@ class TestOnePaymentPerKey:
         assert await fresh.deadlocks() == 0
 
     async def test_a_key_with_another_request_is_refused(self, store: Store) -> None:
-        """Also if both requests wait for the same batch."""
+        """This also holds if both requests wait for the same batch."""
         first = a_new_payment()
         await store.accept(first)
         with pytest.raises(IdempotencyKeyReused):
@@ -207,7 +207,7 @@ class TestExpiry:
     )
 
     async def used(self, store: Store, *changes: str, expired: bool = True) -> NewPayment:
-        """A key with its payment, which is then changed. By default it ended 25 hours ago."""
+        """Accept a payment, then change its row. By default, the payment ended 25 hours ago."""
         first = a_new_payment()
         await store.accept(first)
         if expired:
@@ -218,7 +218,7 @@ class TestExpiry:
         return first
 
     async def test_an_expired_key_of_a_payment_at_rest_is_free(self, store: Store) -> None:
-        """Another request may use it too. The key then has its full lifetime again."""
+        """A different request may use the key too. The key then has its full lifetime again."""
         first = await self.used(store)
         again = a_new_payment(key=first.idempotency_key, fingerprint=b"\x01other")
         acceptance = await store.accept(again)
@@ -232,14 +232,14 @@ class TestExpiry:
     @pytest.mark.parametrize(
         ("changes", "expired"),
         [
-            pytest.param([ENDED], False, id="its time is not over"),
+            pytest.param([ENDED], False, id="its lifetime is not over"),
             pytest.param(["amount_kes = amount_kes"], True, id="not final"),
             pytest.param([ENDED, "needs_review = true"], True, id="needs review"),
             pytest.param(
-                [ENDED, "next_step_at = now(), next_step = 'query'"], True, id="still asked about"
+                [ENDED, "next_step_at = now(), next_step = 'query'"], True, id="an inquiry is due"
             ),
             pytest.param(
-                [ENDED, "updated_at = now() - interval '23 hours'"], True, id="changed a day ago"
+                [ENDED, "updated_at = now() - interval '23 hours'"], True, id="changed 23 hours ago"
             ),
         ],
     )
@@ -255,7 +255,7 @@ class TestExpiry:
     async def test_one_of_the_requests_that_race_for_a_free_key_gets_it(
         self, store: Store, other: Store
     ) -> None:
-        """One compare-and-set: the others repeat the winner's answer, not the first one."""
+        """One compare-and-set decides. The others get the winner's answer, not the old answer."""
         for _ in range(8):
             first = await self.used(store)
             news = [a_new_payment(key=first.idempotency_key) for _ in range(4)]

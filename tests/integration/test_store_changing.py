@@ -84,7 +84,7 @@ class TestOneFact:
     ) -> None:
         """Only the row's lock protects a change that writes no history.
 
-        It must see the success, or commit before it.
+        Such a change must see the success, or commit before it.
         """
         for _ in range(25):
             payment_id, attempt_id = await store.claimed()
@@ -116,7 +116,7 @@ class TestOneFact:
         assert (payment.provider_ids, payment.needs_review) == (ids, True)
 
     async def test_the_event_is_stored_in_the_commit_of_its_change(self, store: Store) -> None:
-        """The announcement is the history's text. It shows the payment as it was then.
+        """The announcement is the text in the history, and shows the payment as it was then.
 
         The history has no gaps. A final row leaves the sweeper's index at once, and its event is
         not yet published.
@@ -212,7 +212,7 @@ class TestClashes:
     async def test_a_message_with_any_body_about_any_payment_is_stored_unchanged(
         self, store: Store
     ) -> None:
-        """NUL, broken UTF-8, and an empty body. The table has no foreign key."""
+        """Bodies may be empty, or have NUL or broken UTF-8. The table has no foreign key."""
         unknown_id = new_id()
         bodies = [bytes(range(256)), b"", b"\xff\x00{"]
         for body in bodies:
@@ -230,9 +230,7 @@ class TestBatches:
     """Changes in one commit do not affect each other."""
 
     async def test_a_change_that_fails_fails_only_for_its_own_caller(self, store: Store) -> None:
-        """In one commit, one cancellation is too late, one names an unknown payment, and one
-        decision has a bug.
-        """
+        """The failures are a late cancellation, an unknown payment and a bug in a decision."""
 
         def broken(_payment: Payment | None, _context: Context) -> Decided:
             raise ZeroDivisionError
@@ -273,7 +271,7 @@ class TestBatches:
     async def test_processes_that_change_the_same_payments_in_opposite_orders_do_not_deadlock(
         self, fresh: Store
     ) -> None:
-        """Rows are locked in id order. The sweeper's locks fit in with that."""
+        """Every process locks rows in the order of their ids. The sweeper skips locked rows."""
         claimed = [await fresh.claimed() for _ in range(30)]
         async with Store(fresh.url) as second, Store(fresh.url) as third:
             for round_number in range(6):
@@ -294,7 +292,7 @@ class TestBatches:
 
     @pytest.mark.usefixtures("impatient")
     async def test_a_locked_payment_blocks_no_other_change_of_its_batch(self, store: Store) -> None:
-        """Its change fails as unavailable and may be retried. The rest are written one by one."""
+        """Its own change fails as unavailable. The other changes are written one by one."""
         held, *others = [await store.claimed() for _ in range(4)]
         async with locked(store, held[0]):
             results = await asyncio.gather(

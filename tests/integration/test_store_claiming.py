@@ -1,4 +1,4 @@
-"""Claim a payment: one worker, only if no rule forbids it, and no guess after a lost COMMIT."""
+"""One worker claims a payment, if no rule forbids it. A lost COMMIT is read back, not guessed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.integration.proxy import Proxy
 
 
 async def claims(store: Store, payment_id: UUID) -> list[UUID]:
-    """The attempts on record for a payment."""
+    """Return the ids of a payment's stored attempts."""
     sql = "SELECT id FROM mkwanja.attempts WHERE payment_id = $1 ORDER BY number"
     return [UUID(int=row["id"].int) for row in await store.rows(sql, payment_id)]
 
@@ -52,7 +52,7 @@ class TestOneWinner:
             assert payment.lease_until == payment.next_step_at
 
     async def test_the_winner_gets_the_claimed_payment(self, store: Store) -> None:
-        """Its lease is by the database's clock, and it is due at the end of the lease."""
+        """The lease is by the database's clock. The payment is due at the end of the lease."""
         payment_id, attempt_id = await store.accepted(Kind.WITHDRAWAL), new_id()
         payment = await store.claim(payment_id, attempt_id)
         assert payment is not None
@@ -61,7 +61,7 @@ class TestOneWinner:
         assert (await store.payment(payment_id)).sequence == 2
 
     async def test_a_locked_row_is_skipped(self, store: Store) -> None:
-        """The rest of its batch is claimed while it is locked. Afterwards it can be claimed."""
+        """The rest of its batch is claimed. After the lock, this payment can be claimed too."""
         held, *others = [await store.accepted() for _ in range(4)]
         async with locked(store, held):
             won = await asyncio.gather(*map(store.claim, (held, *others)))
@@ -87,7 +87,7 @@ class TestForbiddenClaims:
     """The claim's own statement checks stage, review and age. Brakes: `test_brakes_store.py`."""
 
     async def test_only_a_waiting_payment_can_be_claimed(self, store: Store) -> None:
-        """A claimed, a final, an unknown and a flagged payment cannot."""
+        """A claimed, a final, an unknown and a flagged payment cannot be claimed."""
         claimed, flagged = (await store.claimed())[0], await store.accepted(Kind.WITHDRAWAL)
         await store.update(flagged, "needs_review = true")
         for payment_id in (claimed, await store.finalized(), new_id(), flagged):
@@ -99,7 +99,7 @@ class TestForbiddenClaims:
 
     @pytest.mark.parametrize("kind", list(Kind))
     async def test_an_expired_payment_is_not_claimed(self, store: Store, kind: Kind) -> None:
-        """By the limit of its kind and the database's clock. Shortly before, it still is."""
+        """Its kind has a limit, by the database's clock. Before the limit, it can be claimed."""
         limit = EXPIRES_AFTER[kind]
         for by, is_claimed in ((limit, False), (limit - timedelta(seconds=30), True)):
             payment_id = await store.accepted(kind)
@@ -118,7 +118,7 @@ class TestLostCommit:
     async def test_a_claim_is_read_back_after_a_commit_of_unknown_outcome(
         self, store: Store, proxy: Proxy, proxied: Store, cut: str
     ) -> None:
-        """If it was committed, its worker continues. Otherwise the payment is free."""
+        """If the claim was committed, its worker continues. Otherwise the payment is free."""
         payment_id, attempt_id = await store.accepted(), new_id()
         proxy.cut = cut
         payment = await proxied.claim(payment_id, attempt_id)
@@ -129,10 +129,10 @@ class TestLostCommit:
         assert payment is not None
         assert (payment.stage, payment.attempt_id) == (Stage.SUBMITTING, attempt_id)
 
-    async def test_a_claim_of_another_worker_is_not_taken_for_our_own(
+    async def test_a_claim_of_another_worker_is_not_mistaken_for_our_own(
         self, store: Store, proxy: Proxy, proxied: Store
     ) -> None:
-        """Ours was rolled back. We read the other worker's claim, and do not send the payment."""
+        """Our claim was rolled back. We read the other worker's claim, and do not send."""
         payment_id = await store.accepted()
         proxy.cut = "before"
         claim = asyncio.create_task(proxied.claim(payment_id))
@@ -149,7 +149,7 @@ class TestLostCommit:
         payment_id = await store.accepted(Kind.WITHDRAWAL)
         await proxied.payment(payment_id)  # a connection is open
         proxy.cut = "after"
-        proxy.is_open.clear()  # the proxy forwards no new connection until we set this again
+        proxy.is_open.clear()  # the proxy forwards no new connection until this is set again
         claim = asyncio.create_task(proxied.claim(payment_id))
         await proxy.has_cut.wait()
         await store.change(success(payment_id, Kind.WITHDRAWAL))
@@ -181,10 +181,9 @@ class TestLostCommit:
 
 
 async def test_only_a_free_payment_that_waits_is_postponed(store: Store) -> None:
-    """By the database's clock.
+    """Another worker has claimed the third payment, and a transaction holds the second.
 
-    Another worker has claimed one of the others, and a transaction decides about the third.
-    Postponing does not wait for it.
+    Postponing does not wait for that transaction.
     """
     free, held, (claimed, _) = await store.accepted(), await store.accepted(), await store.claimed()
     before = {each: (await store.payment(each)).next_step_at for each in (held, claimed)}

@@ -109,7 +109,7 @@ async def confirm(store: Store, payment_id: UUID) -> None:
 async def test_a_confirmed_success_does_not_take_the_receipt_of_another_payment(
     store: Store,
 ) -> None:
-    """The receipt was free when the callback came.
+    """The receipt was free when the callback arrived.
 
     The payment is certainly paid. A person decides which payment has the receipt.
     """
@@ -137,7 +137,7 @@ async def test_payments_confirmed_at_once_do_not_share_a_receipt(
 
 
 async def test_a_refusal_does_not_fail_a_payment_with_an_unconfirmed_success(store: Store) -> None:
-    """A caller that saw it as failed and safe to retry would pay twice."""
+    """A caller that saw the payment as failed and safe to retry would pay twice."""
     payment_id, attempt_id = await store.claimed(Kind.DEPOSIT)
     receipt = a_receipt()
     await record_claimed_success(store, payment_id, receipt, ids=askable_ids(Kind.DEPOSIT))
@@ -198,7 +198,7 @@ async def test_a_limited_number_of_copies_is_stored(store: Store) -> None:
 
 
 async def test_a_message_that_differs_is_stored_after_any_number_of_copies(store: Store) -> None:
-    """It differs in one byte, or in source, operation or payment.
+    """The message differs in one byte, or in source, operation or payment.
 
     Bodies that differ only in a masked credential have different digests.
     """
@@ -216,7 +216,7 @@ async def test_a_message_that_differs_is_stored_after_any_number_of_copies(store
 async def test_copies_at_several_processes_are_stored_up_to_the_limit(
     store: Store, other: Store
 ) -> None:
-    """The payment's lock orders them: no process sees an uncommitted copy.
+    """The payment's lock orders the processes, so each process counts all earlier copies.
 
     An unknown payment has no row to lock, but the number stays limited.
     """

@@ -50,7 +50,7 @@ async def test_a_payment_without_messages_has_no_evidence(fresh: Store) -> None:
 async def test_the_evidence_lists_inquiries_by_number_with_their_first_answers(
     store: Store,
 ) -> None:
-    """It marks the probes of the breaker."""
+    """The list marks the probes of the breaker."""
     payment_id = await in_doubt(store)
     for number in (1, 2, 3):
         await store_inquiry(store, payment_id, is_probe=number == 1)
@@ -84,7 +84,7 @@ async def test_the_evidence_lists_inquiries_by_number_with_their_first_answers(
 async def test_any_message_at_the_payments_own_address_counts_as_a_message(
     store: Store, kind: Kind, operation: str, expected: bool
 ) -> None:
-    """It shows that Daraja had the payment, also if it is unreadable or from a wrong source."""
+    """It shows that Daraja had the payment, even if it is unreadable or from a wrong source."""
     undecided = Report(outcome=ReportedOutcome.UNDECIDED, code="26")
     for report, source_allowed in ((TIMEOUT, True), (UNREADABLE, True), (undecided, False)):
         payment_id = await in_doubt(store, kind)
@@ -96,7 +96,10 @@ async def test_any_message_at_the_payments_own_address_counts_as_a_message(
 async def test_a_stored_success_counts_as_a_claim_only_from_an_allowed_source(
     store: Store,
 ) -> None:
-    """Otherwise anyone with the address could keep a payment open. One among many is enough."""
+    """Otherwise anyone with the address could keep a payment open.
+
+    One success among many other messages is enough.
+    """
     for source_allowed in (True, False):
         payment_id = await in_doubt(store, Kind.DEPOSIT)
         for report in (UNREADABLE, PAID, UNREADABLE):
@@ -118,7 +121,7 @@ async def test_a_success_that_could_not_be_processed_counts_as_a_claim(
 async def test_a_message_stored_without_an_outcome_is_a_message_and_claims_nothing(
     store: Store,
 ) -> None:
-    """Older releases stored messages without it."""
+    """Older releases stored messages without an outcome."""
     payment_id = await in_doubt(store)
     await store.execute(
         "INSERT INTO mkwanja.callbacks (id, payment_id, operation, received_at, source_address,"
@@ -162,7 +165,7 @@ async def test_the_evidence_and_the_plan_of_a_sweep_show_the_engaged_brakes(
 
 
 async def test_payments_that_share_a_batch_share_no_evidence(store: Store) -> None:
-    """Each decision gets its own, also in one commit."""
+    """Each decision gets only the evidence of its own payment, also in one commit."""
     known_well, silent = await resendable(store), await in_doubt(store)
     claimed = await in_doubt(store, Kind.DEPOSIT)
     await record_callback(store, claimed, "deposit", PAID)

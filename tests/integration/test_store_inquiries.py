@@ -68,7 +68,7 @@ class TestInquiries:
     async def test_one_of_ten_jobs_for_one_due_time_inquires(
         self, store: Store, other: Store
     ) -> None:
-        """The jobs run in two processes. The row decides."""
+        """The jobs run in two processes. The payment's row decides which job inquires."""
         payment_id = await in_doubt(store, Kind.DEPOSIT)
         change = inquiry_change(payment_id, TIMES, ACCOUNTS)
         results = await asyncio.gather(*(process.change(change) for process in [store, other] * 5))
@@ -85,7 +85,7 @@ class TestInquiries:
         assert sorted(inquiry.number for inquiry in probes if inquiry) == list(range(1, 9))
 
     async def test_a_final_payment_can_be_probed(self, store: Store) -> None:
-        """Its stage stays, and it gets no due time."""
+        """The probe does not change its stage, and sets no due time."""
         payment_id = await store.finalized(Kind.WITHDRAWAL)
         before = await store.payment(payment_id)
         assert await store_inquiry(store, payment_id, is_probe=True) is not None
@@ -97,7 +97,7 @@ class TestAnswers:
     """The first answer to an inquiry counts."""
 
     async def test_an_answer_is_stored_with_its_time_outcome_and_code(self, store: Store) -> None:
-        """Its exchange is stored too, without an attempt."""
+        """The exchange of the inquiry is stored too, without an attempt."""
         payment_id = await in_doubt(store, Kind.DEPOSIT)
         await store_inquiry(store, payment_id)
         exchange = Exchange(
@@ -160,10 +160,10 @@ class TestAnswers:
 
 
 class TestDueInquiries:
-    """They are counted before a budget is charged, and fetched by step."""
+    """The sweeper counts due inquiries before it charges a budget, and fetches them by step."""
 
     async def test_each_step_has_its_own_queue_of_due_payments(self, fresh: Store) -> None:
-        """Payments that are final or due later are in none."""
+        """Payments that are final or due later are in no queue."""
         expected = {
             Step.QUERY: [await in_doubt(fresh, Kind.DEPOSIT)],
             Step.STATUS: [await in_doubt(fresh), await in_doubt(fresh, Kind.BILL_PAYMENT)],

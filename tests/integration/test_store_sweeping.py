@@ -72,14 +72,14 @@ class TestDue:
         assert set(fetched) == set(payments)
 
     async def test_a_locked_row_is_skipped(self, fresh: Store) -> None:
-        """A later sweep fetches it."""
+        """A later sweep fetches the payment."""
         held, free = await overdue(fresh, 2)
         async with locked(fresh, held):
             assert await fetch_due_ids(fresh) == [free]
         assert await fetch_due_ids(fresh) == [held]
 
     async def test_final_payments_cost_a_sweep_nothing(self, fresh: Store) -> None:
-        """They are in neither partial index, and a sweep uses only these."""
+        """A sweep uses only two partial indexes, and neither contains them."""
         payment_id = await fresh.finalized()
         await fresh.execute("UPDATE mkwanja.payments SET event_due = NULL")
         copied = await fresh.one(
@@ -113,7 +113,7 @@ async def fetch_unannounced(store: Store, *, limit: int = 10) -> list[Announceme
 
 
 class TestAnnouncements:
-    """An event is published at least once, by one id, until the publication is recorded."""
+    """An event is published at least once, under one id, until the publication is recorded."""
 
     async def test_an_event_is_unannounced_until_its_publication_is_recorded(
         self, fresh: Store, second_worker: Store
@@ -171,7 +171,7 @@ class TestAnnouncements:
     async def test_payments_without_unannounced_events_do_not_hide_others(
         self, fresh: Store
     ) -> None:
-        """Their wrong mark is removed, and the payments behind them are announced."""
+        """The sweeper removes their wrong due time, and finds the payments behind them."""
         published = [await fresh.finalized() for _ in range(3)]
         for announcement in await fetch_unannounced(fresh):
             await fresh.sweeping.record_announced(announcement)

@@ -1,4 +1,4 @@
-"""Submit payments on a real PostgreSQL: it stores what each answer of Daraja proves."""
+"""Submit payments with a real PostgreSQL, which stores the effect of each Daraja answer."""
 
 from __future__ import annotations
 
@@ -103,10 +103,10 @@ async def test_a_payment_that_failed_before_the_first_byte_is_sent_later(
     ]
 
 
-async def test_an_answer_after_the_end_of_the_lease_is_recorded(
+async def test_an_answer_after_the_success_of_its_payment_is_recorded(
     store: Store, submitter: Submitter, provider: Provider
 ) -> None:
-    """A callback was faster. The answer's ids are stored, and the success stays."""
+    """The callback arrived first. The answer's ids are stored, and the success stays."""
     provider.play = held = Held()
     payment_id = await store.accepted(Kind.WITHDRAWAL)
     job = asyncio.create_task(submitter.submit(payment_id))

@@ -91,7 +91,7 @@ class TestSingleFlight:
     async def test_concurrent_sends_share_one_fetch(
         self, oauth: OAuth, workers: list[TokenSource]
     ) -> None:
-        """Fifty payments in each of three workers, first without a token and then refused."""
+        """Three workers send fifty payments each. They have no token, and then a refused token."""
         tokens = await asyncio.gather(*(worker.get_current() for worker in workers * 50))
         assert {token.text for token in tokens} == {"t0ken1"}
         assert oauth.fetches == 1
@@ -104,7 +104,7 @@ class TestSingleFlight:
     async def test_a_fresh_token_is_returned_without_a_request(
         self, oauth: OAuth, workers: list[TokenSource]
     ) -> None:
-        """Not even a request to Redis."""
+        """The worker does not even send a request to Redis."""
         first = await workers[0].get_current()
         workers[0]._store = None  # type: ignore[assignment]
         assert await workers[0].get_current() == first
@@ -114,7 +114,7 @@ class TestSingleFlight:
     async def test_a_token_is_renewed_early_while_others_use_the_old_one(
         self, oauth: OAuth, workers: list[TokenSource], worker: int
     ) -> None:
-        """It is renewed so early that no send has to wait."""
+        """The renewal begins so early that no send has to wait."""
         old = await workers[0].get_current()
         await workers[1].get_current()
         oauth.now += EARLY_SECONDS
@@ -155,7 +155,7 @@ class TestSingleFlight:
 
 
 class TestAnswers:
-    """The endpoint's answers. `test_daraja_hostile_answers.py` has the invalid ones."""
+    """The endpoint's answers. `test_daraja_hostile_answers.py` tests the invalid answers."""
 
     async def test_a_short_lived_token_is_used_for_most_of_its_life(
         self, oauth: OAuth, workers: list[TokenSource]
@@ -200,7 +200,7 @@ class TestRedis:
     async def test_a_flush_of_redis_costs_one_fetch_at_most(
         self, oauth: OAuth, workers: list[TokenSource], redis: RedisClient
     ) -> None:
-        """Workers with a token continue to use it. A worker without one fetches one."""
+        """A worker with a token continues to use it. The other workers share a new token."""
         first = await workers[0].get_current()
         await redis.flushdb()
         assert await workers[0].get_current() == first
@@ -219,14 +219,14 @@ class TestRedis:
     async def test_garbage_instead_of_the_shared_token_is_ignored(
         self, workers: list[TokenSource], redis: RedisClient, text: str
     ) -> None:
-        """So is an expired token that Redis still has. Both are replaced."""
+        """An expired token in Redis is ignored, too. The worker then fetches a new token."""
         await redis.set(f"{PREFIX}token:key", text)
         assert await text_of(workers[0]) == await text_of(workers[1]) == "t0ken1"
 
     async def test_without_redis_no_token_is_fetched(
         self, oauth: OAuth, session: aiohttp.ClientSession
     ) -> None:
-        """A token of its own would end the token of all other workers."""
+        """A new token for this worker would end the token of all other workers."""
         away = connect("redis://127.0.0.1:9/0", client_name="mkwanja-test")
         with pytest.raises(QueueUnavailable):
             await a_source(oauth, session, away).get_current()
@@ -236,7 +236,7 @@ class TestRedis:
     async def test_a_fetched_token_is_used_even_if_redis_cannot_store_it(
         self, oauth: OAuth, session: aiohttp.ClientSession
     ) -> None:
-        """When Daraja issued it, the old token ended. A second fetch would end this one too."""
+        """Daraja has ended the old token. A second fetch would end this new token too."""
         async with RedisServer() as server:
             client = connect(server.url, client_name="mkwanja-test")
             source = a_source(oauth, session, client)
@@ -270,7 +270,7 @@ class TestRedis:
         assert {token.text for token in tokens} == {"t0ken2"}
 
     async def test_a_worker_does_not_release_another_workers_lock(self, redis: RedisClient) -> None:
-        """The lock of a worker that is too slow expires, and another worker may lock it."""
+        """If a worker is too slow, its lock expires, and another worker may get the lock."""
         store = SharedText(redis, "token:key")
         async with store.lock() as is_ours:
             assert is_ours

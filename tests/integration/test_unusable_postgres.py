@@ -33,7 +33,10 @@ NOW = timedelta(0)
 
 @asynccontextmanager
 async def read_only(store: Store, *, ends_sessions: bool = True) -> AsyncIterator[None]:
-    """The database for the block. Without `ends_sessions` those that are open write on."""
+    """Make the database read-only during the block.
+
+    Without `ends_sessions`, the sessions that are open can still write.
+    """
     setting = f'ALTER DATABASE "{database_name(store.url)}" SET default_transaction_read_only = '
     async with connection(store.url) as raw:
         await raw.execute("SET default_transaction_read_only = off")
@@ -49,8 +52,10 @@ async def read_only(store: Store, *, ends_sessions: bool = True) -> AsyncIterato
             await raw.execute(setting + "off")
 
 
-async def test_what_writes_is_unavailable_and_what_reads_is_answered(fresh: Store) -> None:
-    """On each path: accepting, claiming, answering, sweeping, announcing. Readers are served."""
+async def test_while_postgres_is_read_only_writes_are_unavailable_and_reads_work(
+    fresh: Store,
+) -> None:
+    """This holds for accepting, claiming, recording answers, sweeping and announcing."""
     accepted = await fresh.accepted()
     claimed, attempt_id = await fresh.claimed()
     finalized = await fresh.finalized()
@@ -76,7 +81,7 @@ async def test_what_writes_is_unavailable_and_what_reads_is_answered(fresh: Stor
         assert (await fresh.payment(finalized)).stage is Stage.SUCCEEDED
         assert (await fresh.payment(accepted)).stage is Stage.ACCEPTED
         assert await Feed(fresh.database).page(after=0, limit=10, owner=None) == []
-    await asyncio.sleep(1.1)  # until then a session that began meanwhile is believed
+    await asyncio.sleep(1.1)  # after a second, the pool replaces a read-only session
     await fresh.change(acknowledgement(claimed, attempt_id))
     await fresh.sweeping.record_announced(announcement)
     assert (
@@ -87,27 +92,23 @@ async def test_what_writes_is_unavailable_and_what_reads_is_answered(fresh: Stor
 
 
 @pytest.mark.parametrize("ends_sessions", [True, False])
-async def test_when_it_is_over_no_connection_stays_behind(
+async def test_after_the_read_only_time_every_connection_can_write(
     fresh: Store, ends_sessions: bool
 ) -> None:
-    """A session keeps the mode that it began with: those that began meanwhile are replaced,
-    without a restart.
-    """
+    """A session keeps the mode that it began with. The pool replaces the read-only sessions."""
     await asyncio.gather(*(fresh.accepted() for _ in range(3)))
     async with read_only(fresh, ends_sessions=ends_sessions):
         await asyncio.gather(
             *(PostgresReadingStore(fresh.database).is_writable() for _ in range(30))
         )
-        await asyncio.sleep(1.1)  # old enough to be doubted
+        await asyncio.sleep(1.1)  # after a second, the pool replaces a read-only session
     for _ in range(12):
         await asyncio.gather(*(fresh.accepted() for _ in range(10)))
         assert await PostgresReadingStore(fresh.database).is_writable()
 
 
 async def test_a_session_that_still_writes_is_kept(fresh: Store) -> None:
-    """The host may leave open sessions alone: what they can still store is stored, beside new
-    ones that cannot.
-    """
+    """The host may leave open sessions writable. The pool uses them beside read-only sessions."""
     await asyncio.gather(*(fresh.accepted() for _ in range(3)))
     async with read_only(fresh, ends_sessions=False):
         for _ in range(3):
@@ -118,10 +119,8 @@ async def test_a_session_that_still_writes_is_kept(fresh: Store) -> None:
             await asyncio.sleep(1.1)
 
 
-async def test_while_it_lasts_readers_do_not_open_a_connection_each(fresh: Store) -> None:
-    """A session that is young is believed, so that a full server is not asked for a new one by
-    every request.
-    """
+async def test_while_postgres_is_read_only_readers_share_connections(fresh: Store) -> None:
+    """The pool keeps a young session. Otherwise each request would need a new connection."""
     await fresh.accepted()
     pids = set()
     async with read_only(fresh):
@@ -133,20 +132,20 @@ async def test_while_it_lasts_readers_do_not_open_a_connection_each(fresh: Store
 
 
 async def test_a_database_without_our_schema_is_unavailable(fresh: Store) -> None:
-    """A web process that is up before its release accepts nothing, and says 503."""
+    """A web process that starts before the migration accepts nothing, and answers 503."""
     await fresh.execute("DROP SCHEMA mkwanja CASCADE")
     with pytest.raises(StoreUnavailable):
         await fresh.accept(a_new_payment())
 
 
 async def test_an_error_about_a_row_is_logged_without_the_row(fresh: Store) -> None:
-    """Rows hold phone numbers and keys, and Postgres quotes the row that it refuses."""
+    """Rows contain phone numbers and keys, and Postgres quotes a row that it refuses."""
     payment_id = await fresh.accepted()
     break_it = text(
         "UPDATE mkwanja.payments "
         "SET phone_number = :number, next_step_at = NULL, next_step = NULL WHERE id = :id"
     )
-    number = "2547" + "99000111"  # put together, because a traceback shows the lines of this file
+    number = "2547" + "99000111"  # in two parts, because a traceback shows lines of this file
     with pytest.raises(Exception, match="nothing_waits_for_nobody") as caught:
         async with fresh.database.transaction() as transaction:
             await transaction.run(break_it, {"number": number, "id": payment_id})
