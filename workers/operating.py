@@ -142,7 +142,8 @@ async def _stop(brakes: Brakes, reason: str) -> int:
             f"was being sent: {row.kind} {payment_id} of KES {row.amount_kes}, now"
             f" {stages[payment_id]}"
         )
-    print(f"no payout is being sent; {len(sent)} {'was' if len(sent) == 1 else 'were'}")
+    was_or_were = "was" if len(sent) == 1 else "were"
+    print(f"no payout is being sent now; {len(sent)} {was_or_were} when this command began")
     return 0
 
 

@@ -3,8 +3,8 @@
 The cache promises:
 
 * An unknown key is looked up at once.
-* Whatever callers send, there are at most five fetches in a burst and one more every 12 s. One
-  fetch serves all requests that wait for it.
+* Callers can cause at most five fetches in a burst, and one more every 12 s. One fetch serves all
+  requests that wait for it.
 * A key that was removed from the set is rejected within ten minutes.
 * While the endpoint is down, the last good set is used, for at most one day.
 
@@ -46,11 +46,13 @@ WAIT_AFTER_SECONDS = 540.0
 # For this long after a failed fetch, requests use the last good set without waiting, because an
 # endpoint that hangs must not delay every request by 3 s. The background task retries sooner.
 FAILURE_BELIEVED_SECONDS = 60.0
-# Slower than the bucket refills, so that a fetch for a new kid is left when the endpoint is back.
+# Slower than the refill of the bucket. When the endpoint is back, the bucket therefore still has a
+# fetch for a new kid.
 RETRY_AFTER_SECONDS = 15.0
-# Faster before the first set, because no token works without one. The bucket still applies.
+# Before the first set, retries are faster, because no token works without a set. The bucket still
+# limits them.
 FIRST_RETRY_AFTER_SECONDS = 2.0
-# Longer than any outage that we must survive. After that the keys can no longer be trusted.
+# This is longer than any outage that we must survive. After this time we no longer trust the keys.
 KEEP_SECONDS = 24 * 3600.0
 
 _NO_AGE = -1.0  # the metric's value while there is no set

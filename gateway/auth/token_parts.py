@@ -24,7 +24,7 @@ _ALGORITHMS: tuple[Algorithm, ...] = ("ES256", "RS256", "HS256")
 # signature covers.
 _FORBIDDEN_HEADERS = frozenset({"jku", "x5u", "jwk", "x5c", "crit", "b64"})
 
-# Beyond this a JSON number is no longer exact. The limit also rejects 1e999.
+# Beyond this value a JSON number is no longer exact. The limit also rejects 1e999.
 _LATEST_TIME = 2**53
 
 _SEND_A_TOKEN = "Send a token as Authorization: Bearer <JWT>."  # noqa: S105 - a sentence
@@ -58,7 +58,7 @@ def bearer_token(authorization: list[str]) -> str:
 
 
 def parse_json_object(segment: str, part: str) -> dict[str, object]:
-    """The JSON object in a segment of the token, without repeated names, NaN or extreme depth."""
+    """Parses a segment as a JSON object. Rejects repeated names, NaN and extreme depth."""
     try:
         value = parse(
             decode_base64url(segment),
@@ -74,7 +74,7 @@ def parse_json_object(segment: str, part: str) -> dict[str, object]:
 
 
 def reject_api_key(header: dict[str, object], claims: dict[str, object]) -> None:
-    """Rejects Supabase's legacy API keys with a sentence of their own.
+    """Rejects Supabase's legacy API keys with their own message.
 
     Callers often send one by mistake. Such a key is a JWT that identifies a project, not a caller.
     """

@@ -42,7 +42,7 @@ DRAIN_SECONDS = 3.0
 # More than the requests that the ingress works on (INGRESS_PLACES_MAX), because many connections
 # are idle or slow.
 CONNECTIONS_MAX = 4096
-# So many connections are closed together, because each search for the oldest scans all of them.
+# This many connections are closed together, because each search for the oldest scans all of them.
 _CUT_AT_ONCE = 64
 
 # The limit for all bytes of a request, including chunk sizes, chunk extensions and trailers. The

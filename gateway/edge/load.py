@@ -1,4 +1,4 @@
-"""Limits how many requests a process works on at the same time. The others get a 503.
+"""Limits how many requests a process works on at the same time. Other requests get a 503.
 
 Therefore no queue in the process grows without limit. No caller and no callback address can occupy
 all places, because each has a share of them.

@@ -69,8 +69,8 @@ def route_pattern(request: web.Request) -> str:
 def _is_ambiguous(request: web.Request) -> bool:
     """Whether another parser may read the length of the body differently.
 
-    Ambiguous are all transfer codings other than `chunked`, and in HTTP/1.0 `chunked` too. Upper
-    and lower case are equal in names of codings, and some clients write `Chunked` (RFC 9112 §7).
+    All transfer codings other than `chunked` are ambiguous, and so is `chunked` in HTTP/1.0. The
+    check ignores upper and lower case (RFC 9112 §7), because some clients write `Chunked`.
     """
     codings = [coding.lower() for coding in request.headers.getall(hdrs.TRANSFER_ENCODING, [])]
     return bool(codings) and (codings != ["chunked"] or request.version < HttpVersion11)

@@ -53,7 +53,7 @@ PROBLEMS: Mapping[type[errors.PaymentServiceError], Problem] = {
         headers={"WWW-Authenticate": 'Bearer realm="mkwanja"'},
     ),
     errors.NotPermitted: Problem(403, "not_permitted", "Not permitted"),
-    errors.LimitExceeded: Problem(422, "limit_exceeded", "A limit does not allow it"),
+    errors.LimitExceeded: Problem(422, "limit_exceeded", "A limit does not allow the payment"),
     errors.RateLimited: Problem(429, "rate_limited", "Too many requests", True, _RETRY_SOON),
     errors.PaymentNotFound: Problem(404, "payment_not_found", "No such payment"),
     errors.IdempotencyKeyInFlight: Problem(

@@ -79,7 +79,7 @@ async def listen(
 
 
 def _connections_max() -> int:
-    """How many connections may be open. If needed, the limit of open files is set higher first."""
+    """Increases the limit of open files if needed. Returns how many connections may be open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = CONNECTIONS_MAX + _OTHER_FILES
     if soft != resource.RLIM_INFINITY and soft < needed:

@@ -1,9 +1,9 @@
 """The models of all success answers in `/openapi.json`.
 
-The models of a payment, a history entry and an event are made from the declarations in
-`domain/views.py`, which also write them. `ingress_handlers.py` and `health.py` write the other
-answers. `tests/unit/test_openapi_answers.py` and, over HTTP, `tests/spec/test_openapi.py` check
-that they agree with these models.
+`domain/views.py` declares the members of a payment, a history entry and an event. The models here
+are made from these declarations, and so are the answers. `ingress_handlers.py` and `health.py`
+write all other answers. `tests/unit/test_openapi_answers.py` and, over HTTP,
+`tests/spec/test_openapi.py` check that all answers agree with these models.
 """
 
 from __future__ import annotations

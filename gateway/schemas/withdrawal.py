@@ -35,7 +35,7 @@ class WithdrawalBody(Body):
         None,
         validate_default=True,
         description=(
-            "Safaricom's charge and its message to the customer depend on it. The default is "
+            "Safaricom's fee and its message to the customer depend on the purpose. The default is "
             "`business`."
         ),
     )

@@ -117,7 +117,7 @@ async def test_no_payout_leaves_after_the_stop_command_returns(system: System) -
     await _assert_held(system, waiting)
     assert await _payout_requests(system) == sent
     printed = [line for line in result.lines if line.startswith("was being sent: ")]
-    assert result.lines[-1].startswith(f"no payout is being sent; {len(printed)} ")
+    assert result.lines[-1].startswith(f"no payout is being sent now; {len(printed)} ")
     assert all(any(payment_id in line for payment_id in payment_ids) for line in printed)
     assert not any("now submitting" in line for line in printed)
     await start(system)
@@ -154,11 +154,14 @@ async def test_the_stop_command_waits_for_open_sends_and_prints_them(system: Sys
             "payouts are stopped: nothing more is claimed",
             f"was being sent: withdrawal {payment_ids[0]} of KES 1500, now awaiting_result",
             f"was being sent: bill_payment {payment_ids[1]} of KES 840, now awaiting_result",
-            "no payout is being sent; 2 were",
+            "no payout is being sent now; 2 were when this command began",
         ]
     )
     again = await stop(system)
-    assert again.lines == ["payouts were stopped already", "no payout is being sent; 0 were"]
+    assert again.lines == [
+        "payouts were stopped already",
+        "no payout is being sent now; 0 were when this command began",
+    ]
 
 
 async def test_only_the_start_command_starts_stopped_payouts(system: System) -> None:
