@@ -1,1 +1,1 @@
-"""Tests of one module at a time. A test takes milliseconds and talks to no server."""
+"""Tests of one module at a time, without servers. Most of them take milliseconds."""

@@ -1,6 +1,6 @@
 """Parsers get changed genuine messages: no parser fails, and no parser misreads a message.
 
-Each run tests the same 200 examples in each test. With `FUZZ_EXAMPLES=100000`, each test gets
+Each test has the same 200 examples in every run. With `FUZZ_EXAMPLES=100000`, each test gets
 100,000 new examples.
 """
 

@@ -1,4 +1,4 @@
-"""Two headers may contain the idempotency key. Only the standard one may have quotes around it."""
+"""Two headers may contain the idempotency key. Only the standard header may quote the key."""
 
 from __future__ import annotations
 

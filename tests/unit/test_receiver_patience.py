@@ -150,7 +150,7 @@ def receiver_of(changes: Changes, redis: Try) -> Receiver:
 async def receive(receiver: Receiver, body_after: float) -> tuple[int, float]:
     """The status of the receiver's answer, and the seconds until it, in virtual time.
 
-    A 403 counts as 200, because such a message without a source address is also stored.
+    A 403 counts as 200: the message has no source address, but the receiver stores it.
     """
     loop = asyncio.get_running_loop()
     path = make_address("", _SECRET, _PAYMENT, "deposit")
