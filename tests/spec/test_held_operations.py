@@ -1,4 +1,4 @@
-"""Held operations: Daraja refuses an operation to our app, or refuses its settings.
+"""Held operations: Daraja refuses an operation to our app, or refuses our settings for it.
 
 For example, the app lacks a product. The payments of the operation wait. Each probe sends one of
 them. Other operations go on.
@@ -24,8 +24,8 @@ _ENV: dict[str, str | None] = {
 _B2C = "/mpesa/b2c/v3/paymentrequest"
 _WITHDRAWALS, _DEPOSITS = 80, 60
 
-# Users of Daraja report this form: the answer says that the token is invalid, but the same token
-# works for every other operation.
+# Users of Daraja report this form of refusal: the answer says that the token is invalid, but the
+# same token works for every other operation.
 _TOKEN_REFUSED = {"form": "empty_token"}
 
 
@@ -71,9 +71,9 @@ async def _add_missing_products(system: System) -> None:
 async def test_eighty_withdrawals_wait_for_a_missing_product_while_deposits_go_on(
     system: System,
 ) -> None:
-    """The worker sends few calls and fetches two tokens at most.
+    """The worker makes few calls to the operation, and fetches two tokens at most.
 
-    Once the product works, each withdrawal is paid once.
+    Once the app has the product, each withdrawal is paid once.
     """
     await system.scenario("product_missing", api="b2c", params=_TOKEN_REFUSED)
     first = await system.withdrawal()
@@ -86,12 +86,12 @@ async def test_eighty_withdrawals_wait_for_a_missing_product_while_deposits_go_o
     deposits = [await system.deposit() for _ in range(_DEPOSITS)]
     await system.wait_until_paid(deposits)
     await _wait_for_two_probes(system)
-    await system.eventually(  # for a moment, one of them may be a probe
+    await system.eventually(  # for a moment, one withdrawal may be a probe
         lambda: system.stage_counts(withdrawals),
         lambda counts: counts == {"accepted": _WITHDRAWALS},
     )
     probes = (await system.brake("b2c"))["probes"]
-    # The first was refused under two tokens. Each probe is one call, and fetches no token.
+    # The first withdrawal was refused under two tokens. A probe is one call, and fetches no token.
     assert await _count_requests(system, _B2C) <= 2 + probes + 1
     assert await _count_requests(system, "/oauth") == tokens <= 2
     assert sum((await _count_attempts(system, withdrawals)).values()) <= 1 + probes + 1
@@ -159,7 +159,7 @@ async def test_refusals_of_our_settings_fail_a_few_payments_and_hold_the_rest(
 
 
 async def test_an_operator_sees_a_held_operation_and_releases_it(system: System) -> None:
-    """The waiting payments are sent at once, with a new token if the old one lacks the product."""
+    """After the release, the worker sends the waiting payments, with a new token if necessary."""
     await system.control("POST", "/switches", {"missing_products": ["b2c"]})
     waiting = [await system.withdrawal() for _ in range(4)]
     await system.wait_until_engaged("b2c")

@@ -40,7 +40,7 @@ _AT_ONCE = 16
 
 @pytest.fixture
 async def silent(system: System) -> AsyncIterator[System]:
-    """The shared system with a Daraja in real time, which sends no result during the test."""
+    """The shared system. Its simulator is so slow that it sends no result during the test."""
     await system.control("POST", "/switches", {"time_scale": 1})
     yield system
     logs = system.stack.logs()["callbacks.1"]
@@ -69,7 +69,7 @@ async def _assert_untouched(system: System, one: AwaitedPayment) -> None:
 
 
 def _address(system: System, payment_id: str, operation: str) -> str:
-    """The payment's callback address for any operation."""
+    """The payment's callback address for this operation."""
     secret = system.stack.env("callbacks")["CALLBACK_SECRETS"].split(",")[0]
     return make_address(system.stack.callbacks_url, secret, UUID(payment_id), operation)
 
@@ -94,9 +94,9 @@ async def _deliver_all(
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("api", APIS)
 async def test_no_hostile_body_settles_a_payment(silent: System, api: Api) -> None:
-    """They are forged, replayed, swapped, repeated, mistyped, broken, nested or huge.
+    """The bodies are forged, replayed, swapped, repeated, mistyped, broken, nested or huge.
 
-    The real result still settles the payment.
+    The real result still settles the payment afterwards.
     """
     one, other = await begin_awaited(silent, api), await begin_awaited(silent, api)
     await _settle(silent, other)
@@ -111,7 +111,7 @@ async def test_no_hostile_body_settles_a_payment(silent: System, api: Api) -> No
 
 @pytest.mark.parametrize("api", APIS)
 async def test_an_unusual_but_clear_body_settles_its_payment(silent: System, api: Api) -> None:
-    """These are the twins of the hostile bodies: the receiver does not simply refuse everything."""
+    """These bodies are twins of the hostile bodies: the receiver does not refuse everything."""
 
     async def settle_by(case: str) -> AwaitedPayment:
         one = await begin_awaited(silent, api)
@@ -155,19 +155,19 @@ async def test_a_success_at_the_address_of_another_operation_settles_nothing(
 
 @pytest.mark.parametrize("api", ["b2c", "b2b"])
 async def test_a_hostile_answer_to_an_inquiry_settles_nothing(silent: System, api: Api) -> None:
-    """It names another payment or amount, or is unclear. The inquiry's address is genuine.
+    """The answer names another payment or amount, or contradicts itself. Its address is genuine.
 
-    `tests/unit/test_daraja_status_reports.py` has more of them.
+    `tests/unit/test_daraja_status_reports.py` has more such answers.
     """
     one = await begin_awaited(silent, api)
     right = {"Amount": one.amount, "ReceiptNo": forged_receipt(one), **one.ids}
     url = _address(silent, one.id, "status-1")
     wrong_values: dict[str, dict[str, Any]] = {
         "another amount": {"Amount": 1},
-        "another's ConversationID": {"ConversationID": "AG_other"},
-        "a status in small": {"TransactionStatus": "completed"},
+        "the ConversationID of another payment": {"ConversationID": "AG_other"},
+        "a status in lower case": {"TransactionStatus": "completed"},
         "a failure of another amount": {"TransactionStatus": "Failed", "Amount": 1},
-        "a failure of another's": {"TransactionStatus": "Failed", "ConversationID": "AG_other"},
+        "another payment's failure": {"TransactionStatus": "Failed", "ConversationID": "AG_other"},
     }
     bodies = {
         case: json.dumps(status(0, parameters(**{**right, **wrong}))).encode()

@@ -1,4 +1,4 @@
-"""The ingress refuses every hostile token of the corpus. It accepts three kinds of keys."""
+"""The ingress refuses every token of `HOSTILE`, and accepts every token of `GOOD`."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ CODES = {401: "unauthenticated", 403: "not_permitted"}
 
 
 class Target:
-    """An ingress without other processes, and the forge of tokens for it."""
+    """An ingress that runs alone, and the `Forge` that makes tokens for it."""
 
     def __init__(self, system: System) -> None:
         self.system = system
         self.forge = Forge(system.stack.issuer)
-        self.tokens: list[str] = []  # all that were sent
+        self.tokens: list[str] = []  # all tokens that were sent
 
     async def send_request(self, values: list[str], method: str, path: str) -> Answer:
         headers = CIMultiDict([("Authorization", value) for value in values])
@@ -84,7 +84,7 @@ async def target(
 @pytest.mark.sampled(30)
 @pytest.mark.parametrize("hostile", HOSTILE, ids=lambda hostile: hostile.name)
 async def test_the_service_refuses_a_hostile_token(target: Target, hostile: Hostile) -> None:
-    """401, or 403 if the token is valid but its kind of caller may not call the API."""
+    """The answer is 401, or 403 for a valid token of a caller that may not use the API."""
     token = hostile.make(target.forge)
     await target.expect_refusal([f"Bearer {token}"], hostile.status, hostile.sentence)
 
@@ -102,7 +102,7 @@ async def test_the_service_refuses_a_good_token_in_a_wrong_header(
 async def test_the_service_accepts_the_good_twin_of_a_hostile_token(
     target: Target, make: Maker
 ) -> None:
-    """Without its one fault each token is accepted, so the fault is the reason for the refusal."""
+    """The twin lacks only the fault, so the fault is the reason for the refusal."""
     for scheme in ("Bearer", "bearer", "BEARER "):
         value = f"{scheme} {make(target.forge)}"
         (await target.send_request([value], "GET", "/v1/payments")).expect(200)

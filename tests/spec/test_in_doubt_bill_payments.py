@@ -1,6 +1,7 @@
 """Bill payments in doubt: they are never sent again, because they have no resend key.
 
-The service inquires about a bill payment if Daraja gave it an id. If not, it flags it for a person.
+If Daraja gave a bill payment an id, the service inquires about the payment. If not, the service
+flags the payment for a person.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ async def system(inquiring_system: System) -> System:
 
 
 async def test_an_inquiry_settles_a_bill_payment_that_has_an_id(system: System) -> None:
-    """Its result was lost. Transaction Status by Daraja's id shows if it was paid."""
+    """The result was lost. Transaction Status by Daraja's id shows whether the money moved."""
     ids = {
         "paid": await begin_in_doubt(system, "b2b", "lost_callback"),
         "not paid": await begin_in_doubt(system, "b2b", "lost_callback", code=1),
@@ -55,7 +56,7 @@ async def test_an_inquiry_settles_a_bill_payment_that_has_an_id(system: System) 
 
 
 async def test_a_bill_payment_that_daraja_does_not_know_is_not_sent_again(system: System) -> None:
-    """Transaction Status finds nothing, many times. The payment is then flagged for a person."""
+    """After many answers "not found", the service flags the payment for a person."""
     payment_id = await begin_in_doubt(
         system, "b2b", "slow_result", InquiryRule("not_found"), seconds=600
     )
@@ -73,7 +74,7 @@ _WITHOUT_ID = (
 
 
 async def test_a_bill_payment_without_an_id_is_flagged_for_a_person(system: System) -> None:
-    """Without an id there is no inquiry, and no resend. A late result still settles it."""
+    """Without an id no inquiry is possible. A late result still settles the payment."""
     ids = await begin_each({name: begin_in_doubt(system, "b2b", name) for name in _WITHOUT_ID})
     flagged = replace(IN_DOUBT, needs_review=True)
     expected = dict.fromkeys(ids, flagged) | {"answer_and_callback_lost": replace(flagged, moved=1)}

@@ -36,7 +36,7 @@ async def system(inquiring_system: System) -> System:
 
 
 async def test_an_inquiry_settles_a_deposit_whose_callback_was_lost(system: System) -> None:
-    """STK query returns no receipt. A later callback adds it."""
+    """STK query returns no receipt. A later callback adds the receipt."""
     payment_id = await begin_in_doubt(system, "stk", "held_callback")
     payment = await system.settled(payment_id)
     assert (payment["status"], payment["receipt"], payment["needs_review"]) == (
@@ -70,7 +70,7 @@ async def test_a_callback_settles_a_deposit_whose_answer_was_lost(system: System
 async def test_a_deposit_without_an_id_fails_for_silence_only_after_its_window(
     system: System,
 ) -> None:
-    """It fails as not confirmed, not safe to retry. A late success corrects it."""
+    """The failure says that a retry is not safe. A late success corrects the deposit."""
     payment_id = await begin_in_doubt(system, "stk", "answer_and_callback_lost")
     await wait_until_observed(
         system, {"it": replace(_NO_RESULT, moved=1)}, {"it": payment_id}, flagged_or_not=True
@@ -100,7 +100,7 @@ _SILENT = {
 
 
 async def test_silence_ends_a_deposit_only_by_inquiries_after_its_window(system: System) -> None:
-    """Three answers without a result end it, or five if one was Daraja's vaguest code."""
+    """It fails after three answers without a result, or after five if one is vague."""
     ids = await begin_each(
         {
             name: begin_in_doubt(system, "stk", "slow_result", InquiryRule(name), **_TEN_MINUTES)
@@ -181,7 +181,7 @@ async def test_an_inquiry_without_an_answer_ends_no_deposit(system: System) -> N
 
 
 async def test_a_deposit_stays_pending_while_daraja_cannot_be_reached(system: System) -> None:
-    """Also past its window. Once Daraja is back, an inquiry settles it."""
+    """It stays pending even past its window. Once Daraja is back, an inquiry settles it."""
     payment_id = await begin_in_doubt(
         system, "stk", "lost_callback", InquiryRule("in_flight_a", times=1)
     )
@@ -219,7 +219,7 @@ async def test_a_failure_found_by_inquiries_needs_two_answers_with_one_code(syst
 
 
 async def test_one_wrong_answer_to_an_inquiry_ends_nothing(system: System) -> None:
-    """Queries have contradicted the truth: one that says failed, then one that says paid."""
+    """Daraja answers the first STK query wrongly as failed, and the second one as paid."""
     payment_id = await begin_in_doubt(
         system, "stk", "lost_callback", InquiryRule("query_contradicts", {"code": 1037}, 1)
     )
@@ -243,7 +243,7 @@ _IN_FLIGHT = (
 
 
 async def test_a_deposit_under_way_is_never_read_as_failed(system: System) -> None:
-    """No form of "not yet" is a failure, nor is an error for a known id. The deposits succeed."""
+    """The answers say "not yet", or are errors for a known id. Later the deposits succeed."""
     ids = await begin_each(
         {
             name: begin_in_doubt(system, "stk", "lost_callback", InquiryRule(name, times=2))
@@ -257,7 +257,7 @@ async def test_a_deposit_under_way_is_never_read_as_failed(system: System) -> No
 
 
 async def test_a_deposit_in_doubt_is_never_sent_again(system: System) -> None:
-    """Its send was cut, or Daraja was busy. It fails for silence, without a second prompt."""
+    """Its connection broke, or Daraja was busy. The deposit fails for silence after one send."""
     names = ("cut_before_acting", "system_busy", "maintenance")
     ids = {name: await begin_in_doubt(system, "stk", name, times=1) for name in names}
     for payment_id in ids.values():

@@ -1,4 +1,4 @@
-"""The addresses of inquiries: each is valid for one inquiry, and decides how a message is read."""
+"""Each inquiry has its own callback address, which decides how a message is parsed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def test_an_answer_is_accepted_only_at_the_address_of_its_inquiry(system: 
     payment_id = await begin_in_doubt(
         system, "b2c", "slow_result", InquiryRule("lost_callback"), seconds=600
     )
-    await wait_for_inquiries(system, payment_id, 2)  # the first one has been sent by then
+    await wait_for_inquiries(system, payment_id, 2)  # the first inquiry has been sent by then
     url = await system.callback_url(payment_id, "status-1")
     base, _, operation, token = url.rsplit("/", 3)
     before = len(await system.callbacks(payment_id))
@@ -47,11 +47,11 @@ async def test_an_answer_is_accepted_only_at_the_address_of_its_inquiry(system: 
 
 
 async def test_the_operation_of_the_address_decides_how_a_message_is_parsed(system: System) -> None:
-    """A payment's result at an inquiry's address ends nothing, and the other way round."""
+    """A result at an inquiry's address, or an answer at the result's address, ends nothing."""
     payment_id = await begin_in_doubt(
         system, "b2c", "slow_result", InquiryRule("lost_callback"), seconds=600
     )
-    await wait_for_inquiries(system, payment_id, 2)  # the first one has been sent by then
+    await wait_for_inquiries(system, payment_id, 2)  # the first inquiry has been sent by then
     amount = (await system.payment(payment_id))["amount"]
     messages: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
         ("status-1", {"TransactionID": "UKN7OPER01"}, {"TransactionAmount": amount}),

@@ -21,7 +21,7 @@ from tests.stack.identity import Algorithm
 
 FETCHES_AT_ONCE, SECONDS_PER_FETCH = 5, 12  # gateway/auth/keys.py
 STREAMS = 8
-# Enough that each key is seen through every connection, before and after each change.
+# So many that tokens of each key use every connection, before and after each change.
 REQUESTS_A_PHASE = 80
 READY = {"postgres": True, "migrated": True, "keys": True, "redis": True}
 
@@ -54,20 +54,20 @@ async def statuses(system: System, tokens: list[str]) -> Counter[int]:
 
 
 async def checks(system: System, status: int) -> dict[str, bool]:
-    """The checks of /readyz, which answers with this status."""
+    """The checks that /readyz shows in an answer with this status."""
     answer = await send_request(system, "GET", "/readyz", token="")
     shown: dict[str, bool] = answer.expect(status).json()["checks"]
     return shown
 
 
 class Stream:
-    """Endless requests by new and known users, signed with the keys that are valid now."""
+    """Sends requests endlessly, with tokens of new and known users that the keys `kids` signed."""
 
     def __init__(self, system: System) -> None:
         self.kids = system.stack.issuer.kids
         self.answers: Counter[tuple[str, int]] = Counter()
         self._system = system
-        self._tokens: dict[str, str] = {}  # by key; each is sent several times
+        self._tokens: dict[str, str] = {}  # the token of each key, which is sent several times
         self._turns = itertools.count()
 
     async def run(self) -> None:
@@ -80,7 +80,7 @@ class Stream:
             self.answers[kid, (await list_payments(self._system, token)).status] += 1
 
     async def phase(self, *kids: str) -> None:
-        """Runs until each of these keys, and no other, has signed its share of the requests."""
+        """Uses only these keys, until each has signed the tokens of its share of the requests."""
         self.kids = list(kids)
         before = self._counts()
 
@@ -98,7 +98,7 @@ class Stream:
 
 
 async def test_keys_rotate_under_load_without_a_refusal(ingress: System) -> None:
-    """A key is standby, then current, previous and revoked. Every valid token is answered 200."""
+    """Each key is standby, then current, previous and revoked. Valid tokens are answered 200."""
     issuer = ingress.stack.issuer
     began_at = time.monotonic() - SECONDS_PER_FETCH
     algorithms: list[Algorithm] = ["RS256", "ES256", "ES256"]
@@ -110,17 +110,17 @@ async def test_keys_rotate_under_load_without_a_refusal(ingress: System) -> None
         revoked: list[str] = []
         for algorithm in algorithms:
             previous, current = current, issuer.add_key(algorithm)
-            # The new key is standby: published, and it signs nothing yet.
+            # The new key is standby: it is published, and signs nothing yet.
             await stream.phase(previous)
             # The new key signs. Tokens of the previous key are still valid.
             await stream.phase(current, previous)
-            # The fetch for the new key also showed that the key revoked last time is gone.
+            # When the ingress fetched the new key, the key that was revoked last was gone.
             assert await statuses(ingress, revoked) == ({401: len(revoked)} if revoked else {})
             revoked = [issuer.mint(sub=new_subject(), kid=previous) for _ in range(5)]
             assert await statuses(ingress, revoked) == {200: 5}
             # The ingress has not seen this token.
             revoked += [issuer.mint(sub=new_subject(), kid=previous)]
-            # All other tokens of the previous key are out of use. Now it is revoked.
+            # Callers stop using the previous key's tokens. Then the previous key is revoked.
             await stream.phase(current)
             issuer.remove_key(previous)
             await stream.phase(current)
@@ -144,7 +144,7 @@ async def read_age(system: System) -> float:
 async def test_without_keys_a_good_token_gets_503_and_the_ingress_is_not_ready(
     ingress: System,
 ) -> None:
-    """The keys were never fetched. A token that is bad in itself is still answered 401."""
+    """The ingress never got the keys. A token with wrong claims is still answered 401."""
     issuer = ingress.stack.issuer
     await ingress.stack.stop_process("web")
     await issuer.stop()

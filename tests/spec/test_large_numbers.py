@@ -1,7 +1,7 @@
 """Hundreds of payments in doubt at once: each is paid once, within the inquiry budget.
 
-`LARGE_NUMBERS=1` plays the full numbers (`make proof`). `make test-all` plays a tenth of them. A
-minute of life is about a second here.
+With `LARGE_NUMBERS=1` (`make proof`) the tests make all payments, and in `make test-all` a tenth of
+them. Most waiting times are much shorter than the defaults.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ async def _wait_for_stage(system: System, ids: list[str], stage: str) -> None:
         lambda: system.stage_counts(ids),
         lambda counts: counts[stage] == len(ids),
         patience_seconds=_PATIENCE_SECONDS,
-        poll_seconds=0.5,  # a look costs more than a payment
+        poll_seconds=0.5,  # a count costs more than a payment
     )
 
 
 async def _assert_each_paid_once(system: System, ids: list[str]) -> None:
-    """The ledger has one movement of its amount for each payment, and no other.
+    """Check that the ledger has one movement of each payment's amount, and no other.
 
-    The record has one success for each payment, and no failure.
+    The history must have one success of each payment, and no failure.
     """
     ledger = (await system.control("GET", "/ledger"))["items"]
     amounts = "SELECT id, amount_kes FROM mkwanja.payments WHERE id = ANY($1::uuid[])"
@@ -86,9 +86,9 @@ async def _count_sends(system: System) -> Counter[str]:
 async def _assert_within_budget(
     system: System, path: str, *, since: datetime, per_second: float
 ) -> int:
-    """No inquiry came before the budget, counted from `since`, allowed it; returns their number.
+    """Check that the budget, counted from `since`, allowed every inquiry; return their number.
 
-    At most one second's worth comes at once.
+    The budget allows the inquiries of one second at once.
     """
     requests = (await system.control("GET", f"/requests?path={path}"))["items"]
     for number, request in enumerate(requests, start=1):
@@ -104,7 +104,7 @@ async def _now(system: System) -> Any:
 
 @pytest.mark.whole
 async def test_payouts_whose_answers_are_all_lost_are_each_made_once() -> None:
-    """Half of the results are lost, too. Each withdrawal has one send and one success."""
+    """Half of the results are also lost. Each withdrawal has one send and one success."""
     async with a_system(env=_QUICK) as system:
         await system.scenario("answer_lost_after_acting", api="b2c", amount=1000)
         await system.scenario("answer_and_callback_lost", api="b2c", amount=1001)
@@ -118,7 +118,7 @@ async def test_payouts_whose_answers_are_all_lost_are_each_made_once() -> None:
 
 @pytest.mark.whole
 async def test_payouts_that_were_cut_before_daraja_acted_are_each_made_once() -> None:
-    """A cut after Daraja acted looks the same, so the service inquires twice before a resend."""
+    """The service cannot know whether Daraja acted, so it inquires twice before a resend."""
     async with a_system(env=_QUICK) as system:
         cut_once = "254700000021"  # the simulator cuts the first call of its payments
         ids = await _many(_THOUSAND, lambda _: system.withdrawal(amount=120, phone_number=cut_once))
@@ -154,7 +154,7 @@ async def test_inquiries_settle_deposits_that_are_paid_while_the_receiver_is_dow
 
 @pytest.mark.whole
 async def test_a_worker_that_returns_after_ten_minutes_inquires_in_due_order() -> None:
-    """It stays within both budgets. The longest overdue payments come first."""
+    """The worker stays within both budgets. The longest overdue payments come first."""
     per_second = _FIVE_HUNDRED / 10
     env: dict[str, str | None] = {
         "DARAJA_REQUESTS_PER_SECOND": "10000",
@@ -202,9 +202,10 @@ async def _make_overdue(system: System, ids: list[str]) -> dict[str, datetime]:
 async def _assert_in_due_order(
     system: System, ids: list[str], was_due_at: dict[str, datetime], *, handed_over_at_once: int
 ) -> None:
-    """No inquiry is further from its turn than two hand-overs.
+    """Check that no inquiry is further from its turn than twice `handed_over_at_once`.
 
-    One sweep hands over so many at once, and the rest of the sweep before may still wait.
+    One sweep hands over that many payments at once. The sweep before it handed over as many, and
+    some of these may still wait.
     """
     first = (
         "SELECT payment_id, min(asked_at) AS at FROM mkwanja.inquiries"

@@ -1,6 +1,6 @@
-"""The receiver under attack, by strangers and by those who know a callback address.
+"""Attacks on the receiver, with invented callback addresses and with leaked genuine addresses.
 
-They learn nothing, change nothing and fill nothing.
+The attackers learn nothing, settle no payment and do not fill the database.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from tests.spec.in_doubt import inquiries
 from tests.spec.system import System
 
 COPIES_MAX = 200
-FIRST_AFTER_SECONDS = 30  # as shipped: the wait before the next inquiry
+FIRST_AFTER_SECONDS = 30  # the default wait before the next inquiry
 
 
 async def test_a_body_with_a_content_encoding_is_stored_as_it_came_and_never_decoded(
     system: System,
 ) -> None:
-    """It is answered 200 and flagged. Nothing that it might contain is believed."""
+    """The body is answered 200, and is flagged as unreadable. It settles nothing."""
     one = await begin_awaited(system)
     plain = _body(one, receipt="UKN7PACK01")
     for number, (codings, body) in enumerate(
@@ -43,7 +43,7 @@ async def test_a_body_with_a_content_encoding_is_stored_as_it_came_and_never_dec
             (["GZIP"], gzip.compress(plain)),
             (["deflate"], zlib.compress(plain)),
             (["gzip, gzip"], gzip.compress(gzip.compress(plain))),
-            (["gzip"], gzip.compress(bytes(30_000_000))),  # a bomb
+            (["gzip"], gzip.compress(bytes(30_000_000))),  # a decompression bomb
             (["gzip"], plain + b" "),
             (["zstd"], plain),
             (["identity, br"], plain + b"  "),
@@ -72,7 +72,7 @@ def _body(one: AwaitedPayment, **result: Any) -> bytes:
 async def test_a_leaked_address_can_neither_fill_the_database_nor_flood_daraja(
     system: System,
 ) -> None:
-    """All copies are answered, a limited number is stored, and inquiries stay 30 seconds apart."""
+    """Every copy is answered 200, but only 200 are stored. Inquiries stay 30 seconds apart."""
     one = await begin_awaited(system, "b2c")
     body = _body(one, code=17)  # not final, so the service inquires
     for _ in range(12):
@@ -111,7 +111,7 @@ async def test_genuine_callbacks_finalize_payments_during_a_flood_of_forgeries(
 
 
 async def _forge(system: System, one: AwaitedPayment) -> Counter[tuple[int, bytes]]:
-    """Sends messages with a real payment and operation and invented tokens; counts the answers."""
+    """Sends messages to the payment's address with invented tokens, and counts the answers."""
     base, seen = one.url.rpartition("/")[0], Counter[tuple[int, bytes]]()
     numbers = iter(range(_FORGERIES))
 

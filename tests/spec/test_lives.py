@@ -1,4 +1,4 @@
-"""The whole life of one payment of each kind, from the request to the receipt."""
+"""The whole life of a deposit, a withdrawal and two bill payments, from request to receipt."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.spec.system import System
 async def test_a_payment_lives_from_request_to_receipt(
     system: System, kind: str, request_body: dict[str, Any], moved: dict[str, Any]
 ) -> None:
-    """It is submitted and acknowledged, and its money moves once, to the right party."""
+    """The payment is submitted and acknowledged. Its money moves once, to the right party."""
     payment_id = await getattr(system, kind)(**request_body)
     payment = await system.settled(payment_id)
     assert (payment["status"], payment["failure"]) == ("success", None)

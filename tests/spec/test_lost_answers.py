@@ -15,7 +15,7 @@ from tests.spec.in_doubt import begin_in_doubt, history_facts, wait_until_observ
 from tests.spec.playing import PAID, Api, count_sends
 from tests.spec.system import System
 
-# The service inquires soon. A send has its usual lease, so no answer is late.
+# The service inquires soon. A lease has its default length, so no answer comes after its lease.
 _INQUIRE_SOON: dict[str, str | None] = {
     "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
     "INQUIRY_INTERVAL_MAX_SECONDS": "1",
@@ -44,9 +44,9 @@ async def system() -> AsyncIterator[System]:
 
 
 async def _begin_sent(system: System, *apis: Api, answered_after: float) -> dict[str, str]:
-    """Payments that Daraja has made and not yet answered; their ids by API.
+    """Make payments that Daraja has paid and not yet answered; return their ids by API.
 
-    Their results never come. The answers come after `answered_after` seconds.
+    Daraja answers each send after `answered_after` seconds. It sends no results.
     """
     await system.control("POST", "/switches", {"hold_callbacks": True})
     ids = {api: await begin_in_doubt(system, api, "slow", seconds=answered_after) for api in apis}
@@ -62,7 +62,7 @@ async def _begin_sent(system: System, *apis: Api, answered_after: float) -> dict
 async def test_an_acknowledgement_that_comes_while_postgres_is_away_is_stored_later(
     system: System,
 ) -> None:
-    """However long the outage: deposits get their ids, and bill payments need no person."""
+    """Even after a long outage, deposits have their ids, and bill payments need no person."""
     ids = await _begin_sent(system, "stk", "b2b", "b2c", answered_after=5)
     await system.stack.postgres.stop()
     await asyncio.sleep(5 + _FORMER_RETRY_SECONDS + 2)
@@ -76,7 +76,7 @@ async def test_an_acknowledgement_that_comes_while_postgres_is_away_is_stored_la
 async def test_a_worker_that_must_end_before_postgres_is_back_logs_the_lost_answer(
     system: System,
 ) -> None:
-    """It ends in time. The line has all ids by which a person finds the payment at Daraja."""
+    """The worker ends in time. The log line has all ids that a person needs at Daraja."""
     payment_id = (await _begin_sent(system, "b2b", answered_after=3))["b2b"]
     await system.stack.postgres.stop()
     assert await system.stack.stop_process("worker") == 0
@@ -94,7 +94,7 @@ async def test_a_worker_that_must_end_before_postgres_is_back_logs_the_lost_answ
 async def test_a_payment_whose_claim_was_lost_goes_into_doubt_and_is_not_resent(
     system: System, api: Api
 ) -> None:
-    """Daraja's answer proves that it was sent."""
+    """Daraja's answer proves that the payment was sent."""
     payment_id = (await _begin_sent(system, api, answered_after=4))[api]
     await system.execute(_LOSE_CLAIM.format(payment_id))
     await wait_until_observed(system, {"it": PAID}, {"it": payment_id})

@@ -1,6 +1,6 @@
 """No secret leaks: a search through everything that one long run wrote.
 
-The run meets every failure, at log level DEBUG.
+The run plays failures of every kind, at log level DEBUG.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def test_nothing_secret_is_written_anywhere(run: Run) -> None:
 
 
 def test_everything_that_could_leak_was_written(run: Run) -> None:
-    """Otherwise the search would prove nothing: row errors, echoes, refused tokens, outages."""
+    """If the logs had no row errors, echoes or outages, the search would prove nothing."""
     logs = "\n".join(text for place, text in run.written.items() if place.startswith("log of"))
     for event in (
         "callback_not_processed", "request_failed", "callback_flagged", "redis_away",
@@ -61,7 +61,7 @@ def test_everything_that_could_leak_was_written(run: Run) -> None:
 
 
 def test_every_log_line_is_a_json_object_of_ours(run: Run) -> None:
-    """Output of Python or a library would be no JSON. Only the reason for not starting is text."""
+    """A line of Python or of a library is not JSON. Only a failed start prints other text."""
     required = {"event", "level", "process", "timestamp"}
     for place, text in run.written.items():
         if place.startswith("log of") and not place.endswith(("release", ".9")):

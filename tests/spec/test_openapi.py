@@ -46,7 +46,7 @@ _PROVOKED = {
     "rate_limited",
 }  # fmt: skip
 
-# Few requests and little money, so that the tests reach every limit.
+# The limits are so low that the tests reach each of them.
 _TIGHT = """
 [users]
 requests_per_second = 0.001
@@ -60,7 +60,10 @@ amount_max = 240000
 
 
 class Witness:
-    """Sends requests, as a backend unless a token is given, and compares every answer."""
+    """Sends requests, and compares every answer with the document.
+
+    The caller is a backend, unless a token is given.
+    """
 
     def __init__(self, system: System, document: Any) -> None:
         self.system = system
@@ -70,7 +73,7 @@ class Witness:
 
     @classmethod
     async def of(cls, system: System) -> Witness:
-        """A witness with the system's own document, which needs no token."""
+        """A witness with the document that the system serves without a token."""
         answer = await send_request(system, "GET", "/openapi.json", token="")
         return cls(system, answer.expect(200).json())
 
@@ -83,7 +86,7 @@ class Witness:
         token: str | None = None,
         **options: Any,
     ) -> Answer:
-        """A request with no body of its own."""
+        """Send a request, and check its answer."""
         bearer = self.system.stack.issuer.backend_token() if token is None else token
         path = operation[1].replace("{payment_id}", payment_id) + query
         answer = await send_request(self.system, operation[0], path, token=bearer, **options)
@@ -92,7 +95,7 @@ class Witness:
     async def post(
         self, path: str, body: Any, *, token: str | None = None, key: str | None = None
     ) -> Answer:
-        """A request for a payment."""
+        """Send a request for a payment, and check its answer."""
         bearer = self.system.stack.issuer.backend_token() if token is None else token
         return self.check(
             ("POST", path), await post(self.system, path, body, token=bearer, key=key)
@@ -117,7 +120,7 @@ async def tight_system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterato
 
 
 async def test_every_example_of_a_request_is_accepted(system: System) -> None:
-    """Readers copy the examples."""
+    """Readers of the document copy its examples."""
     witness, count = await Witness.of(system), 0
     for path in _PAYING:
         body = witness.described.operations["POST", path]["requestBody"]
@@ -147,12 +150,12 @@ async def test_a_route_accepts_only_the_parameters_that_are_described(system: Sy
 
 
 async def _send_refused_payments(witness: Witness, path: str) -> None:
-    """Sends a request for a payment in every way that is refused without a limit."""
+    """Sends requests for a payment that are refused for every reason except a rate or a sum."""
     body, key = _PAYING[path], str(uuid4())
     (await witness.post(path, body, key=key)).expect(202)
     assert (await witness.post(path, body, key=key)).was_replayed
     await witness.post(path, {**body, "metadata": {"another": "one"}}, key=key)
-    # The last one is more than one payment may have.
+    # The last amount is larger than the policy allows for one payment.
     wrong_bodies: list[Any] = [b"{", {**body, "amount": "1", "colour": 1}, []]
     for wrong in (*wrong_bodies, b" " * 17 * 1024, {**body, "amount": 250_000}):
         await witness.post(path, wrong)
@@ -170,7 +173,7 @@ async def _send_refused_payments(witness: Witness, path: str) -> None:
 
 
 async def _read_everything(witness: Witness, payment_id: str) -> None:
-    """Reads in every way, and in every way that is refused."""
+    """Sends reads and cancellations that are answered, and others that are refused."""
     for operation in (_READ, _HISTORY, _CANCEL):
         for other in (payment_id, UNKNOWN_PAYMENT_ID, "no-id", "a/b", ""):
             await witness.send_request(operation, payment_id=other)
@@ -190,7 +193,7 @@ async def _read_everything(witness: Witness, payment_id: str) -> None:
 
 
 async def _cancel_a_payment(witness: Witness) -> None:
-    """Its owner and a backend cancel it while payouts are stopped."""
+    """Its owner and a backend cancel a payment while payouts are stopped."""
     system, owner = witness.system, str(uuid4())
     async with stopped_payouts(system):
         payment_id = await system.withdrawal(amount=10, owner=owner)
@@ -200,7 +203,7 @@ async def _cancel_a_payment(witness: Witness) -> None:
 
 
 async def test_every_answer_is_as_described(tight_system: System) -> None:
-    """For good and bad requests: status, headers and members agree with the document."""
+    """Status, headers and members agree with the document, for good and bad requests."""
     system = tight_system
     witness = await Witness.of(system)
     for path in _PAYING:
@@ -213,7 +216,7 @@ async def test_every_answer_is_as_described(tight_system: System) -> None:
     await _cancel_a_payment(witness)
     await _read_everything(witness, settled["id"])
     await _read_everything(witness, failed["id"])
-    # Limits: of a phone by the day and by the minute, and of a caller.
+    # These requests exceed a phone's limits for a day and for a minute, and a caller's rate.
     await witness.post("/v1/withdrawals", {**WITHDRAWAL, "phone_number": "0722000333"})
     await witness.post("/v1/deposits", body)
     async with caller(system, sub=str(uuid4())) as user:
@@ -227,7 +230,7 @@ async def test_every_answer_is_as_described(tight_system: System) -> None:
         for operation, status, answer in witness.described.answers()
         if witness.described.codes(answer) & _PROVOKED
     }
-    # The caller's rate is shared by all routes, so the test meets it on one route only.
+    # All routes share the caller's rate, so the test exceeds it on one route only.
     assert {status for _, status in provoked - witness.met} <= {429}, provoked - witness.met
 
 

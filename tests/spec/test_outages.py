@@ -62,7 +62,7 @@ def _assert_unavailable(answer: Answer) -> None:
 
 
 async def test_payments_are_accepted_while_redis_is_stopped(system: System) -> None:
-    """A 202 needs no Redis. Once Redis is back, the payments are submitted and paid once."""
+    """The ingress answers 202 without Redis. Once Redis is back, each payment is paid once."""
     with nothing_restarted(system):
         async with _stopped(system.stack.redis):
             payment_ids = await _pay_one_of_each_kind(system)
@@ -107,7 +107,7 @@ async def test_every_request_gets_503_while_postgres_is_stopped(system: System) 
 async def test_a_callback_that_comes_while_postgres_is_away_is_stored_when_it_is_back(
     system: System,
 ) -> None:
-    """Daraja sends once and waits. The receiver retries, stores, finalizes and answers 200."""
+    """Daraja sends a callback once and waits. The receiver retries until it is stored."""
     payment_id = await begin(system, "stk", "lost_callback")
     await system.in_stage(payment_id, "awaiting_result")
     awaited = await load_awaited(system, payment_id, "stk")
@@ -139,7 +139,7 @@ async def test_every_payment_settles_after_postgres_restarts_under_load(
 
     async def pay(payer: int) -> None:
         for number in range(_PAYMENTS_EACH):
-            # Each deposit is another customer's: Daraja shows one prompt on a phone.
+            # Each deposit has its own phone number, because Daraja shows one prompt on a phone.
             deposit = DEPOSIT | {"phone_number": f"07111{payer}00{number:02}"}
             path, body = [("/v1/deposits", deposit), *requests][(payer + number) % 3]
             retry = partial(system.backend.pay, path, body, key=str(uuid4()))
@@ -163,7 +163,7 @@ async def test_every_payment_settles_after_postgres_restarts_under_load(
 
 
 async def test_processes_start_before_postgres_and_redis() -> None:
-    """They wait, report that they are not ready, and serve once both servers are there."""
+    """The processes report that they are not ready, and serve once both servers are there."""
     async with a_system(processes=()) as system:
         stack = system.stack
         async with AsyncExitStack() as outage:
