@@ -32,7 +32,7 @@ PACKAGES = {
     "domain.adapters.redis": "queue, rates, copies of answers, publishing",
     "domain.adapters.settings": "the environment",
 }
-# So many packages import these that their arrows would hide all others.
+# Almost all packages import these, and the arrows to these would hide all other arrows.
 _NOT_DRAWN = ("domain", "domain.kinds", "domain.adapters")
 _GROUPS = ("gateway", "workers", "domain")
 

@@ -1,4 +1,4 @@
-"""The sweeper's loop. It runs outside arq's queue, because it finds what that queue has lost."""
+"""The sweeper's loop. It runs outside arq's queue, because it finds the payments lost there."""
 
 from __future__ import annotations
 

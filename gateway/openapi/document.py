@@ -47,8 +47,8 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DESCRIPTION = f"""Payments between your systems and M-PESA: authenticated, idempotent, recorded.
 
 * **Tokens.** Every request under `/v1` needs `Authorization: Bearer <JWT>` with `iss`, `aud`,
-  `exp`, `sub` and `role`. The role `authenticated` is an app's user, who may make deposits and see
-  its own payments. The role `service_role` is a backend, which may do everything.
+  `exp`, `sub` and `role`. The role `authenticated` is for an app's user. It may make deposits and
+  see its own payments. The role `service_role` is for a backend. It may do everything.
 * **Idempotency.** A POST that makes a payment needs `X-Idempotency-Key`, or `Idempotency-Key`,
   which is the standard name. In `Idempotency-Key`, `"k1"` in quotes means the key `k1`.
 * **Errors** are problems (RFC 9457). `code` is from a closed list. `retryable` says whether you may

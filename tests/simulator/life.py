@@ -1,6 +1,6 @@
 """The life of one payment after it was accepted: wait, decide, move money, send the result.
 
-Only this module moves money, in the same step that fixes the outcome. So the ledger, the queries
+Only this module moves money, in the same step that fixes the outcome. Thus the ledger, the queries
 and the callbacks agree, unless a scenario makes them differ. daraja.md §2.5 and §8.3 have the
 delays.
 """

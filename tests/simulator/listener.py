@@ -24,8 +24,8 @@ def cut(transport: asyncio.BaseTransport | None) -> None:
         return
     loop_socket = transport.get_extra_info("socket")
     if loop_socket is not None:
-        # The event loop's socket object may not accept options (uvloop's does not). So the option
-        # is set on a socket with a copy of its file descriptor.
+        # The event loop's socket object may not accept options (uvloop's does not). Therefore the
+        # option is set on a socket with a copy of its file descriptor.
         with (
             contextlib.suppress(OSError),
             socket.socket(fileno=os.dup(loop_socket.fileno())) as copy,
