@@ -33,7 +33,7 @@ CALLERS = ("alice", "bob", "shop", "desk", "visitor", "anon", "stale", "forged",
 # withdrawal by shop that has no owner.
 PAYMENTS = ("alices", "for_alice", "bobs", "shops")
 
-# visitor (an anonymous user), anon (another role), stale, forged, tokenless
+# For visitor (an anonymous user), anon (another role), stale, forged and tokenless.
 _REFUSED = (403, 403, 401, 401, 401)
 
 #                                        alice bob  shop desk
@@ -144,7 +144,7 @@ async def test_each_caller_gets_the_status_in_the_table(
 
 
 async def test_the_table_has_every_route_for_every_owner(shared_system: System) -> None:
-    """The author of a new route must decide who may use it."""
+    """It fails for a new route, until its author adds to the table who may use the route."""
     document = (
         (await send_request(shared_system, "GET", "/openapi.json", token="")).expect(200).json()
     )
@@ -171,7 +171,7 @@ async def test_an_open_route_ignores_tokens(shared_system: System, cast: Cast, p
 async def test_a_users_lists_contain_only_its_own_payments(
     shared_system: System, cast: Cast, caller: str, owned: set[str]
 ) -> None:
-    """Lists of payments and of events. A backend's lists contain all payments."""
+    """This holds for payments and for events. A backend's lists contain all payments."""
     for path in ("/v1/payments", "/v1/events"):
         mine = await _read_all_pages(shared_system, path, cast.tokens[caller])
         theirs = await _read_all_pages(shared_system, path, cast.tokens["desk"])
@@ -184,7 +184,7 @@ async def test_a_users_lists_contain_only_its_own_payments(
 async def test_no_filter_finds_another_callers_payment(
     shared_system: System, cast: Cast, caller: str
 ) -> None:
-    """Neither phone number, account reference, receipt nor key."""
+    """The filters are phone number, account reference, receipt and idempotency key."""
     for name in set(PAYMENTS) - ({"alices", "for_alice"} if caller == "alice" else {"bobs"}):
         payment = await shared_system.payment(cast.payments[name])
         for field in ("phone_number", "account_reference", "receipt", "idempotency_key"):

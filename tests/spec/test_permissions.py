@@ -1,4 +1,4 @@
-"""The limits of a user, beyond the statuses of `test_permission_matrix.py`."""
+"""What a user may not do or see, in more detail than in `test_permission_matrix.py`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def test_a_user_may_make_no_payout(system: System) -> None:
 
 
 async def test_another_callers_payment_is_not_found(system: System) -> None:
-    """Reading, history and cancelling answer as for a payment that does not exist."""
+    """Reads and cancellations are answered as for a payment that does not exist."""
     of_another, of_a_backend = await system.deposit(), await system.withdrawal()
     token = system.stack.issuer.user_token(new_subject())
     for method, suffix in (("GET", ""), ("GET", "/history"), ("POST", "/cancel")):
@@ -53,7 +53,7 @@ async def test_another_callers_payment_is_not_found(system: System) -> None:
 
 
 async def test_a_user_does_not_see_which_operator_decided_and_why(system: System) -> None:
-    """The user sees that it happened. A backend sees the operator and the reason."""
+    """The user sees that there was a decision. A backend also sees operator and reason."""
     owner = new_subject()
     payment_id = await system.withdrawal(owner=owner)
     await system.settled(payment_id)

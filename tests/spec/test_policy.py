@@ -84,7 +84,7 @@ async def test_two_hundred_concurrent_requests_stay_within_a_daily_limit(limited
 
 
 async def test_the_key_of_a_request_over_its_limit_is_still_free(limited: System) -> None:
-    """The same key pays once there is room."""
+    """The same key makes a payment once the limit allows the amount."""
     user = new_subject()
     async with caller(limited, sub=user) as client:
         first = (await client.pay("/v1/deposits", deposit_body(600))).expect(202).json()["id"]
@@ -100,7 +100,7 @@ async def test_the_key_of_a_request_over_its_limit_is_still_free(limited: System
 
 
 async def test_a_phone_gets_a_limited_number_of_prompts_a_minute(limited: System) -> None:
-    """All callers count together. The fourth answer says when to retry."""
+    """The limit counts deposits of all callers. The fourth answer says when to retry."""
     body = {"amount": 10, "phone_number": new_phone_number()}
     tokens = [limited.stack.issuer.user_token(new_subject()) for _ in range(4)]
     answers = [await post(limited, "/v1/deposits", body, token=token) for token in tokens]
@@ -125,7 +125,7 @@ amount_per_day = 500
 
 @pytest.fixture(scope="module")
 async def shut(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
-    """A policy that allows no amount to users, no deposit, and payouts up to 500."""
+    """A system whose policy allows users nothing, and backends only payouts up to 500."""
     policy = tmp_path_factory.mktemp("policy") / "policy.toml"
     policy.write_text(_SHUT)
     async with a_system(processes=("web",), env={"POLICY_FILE": str(policy)}) as system:
@@ -145,7 +145,7 @@ async def shut(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System
 async def test_the_refusal_of_a_request_that_never_fits_suggests_no_retry(
     shut: System, role: str, kind: str, amount: int, limit: str, maximum: int
 ) -> None:
-    """Neither `resets_at`, Retry-After nor the text suggests a retry, however empty the day is."""
+    """The answer has no `resets_at` and no Retry-After, and its text suggests no retry."""
     token = shut.stack.issuer.mint(sub=new_subject(), role=role)
     answer = await post(shut, f"/v1/{kind}", deposit_body(amount), token=token)
     problem = expect_problem(answer, 422, "limit_exceeded")
@@ -159,7 +159,8 @@ async def test_the_refusal_of_a_request_that_never_fits_suggests_no_retry(
 async def _send_reads(system: System, token: str, times: int) -> list[Answer]:
     """Sends `times` reads of one caller, four at once.
 
-    On a busy machine more would wait for Redis too long, and the process then counts no request.
+    On a busy machine, more reads at once would wait for Redis too long. The process would then not
+    count them.
     """
     turns = asyncio.Semaphore(4)
 
@@ -171,7 +172,7 @@ async def _send_reads(system: System, token: str, times: int) -> list[Answer]:
 
 
 async def test_a_caller_over_its_rate_gets_429(limited: System) -> None:
-    """A retry of an earlier request is replayed, and another caller is served."""
+    """Retries of earlier requests are still replayed, and other callers are still served."""
     token = limited.stack.issuer.user_token(new_subject())
     async with (
         Client(limited.stack.web_url, token) as user,
@@ -180,7 +181,7 @@ async def test_a_caller_over_its_rate_gets_429(limited: System) -> None:
         body, key = deposit_body(), str(uuid4())
         first = (await user.pay("/v1/deposits", body, key=key)).expect(202)
         answers = await _send_reads(limited, token, 450)
-        # The rate may allow one more meanwhile.
+        # The rate may allow one more request meanwhile.
         assert sum(answer.status == 200 for answer in answers) in range(399, 401)
         refused = await user.pay("/v1/deposits", deposit_body())
         problem = expect_problem(refused, 429, "rate_limited")
@@ -197,7 +198,7 @@ async def test_a_caller_over_its_rate_gets_429(limited: System) -> None:
 async def test_without_redis_the_policy_decides_if_requests_are_served(
     tmp_path: Path, choice: str, status: int, code: str | None
 ) -> None:
-    """No process can count a caller's requests then. A retry is answered in both cases."""
+    """Without Redis no process can count a caller's requests. A retry is always answered."""
     policy = tmp_path / "policy.toml"
     policy.write_text(
         f'[caller]\nrequests_per_second = 100\nburst = 100\nwithout_redis = "{choice}"'
@@ -232,7 +233,7 @@ async def _print_policy(env: Mapping[str, str], folder: Path) -> tuple[int, str]
 
 
 async def test_the_policy_in_force_can_be_printed(tmp_path: Path, policy_file: Path) -> None:
-    """It needs no setting but the file, and its output is a valid policy file."""
+    """The command needs no setting but POLICY_FILE. Its output is a valid policy file."""
     code, defaults = await _print_policy({}, tmp_path)
     assert (code, tomllib.loads(defaults)["phone"]["amount_per_day"]) == (0, 500_000)
     (tmp_path / "policy.log").unlink()
@@ -251,7 +252,7 @@ async def test_a_faulty_policy_is_reported_in_one_line(tmp_path: Path) -> None:
 
 
 async def test_an_anonymous_user_is_admitted_by_the_policy_alone(tmp_path: Path) -> None:
-    """It may then do what a user may do."""
+    """With `allow_anonymous`, such a user may do the same as any other user."""
     policy = tmp_path / "policy.toml"
     policy.write_text("[users]\nallow_anonymous = true")
     async with (

@@ -25,7 +25,7 @@ def _rows() -> dict[int, list[str]]:
 
 
 def test_every_failure_of_the_contract_has_a_row_with_a_test() -> None:
-    """Each row of the contract's table is there once."""
+    """Each row of the table in daraja.md is in provider_failures.md once."""
     rows = _rows()
     assert list(rows) == list(range(1, _ROWS_OF_THE_CONTRACT + 1))
     assert [number for number, cells in rows.items() if not _TEST.search(cells[-1])] == []

@@ -19,7 +19,7 @@ _QUERIES_PER_MINUTE = 30
 _LIMITED: dict[str, str | None] = {
     "DARAJA_REQUESTS_PER_SECOND": str(_PER_SECOND),
     "DARAJA_STK_QUERIES_PER_MINUTE": str(_QUERIES_PER_MINUTE),
-    "DARAJA_INQUIRIES_PER_MINUTE": None,  # it would replace the limit above
+    "DARAJA_INQUIRIES_PER_MINUTE": None,  # a number here would replace the limit above
     "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
     # On a busy machine a test may take longer than a customer would wait.
     "DEPOSIT_EXPIRES_AFTER_SECONDS": "3600",
@@ -51,23 +51,23 @@ async def redis(system: System) -> AsyncIterator[Redis]:
 
 
 async def _arrivals(system: System, path: str = "/mpesa/") -> list[Any]:
-    """The requests to this path that reached the simulator, in order; by default all but tokens."""
+    """The requests that reached the simulator at this path; by default all but token requests."""
     return list((await system.control("GET", f"/requests?path={path}"))["items"])
 
 
 async def _seconds_since(system: System, first: str, last: Any) -> float:
     """The time from the acceptance of payment `first` to the arrival of request `last`.
 
-    It is at least the time between their turns.
+    It is at least the time between the turns of the two at the shared rate.
     """
     [row] = await system.rows("SELECT created_at FROM mkwanja.payments WHERE id = $1::uuid", first)
     return float((datetime.fromisoformat(last["at"]) - row["created_at"]).total_seconds())
 
 
 async def test_all_workers_share_one_rate_limit(system: System, redis: Redis) -> None:
-    """One second's worth of requests goes at once, and the rest in turn.
+    """The requests of one second are sent at once, and all others in turn.
 
-    `test_redis_sharing.py` proves exactly that payouts go first.
+    `test_redis_sharing.py` proves that payouts go first.
     """
     pushes = list(await asyncio.gather(*(system.deposit() for _ in range(_PUSHES))))
     payouts = list(await asyncio.gather(*(system.withdrawal() for _ in range(_PAYOUTS))))
@@ -87,7 +87,7 @@ async def test_all_workers_share_one_rate_limit(system: System, redis: Redis) ->
 
 
 async def test_a_spike_arrest_slows_all_workers_for_a_while(system: System, redis: Redis) -> None:
-    """Refused requests are sent later, once. The shared rate falls, and recovers."""
+    """Each refused request is sent again once. The shared rate falls for a while."""
     await system.scenario("spike_arrest_json", api="b2c", times=4)
     payment_ids = list(await asyncio.gather(*(system.withdrawal() for _ in range(15))))
 
@@ -104,9 +104,9 @@ async def test_a_spike_arrest_slows_all_workers_for_a_while(system: System, redi
 
 
 async def test_inquiries_stay_within_their_budget_and_stop_without_redis(system: System) -> None:
-    """Thirty a minute by all workers, none without Redis.
+    """All workers together send thirty inquiries a minute, and none without Redis.
 
-    A flush of Redis loses the count, and no payment.
+    A flush of Redis loses the count of inquiries, but no payment.
     """
     before = len(await _arrivals(system, _QUERY))
     begun = (begin(system, "stk", "lost_callback") for _ in range(5))
@@ -122,7 +122,7 @@ async def test_inquiries_stay_within_their_budget_and_stop_without_redis(system:
         await system.eventually(
             lambda: _count_postponed(system), lambda count: count >= postponed + 2
         )
-        # One may have been on its way.
+        # One inquiry may have been on its way.
         assert len(await _arrivals(system, _QUERY)) <= arrived_before + 1
         await system.stack.redis.start()
         await system.wait_until_paid([waiting])
@@ -130,7 +130,7 @@ async def test_inquiries_stay_within_their_budget_and_stop_without_redis(system:
     await system.wait_until_paid(payment_ids)
     inquiries = (await _arrivals(system, _QUERY))[before:]
     seconds = await _seconds_since(system, payment_ids[0], inquiries[-1])
-    # One at once, and one more for the flush.
+    # The budget allows one inquiry at once, and one more after the flush.
     assert len(inquiries) <= 2 + seconds * _QUERIES_PER_MINUTE / 60, inquiries
 
 

@@ -1,6 +1,6 @@
 """The host makes the database read-only, as it does when a disk is full.
 
-The service forgets no payment that it sent.
+The service loses no payment that it sent.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _INQUIRE_SOON = {"INQUIRY_FIRST_AFTER_SECONDS": "0.5", "INQUIRY_INTERVAL_MAX_SEC
 _DEPOSIT = {"amount": 250, "phone_number": "0711000777"}
 
 
-# Daraja waits less than 16 seconds for the answer to a callback. After the second outage, only the
-# worker still has Daraja's answer to the send.
+# Daraja waits less than 16 seconds for the answer to a callback. After the longer outage the
+# callback is lost, and only the worker still has Daraja's answer to the send.
 @pytest.mark.parametrize("lasts_seconds", [2.0, pytest.param(16.0, marks=pytest.mark.whole)])
 async def test_a_read_only_database_loses_no_answer_and_needs_no_restart(
     lasts_seconds: float,
@@ -33,7 +33,7 @@ async def test_a_read_only_database_loses_no_answer_and_needs_no_restart(
         for payment_id in sent:
             await system.eventually(partial(system.provider_requests, payment_id))
         await _switch(system, "on")
-        await asyncio.sleep(1)  # sessions that began before are over
+        await asyncio.sleep(1)  # the sessions that began earlier have ended by then
         key = str(uuid4())
         answer = await system.user.pay("/v1/deposits", _DEPOSIT, key=key)
         assert (answer.status, answer.json()["code"]) == (503, "unavailable")
@@ -58,7 +58,7 @@ async def test_a_read_only_database_loses_no_answer_and_needs_no_restart(
 
 
 async def _switch(system: System, value: str) -> None:
-    """Sets the database's default, and ends every session but this one."""
+    """Makes the database read-only (`on`) or writable (`off`), and ends all other sessions."""
     url = system.stack.database_url
     async with connection(url) as raw:
         await raw.execute("SET default_transaction_read_only = off")

@@ -39,7 +39,7 @@ async def _deposits(client: Client, count: int, **more: Any) -> list[str]:
 
 
 async def test_a_page_lists_the_callers_payments_newest_first(system: System) -> None:
-    """Each item equals the payment read alone. No page has another user's payment."""
+    """Each item equals the answer to a read of that payment. Other users' payments are absent."""
     async with caller(system, sub=new_subject()) as one, caller(system, sub=new_subject()) as other:
         mine = await _deposits(one, 4)
         foreign = await _deposits(other, 1, phone_number="0713000199")
@@ -68,7 +68,7 @@ async def test_pages_list_every_payment_once_while_new_ones_arrive(system: Syste
 
 
 async def test_a_forged_cursor_is_answered_or_refused_by_name(system: System) -> None:
-    """It never shows another's payment, and never causes an internal error."""
+    """No cursor shows another caller's payment, and none causes an internal error."""
     async with caller(system, sub=new_subject()) as one:
         mine = await _deposits(one, 2)
         genuine = (await _page(one, limit="1"))["next_cursor"].split("-")
@@ -131,8 +131,8 @@ async def test_a_wait_for_a_final_payment_returns_it(system: System) -> None:
     assert answer.expect(200).json() == settled
 
 
-async def test_a_history_lists_each_step_once(system: System) -> None:
-    """Numbered from 1, oldest first. Each entry begins at the stage where the last one ended."""
+async def test_a_history_lists_each_entry_once(system: System) -> None:
+    """The entries are numbered from 1. Each begins at the stage where the one before it ended."""
     payment_id = await begin(system, "stk", "cancel")
     await system.settled(payment_id)
     history = await system.backend.history(payment_id)
@@ -150,7 +150,7 @@ async def test_a_history_lists_each_step_once(system: System) -> None:
     assert history[-1]["detail"]["provider_code"] == "1032"
 
 
-# Makes the history as long as years of inquiries would.
+# Makes the history as long as years of inquiries would make it.
 _GROW_HISTORY = """
     INSERT INTO mkwanja.payment_history
         (id, payment_id, sequence, recorded_at, what, stage, detail)
@@ -164,7 +164,7 @@ _GROW_HISTORY = """
 async def test_a_long_history_can_be_read_whole(
     system: System, query: dict[str, str], length: int
 ) -> None:
-    """Page by page, oldest first, each entry once. The last page has no cursor."""
+    """The pages list each entry once, oldest first. The last page has no cursor."""
     payment_id, query = await system.deposit(), dict(query)
     await system.settled(payment_id)
     await system.execute(_GROW_HISTORY, payment_id, length)
@@ -196,7 +196,7 @@ _QUERIES = [
 
 
 async def test_the_problem_names_a_wrong_query_parameter(system: System) -> None:
-    """It is unknown or repeated, or it has a wrong value. `test_schemas.py` has more of them."""
+    """The parameter is unknown or repeated, or its value is wrong (more: `test_schemas.py`)."""
     payment_id = await system.deposit()
     for route, query, name in _QUERIES:
         path = f"/v1/payments{route}?{query}".replace("ID", payment_id)

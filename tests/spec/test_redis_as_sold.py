@@ -1,6 +1,6 @@
 """The whole system on Redis as hosts sell it.
 
-Payments settle and are announced, and no process logs a complaint.
+Payments settle, and no process logs a problem with Redis.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ async def test_payments_work_on_each_kind_of_hosted_redis(kind: str, tmp_path: P
             assert (await system.settled(payment_id))["status"] == "success"
         for url in (system.stack.web_url, system.stack.callbacks_url):
             assert await _report(system, url) == "ok"
-        # Each process logs once that it does not check the certificate, and nothing else.
+        # A process that does not check the certificate logs that once. Nothing else is logged.
         warnings = [] if sold.verify is None else ["redis_certificate_not_checked"]
         assert list(_redis_events(system).values()) == [warnings] * 3
         for text in system.stack.logs().values():
@@ -83,7 +83,7 @@ async def test_payments_go_on_when_sentinels_replace_the_primary() -> None:
             while not stop.is_set():
                 payment_ids.append(await system.deposit())
                 payment_ids.append(await system.withdrawal())
-                # Dozens of payments a second are load enough, and the test waits for each.
+                # Dozens of payments a second are enough load. The test waits for each payment.
                 await asyncio.sleep(0.25)
 
         async def count() -> int:
@@ -115,7 +115,7 @@ async def test_a_cluster_of_several_shards_stops_every_process_with_one_line() -
 
 
 async def test_a_fault_of_redis_is_logged_once_and_stops_no_acceptance() -> None:
-    """The user may not use arq's keys, so no wake-up is queued. Each payment is still paid."""
+    """At first the Redis user may not use arq's keys. Each payment is paid once that is mended."""
     user = limited_user("resetkeys ~mkwanja:* resetchannels &payment-events* +@all -@dangerous")
     async with (
         RedisServer(settings=[user]) as server,
@@ -125,7 +125,7 @@ async def test_a_fault_of_redis_is_logged_once_and_stops_no_acceptance() -> None
 
         check_report = await system.eventually(partial(_report, system), lambda text: text != "ok")
         assert check_report.startswith("refuses: permission: ")
-        await asyncio.sleep(3)  # several sweeps, and each meets the same refusal
+        await asyncio.sleep(3)  # several sweeps, each refused by Redis in the same way
         for name, events in _redis_events(system).items():
             if not name.startswith("callbacks"):
                 assert events.count("redis_refuses") == 1, (name, events)
@@ -139,7 +139,7 @@ async def test_a_fault_of_redis_is_logged_once_and_stops_no_acceptance() -> None
 
 
 async def test_a_full_redis_stops_no_payment() -> None:
-    """Other applications fill it. Payments settle and are announced, and /readyz reports it."""
+    """Other applications fill Redis. Payments still settle, and /readyz reports the fault."""
     async with RedisServer(settings=["maxmemory-policy noeviction"]) as server:
         env = {"REDIS_URL": server.url, "INQUIRY_FIRST_AFTER_SECONDS": "1"}
         async with a_system(env=env, workers=2) as system, Redis.from_url(server.url) as admin:

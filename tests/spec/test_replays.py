@@ -36,7 +36,7 @@ async def _replay_20_times(
 
 
 async def _delete_copies(system: System) -> None:
-    """Deletes only the copies, because the rates are in the same Redis."""
+    """Deletes the copies of answers, but not the rates, which are in the same Redis."""
     async with Redis.from_url(system.stack.redis.url) as redis:
         if names := [name async for name in redis.scan_iter("*replay:*")]:
             await redis.delete(*names)
@@ -46,7 +46,7 @@ async def _delete_copies(system: System) -> None:
 async def test_a_replay_does_not_count_against_the_rate(
     strict_system: System, *, has_copy: bool
 ) -> None:
-    """Twenty replays come before requests two and three, and twenty after the refused one."""
+    """Twenty replays come before requests two and three, and twenty after the last."""
     async with caller(strict_system, sub=new_subject()) as user:
         body, key = deposit_body(), str(uuid4())
         first = (await user.pay("/v1/deposits", body, key=key)).expect(202)
@@ -72,7 +72,7 @@ async def test_concurrent_replays_block_no_new_request(strict_system: System) ->
 async def test_another_request_with_the_same_key_counts_against_the_rate(
     strict_system: System,
 ) -> None:
-    """It is refused, so it is no replay."""
+    """Such a request is refused. It is not a replay."""
     async with caller(strict_system, sub=new_subject()) as user:
         key = str(uuid4())
         answers = [await user.pay("/v1/deposits", deposit_body(), key=key) for _ in range(4)]

@@ -1,4 +1,4 @@
-"""An operator's decision: stored with operator and reason, announced, refused against evidence."""
+"""An operator's decision is stored and published. It is refused if evidence contradicts it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.spec.operating import operate, operate_all
 from tests.spec.playing import begin
 from tests.spec.system import System
 
-# Silence ends a deposit soon. Everything else is as shipped.
+# A deposit fails for silence soon. Other settings have their defaults, or are never reached.
 _BRISK: dict[str, str | None] = {
     "DEPOSIT_RESULT_WINDOW_SECONDS": "1",
     "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
@@ -27,7 +27,7 @@ _REASON = "statement of 1 March, page 2"
 class Cast:
     """Payments in every state that an operator may meet.
 
-    Meanwhile no worker runs that could change one.
+    No worker runs that could change their states.
     """
 
     def __init__(self, system: System, ids: dict[str, str]) -> None:
@@ -58,13 +58,13 @@ async def system() -> AsyncIterator[System]:
 
 @pytest.fixture(scope="module")
 async def cast(system: System) -> Cast:
-    # Each scenario leaves a payment that the service cannot inquire about.
+    # Each scenario brings its payment to the stage that stands beside it.
     lost = {"times": 1, "act": False}
     begun = {
         "succeeded": (begin(system, "b2c", "approve"), "succeeded"),
         "refused by Daraja": (begin(system, "b2b", "insufficient_funds"), "failed"),
         "bill that was paid": (begin(system, "b2b", "answer_and_callback_lost"), "in_doubt"),
-        "bill that was not": (begin(system, "b2b", "html_503", **lost), "in_doubt"),
+        "bill that was not paid": (begin(system, "b2b", "html_503", **lost), "in_doubt"),
         "another bill": (begin(system, "b2b", "html_503", **lost), "in_doubt"),
         "in doubt": (begin(system, "b2c", "html_503", **lost), "in_doubt"),
         "silent deposit": (begin(system, "stk", "answer_and_callback_lost"), "failed"),
@@ -99,7 +99,7 @@ _RECEIPT_OF_ANOTHER = ("--receipt", "of another")  # the test replaces it by a r
 
 # tests/unit/test_resolve.py has every refusal.
 _REFUSED = [
-    ("bill that was not", "paid", (), "Give M-PESA's receipt number"),
+    ("bill that was not paid", "paid", (), "Give M-PESA's receipt number"),
     ("another bill", "paid", _RECEIPT_OF_ANOTHER, "This receipt belongs to another payment."),
     ("refused by Daraja", "paid", _RECEIPT, "Daraja said that the payment failed"),
     ("waiting", "paid", _RECEIPT, "is not sent yet, and will be"),
@@ -130,7 +130,7 @@ async def test_evidence_outranks_an_operator(cast: Cast) -> None:
 
 
 async def test_a_wrong_command_changes_nothing(cast: Cast) -> None:
-    """A bad reason, receipt, id or decision, or PostgreSQL away: exit code 2 and the fault."""
+    """The exit code is 2 for a wrong argument, or without PostgreSQL. The command says why."""
     payment_id = cast.ids["another bill"]
     before = (await cast.row("another bill"), await cast.history("another bill"))
     wrong = [
@@ -158,9 +158,9 @@ async def test_a_wrong_command_changes_nothing(cast: Cast) -> None:
 
 
 async def test_a_decision_is_a_transition_with_operator_and_reason(cast: Cast) -> None:
-    """The decisions: paid (also after the service's own conclusion), unpaid and reviewed.
+    """The decisions are paid, unpaid and reviewed. Paid also corrects a failure for silence.
 
-    A decision that ends a payment is announced.
+    A decision that ends or corrects a payment is published as an event.
     """
     system = cast.system
     [moved] = await system.movements(cast.ids["bill that was paid"])
@@ -170,7 +170,7 @@ async def test_a_decision_is_a_transition_with_operator_and_reason(cast: Cast) -
     decisions: list[tuple[str, str, tuple[str, ...], str, str | None]] = [
         ("bill that was paid", "paid", bill_receipt, "resolved_paid", "succeeded"),
         ("silent deposit", "paid", deposit_receipt, "resolved_paid", "corrected"),
-        ("bill that was not", "unpaid", (), "resolved_unpaid", "failed"),
+        ("bill that was not paid", "unpaid", (), "resolved_unpaid", "failed"),
         ("in doubt", "unpaid", (), "resolved_unpaid", "failed"),
         ("waiting and flagged", "unpaid", (), "resolved_unpaid", "failed"),
         ("refused by Daraja", "reviewed", (), "reviewed", None),
@@ -208,7 +208,7 @@ async def test_a_decision_is_a_transition_with_operator_and_reason(cast: Cast) -
 
 
 async def test_the_same_decision_twice_is_one_transition(cast: Cast) -> None:
-    """Run again at once and later. Only the first run is accepted, and only it is announced."""
+    """The command runs twice at once, and again later. Only one run is accepted and published."""
     label = "another bill"
     before = len(await cast.history(label))
     at_once = await asyncio.gather(
@@ -219,7 +219,7 @@ async def test_the_same_decision_twice_is_one_transition(cast: Cast) -> None:
     assert [result.code for result in await operate_all(cast.system, commands)] == [1, 1]
     history = await cast.history(label)
     assert [entry["what"] for entry in history[before:]] == ["resolved_unpaid"]
-    # An operator may correct unpaid to paid, and never paid to unpaid.
+    # An operator may correct unpaid to paid, but not paid to unpaid.
     commands = [
         cast.command(label, "paid", "--receipt", "UCB4AAAA77"),
         cast.command(label, "unpaid"),
@@ -230,7 +230,7 @@ async def test_the_same_decision_twice_is_one_transition(cast: Cast) -> None:
 
 
 async def test_a_payment_that_was_resolved_as_unpaid_is_never_sent(cast: Cast) -> None:
-    """A worker comes back. The flagged payment stays failed, and the others go on."""
+    """A worker starts again. The resolved payment stays failed, and the others go on."""
     system = cast.system
     await system.control("DELETE", "/scenarios")
     await system.stack.start_process("worker")

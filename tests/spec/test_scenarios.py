@@ -1,7 +1,7 @@
 """Payments of every kind under all failures of the customer, of Daraja and of the network.
 
-Each payment ends in the state of its money, or waits for Daraja's report. The tables have the
-scenarios of the simulator. The result codes are a table of the unit tests.
+Each payment ends in agreement with the simulator's ledger, or waits for Daraja's report. The tables
+have the simulator's scenarios. The unit tests have a table of all result codes.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from tests.spec.playing import (
 from tests.spec.requesting import POCHI_PAYMENT, expect_problem
 from tests.spec.system import System
 
-# The service had published that the payment failed, or had stored a success without the receipt or
-# the amount.
+# These payments are flagged: the service had published a failure, or had stored a success without
+# receipt or amount.
 _CORRECTED = _PAID_BY_INQUIRY = replace(PAID, needs_review=True)
 _REPORTED_FAILED = failed("rejected_by_provider", "Failed")
 
@@ -173,7 +173,7 @@ _each_api = pytest.mark.parametrize("api", _PAID)
 async def test_a_paid_payment_succeeds_once_whatever_the_form_of_its_result(
     system: System, api: Api
 ) -> None:
-    """It also succeeds if the answer to its send was lost, or if Daraja throttled it at first."""
+    """It also succeeds if the answer to its send was lost, or if Daraja throttled one send."""
     await play(system, api, _PAID[api])
 
 
@@ -196,19 +196,19 @@ async def test_a_payment_without_a_definite_answer_or_result_stays_open_and_is_n
 async def test_an_inquiry_settles_a_payment_that_its_result_does_not_decide(
     system: System, api: Api
 ) -> None:
-    """The result is incomplete or unknown, is a timeout message, or has a code to be verified."""
+    """The result is incomplete, is a timeout message, or has an unknown or unclear code."""
     await play(system, api, _INQUIRED[api], results_after_answers=True)
 
 
 async def test_money_that_moves_after_a_refusal_corrects_it(system: System) -> None:
-    """Daraja refuses in an unknown form, and the money moves anyway: a success outranks it."""
+    """Daraja refuses in an unknown form, but moves the money. The success outranks the refusal."""
     forms = ("status_error", "nothing")
     table = [Play("refused_otherwise", _CORRECTED, {"form": form, "act": True}) for form in forms]
     await play(system, "stk", table)
 
 
 async def test_the_history_shows_backends_the_text_of_a_refusal(system: System) -> None:
-    """An app's user does not see the text, because it may name our settings."""
+    """An app's user does not see the text, because the text may name our settings."""
     payment_id = await begin(system, "stk", "refused_otherwise", form="status_error")
     await system.settled(payment_id)
     [*_, last] = await system.backend.history(payment_id)
@@ -229,7 +229,7 @@ async def test_the_worker_replaces_expired_tokens_and_pays_once(system: System) 
 
 
 async def test_payments_wait_while_daraja_refuses_connections(system: System) -> None:
-    """No byte can have been written. Once Daraja is back, each is sent once and paid once."""
+    """The worker can write no byte. Once Daraja is back, each payment is sent and paid once."""
     await system.control("POST", "/listener", {"open": False, "seconds": None})
     try:
         payment_ids = await _one_of_each_kind(system)
@@ -268,7 +268,7 @@ async def test_a_pochi_payment_is_sent_to_the_till_under_its_own_id(system: Syst
 async def test_a_pochi_payment_that_daraja_does_not_know_is_never_sent_again(
     inquiring_system: System, scenario: str
 ) -> None:
-    """No source says that Daraja refuses a second use of its id, so a resend could pay twice."""
+    """No source says that Daraja refuses a second use of the id, so a resend could pay twice."""
     system = inquiring_system
     payment_id = await begin(system, "b2pochi", scenario, times=1)
     not_found = (

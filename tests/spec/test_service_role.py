@@ -1,4 +1,4 @@
-"""The processes run as a database role that may not change what happened.
+"""The processes run as a database role that may not change the history of payments.
 
 Only the release runs as the owner.
 """

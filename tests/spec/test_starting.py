@@ -1,4 +1,4 @@
-"""The start of processes: missing and invalid settings, and a project with its legacy secret."""
+"""The start of processes: missing or invalid settings, and a project with a legacy secret."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _SECRET = "s3cr3t"
 _LEGACY_SECRET = "a-legacy-secret-of-at-least-32-characters"
 _JWT_PREFIX = "eyJ"  # `{"` in base64
 
-# Invalid settings of each process, and settings that are missing beside them. Each value that may
-# be a secret holds one.
+# The invalid settings of each process, and the names of its missing settings. Each value that may
+# contain a secret contains `_SECRET`.
 _FAULTS: dict[str, tuple[dict[str, str], set[str]]] = {
     "release": ({"DATABASE_URL": f"mysql://root:{_SECRET}@localhost/db"}, set()),
     "web": (
@@ -62,7 +62,7 @@ _FAULTS: dict[str, tuple[dict[str, str], set[str]]] = {
 async def test_missing_and_invalid_settings_stop_a_process_with_one_line(
     name: str, tmp_path: Path
 ) -> None:
-    """The line names all of them at once, and no value that might be a secret."""
+    """The line names all these settings at once, and shows no value that may be a secret."""
     invalid, missing = _FAULTS[name]
     process = Process(
         name,
@@ -94,7 +94,7 @@ async def test_a_project_with_only_a_legacy_secret_can_use_the_service() -> None
 
 
 async def test_no_process_prints_its_secrets() -> None:
-    """After a payment of each kind, no log has a secret, also at the level DEBUG."""
+    """After three payments, no log contains a secret, even at the level DEBUG."""
     async with a_system(env={"LOG_LEVEL": "DEBUG"}, release=True) as system:
         for pay in (system.deposit, system.withdrawal, system.bill_payment):
             assert (await system.settled(await pay()))["status"] == "success"

@@ -37,7 +37,7 @@ async def running_system() -> AsyncIterator[System]:
 
 @pytest.fixture
 async def system(running_system: System) -> System:
-    """The running system with a new simulator, and without due payments of other tests."""
+    """The running system with its simulator reset, and without due payments of other tests."""
     await reset(running_system)
     await running_system.forget_open_payments(_EVERY_STEP)
     return running_system
@@ -52,7 +52,7 @@ async def _inquired_ids(system: System) -> list[str]:
 async def _insert_copies(
     system: System, payment_id: str, count: int, changes: dict[str, Any]
 ) -> None:
-    """Inserts `count` copies of a payment with some columns changed, for the sweeper only."""
+    """Inserts copies of a payment with some columns changed, which the sweeper will find."""
     copy = (
         "INSERT INTO mkwanja.payments"
         " SELECT (jsonb_populate_record(payment, $3::jsonb || jsonb_build_object("
@@ -64,7 +64,7 @@ async def _insert_copies(
 
 
 async def test_workers_that_sweep_concurrently_do_nothing_twice(system: System) -> None:
-    """One claim for each payment, and one numbered inquiry for each due time."""
+    """Each payment is claimed once, and each due time causes one numbered inquiry."""
     async with stopped_payouts(system):
         begun = (begin(system, "b2c", "lost_callback") for _ in range(40))
         payment_ids = await asyncio.gather(*begun)
@@ -98,7 +98,7 @@ async def test_workers_that_sweep_concurrently_do_nothing_twice(system: System) 
 
 
 async def test_the_longest_overdue_payment_is_inquired_about_first(system: System) -> None:
-    """The budget is one inquiry a second. The order holds whichever worker inquires."""
+    """Three workers share a budget of one inquiry a second, and keep the order."""
     # On a busy machine an inquiry could settle a payment before the workers are killed.
     await system.scenario("status_value", api="status", params={"status": "Pending"})
     payment_ids = await asyncio.gather(*(begin(system, "b2c", "lost_callback") for _ in range(5)))
@@ -124,7 +124,7 @@ async def test_the_longest_overdue_payment_is_inquired_about_first(system: Syste
 async def test_a_backlog_of_one_step_delays_no_other_step(system: System) -> None:
     """Hundreds of payments wait for inquiries, and hundreds for payouts to start.
 
-    Leases still end, silence is judged, and deposits are sent.
+    Leases still end, a silent deposit still fails, and deposits are still sent.
     """
     model = await begin(system, "b2c", "approve")
     await system.settled(model)
@@ -164,11 +164,11 @@ async def test_a_backlog_of_one_step_delays_no_other_step(system: System) -> Non
         )
         held = await system.rows(copies, model)
         assert held == [{"held": 300}]
-        await system.forget_open_payments(_EVERY_STEP)  # else the workers would pay all copies
+        await system.forget_open_payments(_EVERY_STEP)  # otherwise the workers would pay all copies
 
 
 async def test_an_expired_payment_is_not_sent(system: System) -> None:
-    """It fails as not submitted in time, safe to retry."""
+    """The payment fails, and its failure says that a retry is safe."""
     age = "UPDATE mkwanja.payments SET expires_at = now(), next_step_at = now() WHERE id = $1::uuid"
     async with stopped_payouts(system):
         for payment_id in (await system.withdrawal(), await system.bill_payment()):
@@ -179,7 +179,7 @@ async def test_an_expired_payment_is_not_sent(system: System) -> None:
 
 
 async def test_a_payment_without_progress_is_flagged_once(system: System) -> None:
-    """It stays listed, and the inquiries go on."""
+    """A list of flagged payments contains it, and the inquiries go on."""
     payment_id = await begin(system, "b2c", "lost_callback")
     await system.scenario("status_value", api="status", params={"status": "Pending"})
     payment = await system.eventually(  # ten inquiries, two seconds apart

@@ -17,7 +17,7 @@ from tests.spec.playing import begin
 from tests.spec.recovering import nothing_restarted
 from tests.spec.system import System
 
-# The service soon inquires about a payment whose lease ended.
+# Leases are short, and the service inquires soon.
 _INQUIRE_SOON: dict[str, str | None] = {
     "SUBMITTING_LEASE_SECONDS": "3",
     "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
@@ -65,7 +65,7 @@ async def _snapshot(system: System, payment_ids: list[str]) -> Any:
 
 
 async def test_stale_jobs_change_nothing(system: System, redis: Redis) -> None:
-    """Repeated, hours late or malformed jobs, for final, awaited and unknown payments."""
+    """The jobs are repeated, late or malformed, for final, awaited and unknown payments."""
     final = [await begin(system, "b2c", "approve"), await begin(system, "stk", "cancel")]
     for payment_id in final:
         await system.settled(payment_id)
@@ -111,8 +111,8 @@ async def test_many_jobs_for_one_payment_pay_it_once(system: System, redis: Redi
 @pytest.mark.sampled(1)
 async def test_a_lease_ends_by_the_databases_clock(system: System, wrong_by: int) -> None:
     """A worker whose clock is an hour wrong ends only leases that are over, and still pays."""
-    # A payment of an unknown account is not sent again. The claims below are by the account of this
-    # withdrawal.
+    # A payment that an unknown account sent is not resent. Therefore the claims below have the
+    # account of this withdrawal.
     example = await system.withdrawal()
     await system.settled(example)
     await system.stack.kill_workers()
