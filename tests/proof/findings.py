@@ -1,4 +1,4 @@
-"""What the judges find, and the rule of money that all of them share (I1, I3, I7)."""
+"""The findings of the judges, and the rule of money that both judges use (I1, I3, I7)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from enum import StrEnum
 class FindingKind(StrEnum):
     """Which promise a finding breaks."""
 
-    LOST = "lost"  # promised and not on record, or the final stage disagrees with the money
+    LOST = "lost"  # a payment with a 202 is not on record, or its record contradicts the money
     DOUBLED = "doubled"  # money moved twice, or one key made two payments
-    STUCK = "stuck"  # not final although Daraja would report the outcome
-    CORRECTED = "corrected"  # announced as failed, then as succeeded
-    BROKEN = "broken"  # the record, the events or the stored callbacks contradict themselves
+    STUCK = "stuck"  # a payment is not final at the end of the run
+    CORRECTED = "corrected"  # a payment was announced as failed, and later as succeeded
+    BROKEN = "broken"  # the record, the answers, the events or the stored callbacks disagree
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Finding:
     explanation: str | None = None
 
     def text(self) -> str:
-        """One line."""
+        """The finding as one line of text."""
         end = f" [explained: {self.explanation}]" if self.explanation else ""
         return f"{self.kind} {self.payment_id} ({self.invariant}): {self.reason}{end}"
 
@@ -52,7 +52,7 @@ class Verdict:
         return [finding for finding in self.findings if finding.kind is kind]
 
     def text(self) -> str:
-        """The unexplained first, one line each."""
+        """One line for each finding, with the unexplained findings first."""
         explained = [finding for finding in self.findings if finding.explanation]
         return (
             "\n".join(finding.text() for finding in [*self.unexplained, *explained])
@@ -63,7 +63,7 @@ class Verdict:
 def money_findings(
     payment_id: str, *, stage: str, receipt: str | None, receipts: Sequence[str]
 ) -> Iterator[Finding]:
-    """Compare a payment with the ledger, which has one of `receipts` for each movement of money."""
+    """Compare a payment with the ledger: `receipts` has one receipt for each movement of money."""
     if len(receipts) > 1:
         reason = f"money moved {len(receipts)} times: {', '.join(receipts)}"
         yield Finding("I1", FindingKind.DOUBLED, payment_id, reason)

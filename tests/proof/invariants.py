@@ -1,13 +1,13 @@
 """The judge of a finished run: do I1 to I7 (rules.md §24) hold, payment by payment?
 
-    evidence = await gather(system, witness)    # or made by hand
+    evidence = await gather(system, witness)    # or built by a test
     verdict = judge(evidence)
     assert verdict.is_good, verdict.text()
 
 A finding names the invariant, the payment and the reason. If the rules foresee the finding, it has
-an explanation that was checked against facts of both sides (`soak/explanations.py`). A run is good
-if no other finding is left. The judge knows the product only by its record and its
-messages, and imports nothing of it.
+an explanation, which the judge checked against the record and the simulator
+(`soak/explanations.py`). A run is good if every finding has an explanation. The judge sees only the
+product's record and its messages, and imports no product code.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def judge(evidence: Evidence) -> Verdict:
 
 
 def _promised(evidence: Evidence) -> Iterator[Finding]:
-    """I2: every 202 is on record as requested. I1: one key, one payment, one answer."""
+    """I2: each payment with a 202 is on record as requested. I1: one key has one payment."""
     first: dict[str, Acceptance] = {}
     for acceptance in evidence.witness.acceptances:
         before = first.setdefault(acceptance.key, acceptance)
@@ -79,7 +79,7 @@ def _on_record(evidence: Evidence, acceptance: Acceptance) -> Iterator[Finding]:
         yield Finding("I2", FindingKind.LOST, payment_id, "promised by a 202, and not on record")
         return
     if payment.key != key or evidence.keys.get(key) != payment_id:
-        reason = f"its key {key} is not on record as its own"
+        reason = f"the record does not say that key {key} belongs to this payment"
         yield Finding("I2", FindingKind.LOST, payment_id, reason)
     asked_for = acceptance.request["amount"]
     if payment.amount != asked_for:
@@ -94,7 +94,7 @@ def _money_without_a_payment(evidence: Evidence) -> Iterator[Finding]:
             yield Finding("I2", FindingKind.LOST, movement.payment_id or "unknown", reason)
 
 
-# --- I3: ended, and in agreement with the ledger --------------------------------------------------
+# --- I3: every payment is final, and agrees with the ledger ---------------------------------------
 
 
 def _ended(facts: Facts, payment: RecordedPayment, history: Sequence[Entry]) -> Iterator[Finding]:
@@ -139,7 +139,9 @@ def _kept_its_end(payment: RecordedPayment, history: Sequence[Entry]) -> Iterato
         yield broken("I4", f"its history is numbered {[entry.sequence for entry in history]}")
     for before, entry in pairwise(history):
         if entry.previous_stage != before.stage:
-            follows = f"follows {before.stage} and says {entry.previous_stage}"
+            follows = (
+                f"follows {before.stage}, but names {entry.previous_stage} as the stage before"
+            )
             yield broken("I4", f"entry {entry.sequence} {follows}")
         if _is_forbidden(before.stage, entry.stage):
             entry_name = f"entry {entry.sequence}, {entry.what}"
@@ -156,7 +158,7 @@ def _is_forbidden(before: str, after: str) -> bool:
 
 
 def _seen(evidence: Evidence) -> Iterator[Finding]:
-    """I4 as clients saw it: a final stage that a client read did not change later."""
+    """I4: a final stage that a client read changed later only from `failed` to `succeeded`."""
     for payment_id, stages in evidence.witness.read_stages.items():
         payment = evidence.payments.get(payment_id)
         read = [*stages, payment.stage] if payment else [*stages, "gone"]
@@ -166,7 +168,7 @@ def _seen(evidence: Evidence) -> Iterator[Finding]:
                 yield Finding("I4", FindingKind.BROKEN, payment_id, reason)
 
 
-# --- I5: every finalization is published, one id per fact -----------------------------------------
+# --- I5: every finalization is published, always with the same event id ---------------------------
 
 _EVENT_OF = {
     (False, "succeeded"): "mkwanja.payment.succeeded",
@@ -195,7 +197,7 @@ def _announced(payment: RecordedPayment, history: Sequence[Entry]) -> Iterator[F
         if says != (entry.id, payment.id, entry.sequence, entry.stage):
             yield broken(f"the event of entry {entry.sequence} says {says}")
     if payment.is_event_due:
-        yield broken("it still owes an event")
+        yield broken("its event is still due")
 
 
 def _received(evidence: Evidence) -> Iterator[Finding]:
@@ -226,12 +228,12 @@ def _followed(evidence: Evidence) -> Iterator[Finding]:
         times = Counter(str(event["id"]) for event in feed)
         for entry in fixed.values():
             if times[entry.id] != 1:
-                reason = f"the feed as {who} has event {entry.sequence} {times[entry.id]} times"
+                reason = f"the feed ({who}) has event {entry.sequence} {times[entry.id]} times"
                 yield Finding("I5", FindingKind.BROKEN, entry.payment_id, reason)
         for event in feed:
             known = fixed.get(str(event["id"]))
             if known is None or json.loads(known.event_body or "null") != event:
-                reason = f"the feed as {who} has event {event['id']} with another body"
+                reason = f"the feed ({who}) has event {event['id']} with another body"
                 yield Finding("I5", FindingKind.BROKEN, str(event.get("subject")), reason)
     followed, again = witness.followed, witness.read_again
     if followed is not None and again is not None and list(followed) != list(again):
@@ -244,9 +246,9 @@ def _followed(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _callbacks_kept(evidence: Evidence) -> Iterator[Finding]:
-    """I6: every message that was answered 200 is stored, as often as it was answered.
+    """I6: a message is stored once for each time that the receiver answered it with 200.
 
-    Bodies with a secret are only counted, because the simulator does not show the secret.
+    Messages with a secret are only counted, because the simulator does not show the secret.
     """
     kept = Counter((item.payment_id, item.operation, item.sha256) for item in evidence.callbacks)
     count = Counter((item.payment_id, item.operation) for item in evidence.callbacks)
@@ -267,7 +269,7 @@ def _callbacks_kept(evidence: Evidence) -> Iterator[Finding]:
 def _amounts(facts: Facts, payment: RecordedPayment, history: Sequence[Entry]) -> Iterator[Finding]:
     """I7: the amounts that moved, were announced and were sent are the amount on record.
 
-    `_on_record` compares it with the client's request.
+    `_on_record` compares the amount on record with the client's request.
     """
     moved = {movement.amount for movement in facts.movements(payment.id)}
     announced = {

@@ -1,4 +1,4 @@
-"""Plays what all collected tests of crashes ask for, in a few systems at once."""
+"""Plays the batches and scenarios of all collected crash tests, in a few systems at once."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _LANES = "CRASH_LANES"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    text = "every combination of the table, and every protection taken away"
+    text = "play every combination of the table, and every scenario also without its protections"
     parser.addoption(_ALL, action="store_true", help=text)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    # A run of all tests does not have the option.
+    # pytest knows the option only if its command line names this folder.
     is_all = bool(metafunc.config.getoption(_ALL, default=False))
     if "batch" in metafunc.fixturenames:
         batches = all_batches() if is_all else selected_batches()
@@ -34,7 +34,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 async def lanes(request: pytest.FixtureRequest, starter: Starter) -> AsyncIterator[Lanes]:
-    """Plays what all collected tests ask for, in their order, a few at once."""
+    """Plays the batches and scenarios of all collected tests, in their order, a few at once."""
     asked = [
         item.callspec.params.get(name)
         for item in request.session.items

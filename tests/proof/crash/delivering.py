@@ -1,4 +1,4 @@
-"""Delivers the callbacks that the simulator holds, as often and when the combination says.
+"""Delivers the callbacks that the simulator holds, as often as the combination says.
 
 An answer to a Transaction Status inquiry is released at once. A second and third delivery have the
 bytes of the first.
@@ -31,10 +31,10 @@ class CallbackDeliverer:
 
     def __init__(self, system: System) -> None:
         self._system = system
-        self._due: dict[str, PaymentOrder] = {}  # by a part of its address
+        self._due: dict[str, PaymentOrder] = {}  # by a part of the callback's address
         self._rounds: set[asyncio.Task[None]] = set()
         self.first, self.copies = asyncio.Event(), asyncio.Event()
-        # Each further copy that was answered 200. The simulator knows nothing of these.
+        # The further copies that the receiver answered with 200. The simulator does not list them.
         self.accepted_copies: list[Delivery] = []
 
     async def __aenter__(self) -> Self:
@@ -48,7 +48,7 @@ class CallbackDeliverer:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def schedule(self, orders: Sequence[PaymentOrder]) -> None:
-        """Deliver the results of these as often as each order says."""
+        """Deliver the result of each order as often as the order says."""
         for order in orders:
             if order.callbacks:
                 self._due[f"{order.payment_id}/{RESULT_OF[order.kind]}/"] = order

@@ -45,19 +45,20 @@ def _introduction() -> Iterator[str]:
     exist = sum(one.ending is not None for one in rows)
     yield "# Crash points"
     yield (
-        "`python -m tests.proof.crash --table` writes this page, and a test compares them.\n"
+        "`python -m tests.proof.crash --table` writes this page. A test compares the page with the"
+        " table in the code.\n"
         "[tests/proof/crash](../../tests/proof/crash/README.md) says how"
         " the combinations are played."
     )
     yield (
-        f"The table crosses each crash point (rules.md §23), in every process that it can hit"
-        f" ({len(SITES)} sites), with: three kinds of payment; Daraja's answer to the call kept or"
-        " lost; its result delivered 0, 1 or 3 times; Redis kept or flushed while the process is"
-        f" down. These are {len(rows)} combinations. {exist} exist and are played, by"
-        f" {len(all_batches())} kills and freezes of real processes. {len(rows) - exist} do not"
-        " exist, and the table says why. After each combination, a test checks the end below, and"
-        " I1 to I7 by the simulator's ledger. No deposit and no bill payment ever reached Daraja"
-        " twice."
+        "A site is a crash point (rules.md §23) in one process. The table combines each of"
+        f" {len(SITES)} sites with three kinds of payment, with Daraja's answer kept or lost, with"
+        " Daraja's result delivered 0, 1 or 3 times, and with Redis kept or flushed while the"
+        f" process is down. These are {len(rows)} combinations. {exist} of them exist. They are"
+        f" played by {len(all_batches())} kills and freezes of real processes. The other"
+        f" {len(rows) - exist} do not exist, and the table says why. After each combination, a test"
+        " compares the payment with its end in the table, and checks I1 to I7 by the simulator's"
+        " ledger. It also checks that no deposit and no bill payment reached Daraja twice."
     )
 
 
@@ -80,8 +81,9 @@ def _ends() -> Iterator[str]:
 def _combinations() -> Iterator[str]:
     yield "## Combinations"
     yield (
-        "Each end is the same with Redis kept and with Redis flushed, and both are played. A number"
-        " refers to a reason below."
+        "`lost, 3`: Daraja's answer is lost, and its result is delivered three times. Each end is"
+        " the same with Redis kept and with Redis flushed, and both are played. If a combination"
+        " does not exist, its cell has the number of a reason below."
     )
     reasons: dict[str, int] = {}
     rows = []
@@ -102,8 +104,8 @@ def _combinations() -> Iterator[str]:
 def _protections() -> Iterator[str]:
     yield "## Protections"
     yield (
-        "Each run of `make crash` takes each of these away from the real process. The scenario must"
-        " then fail."
+        "`make crash` takes each of these protections away from the real process in turn. The"
+        " scenario in the last column must then fail."
     )
     rows = []
     for one in PROTECTIONS:

@@ -24,7 +24,7 @@ async def wait_until_settled(
 ) -> None:
     """Wait until every payment has its ending, and no event or callback is pending."""
     await system.eventually(
-        lambda: differences(system, orders), lambda found: not found, "the ends of the table"
+        lambda: differences(system, orders), lambda found: not found, "the endings of the table"
     )
     await deliverer.wait_until_delivered()
     ids = [order.payment_id for order in orders]
@@ -79,7 +79,7 @@ async def assert_batch_is_good(
     for order in orders:
         is_moved = order.ending not in (Ending.NO_RESULT_AND_NONE, Ending.REVIEW_AND_NONE)
         assert len(await system.movements(order.payment_id)) == is_moved, order.label
-        if order.kind is not Kind.WITHDRAWAL:  # Daraja would execute these twice
+        if order.kind is not Kind.WITHDRAWAL:  # Daraja would execute a second send
             assert await count_received_sends(system, order) == is_moved, order.label
     ids = [order.payment_id for order in orders]
     assert listener.listened_throughout
@@ -100,10 +100,10 @@ async def assert_batch_is_good(
         first_outcomes = dict(reversed(evidence.attempts))
         frozen = [order.payment_id for order in orders if not order.is_bystander]
         assert {first_outcomes[each] for each in frozen} == {"not_acted"}, (
-            "the worker woke up past its deadline, and sent"
+            "the worker woke up past its deadline, and sent a payment"
         )
     if site.crash_point == 10:
         own = [entry for entry in evidence.history if entry.payment_id in ids and entry.event_body]
         assert all(entry.publications == 1 for entry in own), (
-            "each is recorded once, though published twice"
+            "an event's publication was not recorded exactly once"
         )

@@ -14,7 +14,7 @@ Piece = Batch | Case
 
 
 class Lanes:
-    """Plays the pieces in their order. `await lanes.done(piece)` raises what the piece raised."""
+    """Plays the pieces in their order. `await lanes.done(piece)` raises the piece's exception."""
 
     def __init__(self, starter: Starter, pieces: Sequence[Piece], *, at_once: int) -> None:
         loop = asyncio.get_running_loop()
@@ -28,12 +28,12 @@ class Lanes:
         await self._ends[id(piece)]
 
     async def close(self) -> None:
-        # With all pieces done a lane is only closing its system. Cancelled then, it would leave
-        # connections open.
+        # If all pieces are done, each lane is only closing its system. A lane that is cancelled
+        # now would leave connections open.
         if not all(end.done() for end in self._ends.values()):
             for lane in self._lanes:
                 lane.cancel()
-        # No test may have awaited an end that failed.
+        # Retrieve the exceptions of pieces that no test awaited. Otherwise asyncio warns.
         await asyncio.gather(*self._lanes, return_exceptions=True)
         ends = [end for end in self._ends.values() if end.done()]
         await asyncio.gather(*ends, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""The payment orders of a batch: one for each combination, under its own rule of the simulator."""
+"""The payment orders of a batch: one for each combination, with its own rule in the simulator."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.stack.client import Answer, Client
 
 _numbers = itertools.count(1)
 
-# Longer than any stop, so a held answer never arrives in time.
+# Longer than any process stays stopped, so a held answer never arrives in time.
 _HELD_BACK_SECONDS = 15
 
 _PATIENCE_SECONDS = 90.0
@@ -37,7 +37,7 @@ class PaymentOrder:
     request: Mapping[str, Any]
     callbacks: int = 1
     ending: Ending = Ending.PAID
-    is_bystander: bool = True  # a payment of another caller, and no combination of the table
+    is_bystander: bool = True  # no combination of the table: see `bystanders`
     key: str = field(default_factory=lambda: str(uuid4()))
     payment_id: str = ""
     acceptances: list[Acceptance] = field(default_factory=list)
@@ -52,13 +52,13 @@ class PaymentOrder:
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """The clients at one ingress: deposits are a user's, the other kinds a backend's."""
+    """The clients at one ingress: a user asks for deposits, a backend for the other kinds."""
 
     user: Client
     backend: Client
 
     async def try_once(self, order: PaymentOrder) -> Answer | None:
-        """One request for it. None if the connection broke off."""
+        """Send one request for the order. None if the connection broke."""
         client = self.user if order.kind is Kind.DEPOSIT else self.backend
         try:
             path = f"/v1/{RESULT_OF[order.kind]}s"
@@ -67,7 +67,7 @@ class Clients:
             return None
 
     async def ask(self, order: PaymentOrder) -> Answer:
-        """The 202. The client repeats the request after no answer, a 409 or a 503."""
+        """Repeat the request after no answer, a 409 or a 503, and return the 202."""
         async with asyncio.timeout(_PATIENCE_SECONDS):
             while True:
                 answer = await self.try_once(order)
@@ -80,11 +80,11 @@ class Clients:
 
 
 async def order_for(system: System, combination: Combination) -> PaymentOrder:
-    """The order of a combination, and its rule in the simulator. Nothing is requested yet."""
+    """Make the order of a combination and its rule in the simulator. Send no request yet."""
     assert combination.ending is not None
     kind = combination.kind
     if combination.site.point == "sent_before_answer":
-        # Once: a permitted second send is then an ordinary one.
+        # Only the first send is slow. A permitted second send gets its answer at once.
         order = await place_order(system, kind, "slow", times=1, seconds=_HELD_BACK_SECONDS)
     elif combination.answer is AnswerFate.LOST:
         order = await place_order(system, kind, "answer_lost_after_acting")
@@ -100,9 +100,9 @@ async def order_for(system: System, combination: Combination) -> PaymentOrder:
 
 
 async def bystanders(system: System, site: Site) -> list[PaymentOrder]:
-    """Payments of others that must end while the process is frozen.
+    """Make orders whose payments must end while the process is frozen.
 
-    If a callback receiver is frozen, they end by an answer to an inquiry.
+    If the callback receiver is frozen, the payment ends by the answer to an inquiry.
     """
     if site.target is Target.CALLBACKS:
         return [replace(await place_order(system, Kind.DEPOSIT), callbacks=0)]
@@ -117,7 +117,7 @@ async def place_order(
     times: int | None = None,
     **params: Any,
 ) -> PaymentOrder:
-    """An order that shares nothing with another, and meets `scenario`."""
+    """Make an order with its own amount and party. Its payment meets `scenario`."""
     number = next(_numbers)
     request: dict[str, Any] = {"amount": 1000 + number}
     if kind is Kind.BILL_PAYMENT:
@@ -127,4 +127,4 @@ async def place_order(
         match = {"phone_number": f"2547{20_000_000 + number}"}
         request |= match
     await system.scenario(scenario, times=times, params=params, api=_APIS[kind], **match)
-    return PaymentOrder(f"another's {kind}", kind, request)
+    return PaymentOrder(f"bystander {kind}", kind, request)

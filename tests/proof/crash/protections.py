@@ -1,7 +1,7 @@
-"""Each protection with a scenario that passes with it, and fails if the protection is removed.
+"""The protections, each with a scenario that passes with the protection and fails without it.
 
-A scenario raises `PromiseBroken` only if the promise is broken. Each arms the processes that it
-needs without the given protection ("" for none).
+A scenario raises `PromiseBroken` only if the promise is broken. The scenario's second argument
+names the protection that its processes run without. "": they run with all protections.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ _PATIENCE_SECONDS = 30.0
 
 _COPIES = 40
 
-# Daraja has it. The simulator holds its result, but an inquiry may have ended it already.
+# The stages of a payment that Daraja has. The simulator holds the result, but an inquiry may
+# already have ended the payment.
 _ASKED = ("awaiting_result", "succeeded")
 
 _WANTED_BY_TWO = "duplicate key value"
@@ -49,9 +50,9 @@ Scenario = Callable[[CrashSystem, str], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Protection:
-    """`check` is its name in `tests/proof/failpoints/points.py`.
+    """A protection. `check` is its name in `tests/proof/failpoints/points.py`.
 
-    `sentence` says what happens without it.
+    `sentence` says what happens without the protection.
     """
 
     check: str
@@ -88,20 +89,20 @@ async def begin(
 
 
 async def finish_after_thaw(crash_system: CrashSystem, worker: Process) -> None:
-    """Thaw the only worker, and end it when it has passed all claims at which it was frozen."""
+    """Thaw the only worker, and end it after the claims before which it was frozen."""
     system = crash_system.system
     worker.thaw()
-    # The worker that claims this deposit has passed the other claims.
+    # When the worker claims this deposit, it is done with the earlier claims.
     later = await begin(crash_system, Kind.DEPOSIT)
     await system.wait_for_stage(later.payment_id, *_ASKED)
-    # A worker that ends gives back the payments that it has not sent.
+    # A worker that ends undoes its claims of payments that it has not sent.
     sending = "SELECT id FROM mkwanja.payments WHERE stage = 'submitting'"
     await system.eventually(lambda: system.rows(sending), lambda rows: not rows, "no send")
     await worker.terminate()
 
 
 async def held_result(system: System, order: PaymentOrder) -> Any:
-    """The result of a payment, once the simulator holds it."""
+    """Wait until the simulator holds the payment's result, and return the result."""
 
     async def held() -> list[Any]:
         items = (await system.control("GET", "/callbacks"))["held"]
@@ -180,13 +181,13 @@ async def operation_refused_meanwhile(crash_system: CrashSystem, without: str) -
     )
     require(
         (await system.stored(refused.payment_id))["stage"] == "accepted",
-        "a payment that Daraja did not look at does not wait",
+        "a payment whose operation Daraja refuses is not accepted any more",
     )
     await system.release_brakes()
 
 
 async def killed_before_the_answer(crash_system: CrashSystem, without: str) -> None:
-    """A worker is killed while Daraja has its requests. Neither payment is sent again.
+    """A worker is killed while Daraja has two of its payments. Neither payment is sent again.
 
     The withdrawal is inquired about and found paid. No inquiry can find the bill payment, so it is
     flagged for a person.
@@ -216,9 +217,10 @@ async def killed_before_the_answer(crash_system: CrashSystem, without: str) -> N
 
 
 async def late_answer_of_an_earlier_attempt(crash_system: CrashSystem, without: str) -> None:
-    """A worker wakes up after its attempt was given up and another worker sends the withdrawal.
+    """A frozen worker wakes up after another worker has sent the same withdrawal.
 
-    It records the outcome of its own attempt. The payment stays with the newer attempt.
+    The first worker records the outcome of its own attempt. The payment stays with the newer
+    attempt.
     """
     system = crash_system.system
     place, later_place = "claimed_before_call:freeze", "answered_before_commit:freeze"
@@ -258,7 +260,7 @@ async def killed_before_publishing(crash_system: CrashSystem, without: str) -> N
     """The receiver is killed after the final commit, before it publishes. The sweeper publishes."""
     system, place = crash_system.system, "finalized_before_publish:kill"
     await crash_system.prepare("worker", "callbacks")
-    # No inquiry goes out meanwhile, so the callback ends the payment.
+    # The worker sends no inquiry in this time, so the callback ends the payment.
     unasked: dict[str, str | None] = {"INQUIRY_FIRST_AFTER_SECONDS": "600"}
     await start_armed(system.stack, "worker", without=without, env=unasked)
     receiver = await start_armed(system.stack, "callbacks", place)
@@ -276,7 +278,7 @@ async def killed_before_publishing(crash_system: CrashSystem, without: str) -> N
 
 
 async def one_result_many_times_at_once(crash_system: CrashSystem, without: str) -> None:
-    """While the receiver waits for the row of one payment, the result of another comes many times.
+    """A result comes many times while the receiver waits for the row of another payment.
 
     Each copy is stored, and Postgres never has to reject the second of two changes in a batch.
     """
@@ -293,11 +295,11 @@ async def one_result_many_times_at_once(crash_system: CrashSystem, without: str)
         copies = [
             asyncio.create_task(deliver(system, item["url"], item["body"])) for _ in range(_COPIES)
         ]
-        for _ in range(5):  # the same loop that reads the copies answers these
+        for _ in range(5):  # when the event loop has answered these, it has also read the copies
             async with system.http.get(f"{system.stack.callbacks_url}/healthz") as answer:
                 assert answer.status == 200
     statuses = [answer.status for answer in await asyncio.gather(one, *copies)]
-    require(set(statuses) == {200}, f"answered {statuses}")
+    require(set(statuses) == {200}, f"the receiver answered {statuses}")
     kept = [
         row for row in await system.callbacks(order.payment_id) if row["operation"] == "withdrawal"
     ]
@@ -317,7 +319,7 @@ PROTECTIONS = (
     Protection("attempt_fencing", "b", "an old attempt's answer moves the payment",
                late_answer_of_an_earlier_attempt),
     Protection("intent_commit", "c",
-               "no record shows that a payment was sent, and it is sent again",
+               "no record shows that a payment was sent, so the payment is sent again",
                killed_before_the_answer),
     Protection("lease", "d", "a payment whose worker died waits for ever",
                killed_before_the_answer),
@@ -331,7 +333,7 @@ PROTECTIONS = (
 
 
 def cases(*, with_each_taken_away: bool) -> list[Case]:
-    """Each scenario once, and on request once without each of its protections."""
+    """Each scenario with all protections and, if asked for, without each of its protections."""
     scenarios = dict.fromkeys(protection.scenario for protection in PROTECTIONS)
     present = [Case(scenario_name(scenario), scenario) for scenario in scenarios]
     without = [Case(f"without {one.check}", one.scenario, one.check) for one in PROTECTIONS]

@@ -20,10 +20,10 @@ from tests.stack.client import Client
 from tests.stack.stack import Stack
 from tests.stack.starter import Starter
 
-# A payment may take a lease, a window and some inquiries, on a busy machine.
+# On a busy machine, a payment may need a whole lease, a result window and some inquiries.
 _PATIENCE_SECONDS = 90.0
 
-# Short times in the usual order: a lease, then an inquiry, then the end of a window.
+# Short times. In doubt, a payment's lease ends first, then inquiries follow, then its window ends.
 _ENVIRONMENT: dict[str, str | None] = {
     "SUBMITTING_LEASE_SECONDS": "6",
     "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
@@ -36,7 +36,7 @@ _ENVIRONMENT: dict[str, str | None] = {
     "DATABASE_POOL_SIZE": "5",
 }
 
-# For a frozen worker: no window of its payments ends while it is frozen.
+# For sites that freeze a worker: no result window of its payments ends while it is frozen.
 _PATIENT: dict[str, str | None] = {
     "DEPOSIT_RESULT_WINDOW_SECONDS": "15",
     "INQUIRY_INTERVAL_MAX_SECONDS": "15",
@@ -63,7 +63,7 @@ class CrashSystem:
 
     @asynccontextmanager
     async def delivering(self) -> AsyncIterator[CallbackDeliverer]:
-        """Reset the simulator. It holds every result, for the deliverer."""
+        """Reset the simulator, and let it hold every result for the deliverer."""
         await self.system.control("POST", "/reset", {})
         switches = {"time_scale": 0.02, "hold_callbacks": True}
         await self.system.control("POST", "/switches", switches)
@@ -77,8 +77,8 @@ class CrashSystem:
         plain = {name for name in stack.names if _is_plain(stack, name)}
         unwanted = [name for name in stack.names if name not in wanted & plain]
         await asyncio.gather(*(stack.process(name).kill() for name in unwanted))
-        # Payments that an earlier scenario left unsent would reach this one's failpoints. A flagged
-        # payment is not claimed.
+        # A payment that an earlier scenario left unsent could reach a failpoint of this scenario.
+        # Flag such payments, because a flagged payment is not claimed.
         await self.system.execute(
             "UPDATE mkwanja.payments SET needs_review = true WHERE stage = 'accepted'"
         )
@@ -86,7 +86,7 @@ class CrashSystem:
 
 
 def _is_plain(stack: Stack, name: str) -> bool:
-    """Whether it runs by the Procfile's line, in the environment of the stack."""
+    """Whether the process runs the Procfile's line in the environment of the stack."""
     process = stack.process(name)
     is_armed = "tests.proof.failpoints" in process.command
     return process.is_running and not is_armed and process.env == stack.env(name)
@@ -94,7 +94,7 @@ def _is_plain(stack: Stack, name: str) -> bool:
 
 @asynccontextmanager
 async def open_crash_system(starter: Starter) -> AsyncIterator[CrashSystem]:
-    """A system with its own servers, because their logs are judged."""
+    """A system with its own servers, because scenarios read the servers' logs."""
     async with (
         a_system(env=_ENVIRONMENT, starter=starter) as system,
         Listener(system.stack.redis.url) as listener,
@@ -183,7 +183,7 @@ class _Run:
         self._deliverer.schedule(orders)
 
     async def start_again(self) -> None:
-        """Start the Procfile's line again. After a crash of the ingress the clients retry."""
+        """Start the process again, unarmed. If the ingress was killed, the clients retry."""
         if self._site.target is not Target.WEB:
             await self._stack.start_process(self._site.target)
             return
@@ -191,11 +191,11 @@ class _Run:
         assert not any(answers), "a client got an answer"
         if self._site.crash_point == 1:
             for order in self._orders:
-                assert await self._system.rows(_ANSWERS, order.key) == [], "something exists"
+                assert await self._system.rows(_ANSWERS, order.key) == [], "the key is stored"
         await self._stack.start_process(self._site.target)
         for order in self._orders:
-            # A first request if nothing was committed. Otherwise the client gets the first answer
-            # byte for byte, however often it asks.
+            # If nothing was committed, this is a first request. Otherwise every retry gets the
+            # first answer, byte for byte.
             first, second = [await self._clients.ask(order) for _ in range(2)]
             assert first.was_replayed is (self._site.crash_point != 1), order.label
             assert second.was_replayed, order.label
@@ -204,7 +204,7 @@ class _Run:
         self._deliverer.schedule(self._orders)
 
     async def continue_while_frozen(self) -> None:
-        """The payments of others end while the process is frozen. Then it is thawed."""
+        """Wait until the bystanders' payments end, and then thaw the process."""
         target = self._site.target
         others = await bystanders(self._system, self._site)
         self.all_orders = self._orders + others
@@ -233,7 +233,7 @@ class _Run:
         await asyncio.gather(*self._asking)
 
     async def _ask_elsewhere(self, others: Sequence[PaymentOrder]) -> None:
-        """The ingress is frozen. Clients ask the next one, with the same keys, until it answers."""
+        """Repeat the frozen ingress's requests at a second ingress, with the same keys."""
         url = (await self._stack.start_process("web.2")).url
         issuer = self._stack.issuer
         async with (

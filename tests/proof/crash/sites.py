@@ -1,4 +1,4 @@
-"""Where a process is killed or frozen: each crash point (rules.md §23) in each process."""
+"""Where a process is killed or frozen: each crash point (rules.md §23) in each of its processes."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ class Target(StrEnum):
 class DeliveryTime(StrEnum):
     """When Daraja's results are delivered."""
 
-    AT_ONCE = "at once"  # as soon as the simulator has any
+    AT_ONCE = "at once"  # as soon as the simulator has a result
     AFTER_THE_STOP = "after the stop"  # once the process is dead or frozen
     AFTER_THE_RESTART = "after the restart"
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One place.
+    """A place in a process. `point` is the name of its failpoint.
 
-    `point` names its failpoint. With `is_together` all payments of a batch are brought there before
-    the process stops.
+    If `is_together`, the process stops only after all payments of the batch reached the place.
     """
 
     name: str
@@ -40,7 +39,7 @@ class Site:
     action: Action = Action.KILL
     is_together: bool = True
     delivery: DeliveryTime = DeliveryTime.AT_ONCE
-    # a payment that is held there occupies one of the worker's four slots for bill payments
+    # a bill payment that is held there occupies one of the worker's four slots for its kind
     claims: bool = False
 
     @property
@@ -55,12 +54,12 @@ _AFTER_THE_STOP, _AFTER_THE_RESTART = DeliveryTime.AFTER_THE_STOP, DeliveryTime.
 SITES = (
     Site("1", 1, WEB, "read_before_commit", "request read, before commit"),
     Site("2", 2, WEB, "committed_before_wakeup", "payment committed, before the wake-up"),
-    Site("3", 3, WEB, "woken_before_answer", "woken, before the 202 left"),
+    Site("3", 3, WEB, "woken_before_answer", "worker woken, before the 202 left"),
     Site("4", 4, WORKER, "taken_before_claim", "job taken, before claim"),
     Site("5", 5, WORKER, "claimed_before_call",
-         "claim committed, before the call left", claims=True),
+         "claim committed, before the request left", claims=True),
     Site("6", 6, WORKER, "sent_before_answer",
-         "call left, before the answer came", delivery=_AFTER_THE_STOP, claims=True),
+         "request left, before the answer came", delivery=_AFTER_THE_STOP, claims=True),
     Site("7", 7, WORKER, "answered_before_commit",
          "answer came, before it was committed", delivery=_AFTER_THE_STOP, claims=True),
     Site("8", 8, CALLBACKS, "callback_read_before_commit", "callback read, before commit"),
@@ -77,18 +76,18 @@ SITES = (
     Site("11 callbacks", 11, CALLBACKS, "callback_read_before_commit",
          "Transaction Status answered, before commit", delivery=_AFTER_THE_RESTART),
     Site("12 at 5", 12, WORKER, "claimed_before_call",
-         "frozen past the lease at 5", Action.FREEZE, claims=True),
+         "at 5, until the lease is over", Action.FREEZE, claims=True),
     Site("12 at 6", 12, WORKER, "sent_before_answer",
-         "frozen past the lease at 6", Action.FREEZE, delivery=_AFTER_THE_STOP, claims=True),
+         "at 6, until the lease is over", Action.FREEZE, delivery=_AFTER_THE_STOP, claims=True),
     Site("12 at 7", 12, WORKER, "answered_before_commit",
-         "frozen past the lease at 7", Action.FREEZE, delivery=_AFTER_THE_STOP, claims=True),
+         "at 7, until the lease is over", Action.FREEZE, delivery=_AFTER_THE_STOP, claims=True),
     Site("12 accepting", 12, WEB, "accepting_in_transaction",
-         "frozen in the transaction that accepts", Action.FREEZE, is_together=False),
+         "in the transaction that accepts payments", Action.FREEZE, is_together=False),
     Site("12 recording", 12, WORKER, "writing_in_transaction",
-         "frozen in the transaction that records answers",
+         "in the transaction that records answers",
          Action.FREEZE, is_together=False, delivery=_AFTER_THE_STOP),
     Site("12 finalizing", 12, CALLBACKS, "writing_in_transaction",
-         "frozen in the transaction that stores a callback", Action.FREEZE, is_together=False),
+         "in the transaction that stores a callback", Action.FREEZE, is_together=False),
     Site("12 announcing", 12, CALLBACKS, "announcing_in_transaction",
-         "frozen in the transaction that records a publication", Action.FREEZE, is_together=False),
+         "in the transaction that records a publication", Action.FREEZE, is_together=False),
 )  # fmt: skip

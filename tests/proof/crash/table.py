@@ -1,8 +1,8 @@
 """The full cross product: which combinations exist, how each must end, why the others do not exist.
 
 A combination is a site, a kind of payment, the fate of Daraja's answer, how often the result is
-delivered, and whether Redis keeps its data. The answer and the result belong to the send that gets
-through.
+delivered, and whether Redis keeps its data. The answer and the result are those of the send that
+Daraja accepted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.proof.crash.sites import SITES, Site
 
 
 class Kind(StrEnum):
-    """The kinds of payment, as in the record."""
+    """The kinds of payment that are played, by their names in the record."""
 
     DEPOSIT = "deposit"
     WITHDRAWAL = "withdrawal"
@@ -45,15 +45,21 @@ class Ending(StrEnum):
     """How a payment must end (rules.md §15)."""
 
     PAID = "succeeded, and its money moved once"
-    NO_RESULT = "failed as no_result_confirmed, not safe to retry, because no answer came"
-    NO_RESULT_AND_NONE = "failed as no_result_confirmed, and no money moved"
-    REVIEW = "in doubt and flagged for a person, because no answer came"
+    NO_RESULT = (
+        "failed as no_result_confirmed, not safe to retry; the money moved once, but the service"
+        " stored no answer and no result"
+    )
+    NO_RESULT_AND_NONE = "failed as no_result_confirmed, not safe to retry; no money moved"
+    REVIEW = (
+        "in doubt and flagged for a person; the money moved once, but the service stored no answer"
+        " and no result"
+    )
     REVIEW_AND_NONE = "in doubt and flagged for a person; no money moved"
 
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """One row. If `ending` is None, the combination does not exist, and `reason` says why."""
+    """A combination. If `ending` is None, it does not exist, and `reason` says why."""
 
     site: Site
     kind: Kind
@@ -69,7 +75,10 @@ class Combination:
 
 
 def _as_sent(kind: Kind, answer: AnswerFate, callbacks: int) -> Ending:
-    """The ending if the send gets through: inquiries use the ids of the answer, or our own id."""
+    """The ending if Daraja accepted the send.
+
+    An inquiry needs an id: a withdrawal has its own id, the other kinds need one from the answer.
+    """
     if answer is AnswerFate.KEPT or callbacks or kind is Kind.WITHDRAWAL:
         return Ending.PAID
     return Ending.NO_RESULT if kind is Kind.DEPOSIT else Ending.REVIEW
@@ -80,28 +89,30 @@ def _ending_or_reason(site: Site, kind: Kind, answer: AnswerFate, callbacks: int
     is_kept, is_withdrawal = answer is AnswerFate.KEPT, kind is Kind.WITHDRAWAL
     if site.name == "1" and not (is_kept and callbacks == 1):
         return (
-            "nothing exists yet, so the retry is a first request, and Daraja's later answers "
-            "do not concern this crash"
+            "nothing is stored yet, so the client's retry is a first request, and the crash does "
+            "not affect Daraja's answer or result"
         )
     if site.name == "5" and not is_withdrawal:
         if is_kept or callbacks:
             return (
-                "the call never left and is not repeated, so Daraja sends no answer and no result"
+                "the request never left and is not sent again, so Daraja sends no answer and no "
+                "result"
             )
         return Ending.NO_RESULT_AND_NONE if kind is Kind.DEPOSIT else Ending.REVIEW_AND_NONE
     if site.point == "sent_before_answer" and is_kept:
-        gone = "continues long after the time limit of its call" if site.is_frozen else "is dead"
+        gone = "continues long after the request's time limit" if site.is_frozen else "is dead"
         return f"the worker that waits for the answer {gone}, so the answer is always lost"
     if site.name == "7":
         return _as_sent(kind, AnswerFate.LOST, callbacks)  # the answer is lost with the process
     if site.name in ("8", "12 finalizing") and not callbacks:
         return "there is no callback to read"
     if site.name == "8":
-        return _as_sent(kind, answer, callbacks - 1)  # Daraja does not send it again
+        # Daraja does not repeat the callback that was read before the crash.
+        return _as_sent(kind, answer, callbacks - 1)
     if site.name == "11 worker" and kind is not Kind.DEPOSIT:
-        return "Transaction Status answers by a callback: see 11 callbacks"
+        return "Transaction Status answers by a callback: see site 11 callbacks"
     if site.name == "11 callbacks" and kind is Kind.DEPOSIT:
-        return "STK query answers at once: see 11 worker"
+        return "STK query answers at once: see site 11 worker"
     if site.crash_point == 11 and not is_kept and not is_withdrawal:
         return "without an id from the answer there is no inquiry"
     if site.crash_point in (9, 10) or site.name == "12 announcing":
@@ -112,13 +123,14 @@ def _ending_or_reason(site: Site, kind: Kind, answer: AnswerFate, callbacks: int
 def _finalized(site: Site, kind: Kind, answer: AnswerFate, callbacks: int) -> Ending | str:
     ending = _as_sent(kind, answer, callbacks)
     if ending is Ending.REVIEW:
-        return "it never becomes final, so there is no event"
+        return "the payment never becomes final, so there is no event"
     by_worker = kind is Kind.DEPOSIT and not callbacks
     if by_worker is not (site.target == "worker"):
-        other = (
-            "the worker, by STK query or after its window" if by_worker else "the callback receiver"
+        return (
+            "the worker finalizes the payment, by STK query or after the result window"
+            if by_worker
+            else "the callback receiver finalizes the payment"
         )
-        return f"finalized by {other}"
     return ending
 
 
@@ -162,12 +174,12 @@ def all_batches() -> list[Batch]:
 
 
 def _is_split(site: Site) -> bool:
-    # A worker has at most four claims of bill payments. Payments that the worker finalizes by an
-    # answer and by silence end seconds apart.
+    # A worker holds at most four claims of bill payments. If a worker finalizes payments, those
+    # with an answer end seconds before those without.
     return (site.claims and site.name != "5") or site.name in ("9 worker", "10 worker")
 
 
-# What every run of the tests plays: each crash point once.
+# The batches of `make test` and `make test-all`: each crash point once.
 SELECTED = (
     "1, Redis kept",
     "2, Redis flushed",
@@ -186,6 +198,6 @@ SELECTED = (
 
 
 def selected_batches() -> list[Batch]:
-    """The part of the table that `make test` and `make test-all` play."""
+    """The batches that `make test` and `make test-all` play."""
     batches = {batch.name: batch for batch in all_batches()}
     return [batches[name] for name in SELECTED]

@@ -17,7 +17,7 @@ from tests.proof.failpoints.points import POINTS
 async def test_every_payment_under_way_gets_the_ending_of_the_table(
     batch: Batch, lanes: Lanes
 ) -> None:
-    """The table gives the ending of each payment, and the ledger proves I1 to I7."""
+    """Each payment of the batch ends as the table says, and the judge finds I1 to I7 kept."""
     await lanes.done(batch)
 
 
@@ -41,12 +41,12 @@ def test_every_run_of_the_tests_plays_every_crash_point() -> None:
 
 
 def test_sites_and_points_have_the_same_numbers() -> None:
-    """A site's failpoint is that of its crash point, or of the point of its freeze."""
+    """A site's name contains the number of its failpoint. Only `11 callbacks` is an exception."""
     for site in SITES:
         number = str(POINTS[site.point].crash_point)
         assert number in site.name.split() or site.name == "11 callbacks", site.name
 
 
 def test_the_document_is_the_table() -> None:
-    """`python -m tests.proof.crash --table` writes it again."""
+    """`python -m tests.proof.crash --table` writes the document again."""
     assert document.PATH.read_text() == document.text()

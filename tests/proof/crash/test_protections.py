@@ -1,4 +1,4 @@
-"""Every protection's scenario holds. With all combinations it also fails without the protection."""
+"""Every scenario passes. With `--all-combinations`, it also fails without its protection."""
 
 from __future__ import annotations
 

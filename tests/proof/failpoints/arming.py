@@ -1,4 +1,4 @@
-"""Wraps product functions of this process, so that it freezes or kills itself at a point.
+"""Wraps a product function, so that this process freezes or kills itself at a point.
 
 Every mistake is an error: a test with a misspelt failpoint must not pass because nothing happened.
 """
@@ -27,7 +27,7 @@ class Action(StrEnum):
 
     FREEZE = "freeze"  # SIGSTOP, until the test sends SIGCONT
     KILL = "kill"  # SIGKILL, like a power cut
-    TELL = "tell"  # only reports it, at a point within a function
+    TELL = "tell"  # only reports that a call is within the function
 
 
 _SIGNALS = {Action.FREEZE: signal.SIGSTOP, Action.KILL: signal.SIGKILL}
@@ -35,10 +35,10 @@ _SIGNALS = {Action.FREEZE: signal.SIGSTOP, Action.KILL: signal.SIGKILL}
 
 @dataclass(frozen=True, slots=True)
 class Arming:
-    """`point:action`: at the first call that reaches the point, once.
+    """`point:action`: the process acts once, at the first call that reaches the point.
 
     `point:action:n:together`: calls wait at the point until n different payments are there. Then
-    the process stops, so one kill hits all. After a freeze and a thaw they go on.
+    the process acts, so one kill hits all calls. After a freeze and a thaw the calls continue.
     """
 
     point: str
@@ -67,7 +67,7 @@ class Arming:
 
     @property
     def announcement(self) -> str:
-        """The line that the process prints last, so a test knows that it reached the point."""
+        """The line that the process prints at the point, before it stops."""
         return f"failpoint reached: {self.point}:{self.action}"
 
 
@@ -101,7 +101,7 @@ def arm(arming: Arming) -> None:
 
 
 def take_away(check: str) -> None:
-    """Remove this protection from now on. For tests of tests."""
+    """Remove this check from the process from now on. A scenario must then fail."""
     if check not in CHECKS:
         raise FailpointError(f"no check is named {check!r}; there are: {', '.join(CHECKS)}")
     owner, name, original = found(CHECKS[check].target)
@@ -132,7 +132,7 @@ def located(target: str) -> tuple[Any, str, Callable[..., Any]]:
         raise FailpointError(f"{target} is no plain function or method")
     plain = inspect.unwrap(function)
     if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
-        raise FailpointError(f"{target} begins and ends more than once: choose one that it calls")
+        raise FailpointError(f"{target} begins and ends more than once: name a function in it")
     return owner, name, function
 
 
@@ -149,7 +149,7 @@ class _Meeting:
         await self._over.wait()
 
     def note(self, arguments: tuple[Any, ...]) -> None:
-        """Stop the process if all are there."""
+        """Note the call's payment. If all payments are there, stop the process."""
         self._here.add(_payment_in(arguments))
         if self._over.is_set() or len(self._here) < self._arming.payments:
             return

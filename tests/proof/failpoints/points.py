@@ -1,8 +1,8 @@
 """All points at which a process can be stopped, and all checks that can be removed from it.
 
 A point is the beginning or the end of one product function, so product code needs no hook. If a
-wanted point is not the boundary of a function, the code probably does two things in one
-(docs/adr/0006). A process that is not armed is not wrapped, so a point costs it nothing.
+wanted point is not the boundary of a function, the function probably does two things
+(docs/adr/0006). Only an armed process wraps functions, so a point costs the product nothing.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from enum import StrEnum
 
 
 class FailpointError(Exception):
-    """The failpoint or the check does not exist, or cannot be used so. The message says why."""
+    """The failpoint or the check is unknown, or is used wrongly. The message says why."""
 
 
 class Side(StrEnum):
     """Where a point lies: before the function does anything, or after it has returned.
 
-    WITHIN: it was called and has not returned. The process reports this and goes on. The test stops
-    it at the right moment, for example when Daraja has the request and holds its answer.
+    WITHIN: the function was called and has not returned. The process reports this and continues.
+    The test stops the process at the right moment, for example when Daraja has the request and
+    holds its answer.
     """
 
     BEFORE = "before"
@@ -32,7 +33,7 @@ class Side(StrEnum):
 class Point:
     """A boundary of the function that `target` names as `module:Class.method`.
 
-    `crash_point`: its number (rules.md §23).
+    `crash_point`: the number of its crash point (rules.md §23).
     """
 
     crash_point: int
@@ -57,7 +58,7 @@ class Check:
 POINTS: Mapping[str, Point] = {
     "read_before_commit": Point(crash_point=1, side=Side.BEFORE,
         target="domain.adapters.postgres.accepting:PostgresAcceptingStore.accept",
-        sentence="The request was read and is valid; nothing of it was sent to Postgres."),
+        sentence="The request was read and is valid; nothing of the request was sent to Postgres."),
     "committed_before_wakeup": Point(crash_point=2, side=Side.AFTER,
         target="domain.adapters.postgres.accepting:PostgresAcceptingStore.accept",
         sentence="The payment, its key and its answer are committed; Redis has no wake-up yet."),
@@ -66,50 +67,50 @@ POINTS: Mapping[str, Point] = {
         sentence="A worker was woken; the 202 does not exist yet."),
     "taken_before_claim": Point(crash_point=4, side=Side.BEFORE,
         target="domain.lifecycle.submit:Submitter.submit",
-        sentence="The worker took the job from Redis and has not read its payment."),
+        sentence="The worker took the job from Redis and has not read the payment's row."),
     "readied_before_claim": Point(crash_point=4, side=Side.AFTER,
         target="workers.daraja_access:Turns.acquire",
         sentence="The payment may be sent, and the worker has a token, a slot and a turn; "
-        "it is not claimed."),
+        "the payment is not claimed."),
     "claimed_before_call": Point(crash_point=5, side=Side.AFTER,
         target="domain.adapters.postgres.claiming:PostgresClaimingStore.claim",
         sentence="The claim is committed; the worker has not asked for a connection to Daraja."),
     "claimed_before_first_byte": Point(crash_point=5, side=Side.BEFORE,
         target="domain.fence:Fence.pass_first_byte",
-        sentence="The claim is committed and a connection is open; nothing of the request is "
-        "written, and the fence is not checked."),
+        sentence="The claim is committed and a connection is open; the deadline is not checked, "
+        "and nothing of the request is written."),
     "sent_before_answer": Point(crash_point=6, side=Side.WITHIN,
         target="domain.adapters.daraja.client:DarajaClient._send",
         sentence="The request was sent, and Daraja holds its answer back."),
     "answered_before_commit": Point(crash_point=7, side=Side.BEFORE,
         target="domain.lifecycle.submit:Submitter._record",
-        sentence="Only this process knows Daraja's answer, or that there is none."),
+        sentence="Daraja answered, or the request failed; only this process knows the outcome."),
     "callback_read_before_commit": Point(crash_point=8, side=Side.BEFORE,
         target="gateway.callbacks:Receiver._record",
-        sentence="A callback was read and its token verified; nothing of it was sent to Postgres."),
+        sentence="A callback was read and its token is right; nothing was sent to Postgres."),
     "finalized_before_publish": Point(crash_point=9, side=Side.BEFORE,
         target="domain.adapters.redis.bell:RedisBell.ring",
         sentence="The payment is final and its event is fixed; the event is not published."),
     "published_before_recorded": Point(crash_point=10, side=Side.AFTER,
         target="domain.adapters.redis.bell:RedisBell.ring",
-        sentence="Redis has published the event; this is not recorded."),
+        sentence="Redis has published the event; the publication is not recorded."),
     "inquiry_answered_before_commit": Point(crash_point=11, side=Side.AFTER,
         target="workers.daraja_inquirer:DarajaInquirer.send_inquiry",
         sentence="An inquiry was answered; only this process knows the answer."),
     "accepting_in_transaction": Point(crash_point=12, side=Side.AFTER,
         target="domain.adapters.postgres.accepting:PostgresAcceptingStore._accept_in",
-        sentence="Payments and their keys are written, and their transaction is open."),
+        sentence="Payments and their keys are written; their transaction is still open."),
     "writing_in_transaction": Point(crash_point=12, side=Side.AFTER,
         target="domain.adapters.postgres.changing:write",
-        sentence="Changes are written, and the transaction that locks their payments is open."),
+        sentence="Changes are written; the transaction that locks their payments is still open."),
     "announcing_in_transaction": Point(crash_point=12, side=Side.AFTER,
         target="domain.adapters.postgres.sweeping:record_published",
-        sentence="Publications are recorded; the transaction that locks their payments is open."),
+        sentence="Publications are recorded; the transaction that locks payments is still open."),
 }  # fmt: skip
 
 CHECKS: Mapping[str, Check] = {
     "fence_check": Check(target="domain.fence:Fence.check", by="a_check",
-        sentence="Nothing is sent past an attempt's deadline, or while the worker drains."),
+        sentence="A worker sends nothing after an attempt's deadline, or while it drains."),
     "claim_stage": Check(target="domain.adapters.postgres.claiming:_CLAIM", by="the_stage",
         sentence="Only an accepted payment is claimed."),
     "claim_brakes": Check(target="domain.adapters.postgres.claiming:_CLAIM", by="the_brakes",
@@ -120,19 +121,19 @@ CHECKS: Mapping[str, Check] = {
         sentence="A payment that is past its age is not claimed."),
     "attempt_fencing": Check(target="domain.lifecycle.submit:answer_change",
         by="fencing_by_attempt",
-        sentence="The outcome of an old attempt does not move a payment that a newer one sends."),
+        sentence="An old attempt's outcome does not move a payment that a newer attempt sends."),
     "intent_commit": Check(target="domain.adapters.postgres.claiming:PostgresClaimingStore.claim",
         by="a_committed_claim",
         sentence="The claim is on disk before the payment is sent."),
     "lease": Check(target="domain.lifecycle.reconcile:Sweeper._end_leases",
         by="a_step_of_the_sweep",
-        sentence="A submission ends even if its worker is dead."),
+        sentence="The sweeper ends expired leases, also those of a dead worker."),
     "events_swept": Check(target="domain.lifecycle.reconcile:Sweeper._announce_owed",
         by="a_step_of_the_sweep",
         sentence="An event without a recorded publication is published again."),
     "in_doubt": Check(target="domain.payment:TRANSITIONS", by="doubt",
-        sentence="A payment that may have been sent is inquired about, and not sent again."),
+        sentence="A payment whose lease expired is in doubt, and is not accepted again."),
     "one_change_per_batch": Check(target="domain.adapters.batching:Lane.__init__",
         by="keys_of_a_lane",
-        sentence="A batch holds one change for each payment."),
+        sentence="A batch contains at most one change of each payment."),
 }  # fmt: skip

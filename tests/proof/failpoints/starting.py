@@ -1,4 +1,4 @@
-"""Starts a process of the stack armed: the Procfile's line through this package's entry point."""
+"""Starts a process of the stack with a failpoint: this package runs the Procfile's line."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ async def start_armed(
     without: str = "",
     env: Mapping[str, str | None] | None = None,
 ) -> Process:
-    """`Stack.start_process` with a failpoint, as `claimed_before_first_byte:freeze`, or without a
-    check, or both, or neither.
+    """Start a process with a failpoint, or without a check, or both.
 
-    With neither it is the Procfile's line as it stands.
+    A failpoint is, for example, `claimed_before_first_byte:freeze`. If the caller names no
+    failpoint and no check, this is `Stack.start_process`.
     """
     if not failpoint and not without:
         return await stack.start_process(name, env=env)
@@ -40,7 +40,7 @@ async def start_armed(
 
 
 async def reached(process: Process, failpoint: str) -> None:
-    """Wait until the process reached its point: it is frozen or dead, or has reported it."""
+    """Wait until the process is frozen or dead at its point, or has reported the point."""
     arming = Arming.read(failpoint)
     if arming.action is not Action.KILL:
         await process.wait_logged(re.escape(arming.announcement), within_seconds=_PATIENCE_SECONDS)

@@ -15,14 +15,15 @@ from tests.proof.failpoints.points import CHECKS, POINTS, FailpointError
 
 @pytest.mark.parametrize("target", [point.target for point in POINTS.values()])
 def test_every_point_is_the_boundary_of_a_function(target: str) -> None:
-    """If product code moved a point, this test fails, and no other test waits in vain."""
+    """If product code moves a function, this test fails, and no other test waits in vain."""
     assert callable(located(target)[2])
 
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_every_replacement_fits_what_it_replaces(name: str) -> None:
-    """A condition that product code spells otherwise is noticed here, not by a test that proves
-    nothing.
+    """If the product spells a condition in another way, this test fails.
+
+    Otherwise a scenario would run with the protection, and prove nothing.
     """
     owner, attribute, original = found(CHECKS[name].target)
     try:
@@ -39,9 +40,10 @@ def test_every_crash_point_of_the_design_has_a_point() -> None:
     assert {point.crash_point for point in POINTS.values()} == set(range(1, 13))
 
 
-def test_product_code_knows_nothing_of_it() -> None:
-    """No product file imports tests or mentions failpoints, nor does the Procfile, and no
-    package ships them.
+def test_product_code_knows_nothing_of_failpoints() -> None:
+    """No product file and no line of the Procfile names tests or failpoints.
+
+    No package contains them either.
     """
     for file in [*PRODUCT, ROOT / "Procfile"]:
         text = file.read_text()
@@ -67,7 +69,7 @@ def test_product_code_knows_nothing_of_it() -> None:
     ],
 )
 def test_a_misspelt_arming_is_an_error(text: str) -> None:
-    """Otherwise the test that uses it would pass because nothing happened."""
+    """If a misspelt arming were ignored, its test would pass because nothing happened."""
     with pytest.raises(FailpointError):
         Arming.read(text)
 

@@ -1,7 +1,7 @@
-"""What replaces a function or a constant without its protection. Only armed processes load it.
+"""Replacements of functions and constants, without a protection. Only armed processes load them.
 
-Each function returns a replacement of the original. If the target has changed, it raises
-FailpointError, because a protection that is not removed would prove nothing.
+Each function returns the replacement of an original. If a condition of the claim is no longer in
+its SQL, the function raises FailpointError. Otherwise a scenario would run with the protection.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _without(statement: TextClause, condition: str, *, times: int = 1) -> TextCl
 
 
 def a_check(check: Callable[..., None]) -> Callable[..., None]:
-    """The check never refuses."""
+    """A check that never raises."""
 
     @functools.wraps(check)
     def passes(_self: Any) -> None:
@@ -60,7 +60,7 @@ def a_check(check: Callable[..., None]) -> Callable[..., None]:
 
 
 def fencing_by_attempt(answer_change: Callable[..., Change]) -> Callable[..., Change]:
-    """Every answer counts as one about the payment's present attempt."""
+    """An `answer_change` that takes every answer for an answer to the payment's present attempt."""
 
     @functools.wraps(answer_change)
     def unfenced(payment_id: UUID, open_attempt: Any, *arguments: Any) -> Change:
@@ -80,7 +80,7 @@ def fencing_by_attempt(answer_change: Callable[..., Change]) -> Callable[..., Ch
 
 
 def a_committed_claim(claim: Callable[..., Any]) -> Callable[..., Any]:
-    """The claim is only in the memory of this process."""
+    """A claim that exists only in the memory of this process."""
 
     @functools.wraps(claim)
     async def claim_in_memory(
@@ -95,7 +95,7 @@ def a_committed_claim(claim: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def a_step_of_the_sweep(step: Callable[..., Any]) -> Callable[..., Any]:
-    """The sweeper finds nothing of this kind to do."""
+    """A step of the sweep that does nothing."""
 
     @functools.wraps(step)
     async def nothing(_self: Any) -> int:
@@ -107,13 +107,13 @@ def a_step_of_the_sweep(step: Callable[..., Any]) -> Callable[..., Any]:
 def doubt(
     transitions: Mapping[Stage, Mapping[FactName, Transition]],
 ) -> Mapping[Stage, Mapping[FactName, Transition]]:
-    """If its lease expires, a payment counts as not sent."""
+    """A stage table in which a payment is accepted again, as if unsent, when its lease expires."""
     unsent = {FactName.LEASE_EXPIRED: Transition(Stage.ACCEPTED)}
     return {**transitions, Stage.SUBMITTING: {**transitions[Stage.SUBMITTING], **unsent}}
 
 
 def keys_of_a_lane(make: Callable[..., None]) -> Callable[..., None]:
-    """A lane never finds two items with the same key."""
+    """A lane that never finds two items with the same key."""
 
     @functools.wraps(make)
     def keyless(self: Any, run: Any, *, key: Any, **options: Any) -> None:
