@@ -33,9 +33,7 @@ class AnnouncementStore(Protocol):
     """Stores which events are published."""
 
     async def record_announced(self, announcement: Announcement) -> None:
-        """Records a publication. Clears `event_due` if the payment has no unpublished event
-        left.
-        """
+        """Records a publication. Clears `event_due` if no event is left to publish."""
         ...
 
 

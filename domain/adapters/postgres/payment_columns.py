@@ -87,8 +87,9 @@ def _column(
 
 
 def _path_of(name: str, accepted: str | None) -> str:
-    """The column's path in a `Payment`. A value of the request has this path in a `NewPayment`
-    too.
+    """The column's path in a `Payment`.
+
+    A value of the request has the same path in a `Payment` and in a `NewPayment`.
     """
     return accepted if accepted is not None and accepted.startswith(_OF_REQUEST) else name
 

@@ -1,6 +1,6 @@
-"""The tables for SQLAlchemy: the code builds queries from them, and a test compares them.
+"""The tables for SQLAlchemy, from which the code builds queries.
 
-The test compares them with the schema that the migrations (`alembic/versions`) make. The migrations
+A test compares them with the schema that the migrations (`alembic/versions`) make. The migrations
 define the constraints and explain why they exist.
 """
 

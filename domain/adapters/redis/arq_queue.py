@@ -60,9 +60,9 @@ RunStep = Callable[[str], Awaitable[None]]
 
 # Writes the same keys as arq's enqueue_job. It needs one round trip for all jobs, not three for
 # each job, and writes only as many jobs as fit in the queue. enqueue_job also checks for a
-# duplicate id, but our ids are always new. KEYS: the queue, then the key of each job. ARGV: the
-# length limit of the queue, the lifetime of a job, its score; then the id and the bytes of each
-# job. Returns the number of queued jobs.
+# duplicate id, but our ids are always new.
+# KEYS: the queue, then the key of each job. ARGV: the length limit of the queue, the lifetime of a
+# job, its score; then the id and the bytes of each job. Returns the number of queued jobs.
 _ENQUEUE = """
 local room = math.max(0, tonumber(ARGV[1]) - redis.call('ZCARD', KEYS[1]))
 local last = math.min(#KEYS, room + 1)
@@ -175,9 +175,7 @@ class JobLoop(Worker):
             self._redis.faults.record_success(_USE, is_write=False)
 
     async def _wait_for_room(self) -> None:
-        """Waits a moment if Redis is full. Else arq would try to start every queued job, and
-        fail.
-        """
+        """Waits a moment if Redis is full, because every job that arq starts would fail."""
         with contextlib.suppress(QueueUnavailable):
             async with record_use(self._redis, "probe"):
                 await self._redis.set(f"{PREFIX}probe", 1, px=_PROBE_LIFETIME_MS)

@@ -33,10 +33,10 @@ local function current_factor(key)
 end
 """
 
-# KEYS: the due time; then, if there are classes, the due time of the class and the factor. ARGV:
-# the interval between requests, the burst (as the sum of its intervals), the class's part of the
-# burst, its share of the rate, the number of requests that are wanted. Returns the number of
-# requests that were granted, and the time to wait if none was.
+# KEYS: the due time; then, if there are classes, the due time of the class and the factor.
+# ARGV: the interval between requests, the sum of the intervals of a burst, the class's part of the
+# burst, its share of the rate, the number of requests that are wanted.
+# Returns the number of requests that were granted, and the time to wait if none was.
 CHARGE = f"""{_COMMON}
 local interval = tonumber(ARGV[1]) / (KEYS[3] and current_factor(KEYS[3]) or 1)
 local burst = math.max(0, tonumber(ARGV[2]) - interval) * tonumber(ARGV[3])
