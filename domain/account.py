@@ -64,7 +64,7 @@ class Account:
 
 
 def _normalized_url(url: str) -> str:
-    """`url` in one spelling, to compare servers, and without a password."""
+    """Returns `url` in one spelling and without a password, so that URLs can be compared."""
     parts = urlsplit(url)
     port = "" if parts.port in (None, _DEFAULT_PORTS.get(parts.scheme)) else f":{parts.port}"
     return f"{parts.scheme}://{(parts.hostname or '').lower()}{port}{parts.path.rstrip('/')}"

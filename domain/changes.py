@@ -145,7 +145,7 @@ class OpenBreaker:
 
 @dataclass(frozen=True, slots=True)
 class CloseBreaker:
-    """Closes the breaker if it opened before `accepted_at`: then Daraja accepted the credential."""
+    """Closes the breaker if it opened before `accepted_at`, when Daraja accepted the credential."""
 
     accepted_at: datetime
 

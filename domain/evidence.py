@@ -99,7 +99,7 @@ class Evidence:
         )
 
     def with_answer(self, number: int, outcome: InquiryOutcome, code: str | None) -> Evidence:
-        """This evidence with the answer to inquiry `number`, unless it has an answer already."""
+        """This evidence with the answer to inquiry `number`. Only the first answer counts."""
         return replace(
             self,
             inquiries=tuple(

@@ -39,9 +39,10 @@ _UNDER_WAY_MAX = timedelta(minutes=15)
 # it. The inquiries continue.
 FRUITLESS_INQUIRIES_MAX = 10
 
-# The first reminder brings the next inquiry forward to now. After it, an inquiry waits for this
-# interval since the last inquiry, and each further reminder doubles the interval. A sender that
-# repeats messages can therefore not make us inquire more often than our own schedule does.
+# The first reminder brings the next inquiry forward to now. After it, a reminder brings the next
+# inquiry forward only to this interval after the last inquiry. Each reminder doubles the interval.
+# A sender that repeats messages can therefore not make us inquire more often than our own schedule
+# does.
 _REMINDER_INTERVAL = timedelta(seconds=30)
 _REMINDER_INTERVAL_MAX = timedelta(seconds=300)
 
@@ -180,7 +181,7 @@ def no_result_is_confirmed(
 
     If no inquiry can name the payment, the end of the window is enough. Else only answers to
     inquiries that were sent after the window count, so the payment stays open as long as Daraja
-    answers none. It also stays open if a message or an answer claims success. "Still under
+    answers none of these. It also stays open if a message or an answer claims success. "Still under
     processing" extends the window, and counts as silence after the window's latest end. Some kinds
     never fail by silence.
     """

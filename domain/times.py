@@ -104,5 +104,5 @@ class Times:
         return self.call_max + _JOB_BEYOND_CALL
 
 
-# For code that decides about a payment without a worker's settings.
+# Code without a worker's settings decides by these times.
 DEFAULT_TIMES = Times()

@@ -2,8 +2,8 @@
 
 All items that wait go into the next batch. There is no timer, so a single item does not wait for
 others. A batch holds at most one item per key, because Postgres silently applies only one of two
-changes to a row. If one waiter is cancelled, the other waiters are not. Waiters that request the
-same thing can share one item.
+changes to a row. If one waiter is cancelled, the other waiters still get their results. Waiters
+that request the same thing can share one item.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class _Place(Generic[Item, Result]):
 class Lane(Generic[Item, Result]):
     """Runs items in batches, in order of arrival, at most `batches_at_once` at the same time.
 
-    With more than one, Postgres can work on a batch while another batch waits for the disk. Two
-    batches never hold items with the same key. Lanes that share a `gate` take turns, so that each
-    lane sends few large batches instead of many small ones.
+    With more than one batch at once, Postgres can work on a batch while another batch waits for the
+    disk. Two batches never hold items with the same key. Lanes that share a `gate` take turns, so
+    that each lane sends few large batches instead of many small ones.
 
     `shared` returns what an item requests. An item joins a queued item that requests the same. It
     never joins a batch that has started, so every waiter gets a result that is newer than its call.
@@ -178,9 +178,9 @@ class Lane(Generic[Item, Result]):
                         break
                     await self._run_with_busy_keys(batch)
         finally:
-            # This is not done in a callback of the task, because the next `submit` must see at once
-            # that this task ended. Items that remain wait for a busy key. The task that frees the
-            # key runs them.
+            # The task is removed here and not in a callback of the task, because the next `submit`
+            # must see at once that it ended. Items that remain wait for a busy key. The task that
+            # frees the key runs them.
             self._drivers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     async def _run_with_busy_keys(self, batch: list[_Place[Item, Result]]) -> None:

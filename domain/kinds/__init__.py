@@ -1,6 +1,6 @@
 """The kinds of payment, one page each. The rest of the code reads `RULES` and names no kind.
 
-How to add one: docs/architecture/kinds.md.
+docs/architecture/kinds.md says how to add a kind.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Inquires with Daraja about a payment that is overdue or in doubt, or sends it again.
 
-An inquiry is stored before it is sent. STK query answers at once, Transaction Status by a callback
-to the inquiry's own URL. `inquiry_changes` makes the decisions.
+An inquiry is stored before it is sent. Daraja answers an STK query at once, and a Transaction
+Status inquiry by a callback to the inquiry's own address. `inquiry_changes` makes the decisions.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Gives overdue payments their next step.
 
 A sweep goes through the kinds of step one after another. If a step needs only PostgreSQL, the
-sweeper takes it. If a step needs Daraja, the sweeper sends a wake-up to the workers. The statement
-that fetches due payments also moves their due times, so a payment that makes no progress does not
-delay the others.
+sweeper itself takes the step. If a step needs Daraja, the sweeper sends a wake-up to the workers.
+The statement that fetches due payments also moves their due times, so a payment that makes no
+progress does not delay the others.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _STUCK_SESSIONS_EVERY = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepPlan:
-    """What a sweep has to do."""
+    """The work that a sweep found."""
 
     due: Mapping[Step, int]
     has_overdue_events: bool
@@ -99,8 +99,8 @@ class SweepingStore(Protocol):
         """Returns the payment whose inquiry tests if the breaker may close.
 
         None if the breaker is closed, or its cool-down is not over. Starts the next cool-down,
-        twice as long. Chooses a payment that only `account` has sent, because an inquiry as another
-        account would say nothing about the credential in use.
+        which is twice as long, up to `cool_down_max`. Chooses a payment that only `account` has
+        sent, because an inquiry as another account would say nothing about the credential in use.
         """
         ...
 
@@ -135,7 +135,7 @@ class Wakeups(Protocol):
     async def hand_over(self, payment_ids: Sequence[UUID]) -> None:
         """Does the same as `wake` for payments whose inquiry was charged to a budget.
 
-        Each may be inquired about once.
+        A worker may inquire about each of them once.
         """
         ...
 

@@ -199,8 +199,8 @@ def answer_change(
 ) -> Change:
     """The change that records the answer to one attempt.
 
-    The payment may have changed since the send. The stage table decides what the answer still does.
-    `accounts`: the accounts by which this worker sends, by kind.
+    The payment may have changed since the send. The stage table decides what the answer still
+    changes. `accounts`: the accounts by which this worker sends, by kind.
     """
     fact = fact_of_answer(open_attempt.attempt_id, error)
 

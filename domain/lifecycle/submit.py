@@ -108,7 +108,7 @@ class Provider(Protocol):
     def prepare_send(self, kind: Kind) -> AbstractAsyncContextManager[None]:
         """Obtains the token, the credential, a slot, and a turn under Daraja's rate limit.
 
-        The worker may have to wait for each of them, or fail to get it.
+        The worker may have to wait for each of these, and may fail to get it.
 
         Raises `Throttled` with the wait that Daraja's limit requires, `Unreachable` without a
         token, and `QueueUnavailable` without Redis.

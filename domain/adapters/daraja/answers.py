@@ -143,7 +143,7 @@ def _classify_daraja_error(kind: Kind, status: int, code: str, text: str) -> Pro
 def _classify_other_error(status: int, body: bytes, code: str | None) -> ProviderError:
     """Classify an answer that is not in Daraja's envelope.
 
-    Its status alone decides, and only if the answer shows no trace of a payment.
+    It is a refusal only if its status is a refusal and its body shows no trace of a payment.
     """
     shown_code = code if code is not None and _SHOWABLE_CODE.fullmatch(code) else None
     if status in _REFUSING_STATUSES and not may_have_payment_trace(body):
@@ -197,7 +197,8 @@ def _searchable_text(body: bytes, message: Mapping[str, Any] | None) -> str:
 def _read_code_and_text(message: Mapping[str, Any] | None) -> tuple[str | None, str]:
     """Return the code and the text of an error envelope.
 
-    The envelope is Daraja's own, or the raw fault of the gateway in front of it (daraja.md §2.2).
+    The envelope is Daraja's own, or the raw fault of the server in front of Daraja (daraja.md
+    §2.2).
     """
     if message is None:
         return None, ""

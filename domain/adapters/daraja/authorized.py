@@ -65,8 +65,8 @@ class AuthorizedCalls:
     async def _is_token_refused(self, operation: str, token: Token) -> bool:
         """Whether the operation refused this token to a request that had just obtained it.
 
-        This waits for such a request that is under way. Otherwise each request that started with
-        the token would fetch another token.
+        If such a request is under way, this waits for its end. Otherwise each request that started
+        with the token would fetch another token.
         """
         async with self._first_resend_locks[operation]:
             return self._refused_tokens.get(operation) == token.text

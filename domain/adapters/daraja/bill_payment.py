@@ -37,7 +37,7 @@ def request_body(
         "SecurityCredential": credential,
         "CommandID": "BusinessPayBill" if payment.request.paybill else "BusinessBuyGoods",
         "SenderIdentifierType": SHORTCODE_TYPE,
-        # Daraja spells it so (daraja.md §5).
+        # Daraja spells the name like this (daraja.md §5).
         "RecieverIdentifierType": SHORTCODE_TYPE if payment.request.paybill else _TILL_TYPE,
         "Amount": str(payment.request.amount_kes),
         "PartyA": settings.payout_shortcode,

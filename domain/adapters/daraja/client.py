@@ -56,7 +56,8 @@ NO_ANSWER = Report(outcome=ReportedOutcome.UNDECIDED, inquiry_outcome=InquiryOut
 class DarajaClient:
     """Submits payments and inquires about them.
 
-    It knows nothing of stages. It returns Daraja's answer, or raises the error class that fits it.
+    The client knows no stages. It returns Daraja's answer, or raises the error that fits the
+    answer.
     """
 
     def __init__(

@@ -45,7 +45,7 @@ _UNDER_WAY_CODE = "4999"
 _F = FailureReason
 
 # The result codes that end a deposit as failed (daraja.md §2.4). 1037 and 1019 are not safe to
-# retry (rules.md §14). Late settlements were reported after 1037. 1036 is treated the same.
+# retry (rules.md §14). Late settlements were reported after 1037. 1036 is treated like 1037.
 FAILURES: Codes = {
     "1": Ending(_F.INSUFFICIENT_FUNDS, safe_to_retry=True),
     "2": Ending(_F.LIMIT_EXCEEDED, safe_to_retry=True),
@@ -87,7 +87,7 @@ def request_body(
         "PhoneNumber": payment.request.phone_number,
         "CallBackURL": message_address(payment, settings, payment.rules.result_operation),
         "AccountReference": payment.request.account_reference,
-        # Daraja refuses a request without it as "Invalid Remarks" (daraja.md §2.1).
+        # Daraja refuses a request without a description as "Invalid Remarks" (daraja.md §2.1).
         "TransactionDesc": clean_free_text(payment.request.description, 1, DESCRIPTION_LENGTH_MAX),
     }
 

@@ -130,7 +130,7 @@ def is_provider_id(value: Any) -> bool:
 
 
 def read_items(container: Any, list_name: str, key_name: str) -> dict[str, list[Any]]:
-    """Return the values of a list of named items, by the letters of the names, in their order.
+    """Return the values of a list of named items, grouped by the letters of the names.
 
     A list of one item may come as a bare object, items may have no value, and names may repeat
     (daraja.md §4.3).

@@ -48,7 +48,7 @@ PAGES: Mapping[Kind, Page] = {
     ),
 }
 
-# If one of these is false, no process starts.
+# If one of these checks fails, no process starts.
 assert set(PAGES) == set(Kind), "each kind needs its page here"  # noqa: S101
 assert all(  # noqa: S101
     PAGES[kind].api.operation is rules.operation for kind, rules in RULES.items()

@@ -100,7 +100,8 @@ def result_addresses(payment: Payment, settings: RequestSettings) -> dict[str, A
 def message_address(payment: Payment, settings: RequestSettings, operation: str) -> str:
     """Return the address for messages of `operation` about `payment`.
 
-    It ends with a secret token, which proves that a message comes from Daraja (daraja.md §8.2).
+    The address ends with a secret token, which proves that a message comes from Daraja (daraja.md
+    §8.2).
     """
     return callback_address.make_address(
         settings.callback_base_url, settings.callback_secret, payment.id, operation

@@ -64,7 +64,7 @@ def refuses_credential(code: str) -> bool:
 
 
 def find_failure(failures: Codes, code: str) -> Failure | None:
-    """Return the failure that `code` finalizes with, or None if it does not finalize."""
+    """Return the failure that `code` means, or None if `code` is not in `failures`."""
     ending = failures.get(code)
     return Failure(ending.reason, ending.safe_to_retry, code) if ending else None
 

@@ -109,7 +109,7 @@ class _Request:
         self._is_written = False
 
     async def pass_first_byte(self) -> None:
-        """Make the last checks before the first byte. Raises if it must not be written."""
+        """Make the last checks before the first byte. Raises if the byte must not be written."""
         if self._is_written:
             return
         for turn in range(_LOOP_TURNS_MAX):

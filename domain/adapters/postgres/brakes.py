@@ -1,8 +1,8 @@
 """The brakes, which stop outgoing requests. As rows, they survive a restart or a Redis flush.
 
 All SQL that reads or changes them is here. The claim (`claiming.py`) and the sweep (`sweeping.py`)
-use parts of it in their own statements, because they must check the brakes in the statement that
-claims or fetches the payment.
+use parts of this SQL in their own statements, because they must check the brakes in the statement
+that claims or fetches the payment.
 
 Two brakes stop all payouts: an operator sets the kill switch, and a refused credential opens the
 breaker. Each of the other brakes holds one of Daraja's operations, and lets one payment through
@@ -115,9 +115,9 @@ BRAKE_STATES = text(
     "SELECT name, is_engaged, probe_at <= now() AS is_probe_due FROM mkwanja.brakes ORDER BY name"
 )
 
-# The same for a claim. It locks the brakes on payouts: an operator who stops payouts waits for our
-# COMMIT, so the operator's process knows of our claim. Held operations are not locked, because our
-# own commit may change them.
+# The state of all brakes, for a claim. The query locks the brakes on payouts: an operator who stops
+# payouts waits for our COMMIT, so the operator's process knows of our claim. Held operations are
+# not locked, because our own commit may change them.
 BRAKE_STATES_FOR_CLAIM = text(f"""
 WITH locked AS (
     SELECT name, is_engaged FROM mkwanja.brakes WHERE {_STOPS_PAYOUTS} ORDER BY name FOR SHARE

@@ -1,4 +1,4 @@
-"""Faults: Redis answers and refuses. A fault differs from an outage: an operator must repair it.
+"""Faults: Redis answers, but refuses. Unlike an outage, a fault needs an operator to repair it.
 
 Each kind of fault is logged once, with the remedy, and stays in a metric and in the report of
 `/readyz` until the refused use works again. We never repeat the text of an error, because it may
