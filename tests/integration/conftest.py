@@ -1,4 +1,4 @@
-"""Real servers for the adapters' tests: one migrated database copied for each module."""
+"""Real servers for the adapters' tests, with a migrated database for each module."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Store:
     async def deadlocks(self) -> int:
         """Count the deadlocks of this database.
 
-        Closes our pool first, because a connection may report its counts only at its end.
+        A connection may report its counts only at its end, so this first closes the pool.
         """
         await self.database.close()
         return int(
@@ -123,7 +123,7 @@ class Store:
         return await self.rows(sql, payment_id)
 
     async def accepted(self, kind: Kind = Kind.DEPOSIT, **changes: Any) -> UUID:
-        """Accept a new payment."""
+        """Accept a new payment, and return its id."""
         new = a_new_payment(kind, **changes)
         await self.accepting.accept(new)
         return new.id
@@ -143,7 +143,7 @@ class Store:
         )
 
     async def claimed(self, kind: Kind = Kind.DEPOSIT) -> tuple[UUID, UUID]:
-        """Accept and claim a payment, and return it with its attempt."""
+        """Accept and claim a payment, and return its id and the attempt's id."""
         payment_id, attempt_id = await self.accepted(kind), new_id()
         assert await self.claim(payment_id, attempt_id, ACCOUNTS[kind]) is not None
         return payment_id, attempt_id

@@ -24,7 +24,7 @@ async def is_engaged(store: Store, name: str = B2C) -> bool:
 
 
 async def brake_changes(store: Store) -> list[tuple[str, bool]]:
-    """Every change of a brake, oldest first."""
+    """Return every change of a brake, oldest first."""
     rows = await store.rows(
         "SELECT name, is_engaged FROM mkwanja.brake_history ORDER BY changed_at"
     )

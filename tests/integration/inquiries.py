@@ -30,7 +30,7 @@ AT_ONCE = replace(TIMES, inquiry_first_after=timedelta(0))
 
 
 def askable_ids(kind: Kind) -> ProviderIds:
-    """The ids by which we can inquire about a payment of `kind`."""
+    """Return the provider ids that an inquiry about a payment of `kind` needs."""
     name = {
         Kind.DEPOSIT: IdKind.CHECKOUT_REQUEST,
         Kind.BILL_PAYMENT: IdKind.ORIGINATOR_CONVERSATION,

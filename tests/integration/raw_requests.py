@@ -2,7 +2,7 @@
 
 A case gets a `Frame`: the head and body of an acceptable request. It returns the changed bytes. If
 it returns several parts, the test sends the parts in turn. The process must accept none of these
-requests, and must not answer a request that is hidden behind one (`frame.hidden()`).
+requests, and must not answer a request that is hidden behind such a request (`frame.hidden()`).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Frame:
         return size + end + self.body + end + b"0" + end + trailers + end
 
     def hidden(self) -> bytes:
-        """Return a second acceptable request, for cases where the first one's end is ambiguous."""
+        """Return a second acceptable request, for cases in which the first end is ambiguous."""
         return self.head(self.length, fields=self.second) + self.body
 
     def replaced(self, old: bytes, new: bytes) -> bytes:

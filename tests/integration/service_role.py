@@ -1,4 +1,4 @@
-"""The role that an operator creates for the processes (docs/database-roles.md), in tests."""
+"""Creates the database role of the processes, as operators do by docs/database-roles.md."""
 
 from __future__ import annotations
 

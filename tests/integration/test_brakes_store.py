@@ -130,7 +130,7 @@ class TestBrakesAndClaims:
         async with connection(fresh.url) as raw:
             transaction = raw.transaction()
             await transaction.start()
-            # The claim has read the brakes. This row makes it wait before it can commit.
+            # This row makes the claim wait after it read the brakes and before it commits.
             await raw.execute(
                 "INSERT INTO mkwanja.attempts (id, payment_id, number, claimed_at)"
                 " VALUES ($1, $2, 99, now())",
@@ -181,7 +181,7 @@ class TestBrakesAndClaims:
     async def test_payouts_on_the_wire_are_those_under_a_live_lease(
         self, fresh: Store, brakes: Brakes
     ) -> None:
-        """Deposits, payouts with an expired lease and answered payouts are not among them."""
+        """They include no deposit, no payout with an expired lease, and no answered payout."""
         kinds = (Kind.WITHDRAWAL, Kind.BILL_PAYMENT, Kind.WITHDRAWAL, Kind.DEPOSIT)
         payments = [(await fresh.claimed(kind))[0] for kind in kinds]
         await fresh.finalized(Kind.WITHDRAWAL)
@@ -205,7 +205,7 @@ class TestBreaker:
     async def test_the_breaker_keeps_its_first_refusal_until_an_answer_to_a_later_inquiry(
         self, fresh: Store, brakes: Brakes
     ) -> None:
-        """Before the refusal, Daraja may have accepted the credential.
+        """An inquiry from before the refusal proves nothing about the credential now.
 
         An answer never releases a brake that an operator engaged.
         """
@@ -230,7 +230,7 @@ class TestBreaker:
         ]
 
     async def test_the_breaker_opens_if_one_commit_opens_and_closes_it(self, fresh: Store) -> None:
-        """The batch may contain a payment that Daraja accepted and one that it refused."""
+        """One answer in the commit accepts our credential, and another answer refuses it."""
         accepted, refused = [await fresh.finalized(Kind.WITHDRAWAL) for _ in range(2)]
         await commit_effect(fresh, accepted, OpenBreaker("before"))
         at = (await brake_row(fresh, BREAKER))["changed_at"] + timedelta(seconds=1)

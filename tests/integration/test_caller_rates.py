@@ -46,7 +46,7 @@ async def test_each_caller_has_a_bucket_of_its_own(redis: RedisClient) -> None:
 
 
 async def test_a_refused_request_is_not_charged(redis: RedisClient) -> None:
-    """A caller that keeps sending requests does not have to wait longer."""
+    """Refused requests do not make the wait of their caller longer."""
     rates = CallerRates(redis)
     await charge_many(rates, 5)
     first = await rates.charge("a caller", SLOW)

@@ -175,7 +175,7 @@ async def test_bytes_before_the_first_byte_are_no_answer_and_nothing_is_sent(
 async def test_bytes_that_the_loop_read_before_the_first_byte_are_no_answer(
     session: aiohttp.ClientSession, what: str
 ) -> None:
-    """They are also no answer to an inquiry, and no token. They may be part of a message."""
+    """They also answer no inquiry, and are no token. Some are only a part of a message."""
     async with EarlySpeaker(EARLY[what]) as server:
         open_attempt = an_attempt()
         client = client_of(session, server.url, call_seconds=5)

@@ -69,7 +69,7 @@ async def cursor(client: Client, **after: str) -> str:
 async def test_a_restored_backup_replays_no_payment_that_it_does_not_have(
     fresh: Store, postgres: PostgresServer, template: str, ingress: Ingress
 ) -> None:
-    """Redis has the answer for the lost payment, but the restored database has a free key."""
+    """Redis still has the lost payment's answer. In the restored database, its key is free."""
     backup = await postgres.create_database(template=template)
     key = str(uuid4())
     async with ingress(fresh.url) as before:
@@ -86,7 +86,7 @@ async def test_a_restored_backup_replays_no_payment_that_it_does_not_have(
 async def test_a_cursor_of_another_life_is_refused_and_one_of_this_life_goes_on(
     fresh: Store, postgres: PostgresServer, template: str, ingress: Ingress
 ) -> None:
-    """The restored database has no event at that position, or another event."""
+    """At the cursor's position, the restored database has no event, or another event."""
     backup = await postgres.create_database(template=template)
     async with ingress(fresh.url) as before:
         start = await cursor(before)

@@ -1,4 +1,4 @@
-"""If a DATABASE_URL names several hosts, the driver finds the one that accepts writes."""
+"""If a DATABASE_URL names several hosts, the driver finds the host that accepts writes."""
 
 from __future__ import annotations
 

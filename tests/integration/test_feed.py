@@ -106,7 +106,7 @@ class TestCompleteness:
     ) -> None:
         """The correcting transaction began first, so its time is earlier.
 
-        It waited for the transaction of the failure.
+        Then it waited for the transaction of the failure.
         """
         payment_id, _ = await fresh.claimed()
         facts = [("failed", 8, "now()"), ("corrected", 9, "now() - interval '1 second'")]

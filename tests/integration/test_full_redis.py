@@ -54,7 +54,7 @@ async def fill(server: RedisServer) -> None:
 
 
 async def test_the_parts_that_a_send_needs_work_on_a_full_redis(full: RedisClient) -> None:
-    """Redis refuses other writes as full. A use that works does not end this fault."""
+    """Redis refuses other writes, because it is full. A use that works does not end this fault."""
     for _ in range(20):
         for name in NEEDED_BY_A_SEND:
             await USES[name](full)
@@ -70,7 +70,7 @@ async def test_the_parts_that_a_send_needs_work_on_a_full_redis(full: RedisClien
 async def test_a_worker_runs_the_steps_that_redis_refuses_to_queue(
     full: RedisClient, server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It runs few steps at once, one for each payment. When Redis has room, it queues again."""
+    """The worker runs a few steps at once, one for each payment. Later it queues steps again."""
     monkeypatch.setattr(wakeups, "_AT_ONCE_MAX", 5)
     running: list[tuple[UUID, bool]] = []
     may_end = asyncio.Event()
@@ -100,7 +100,7 @@ async def test_a_worker_runs_the_steps_that_redis_refuses_to_queue(
 async def test_a_worker_runs_no_step_itself_while_redis_is_away(
     full: RedisClient, server: RedisServer
 ) -> None:
-    """It could not send without the rate in Redis. A wrong password has the same effect."""
+    """A worker cannot send without the rate in Redis. A wrong password has the same effect."""
     run: list[UUID] = []
 
     async def run_step(payment_id: UUID, is_charged: bool) -> None:

@@ -140,7 +140,7 @@ async def test_one_waiting_payment_is_claimed_after_the_cool_down(
     assert await fresh.one("SELECT count(*) FROM mkwanja.attempts") == 4
 
 
-async def test_payments_of_other_operations_are_claimed_beside_a_probe_as_no_probe(
+async def test_payments_of_other_operations_are_claimed_and_are_no_probes(
     fresh: Store,
 ) -> None:
     waiting = [await fresh.accepted(kind) for kind in Kind]

@@ -1,6 +1,6 @@
 """If the endpoint of the key set fails, the last good set is used for a day.
 
-The metrics show its age.
+The metrics show the age of the set.
 """
 
 from __future__ import annotations
@@ -55,14 +55,18 @@ async def reset(writer: asyncio.StreamWriter) -> None:
 
 
 BOMB = gzip.compress(b" " * 10_000_000)
-SLOW: dict[str, Script] = {"hangs": hang, "drips": drip_body, "drips its head": drip_head}
+SLOW: dict[str, Script] = {
+    "hangs": hang,
+    "sends a slow body": drip_body,
+    "sends a slow head": drip_head,
+}
 NO_ANSWER: dict[str, Script] = {
     **SLOW,
     "resets": reset,
     "closes without an answer": sending(),
     "speaks no HTTP": sending(b"\x16\x03\x01\x00\xff\r\n\r\n"),
     "has a head without end": sending(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 500_000),
-    "stops halfway": sending(answer(GOOD_SET[:50], length=len(GOOD_SET))),
+    "stops in its body": sending(answer(GOOD_SET[:50], length=len(GOOD_SET))),
 }
 BAD_ANSWER: dict[str, Script] = {
     "answers 500 with a good set": sending(answer(GOOD_SET, "500 Internal Server Error")),
@@ -70,7 +74,7 @@ BAD_ANSWER: dict[str, Script] = {
     "answers half a set": sending(answer(GOOD_SET[:-5])),
     "answers a megabyte": sending(answer(GOOD_SET + b" " * 1_000_000)),
     "answers without end": sending(b"HTTP/1.1 200 OK\r\n\r\n", *[b" " * 65_536] * 20),
-    "answers 10 MB, packed": sending(answer(BOMB, "200 OK", "Content-Encoding: gzip")),
+    "answers 10 MB as gzip": sending(answer(BOMB, "200 OK", "Content-Encoding: gzip")),
 }
 
 
@@ -92,7 +96,7 @@ async def test_the_last_good_set_serves_for_a_day(
     """While the endpoint fails, known keys are found and the set's age grows.
 
     Before the first set and after a day, the answer is 503 (keys unavailable), not 401.
-    For each fault, the key set makes one fetch, and counts it as `no_answer` or `bad_answer`.
+    Each failed fetch is counted as `no_answer` or as `bad_answer`.
     """
     result = "no_answer" if fault in NO_ANSWER else "bad_answer"
     faults = metric("fetches_total", result=result)

@@ -1,4 +1,4 @@
-"""A borrowed stack is like a new stack. A forked command runs like one of `python -m`."""
+"""Borrowed stacks are like new stacks. Forked commands run as `python -m` would run them."""
 
 from __future__ import annotations
 

@@ -214,7 +214,7 @@ class TestOnSupabase:
                     await raw.execute(attempt)
 
     async def test_row_level_security_is_on_for_every_table(self, hosted: str) -> None:
-        """It protects even after a mistaken grant. Alembic's own table has it too."""
+        """It also covers alembic's own table, and protects even after a mistaken grant."""
         unguarded = f"{RELATIONS} AND NOT relrowsecurity AND relname <> 'made_later'"
         assert await first_column(hosted, unguarded) == []
 

@@ -88,7 +88,7 @@ async def test_a_user_sees_only_its_own_payments(hosted: Hosted) -> None:
 async def test_the_view_shows_a_user_the_same_fields_as_the_api(
     hosted: Hosted,
 ) -> None:
-    """It has no idempotency key, recipient's name, provider id, attempt or due time."""
+    """The view has no idempotency key, recipient's name, provider id, attempt or due time."""
     async with hosted.reading_as("authenticated", claims()) as raw:
         rows = await raw.fetch(f"SELECT * FROM {VIEW} ORDER BY created_at, id")
     assert [list(row.keys()) for row in rows] == [COLUMNS] * 2
@@ -145,7 +145,7 @@ async def test_one_role_can_read_one_view_and_the_others_nothing(hosted: Hosted,
     ],
 )
 async def test_no_role_writes_through_the_view(hosted: Hosted, write: str) -> None:
-    """Even a superuser cannot, because PostgreSQL cannot write to a view of a join."""
+    """Even a superuser cannot write, because PostgreSQL does not write to a view of a join."""
     with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):
         await hosted.seen_as(claims(), write)
     async with connection(hosted.admin_url) as raw:

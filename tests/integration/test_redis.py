@@ -59,7 +59,7 @@ class TestWakeups:
     async def test_with_a_long_queue_only_a_few_wake_ups_are_added_in_front(
         self, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A long queue has enough work. The few are for payments whose wake-up was lost."""
+        """A long queue has enough work. The few are for payments that lost their wake-up."""
         monkeypatch.setattr(wakeups, "_QUEUE_LENGTH_ENOUGH", 10)
         monkeypatch.setattr(wakeups, "_ALWAYS_WOKEN", 2)
         queue = RedisWakeups(redis)
@@ -77,7 +77,7 @@ class TestWakeups:
     ) -> None:
         """A flood beyond the limit adds no job, and leaves no key in Redis.
 
-        The sweeper's jobs go before the flood's, up to a limit.
+        The sweeper's jobs go before the jobs of the flood, up to a limit.
         """
         monkeypatch.setattr(wakeups, "_QUEUE_LENGTH_MAX", 10)
         monkeypatch.setattr(wakeups, "_PLACES_OF_SWEEPERS", 4)
@@ -136,7 +136,7 @@ class TestReplays:
     async def test_a_copy_is_the_answer_byte_for_byte_for_its_own_caller_and_key(
         self, redis: RedisClient
     ) -> None:
-        """No name in Redis shows the caller or the key."""
+        """No name of a key in Redis shows the caller or the idempotency key."""
         replays = Replays(redis)
         await replays.write("3:isssub", "order-42", COPY, NOW + timedelta(hours=1))
         assert await replays.read("3:isssub", "order-42", now=NOW) == COPY

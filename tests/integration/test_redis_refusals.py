@@ -49,20 +49,20 @@ REFUSED: dict[str, tuple[list[str], bool, Any, Any, str, FaultKind]] = {
         [limited_user("on >other ~* &* +@all").replace(">L1mited-Passw0rd", "")], True, None,
         _command("ACL", "SETUSER", "limited", ">L1mited-Passw0rd"), "rate", FaultKind.CREDENTIALS,
     ),
-    "scripts": (
+    "no right to scripts": (
         [limited_user(f"{KEYS_AND_CHANNELS} +@all -@dangerous -@scripting")], True, None,
         _command("ACL", "SETUSER", "limited", "+@scripting"), "rate",
         FaultKind.PERMISSION,
     ),
-    "a channel": (
+    "no right to a channel": (
         [limited_user("~* resetchannels +@all")], True, None,
         _command("ACL", "SETUSER", "limited", "&payment-events*"), "bell", FaultKind.PERMISSION,
     ),
-    "keys": (
+    "no right to our keys": (
         [limited_user("resetkeys ~theirs:* &* +@all")], True, None,
         _command("ACL", "SETUSER", "limited", "~*"), "write copy", FaultKind.PERMISSION,
     ),
-    "keys of jobs": (
+    "no right to the keys of jobs": (
         [limited_user("resetkeys ~mkwanja:* &* +@all")], True, None,
         _command("ACL", "SETUSER", "limited", "~arq:*"), "jobs", FaultKind.PERMISSION,
     ),
@@ -71,7 +71,7 @@ REFUSED: dict[str, tuple[list[str], bool, Any, Any, str, FaultKind]] = {
         _command("REPLICAOF", "NO", "ONE"), "wake",
         FaultKind.READ_ONLY,
     ),
-    "full": (
+    "a full Redis": (
         ["maxmemory-policy noeviction"], False, _command("CONFIG", "SET", "maxmemory", "1"),
         _command("CONFIG", "SET", "maxmemory", "0"), "write copy", FaultKind.FULL,
     ),

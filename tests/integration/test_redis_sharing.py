@@ -118,7 +118,7 @@ class TestRate:
     async def test_any_rate_is_kept(
         self, clock: Clock, workers: Sequence[RedisClient], per_second: float
     ) -> None:
-        """This includes rates that do not divide a second, and rates below one."""
+        """This includes rates that do not divide a second, and rates below one a second."""
         rates = [SharedRate(client, "other", per_second=per_second) for client in workers]
         assert await charge_all(rates, PAYOUTS) == max(1, per_second)
         counts = await count_passed(4, clock, rates, {"payouts": PAYOUTS})
@@ -140,7 +140,7 @@ class TestClasses:
     async def test_each_class_leaves_room_for_the_one_before_it(
         self, rates: list[SharedRate]
     ) -> None:
-        """Of a burst of twenty, pushes may use seven, inquiries up to thirteen, payouts all."""
+        """Of a burst of 20, pushes may use 7, pushes and inquiries 13, and all classes 20."""
         assert [
             await charge_all(rates, request_class) for request_class in (PUSHES, INQUIRIES, PAYOUTS)
         ] == [7, 6, 7]
@@ -233,7 +233,7 @@ class TestBudgets:
     async def test_five_a_minute_is_one_each_twelve_seconds(
         self, clock: Clock, workers: Sequence[RedisClient]
     ) -> None:
-        """There is no burst, because Daraja counts in this way (daraja.md §3)."""
+        """There is no burst: at least 12 s pass between two inquiries (daraja.md §3)."""
         budgets = [InquiryBudget(client, "query", per_minute=5) for client in workers]
         granted = []
         for _second in range(120):

@@ -122,7 +122,7 @@ class TestRedis:
 
 @pytest.mark.whole
 class TestCleanup:
-    """However a program ends, its servers end, and their folders are removed."""
+    """However a program ends, its servers end. Only after SIGKILL, their folders remain."""
 
     async def test_servers_and_folders_are_gone_after_an_exception(self) -> None:
         """A failing test ends with an exception, perhaps while a server is frozen."""

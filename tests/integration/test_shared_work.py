@@ -46,7 +46,7 @@ def transactions(store: Store, monkeypatch: pytest.MonkeyPatch) -> Transactions:
 async def test_one_read_serves_all_requests_with_one_key(
     store: Store, transactions: Transactions
 ) -> None:
-    """The key may be stored or new. Otherwise 400 reads would run one after the other."""
+    """The key may be stored or new. Without sharing, 400 reads would run in turn."""
     new = a_new_payment()
     first = (await store.accepting.accept(new)).answer
     for key, expected in ((new.idempotency_key, first), ("a key without a request", None)):

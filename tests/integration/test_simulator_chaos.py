@@ -56,7 +56,7 @@ async def test_a_scenario_is_drawn_only_for_its_own_apis(probe: Probe) -> None:
 
 
 async def test_rates_are_shares(probe: Probe) -> None:
-    """Each fault meets about a quarter. The seed is fixed, so this test never fails by chance."""
+    """Each fault meets about a quarter of the calls. The seed is fixed, so nothing is random."""
     await set_plan(probe, HALF)
     for _ in range(400):
         await probe.send("b2c")

@@ -248,7 +248,7 @@ class TestRefusals:
     async def test_an_invalid_field_is_named_and_the_call_has_no_effect(
         self, probe: Probe, api: str, field: str, value: object
     ) -> None:
-        """It has Daraja's own name, which differs for TransactionDesc (§2.1, §8.4)."""
+        """The error has Daraja's own field name, which differs for TransactionDesc (§2.1, §8.4)."""
         answer = await probe.send(api, **{field: value})
         called = "Remarks" if field == "TransactionDesc" else field
         assert answer.error == (400, "400.002.02", f"Bad Request - Invalid {called}")

@@ -108,7 +108,7 @@ async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
     [
         pytest.param(b"", b"", id="nothing"),
         pytest.param(b"GET /heal", b"", id="half a request line"),
-        pytest.param(b"GET /healthz HTTP/1.1\r\nHost: x\r\n", b"", id="no end"),
+        pytest.param(b"GET /healthz HTTP/1.1\r\nHost: x\r\n", b"", id="a head without an end"),
         pytest.param(b"", b"\r\n", id="empty lines"),
         pytest.param(b"GET /healthz HTTP/1.1\r\nX: ", b"x", id="byte by byte"),
     ],

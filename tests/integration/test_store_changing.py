@@ -58,7 +58,7 @@ class TestOneFact:
     async def test_ten_callbacks_of_one_success_finalize_once(
         self, store: Store, other: Store
     ) -> None:
-        """Two processes receive them: one transition, one event, ten raw rows."""
+        """Two processes receive them, and store one transition, one event and ten raw messages."""
         for _ in range(8):
             payment_id, _ = await store.claimed()
             receipt = a_receipt()
@@ -167,7 +167,7 @@ class TestClashes:
     async def test_one_of_two_payments_that_get_one_id_at_once_is_flagged(
         self, store: Store, other: Store, where: str
     ) -> None:
-        """Both read before the other writes. The second is then decided again."""
+        """Both changes read before either writes. The second change is then decided again."""
         second_process = store if where == "one batch" else other
         for _ in range(5):
             (first, one), (second, two) = await store.claimed(), await store.claimed()
@@ -184,7 +184,7 @@ class TestClashes:
     async def test_a_callback_with_the_receipt_of_another_payment_is_stored_and_flagged(
         self, store: Store, other: Store, where: str
     ) -> None:
-        """Receipts are unique. A repeated one must not lose the message or fail the callback."""
+        """Receipts are unique, but a repeated receipt loses no message and fails no callback."""
         second_process = other if where == "two processes" else store
         for _ in range(5):
             (first, _), (second, _) = await store.claimed(), await store.claimed()

@@ -71,7 +71,7 @@ class TestOneWinner:
     async def test_no_payment_is_resent_after_a_concurrent_success(
         self, store: Store, other: Store
     ) -> None:
-        """The second commit is decided on the payment as the first one left it."""
+        """The second commit is decided on the payment as the first commit left it."""
         for _ in range(8):
             payment_id = await resendable(store)
             await asyncio.gather(
@@ -99,7 +99,7 @@ class TestForbiddenClaims:
 
     @pytest.mark.parametrize("kind", list(Kind))
     async def test_an_expired_payment_is_not_claimed(self, store: Store, kind: Kind) -> None:
-        """Its kind has a limit, by the database's clock. Before the limit, it can be claimed."""
+        """Each kind has an age limit, by the database's clock. A younger payment is claimed."""
         limit = EXPIRES_AFTER[kind]
         for by, is_claimed in ((limit, False), (limit - timedelta(seconds=30), True)):
             payment_id = await store.accepted(kind)
@@ -174,7 +174,7 @@ class TestLostCommit:
             payment_id = await resendable(store)
             proxy.cut = cut
             assert await claim_resend(proxied, payment_id) is not None
-            assert proxy.cut is None, "nothing was cut"
+            assert proxy.cut is None, "the connection was not cut"
             assert len(await claims(store, payment_id)) == 2
             entries = [entry["what"] for entry in await store.history(payment_id)]
             assert entries.count("claimed") == 2

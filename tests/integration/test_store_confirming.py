@@ -159,7 +159,7 @@ async def test_a_success_stays_unconfirmed_under_a_receiver_without_the_policy(
 
 
 async def test_messages_that_bring_an_inquiry_forward_are_counted(store: Store) -> None:
-    """Any source counts. Each such message makes the next wait longer."""
+    """Messages from any source count. Each such message makes the next wait longer."""
     payment_id = await in_doubt(store)
     for report, source_allowed in (
         (Report(outcome=ReportedOutcome.TIMEOUT), True),

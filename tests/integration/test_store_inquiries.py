@@ -85,7 +85,7 @@ class TestInquiries:
         assert sorted(inquiry.number for inquiry in probes if inquiry) == list(range(1, 9))
 
     async def test_a_final_payment_can_be_probed(self, store: Store) -> None:
-        """The probe does not change its stage, and sets no due time."""
+        """The probe does not change the payment's stage, and sets no due time."""
         payment_id = await store.finalized(Kind.WITHDRAWAL)
         before = await store.payment(payment_id)
         assert await store_inquiry(store, payment_id, is_probe=True) is not None

@@ -79,7 +79,7 @@ class TestDue:
         assert await fetch_due_ids(fresh) == [held]
 
     async def test_final_payments_cost_a_sweep_nothing(self, fresh: Store) -> None:
-        """A sweep uses only two partial indexes, and neither contains them."""
+        """A sweep uses only two partial indexes, and neither contains final payments."""
         payment_id = await fresh.finalized()
         await fresh.execute("UPDATE mkwanja.payments SET event_due = NULL")
         copied = await fresh.one(

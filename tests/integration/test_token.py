@@ -253,7 +253,7 @@ class TestRedis:
     async def test_another_worker_fetches_if_a_worker_died_during_its_fetch(
         self, oauth: OAuth, workers: list[TokenSource], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The others wait until the dead worker's lock expires."""
+        """The other workers wait until the dead worker's lock expires."""
 
         async def keep_lock(**_: object) -> None:
             """A killed worker does not release its lock."""
