@@ -209,7 +209,7 @@ _KIND_MEMBERS = {
 _LAST_MEMBERS = (
     _member(
         "owner",
-        description="The user that the payment belongs to; null if it is a backend's own.",
+        description="The user that owns the payment. Null if a backend owns it.",
         may_be_null=True,
         path="request.owner",
     ),

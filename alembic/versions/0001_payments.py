@@ -60,9 +60,9 @@ CREATE TABLE mkwanja.payments (
     CONSTRAINT submitting_has_a_lease CHECK (
         stage <> 'submitting' OR (attempt_id IS NOT NULL AND lease_until IS NOT NULL))
 );
--- Partial, because a payment has no receipt for most of its life, and NULL then costs nothing.
+-- The index is partial, because a payment has no receipt for most of its life. NULL then costs nothing.
 CREATE UNIQUE INDEX receipt_belongs_to_one_payment ON mkwanja.payments (receipt) WHERE receipt IS NOT NULL;
--- Finished rows are in neither of these two indexes, so they cost the sweeper nothing.
+-- Finished rows are in neither of the next two indexes, so they cost the sweeper nothing.
 CREATE INDEX payments_due ON mkwanja.payments (stage, next_step_at) WHERE next_step_at IS NOT NULL;
 CREATE INDEX payments_event_due ON mkwanja.payments (event_due) WHERE event_due IS NOT NULL;
 CREATE INDEX payments_newest ON mkwanja.payments (created_at, id);

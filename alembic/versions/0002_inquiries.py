@@ -63,7 +63,7 @@ CREATE TABLE mkwanja.brake_history (
 CREATE INDEX brake_history_by_time ON mkwanja.brake_history (changed_at);
 
 -- Insert-only: events in the order in which they can be read. One transaction at a time gives
--- positions, to facts that are committed already. A reader therefore never misses an event.
+-- positions, only to events that are committed already. A reader therefore never misses an event.
 CREATE TABLE mkwanja.events (
     position   bigint GENERATED ALWAYS AS IDENTITY,
     history_id uuid NOT NULL REFERENCES mkwanja.payment_history,

@@ -322,7 +322,7 @@ def _make_entry(disposition: EntryDisposition, report: Report) -> NewEntry:
 def _entry_detail(report: Report) -> dict[str, str]:
     detail = {"provider_code": report.code} if report.code else {}
     if report.has_ignored_amount:
-        detail["note"] = "a field with the name of an amount holds no number"
+        detail["note"] = "the message contains an amount that is not a number"
     return {**detail, "by": "inquiry"} if report.inquiry_outcome is not None else detail
 
 

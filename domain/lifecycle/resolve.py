@@ -102,7 +102,7 @@ def inquiry_request_change(payment_id: UUID, *, reason: str, operator: str) -> C
             raise ResolutionRefused("There is no such payment.")
         if payment.stage in (Stage.ACCEPTED, Stage.SUBMITTING):
             raise ResolutionRefused(
-                "The payment is not sent yet, or is being sent now: nothing to inquire about."
+                "The payment is not sent yet, or is being sent now. Ask about it later."
             )
         if payment.inquiry_step is None:
             raise ResolutionRefused(
@@ -138,8 +138,8 @@ def _resolved_fact(
                 raise ResolutionRefused("The payment is not flagged for review.")
             if payment.stage is Stage.ACCEPTED and context.evidence.claims_success:
                 raise ResolutionRefused(
-                    "A stored callback says that the payment was paid. After 'reviewed' it would be"
-                    " sent."
+                    "A stored callback says that the payment was paid. After 'reviewed' a worker"
+                    " would send the payment."
                 )
             return None
 
@@ -234,6 +234,6 @@ def _refuse_while_under_way(payment: Payment, evidence: Evidence) -> None:
     is_held = payment.needs_review or evidence.payouts_are_stopped
     if payment.stage is Stage.ACCEPTED and not is_held:
         raise ResolutionRefused(
-            "The payment is not sent yet, and will be. Ask its caller to cancel it, or stop payouts"
-            " first."
+            "The payment is not sent yet, but a worker will send it. Ask its caller to cancel it,"
+            " or stop payouts first."
         )

@@ -102,7 +102,7 @@ _REFUSED = [
     ("bill that was not paid", "paid", (), "Give M-PESA's receipt number"),
     ("another bill", "paid", _RECEIPT_OF_ANOTHER, "This receipt belongs to another payment."),
     ("refused by Daraja", "paid", _RECEIPT, "Daraja said that the payment failed"),
-    ("waiting", "paid", _RECEIPT, "is not sent yet, and will be"),
+    ("waiting", "paid", _RECEIPT, "is not sent yet, but a worker will send it"),
     ("succeeded", "unpaid", (), "cannot undo a success"),
     ("answered as paid", "unpaid", (), "Daraja answered an inquiry: the payment was paid."),
     ("being sent", "unpaid", (), "is being sent right now"),

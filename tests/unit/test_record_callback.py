@@ -363,7 +363,7 @@ def test_an_answer_whose_only_amount_is_not_a_number_does_not_finalize() -> None
             a_report(has_ignored_amount=True),
             {
                 "provider_code": "0",
-                "note": "a field with the name of an amount holds no number",
+                "note": "the message contains an amount that is not a number",
             },
         ),
     ],

@@ -131,7 +131,7 @@ EXPLANATIONS = {
     FaultKind.LOADING: Explanation(
         Scope.SERVER,
         "Redis loads its data, or waits for its primary",
-        "Wait. If this stays, read the log of Redis.",
+        "Wait. If the problem stays, read the log of Redis.",
     ),
     FaultKind.BUSY: Explanation(
         Scope.SERVER,
