@@ -22,7 +22,7 @@ _BLOCKED_BY_US = (
 
 
 class Reader:
-    """Follows the feed from its beginning, or after `skip` from its present end."""
+    """Reads the feed from its beginning, unless `skip` moves it to the present end."""
 
     def __init__(self, client: Client, *, limit: int = 100) -> None:
         self._client = client

@@ -28,7 +28,7 @@ def success_text(one: AwaitedPayment, **changes: Any) -> str:
 
 
 def forged_receipt(one: AwaitedPayment) -> str:
-    """The receipt that no payment may show."""
+    """The forged receipt. No payment may get it by a hostile body."""
     return f"EVLX{one.amount:06}"
 
 

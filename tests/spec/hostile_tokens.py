@@ -346,7 +346,7 @@ GOOD: dict[str, Maker] = {
 
 
 class Hostile(NamedTuple):
-    """A hostile token: its name, the status of its refusal, a part of the sentence, its maker."""
+    """A hostile token: its name, the status and a part of the text of its refusal, its maker."""
 
     name: str
     status: int

@@ -48,7 +48,7 @@ class Run:
         return f"0{subscriber}"
 
     def find_leaks(self, kind: str) -> list[str]:
-        """The places where secrets of this kind stand, with the text around them."""
+        """The places that contain secrets of this kind, with the text around the secret."""
         return [
             f"{place}: …{text[max(0, text.index(value) - 120) : text.index(value) + 60]}…"
             for place, text in sorted(self.written.items())

@@ -1,7 +1,7 @@
 """A relay between the worker and Daraja that collects all secrets and can echo a request.
 
-An error page of a proxy may repeat the request in this way. So may an attacker who wants the
-secrets in our log.
+A proxy may repeat a request in this way on an error page. An attacker may do the same, to get our
+secrets into our log.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ class System:
         return [item for item in requests["items"] if payment_id in str(item["body"])]
 
     async def assert_money_agrees(self, payment_ids: list[str]) -> None:
-        """Check I1, I3 and I7: money moved once for a success and never for a failure.
+        """Check I1, I3 and I7 (rules.md §24): money moved once for a success, never for a failure.
 
         The amounts must agree too.
         """

@@ -79,7 +79,7 @@ async def test_a_payment_whose_amounts_disagree_waits_for_an_operator(
 
 
 async def test_an_operator_resolves_as_unpaid_only_after_the_window(system: System) -> None:
-    """The refusal names the earliest time for the next try.
+    """Before that, the command is refused and names the earliest time for a new try.
 
     The command uses the worker's time settings if its environment has them.
     """

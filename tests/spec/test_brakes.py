@@ -165,7 +165,7 @@ async def test_the_stop_command_waits_for_open_sends_and_prints_them(system: Sys
 
 
 async def test_only_the_start_command_starts_stopped_payouts(system: System) -> None:
-    """A flush or restart of Redis does not, nor a killed worker. A command shows the reason."""
+    """Payouts stay stopped after a flush or restart of Redis, and after the kill of a worker."""
     await stop(system, "the balance looks wrong")
     payouts = (system.withdrawal, system.bill_payment, system.pochi_payment)
     payment_ids = [await make() for make in payouts]

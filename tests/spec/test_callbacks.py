@@ -200,7 +200,7 @@ async def test_a_repeated_result_changes_nothing(system: System, code: int) -> N
 
 
 async def test_the_database_holds_no_credential_and_no_callback_token(system: System) -> None:
-    """A message of Daraja may repeat our request. It is stored without these values.
+    """Daraja may repeat our request in a message. The stored message has these values replaced.
 
     A timeout message finalizes nothing.
     """

@@ -1,4 +1,4 @@
-"""A caller may cancel a payment only while it is certainly unsent. This is final."""
+"""A caller may cancel a payment only while it is certainly unsent. A cancellation is final."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ async def _inquiring_shortcodes(system: System, payment_id: str) -> set[str]:
 async def test_the_worker_inquires_about_a_payment_by_the_short_code_that_sent_it(
     system: System,
 ) -> None:
-    """Asked by another short code, Daraja would not find the withdrawal that it has paid."""
+    """If another short code inquired, Daraja would not find the withdrawal that it paid."""
     ids = {
         "withdrawal": await _begin_open(system, "b2c", "answer_and_callback_lost"),
         "deposit": await _begin_open(system, "stk"),

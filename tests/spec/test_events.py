@@ -128,7 +128,7 @@ async def test_the_sweeper_republishes_an_event_that_is_not_recorded_as_publishe
 
 
 async def _forget_publication(system: System, payment_id: str) -> None:
-    """Delete the record of the publication, as if the process had died before it wrote it."""
+    """Delete the record of the publication, as if the process had died before writing it."""
     [entry] = await _event_entries(system, payment_id)
     await system.execute("ALTER TABLE mkwanja.event_publications DISABLE TRIGGER is_insert_only")
     await system.execute(

@@ -1,6 +1,7 @@
 """Deposits in doubt: they are never sent again, because they have no resend key.
 
-The service inquires by STK query and waits for a callback. Silence alone proves nothing.
+The service inquires by STK query and waits for a callback. Silence does not prove that nothing was
+paid.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ _SILENT = {
 
 
 async def test_silence_ends_a_deposit_only_by_inquiries_after_its_window(system: System) -> None:
-    """It fails after three answers without a result, or after five if one is vague."""
+    """A deposit fails after three silent answers, or after five if one of them is vague."""
     ids = await begin_each(
         {
             name: begin_in_doubt(system, "stk", "slow_result", InquiryRule(name), **_TEN_MINUTES)
@@ -181,7 +182,7 @@ async def test_an_inquiry_without_an_answer_ends_no_deposit(system: System) -> N
 
 
 async def test_a_deposit_stays_pending_while_daraja_cannot_be_reached(system: System) -> None:
-    """It stays pending even past its window. Once Daraja is back, an inquiry settles it."""
+    """The deposit stays pending past its window. Once Daraja is back, an inquiry settles it."""
     payment_id = await begin_in_doubt(
         system, "stk", "lost_callback", InquiryRule("in_flight_a", times=1)
     )
@@ -257,7 +258,7 @@ async def test_a_deposit_under_way_is_never_read_as_failed(system: System) -> No
 
 
 async def test_a_deposit_in_doubt_is_never_sent_again(system: System) -> None:
-    """Its connection broke, or Daraja was busy. The deposit fails for silence after one send."""
+    """The connection broke, or Daraja was busy. The deposit fails for silence after one send."""
     names = ("cut_before_acting", "system_busy", "maintenance")
     ids = {name: await begin_in_doubt(system, "stk", name, times=1) for name in names}
     for payment_id in ids.values():

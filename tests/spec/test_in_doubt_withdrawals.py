@@ -46,7 +46,7 @@ async def system(inquiring_system: System) -> System:
 
 
 async def test_a_withdrawal_whose_answer_was_lost_is_settled_once(system: System) -> None:
-    """The callback settles it, or an inquiry if the callback is lost too. It is sent once."""
+    """The withdrawal is sent once. A callback settles it, or an inquiry if there is no callback."""
     scenarios = ("answer_lost_after_acting", "answer_and_callback_lost")
     ids = {scenario: await begin_in_doubt(system, "b2c", scenario) for scenario in scenarios}
     await wait_until_observed(system, dict.fromkeys(ids, PAID), ids)
@@ -176,7 +176,7 @@ async def test_a_withdrawal_that_daraja_may_have_is_never_sent_again(system: Sys
 
 
 async def test_the_kill_switch_holds_back_a_resend(system: System) -> None:
-    """While payouts are stopped, no number of answers "not found" causes a resend."""
+    """While payouts are stopped, answers "not found" cause no resend. After that they do."""
     payment_id = await begin_in_doubt(system, "b2c", "cut_before_acting", times=1)
     await system.in_stage(payment_id, "in_doubt")
     async with stopped_payouts(system):
@@ -193,7 +193,7 @@ async def test_the_kill_switch_holds_back_a_resend(system: System) -> None:
 
 @pytest.mark.whole
 async def test_a_withdrawal_is_sent_at_most_four_times(system: System) -> None:
-    """After that the service only inquires. After ten of them it flags the withdrawal."""
+    """After four sends the service only inquires. After ten inquiries it flags the withdrawal."""
     ids = {
         name: await begin_in_doubt(system, "b2c", name)
         for name in ("cut_before_acting", "system_busy")
@@ -234,7 +234,7 @@ _STATUSES = {
 async def test_the_transaction_status_decides_and_not_the_result_of_the_inquiry(
     system: System,
 ) -> None:
-    """Completed is a success, and five statuses are failures. All others leave it in doubt."""
+    """Completed is a success, five statuses are failures, and any other leaves it in doubt."""
     ids = await begin_each(
         {
             status: begin_in_doubt(

@@ -114,7 +114,7 @@ async def test_keys_rotate_under_load_without_a_refusal(ingress: System) -> None
             await stream.phase(previous)
             # The new key signs. Tokens of the previous key are still valid.
             await stream.phase(current, previous)
-            # When the ingress fetched the new key, the key that was revoked last was gone.
+            # With the new key, the ingress also learned that the key revoked before is gone.
             assert await statuses(ingress, revoked) == ({401: len(revoked)} if revoked else {})
             revoked = [issuer.mint(sub=new_subject(), kid=previous) for _ in range(5)]
             assert await statuses(ingress, revoked) == {200: 5}

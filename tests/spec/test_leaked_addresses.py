@@ -72,7 +72,7 @@ def _body(one: AwaitedPayment, **result: Any) -> bytes:
 async def test_a_leaked_address_can_neither_fill_the_database_nor_flood_daraja(
     system: System,
 ) -> None:
-    """Every copy is answered 200, but only 200 are stored. Inquiries stay 30 seconds apart."""
+    """Every copy is accepted, but only 200 are stored. Inquiries stay 30 seconds apart."""
     one = await begin_awaited(system, "b2c")
     body = _body(one, code=17)  # not final, so the service inquires
     for _ in range(12):

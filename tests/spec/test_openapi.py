@@ -150,7 +150,7 @@ async def test_a_route_accepts_only_the_parameters_that_are_described(system: Sy
 
 
 async def _send_refused_payments(witness: Witness, path: str) -> None:
-    """Sends requests for a payment that are refused for every reason except a rate or a sum."""
+    """Sends requests for payments that are refused, but not by a rate or by a daily limit."""
     body, key = _PAYING[path], str(uuid4())
     (await witness.post(path, body, key=key)).expect(202)
     assert (await witness.post(path, body, key=key)).was_replayed

@@ -186,7 +186,7 @@ async def test_processes_start_before_postgres_and_redis() -> None:
 
 
 async def test_callbacks_finalize_payments_while_no_worker_runs(system: System) -> None:
-    """The next worker continues with new payments."""
+    """A worker that starts later sends the payments that were accepted meanwhile."""
     receiver = system.stack.process("callbacks")
     receiver.freeze()
     try:

@@ -144,7 +144,7 @@ async def test_each_caller_gets_the_status_in_the_table(
 
 
 async def test_the_table_has_every_route_for_every_owner(shared_system: System) -> None:
-    """It fails for a new route, until its author adds to the table who may use the route."""
+    """This test fails for a new route until the table shows who may use the route."""
     document = (
         (await send_request(shared_system, "GET", "/openapi.json", token="")).expect(200).json()
     )

@@ -52,7 +52,7 @@ async def test_a_page_lists_the_callers_payments_newest_first(system: System) ->
 
 
 async def test_pages_list_every_payment_once_while_new_ones_arrive(system: System) -> None:
-    """The cursor leads to every payment once, in order, whatever is created meanwhile."""
+    """The pages show each older payment once and in order, even if new ones are made meanwhile."""
     async with caller(system, sub=new_subject()) as one:
         mine = await _deposits(one, 7)
         seen: list[str] = []
@@ -181,6 +181,7 @@ async def test_a_long_history_can_be_read_whole(
     assert seen == list(range(1, length + 1))
 
 
+# Route, query, and the parameter that the problem names. `test_schemas.py` has more wrong values.
 _QUERIES = [
     ("", "limit=101", "?limit"),
     ("", "limit=5&limit=6", "?limit"),
@@ -196,7 +197,7 @@ _QUERIES = [
 
 
 async def test_the_problem_names_a_wrong_query_parameter(system: System) -> None:
-    """The parameter is unknown or repeated, or its value is wrong (more: `test_schemas.py`)."""
+    """The parameter is unknown or repeated, or its value is wrong."""
     payment_id = await system.deposit()
     for route, query, name in _QUERIES:
         path = f"/v1/payments{route}?{query}".replace("ID", payment_id)

@@ -46,7 +46,7 @@ async def _delete_copies(system: System) -> None:
 async def test_a_replay_does_not_count_against_the_rate(
     strict_system: System, *, has_copy: bool
 ) -> None:
-    """Twenty replays come before requests two and three, and twenty after the last."""
+    """Twenty replays before each later request change nothing: the fourth request is refused."""
     async with caller(strict_system, sub=new_subject()) as user:
         body, key = deposit_body(), str(uuid4())
         first = (await user.pay("/v1/deposits", body, key=key)).expect(202)

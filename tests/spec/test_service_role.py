@@ -1,6 +1,6 @@
 """The processes run as a database role that may not change the history of payments.
 
-Only the release runs as the owner.
+Only the release runs as the owner of the database.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ async def test_an_expired_payment_is_not_sent(system: System) -> None:
 
 
 async def test_a_payment_without_progress_is_flagged_once(system: System) -> None:
-    """A list of flagged payments contains it, and the inquiries go on."""
+    """The list of flagged payments contains the payment, and the inquiries go on."""
     payment_id = await begin(system, "b2c", "lost_callback")
     await system.scenario("status_value", api="status", params={"status": "Pending"})
     payment = await system.eventually(  # ten inquiries, two seconds apart
