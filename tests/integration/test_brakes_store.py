@@ -181,7 +181,7 @@ class TestBrakesAndClaims:
     async def test_payouts_on_the_wire_are_those_under_a_live_lease(
         self, fresh: Store, brakes: Brakes
     ) -> None:
-        """They include no deposit, no payout with an expired lease, and no answered payout."""
+        """The list has no deposit, no payout with an expired lease, and no answered payout."""
         kinds = (Kind.WITHDRAWAL, Kind.BILL_PAYMENT, Kind.WITHDRAWAL, Kind.DEPOSIT)
         payments = [(await fresh.claimed(kind))[0] for kind in kinds]
         await fresh.finalized(Kind.WITHDRAWAL)

@@ -57,7 +57,7 @@ async def test_a_refused_request_is_not_charged(redis: RedisClient) -> None:
 async def test_a_refund_permits_another_request_and_never_makes_the_burst_larger(
     redis: RedisClient,
 ) -> None:
-    """Even the refund of a request that was never charged does not enlarge the burst."""
+    """A refund of a request that was never charged does not enlarge the burst either."""
     rates = CallerRates(redis)
     await charge_many(rates, 5)
     await asyncio.gather(rates.refund("a caller", SLOW), rates.refund("a caller", SLOW))

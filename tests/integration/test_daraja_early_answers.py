@@ -175,7 +175,7 @@ async def test_bytes_before_the_first_byte_are_no_answer_and_nothing_is_sent(
 async def test_bytes_that_the_loop_read_before_the_first_byte_are_no_answer(
     session: aiohttp.ClientSession, what: str
 ) -> None:
-    """They also answer no inquiry, and are no token. Some are only a part of a message."""
+    """Early bytes also answer no inquiry, and are no token. Some cases are part of a message."""
     async with EarlySpeaker(EARLY[what]) as server:
         open_attempt = an_attempt()
         client = client_of(session, server.url, call_seconds=5)
@@ -201,7 +201,7 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 def test_each_event_loop_separates_an_early_answer_from_a_later_one(
     loop: str, tls: ssl.SSLContext, *, is_secure: bool
 ) -> None:
-    """This also holds for TLS, whose own messages come before our request.
+    """The loop does so with TLS too, although messages of TLS come before our request.
 
     On a busy machine a message of TLS may arrive at the moment of the last check. Then the client
     sends nothing, and the test tries again.

@@ -173,7 +173,7 @@ _BEHIND = {
 async def test_bytes_behind_an_answer_are_no_answer_to_the_next_request(
     session: aiohttp.ClientSession, what: str, *, is_late: bool
 ) -> None:
-    """Otherwise such bytes could acknowledge the next payment before it was sent.
+    """Old bytes must not acknowledge the next payment before it was sent.
 
     At worst, that payment is in doubt.
     """

@@ -68,7 +68,7 @@ async def test_a_thousand_requests_share_the_checks(
 
 
 async def test_one_check_runs_at_a_time_and_one_a_second() -> None:
-    """All requests during a slow check share it. A cancelled request does not cancel it."""
+    """All requests during a slow check share the check. A cancelled request does not cancel it."""
     looks, may_end = 0, asyncio.Event()
 
     async def look() -> int:

@@ -216,7 +216,7 @@ class TestReplays:
     async def test_a_replay_is_answered_after_the_allowance_is_used_up(
         self, store: Store, other: Store
     ) -> None:
-        """The same commit rejects new payments."""
+        """The replay shares its commit with new payments, which are rejected."""
         caller = a_caller()
         first = charged(caller, per_day=250, key="order-1")
         await store.accept(first)

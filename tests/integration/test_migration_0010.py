@@ -79,7 +79,7 @@ async def test_a_downgrade_is_rejected_if_pochi_payments_exist(fresh: Store) -> 
 async def test_a_payment_that_failed_before_the_migration_can_be_corrected(
     fresh: Store, confirm_above_kes: int | None
 ) -> None:
-    """Its new columns are NULL, because it is never sent again. Inquiries about it work too."""
+    """The new columns are NULL, because the payment is never sent again. Inquiries also work."""
     payment_id, _ = await fresh.claimed(Kind.WITHDRAWAL)
     await fresh.change(failure(payment_id, Kind.WITHDRAWAL))
     await migrate(fresh.url, "downgrade", "0009")

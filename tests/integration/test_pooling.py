@@ -204,7 +204,7 @@ class TestOutages:
     async def test_calls_fail_as_unavailable_only_while_the_server_is_stopped(
         self, database: Database, server: PostgresServer, url: str
     ) -> None:
-        """This also holds for a pool that never connected. No call hangs."""
+        """A pool that never connected behaves in the same way. No call hangs."""
         async with a_pool(url, 2) as unused:
             await server.stop()
             try:

@@ -184,7 +184,7 @@ async def test_the_honest_request_is_accepted(stack: Stack, process: str) -> Non
 
 
 async def test_both_processes_are_healthy_after_hostile_requests(stack: Stack) -> None:
-    """Their logs have no error and no token."""
+    """The logs of both processes have no error and no token."""
     for process in _ACCEPTED:
         [answer] = _answers(await _exchange(_port(stack, process), _LAST))
         assert answer.status == 200

@@ -103,7 +103,7 @@ class TestBell:
     async def test_an_event_is_published_on_both_channels_byte_for_byte(
         self, redis: RedisClient
     ) -> None:
-        """This also holds for concurrent events."""
+        """The test publishes twenty events at the same time."""
         announcements = [
             Announcement(
                 history_id=new_id(),
@@ -203,7 +203,7 @@ class TestReplays:
     async def test_garbage_is_not_returned_as_a_copy(
         self, redis: RedisClient, garbage: bytes
     ) -> None:
-        """The service then reads the answer from Postgres."""
+        """If the copy is garbage, the service reads the answer from Postgres."""
         replays = Replays(redis)
         await replays.write("caller", "key", COPY, NOW + timedelta(hours=1))
         (name,) = await redis.keys(f"{PREFIX}replay:*")

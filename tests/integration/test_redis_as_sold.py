@@ -97,7 +97,7 @@ async def test_sentinels_are_reached_by_tls(tmp_path: Path) -> None:
 
 
 async def test_sentinels_name_the_primary() -> None:
-    """This works with one dead and one frozen Sentinel, and after the primary's death."""
+    """One Sentinel is dead and one is frozen. Later the primary dies, and the replica serves."""
     async with watched_by_sentinels() as watched, client_of(watched.url) as client:
         await watched.sentinels[0].kill()
         watched.sentinels[1].freeze()

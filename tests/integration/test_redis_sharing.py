@@ -103,7 +103,7 @@ class TestRate:
     async def test_a_request_passes_after_the_returned_wait(
         self, clock: Clock, rates: list[SharedRate]
     ) -> None:
-        """It does not pass earlier. Each class has its own wait."""
+        """No request passes before the end of the wait. Each class has its own wait."""
         for request_class in _CLASSES.values():
             await charge_all(rates, request_class)
             wait = await rates[0].charge(request_class)
@@ -118,7 +118,7 @@ class TestRate:
     async def test_any_rate_is_kept(
         self, clock: Clock, workers: Sequence[RedisClient], per_second: float
     ) -> None:
-        """This includes rates that do not divide a second, and rates below one a second."""
+        """Some of the rates do not divide a second, and some are below one a second."""
         rates = [SharedRate(client, "other", per_second=per_second) for client in workers]
         assert await charge_all(rates, PAYOUTS) == max(1, per_second)
         counts = await count_passed(4, clock, rates, {"payouts": PAYOUTS})

@@ -58,7 +58,7 @@ class TestPostgres:
     async def test_a_restart_keeps_the_port_and_every_confirmed_commit(
         self, postgres: PostgresServer, end: str
     ) -> None:
-        """This also holds for a killed server."""
+        """The server is stopped in one case, and killed in the other."""
         url = await postgres.create_database()
         async with connection(url) as database:
             await database.execute("CREATE TABLE kept AS SELECT 42 AS number")
@@ -109,7 +109,7 @@ class TestRedis:
     """Valkey from its wheel."""
 
     async def test_a_restarted_redis_is_empty_on_the_same_port(self, redis: RedisServer) -> None:
-        """It stores nothing on disk, so a restart is a flush."""
+        """Redis stores nothing on disk here, so a restart is a flush."""
         for end in (redis.restart, redis.flush, redis.kill):
             async with Redis.from_url(redis.url) as client:
                 await client.set("key", "value")

@@ -59,7 +59,7 @@ async def test_one_read_serves_all_requests_with_one_key(
 
 
 async def test_a_read_sees_every_payment_that_was_committed_before_it(store: Store) -> None:
-    """It does not join a read that has started, because such a read could miss the payment."""
+    """A new read joins no read that has started, because that read could miss the payment."""
     for _ in range(20):
         new = a_new_payment()
         early = asyncio.create_task(store.accepting.first_answer(CALLER.key, new.idempotency_key))
@@ -73,7 +73,7 @@ async def test_a_read_sees_every_payment_that_was_committed_before_it(store: Sto
 async def test_identical_requests_that_wait_together_share_one_write(
     store: Store, transactions: Transactions
 ) -> None:
-    """All get the same bytes, and all but one are replays."""
+    """All requests get the same bytes, and all requests but one are replays."""
     news = [a_new_payment(key="a hundred at once") for _ in range(100)]
     accepted = await asyncio.gather(*map(store.accepting.accept, news))
     assert transactions.begun <= 2

@@ -55,7 +55,7 @@ async def test_a_scenario_is_drawn_only_for_its_own_apis(probe: Probe) -> None:
     assert await met(probe, "/mpesa/") == expected
 
 
-async def test_rates_are_shares(probe: Probe) -> None:
+async def test_rates_are_shares_of_the_calls(probe: Probe) -> None:
     """Each fault meets about a quarter of the calls. The seed is fixed, so nothing is random."""
     await set_plan(probe, HALF)
     for _ in range(400):
@@ -90,7 +90,7 @@ async def test_only_the_named_apis_get_chaos_with_the_given_params(probe: Probe)
 
 
 async def test_money_still_moves_at_most_once_for_an_id(probe: Probe) -> None:
-    """This holds even if a careless client sends the id again and again."""
+    """The test is a careless client, which sends each id again and again."""
     scenarios = ["answer_lost_after_acting", "cut_before_acting", "system_busy", "lost_callback"]
     await set_plan(probe, {"seed": 3, "rates": dict.fromkeys(scenarios, 0.2)})
     bodies = [probe.body("b2c") for _ in range(30)]

@@ -59,7 +59,9 @@ class TestChoice:
     """A rule or a magic number chooses the scenario of a call."""
 
     @pytest.mark.parametrize("changes", [{"PhoneNumber": "254700000010"}, {"Amount": 249_910}])
-    async def test_a_magic_number_chooses(self, probe: Probe, changes: dict[str, object]) -> None:
+    async def test_a_magic_number_chooses_the_scenario(
+        self, probe: Probe, changes: dict[str, object]
+    ) -> None:
         """The phone number or the amount ends with 10, the number of `cancel`."""
         await probe.finish("stk", **changes)
         assert probe.receiver.codes == [1032]
@@ -80,7 +82,7 @@ class TestChoice:
         assert (await probe.control("GET", "/scenarios")).body["rules"] == []
 
     async def test_the_newest_rule_is_used_with_any_kind_of_match(self, probe: Probe) -> None:
-        """This also holds if the new rule matches by another field than the older rules."""
+        """The newest rule may match by another field than the older rules."""
         matches: list[dict[str, Any]] = [
             {"reference": "p1"},
             {},
@@ -240,7 +242,7 @@ class TestHolding:
 async def test_the_command_prints_its_addresses_and_reads_its_keys_from_the_environment(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    """It prints one line, writes the certificate's file, and exits with 0 on SIGTERM."""
+    """The command prints one line, writes the certificate's file, and exits with 0 on SIGTERM."""
     certificate = tmp_path_factory.mktemp("daraja") / "certificate.pem"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.simulator", "--port", "0"),

@@ -44,7 +44,7 @@ class TestTrueStatus:
         assert values_of(result, "ReceiptNo") == [movement.receipt]
         assert len(values_of(result, "DebitPartyName")) == 2
 
-    async def test_a_receipt_finds_any_kind(self, probe: Probe) -> None:
+    async def test_a_receipt_finds_a_payment_of_any_kind(self, probe: Probe) -> None:
         """An unknown receipt finds nothing."""
         for api in ("b2b", "b2c", "stk"):
             await probe.finish(api)
@@ -165,7 +165,7 @@ class TestQuery:
     """True and false answers of STK query."""
 
     async def test_a_final_answer_is_all_strings(self, probe: Probe) -> None:
-        """It has neither a receipt nor an amount."""
+        """A final answer has no receipt and no amount."""
         answer = await probe.send(
             "stk_query", CheckoutRequestID=(await probe.finish("stk"))[CHECKOUT]
         )
@@ -223,7 +223,7 @@ class TestQuery:
         assert codes == ["1032", "1032", "2001", "2001", "1032", "1032"]
 
     async def test_an_answer_may_have_the_ids_of_another_payment(self, probe: Probe) -> None:
-        """It has the ids of a known payment, or ids that no payment has."""
+        """The ids are those of another known payment, or ids that no payment has."""
         first, second = [await probe.finish("stk") for _ in range(2)]
         ids = []
         for params in ({"of": second[CHECKOUT]}, {}):

@@ -219,7 +219,7 @@ def deposit_items(received: Any) -> dict[str, Any]:
 
 
 async def test_the_results_of_deposits_vary_in_shape(probe: Probe) -> None:
-    """They may have strings for numbers, wrong amounts or missing parts. The ledger is right."""
+    """Results may have strings for numbers, wrong amounts or missing parts. The ledger is right."""
     found = {}
     for name in ("string_date", "wrong_amount", "missing_receipt", "missing_metadata",
                  "masked_phone", "string_codes"):  # fmt: skip

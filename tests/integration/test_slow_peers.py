@@ -192,7 +192,7 @@ async def test_a_peer_that_does_not_read_its_answer_is_cut_off(server: Server) -
 
 
 async def test_a_connection_whose_request_is_being_served_is_not_closed(server: Server) -> None:
-    """This holds however long the request takes, and however many connections are opened.
+    """The request may take long, and its peers may open many connections meanwhile.
 
     A good request displaces the oldest silent connection.
     """

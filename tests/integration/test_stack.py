@@ -35,7 +35,7 @@ class TestGivenServers:
     async def test_a_stack_creates_and_drops_its_own_database(
         self, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, folder: Path
     ) -> None:
-        """It changes no other database on that server."""
+        """A stack changes no other database on that server."""
         monkeypatch.setenv("DATABASE_URL", f"{postgres.url}?sslmode=disable")
         async with postgres_server(folder) as given:
             assert isinstance(given, GivenPostgres)
@@ -98,7 +98,7 @@ class TestProcess:
     """A command that runs beside the tests."""
 
     async def test_a_process_gets_only_the_given_environment(self, folder: Path) -> None:
-        """It inherits no variable, so no test works only by an undocumented variable."""
+        """A process inherits no variable, so a test cannot depend on an undocumented variable."""
         process = python(
             "import os; print(sorted(os.environ.items() - {('LC_CTYPE', 'C.UTF-8')}))",
             folder,

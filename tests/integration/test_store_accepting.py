@@ -42,7 +42,7 @@ class TestOneCommit:
     async def test_payment_key_and_history_are_written_together(
         self, store: Store, kind: Kind
     ) -> None:
-        """All three have the same time, by the database's clock.
+        """Payment, key and history have the same time, by the database's clock.
 
         The payment is due within seconds, in case the wake-up of a worker is lost. The stored
         answer shows the payment as it is stored, with its time to the millisecond.
@@ -115,7 +115,7 @@ class TestOnePaymentPerKey:
     async def test_the_same_request_in_two_processes_at_once_makes_one_payment(
         self, store: Store, other: Store
     ) -> None:
-        """All get the same answer, byte for byte, and all but one are replays."""
+        """All requests get the same answer, byte for byte. All requests but one are replays."""
         for number in range(15):
             key = f"race-{number}-{id(store)}"
             news = [a_new_payment(key=key) for _ in range(6)]
@@ -144,7 +144,7 @@ class TestOnePaymentPerKey:
         assert await fresh.deadlocks() == 0
 
     async def test_a_key_with_another_request_is_refused(self, store: Store) -> None:
-        """This also holds if both requests wait for the same batch."""
+        """The store refuses one of them even if both requests wait for the same batch."""
         first = a_new_payment()
         await store.accept(first)
         with pytest.raises(IdempotencyKeyReused):

@@ -102,7 +102,7 @@ class TestOneFact:
     async def test_an_answer_and_its_callbacks_end_the_same_in_every_order(
         self, store: Store, order: tuple[str, ...]
     ) -> None:
-        """All wait for one batch, and a batch may contain only one change of a payment."""
+        """All three wait for one batch, and a batch may contain only one change of a payment."""
         payment_id, attempt_id = await store.claimed()
         ids, receipt = checkout_id(), a_receipt()
         changes = {
@@ -292,7 +292,7 @@ class TestBatches:
 
     @pytest.mark.usefixtures("impatient")
     async def test_a_locked_payment_blocks_no_other_change_of_its_batch(self, store: Store) -> None:
-        """Its own change fails as unavailable. The other changes are written one by one."""
+        """The locked payment's change fails as unavailable. The others are written one by one."""
         held, *others = [await store.claimed() for _ in range(4)]
         async with locked(store, held[0]):
             results = await asyncio.gather(

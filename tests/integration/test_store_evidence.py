@@ -41,7 +41,7 @@ UNREADABLE = Report(outcome=ReportedOutcome.UNREADABLE)
 
 
 async def test_a_payment_without_messages_has_no_evidence(fresh: Store) -> None:
-    """The same holds for an unknown payment."""
+    """An unknown payment has no evidence either."""
     for payment_id in (await in_doubt(fresh), new_id()):
         for is_claim in (False, True):
             assert await read_evidence(fresh, payment_id, is_claim=is_claim) == Evidence()
@@ -84,7 +84,7 @@ async def test_the_evidence_lists_inquiries_by_number_with_their_first_answers(
 async def test_any_message_at_the_payments_own_address_counts_as_a_message(
     store: Store, kind: Kind, operation: str, expected: bool
 ) -> None:
-    """It shows that Daraja had the payment, even if it is unreadable or from a wrong source."""
+    """An unreadable message, or one from a wrong source, also shows that Daraja had the payment."""
     undecided = Report(outcome=ReportedOutcome.UNDECIDED, code="26")
     for report, source_allowed in ((TIMEOUT, True), (UNREADABLE, True), (undecided, False)):
         payment_id = await in_doubt(store, kind)
@@ -96,7 +96,7 @@ async def test_any_message_at_the_payments_own_address_counts_as_a_message(
 async def test_a_stored_success_counts_as_a_claim_only_from_an_allowed_source(
     store: Store,
 ) -> None:
-    """Otherwise anyone with the address could keep a payment open.
+    """A peer that only knows the address must not be able to keep a payment open.
 
     One success among many other messages is enough.
     """

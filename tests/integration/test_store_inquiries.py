@@ -128,7 +128,7 @@ class TestAnswers:
     async def test_two_queries_that_agree_end_a_deposit_once(
         self, store: Store, other: Store
     ) -> None:
-        """Both answers are recorded at the same time."""
+        """Two processes record the two answers at the same time."""
         payment_id = await in_doubt(store, Kind.DEPOSIT)
         for _ in range(2):
             await store_inquiry(store, payment_id)

@@ -137,7 +137,7 @@ async def _is_announced(store: Store, payment_id: UUID) -> bool:
 async def test_an_expired_payment_fails_and_is_not_sent(
     store: Store, submitter: Submitter, provider: Provider
 ) -> None:
-    """It was never sent, so the failure is safe to retry."""
+    """The payment was never sent, so the failure is safe to retry."""
     payment_id = await store.accepted()
     await store.execute("UPDATE mkwanja.payments SET expires_at = now() WHERE id = $1", payment_id)
     await submitter.submit(payment_id)

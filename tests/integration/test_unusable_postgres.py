@@ -55,7 +55,7 @@ async def read_only(store: Store, *, ends_sessions: bool = True) -> AsyncIterato
 async def test_while_postgres_is_read_only_writes_are_unavailable_and_reads_work(
     fresh: Store,
 ) -> None:
-    """This holds for accepting, claiming, recording answers, sweeping and announcing."""
+    """The writes are those of accepting, claiming, recording answers, sweeping and announcing."""
     accepted = await fresh.accepted()
     claimed, attempt_id = await fresh.claimed()
     finalized = await fresh.finalized()
