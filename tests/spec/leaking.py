@@ -126,7 +126,7 @@ async def _fail(run: Run, system: System) -> None:
 
 
 async def _echo(run: Run, system: System, relay: Relay) -> None:
-    """Daraja, or an attacker in its place, echoes whole requests in its answers."""
+    """Make payments for which Daraja, or an attacker in its place, repeats the whole request."""
     numbers = [run.new_number(), run.new_number()]
     relay.echoes |= {number[1:] for number in numbers} | {"ECHO7731"}
     ids = [

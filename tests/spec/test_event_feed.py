@@ -246,7 +246,7 @@ async def test_an_ingress_frozen_while_it_lists_events_blocks_no_others(
 async def test_a_reader_reads_events_without_redis_and_without_a_worker(system: System) -> None:
     """The feed needs only PostgreSQL."""
     if not system.stack.redis.can_be_stopped:
-        pytest.skip("the server was given; it is not ours to stop")
+        pytest.skip("a test must not stop a server that was given to it")
     reader = await Reader(system.backend, limit=3).skip()
     await system.stack.process("worker").kill()
     await system.stack.redis.stop()

@@ -18,7 +18,7 @@ from tests.stack.servers import PostgresServer
 from tests.stack.standby import StandbyServer, url_of_both
 
 if os.environ.get("DATABASE_URL"):
-    pytest.skip("needs two servers that are ours to kill", allow_module_level=True)
+    pytest.skip("a test must not kill a server that was given to it", allow_module_level=True)
 
 _ACCEPTED_EACH = 60  # before the primary dies, and as many after that
 _PAYERS = 6

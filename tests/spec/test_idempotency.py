@@ -49,7 +49,7 @@ async def payments_of(system: System, key: str) -> list[str]:
 
 
 def assert_replayed(answer: Answer, first: Answer) -> None:
-    """The answer has the bytes of the first answer, and is marked as a replay."""
+    """Check that `answer` repeats the bytes of `first`, and is marked as a replay."""
     assert (answer.expect(202).body, answer.was_replayed) == (first.body, True)
     assert answer.headers["Location"] == first.headers["Location"]
 

@@ -39,7 +39,7 @@ UPDATE mkwanja.payments SET stage = 'accepted', attempt_id = NULL, lease_until =
 async def system() -> AsyncIterator[System]:
     async with a_system(env=_INQUIRE_SOON) as system:
         if not system.stack.postgres.can_be_stopped:
-            pytest.skip("the server was given; it is not ours to stop")
+            pytest.skip("a test must not stop a server that was given to it")
         yield system
 
 

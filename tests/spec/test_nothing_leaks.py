@@ -28,7 +28,7 @@ async def run() -> AsyncIterator[Run]:
         async with a_system(env=env, process_env={"worker": worker}, release=True) as system:
             relay.target = system.stack.simulator_url
             if not (system.stack.postgres.can_be_stopped and system.stack.redis.can_be_stopped):
-                pytest.skip("the servers were given; they are not ours to stop")
+                pytest.skip("a test must not stop servers that were given to it")
             yield await play(system, relay, port)
     release_port(port)
 

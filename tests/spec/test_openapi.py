@@ -238,7 +238,7 @@ async def test_answers_without_postgres_are_as_described(tight_system: System) -
     """Every route answers 503, and /readyz reports that the ingress is not ready."""
     system = tight_system
     if not system.stack.postgres.can_be_stopped:
-        pytest.skip("the server was given; it is not ours to stop")
+        pytest.skip("a test must not stop a server that was given to it")
     witness = await Witness.of(system)
     await system.stack.postgres.stop()
     try:

@@ -36,7 +36,7 @@ async def system() -> AsyncIterator[System]:
 
 def _require_ours(server: Server) -> None:
     if not server.can_be_stopped:
-        pytest.skip("the server was given; it is not ours to stop")
+        pytest.skip("a test must not stop a server that was given to it")
 
 
 @asynccontextmanager

@@ -205,7 +205,7 @@ async def test_without_redis_the_policy_decides_if_requests_are_served(
     )
     async with a_system(processes=("web",), env={"POLICY_FILE": str(policy)}) as system:
         if isinstance(system.stack.redis, GivenRedis):
-            pytest.skip("the server was given; it is not ours to stop")
+            pytest.skip("a test must not stop a server that was given to it")
         body, key = deposit_body(), str(uuid4())
         first = (await system.user.pay("/v1/deposits", body, key=key)).expect(202)
         await system.stack.redis.stop()

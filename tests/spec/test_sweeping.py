@@ -44,7 +44,7 @@ async def system(running_system: System) -> System:
 
 
 async def _inquired_ids(system: System) -> list[str]:
-    """The payment of each Transaction Status request that reached the simulator, in order."""
+    """The payment ids of the Transaction Status requests, in order of arrival."""
     requests = (await system.control("GET", f"/requests?path={_STATUS}"))["items"]
     return [item["body"]["OriginatorConversationID"] for item in requests]
 
