@@ -24,9 +24,10 @@ class InquiryOutcome(StrEnum):
     NOT_FOUND = "not_found"
     # Daraja answered without a result.
     NO_RESULT = "no_result"
-    # 500.001.1001, which means at least five things (daraja.md §3).
+    # Daraja answered 500.001.1001, a code with at least five meanings (daraja.md §3).
     VAGUE = "vague"
-    # 429, a time-out, another 5xx, or an answer that we cannot read.
+    # Daraja answered 429 or a 5xx without that code, or did not answer, or we cannot read its
+    # answer.
     NO_ANSWER = "no_answer"
 
     @property

@@ -26,7 +26,7 @@ from typing import Any
 from uuid import UUID
 
 MASK = "[masked]"
-REPLACED = b"[replaced]"  # in bytes that are otherwise stored as received
+REPLACED = b"[replaced]"  # stands for a secret in bytes that are otherwise stored as received
 
 # A subscriber's number has nine digits, alone, after 0 or 254, or at the end of an id: Daraja's
 # CheckoutRequestID is `ws_CO_`, a time and the nine digits (daraja.md §2.2). So every run of at

@@ -73,26 +73,26 @@ class KindRules:
     # person may have to settle each request that is lost.
     at_once_max: int | None = None
 
-    # The kind of Daraja's id in which we send the payment's own id. None: Daraja accepts no id of
-    # ours.
+    # We send the payment's own id as Daraja's id of this kind. None: Daraja accepts no id of ours.
     own_id: IdKind | None
     # The same kind of id, if we know that Daraja refuses the id's second use. None: this kind of
     # payment has no resend key, so we never send a payment again if Daraja may have acted.
     resend_key: IdKind | None
-    # The step that inquires about the payment, and which of Daraja's ids the inquiry names (None:
-    # the inquiry names the payment's own id).
+    # The step that inquires about the payment, and the kind of Daraja's id that the inquiry names.
+    # If the kind is None, the inquiry names the payment's own id.
     inquiry_step: Step
     inquiry_id_kind: IdKind | None
     # How many answers to inquiries must agree before we believe a failure without a callback.
     failed_answers_needed: int = 1
-    # Whether a payment fails as `no_result_confirmed` when its result window is over and enough
-    # inquiries, if any are possible, brought no result.
+    # Whether a payment fails as `no_result_confirmed` if its result window ends without a result.
+    # If inquiries are possible, enough of them must also have brought no result.
     fails_by_silence: bool = False
 
     # Daraja's operation that sends such a payment. A brake can hold the operation.
     operation: Operation
-    # The name of the operation in each of the two addresses that we give to Daraja: one for the
-    # result, one for the message that says that Daraja's queue timed out (None: there is none).
+    # The names of the operations in the two addresses that we give to Daraja. One is for the
+    # result, the other is for the message that Daraja's queue timed out. None: Daraja sends no such
+    # message.
     result_operation: str
     timeout_operation: str | None
 

@@ -57,7 +57,7 @@ class SweepPlan:
     due: Mapping[Step, int]
     has_overdue_events: bool
     has_unlisted: bool
-    engaged_brakes: frozenset[str]  # also held operations, by name
+    engaged_brakes: frozenset[str]  # names of brakes and of held operations
     breaker_is_open: bool
     payouts_are_stopped: bool = False
     held_operations: frozenset[Operation] = frozenset()
@@ -306,7 +306,7 @@ class Sweeper:
             limit=STEPS_MAX, overdue_by=ANNOUNCEMENT_OVERDUE_BY
         )
         if not owed or not await self._announcer.announce(owed[0]):
-            return 0  # Redis is away; the other publications would fail too
+            return 0  # Redis is not reachable, so the other publications would fail too
         return 1 + sum(
             await asyncio.gather(
                 *(self._announcer.announce(announcement) for announcement in owed[1:])

@@ -88,7 +88,7 @@ class AnswerRecorder:
     def __init__(self, changes: ChangingStore, announcer: Announcer) -> None:
         self._changes = changes
         self._announcer = announcer
-        self._unrecorded: dict[UUID, Answer] = {}  # by attempt
+        self._unrecorded: dict[UUID, Answer] = {}  # by the attempt's id
 
     async def record(self, answer: Answer, change: Change) -> None:
         """Stores `answer` by `change`, and retries while PostgreSQL is unreachable."""
@@ -206,7 +206,7 @@ def answer_change(
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None:
-            return Decided(payment=None)  # the exchanges are stored all the same
+            return Decided(payment=None)  # the change still stores the exchanges
         if all(attempt.id != open_attempt.attempt_id for attempt in payment.attempts):
             account = accounts.get(payment.kind)
             decided = decide_without_claim(

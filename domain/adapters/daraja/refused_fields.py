@@ -73,7 +73,7 @@ _NAME_WORDS_MAX = 4
 def find_field_reason(kind: Kind, text: str) -> FailureReason | None:
     """Return the reason that belongs to the first known field in `text`, or None.
 
-    Fields after the word "invalid" go first.
+    A field after the word "invalid" outranks the fields before it.
     """
     words = [word.lower() for word in _WORD.findall(text[:_CHARACTERS_MAX])]
     words_after_invalid = words[words.index("invalid") + 1 :] if "invalid" in words else []

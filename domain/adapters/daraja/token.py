@@ -26,7 +26,7 @@ from domain.failures import Failure, FailureReason
 log = structlog.get_logger()
 
 _FETCH_SECONDS = 10
-_POLL_SECONDS = 0.05  # while another worker fetches
+_POLL_SECONDS = 0.05  # the wait between two tries while another worker fetches a token
 _BODY_BYTES_MAX = 16 * 1024
 
 # Daraja's token has 28 characters (daraja.md §1). We put a token into a header only if its

@@ -41,7 +41,7 @@ def request_body(
         "PartyB": payment.request.phone_number,
         "Remarks": clean_free_text(payment.request.remarks, *REMARKS_LENGTH),
         **result_addresses(payment, settings),
-        "Occassion": "",  # v3 spells it with two s (daraja.md §4.1)
+        "Occassion": "",  # v3 spells the name with two s (daraja.md §4.1)
     }
 
 

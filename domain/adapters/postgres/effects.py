@@ -44,7 +44,7 @@ def sort_effects(decisions: Sequence[Decided]) -> BatchEffects:
     for decided in decisions:
         payment = decided.payment
         if payment is None:
-            continue  # `Decided` ensures that it has no effects
+            continue  # `Decided` ensures that a missing payment has no effects
         for effect in decided.effects:
             match effect:
                 case AnnounceEvent():

@@ -1,9 +1,9 @@
 """Connections to Postgres, and the one way to open a transaction.
 
-Everything works at transaction level (rules.md §9): no prepared statement outlives its use and no
-session state exists, so a transaction-mode pooler changes nothing. Every transaction limits its
-waits on the server (rules.md §10). Every call has a limit in this process as well, because a frozen
-server or a pooler without a server must not stall us.
+Everything works at transaction level (rules.md §9). Each prepared statement ends after its use, and
+no session has a state, so the code also works through a transaction-mode pooler. Every transaction
+limits its waits on the server (rules.md §10). Every call has a limit in this process as well,
+because a frozen server or a pooler without a server must not stall us.
 """
 
 from __future__ import annotations

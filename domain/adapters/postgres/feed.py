@@ -31,8 +31,8 @@ _LOCK = text(f"SELECT set_config('lock_timeout', '300ms', true), {LOCK_FEED}")
 # already. They are listed with the next batch.
 _HAS_UNLISTED = text("SELECT EXISTS (SELECT FROM mkwanja.unlisted_events) AS has_unlisted")
 
-# Lists in the order of the queue, but the events of one payment always by `sequence`. A correction
-# therefore never precedes its failure.
+# Lists events in the order of the queue, but the events of one payment always by `sequence`. A
+# correction therefore never precedes its failure.
 _LIST = text("""
 WITH listed AS (
     INSERT INTO mkwanja.events (history_id, owner)
@@ -113,7 +113,7 @@ async def _list_batch(database: Database) -> int:
     except Exception as error:
         if sqlstate(error) not in CONTENDED:
             raise
-        return 0  # another process is listing them
+        return 0  # another process is listing these events
 
 
 class Feed:

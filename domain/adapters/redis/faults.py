@@ -35,9 +35,9 @@ log = structlog.get_logger()
 class Scope(StrEnum):
     """What a fault blocks. The scope decides which success proves that the fault is over."""
 
-    SERVER = "server"  # blocks everything: any answer ends it
-    WRITES = "writes"  # blocks all writes: any write ends it
-    USE = "use"  # blocks one use of Redis: only success of the same use ends it
+    SERVER = "server"  # blocks every use: any answer ends the fault
+    WRITES = "writes"  # blocks all writes: any write ends the fault
+    USE = "use"  # blocks one use of Redis: only a success of the same use ends the fault
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from domain.idempotency import FirstAnswer
 # and shares it with other applications.
 _LIFETIME = timedelta(minutes=10)
 _LENGTH_MAX = 4096
-_COPIES_MAX = 20_000  # this process writes no more within `_LIFETIME`
+_COPIES_MAX = 20_000  # the most that one process writes within `_LIFETIME`
 
 _PREFIX = f"{PREFIX}replay:"
 
