@@ -86,7 +86,7 @@ class Store:
         return [dict(row) for row in await self._raw.fetch(sql, *arguments)]
 
     async def one(self, sql: str, *arguments: Any) -> Any:
-        """Read the first value of the only row."""
+        """Read the first value of the result's only row."""
         (row,) = await self.rows(sql, *arguments)
         return next(iter(row.values()))
 
@@ -149,7 +149,7 @@ class Store:
         return payment_id, attempt_id
 
     async def finalized(self, kind: Kind = Kind.DEPOSIT) -> UUID:
-        """Create a payment that succeeded."""
+        """Create a payment that succeeded, and return its id."""
         payment_id, _ = await self.claimed(kind)
         await self.changing.change(success(payment_id, kind))
         return payment_id
@@ -252,7 +252,7 @@ def an_answer(payment: Payment) -> bytes:
 
 
 def a_request(kind: Kind = Kind.DEPOSIT, **changes: Any) -> PaymentRequest:
-    """A valid request."""
+    """Return a valid request."""
     return builders.a_payment(kind=kind, **{"owner": None, **changes}).request
 
 
@@ -292,7 +292,7 @@ def success(
     receipt: str | None = None,
     ids: ProviderIds = frozenset(),
 ) -> Change:
-    """The change of a callback that reports success."""
+    """Return the change of a callback that reports success."""
     report = builders.a_report(receipt=receipt or a_receipt(), ids=ids)
     return callback_change(payment_id, a_callback(RULES[kind].result_operation), report)
 
@@ -300,7 +300,7 @@ def success(
 def failure(
     payment_id: UUID, kind: Kind = Kind.DEPOSIT, *, ids: ProviderIds = frozenset()
 ) -> Change:
-    """The change of a callback that reports failure."""
+    """Return the change of a callback that reports failure."""
     report = builders.a_report(
         ReportedOutcome.FAILURE, code="1", failure=INSUFFICIENT_FUNDS, ids=ids
     )
@@ -314,7 +314,7 @@ def acknowledgement(
     ids: ProviderIds = frozenset(),
     error: ProviderError | None = None,
 ) -> Change:
-    """The change of Daraja's synchronous answer to one attempt."""
+    """Return the change of Daraja's synchronous answer to one attempt."""
     open_attempt = replace(builders.an_open_attempt(), attempt_id=attempt_id)
     return answer_change(payment_id, open_attempt, ids, error, TIMES, ACCOUNTS)
 

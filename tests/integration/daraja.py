@@ -89,7 +89,7 @@ def client_of(
     credential: str = "cr3dential",
     call_seconds: float = 10,
 ) -> DarajaClient:
-    """A client of the server at `base_url`."""
+    """Return a client of the server at `base_url`."""
     settings = settings or {}
     return DarajaClient(
         session=session,
@@ -118,12 +118,12 @@ def client_of(
 
 
 def to_submit(kind: Kind = Kind.DEPOSIT) -> Payment:
-    """A claimed payment."""
+    """Return a claimed payment."""
     return builders.a_payment(kind=kind, stage=Stage.SUBMITTING, id=new_id(), attempts=())
 
 
 def a_deposit_to_inquire_about() -> Payment:
-    """A deposit that Daraja acknowledged. Inquiries about it are STK queries."""
+    """Return a deposit that Daraja acknowledged. Inquiries about it are STK queries."""
     attempt = builders.an_attempt(Outcome.ACKNOWLEDGED, checkout_request_id="ws_CO_1")
     return builders.a_payment(stage=Stage.AWAITING_RESULT, attempts=(attempt,))
 
@@ -131,7 +131,7 @@ def a_deposit_to_inquire_about() -> Payment:
 def an_attempt(
     *, clock: Callable[[], float] = lambda: 0.0, is_draining: Callable[[], bool] = lambda: False
 ) -> OpenAttempt:
-    """An attempt with half a minute left, by default with a clock that stands still."""
+    """Return an attempt with half a minute left. By default, its clock stands still."""
     fence = Fence(clock=clock, deadline_seconds=30, is_draining=is_draining)
     return OpenAttempt(attempt_id=new_id(), fence=fence)
 

@@ -117,7 +117,7 @@ class Hostile(RawServer):
 
 
 async def reset(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Reset the connection instead of closing it."""
+    """End the connection by a TCP reset, not by a normal close."""
     writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 

@@ -30,7 +30,7 @@ _ROUTES = [
 
 @pytest.fixture(scope="module")
 async def stack(lending: Lending) -> AsyncIterator[Stack]:
-    """The first web process allows two origins, the second none."""
+    """A stack whose first web process allows two origins. Its second web process allows none."""
     named: dict[str, str | None] = {"CORS_ALLOWED_ORIGINS": f"{_OURS}, {_OTHER_OF_OURS}"}
     shape = Shape(processes=("web",), webs=2, process_env={"web.1": named})
     async with lending.stack(shape) as stack:

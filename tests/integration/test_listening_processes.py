@@ -29,7 +29,7 @@ _FIELDS = {"event", "process", "level", "timestamp", "route", "method", "status"
 
 @pytest.fixture(scope="module")
 async def stack(lending: Lending) -> AsyncIterator[Stack]:
-    """The first web process and the receiver log at DEBUG, the second web process at INFO."""
+    """A stack in which only the second web process logs at INFO. The others log at DEBUG."""
     debug: dict[str, str | None] = {"LOG_LEVEL": "DEBUG"}
     settings = {"web.1": debug, "callbacks": debug}
     shape = Shape(processes=("web", "callbacks"), webs=2, process_env=settings)

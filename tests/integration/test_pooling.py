@@ -87,7 +87,7 @@ async def assert_works(database: Database) -> None:
 async def on_each_connection(
     database: Database, look: Callable[[Any], Awaitable[Any]]
 ) -> list[Any]:
-    """Call `look` with the driver's connection of each pool member, outside any transaction."""
+    """Call `look` with each driver connection of the pool, outside any transaction."""
     results = []
     async with AsyncExitStack() as stack:
         for _ in range(database._engine.pool.checkedin()):  # type: ignore[attr-defined]

@@ -117,7 +117,7 @@ async def _send(writer: asyncio.StreamWriter, parts: tuple[bytes, ...]) -> None:
 
 
 def _answers(received: bytes) -> list[Answer]:
-    """Parse the answers, except 100. No other bytes may be between, before or after them."""
+    """Parse the answers, and drop those of status 100. There may be no other bytes."""
     found = []
     while received:
         head, _, received = received.partition(CRLF + CRLF)

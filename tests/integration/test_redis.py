@@ -33,7 +33,7 @@ COPY = Copy(
 
 
 async def jobs(redis: RedisClient) -> list[tuple[Any, ...]]:
-    """Returns the queue's jobs in order, as arq reads them: function, arguments, try."""
+    """Returns the function and the arguments of each queued job, in order, as arq reads them."""
     read = []
     for job_id in await redis.zrange(QUEUE, 0, -1):
         raw = await redis.get(job_key_prefix + job_id.decode())

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.whole
 
 @pytest.fixture
 def client(probe: Probe) -> Iterator[MpesaHttpClient]:
-    """mpesakit's HTTP client, pointed at the simulator."""
+    """mpesakit's HTTP client, with the simulator's address."""
     with MpesaHttpClient(use_session=True, trust_env=False) as client:
         client.base_url = probe.simulator.base_url
         yield client
@@ -51,7 +51,7 @@ def tokens(probe: Probe, client: MpesaHttpClient) -> TokenManager:
 
 
 def push_request(probe: Probe) -> StkPushSimulateRequest:
-    """A push as mpesakit sends it, with the password that it computes."""
+    """Return a push request of mpesakit, which computes the password."""
     return StkPushSimulateRequest(
         BusinessShortCode=int(probe.settings["DARAJA_SHORTCODE"]),
         Passkey=probe.settings["DARAJA_PASSKEY"],
@@ -67,7 +67,7 @@ def push_request(probe: Probe) -> StkPushSimulateRequest:
 
 
 def payout(probe: Probe) -> dict[str, object]:
-    """The common fields of mpesakit's payout requests."""
+    """Return the common fields of mpesakit's payout requests."""
     return {
         "SecurityCredential": probe.credential(),
         "Amount": 1500,

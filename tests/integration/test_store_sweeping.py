@@ -20,7 +20,7 @@ MINUTE = timedelta(seconds=60)
 
 
 async def overdue(store: Store, count: int) -> list[UUID]:
-    """Create accepted payments that are due, the first one longest."""
+    """Create accepted payments that are due. The first payment is due longest."""
     news = [a_new_payment() for _ in range(count)]
     await asyncio.gather(*map(store.accept, news))
     for number, new in enumerate(news):

@@ -256,7 +256,7 @@ class TestRedis:
         """The other workers wait until the dead worker's lock expires."""
 
         async def keep_lock(**_: object) -> None:
-            """A killed worker does not release its lock."""
+            """Release no lock, as a killed worker."""
 
         monkeypatch.setattr(sharing, "_LOCK_SECONDS", 1)
         oauth.is_open.clear()
