@@ -18,7 +18,7 @@ class Brakes:
     def __init__(self) -> None:
         self.kill_switch = False
         self.breaker_since: datetime | None = None
-        self.breaker_is_ours = False  # this payment opened it, and is the subject of its probes
+        self.breaker_is_ours = False  # this payment opened the breaker; probes inquire about it
         self.probes = 0
         self.probed_at: datetime | None = None
 
@@ -41,7 +41,7 @@ class Brakes:
 
 
 class Hold:
-    """The row of one operation, as `adapters/postgres/operations.py` changes it."""
+    """The brake's row of one operation, as `adapters/postgres/operations.py` changes it."""
 
     __slots__ = ("changed_at", "cool_down", "is_engaged", "probe_at", "refusals")
 
@@ -63,7 +63,7 @@ class Hold:
         self.probe_at = now + self.cool_down
 
     def apply(self, answer: OperationAnswer, now: datetime) -> None:
-        """What the commit of an answer changes."""
+        """Change the row as the commit of `answer` does."""
         if answer.health is OperationHealth.WORKS:
             self.refusals = 0
             if self.is_engaged and self.changed_at < answer.since:

@@ -13,7 +13,7 @@ _NEVER, _SELDOM, _OFTEN = 0.0, 0.06, 0.35
 # One draw for each fault of a run.
 _LEVELS = (_NEVER, _NEVER, _NEVER, _SELDOM, _SELDOM, _OFTEN)
 
-# With more, no flow would reach its end: these happen at every step.
+# These faults may happen at every step. With higher chances, no flow would reach its end.
 _CRASHES_MAX, _FREEZES_MAX = 0.15, 0.2
 
 
@@ -60,7 +60,7 @@ class Chances:
     fails_for_the_credential: float = _NEVER
     pays_late: float = _NEVER
 
-    # Its messages: results, and answers to inquiries.
+    # Daraja's messages: results, and answers to inquiries.
     callback_is_lost: float = _NEVER
     callback_is_repeated: float = _NEVER
     callback_is_late: float = _NEVER

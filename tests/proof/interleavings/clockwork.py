@@ -1,4 +1,4 @@
-"""Virtual time: one heap of events, flows of single steps, and a hash of the order of steps."""
+"""Virtual time: one heap of scheduled steps, flows of steps, and a hash of the steps' order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from domain.stages import Stage
 from tests.proof.interleavings.chances import draw_chances
 from tests.proof.interleavings.times import TIMES
 
-# Each `yield` gives the milliseconds that pass at least.
+# Each `yield` gives the least number of milliseconds until the flow's next step.
 Flow = Generator[int, None, None]
 # Time, order among equal times, action, arguments.
 Event = tuple[int, int, Callable[..., None], tuple[Any, ...]]
@@ -24,7 +24,7 @@ _codes: dict[str, int] = {}
 
 
 class Clockwork:
-    """Runs the events of one life. It knows only the kind and the settings of the payment."""
+    """Schedules the steps of one life. It knows only the payment's kind and the settings."""
 
     def __init__(self, seed: int, kind: Kind | None, story: list[str] | None) -> None:
         self.rng = rng = Random(seed)
@@ -67,7 +67,7 @@ class Clockwork:
             least = next(flow)
         except StopIteration:
             return
-        if least < 0:  # in a transaction that waits for a row, never longer than Postgres allows
+        if least < 0:  # a transaction waits for a row: no crash, and no freeze makes it longer
             self.later(-least, self.resume, flow)
             return
         c = self.chances
@@ -81,7 +81,7 @@ class Clockwork:
         self.later(delay, self.resume, flow)
 
     def note(self, words: str) -> None:
-        """Note one step: for the hash of the order of steps, and for a replay."""
+        """Note one step for the hash of the steps' order, and for a replay."""
         code = _codes.get(words)
         if code is None:
             code = _codes[words] = crc32(words.encode())

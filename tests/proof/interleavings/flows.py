@@ -3,7 +3,8 @@
 The order of steps is that of `Submitter`, `Inquirer`, `Sweeper` and `take_next_step`, whose
 coroutines need asyncio. Every decision is the core's own: `Fence`, `answer_change`,
 `resend_claim_change`, `expiry_change`, `inquiry_change`, `inquiry_answer_change`, `watch_change`,
-`lease_expiry_change`, `postponement_change`. A `yield` gives the milliseconds that pass at least.
+`lease_expiry_change`, `postponement_change`. A `yield` gives the least number of milliseconds until
+the next step.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 
 _OWN_ID = str(PAYMENT_ID)
 _TRIES_MAX = 4
-# The other kinds are inquired about by their own id.
+# A worker inquires about the other kinds by the payment's own id.
 _ID_OF_INQUIRY = {
     Kind.DEPOSIT: IdKind.CHECKOUT_REQUEST,
     Kind.BILL_PAYMENT: IdKind.ORIGINATOR_CONVERSATION,
@@ -64,7 +65,7 @@ def _not_sent(error: ProviderError) -> tuple[ReadAnswer, Answer]:
 
 
 def job(world: World) -> Flow:
-    """`take_next_step`."""
+    """Do the payment's next step, as `take_next_step` does."""
     found = world.record.find_due(instant(world.now))
     if found.stage is not Stage.ACCEPTED:
         if found.step in (Step.QUERY, Step.STATUS):
@@ -120,8 +121,9 @@ def _claim_and_send(world: World, claim: Callable[[UUID], bool], times: LifeTime
         yield 0
 
         def lose_claim() -> None:
-            # Just before the answer is recorded. A send between the loss and the answer cannot be
-            # prevented (docs/deployment.md). A refused payment may be sent again, because Daraja
+            # The loss comes just before the answer is recorded, because no service can prevent a
+            # send between the loss and the answer (docs/deployment.md). The claim of a refused send
+            # is not lost: its payment would be sent again, which a law forbids. In reality Daraja
             # refuses it again.
             may_lose = world.loses_claims and answer.outcome != "refused"
             if may_lose and world.record.lose(claimed, before, instant(world.now)):
@@ -139,9 +141,9 @@ def _account(times: LifeTimes) -> str:
 def _send(
     world: World, open_attempt: OpenAttempt, account: str, *, is_probe: bool
 ) -> Generator[int, None, tuple[ReadAnswer, Answer]]:
-    """`DarajaSender.submit` around `AuthorizedCalls.call`.
+    """Send as `DarajaSender.submit` and `AuthorizedCalls.call` do.
 
-    It retries only what was not written, and replaces a refused token once.
+    The worker retries only a request that was not written, and replaces a refused token once.
     """
     tries, tokens_refused = 1, 0
     fence = open_attempt.fence
@@ -178,7 +180,7 @@ def _send(
 def _on_the_wire(
     world: World, open_attempt: OpenAttempt, account: str
 ) -> Generator[int, None, tuple[ReadAnswer, Answer]]:
-    """From the first byte on. A written request arrives, whatever happens to the worker."""
+    """Play a send from its first byte on. A crash of the worker does not stop the request."""
     world.witness.note_first_byte(open_attempt.attempt_id, world.now)
     answers: list[Answer] = []
     if world.happens(world.chances.request_is_lost):
@@ -195,8 +197,8 @@ def _on_the_wire(
     is_lost = there + back >= world.times.call or world.happens(world.chances.answer_is_lost)
     left_at = world.now
     yield world.times.call if is_lost else there + back
-    # The worker was frozen for longer than a call may take. Either it reads the answer that waits
-    # in the socket, or its timeout fires first.
+    # If the worker was frozen for longer than a call may take, it reads the answer that waits in
+    # the socket, or its timeout fires first.
     if world.now - left_at > world.times.call + 1000 and world.random() < 0.5:
         is_lost = True
     if is_lost or not answers or answers[0].outcome == "no_answer":
@@ -225,7 +227,7 @@ def _record(
 
 
 def _inquire(world: World, found: Due) -> Flow:
-    """`Inquirer.inquire`."""
+    """Send the payment again or inquire about it, as `Inquirer.inquire` does."""
     times = world.times
     record, now = world.record, instant(world.now)
     settings = times.worker, times.accounts
@@ -253,7 +255,7 @@ def _inquire(world: World, found: Due) -> Flow:
 
 
 def ask(world: World, *, is_probe: bool) -> Flow:
-    """`Inquirer._inquire_when_ready`."""
+    """Inquire about the payment, as `Inquirer._inquire_when_ready` does."""
     times = world.times
     yield 0
     if world.happens(world.chances.is_not_ready):
@@ -271,14 +273,14 @@ def ask(world: World, *, is_probe: bool) -> Flow:
     world.witness.note_inquiry(number, milliseconds(asked.asked_at))
     yield 0
     if world.daraja.lacks_inquiry_product:
-        world.note("question refused")
+        world.note("inquiry refused")
         yield 50
         report = NO_ANSWER if is_query else None
         yield from _record_inquiry(world, number, report, OperationHealth.PRODUCT_REFUSED, times)
         return
     sent, [own] = payment.inquiry_attempt, times.accounts.values()
     ids = dict(sent.provider_ids) if sent is not None else {}
-    # As `DarajaClient` does it: with its own token, and the short code of the send.
+    # As `DarajaClient` does it: with the worker's own token, and the short code of the send.
     asked_as = own
     if sent is not None and sent.account is not None:
         asked_as = replace(own, shortcode=sent.account.shortcode)
@@ -317,7 +319,7 @@ def _record_inquiry(
 
 
 def sweep(world: World, step: Step) -> Flow:
-    """What a sweeper does with one due row, after it postponed the row."""
+    """Do what a sweeper does with a due row, after it moved the row's due time."""
     times = world.times.worker
     match step:
         case Step.SUBMIT if world.record.find_due(instant(world.now)).is_expired:

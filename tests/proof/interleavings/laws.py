@@ -1,8 +1,8 @@
 """The laws, judged by what was sent, answered and paid, never by the core's conclusions.
 
 `Witness` sees every claim, first byte, answer and message of a run as it happens. At the end, when
-nothing more is due, `judge` compares the payment with the provider's ledger. The sentences are
-those of rules.md: §12 (stages), §15 (in doubt), §24 (invariants).
+nothing more is due, `judge` compares the payment with the provider's ledger. The laws are rules of
+rules.md: §12 (stages), §15 (in doubt), §24 (invariants).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.proof.interleavings.times import LifeTimes
 _SENDS_MAX = 4
 _NOT_FOUND_NEEDED = 2
 _AGREEING_NEEDED = 2
-# The earliest time of the n-th probe doubles so often.
+# The cool-down doubles after each probe, at most so often.
 _COOL_DOWN, _DOUBLINGS_MAX = 30_000, 5
 _SILENT_NEEDED, _SILENT_NEEDED_IF_VAGUE = 3, 5
 
@@ -57,14 +57,14 @@ class Witness:
         self.has_message = False
         # A success with receipt and the right amount came from Daraja's own address.
         self.good_success = False
-        self.confirms = confirms  # whether policy wants the success of a callback confirmed
-        self.amount_is_right = False  # a message that decides named the payment's own amount
+        self.confirms = confirms  # whether an inquiry must confirm a callback's success
+        self.amount_is_right = False  # a message that may finalize named the payment's amount
         self.amount_is_disputed = False  # a callback named another amount
         self.claims_success = False
         self.failure_reported = False
         self.first_id = ""
         self.id_came_after_failure = False
-        self.own_account = AN_ACCOUNT.as_text()  # of workers that start from now on
+        self.own_account = AN_ACCOUNT.as_text()  # the account in the workers' present settings
         self._has_failed = False
         self.conversation_ids: set[str] = set()
         self.uses: dict[Operation, list[int]] = defaultdict(list)  # the times of requests
@@ -74,7 +74,7 @@ class Witness:
     # What the witness sees
 
     def note_operation_answer(self, answer: OperationAnswer, begun: int, now: int) -> None:
-        """An answer about an operation is on record since `now`; its transaction began before."""
+        """An answer about an operation is on record at `now`. Its transaction began at `begun`."""
         operation, since = answer.operation, milliseconds(answer.since)
         held = self.held_since.get(operation)
         if answer.health is OperationHealth.WORKS and held is not None and held[0] < since:
@@ -100,7 +100,7 @@ class Witness:
         if self.kind is not Kind.DEPOSIT and is_stopped:
             raise LawBroken("claimed while payouts are stopped")
         if before.needs_review:
-            raise LawBroken("claimed though a person was to look at it first")
+            raise LawBroken("claimed although the payment is flagged for a person")
         if now >= self.times.expires_after:
             raise LawBroken("claimed past its age")
         if open_sends := self._open_sends:
@@ -162,27 +162,27 @@ class Witness:
 
     @property
     def _open_sends(self) -> list[Send]:
-        """The sends that may have acted."""
+        """The sends on which Daraja may have acted."""
         return [send for send in self.sends.values() if send.outcome not in _PROOFS]
 
     @property
     def is_of_another_account(self) -> bool:
-        """Whether a send that may have acted used another account than the workers have now."""
+        """Whether an open send used another account than the workers have now."""
         return any(send.account != self.own_account for send in self._open_sends)
 
     def _must_permit_resend(self, account: str, open_sends: list[Send]) -> None:
-        """rules.md §15."""
+        """Check that rules.md §15 permits a resend."""
         if any(send.account != account for send in open_sends):
-            raise LawBroken("sent again by another account, whose use of the id is not refused")
+            raise LawBroken("sent again by another account: Daraja accepts the id from it, too")
         if self.kind not in KEYED:
-            raise LawBroken("sent again, and there is no key that would hold it to one")
+            raise LawBroken("sent again although its kind has no resend key")
         if len(open_sends) >= _SENDS_MAX:
             raise LawBroken("sent more than four times")
         if self.has_message:
-            raise LawBroken("sent again though Daraja had spoken of it")
+            raise LawBroken("sent again after a message about the payment")
         outcomes = {send.outcome for send in open_sends}
         if outcomes & {"acknowledged", "duplicate", "refused"}:
-            raise LawBroken("sent again though Daraja answered that it has it, or refuses it")
+            raise LawBroken("sent again after an acknowledgement, a refusal or a duplicate")
         if outcomes == {"busy"}:
             return
         last_left = max(send.left_at or send.claimed_at for send in open_sends)
@@ -192,10 +192,10 @@ class Witness:
             for number, answer in self.answers.items()
         )
         if trusted < _NOT_FOUND_NEEDED:
-            raise LawBroken(f"sent again after {trusted} trusted answers that it is not known")
+            raise LawBroken(f"sent again after only {trusted} trusted answers 'not found'")
 
     def note_stage(self, after: Payment, now: int) -> None:
-        """The payment entered a stage."""
+        """Check a stage that the payment has just entered."""
         self._has_failed = after.stage is Stage.FAILED
         if after.failure is None or self.kind is not Kind.DEPOSIT:
             return
@@ -205,24 +205,24 @@ class Witness:
         elif code and not self.failure_reported and not self._was_refused():
             same = [a for a in self.answers.values() if (a.outcome, a.code) == ("failed", code)]
             if len(same) < _AGREEING_NEEDED:
-                raise LawBroken(f"failed by {len(same)} query, and no callback")
+                raise LawBroken(f"failed by {len(same)} answer of STK query, without a callback")
 
     def _was_refused(self) -> bool:
         return any(send.outcome == "refused" for send in self.sends.values())
 
     def must_be_confirmed(self) -> None:
-        """Policy wants a success confirmed by an inquiry: there must be such an answer."""
+        """Check that an inquiry confirmed the success, because the policy requires it."""
         if all(answer.outcome != "paid" for answer in self.answers.values()):
-            raise LawBroken("succeeded by a callback alone, and policy wants it confirmed")
+            raise LawBroken("succeeded by a callback alone, but an inquiry must confirm it")
 
     def must_be_certain_of_the_amount(self) -> None:
-        """If a message names another amount, some other message must name the right one."""
+        """If a callback names another amount, a trusted message must name the right amount."""
         if self.is_for_a_person:
-            raise LawBroken("succeeded without an amount, and a message on record names another")
+            raise LawBroken("succeeded although a callback names another amount")
 
     @property
     def is_for_a_person(self) -> bool:
-        """Whether the payment succeeded, and its amount is not certain."""
+        """Whether a callback named another amount, and no trusted message the right amount."""
         return self.amount_is_disputed and not self.amount_is_right
 
     def _must_be_silent(self, now: int) -> None:
@@ -231,18 +231,22 @@ class Witness:
         if now < opens:
             raise LawBroken("failed for silence before the window was over")
         if self.claims_success:
-            raise LawBroken("failed for silence, and a callback on record says that it was paid")
+            raise LawBroken("failed for silence although a callback on record claims a success")
         if not self.first_id:
             return
-        # The core counts from the time of a send's outcome, at most a lease after the send. Any of
-        # these times may be the one.
+        # The core counts silent answers from the end of the result window. The window begins when
+        # the send's outcome is stored, at most a lease after the send. The witness does not see
+        # this time, so it tries each possible end.
         latest = self._window_ends(last_left + self.times.lease)
         starts = [opens, latest, *(at for at in self.asked.values() if opens <= at <= latest)]
         if not any(self._silent_enough(since) for since in starts):
             raise LawBroken("failed for silence without enough silent answers")
 
     def _window_ends(self, left_at: int) -> int:
-        """For 15 minutes the answer "still under processing" is no silence."""
+        """The end of the result window.
+
+        The answer "still under processing" extends the window, for at most 15 minutes.
+        """
         answers = self.answers.items()
         under_way = [self.asked[number] for number, one in answers if one.outcome == "under_way"]
         latest = left_at + max(_UNDER_WAY_MAX_MS, self.times.window)
@@ -260,34 +264,35 @@ class Witness:
 
 
 def judge_money(record: Record, daraja: Daraja) -> None:
-    """I1, and that no paid payment is called safe to retry. This holds at every moment."""
+    """Check what must hold at all times: I1, I7, and that no paid payment is "safe to retry"."""
     payment = record.payment
     for finding in money_findings(
         "", stage=payment.stage, receipt=payment.receipt, receipts=daraja.ledger
     ):
         raise LawBroken(f"{finding.invariant}: {finding.reason}")
     if payment.amount_settled_kes != (AMOUNT_KES if payment.stage is Stage.SUCCEEDED else None):
-        raise LawBroken(f"I7: settled {payment.amount_settled_kes}, and what moved is {AMOUNT_KES}")
+        settled = payment.amount_settled_kes
+        raise LawBroken(f"I7: {payment.stage} with the amount settled {settled}, not {AMOUNT_KES}")
     is_safe = payment.failure is not None and payment.failure.safe_to_retry
-    # A payout that is paid after its failure contradicts the contract (§2.4 has it for two codes of
-    # deposits).
+    # No failure is safe to retry if Daraja pays later all the same. For payouts this contradicts
+    # the contract. For deposits §2.4 names two codes.
     if is_safe and daraja.ledger and not daraja.has_lied and not daraja.paid_after_failure:
         raise LawBroken("a payment that was paid is called safe to retry")
 
 
 def judge(record: Record, witness: Witness, daraja: Daraja, delivered: int) -> str:
-    """I1, I3, I5 and I6 when nothing more is due. Returns the ending."""
+    """Judge I1, I3, I5 and I6 when nothing more is due. Returns the ending."""
     judge_money(record, daraja)
     payment = record.payment
     if record.callbacks != delivered:
-        raise LawBroken(f"I6: {delivered} callbacks came and {record.callbacks} are on record")
+        raise LawBroken(f"I6: of {delivered} callbacks {record.callbacks} are on record")
     if any(record.published[place] < 1 for place in range(len(record.events))):
         raise LawBroken("I5: an event was never published")
     if payment.stage is Stage.SUCCEEDED:
         return "succeeded"
     if payment.needs_review and record.unconfirmed_receipts and witness.is_of_another_account:
         return f"open, for review: a success waits to be confirmed, and {_NOT_CONFIGURED}"
-    # Daraja answered that it had not accepted the call, or the amount is not certain.
+    # A person decides if Daraja denied a call that it had accepted, or if the amount is disputed.
     is_held = (payment.stage is Stage.ACCEPTED and daraja.has_lied) or witness.is_for_a_person
     is_explained = _ids_contradict(witness) or (is_held and payment.needs_review)
     if witness.good_success and not is_explained:
@@ -301,7 +306,7 @@ _NOT_CONFIGURED = "the account that sent it is no longer configured"
 
 
 def _explain_failure(payment: Payment, witness: Witness, daraja: Daraja) -> str:
-    """Explain a failed payment whose money moved: no message and no inquiry could have shown it."""
+    """The ending of a failed payment whose money moved. LawBroken if no rule foresees it."""
     if witness.is_for_a_person and payment.needs_review:
         return "failed, paid, for review: a message names another amount"
     if witness.kind is Kind.DEPOSIT and not witness.first_id:
@@ -309,30 +314,30 @@ def _explain_failure(payment: Payment, witness: Witness, daraja: Daraja) -> str:
     if daraja.paid_after_failure:
         return "failed, paid: Daraja reported a failure, paid later, and its callback was lost"
     if daraja.has_lied:
-        return "failed, paid: Daraja answered that it had not accepted it"
+        return "failed, paid: Daraja denied the call that it had accepted"
     if witness.is_of_another_account:
         return f"failed, paid: {_NOT_CONFIGURED}"
     if witness.id_came_after_failure:
-        raise LawBroken("I3: its id came after it had failed, and it is inquired about no more")
+        raise LawBroken("I3: an id came after the failure, and no inquiry found the success")
     raise LawBroken(f"I3: money moved, and the payment is failed ({payment.failure})")
 
 
 def _explain_doubt(payment: Payment, witness: Witness, daraja: Daraja) -> str:
     if not payment.needs_review:
-        raise LawBroken(f"I3: nothing more happens, and it is {payment.stage} without a flag")
+        raise LawBroken(f"I3: nothing more is due, and it is {payment.stage} without a flag")
     if witness.is_for_a_person:
         return "open, for review: paid, and a message names another amount"
     if not daraja.transactions:
-        return "open, for review: Daraja has no record of it"
+        return "open, for review: Daraja has accepted no call"
     if witness.kind not in OWN_ID and not witness.first_id:
-        return "open, for review: no id to ask by"
+        return "open, for review: no id for an inquiry"
     if witness.is_of_another_account:
         return f"open, for review: {_NOT_CONFIGURED}"
     if payment.stage is Stage.ACCEPTED and daraja.has_lied:
-        return "open, for review: Daraja reports on a call that it answered it had not accepted"
+        return "open, for review: Daraja reports on a call that it had denied"
     if _ids_contradict(witness):
-        raise LawBroken("I3: Daraja gave two ConversationIDs, and it is open")
-    raise LawBroken(f"I3: Daraja would tell how it ended, and it is {payment.stage}")
+        raise LawBroken("I3: Daraja gave two ConversationIDs, and the payment is open")
+    raise LawBroken(f"I3: Daraja would report the outcome, and the payment is {payment.stage}")
 
 
 def _ids_contradict(witness: Witness) -> bool:

@@ -1,4 +1,4 @@
-"""What people do meanwhile: callers cancel, operators stop payouts and resolve payments."""
+"""What people do during a life: callers cancel, operators stop payouts and resolve payments."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CALLER = a_caller()
 
 
 class _Store:
-    """The record behind the port of `cancel_payment`: a coroutine that never waits."""
+    """The record, as the store that `cancel_payment` needs. Its coroutine never waits."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -38,7 +38,7 @@ def cancel(world: World) -> None:
 
 
 def stop_payouts(world: World, is_engaged: bool) -> None:
-    """The kill switch."""
+    """Engage or release the kill switch."""
     world.record.brakes.kill_switch = is_engaged
     world.look_again()
 
@@ -60,7 +60,10 @@ def move_breaker_of_another_payment(world: World, is_open: bool) -> None:
 
 
 def operate(world: World) -> None:
-    """An operator decides by the statement: it shows all movements, and that no more can follow."""
+    """An operator looks at the payment, and may decide by M-PESA's statement.
+
+    The operator decides "unpaid" only if no money can move any more.
+    """
     payment = world.record.payment
     if not payment.needs_review and world.random() < 0.5:
         return
@@ -73,10 +76,10 @@ def operate(world: World) -> None:
 
 
 def settle(world: World) -> None:
-    """A person ends by the statement a payment that nothing else can end."""
+    """A person ends an open payment by M-PESA's statement."""
     ledger, stage = world.daraja.ledger, world.record.payment.stage
     if not _resolve(world, _paid(ledger[0]) if ledger else _UNPAID) and ledger:
-        raise LawBroken(f"{stage}: an operator with the receipt in hand is refused")
+        raise LawBroken(f"{stage}: the decision of an operator who has the receipt is refused")
 
 
 _REVIEWED, _UNPAID, _PAID = (

@@ -1,13 +1,13 @@
 """Daraja in memory, written from daraja.md alone: which calls it accepts, what it does and sends.
 
-One organisation, one payment, virtual milliseconds. It moves money at most as Daraja does: an
-accepted call has its effect once. It accepts a withdrawal's OriginatorConversationID once and for
-ever (§4.2). A push or a bill payment has no key, so each accepted call moves money by itself (§2.2,
-§5). The ledger counts.
+The model has one organisation and one payment, and counts virtual milliseconds. An accepted call
+has its effect at most once. The model accepts a withdrawal's OriginatorConversationID only once
+(§4.2). A push or a bill payment has no resend key, so each accepted call moves money (§2.2, §5).
+`ledger` has the receipt of each movement.
 
-A Daraja that `forgets_ids` is stricter with us than the contract: it would pay an id twice, because
-no document says for how long Daraja remembers an id (§4.2). Nothing that may already have acted may
-be sent to it again, so its "busy" is always true.
+With `forgets_ids`, the model pays a second send under the same id, because no document says for how
+long Daraja remembers an id (§4.2). A resend is then safe only if the earlier send did not act. So
+with `forgets_ids`, "busy" always means that Daraja did not act.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import NamedTuple
 from tests.proof.interleavings.clockwork import Clockwork
 
 DEPOSIT, BILL_PAYMENT = "deposit", "bill_payment"
-KEYED = ("withdrawal",)  # Daraja refuses the second use of its id (daraja.md §4.2)
+KEYED = ("withdrawal",)  # Daraja refuses the second use of the id (daraja.md §4.2)
 OWN_ID = (*KEYED, "pochi_payment")  # sends and inquiries use the payment's own id
 
 _SECOND = 1000
 _HALF = 0.5
 
-# §2.4: 1037 and 1019 are the two after which late settlement was reported.
+# §2.4: late settlement was reported only after 1037 and 1019.
 _STK_FAILURES = ("1032", "1037", "1", "1019", "1037")
 _SETTLED_LATE_AFTER = ("1037", "1019")
 _PAYOUT_FAILURES = ("1", "2040", "8")
@@ -45,7 +45,7 @@ class Answer(NamedTuple):
 class Message(NamedTuple):
     """A message to one of our addresses, or an answer to STK query.
 
-    `number` is that of the inquiry, or 0 if the message answers none.
+    `number` is the number of the inquiry that the message answers, or 0.
     """
 
     address: str  # result, timeout, status, status-timeout, query
@@ -75,10 +75,11 @@ class Transaction:
 
 
 class Daraja:
-    """Everything that Daraja does for the payment of one life. It reads the life's clock and kind.
+    """Everything that Daraja does for the payment of one life.
 
-    If `is_truthful`, its "throttled" is always true. If two accounts may use one id, its single use
-    protects nothing, and a lost claim leaves no trace of a "throttled" answer.
+    If `is_truthful`, "throttled" always means that Daraja did not act. Two kinds of lives need
+    this: lives in which two accounts use one id, because Daraja accepts the id from both; and lives
+    that lose a claim, because the record then does not show the answer "throttled".
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class Daraja:
         self.ledger: list[str] = []  # receipts: money that moved
         self.transactions: list[Transaction] = []
         self.lacks_send_product = False  # every send is refused with "invalid token" (§1)
-        self.lacks_inquiry_product = False  # and every inquiry
+        self.lacks_inquiry_product = False  # every inquiry is refused in the same way
         self.has_lied = False  # it answered "not accepted" to a call that it had accepted
         self.paid_after_failure = False
         self._is_truthful = is_truthful
@@ -110,10 +111,9 @@ class Daraja:
     # Calls
 
     def receive(self, own_id: str, account: str) -> Answer:
-        """A send. `own_id` is a withdrawal's OriginatorConversationID, else empty.
+        """Answer a send. `own_id` is its OriginatorConversationID, or empty if it has none.
 
-        `account` has the short code of the sender. Daraja does not refuse an id that another
-        account used: that is another transaction.
+        Daraja accepts an id again if another account (`account`) sends it.
         """
         c, chance = self.chances, self._random
         if self.lacks_send_product or chance() < c.refuses_token:
@@ -141,11 +141,14 @@ class Daraja:
 
     @property
     def _refuses_used_ids(self) -> bool:
-        """Only then may Daraja lie, because the single use of the id protects a resend (§4.2)."""
+        """Whether Daraja refuses a second use of the payment's id (§4.2).
+
+        Only then may its "busy" or "throttled" be wrong, because a resend cannot pay twice.
+        """
         return self.kind in KEYED and not self.forgets_ids
 
     def _refuse_second_use(self, own_id: str) -> Answer:
-        """At once, or by a result of its own (§4.2, code 15)."""
+        """Refuse a second use in the answer, or later by a result with code 15 (§4.2)."""
         if self._random() < 0.6:
             return Answer("duplicate")
         conversation_id = f"AG_15_{len(self.transactions)}"
@@ -208,7 +211,7 @@ class Daraja:
     # Messages
 
     def _send_result(self, message: Message) -> None:
-        """Send it zero to three times, each at its own time (§8.3)."""
+        """Send a result zero to three times, each at its own time (§8.3)."""
         if self._random() < self.chances.callback_is_lost:
             return
         for _ in self._copies():
@@ -235,7 +238,7 @@ class Daraja:
     # Inquiries
 
     def query(self, checkout_id: str, account: str) -> Message:
-        """STK query (§3)."""
+        """Answer an STK query (§3)."""
         c, chance = self.chances, self._random
         asked = self._found(checkout_id, account)
         if chance() < c.gives_no_answer:
@@ -247,14 +250,14 @@ class Daraja:
         ids = asked.first_id, asked.second_id
         may_fail = asked.state != "failed" and self._false_failures_left
         if may_fail and chance() < c.reports_failed_once:
-            self._false_failures_left -= 1  # §3: seen to contradict the callback
+            self._false_failures_left -= 1  # §3: STK query was seen to contradict the callback
             return Message("query", "failed", 0, self._rng.choice(("1037", "1032")), *ids)
         if asked.state == "under_way" or chance() < c.is_still_under_way:
             return Message("query", "under_way", 0, "4999", *ids)
         return Message("query", asked.state, 0, asked.code or "0", *ids)
 
     def ask_status(self, number: int, first_id: str, account: str) -> None:
-        """Transaction Status (§6.1): a message to the inquiry's address answers it, or nothing."""
+        """Answer Transaction Status by a message to the inquiry's address, or never (§6.1)."""
         delay = self._rng.randrange(1, 4 * _SECOND)
         self._life.later(delay, self._answer_status, number, first_id, account)
 
@@ -286,7 +289,7 @@ class Daraja:
         return Message("status", asked.state, number, "", *ids, asked.receipt)
 
     def _found(self, first_id: str, account: str) -> Transaction | None:
-        """What Daraja's own records show by now: of two under one id, the one that paid."""
+        """The call with this id that Daraja's records show by now. A paid call comes first."""
         now, found = self._life.now, None
         for one in self._of(account):
             if one.first_id == first_id and one.visible_at <= now:

@@ -1,6 +1,6 @@
-"""Answers and messages of the model as the bytes of daraja.md, read by the product's own readers.
+"""Gives the model's answers and messages to the product's parsers, as the bytes of daraja.md.
 
-There are few different ones, so each is read once for all runs.
+Few of them differ, so each different one is parsed once for all lives.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def operation_of(kind: Kind, message: Message) -> str:
 def callback_of(
     kind: Kind, message: Message, outcome: str, receipt: str | None = None
 ) -> StoredCallback:
-    """The message as the receiver stores it. All have one id, because no decision depends on it."""
+    """The message as the receiver stores it. No decision depends on its id, so all have one id."""
     changes = {"source_address": "203.0.113.9"} if message.from_elsewhere else {}
     return a_callback(
         operation=operation_of(kind, message),
@@ -101,7 +101,7 @@ def callback_of(
     )
 
 
-# The errors are the simulator's. One table of Daraja's error bodies serves both models of it.
+# The error bodies are the simulator's, so both models of Daraja use one table.
 _ENVELOPE_OF = {
     "duplicate": "duplicate_ocid", "busy": "system_busy", "throttled": "spike_arrest_json",
 }  # fmt: skip
@@ -112,7 +112,7 @@ def _error(status: int, code: str, text: str) -> tuple[int, bytes]:
 
 
 def _answer_bytes(kind: Kind, answer: Answer) -> tuple[int, bytes]:
-    """§2.2, §4.2."""
+    """Status and body of an answer to a send (§2.2, §4.2)."""
     match answer.outcome:
         case "acknowledged":
             names = ("CheckoutRequestID", "MerchantRequestID")
@@ -129,7 +129,7 @@ def _answer_bytes(kind: Kind, answer: Answer) -> tuple[int, bytes]:
 
 
 def _query_bytes(message: Message) -> tuple[int, bytes]:
-    """§3."""
+    """Status and body of an answer to STK query (§3)."""
     if message.outcome == "vague":
         return _error(500, "500.001.1001", "")
     if message.outcome == "too_early":

@@ -1,9 +1,10 @@
 """One payment's rows in memory, changed as Postgres changes them: atomically, under one lock.
 
-`change` stamps and writes a decision as `adapters/postgres/changing.py` and `writing.py` do,
-`claim`, `find_due`, `postpone` and `fetch_due` do in Python what their SQL does; tests/integration
-pins that SQL against a real Postgres. There is no other payment here, so no id and no receipt
-belongs to another payment. After every step the rules of rows are checked (`LawBroken`).
+`change` stamps and writes a decision as `adapters/postgres/changing.py` and `writing.py` do.
+`claim`, `find_due`, `postpone` and `fetch_due` do in Python what the product does in SQL.
+tests/integration tests that SQL in a real Postgres. There is no other payment here, so no id and no
+receipt belongs to another payment. After each change, `_check` compares the row with its rules
+(`LawBroken`).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from tests.proof.interleavings.brakes import START, Brakes, Hold
 from tests.proof.interleavings.swift import swift_replace as replace
 from tests.proof.interleavings.times import LifeTimes
 
-# When a sweeper looks for an accepted payment.
+# A new payment is due for the sweeper this long after its acceptance.
 _FIRST_STEP_WITHIN = timedelta(seconds=3)
 
 
@@ -139,7 +140,7 @@ class Record:
     def _write_effect(self, effect: Effect, now: datetime) -> None:
         match effect:
             case AnnounceEvent():
-                pass  # by `_write`
+                pass  # `_write` stores the event
             case JudgeOperation(answer):
                 self.holds[answer.operation].apply(answer, now)
             case StoreInquiry(inquiry):
@@ -158,7 +159,7 @@ class Record:
                 assert_never(unreachable)
 
     def answer(self, answered: Inquiry) -> None:
-        """`UPDATE … WHERE answered_at IS NULL`."""
+        """Store an answer, as `UPDATE … WHERE answered_at IS NULL` does."""
         self._seen["inquiry outcome", str(answered.outcome)] += 1
         for place, inquiry in enumerate(self.inquiries):
             if inquiry.number == answered.number and inquiry.outcome is None:
@@ -239,7 +240,7 @@ class Record:
         return self.holds[self.payment.rules.operation]
 
     def claim(self, attempt_id: UUID, times: LifeTimes, now: datetime) -> bool:
-        """The claim's statement. Its WHERE has the brakes and the age."""
+        """Claim the payment, as the claim's SQL does. Its WHERE has the brakes and the age."""
         before = self.payment
         if before.stage is not Stage.ACCEPTED or before.expires_at <= now or self._is_held(now):
             return False
@@ -263,7 +264,7 @@ class Record:
         return True
 
     def lose(self, claimed: Payment, before: Payment, now: datetime) -> bool:
-        """The database loses a committed claim, if it committed nothing else since."""
+        """Lose a committed claim. If another change was committed after it, return False."""
         if is_lost := self.payment is claimed:
             self.payment = replace(before, next_step_at=now + _FIRST_STEP_WITHIN)
         return is_lost
@@ -291,7 +292,7 @@ class Record:
         self, before: Payment, after: Payment, what: str | None, event: EventType | None
     ) -> None:
         if not after.stage.is_final and after.next_step_at is None:
-            raise LawBroken(f"nothing will look at it again: {after.stage} without a due time")
+            raise LawBroken(f"{after.stage} without a due time, so no sweeper will find the row")
         if after.stage is not before.stage:
             self.history.append((before.stage, str(what), after.stage))
             self._seen["transition", before.stage.value, str(what), after.stage.value] += 1
@@ -299,21 +300,21 @@ class Record:
         elif event is not None:
             has_new_receipt = before.receipt is None and after.receipt is not None
             if event is not EventType.RECEIPT_ADDED or not has_new_receipt:
-                raise LawBroken(f"the event {event} tells nothing new")
+                raise LawBroken(f"the event {event} says nothing new")
         if before.stage is Stage.SUCCEEDED and before.receipt not in (None, after.receipt):
-            raise LawBroken("a receipt was taken back")
+            raise LawBroken("a receipt was changed or removed")
 
     def _check_transition(
         self, before: Payment, after: Payment, what: str | None, event: EventType | None
     ) -> None:
         if before.stage is Stage.SUCCEEDED:
-            raise LawBroken(f"succeeded was left for {after.stage} by {what}")
+            raise LawBroken(f"succeeded became {after.stage} by {what}")
         if before.stage is Stage.FAILED and (
             after.stage is not Stage.SUCCEEDED
             or event is not EventType.CORRECTED
             or after.failure is not None
         ):
-            raise LawBroken(f"failed was left for {after.stage} by {what}, announced as {event}")
+            raise LawBroken(f"failed became {after.stage} by {what}, announced as {event}")
         expected = _ANNOUNCEMENTS.get(after.stage)
         if before.stage is not Stage.FAILED and event is not expected:
             raise LawBroken(f"{before.stage} to {after.stage} was announced as {event}")

@@ -45,7 +45,7 @@ def _value(owner: object, name: str, value: object) -> Remove:
 
 
 def _judge(name: str, change: Callable[[Judge], Judge]) -> Remove:
-    """The core calls `change` of its function `name` in place of the function."""
+    """The core calls what `change` makes of its function `name`, in place of the function."""
     judge = change(getattr(asking, name))
 
     def remove(patch: Patch) -> None:
@@ -93,7 +93,7 @@ def _guard(guard: Guard) -> Remove:
 
 
 def _answer(error: type[ProviderError], fact: FactName, outcome: Outcome) -> Remove:
-    """An answer of this class is the `fact`, with this outcome of its attempt."""
+    """An answer with this error counts as `fact`, and its attempt gets `outcome`."""
     real = record_answer.fact_of_answer
 
     def fact_of_answer(attempt_id: Any, problem: ProviderError | None) -> Fact:
@@ -165,9 +165,9 @@ judge_success = judge_report._judge_success
 
 
 class Removal(NamedTuple):
-    """How a protection is removed, and in which lives its absence shows.
+    """How a protection is removed, and the lives that show its absence.
 
-    `faults` happen in each of these lives.
+    `faults` are the chances of some faults in these lives.
     """
 
     kind: Kind
@@ -191,15 +191,15 @@ _ALWAYS = 0.9
 _BUSY = {"is_busy": _ALWAYS, "callback_is_lost": 0.0}
 _BUSY_AND_ACTS = {"is_busy": 0.6, "busy_yet_acts": _OFTEN}
 
-# By the rule that is removed.
+# The key is the rule that is removed.
 REMOVALS: dict[str, Removal] = {
     "a resend needs permission": Removal(Kind.WITHDRAWAL,
         _judge("may_be_resent", lambda _real: lambda *_: True)),
-    "two not-founds permit a resend, one does not": Removal(Kind.WITHDRAWAL,
+    "one not-found does not permit a resend": Removal(Kind.WITHDRAWAL,
         _value(asking, "_NOT_FOUND_NEEDED", 1)),
     "a not-found soon after the send proves nothing": Removal(Kind.WITHDRAWAL,
         _times("may_be_resent", not_found_trusted_after=timedelta(0))),
-    "an inquiry counts once": Removal(Kind.WITHDRAWAL, _inquiry_counts_each_answer,
+    "the answer to an inquiry counts once": Removal(Kind.WITHDRAWAL, _inquiry_counts_each_answer,
         {"request_is_lost": _OFTEN, "callback_is_repeated": _OFTEN}),
     "no resend while payouts are stopped": Removal(Kind.WITHDRAWAL,
         _evidence("may_be_resent", payouts_are_stopped=False),
@@ -213,7 +213,7 @@ REMOVALS: dict[str, Removal] = {
         {**_BUSY, "is_busy": 0.6, "lacks_send_product": _ALWAYS, "is_not_connected": _OFTEN}),
     "no inquiry while its operation is held": Removal(Kind.DEPOSIT, _holds_ignored,
         {"lacks_inquiry_product": _ALWAYS, "callback_is_lost": _ALWAYS}),
-    "sent again only by the account that sent it": Removal(Kind.WITHDRAWAL,
+    "only the account that sent a payment may resend it": Removal(Kind.WITHDRAWAL,
         _value(asking, "is_sent_by_own_account", lambda _payment, _accounts: True),
         _BUSY_AND_ACTS, changes_account=True),
     "four sends at most": Removal(Kind.WITHDRAWAL, _value(asking, "SENDS_MAX", 1000), _BUSY),
@@ -226,16 +226,16 @@ REMOVALS: dict[str, Removal] = {
         _answer(OutcomeUnknown, FactName.NOT_ACTED, Outcome.NOT_ACTED)),
     "a lease that ended proves nothing": Removal(Kind.BILL_PAYMENT,
         _item(TRANSITIONS[Stage.SUBMITTING], FactName.LEASE_EXPIRED, Transition(Stage.ACCEPTED))),
-    "a refusal of one send fails no other": Removal(Kind.WITHDRAWAL,
+    "a refusal fails a payment only if all sends are accounted for": Removal(Kind.WITHDRAWAL,
         _guard(Guard.ALL_ACCOUNTED_FOR),
         {**_BUSY_AND_ACTS, "refuses": _OFTEN, "callback_is_lost": _OFTEN}),
-    "proof about one attempt is none about another": Removal(Kind.WITHDRAWAL,
+    "a proof about one attempt proves nothing about another": Removal(Kind.WITHDRAWAL,
         _guard(Guard.NOTHING_ACTED), {"is_busy": 0.6, "is_not_connected": 0.6}),
-    "one query fails no deposit": Removal(Kind.DEPOSIT,
+    "one answer of STK query does not fail a deposit": Removal(Kind.DEPOSIT,
         _item(RULES, Kind.DEPOSIT, replace(RULES[Kind.DEPOSIT], failed_answers_needed=1))),
-    "silence counts after the window": Removal(Kind.DEPOSIT,
+    "silence counts only after the result window": Removal(Kind.DEPOSIT,
         _times("no_result_is_confirmed", result_window=timedelta(0))),
-    "silent answers count if they are apart": Removal(Kind.DEPOSIT,
+    "silent answers count only if some time lies between them": Removal(Kind.DEPOSIT,
         _value(asking, "_spaced_inquiries", lambda inquiries, _times: list(inquiries)),
         {"is_vague": _ALWAYS, "comes_from_elsewhere": _ALWAYS, "callback_is_repeated": _ALWAYS,
          "callback_is_late": _OFTEN}),
@@ -248,16 +248,16 @@ REMOVALS: dict[str, Removal] = {
     "a deposit that failed for silence is inquired about again": Removal(Kind.DEPOSIT,
         _no_second_look,
         {"callback_is_late": _OFTEN, "callback_is_lost": _OFTEN, "is_still_under_way": _OFTEN}),
-    "succeeded is absorbing": Removal(Kind.WITHDRAWAL,
+    "succeeded never changes": Removal(Kind.WITHDRAWAL,
         _item(TRANSITIONS, Stage.SUCCEEDED, {FactName.REFUSED: Transition(Stage.FAILED)}),
         {**_BUSY_AND_ACTS, "refuses": _OFTEN, "freezes": 0.2}),
     "success outranks failure": Removal(Kind.DEPOSIT, _item(TRANSITIONS, Stage.FAILED, {})),
-    "above the limit a success is confirmed": Removal(Kind.DEPOSIT,
+    "above the policy's limit an inquiry must confirm a success": Removal(Kind.DEPOSIT,
         _value(judge_report, "_judge_unconfirmed_success", judge_success)),
-    "an amount in dispute is for a person": Removal(Kind.DEPOSIT,
+    "a payment with a disputed amount waits for a person": Removal(Kind.DEPOSIT,
         _value(judge_report, "_judge_success", _other_amount_ignored),
         {"reports_another_amount": _ALWAYS}),
-    "a correction is inquired about until Daraja answers": Removal(Kind.DEPOSIT,
+    "inquiries about an unconfirmed success go on until Daraja answers": Removal(Kind.DEPOSIT,
         _value(inquiry_changes, "next_inquiry_after_end_at", _asked_once_after_silence),
         {"fails": _ALWAYS, "pays_late": _ALWAYS, "gives_no_answer": _OFTEN,
          "answer_is_lost": _OFTEN}),

@@ -1,4 +1,4 @@
-"""The sum of many runs: how they ended, what they covered, which laws broke."""
+"""The sum of many runs: how they ended, what they covered, which laws they broke."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Tally:
 
 
 def tally(seeds: Iterable[int]) -> Tally:
-    """Run each of `seeds`."""
+    """Run the life of each seed."""
     result = Tally()
     for seed in seeds:
         world = World(seed, result.seen)

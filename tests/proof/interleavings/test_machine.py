@@ -1,7 +1,7 @@
-"""Hypothesis chooses what happens next, and shrinks an order of events that breaks a law.
+"""Hypothesis chooses the next step, and shrinks an order of steps that breaks a law.
 
-The record, the provider and the flows are those of `world.py`. But no event waits for its time, and
-any flow may crash. Daraja remembers ids here, so a call may arrive late (daraja.md §4.2).
+The record, the provider and the flows are those of `world.py`. Here a step may come before earlier
+ones, and any flow may crash. Daraja keeps ids, so a request may arrive late (daraja.md §4.2).
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Life(RuleBasedStateMachine):
     @initialize(seed=st.integers(0, 10_000), kind=st.sampled_from(Kind))
     def accept(self, seed: int, kind: Kind) -> None:
         self.world = World(seed, Counter(), kind=kind, forgets_ids=False)
-        # Steps come in any order, also much later, but a transaction lasts two seconds at most.
+        # A step may come much later than planned. A transaction that waits for a row may not, so
+        # no transaction waits here.
         self.world.chances.waits_for_a_row = 0.0
         self.world.chances.crashes = self.world.chances.freezes = 0.0
         self.world.begin_life()

@@ -1,4 +1,4 @@
-"""Orders of events that the interleavings found and that once broke a law, without chance."""
+"""Replays of orders of steps that once broke a law in the interleavings, without chance."""
 
 from __future__ import annotations
 
@@ -46,9 +46,10 @@ def _receive(record: Record, message: Message, at: int) -> None:
 def test_a_late_id_of_a_deposit_that_failed_for_silence_permits_an_inquiry(
     late: Answer | Message,
 ) -> None:
-    """The worker was frozen with the answer in its socket, past its lease and the result window.
+    """The id comes after the failure, in one of two ways.
 
-    Or a success without a receipt brings the id.
+    The worker was frozen past its lease and the result window, and then reads the acknowledgement
+    from its socket. Or a callback brings the id, with a success but without a receipt.
     """
     times = TIMES[Kind.DEPOSIT][0]
     record = Record(Kind.DEPOSIT, Counter())
@@ -65,8 +66,9 @@ def test_a_late_id_of_a_deposit_that_failed_for_silence_permits_an_inquiry(
 
 
 def test_a_withdrawal_whose_repeat_daraja_refused_ends_by_the_result_of_its_first_send() -> None:
-    """The first send was answered "busy" and had acted; its repeat was acknowledged, then
-    refused (daraja.md §4.2).
+    """Daraja acted on the first send, but answered "busy".
+
+    It acknowledged the second send, and then refused it by a result (daraja.md §4.2).
     """
     times = TIMES[Kind.WITHDRAWAL][0]
     record = Record(Kind.WITHDRAWAL, Counter())

@@ -27,7 +27,7 @@ def test_some_life_breaks_a_law_without_the_protection(
     protection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     REMOVALS[protection].remove(monkeypatch)
-    assert _first_break(protection, range(1, 4001)), f"nothing showed that {protection}"
+    assert _first_break(protection, range(1, 4001)), f"no law broke without: {protection}"
 
 
 @pytest.mark.parametrize("protection", REMOVALS)

@@ -1,4 +1,4 @@
-"""A part of `make interleavings`: no order of events breaks a law, and every rule is covered."""
+"""A part of `make interleavings`: no order of steps breaks a law, and every rule is covered."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_no_interleaving_breaks_a_law(share: Tally) -> None:
 
 
 @pytest.mark.shortened
-def test_every_transition_outcome_and_verdict_was_met(share: Tally) -> None:
+def test_every_transition_and_every_outcome_occurred(share: Tally) -> None:
     assert share.unseen == []
 
 

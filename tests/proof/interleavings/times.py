@@ -13,7 +13,7 @@ from tests.builders import AN_ACCOUNT
 
 
 class LifeTimes(NamedTuple):
-    """Settings in milliseconds for the laws, and the same as the product's `Times`."""
+    """The settings of a life, in milliseconds for the laws and as `Times` for the core."""
 
     lease: int
     first_after: int
@@ -23,7 +23,7 @@ class LifeTimes(NamedTuple):
     call: int
     worker: Times
     accounts: Mapping[Kind, Account]  # of the worker's sends and inquiries
-    delays: tuple[int, ...]  # near every limit
+    delays: tuple[int, ...]  # just before and just after every limit, and some others
     calm_after: tuple[int, ...]  # when faults stop
 
     def by(self, account: Account) -> LifeTimes:
@@ -38,7 +38,8 @@ _EXPIRES = {
     Kind.POCHI_PAYMENT: (600, 60),
 }
 
-# lease, first inquiry, longest interval, "not found" trusted after, result window, and which age.
+# In seconds: lease, first inquiry, longest interval, "not found" trusted after, result window. The
+# last number chooses the age in `_EXPIRES`.
 _RUNS = (
     (60, 30, 300, 300, 180, 0),
     (60, 30, 60, 60, 60, 0),

@@ -1,7 +1,7 @@
-"""One life: a payment, Daraja, workers, sweepers, a receiver, Redis and people, ordered by a seed.
+"""One life of a payment: a seed orders Daraja, workers, sweepers, a receiver, Redis and people.
 
-Each step is an event on one heap. Faults happen until `calm_at`. Then everything that is due runs,
-and the laws judge.
+Each step is an entry on one heap. Faults happen until `calm`. Then everything that is due runs, and
+`laws.judge` compares the end with the laws.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.proof.interleavings.record import LawBroken, Record, instant, millise
 
 _EVENTS_MAX = 3000
 _QUIET_SWEEPS_MAX = 40
-_ENOUGH_QUIET_SWEEPS = 4  # a person was told, and Daraja has nothing more to do
+_ENOUGH_QUIET_SWEEPS = 4  # if the payment is flagged, and Daraja has nothing more to do
 _COOL_DOWN = timedelta(seconds=60)
 _CALM = Chances()
 _CONFIRMING, _CHANGING, _LOSING = 0.3, 0.2, 0.05
@@ -39,7 +39,7 @@ _HANDED_OVER_MS = int(HANDOVER_RETRY_AFTER.total_seconds() * 1000)
 
 
 class World(Clockwork):
-    """See the module. `story` collects the steps as lines, for a replay."""
+    """One life. `story` collects its steps as lines, for a replay."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class World(Clockwork):
         for name, chance in (faults or {}).items():
             setattr(self.chances, name, chance)
         self.record = Record(self.kind, seen, expires_after=self.times.expires_after)
-        # Whether policy wants the success of a callback confirmed.
+        # Whether the policy requires an inquiry to confirm a callback's success.
         self.confirms = self.happens(_CONFIRMING)
         self.witness = Witness(self.kind, self.times, confirms=self.confirms)
         # Whether the workers get another account during the life.
@@ -78,7 +78,7 @@ class World(Clockwork):
         self.is_calm = False
         self._sweep_at = -1
         self._quiet_sweeps = 0
-        self._announced = 0  # number of events that a publisher has
+        self._announced = 0  # number of events that a flow publishes or has published
 
     # The run
 
@@ -88,14 +88,14 @@ class World(Clockwork):
         return self.play_out()
 
     def play_out(self) -> str:
-        """Run all pending events in their order, then judge the laws."""
+        """Run all pending steps in their order, then judge the end by the laws."""
         pending, pop = self.pending, heapq.heappop
         while pending:
             at, _, action, arguments = pop(pending)
             self.now = max(self.now, at)
             self.events += 1
             if self.events > _EVENTS_MAX:
-                raise LawBroken("it never comes to rest")
+                raise LawBroken("the life never comes to rest")
             action(*arguments)
         self._publish_owed()
         ended = judge(self.record, self.witness, self.daraja, self.delivered)
@@ -134,7 +134,7 @@ class World(Clockwork):
                 self.later(rng.randrange(1, calm_at), self.change_account, AN_ACCOUNT)
 
     def change_account(self, account: Account) -> None:
-        """Restart the workers with another account. Steps under way end with the former one."""
+        """Restart the workers with another account. Flows under way keep the former account."""
         self.note("account changed")
         self.times = self.times.by(account)
         self.witness.own_account = account.as_text()
@@ -159,9 +159,9 @@ class World(Clockwork):
         inquiry_answer: tuple[int, Message] | None = None,
         first: Callable[[], object] = bool,
     ) -> Generator[int, None, Decided]:
-        """One change in its transaction, after `first`.
+        """Commit one change. `first` runs just before it.
 
-        If the outcome of the COMMIT is lost, the worker repeats the change a little later.
+        If the result of the COMMIT is lost, the worker repeats the change a little later.
         """
         begun = self.now
         if self.happens(self.chances.waits_for_a_row):
@@ -176,7 +176,7 @@ class World(Clockwork):
     def commit(
         self, name: str, change: Change, now: int, inquiry_answer: tuple[int, Message] | None = None
     ) -> Decided:
-        """One change. Its transaction began at `now`; it may have waited for the row's lock."""
+        """Commit one change. Its transaction began at `now`, and may have waited for the row."""
         before = self.record.payment
         if inquiry_answer is not None:
             self.witness.note_inquiry_answer(*inquiry_answer)
@@ -205,9 +205,9 @@ class World(Clockwork):
         return self.record.payment.stage
 
     def lateness(self) -> int:
-        """How late a request may arrive.
+        """After how many milliseconds a late request arrives.
 
-        If the id protects the payment, it may arrive after a "not found" answer is trusted.
+        If Daraja forgets ids, this is before the worker trusts the answer "not found".
         """
         if self.kind in KEYED and self.daraja.forgets_ids:
             return self.rng.randrange(1, self.times.trusted_after // 2)
@@ -216,7 +216,7 @@ class World(Clockwork):
     # Redis and the sweepers
 
     def wake(self) -> None:
-        """Queue a job for the payment. It may be lost, late or doubled."""
+        """Queue a job for the payment. The job may be lost, late or doubled."""
         c = self.chances
         if not self.happens(c.wake_up_is_lost):
             self.begin(flows.job(self), 1 + int(self.random() * 100))
@@ -258,14 +258,18 @@ class World(Clockwork):
         if is_unsent and self.is_calm and hold.is_closed(now):  # nothing happens before the probe
             self._sweep_in(max(_HANDED_OVER_MS, milliseconds(hold.probe_at) - self.now))
         elif is_unsent and self.record.find_due(now).is_held:
-            # A sweeper would find it every five seconds. The run is about what happens in between.
+            # A real sweeper finds the payment every five seconds. Most of these sweeps are left
+            # out.
             self._sweep_in(self.rng.choice((_HANDED_OVER_MS, 60_000, 900_000)))
         else:
             self.look_again()
 
     @property
     def can_no_longer_move(self) -> bool:
-        """Whether no money can move: no request is on its way, and Daraja has ended every call."""
+        """Whether no money can move any more.
+
+        No request is on its way, and Daraja has ended every call.
+        """
         return self.daraja.is_settled and self.requests_under_way == 0
 
     @property
@@ -322,7 +326,7 @@ class World(Clockwork):
         answers.append(answer)
 
     def _deliver(self, message: Message) -> None:
-        """Daraja sends once. The receiver tries to store the message for 8 s."""
+        """Deliver a message. If the receiver is down, the message is lost or up to 8 s late."""
         if self.happens(self.chances.receiver_is_down):
             if self.random() < 0.5:
                 self.note("callback lost: receiver down")
@@ -349,7 +353,7 @@ class World(Clockwork):
             self.witness.note_inquiry_answer(message.number, message)
         decided = self.commit(f"{message.address} {message.outcome}", change, begun)
         if message.address == "result":
-            self._quiet_sweeps = 0  # the result is news, also if the sweeps had become quiet
+            self._quiet_sweeps = 0  # a result may start new steps
             self.look_again()
         if answer_of(decided) is not None and message.outcome == "not_found":
             self.wake()
