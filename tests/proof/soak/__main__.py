@@ -22,7 +22,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.proof.soak", description=__doc__)
     seed = random.randrange(10_000)
     parser.add_argument("--minutes", type=float, default=20.0, help="how long the load lasts (20)")
-    parser.add_argument("--seed", type=int, default=seed, help="what the plan is made from")
+    parser.add_argument("--seed", type=int, default=seed, help="the seed of the plan")
     parser.add_argument("--report", type=Path, help="write the report there too, as Markdown")
     parser.add_argument("--keep", action="store_true", help="leave the folder with logs and data")
     arguments = parser.parse_args()

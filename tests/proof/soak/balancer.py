@@ -1,7 +1,7 @@
 """Balances connections over the callback receivers: one port in front of all of them.
 
-Like a load balancer it tries the next receiver if one does not listen. It does not repeat a
-request. Daraja sends once, so the requests of a killed receiver are lost.
+If a receiver does not listen, the balancer tries the next receiver. It never repeats a request.
+Daraja sends a callback once, so the callbacks that a killed receiver was reading are lost.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Balancer:
         self._connections: set[asyncio.Task[None]] = set()
 
     def forward_to(self, urls: list[str]) -> None:
-        """Forward to these from now on."""
+        """Forward to these receivers from now on."""
         self._ports = [urlsplit(url).port for url in urls]
         self._turns = cycle(range(len(urls)))
 

@@ -29,7 +29,7 @@ _READ_SECONDS = 120.0  # for all rows of a long run, on a busy machine
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acceptance:
-    """A 202, with the request, its key and the answer's bytes. One for each time it was given."""
+    """A 202, with its request, key and bytes. A repeated 202 is another `Acceptance`."""
 
     payment_id: str
     key: str
@@ -54,10 +54,11 @@ class ReceivedEvent:
 class Witness:
     """What was seen from outside.
 
-    `read_stages` has the stages that clients read, in order and without repetition. With
-    `listened_throughout` the listener missed nothing: an event that it did not receive was not
-    published. `followed` is the feed as a reader with a cursor saw it grow, and `read_again` as a
-    reader saw it who began after the run. None: the feed was not read.
+    * `read_stages`: the stages of each payment that clients read, in order, without repetition.
+    * `listened_throughout`: the listener was never disconnected, so an event that it did not
+      receive was not published.
+    * `followed`: the feed that a reader with a cursor read during the run. `read_again`: the feed
+      that it read from the start after the run. None: the feed was not read.
     """
 
     acceptances: Sequence[Acceptance] = ()
@@ -70,7 +71,7 @@ class Witness:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Movement:
-    """Money that moved, by the simulator's ledger. `payment_id` None: it is no payment of ours."""
+    """Money that moved, by the simulator's ledger. `payment_id` is None if no payment is named."""
 
     payment_id: str | None
     amount: int
@@ -94,7 +95,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """A request about a payment that reached the simulator. `amount` None: it has no amount."""
+    """A request about a payment that reached the simulator. An inquiry has no `amount`."""
 
     payment_id: str
     path: str
@@ -236,7 +237,7 @@ def _delivery(item: Mapping[str, Any]) -> Delivery:
 
 
 def _call(item: Mapping[str, Any]) -> Call | None:
-    """None if the request names no payment: tokens, and inquiries by Daraja's own id only."""
+    """None if the request names no payment, as a request for a token and an STK query."""
     body = item["body"]
     named = _RESULT_URL.search(json.dumps(body))
     if named is None or not isinstance(body, dict):

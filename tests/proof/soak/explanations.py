@@ -1,6 +1,6 @@
-"""Explanations of findings that the rules foresee, each checked against facts of both sides.
+"""Explains findings that the rules foresee, after a check against the record and the simulator.
 
-An explanation is a sentence that the report prints. If there is none (None), the finding counts.
+An explanation is a sentence that the report prints. If a finding has none (None), the run failed.
 The cases are those of rules.md §15. Other findings have no explanation.
 """
 
@@ -44,26 +44,26 @@ class Facts:
         self._calls = _by_payment(evidence.calls)
 
     def movements(self, payment_id: str) -> Sequence[Movement]:
-        """All movements of its money."""
+        """All movements of the payment's money."""
         return self._movements[payment_id]
 
     def deliveries(self, payment_id: str, operation: str = "") -> Sequence[Delivery]:
-        """Messages about it whose operation begins with `operation`."""
+        """Messages about the payment whose operation begins with `operation`."""
         items = self._deliveries[payment_id]
         return [item for item in items if item.operation.startswith(operation)]
 
     def results(self, payment: RecordedPayment) -> Sequence[Delivery]:
-        """The deliveries of its result, which are no answers to inquiries."""
+        """The deliveries of the payment's result. Answers to inquiries are not among them."""
         operation = RESULT_OF[payment.kind]
         return [item for item in self.deliveries(payment.id) if item.operation == operation]
 
     def callbacks(self, payment_id: str, operation: str = "") -> Sequence[StoredCallback]:
-        """Stored callbacks about it whose operation begins with `operation`."""
+        """Stored callbacks about the payment whose operation begins with `operation`."""
         items = self._callbacks[payment_id]
         return [item for item in items if item.operation.startswith(operation)]
 
     def sent(self, payment_id: str) -> set[int]:
-        """The amounts in the sends of it."""
+        """The amounts in the payment's sends."""
         return {call.amount for call in self._calls[payment_id] if call.amount is not None}
 
     def outcomes(self, payment_id: str) -> Sequence[str | None]:
@@ -71,11 +71,11 @@ class Facts:
         return [outcome for owner, outcome in self.evidence.attempts if owner == payment_id]
 
     def has_id(self, payment_id: str, kind: str) -> bool:
-        """Whether an id of this kind is on record for it."""
+        """Whether an id of this kind is on record for the payment."""
         return (payment_id, kind) in self.evidence.provider_ids
 
     def result_never_came(self, payment: RecordedPayment) -> bool:
-        """Whether its result is lost: not stored here, and not answered 200 there."""
+        """Whether the payment's result is lost: it is not stored, and was not answered with 200."""
         kept = {item.operation for item in self.callbacks(payment.id)}
         is_delivered = any(item.status == 200 for item in self.results(payment))
         return RESULT_OF[payment.kind] not in kept and not is_delivered
@@ -89,7 +89,7 @@ def _by_payment(items: Iterable[Item]) -> Mapping[str, list[Item]]:
 
 
 def of_waiting(facts: Facts, payment: RecordedPayment) -> str | None:
-    """Why a payment may still be pending: it needs a person, and is flagged."""
+    """Why a payment in doubt may still be open: it is flagged, and needs a person."""
     if payment.stage != "in_doubt" or not payment.needs_review:
         return None
     match payment.kind:
@@ -108,7 +108,7 @@ def _bill_without_a_result(facts: Facts, payment: RecordedPayment) -> str | None
     moved = len(facts.movements(payment.id))
     return (
         "no inquiry can find a bill payment without a conversation id, and its result never reached"
-        f" us (Daraja sent {lost}, none answered 200; money moved {moved} times): flagged"
+        f" us (Daraja sent it {lost} times, no answer was 200; money moved {moved} times): flagged"
     )
 
 
@@ -124,9 +124,9 @@ def _withdrawal_that_may_not_go_again(facts: Facts, payment: RecordedPayment) ->
     if sum(outcome != "not_acted" for outcome in outcomes) >= SENDS_MAX:
         return f"{unknown}, and all {SENDS_MAX} sends are used up"
     if "duplicate" in outcomes:
-        return f"{unknown}, and yet called its id a duplicate"
+        return f"{unknown}, but answered a send with 'duplicate'"
     if facts.callbacks(payment.id, "withdrawal"):
-        return f"{unknown}, and yet sent a message about it"
+        return f"{unknown}, but sent a message about it"
     return None
 
 
@@ -138,11 +138,11 @@ def _deposit_with_a_success_that_was_not_believed(
     ]
     if not held:
         return None
-    return f"a stored success does not agree ({held[0].disposition}): flagged for a person"
+    return f"a stored success contradicts the record ({held[0].disposition}): flagged for a person"
 
 
 def of_money_that_moved(facts: Facts, payment: RecordedPayment) -> str | None:
-    """Why a payment may have failed although its money moved: no message about it reached us."""
+    """Why a payment may have failed although its money moved: the message about it was lost."""
     if payment.failure_reason != "no_result_confirmed":
         return _lost_reversal_of_a_failure(facts, payment)
     if payment.kind != "deposit" or payment.is_safe_to_retry is not False:
@@ -152,7 +152,8 @@ def of_money_that_moved(facts: Facts, payment: RecordedPayment) -> str | None:
     lost = len(facts.deliveries(payment.id, "deposit"))
     return (
         "no inquiry can find a deposit without CheckoutRequestID, and its callback never reached us"
-        f" (Daraja sent {lost}, none answered 200): failed as no_result_confirmed, unsafe to retry"
+        f" (Daraja sent it {lost} times, no answer was 200): failed as no_result_confirmed, not"
+        " safe to retry"
     )
 
 
@@ -171,14 +172,17 @@ def _lost_reversal_of_a_failure(facts: Facts, payment: RecordedPayment) -> str |
         return None
     return (
         f"Daraja's result was {delivered_codes[0]}; it reported the later success"
-        f" {len(successes)} times, none answered 200"
+        f" {len(successes)} times, no answer was 200"
     )
 
 
 def of_correction(facts: Facts, payment: RecordedPayment, failure_reason: str | None) -> str | None:
-    """Why an announced failure may have become a success: Daraja reported it late, or twice."""
+    """Why an announced failure may have become a success.
+
+    Daraja reported the success after a silence, or after it had reported a failure.
+    """
     if failure_reason == "no_result_confirmed":
-        return "announced as no_result_confirmed, and the success was learned later"
+        return "announced as no_result_confirmed, and the success was reported later"
     codes = [_code(item) for item in facts.results(payment)]
     failure_codes = [code for code in codes if code not in {"0", "None"}]
     if failure_codes and payment.stage == "succeeded":

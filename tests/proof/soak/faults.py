@@ -22,7 +22,7 @@ Server = PostgresServer | RedisServer
 
 
 class FaultInjector:
-    """The faults of one run: one at a time for each process or server, else concurrently."""
+    """Injects the faults of one run. Faults of different processes and servers may overlap."""
 
     def __init__(self, system: System, plan: Plan) -> None:
         self._system = system
@@ -40,7 +40,7 @@ class FaultInjector:
         self.failed: list[str] = []  # faults that could not be injected: an error of the harness
 
     async def carry_out(self) -> None:
-        """Inject every fault at its time. Returns when the last one began."""
+        """Inject every fault at its time. Returns at the end of the planned time."""
         await self._system.control("POST", "/switches", {"chaos": self._plan.chaos})
         began_at = time.monotonic()
         watch = asyncio.create_task(self._watch())
@@ -111,7 +111,7 @@ class FaultInjector:
                 await self._system.control("POST", "/tokens/expire", {})
 
     async def _freeze(self, fault: PlannedFault) -> None:
-        """A kill may come meanwhile, so the freeze does not hold the turn."""
+        """Freeze and thaw a process. A kill may come between, so this does not hold the turn."""
         process = self._stack.process(fault.target)
         frozen = process.pid
         process.freeze()
@@ -126,16 +126,16 @@ class FaultInjector:
         process = self._stack.process(name)
         try:
             code = await process.terminate()
-            # A process that still starts has no signal handler. It did no work, so SIGTERM may end
-            # it.
+            # A process that is still starting has no signal handler yet. It has done no work, so
+            # SIGTERM may end it.
             if code not in {0, -signal.SIGTERM}:
                 self.ended_alone.append(f"{name} was asked to end: {describe_end(code)}")
         finally:
-            await process.kill()  # the run may be over before it ended
+            await process.kill()  # needed if the run is over before the process ended
             await self._stack.start_process(name, wait=False)
 
     async def _watch(self) -> None:
-        """No process may end because a server is away. Note each that did, and start it again."""
+        """Note each process that ended without a fault, and start it again."""
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
             for name in self._stack.names:
@@ -170,7 +170,7 @@ class FaultInjector:
 
 
 def _thaw_even_if_we_are_gone(pid: int, seconds: float) -> None:
-    """Thaw the server even if this process dies: its death signal does not end a frozen server."""
+    """Thaw the server even if this process dies: a frozen server ignores its death signal."""
     command = f"sleep {seconds + 1:.1f}; kill -{int(signal.SIGCONT)} {pid} 2>/dev/null"
     subprocess.run(
         ["sh", "-c", f"({command}) >/dev/null 2>&1 &"], env={"PATH": os.defpath}, check=True

@@ -16,7 +16,7 @@ _PAUSE_SECONDS = 0.3
 class Follower:
     """`async with Follower(clients) as follower:`
 
-    If an answer is lost, it repeats the request from the same cursor.
+    If an answer is lost, the follower repeats the request from the same cursor.
     """
 
     def __init__(self, clients: list[Client]) -> None:
@@ -34,7 +34,7 @@ class Follower:
             await self._task
 
     async def finish(self) -> list[Any]:
-        """Follow to the end, then return the feed as a reader sees it who begins now."""
+        """Follow the feed to its end. Then read it again from its start, and return that."""
         await self.__aexit__()
         while await self._read_on():
             pass

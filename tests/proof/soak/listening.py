@@ -42,7 +42,7 @@ class Listener:
 
     @property
     def received_events(self) -> list[ReceivedEvent]:
-        """Every message, once."""
+        """Each different message, once."""
         return list(self._received)
 
     @property
@@ -57,7 +57,7 @@ class Listener:
 
     async def _listen(self) -> None:
         while True:
-            # Only a new connection finds out whether a Redis that hangs is back.
+            # If Redis hung, only a new connection shows that it is back.
             client = Redis.from_url(
                 self._url, socket_timeout=5, socket_connect_timeout=2, health_check_interval=2
             )

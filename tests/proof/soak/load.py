@@ -27,7 +27,7 @@ _TOKEN_SECONDS = 86_400.0
 
 
 async def answer_or_none(request: Awaitable[Answer]) -> Answer | None:
-    """The answer. None if it did not come in time."""
+    """The answer, or None if it did not come in time."""
     try:
         async with asyncio.timeout(_TRY_SECONDS):
             return await request
@@ -36,7 +36,7 @@ async def answer_or_none(request: Awaitable[Answer]) -> Answer | None:
 
 
 class Payers:
-    """All clients of a run. They ask for a payment at one ingress, and repeat it at the next."""
+    """All clients of a run. A client without an answer repeats its request at the next ingress."""
 
     def __init__(self, stack: Stack, plan: Plan, webs: Sequence[str]) -> None:
         self._plan = plan
@@ -48,7 +48,7 @@ class Payers:
         self._tasks: set[asyncio.Task[None]] = set()
         self.acceptances: list[Acceptance] = []
         self.read_stages: dict[str, list[str]] = {}
-        self.refused: list[str] = []  # answers that a good client does not expect
+        self.refused: list[str] = []  # answers that a correct client must not get
         self.counts: Counter[str] = Counter()
 
     async def __aenter__(self) -> Self:

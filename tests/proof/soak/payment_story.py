@@ -1,4 +1,4 @@
-"""The story of one payment from all sides, for the person who looks for the cause."""
+"""The story of one payment from all sides, to find the cause of a finding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CHARACTERS_MAX = 600
 
 
 def payment_story(evidence: Evidence, payment_id: str, logs: Mapping[str, str]) -> str:
-    """The record, Daraja's side, and every log line with the id of the payment."""
+    """The record, Daraja's side, and the first log lines with the payment's id."""
     lines = [line[:_CHARACTERS_MAX] for line in _lines(evidence, payment_id)]
     logged = [
         f"{name}: {line}"

@@ -1,7 +1,7 @@
-"""The person at the end, who settles open payments by M-PESA's statement, as in the runbook.
+"""Plays the person who settles open payments at the end, by M-PESA's statement, as in the runbook.
 
 The statement is the simulator's ledger. The person runs the real commands (`python -m workers ask`,
-`resolve`). A command is refused if evidence contradicts it.
+`resolve`). The service refuses a command that the evidence contradicts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _TO_SETTLE = """
 SELECT id::text AS id, kind, stage, failure_reason FROM mkwanja.payments
 WHERE (stage NOT IN ('succeeded', 'failed') AND needs_review) OR stage = 'failed' ORDER BY id
 """
-# The worker's settings: before these times `unpaid` is refused.
+# Settings of the worker that the commands need, because `unpaid` is refused before these times.
 _TIMES = (
     "DEPOSIT_RESULT_WINDOW_SECONDS",
     "NOT_FOUND_TRUSTED_AFTER_SECONDS",
@@ -28,7 +28,7 @@ _REASON = ("--reason", "the statement at the end of the soak", "--operator", "so
 
 @dataclass(slots=True)
 class Settled:
-    """What was left for a person, by kind and reason, and the commands for each."""
+    """The payments that were left for a person, and the commands that were done or refused."""
 
     left: Counter[str] = field(default_factory=Counter)
     done: list[str] = field(default_factory=list)

@@ -84,7 +84,7 @@ _RATES: dict[FaultKind, tuple[float, float, float]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedFault:
-    """One fault at its time. `target` is a process."""
+    """One fault at its time. `target` is a process, or empty for a fault of a server."""
 
     at: float
     kind: FaultKind
@@ -126,7 +126,7 @@ def make_plan(
     faults = _kills(chance, _times(chance, seconds, kills_per_minute), processes)
     for kind, (per_minute, shortest, longest) in _RATES.items():
         for at in _times(chance, seconds, per_minute):
-            # In a short run no fault may last for most of it.
+            # In a short run, long faults are shortened.
             span = min(chance.uniform(shortest, longest), max(seconds / 6, shortest))
             is_of_a_process = kind in (FaultKind.FREEZE, FaultKind.DRAIN)
             target = _one_of(chance, processes) if is_of_a_process else ""
@@ -138,7 +138,7 @@ def make_plan(
 def _kills(
     chance: random.Random, times: Sequence[float], processes: dict[str, int]
 ) -> list[PlannedFault]:
-    """Draw from a deck: each process by its weight, and each once first, also in a short run."""
+    """Draw the killed processes: first each process once, then more of them by their weights."""
     deck: list[str] = []
     kills = []
     for at in times:
@@ -166,7 +166,7 @@ def _order(chance: random.Random, seed: int, number: int, at: float) -> PaymentO
     amount = 10 + number % 5000
     if chance.random() < _ODD_SHARE:
         amount = MAGIC_AMOUNT + chance.choice(_ODD[kind])
-    # A phone number of its own: Daraja holds one prompt for each number.
+    # Each order has its own phone number, because Daraja permits one open prompt for each number.
     path, party = {
         "deposit": ("/v1/deposits", {"phone_number": f"07{11_000_000 + number}"}),
         "withdrawal": ("/v1/withdrawals", {"phone_number": f"07{22_000_000 + number}"}),

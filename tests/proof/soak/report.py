@@ -31,7 +31,8 @@ def _head(result: SoakResult) -> Iterator[str]:
         f"{options.minutes:g} minutes of load at {PAYMENTS_PER_SECOND} payments/s, then"
         f" {result.settle_seconds:.0f} s until all was settled. {os.cpu_count()} cores."
     )
-    yield f"Again: `python -m tests.proof.soak --minutes {options.minutes:g} --seed {options.seed}`"
+    command = "python -m tests.proof.soak"
+    yield f"To repeat it: `{command} --minutes {options.minutes:g} --seed {options.seed}`"
 
 
 def _verdict(result: SoakResult) -> Iterator[str]:
@@ -42,17 +43,17 @@ def _verdict(result: SoakResult) -> Iterator[str]:
         yield f"| {kind} | {len(verdict.of(kind))} | {unexplained} |"
     for name, count in {
         "requests without an answer": result.unanswered,
-        "answers that no good client expects": len(refused),
+        "answers that a correct client must not get": len(refused),
         "processes that ended without a fault": len(result.injector.ended_alone),
     }.items():
         yield f"| {name} | {count} | {count} |"
     yield ""
     yield (
-        "Before that a person settled by hand what Daraja had never reported"
-        f" ({len(settled.done)} payments), with the real commands and the ledger as M-PESA's"
+        f"Before the judge looked, a person settled {len(settled.done)} payments whose outcome"
+        " Daraja had never reported. The person used the real commands, and the ledger as M-PESA's"
         f" statement: {_counted(settled.left)}"
     )
-    yield from _section("Refused to the person", settled.refused)
+    yield from _section("Commands of the person that were refused", settled.refused)
     yield from _section("Unexplained", [finding.text() for finding in verdict.unexplained])
     corrections = Counter(str(finding.explanation) for finding in verdict.of(FindingKind.CORRECTED))
     others = [
@@ -62,7 +63,7 @@ def _verdict(result: SoakResult) -> Iterator[str]:
     ]
     yield from _section("Explained, payment by payment", others, at_most=len(others))
     yield from _section("Corrected, explained", _lines(corrections))
-    yield from _section("Answers that no good client expects", refused)
+    yield from _section("Answers that a correct client must not get", refused)
     yield from _section("Processes that ended without a fault", result.injector.ended_alone)
 
 
@@ -75,7 +76,7 @@ def _faults(result: SoakResult) -> Iterator[str]:
         yield f"- {kind}: {sum(counts.values())}{of_each}"
     yield f"- processes that continued past the lease: {injector.past_lease}"
     met = Counter(str(call.scenario) for call in result.evidence.calls)
-    yield f"- payment and status calls by what they met at Daraja: {_counted(met)}"
+    yield f"- sends and status inquiries by their scenario at Daraja: {_counted(met)}"
     yield from _section(
         "Faults that could not be injected (an error of the harness)", injector.failed
     )
@@ -92,7 +93,7 @@ def _payments(result: SoakResult) -> Iterator[str]:
     moved = sum(item.amount for item in evidence.movements)
     yield from ("", "## Payments", "")
     yield f"- on record: {len(payments)}: {_counted(ends)}"
-    yield f"- moved: {len(evidence.movements)} times, {moved} KES"
+    yield f"- money moved: {len(evidence.movements)} times, {moved} KES"
     yield f"- needs_review: {sum(payment.needs_review for payment in payments)}"
     stored = len(evidence.callbacks)
     yield f"- callbacks sent: {len(deliveries)}, of which not answered 200: {lost}; stored {stored}"
@@ -117,7 +118,7 @@ def _service(result: SoakResult) -> Iterator[str]:
     )
     yield from _section("Errors in the logs", _lines(result.logged_errors))
     if result.folder:
-        yield from ("", f"Everything is kept in {result.folder}.")
+        yield from ("", f"Logs and data are kept in {result.folder}.")
 
 
 def _section(title: str, lines: Sequence[str], *, at_most: int = _LINES_MAX) -> Iterator[str]:

@@ -66,7 +66,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How long and how hard."""
+    """The settings of a soak, from the command line."""
 
     minutes: float = 20.0
     seed: int = 1
@@ -92,13 +92,13 @@ class SoakResult:
 
     @property
     def is_good(self) -> bool:
-        """No finding without an explanation, no client refused, no process that ended by itself."""
+        """Whether each finding is explained, each client got its answer, and no process ended."""
         faults = (self.payers.refused, self.unanswered, self.injector.ended_alone)
         return self.verdict.is_good and not any(faults)
 
 
 async def soak(options: Options, say: Say) -> SoakResult:
-    """Run one soak. `say` gets a line now and then."""
+    """Run one soak. `say` gets lines about its progress."""
     plan = make_plan(
         seed=options.seed,
         seconds=options.minutes * 60,
@@ -162,7 +162,7 @@ async def soak(options: Options, say: Say) -> SoakResult:
 
 
 async def _load(payers: Payers, injector: FaultInjector, plan: Plan, say: Say) -> None:
-    """Make payments and inject faults until the plan is done. Logs a line each half minute."""
+    """Make payments and inject faults until the plan is done. `say` gets a line now and then."""
 
     async def show_progress() -> None:
         while True:
@@ -185,13 +185,14 @@ async def _load(payers: Payers, injector: FaultInjector, plan: Plan, say: Say) -
 
 
 async def _settle(system: System, say: Say) -> None:
-    """Wait until no payment is pending, or only payments that wait for a person for a while."""
+    """Wait until nothing is pending, or until only payments for a person are open for a while."""
     began_at = changed_at = time.monotonic()
     last: Sequence[int] = ()
     while (now := time.monotonic()) - began_at < _PATIENCE_SECONDS:
         [pending] = await system.rows(_PENDING)
         coming = (await system.control("GET", ""))["pending"]
-        # Inquiries about payments that wait for a person never end: `coming` is no change.
+        # A change of `coming` does not count, because inquiries about payments that wait for a
+        # person never end.
         if list(pending.values()) != last:
             last, changed_at = list(pending.values()), now
             say(f"{pending}, still to come from Daraja: {coming}")

@@ -1,4 +1,4 @@
-"""The judge finds each wrong thing, and finds nothing in a good run."""
+"""The judge finds nothing in a good run, and finds each thing that a test makes wrong in it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def entries(
 
 
 def a_payment(stage: str, *, kind: str = "deposit", **more: Any) -> RecordedPayment:
-    """A payment on record, with as long a history as `a_run` gives it."""
+    """A payment on record. `a_run` sets its sequence to the length of the history."""
     return RecordedPayment(id=PAID, kind=kind, stage=stage, amount=250, key="key-1", **more)
 
 
@@ -129,7 +129,7 @@ OF_PAID, OF_REFUSED = GOOD.history[:4], GOOD.history[4:]
 
 
 def witnessed(**changes: Any) -> Evidence:
-    """A good run of which clients and subscribers saw other things."""
+    """A good run in which clients and subscribers saw other things."""
     return replace(GOOD, witness=replace(GOOD.witness, **changes))
 
 
@@ -137,7 +137,7 @@ UNSEEN = witnessed(received_events=(), read_stages={}, listened_throughout=False
 
 
 def with_payment(payment: RecordedPayment, history: Sequence[Entry]) -> Evidence:
-    """A good run with another record of the paid payment, and nothing that clients saw of it."""
+    """A good run with another record of the paid payment. Clients read no stages and no events."""
     payments = {**GOOD.payments, PAID: payment}
     return replace(UNSEEN, payments=payments, history=[*history, *OF_REFUSED])
 
@@ -186,7 +186,9 @@ CHANGES = {
     "an entry follows another stage": (with_last_entry(previous_stage="accepted"), "I4", BROKEN),
     "an event was never published": (with_last_entry(publications=0), "I5", BROKEN),
     "an event says another id": (with_last_entry(id="another"), "I5", BROKEN),
-    "an event is owed": (with_payment(replace(PAYMENT, is_event_due=True), OF_PAID), "I5", BROKEN),
+    "an event is still due": (
+        with_payment(replace(PAYMENT, is_event_due=True), OF_PAID), "I5", BROKEN
+    ),
     "a callback is not stored": (replace(GOOD, callbacks=GOOD.callbacks[1:]), "I6", BROKEN),
     "a callback is stored with other bytes": (
         replace(GOOD, callbacks=[_OTHER_BYTES, GOOD.callbacks[1]]), "I6", BROKEN
@@ -219,7 +221,7 @@ def test_the_judge_finds_a_success_that_became_a_failure() -> None:
     assert "a client read succeeded, and later failed" in reasons
 
 
-def test_the_judge_finds_another_promise_than_the_record() -> None:
+def test_the_judge_finds_a_202_that_the_record_contradicts() -> None:
     paid = GOOD.witness.acceptances[0]
     other_id, other_body = replace(paid, payment_id=REFUSED), replace(paid, body=b"{ }")
     twice = replace(GOOD.payments[REFUSED], key="key-1")
@@ -250,7 +252,7 @@ def test_the_judge_finds_a_feed_that_skips_repeats_or_reorders() -> None:
 
     broken = ("I5", BROKEN)
     assert feeds(events, events) == []
-    assert feeds(events[1:], events) == [broken, broken]  # skipped, and so not the same feed
+    assert feeds(events[1:], events) == [broken, broken]  # an event is missing; the feeds differ
     assert feeds([events[0], *events], events) == [broken, broken]
     assert feeds(events[::-1], events) == [broken]
     assert feeds(events, [events[0], {**events[1], "data": {}}]) == [broken, broken]
@@ -260,7 +262,7 @@ def test_the_judge_finds_a_feed_that_skips_repeats_or_reorders() -> None:
 
 
 def assert_explained(run: Evidence, *, but_not: Sequence[Evidence]) -> None:
-    """The only finding of `run` is explained, and the same finding of the others is not."""
+    """The only finding of `run` is explained. The same finding of each `but_not` is not."""
     explained = the_only(run)
     assert explained.explanation
     for other in but_not:

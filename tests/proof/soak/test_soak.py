@@ -1,4 +1,4 @@
-"""A short soak, always the same plan: nothing is lost, doubled, stuck or broken."""
+"""A short soak with a fixed plan: no payment is lost, doubled, stuck or broken."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_seed_makes_one_plan() -> None:
 @pytest.fixture(scope="module")
 async def result() -> SoakResult:
     if os.environ.keys() & {"DATABASE_URL", "REDIS_URL"}:
-        pytest.skip("a soak kills its servers; the given ones are not ours to kill")
+        pytest.skip("a soak kills its servers, so it does not use DATABASE_URL or REDIS_URL")
     return await soak(Options(minutes=0.3, seed=11, kills_per_minute=40.0), lambda _line: None)
 
 
@@ -42,7 +42,7 @@ def test_a_short_soak_loses_and_doubles_nothing(result: SoakResult) -> None:
 
 @pytest.mark.whole
 def test_the_judge_condemns_the_run_with_falsified_evidence(result: SoakResult) -> None:
-    """This shows that the test before can fail: the judge has read each part of the evidence."""
+    """The soak above can fail: if any part of its evidence is false, the judge finds more."""
     evidence, good = result.evidence, len(result.verdict.unexplained)
     falsified: dict[str, Any] = {
         "movements": [*evidence.movements, *evidence.movements],
