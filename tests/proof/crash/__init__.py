@@ -1,4 +1,4 @@
-"""The proof by crash points: real processes are killed or frozen at each, in every combination.
+"""The proof by crash points: tests kill or freeze real processes at each point.
 
 Start at `table`. README.md has the rest.
 """

@@ -1,7 +1,7 @@
 """Delivers the callbacks that the simulator holds, as often as the combination says.
 
-An answer to a Transaction Status inquiry is released at once. A second and third delivery have the
-bytes of the first.
+An answer to a Transaction Status inquiry is released at once. Each further delivery of a result has
+the bytes of the first.
 """
 
 from __future__ import annotations

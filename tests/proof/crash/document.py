@@ -24,8 +24,8 @@ _LABEL = {
     Ending.PAID: "paid",
     Ending.NO_RESULT: "no result",
     Ending.NO_RESULT_AND_NONE: "no result, none moved",
-    Ending.REVIEW: "a person",
-    Ending.REVIEW_AND_NONE: "a person, none moved",
+    Ending.REVIEW: "for a person",
+    Ending.REVIEW_AND_NONE: "for a person, none moved",
 }
 
 
@@ -54,10 +54,10 @@ def _introduction() -> Iterator[str]:
         "A site is a crash point (rules.md §23) in one process. The table combines each of"
         f" {len(SITES)} sites with three kinds of payment, with Daraja's answer kept or lost, with"
         " Daraja's result delivered 0, 1 or 3 times, and with Redis kept or flushed while the"
-        f" process is down. These are {len(rows)} combinations. {exist} of them exist. They are"
-        f" played by {len(all_batches())} kills and freezes of real processes. The other"
+        f" process is down. These are {len(rows)} combinations. {exist} of them exist. The tests"
+        f" play these with {len(all_batches())} kills and freezes of real processes. The other"
         f" {len(rows) - exist} do not exist, and the table says why. After each combination, a test"
-        " compares the payment with its end in the table, and checks I1 to I7 by the simulator's"
+        " compares the payment with its ending in the table, and checks I1 to I7 by the simulator's"
         " ledger. It also checks that no deposit and no bill payment reached Daraja twice."
     )
 
@@ -74,16 +74,16 @@ def _sites() -> Iterator[str]:
 
 
 def _ends() -> Iterator[str]:
-    yield "## Ends"
-    yield _table("| | |", [[_LABEL[ending], ending] for ending in Ending])
+    yield "## Endings"
+    yield _table("| ending | meaning |", [[_LABEL[ending], ending] for ending in Ending])
 
 
 def _combinations() -> Iterator[str]:
     yield "## Combinations"
     yield (
-        "`lost, 3`: Daraja's answer is lost, and its result is delivered three times. Each end is"
-        " the same with Redis kept and with Redis flushed, and both are played. If a combination"
-        " does not exist, its cell has the number of a reason below."
+        "`lost, 3`: Daraja's answer is lost, and its result is delivered three times. Each ending"
+        " is the same with Redis kept and with Redis flushed, and the tests play both. If a"
+        " combination does not exist, its cell has the number of a reason below."
     )
     reasons: dict[str, int] = {}
     rows = []

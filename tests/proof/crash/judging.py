@@ -1,4 +1,4 @@
-"""Judges a settled batch: the endings of the table, and I1 to I7 by the judge of finished runs."""
+"""Judges a settled batch, by the endings of the table and by the judge of I1 to I7."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def wait_until_settled(
 
 
 async def differences(system: System, orders: Sequence[PaymentOrder]) -> list[str]:
-    """The payments whose state is not, or not yet, their ending."""
+    """One text for each payment that does not have its ending yet."""
     found = await system.rows(_STATE, [order.payment_id for order in orders])
     rows = {str(row["id"]): row for row in found}
     return [

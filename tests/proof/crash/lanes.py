@@ -39,7 +39,7 @@ class Lanes:
         await asyncio.gather(*ends, return_exceptions=True)
 
     async def _run(self) -> None:
-        """Play until nothing is left. After a piece that failed, go on in another system."""
+        """Play until no piece is left. After a piece that failed, continue in another system."""
         while self._waiting:
             piece = self._waiting.pop(0)
             try:

@@ -170,7 +170,7 @@ async def operation_refused_meanwhile(crash_system: CrashSystem, without: str) -
     await system.stack.start_process("worker.2")
     refused = await begin(crash_system, Kind.WITHDRAWAL)
     await system.wait_until_engaged("b2c")
-    await system.stack.process("worker.2").kill()  # it would probe the operation
+    await system.stack.process("worker.2").kill()  # otherwise it probes the operation
     await system.execute(
         "UPDATE mkwanja.brakes SET probe_at = now() + interval '1 hour' WHERE name = 'b2c'"
     )
@@ -280,7 +280,7 @@ async def killed_before_publishing(crash_system: CrashSystem, without: str) -> N
 async def one_result_many_times_at_once(crash_system: CrashSystem, without: str) -> None:
     """A result comes many times while the receiver waits for the row of another payment.
 
-    Each copy is stored, and Postgres never has to reject the second of two changes in a batch.
+    Each copy is stored. No batch contains two changes of the payment, which Postgres would reject.
     """
     system, postgres = crash_system.system, crash_system.system.stack.postgres
     assert isinstance(postgres, PostgresServer)

@@ -23,7 +23,7 @@ from tests.stack.starter import Starter
 # On a busy machine, a payment may need a whole lease, a result window and some inquiries.
 _PATIENCE_SECONDS = 90.0
 
-# Short times. In doubt, a payment's lease ends first, then inquiries follow, then its window ends.
+# Short times in the usual order: the lease ends, inquiries follow, then the result window ends.
 _ENVIRONMENT: dict[str, str | None] = {
     "SUBMITTING_LEASE_SECONDS": "6",
     "INQUIRY_FIRST_AFTER_SECONDS": "0.5",

@@ -135,7 +135,7 @@ def _finalized(site: Site, kind: Kind, answer: AnswerFate, callbacks: int) -> En
 
 
 def all_combinations() -> Iterator[Combination]:
-    """Every row of the cross product, including those that do not exist."""
+    """Every combination of the cross product, including those that do not exist."""
     for site, kind, answer, callbacks, redis in itertools.product(
         SITES, Kind, AnswerFate, CALLBACKS, Redis
     ):

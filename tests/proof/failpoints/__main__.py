@@ -1,7 +1,7 @@
 """`FAILPOINT=point:action python -m tests.proof.failpoints workers`: the real process, armed.
 
-FAILPOINT_WITHOUT names a check to remove, with or without a point. The product's own `main` runs
-after that.
+FAILPOINT_WITHOUT names a check to remove. One of the two variables is enough. Afterwards the
+product's own `main` runs.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def test_every_replacement_fits_what_it_replaces(name: str) -> None:
 
 
 def test_every_crash_point_of_the_design_has_a_point() -> None:
-    """Points have the numbers of the crash points (rules.md §23)."""
+    """Each crash point of rules.md §23 has at least one failpoint."""
     assert {point.crash_point for point in POINTS.values()} == set(range(1, 13))
 
 

@@ -10,7 +10,7 @@ from random import Random
 
 _NEVER, _SELDOM, _OFTEN = 0.0, 0.06, 0.35
 
-# One draw for each fault of a run.
+# The chance of each fault of a run is drawn from these levels.
 _LEVELS = (_NEVER, _NEVER, _NEVER, _SELDOM, _SELDOM, _OFTEN)
 
 # These faults may happen at every step. With higher chances, no flow would reach its end.

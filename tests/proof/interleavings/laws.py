@@ -274,8 +274,8 @@ def judge_money(record: Record, daraja: Daraja) -> None:
         settled = payment.amount_settled_kes
         raise LawBroken(f"I7: {payment.stage} with the amount settled {settled}, not {AMOUNT_KES}")
     is_safe = payment.failure is not None and payment.failure.safe_to_retry
-    # No failure is safe to retry if Daraja pays later all the same. For payouts this contradicts
-    # the contract. For deposits §2.4 names two codes.
+    # Not judged if Daraja pays after it reported a failure, because no service can foresee that.
+    # For payouts, the contract excludes it. For deposits, it happened after two codes (§2.4).
     if is_safe and daraja.ledger and not daraja.has_lied and not daraja.paid_after_failure:
         raise LawBroken("a payment that was paid is called safe to retry")
 

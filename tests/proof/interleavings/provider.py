@@ -2,12 +2,12 @@
 
 The model has one organisation and one payment, and counts virtual milliseconds. An accepted call
 has its effect at most once. The model accepts a withdrawal's OriginatorConversationID only once
-(§4.2). A push or a bill payment has no resend key, so each accepted call moves money (§2.2, §5).
+(§4.2). A push or a bill payment has no resend key, so each accepted call may move money (§2.2, §5).
 `ledger` has the receipt of each movement.
 
-With `forgets_ids`, the model pays a second send under the same id, because no document says for how
-long Daraja remembers an id (§4.2). A resend is then safe only if the earlier send did not act. So
-with `forgets_ids`, "busy" always means that Daraja did not act.
+If it `forgets_ids`, the model also pays a second send under the same id, because no document says
+for how long Daraja remembers an id (§4.2). A resend is then safe only if the earlier send did not
+act. So in these lives "busy" always means that Daraja did not act.
 """
 
 from __future__ import annotations

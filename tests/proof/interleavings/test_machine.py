@@ -105,5 +105,5 @@ Life.TestCase.settings = settings(
 )
 
 
-# The laws hold after each step and at the end, in any order of events.
+# The laws hold after each step and at the end, in any order of steps.
 TestLife = Life.TestCase

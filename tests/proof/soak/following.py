@@ -50,7 +50,7 @@ class Follower:
                 await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _read_on(self) -> bool:
-        """Read one page further. False if the page is empty."""
+        """Read the next page. False if it is empty."""
         after = {"after": self._cursor} if self._cursor else {}
         answer = await answer_or_none(next(self._clients).get("/v1/events", limit="100", **after))
         if answer is None or answer.status != 200:

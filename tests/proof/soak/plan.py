@@ -56,8 +56,8 @@ class FaultKind(StrEnum):
     REDIS_RESTART = "redis_restart"
     REDIS_OUTAGE = "redis_outage"  # stopped for `seconds`
     REDIS_FREEZE = "redis_freeze"
-    POSTGRES_RESTART = "postgres_restart"  # fast: connections cut, orderly
-    POSTGRES_CRASH = "postgres_crash"  # immediate: recovers when it starts
+    POSTGRES_RESTART = "postgres_restart"  # PostgreSQL cuts the connections, and shuts down
+    POSTGRES_CRASH = "postgres_crash"  # PostgreSQL stops at once, and recovers at its start
     POSTGRES_OUTAGE = "postgres_outage"
     POSTGRES_FREEZE = "postgres_freeze"
     DARAJA_CLOSED = "daraja_closed"  # refuses connections for `seconds`
@@ -84,7 +84,7 @@ _RATES: dict[FaultKind, tuple[float, float, float]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedFault:
-    """One fault at its time. `target` is a process, or empty for a fault of a server."""
+    """One fault at its time. `target` is a process, or empty if the fault hits none."""
 
     at: float
     kind: FaultKind

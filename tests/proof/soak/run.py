@@ -92,7 +92,11 @@ class SoakResult:
 
     @property
     def is_good(self) -> bool:
-        """Whether each finding is explained, each client got its answer, and no process ended."""
+        """Whether the service kept its promises.
+
+        Each finding is explained, each client got the answer that it must get, and no process
+        ended without a fault.
+        """
         faults = (self.payers.refused, self.unanswered, self.injector.ended_alone)
         return self.verdict.is_good and not any(faults)
 
