@@ -103,7 +103,7 @@ def _ended(facts: Facts, payment: RecordedPayment, history: Sequence[Entry]) -> 
     if not payment.is_final:
         last = history[-1].what if history else "nothing"
         flag = "flagged for review" if payment.needs_review else "not flagged"
-        reason = f"{payment.kind} still {payment.stage} (last: {last}; {flag}); {moved}"
+        reason = f"{payment.kind} still {payment.stage} (last entry: {last}; {flag}); {moved}"
         explanation = explanations.of_waiting(facts, payment)
         yield Finding("I3", FindingKind.STUCK, payment.id, reason, explanation)
     elif payment.stage == "failed" and receipts:
@@ -148,8 +148,8 @@ def _kept_its_end(payment: RecordedPayment, history: Sequence[Entry]) -> Iterato
             yield broken("I4", f"{before.stage} became {entry.stage} ({entry_name})")
     if (history[-1].stage, history[-1].sequence) != (payment.stage, payment.sequence):
         last = history[-1]
-        ends = f"its history ends with {last.stage} at {last.sequence}"
-        yield broken("I4", f"it is {payment.stage} at {payment.sequence}, and {ends}")
+        ends = f"its history ends with {last.stage} at entry {last.sequence}"
+        yield broken("I4", f"it is {payment.stage} at entry {payment.sequence}, and {ends}")
 
 
 def _is_forbidden(before: str, after: str) -> bool:
@@ -195,7 +195,7 @@ def _announced(payment: RecordedPayment, history: Sequence[Entry]) -> Iterator[F
         stage = event.get("data", {}).get("stage")
         says = (event.get("id"), event.get("subject"), event.get("sequence"), stage)
         if says != (entry.id, payment.id, entry.sequence, entry.stage):
-            yield broken(f"the event of entry {entry.sequence} says {says}")
+            yield broken(f"the event of entry {entry.sequence} differs from it: {says}")
     if payment.is_event_due:
         yield broken("its event is still due")
 
@@ -238,7 +238,7 @@ def _followed(evidence: Evidence) -> Iterator[Finding]:
     followed, again = witness.followed, witness.read_again
     if followed is not None and again is not None and list(followed) != list(again):
         place = next(n for n, pair in enumerate(zip_longest(followed, again)) if pair[0] != pair[1])
-        reason = f"the feed read again differs from number {place} on"
+        reason = f"the feed, when it was read again, differs from event {place} on"
         yield Finding("I5", FindingKind.BROKEN, "feed", reason)
 
 

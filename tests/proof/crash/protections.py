@@ -89,7 +89,7 @@ async def begin(
 
 
 async def finish_after_thaw(crash_system: CrashSystem, worker: Process) -> None:
-    """Thaw the only worker, and end it after the claims before which it was frozen."""
+    """Thaw the only worker, let it try the claims that it was about to make, and end it."""
     system = crash_system.system
     worker.thaw()
     # When the worker claims this deposit, it is done with the earlier claims.
@@ -181,7 +181,7 @@ async def operation_refused_meanwhile(crash_system: CrashSystem, without: str) -
     )
     require(
         (await system.stored(refused.payment_id))["stage"] == "accepted",
-        "a payment whose operation Daraja refuses is not accepted any more",
+        "the payment that Daraja refused did not stay accepted",
     )
     await system.release_brakes()
 
@@ -303,7 +303,7 @@ async def one_result_many_times_at_once(crash_system: CrashSystem, without: str)
     kept = [
         row for row in await system.callbacks(order.payment_id) if row["operation"] == "withdrawal"
     ]
-    require(len(kept) == _COPIES, f"{len(kept)} copies are on record")
+    require(len(kept) == _COPIES, f"{len(kept)} copies are on record, not {_COPIES}")
     new = postgres.log_text().removeprefix(log_before)
     require(_WANTED_BY_TWO not in new, f"two changes of one payment met in a batch:\n{new}")
 

@@ -205,7 +205,7 @@ class Witness:
         elif code and not self.failure_reported and not self._was_refused():
             same = [a for a in self.answers.values() if (a.outcome, a.code) == ("failed", code)]
             if len(same) < _AGREEING_NEEDED:
-                raise LawBroken(f"failed by {len(same)} answer of STK query, without a callback")
+                raise LawBroken(f"failed by {len(same)} answers of STK query, without a callback")
 
     def _was_refused(self) -> bool:
         return any(send.outcome == "refused" for send in self.sends.values())
