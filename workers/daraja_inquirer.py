@@ -48,7 +48,7 @@ class DarajaInquirer:
         except ProductRefused as refusal:
             report, health, code = unanswered, OperationHealth.PRODUCT_REFUSED, refusal.code
         outcome = "by callback" if report is None else str(report.inquiry_outcome)
-        observability.inquiries.labels(api=str(payment.inquiry_step), verdict=outcome).inc()
+        observability.inquiries.labels(api=str(payment.inquiry_step), outcome=outcome).inc()
         return InquiryAnswer(report, tuple(exchanges), health, code)
 
 

@@ -65,7 +65,7 @@ class DarajaSender:
                 )
             raise
         finally:
-            observability.submissions.labels(meaning=outcome).inc()
+            observability.submissions.labels(outcome=outcome).inc()
 
     def _retrying(self, open_attempt: OpenAttempt) -> tenacity.AsyncRetrying:
         return tenacity.AsyncRetrying(

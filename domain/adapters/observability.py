@@ -33,12 +33,12 @@ callbacks_repeated = Counter(
 callbacks_refused = Counter(
     "mkwanja_callbacks_refused_total", "Callback requests refused, by reason", ["reason"]
 )
-submissions = Counter("mkwanja_submissions_total", "Submissions to Daraja, by outcome", ["meaning"])
+submissions = Counter("mkwanja_submissions_total", "Submissions to Daraja, by outcome", ["outcome"])
 throttled = Counter("mkwanja_throttled_total", "Requests that Daraja's rate limiter refused")
 inquiries = Counter(
     "mkwanja_inquiries_total",
     "Inquiries, by API and by the outcome of the answer",
-    ["api", "verdict"],
+    ["api", "outcome"],
 )
 callbacks_awaiting_confirmation = Counter(
     "mkwanja_callbacks_awaiting_confirmation_total",
