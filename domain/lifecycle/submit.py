@@ -1,8 +1,8 @@
 """Submits a payment to Daraja: claims it, sends it once, records the answer.
 
-Everything that may wait or fail comes before the claim. After the claim, if Daraja may have acted
-on a request, only `resend` may send the request again, with a new claim that checks rules.md §15.
-The stage table in `stages.py` covers every end: an answer, an error, a crash.
+Everything that may wait or fail comes before the claim. If Daraja may have acted on a send, only
+`resend` is permitted to send the payment again. It makes a new claim, which checks rules.md §15.
+A send can end with an answer, an error or a crash. The table in `stages.py` covers each of these.
 """
 
 from __future__ import annotations
@@ -91,9 +91,11 @@ class ClaimingStore(Protocol):
         """Moves the payment to the stage `submitting`, stores the attempt, and commits.
 
         Returns the payment, or None if it may not be sent now. `account` is the account that sends
-        it, and is stored with the attempt. While the operation is held, one claim succeeds after
-        each cool-down. The payment of that claim has `is_probe`: its send shows whether Daraja
-        accepts the operation again.
+        it, and is stored with the attempt.
+
+        If a brake holds the operation (for example all withdrawals), claims of its payments fail.
+        After each cool-down one claim succeeds all the same. Its payment has `is_probe`: the send
+        shows whether Daraja accepts the operation again.
         """
         ...
 
@@ -110,8 +112,8 @@ class Provider(Protocol):
 
         The worker may have to wait for each of these, and may fail to get it.
 
-        Raises `Throttled` with the wait that Daraja's limit requires, `Unreachable` without a
-        token, and `QueueUnavailable` without Redis.
+        Raises `Throttled`, which holds the wait that Daraja's limit requires; `Unreachable` if it
+        gets no token; and `QueueUnavailable` if Redis is away.
         """
         ...
 
@@ -164,8 +166,8 @@ class Submitter:
             self._announcer.announce_soon(await self._changes.change(expiry_change(payment_id)))
             return None
         if due.is_held:
-            # This check comes before the payment uses a turn that another payment needs. A sweeper
-            # looks at the payment again within seconds.
+            # Checked before `prepare_send`, because a held payment would use up a turn of the rate
+            # limit, and another payment would wait. A sweeper looks at it again within seconds.
             return None
 
         async def claim(attempt_id: UUID) -> Payment | None:
@@ -235,8 +237,9 @@ class Submitter:
 
     async def _claim_and_send(self, payment_id: UUID, claim: _Claim) -> None:
         attempt_id = UUID(int=uuid_utils.uuid7().int)
-        # The fence counts half a lease, and starts before the worker asks PostgreSQL for the claim.
-        # After that half, no first byte may leave. The lease in the database is still valid then.
+        # The fence's time is half a lease. It starts before the worker asks PostgreSQL for the
+        # claim. When it is over, the worker writes no first byte. So every first byte leaves while
+        # the lease in the database is valid.
         fence = Fence(
             clock=self._clock,
             deadline_seconds=self._times.send_deadline.total_seconds(),
@@ -284,7 +287,7 @@ def resend_claim_change(
 ) -> Change:
     """The change that claims a payment in doubt for another send.
 
-    The change checks the permission under the payment's lock.
+    The change holds the payment's lock while it checks whether the payment may be sent again.
     """
 
     def decide(payment: Payment | None, context: Context) -> Decided:
@@ -292,7 +295,8 @@ def resend_claim_change(
             # Already claimed: this change runs again because the result of its COMMIT was lost.
             return Decided(payment=payment)
         if not may_be_resent(payment, context.evidence, context.now, times, accounts):
-            # This includes a payment that was proved unsent meanwhile: an ordinary claim sends it.
+            # No resend. If it was proved meanwhile that the payment was never sent, the payment is
+            # in `accepted` again, and `submit` sends it with an ordinary claim.
             return Decided(payment=payment)
         fact = Fact(
             name=FactName.CLAIMED, attempt_id=attempt_id, is_resend_permitted=True, at=context.now,

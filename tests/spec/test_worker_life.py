@@ -1,4 +1,4 @@
-"""Workers with stale jobs, many jobs for one payment, or a wrong clock pay each payment once."""
+"""Workers pay once, even if jobs are stale or repeated, and even if a worker's clock is wrong."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def _snapshot(system: System, payment_ids: list[str]) -> Any:
 
 
 async def test_stale_jobs_change_nothing(system: System, redis: Redis) -> None:
-    """The jobs are repeated, late or malformed, for final, awaited and unknown payments."""
+    """Jobs are repeated, late or malformed. Their payments are final, wait, or do not exist."""
     final = [await begin(system, "b2c", "approve"), await begin(system, "stk", "cancel")]
     for payment_id in final:
         await system.settled(payment_id)
@@ -110,9 +110,13 @@ async def test_many_jobs_for_one_payment_pay_it_once(system: System, redis: Redi
 @pytest.mark.parametrize("wrong_by", [3600, -3600])
 @pytest.mark.sampled(1)
 async def test_a_lease_ends_by_the_databases_clock(system: System, wrong_by: int) -> None:
-    """A worker whose clock is an hour wrong ends only leases that are over, and still pays."""
-    # A payment that an unknown account sent is not resent. Therefore the claims below have the
-    # account of this withdrawal.
+    """A worker's clock is an hour wrong.
+
+    The worker leaves a payment alone while its lease runs, and continues with it after the lease.
+    It also pays new payments.
+    """
+    # A worker resends a payment only if its own account sent it. The SQL below therefore copies
+    # the account from the attempt of `example`.
     example = await system.withdrawal()
     await system.settled(example)
     await system.stack.kill_workers()
