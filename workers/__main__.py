@@ -1,4 +1,4 @@
-"""Runs the worker process of the Procfile, or, with a command, one of the operator's commands."""
+"""Runs the worker process. If an operator's command is given, runs the command instead."""
 
 from __future__ import annotations
 

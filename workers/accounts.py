@@ -1,6 +1,6 @@
-"""Reports the open payments of former accounts.
+"""Reports the open payments that former accounts sent.
 
-The worker may have no credentials for an inquiry about them.
+If the worker has no credentials of a former account, it cannot inquire about these payments.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _INTERVAL_SECONDS = 300.0
 
 
 async def watch_former_accounts(accounts: Accounts, own: Collection[Account]) -> None:
-    """Logs the open payments of former accounts once, and updates their metric until cancelled.
+    """Logs once how many payments of former accounts are open. Then keeps the metric up to date.
 
-    `own`: the accounts that are configured now.
+    The function runs until it is cancelled. `own`: the accounts that are configured now.
     """
     is_logged = False
     while True:

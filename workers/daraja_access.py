@@ -1,8 +1,9 @@
 """Obtains what a request to Daraja needs: a token, a slot and a turn.
 
-To obtain one of them may take long or fail, so the worker obtains them before it commits the claim
-(rules.md §11). Otherwise a claimed payment could miss its deadline unsent. `DarajaAccess` sets the
-order.
+A slot is one of the requests that this worker may send at the same time. A turn is one request of
+the rate that all workers share. To obtain a token, a slot or a turn can take long or fail.
+Therefore the worker obtains them before it commits the claim (rules.md §11). Otherwise a claimed
+payment could miss its deadline unsent.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ class Slots:
 
     @asynccontextmanager
     async def acquire(self, kind: Kind | None = None) -> AsyncIterator[None]:
-        """Waits for a slot and occupies it for the block.
+        """Waits until this worker has a free slot, and occupies it for the block.
 
-        Raises Throttled if all slots of the kind are occupied.
+        If the kind has a lower limit of its own, and has reached it, raises Throttled.
         """
         async with self._all:
             own = self._own.get(kind) if kind is not None else None
@@ -74,14 +75,18 @@ class Turns:
     async def acquire(self, turn: RequestClass) -> None:
         """Uses up one turn.
 
-        Raises Throttled with the wait if no turn is free, and QueueUnavailable.
+        If no turn is free, raises Throttled, which says how long to wait. If Redis is away, raises
+        QueueUnavailable.
         """
         wait_seconds = await self._rate.charge(turn)
         if wait_seconds > 0:
             raise Throttled("our own limit", wait_seconds=wait_seconds)
 
     async def slow_down(self, inquiry_step: Step | None = None) -> None:
-        """Halves the shared rate. If an inquiry was throttled, also halves the step's budget."""
+        """Halves the shared rate, because Daraja throttles us.
+
+        If Daraja throttled an inquiry of `inquiry_step`, also halves the budget of this step.
+        """
         observability.throttled.inc()
         log.warning("daraja_throttles_us")
         budget = self._budgets.get(inquiry_step) if inquiry_step else None
@@ -94,8 +99,8 @@ class Turns:
 class DarajaAccess:
     """Prepares a request to Daraja: obtains a token, then a slot, then a turn.
 
-    The turn comes last because it cannot be returned. Both methods raise the errors that
-    `Provider.prepare_send` lists.
+    The turn comes last, because an unused turn cannot be returned. Both methods raise the errors
+    that `Provider.prepare_send` lists.
     """
 
     def __init__(self, client: DarajaClient, slots: Slots, turns: Turns) -> None:

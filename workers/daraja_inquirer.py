@@ -53,7 +53,7 @@ class DarajaInquirer:
 
 
 def _health_from(report: Report | None, exchanges: list[Exchange]) -> OperationHealth | None:
-    """Returns WORKS if Daraja acknowledged or answered the inquiry itself, else None."""
+    """Returns WORKS if Daraja acknowledged the inquiry or answered it, else None."""
     if report is None:
         return (
             OperationHealth.WORKS if exchanges and exchanges[-1].outcome == ACKNOWLEDGED else None

@@ -1,7 +1,7 @@
 """Sends payments to Daraja, and retries within one attempt.
 
-It retries only a send that provably wrote nothing, and only before the attempt's deadline. Each try
-passes the same fence (rules.md §3), so no retry can write after the deadline.
+The sender tries again only if the last try provably wrote no byte, and only before the attempt's
+deadline. Each try passes the same fence (rules.md §3), so no try can write after the deadline.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from workers.daraja_access import DarajaAccess, Turns
 
 log = structlog.get_logger()
 
-# A refused connection usually recovers within a second, or not at all. After the last try the
-# worker undoes the claim, and a sweeper wakes the payment later.
+# If Daraja cannot be reached, the problem usually passes within a second, or lasts long. After the
+# last try the worker undoes the claim, and a sweeper later finds the payment again.
 _TRIES_MAX = 4
 _FIRST_WAIT_SECONDS = 0.2
 _WAIT_SECONDS_MAX = 2.0

@@ -34,8 +34,10 @@ async def run_step(
             may_inquire = due.is_due and await is_charged(due.payment_id)
             await inquirer.inquire(replace(due, is_due=may_inquire))
     except PaymentServiceError as error:
-        # PostgreSQL or Redis is away. The row has its due time, so a sweeper repeats the step.
+        # PostgreSQL or Redis is away. The payment's row still has its due time, so a sweeper
+        # repeats the step.
         log.warning("job_postponed", payment_id=payment_id, error=type(error).__name__)
     except Exception:
-        # Logged here, because arq would log the error's text, which may quote a row.
+        # Log the error here. Otherwise arq would log the error's text, which can quote a row of the
+        # database.
         log.exception("job_failed", payment_id=payment_id)

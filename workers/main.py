@@ -1,6 +1,7 @@
 """Composes and runs the worker process: arq jobs that send payments, and the sweeper.
 
-SIGTERM ends it cleanly. If the process dies, another worker continues from PostgreSQL alone.
+SIGTERM stops the process cleanly. If the process dies, another worker continues with its payments.
+Everything that the other worker needs for that is in PostgreSQL.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ from workers.wakeups import QueueOrLocal
 log = structlog.get_logger()
 
 # The number of concurrent payments and of connections to Daraja. With arq's default of 10, a worker
-# mostly waits.
+# would mostly wait for answers.
 _AT_ONCE_MAX = 100
 
 
@@ -186,8 +187,9 @@ async def _compose(
         turns = Turns(
             SharedRate(redis, "rate", per_second=settings.daraja_requests_per_second), budgets
         )
-        # Claims and changes run in one transaction at a time. Changes that wait meanwhile share the
-        # next transaction, because a transaction costs about the same for many payments as for few.
+        # Only one transaction of claims or changes runs at a time. The changes that wait meanwhile
+        # share the next transaction. One transaction for many payments costs about as much as one
+        # for a few.
         gate = asyncio.Semaphore(1)
         changes = PostgresChangingStore(database, gate=gate)
         sweeping = PostgresSweepingStore(database)
@@ -253,7 +255,8 @@ async def _close_within(limit: timedelta, close: Callable[[], Awaitable[object]]
 def boot_clock() -> float:
     """A clock in seconds that also counts while the machine sleeps or this process is stopped.
 
-    Without `CLOCK_BOOTTIME` it may not count while the machine sleeps (rules.md §3).
+    If the system has no `CLOCK_BOOTTIME`, the clock can stand still while the machine sleeps
+    (rules.md §3).
     """
     if hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime(time.CLOCK_BOOTTIME)

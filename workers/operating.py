@@ -129,7 +129,7 @@ async def _operate(arguments: argparse.Namespace) -> int:
 async def _stop(brakes: Brakes, reason: str) -> int:
     changed = await brakes.set(KILL_SWITCH, is_engaged=True, reason=reason)
     print(
-        "payouts are stopped: nothing more is claimed"
+        "payouts are stopped: no more payouts are claimed"
         if changed
         else "payouts were stopped already"
     )
@@ -214,16 +214,16 @@ async def _resolve(changes: PostgresChangingStore, arguments: argparse.Namespace
     )
     result = await changes.change(resolution_change(arguments.payment_id, resolution, _times()))
     payment = result.decided.payment
-    assert payment is not None  # noqa: S101 - an unknown payment is refused before
+    assert payment is not None  # noqa: S101 - `change` raises if there is no such payment
     settled = f" with KES {payment.amount_settled_kes}" if payment.amount_settled_kes else ""
     print(f"{payment.kind} {payment.id}: {payment.stage}{settled}, no longer flagged for review")
     return 0
 
 
 def _times() -> Times:
-    """The worker's times if their settings are present and valid, else the defaults.
+    """The worker's times, or the default times if a setting in the environment is not valid.
 
-    The command must work even if the settings are wrong.
+    `resolve` must work even if the worker's settings are wrong.
     """
     try:
         settings = read_settings(OperatorSettings)

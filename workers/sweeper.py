@@ -1,4 +1,4 @@
-"""The sweeper's loop. It runs outside arq's queue, because it finds the payments lost there."""
+"""The sweeper's loop. It is not a job of arq, because it finds payments whose jobs were lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ log = structlog.get_logger()
 async def sweep_until(
     stopping: asyncio.Event, sweeper: Sweeper, *, interval_seconds: float
 ) -> None:
-    """Sweeps once each interval. Repeats a sweep at once if it did STEPS_MAX steps of one kind."""
+    """Sweeps once each interval, until `stopping` is set.
+
+    If a sweep did STEPS_MAX steps of one kind, more may be due, so the next sweep starts at once.
+    """
     while not stopping.is_set():
         step_count_max = 0
         try:

@@ -1,8 +1,8 @@
 """The sweeper's wake-ups: queued for all workers, or run by this worker if Redis refuses them.
 
-A full Redis (`noeviction`) refuses every new entry. The row is the job, so the payment needs no
-entry: the worker whose sweeper found the payment runs its step. That is slower, because each worker
-then runs only the steps that its own sweeper finds.
+A full Redis (`noeviction`) refuses every new entry. The payment's row is the job, so its step can
+run without an entry: the worker whose sweeper found the payment runs the step itself. That is
+slower, because each worker then runs only the steps that its own sweeper finds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 _AT_ONCE_MAX = 50
 
-# Runs the next step of a payment. The second argument: whether the budget is charged already.
+# Runs the next step of a payment. The second argument: whether the inquiry budget was charged.
 RunStep = Callable[[UUID, bool], Awaitable[None]]
 
 
@@ -54,7 +54,7 @@ class QueueOrLocal:
         await self._queue_or_run(self._queue.hand_over, payment_ids, is_charged=True)
 
     async def drain(self) -> None:
-        """Cancels the steps of this worker. The submitter waits for the sends that are claimed."""
+        """Cancels the steps that run here. The submitter still waits for the claimed sends."""
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -79,7 +79,7 @@ class QueueOrLocal:
         else:
             self._is_refused = False
             return
-        # The payments that do not fit are due again in a few seconds.
+        # If there are more payments than free slots, the rest are due again in a few seconds.
         new_ids = [payment_id for payment_id in payment_ids if payment_id not in self._tasks]
         for payment_id in new_ids[: self._free]:
             task = asyncio.create_task(self._run(payment_id, is_charged=is_charged))
@@ -93,6 +93,6 @@ class QueueOrLocal:
 
 
 def _is_refusal(error: QueueUnavailable) -> bool:
-    """Whether Redis refused only the entry, so that the shared rate for sends may still work."""
+    """Whether Redis refused only this command. Then the shared rate for sends can still work."""
     kind = classify_error(error)
     return kind is not None and EXPLANATIONS[kind].scope is not Scope.SERVER

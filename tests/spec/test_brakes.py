@@ -151,7 +151,7 @@ async def test_the_stop_command_waits_for_open_sends_and_prints_them(system: Sys
     assert len(await _payout_requests(system)) == before + 2
     assert sorted(result.lines) == sorted(
         [
-            "payouts are stopped: nothing more is claimed",
+            "payouts are stopped: no more payouts are claimed",
             f"was being sent: withdrawal {payment_ids[0]} of KES 1500, now awaiting_result",
             f"was being sent: bill_payment {payment_ids[1]} of KES 840, now awaiting_result",
             "no payout is being sent now; 2 were when this command began",
