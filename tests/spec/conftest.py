@@ -15,7 +15,8 @@ from tests.stack.shape import Shape
 from tests.stack.stack import Stack
 from tests.stack.starter import Starter
 
-# The sweeper runs often, and no test reaches these limits. Every other setting has its default.
+# The sweeper runs often, and the limits are so high that no test reaches them. Every other setting
+# has its default.
 BRISK: dict[str, str | None] = {
     "SWEEP_INTERVAL_SECONDS": "0.2",
     "DARAJA_REQUESTS_PER_SECOND": "500",
@@ -24,7 +25,7 @@ BRISK: dict[str, str | None] = {
 TIME_SCALE = 0.02
 
 
-# The lending lends no stack with one of these options. Such a stack is started for its test.
+# `Lending` lends no stack with one of these options. A test that needs such a stack starts its own.
 _OWN_STACK_OPTIONS = {"starter", "postgres", "database_url", "release"}
 
 _lending: Lending | None = None
@@ -88,8 +89,9 @@ async def _stop_workers_at_end(system: System, request: pytest.FixtureRequest) -
         await system.stack.stop_workers()
 
 
-# About 60 times shorter than the defaults: the first inquiry comes after half a second, later ones
-# about a second apart. A lease and a deposit's result window last three seconds.
+# These times are about 60 times shorter than the defaults. The first inquiry comes after half a
+# second, and later inquiries come about a second apart. A lease and a deposit's result window last
+# three seconds.
 INQUIRE_SOON: dict[str, str | None] = {
     "INQUIRY_FIRST_AFTER_SECONDS": "0.5",
     "INQUIRY_INTERVAL_MAX_SECONDS": "1",

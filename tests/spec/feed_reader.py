@@ -12,7 +12,7 @@ from tests.spec.system import System
 from tests.stack.client import Client
 from tests.stack.databases import connection
 
-_PAGES_MAX = 1000  # a cursor that does not move fails the test instead of blocking it
+_PAGES_MAX = 1000  # if the cursor does not move, the test fails after this many pages
 
 # `pg_stat_activity` does not work here: inside one transaction it always shows the same rows.
 _BLOCKED_BY_US = (

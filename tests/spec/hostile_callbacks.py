@@ -2,8 +2,8 @@
 
 Each body is a changed result of a payment. A case makes its bytes from the payment that the address
 belongs to and from another, settled payment. A hostile body must settle nothing, and a twin must
-settle its payment. Most hostile bodies name a forged receipt. If the service believed such a body,
-the payment would show that receipt.
+settle the payment of its address. Most hostile bodies name a forged receipt. If the service
+believed such a body, the payment would show that receipt.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _receipt(literal: str) -> Make:
 
 
 def _items(one: AwaitedPayment, more: list[tuple[str, Any]], *, first: bool = False) -> bytes:
-    """The success with `more` named values after its own, or before them if `first`."""
+    """The success with the named values `more` after its own, or, if `first`, before its own."""
     message = one.result(receipt=forged_receipt(one))
     if one.api == "stk":
         items, key = message["Body"]["stkCallback"]["CallbackMetadata"]["Item"], "Name"
@@ -110,7 +110,7 @@ def _parsed(one: AwaitedPayment) -> Any:
 
 
 def _result(change: Callable[[AwaitedPayment, AwaitedPayment], dict[str, Any]]) -> Make:
-    """The success with these changes of its values."""
+    """The success with the values that `change` returns."""
     return lambda one, other: success_text(one, **change(one, other)).encode()
 
 

@@ -135,17 +135,14 @@ async def wait_for_inquiries_about_each(
 
 
 async def load_awaited(system: System, payment_id: str, api: Api) -> AwaitedPayment:
-    """The payment as an `AwaitedPayment`. Its results, which a test delivers, name no ids."""
+    """Load a payment for which the test then delivers results. These results name no ids."""
     payment = await system.payment(payment_id)
     url = await system.callback_url(payment_id, OPERATIONS[api])
     return AwaitedPayment(payment_id, api, payment["amount"], url, {})
 
 
 async def receipt_of(system: System, payment_id: str) -> str:
-    """The receipt of the payment's only movement in the simulator's ledger.
-
-    The money moves some time after the acknowledgement.
-    """
+    """Wait until the payment's money moved once, and return the receipt in the ledger."""
     [movement] = await system.eventually(lambda: system.movements(payment_id))
     return str(movement["receipt"])
 

@@ -141,7 +141,7 @@ async def _echo(run: Run, system: System, relay: Relay) -> None:
     await system.eventually(lambda: system.rows(exchanges, ids), lambda rows: len(rows) == len(ids))
     relay.echoes.clear()
     silent = await begin_awaited(system, "stk")
-    # The CheckoutRequestID, which an STK query contains, ends with the phone number.
+    # A CheckoutRequestID ends with the phone number, so an echoed STK query contains the number.
     relay.echoes.add(silent.ids["CheckoutRequestID"])
     run.add_secrets("phone numbers", silent.ids["CheckoutRequestID"][-9:])
     query = "SELECT 1 FROM mkwanja.daraja_exchanges WHERE payment_id = $1::uuid AND api = $2"
@@ -315,8 +315,8 @@ async def _collect_written(run: Run, system: System, worker_port: int) -> None:
     run.written["answers to errors"] = "\n".join(run.problems)
     await system.stack.stop_process("worker")
     logs = system.stack.logs()
-    # The logs of the servers and of the simulator do not count: in production these programs belong
-    # to others (docs/database-roles.md).
+    # The logs of the servers and of the simulator are not searched, because in production these
+    # programs belong to others (docs/database-roles.md).
     for name in (*system.stack.names, "release"):
         run.written[f"log of {name}"] = logs[name]
 

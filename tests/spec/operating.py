@@ -77,8 +77,8 @@ async def operate(
         return CommandResult(child.wait(), *printed)
 
 
-# The same command, but it imports everything and then waits for a line. The test sends the line
-# exactly when the command must start.
+# The program imports the modules of the command, and then waits for a line on stdin. The test sends
+# the line exactly when the command must start.
 _RUN_AFTER_A_LINE = (
     "import sys, workers.__main__ as it; print(flush=True); sys.stdin.readline(); it.main()"
 )
@@ -126,8 +126,8 @@ async def _finish(
     return CommandResult(process.returncode, out.decode(), err.decode())
 
 
-# Runs many commands in one process, which saves most of their time. Each command runs the real
-# `main` with its own arguments.
+# The program runs many commands in one process, because most of a command's time is the start of
+# its process. Each command runs the real `main` with its own arguments.
 _RUN_ALL = """
 import contextlib, io, json, sys, workers.__main__ as it
 for line in sys.stdin:

@@ -104,7 +104,7 @@ async def play(
     await system.eventually(
         lambda: _differences(system, ids, expected), lambda differences: not differences
     )
-    # An open payment may only look right because its result has not arrived yet.
+    # If a payment's result has not arrived yet, the payment may be open only for that reason.
     await wait_for_callbacks(system)
     differences = await _differences(system, ids, expected)
     assert not differences, differences

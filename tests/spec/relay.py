@@ -21,7 +21,7 @@ class Relay:
     def __init__(self, *, name: str) -> None:
         """`name` is part of every echoed answer."""
         self.target: str | None = None
-        # If a request's body contains one of these, the answer repeats the request.
+        # If a request's body contains one of these texts, the answer repeats the request.
         self.echoes: set[str] = set()
         # Tokens, credentials, passwords and callback tokens of all requests.
         self.secrets: set[str] = set()

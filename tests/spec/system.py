@@ -158,7 +158,7 @@ class System:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-        """An idle connection if there is one: a new one costs more time than most queries."""
+        """Yield an idle connection, because a new connection costs more time than most queries."""
         while self._idle and self._idle[-1].is_closed():
             self._idle.pop()
         connection = self._idle.pop() if self._idle else await self._connect()

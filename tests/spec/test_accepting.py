@@ -121,10 +121,11 @@ async def test_the_service_accepts_the_smallest_and_the_largest_values(system: S
 
 
 async def test_daraja_receives_what_the_caller_asked_for(system: System) -> None:
-    """Amount, parties, reference and texts are the caller's. The callback address is the payment's.
+    """Daraja receives the caller's values, and the callback address of the payment.
 
-    Daraja fails on special characters and refuses numbers. The service therefore sends texts
-    without special characters, and amounts as strings. The caller reads its text unchanged.
+    Daraja fails on special characters, and refuses an amount that is a JSON number. The service
+    therefore sends texts without special characters, and amounts as strings. The caller reads its
+    text unchanged.
     """
     await system.scenario("special_characters_fail", phone_number="254733100001")
     await system.scenario("number_refused", phone_number="254733100002")

@@ -79,9 +79,9 @@ async def test_a_payment_whose_amounts_disagree_waits_for_an_operator(
 
 
 async def test_an_operator_resolves_as_unpaid_only_after_the_window(system: System) -> None:
-    """Before that, the command is refused and names the earliest time for a new try.
+    """Before the end of the result window, the command fails and names the earliest time for a try.
 
-    The command uses the worker's time settings if its environment has them.
+    The command uses the worker's time settings if the command's environment has them.
     """
     payment_id = await begin(system, "b2c", "slow_result", seconds=600)
     await system.in_stage(payment_id, "awaiting_result")

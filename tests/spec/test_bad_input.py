@@ -143,7 +143,7 @@ async def test_the_service_reads_only_json_in_utf8(quiet: System, headers: Heade
 
 
 async def test_the_service_refuses_a_body_above_sixteen_kib(quiet: System) -> None:
-    """The answer is 413, with a Content-Length or in chunks. Exactly 16 KiB are still parsed."""
+    """The answer is 413, also if the body comes in chunks. Exactly 16 KiB are still parsed."""
 
     async def in_chunks() -> AsyncIterator[bytes]:
         for size in (_BYTES_MAX, 1):

@@ -84,7 +84,7 @@ async def _assert_held(system: System, payment_ids: list[str]) -> None:
 
 @pytest.mark.whole
 async def test_no_payout_leaves_after_the_stop_command_returns(system: System) -> None:
-    """The service accepts hundreds of payouts meanwhile. It pays all after the start command."""
+    """Callers ask for payouts before and after the stop. After the start command, all are paid."""
     for api in ("b2c", "b2b"):
         await system.scenario("slow", api=api, times=10, params={"seconds": 1})
     payment_ids: list[str] = []
@@ -332,7 +332,7 @@ async def test_an_operator_may_close_the_breaker(system: System) -> None:
     await system.control("POST", "/switches", {"initiator_locked": True})
     opener = await begin(system, "b2c", "approve")
     await system.wait_until_engaged("breaker")
-    # As if the breaker had been open for hours.
+    # With 15 probes, the breaker looks as if it had been open for hours.
     await system.execute("UPDATE mkwanja.brakes SET probes = 15 WHERE name = 'breaker'")
     waiting = await system.withdrawal()
     result = await start(system)

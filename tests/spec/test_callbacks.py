@@ -138,7 +138,7 @@ async def test_the_receiver_stores_any_body_for_a_right_address(system: System) 
 
 
 async def test_the_receiver_refuses_a_body_above_64_kib(system: System) -> None:
-    """A larger body gets 413, with a Content-Length or in chunks, and is not stored."""
+    """A larger body gets 413 and is not stored, also if it comes in chunks."""
     one = await begin_awaited(system)
 
     async def in_chunks() -> AsyncIterator[bytes]:
@@ -200,7 +200,7 @@ async def test_a_repeated_result_changes_nothing(system: System, code: int) -> N
 
 
 async def test_the_database_holds_no_credential_and_no_callback_token(system: System) -> None:
-    """Daraja may repeat our request in a message. The stored message has these values replaced.
+    """Daraja may repeat our request in a message. The receiver stores the message without secrets.
 
     A timeout message finalizes nothing.
     """

@@ -29,8 +29,8 @@ from tests.spec.system import System
 
 _OLD, _NEW = "600111", "600222"
 
-# The simulated organisation has two short codes, apps and initiators, and all are valid. So only
-# the stored attempt shows which account sent a payment.
+# The simulated organisation has two accounts, each with its short code, app and initiator. Both are
+# valid. Only the stored attempt shows which account sent a payment.
 _SIMULATOR: dict[str, str | None] = {
     "DARAJA_SHORTCODE": _OLD,
     "DARAJA_PAYOUT_SHORTCODE": _OLD,
@@ -96,7 +96,7 @@ async def _inquiring_shortcodes(system: System, payment_id: str) -> set[str]:
 async def test_the_worker_inquires_about_a_payment_by_the_short_code_that_sent_it(
     system: System,
 ) -> None:
-    """If another short code inquired, Daraja would not find the withdrawal that it paid."""
+    """Daraja finds a withdrawal only if the short code that sent it inquires about it."""
     ids = {
         "withdrawal": await _begin_open(system, "b2c", "answer_and_callback_lost"),
         "deposit": await _begin_open(system, "stk"),
@@ -113,7 +113,7 @@ async def test_the_worker_inquires_about_a_payment_by_the_short_code_that_sent_i
 async def test_only_the_account_that_sent_a_lost_withdrawal_resends_it(
     system: System,
 ) -> None:
-    """Even true answers "not found" permit no resend by another short code."""
+    """Another short code must not resend it, even after true answers "not found"."""
     payment_id = await _begin_open(system, "b2c", "cut_before_acting", times=1)
     await _restart_worker(system, {"DARAJA_PAYOUT_SHORTCODE": _NEW})
     before = len(await inquiries(system, payment_id))

@@ -132,7 +132,7 @@ async def test_a_forged_success_never_settles_a_payment_that_failed(
     assert await system.movements(payment_id) == []
     assert await event_types(system, payment_id) == []
     assert (await history_facts(system, payment_id)).count("awaits_confirmation") == 1
-    # Each further inquiry would make the wait for the next inquiry longer.
+    # The later forged messages cause no inquiry. Each inquiry makes the wait for the next longer.
     assert len(await _inquiries_at_daraja(system, payment_id)) == 1
 
 

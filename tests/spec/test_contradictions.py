@@ -155,7 +155,10 @@ async def test_a_success_without_receipt_gets_its_receipt_later(system: System) 
 
 
 async def test_a_successful_callback_outranks_a_failed_query(system: System) -> None:
-    """After one failed query the deposit is open. Two fail it, and then a callback corrects it."""
+    """One query that reports a failure ends nothing. A second one fails the deposit.
+
+    A callback with a success then corrects the deposit.
+    """
     failed_query, receipt = InquiryRule("query_contradicts", {"code": 1037}, 1), _new_receipt()
     once = await _begin_awaited(system, "stk", failed_query, InquiryRule("cut_before_acting"))
     await wait_for_inquiries(system, once.id, 1)

@@ -183,14 +183,14 @@ async def _announce_by_hand(
     )
 
 
-# --- the lister blocks no others ------------------------------------------------------------------
+# --- a frozen lister blocks no other process ------------------------------------------------------
 
 
 @asynccontextmanager
 async def _frozen_lister(system: System, statement: str) -> AsyncIterator[list[str]]:
     """Freeze the second ingress while it adds two events to the feed; yield the events' ids.
 
-    At that moment it waits for a transaction that has run `statement`.
+    When the test freezes the ingress, the ingress waits for a transaction that has run `statement`.
     """
     payment_ids = await _make_cancelled(system, 2)
     await _wait_until_published(system)

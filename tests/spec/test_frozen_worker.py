@@ -15,7 +15,7 @@ _FREEZE = "claimed_before_first_byte:freeze"
 
 _FIRST_SEND_LOST = ["accepted", "submitting", "in_doubt"]
 _RELEASED = [*_FIRST_SEND_LOST, "accepted"]
-# Without "awaiting_result", because the result may overtake the acknowledgement.
+# The list does not contain "awaiting_result", because a result may overtake the acknowledgement.
 _PAID_LATER = [*_RELEASED, "submitting", "succeeded"]
 
 
@@ -58,7 +58,7 @@ async def _freeze_past_the_lease(system: System, *, without: str = "") -> list[s
 
 
 async def test_a_worker_frozen_past_its_lease_sends_nothing(system: System) -> None:
-    """The worker releases the payment, because its deadline has passed. It is then paid once."""
+    """The worker releases the payment, because the deadline has passed. It is paid once, later."""
     payment_ids = await _freeze_past_the_lease(system)
     for payment_id in payment_ids:
         await system.in_stage(payment_id, "accepted")

@@ -107,7 +107,7 @@ async def test_json_and_headers_that_differ_only_in_form_are_the_same_request(
 
 
 async def test_a_key_with_another_body_is_refused(system: System) -> None:
-    """This holds even if the bodies mean the same, and even if only the routes differ."""
+    """The service refuses it even if both bodies mean the same, or if only the routes differ."""
     key, routes = str(uuid4()), ("/v1/deposits", "/v1/withdrawals")
     (await system.backend.pay(routes[0], WITHDRAWAL, key=key)).expect(202)
     for path, body in (
@@ -144,7 +144,7 @@ async def test_the_key_of_a_refused_request_is_still_free(system: System) -> Non
 async def test_a_retry_is_replayed_before_its_request_is_checked(
     system: System, *, is_flushed: bool
 ) -> None:
-    """This holds even if the caller lost the permission, or the body is no longer valid."""
+    """The caller gets the first answer even if the same request would be refused now."""
     sub, owned = new_subject(), {**DEPOSIT, "owner": "another"}  # a user may not name an owner
     requests: list[tuple[str, Any, str]] = [
         ("/v1/withdrawals", WITHDRAWAL, "not_permitted"),

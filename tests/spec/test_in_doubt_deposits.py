@@ -55,7 +55,7 @@ async def test_an_inquiry_settles_a_deposit_whose_callback_was_lost(system: Syst
 
 
 async def test_a_callback_settles_a_deposit_whose_answer_was_lost(system: System) -> None:
-    """Without a CheckoutRequestID there is no inquiry. The callback's address names the deposit."""
+    """The answer with the id for inquiries is lost. The callback's address names the deposit."""
     scenarios = {"paid": {}, "declined": {"code": 1032}}
     ids = {
         label: await begin_in_doubt(system, "stk", "answer_lost_after_acting", **p)

@@ -34,8 +34,8 @@ from tests.spec.playing import (
 from tests.spec.system import System
 
 _SILENCE = InquiryRule("lost_callback")
-# No answers to the first two inquiries: they come so soon after the send that a "not found" would
-# not be trusted.
+# Daraja does not answer the first two inquiries. They come so soon after the send that the service
+# would not trust an answer "not found".
 _NOT_TRUSTED_YET = InquiryRule("lost_callback", times=2)
 
 
@@ -145,7 +145,10 @@ async def test_a_withdrawal_without_two_trusted_not_found_answers_is_not_resent(
 
 
 async def test_a_withdrawal_that_daraja_may_have_is_never_sent_again(system: System) -> None:
-    """After a Duplicate, a status Pending or a message, "not found" no longer permits a resend."""
+    """Evidence that Daraja may have the withdrawal outweighs all later answers "not found".
+
+    The evidence is an answer "Duplicate", a status "Pending", or a message.
+    """
     lost = "answer_and_callback_lost"
     pending_once = (InquiryRule("status_value", times=1), InquiryRule("not_found"))
     messages = {
@@ -234,7 +237,7 @@ _STATUSES = {
 async def test_the_transaction_status_decides_and_not_the_result_of_the_inquiry(
     system: System,
 ) -> None:
-    """Completed is a success, five statuses are failures, and any other leaves it in doubt."""
+    """Completed is a success, and five statuses are failures. Other statuses decide nothing."""
     ids = await begin_each(
         {
             status: begin_in_doubt(

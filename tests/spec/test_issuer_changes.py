@@ -13,7 +13,7 @@ _SECOND, _THIRD = "https://auth.shop.example/auth/v1", "https://id.shop.example"
 
 
 async def test_a_retry_after_the_issuer_was_renamed_is_a_replay(system: System) -> None:
-    """This holds after one and two renamings, and for a key that was first used between them."""
+    """The issuer is renamed twice. One key is first used between the two renamings."""
     first = system.stack.issuer.url
     key = str(uuid4())
     keys = {key: await _pay(system.backend, key)}

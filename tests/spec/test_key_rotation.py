@@ -21,7 +21,7 @@ from tests.stack.identity import Algorithm
 
 FETCHES_AT_ONCE, SECONDS_PER_FETCH = 5, 12  # gateway/auth/keys.py
 STREAMS = 8
-# So many that tokens of each key use every connection, before and after each change.
+# With this many requests, tokens of each key use every connection before and after each change.
 REQUESTS_A_PHASE = 80
 READY = {"postgres": True, "migrated": True, "keys": True, "redis": True}
 
@@ -80,7 +80,7 @@ class Stream:
             self.answers[kid, (await list_payments(self._system, token)).status] += 1
 
     async def phase(self, *kids: str) -> None:
-        """Uses only these keys, until each has signed the tokens of its share of the requests."""
+        """Use only these keys, until each key has signed the tokens of its share of requests."""
         self.kids = list(kids)
         before = self._counts()
 

@@ -53,7 +53,7 @@ async def _begin_sent(system: System, *apis: Api, answered_after: float) -> dict
     await system.eventually(
         lambda: system.control("GET", ""), lambda state: state["held"] == len(apis)
     )
-    # The results that are held stay held.
+    # The simulator never sends the results that it held back until now.
     await system.control("POST", "/switches", {"hold_callbacks": False})
     assert [await count_sends(system, payment_id) for payment_id in ids.values()] == [1] * len(apis)
     return {str(api): payment_id for api, payment_id in ids.items()}

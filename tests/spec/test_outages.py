@@ -107,7 +107,7 @@ async def test_every_request_gets_503_while_postgres_is_stopped(system: System) 
 async def test_a_callback_that_comes_while_postgres_is_away_is_stored_when_it_is_back(
     system: System,
 ) -> None:
-    """Daraja sends a callback once and waits. The receiver retries until it is stored."""
+    """Daraja sends a callback once and waits. The receiver tries until the callback is stored."""
     payment_id = await begin(system, "stk", "lost_callback")
     await system.in_stage(payment_id, "awaiting_result")
     awaited = await load_awaited(system, payment_id, "stk")

@@ -33,7 +33,8 @@ CALLERS = ("alice", "bob", "shop", "desk", "visitor", "anon", "stale", "forged",
 # withdrawal by shop that has no owner.
 PAYMENTS = ("alices", "for_alice", "bobs", "shops")
 
-# For visitor (an anonymous user), anon (another role), stale, forged and tokenless.
+# The answers on every row to the other callers, in the order of CALLERS: visitor is an anonymous
+# user, and anon has another role.
 _REFUSED = (403, 403, 401, 401, 401)
 
 #                                        alice bob  shop desk
@@ -171,7 +172,7 @@ async def test_an_open_route_ignores_tokens(shared_system: System, cast: Cast, p
 async def test_a_users_lists_contain_only_its_own_payments(
     shared_system: System, cast: Cast, caller: str, owned: set[str]
 ) -> None:
-    """This holds for payments and for events. A backend's lists contain all payments."""
+    """The lists are those of payments and of events. A backend's lists contain all payments."""
     for path in ("/v1/payments", "/v1/events"):
         mine = await _read_all_pages(shared_system, path, cast.tokens[caller])
         theirs = await _read_all_pages(shared_system, path, cast.tokens["desk"])

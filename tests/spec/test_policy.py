@@ -159,8 +159,8 @@ async def test_the_refusal_of_a_request_that_never_fits_suggests_no_retry(
 async def _send_reads(system: System, token: str, times: int) -> list[Answer]:
     """Sends `times` reads of one caller, four at once.
 
-    On a busy machine, more reads at once would wait for Redis too long. The process would then not
-    count them.
+    On a busy machine, more reads at once would wait too long for Redis. A process does not count a
+    read that waited too long.
     """
     turns = asyncio.Semaphore(4)
 

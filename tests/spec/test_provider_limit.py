@@ -58,7 +58,7 @@ async def _arrivals(system: System, path: str = "/mpesa/") -> list[Any]:
 async def _seconds_since(system: System, first: str, last: Any) -> float:
     """The time from the acceptance of payment `first` to the arrival of request `last`.
 
-    It is at least the time between the turns of the two at the shared rate.
+    This time is at least as long as the time between the turns of the two requests.
     """
     [row] = await system.rows("SELECT created_at FROM mkwanja.payments WHERE id = $1::uuid", first)
     return float((datetime.fromisoformat(last["at"]) - row["created_at"]).total_seconds())

@@ -130,7 +130,7 @@ async def test_evidence_outranks_an_operator(cast: Cast) -> None:
 
 
 async def test_a_wrong_command_changes_nothing(cast: Cast) -> None:
-    """The exit code is 2 for a wrong argument, or without PostgreSQL. The command says why."""
+    """The exit code is 2 if an argument is wrong or PostgreSQL is away. The command says why."""
     payment_id = cast.ids["another bill"]
     before = (await cast.row("another bill"), await cast.history("another bill"))
     wrong = [

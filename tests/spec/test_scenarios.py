@@ -173,7 +173,7 @@ _each_api = pytest.mark.parametrize("api", _PAID)
 async def test_a_paid_payment_succeeds_once_whatever_the_form_of_its_result(
     system: System, api: Api
 ) -> None:
-    """The payment also succeeds if its answer was lost, or if Daraja throttled its first send."""
+    """It also succeeds if Daraja's answer to the send was lost, or if Daraja throttled it once."""
     await play(system, api, _PAID[api])
 
 
