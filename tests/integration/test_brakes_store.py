@@ -54,7 +54,7 @@ async def commit_effect(store: Store, payment_id: UUID, effect: OpenBreaker | Cl
 
 @asynccontextmanager
 async def claims_without_end(store: Store) -> AsyncIterator[None]:
-    """Hold shared locks on the brakes during the block without a pause, as claims that overlap."""
+    """Hold shared locks on the brakes during the block without a pause, like overlapping claims."""
     has_begun, is_over = asyncio.Event(), asyncio.Event()
 
     async def claim_after_claim() -> None:
@@ -105,7 +105,7 @@ class TestBrakesAndClaims:
     async def test_an_engaged_brake_forbids_claims_and_resends_of_payouts_only(
         self, fresh: Store, brakes: Brakes, name: str
     ) -> None:
-        """One brake is enough. After its release, the same payments can be claimed."""
+        """Either brake forbids them. After its release, the same payments can be claimed."""
         waiting = {kind: await fresh.accepted(kind) for kind in Kind}
         sent_before = await resendable(fresh)
         await brakes.set(name, is_engaged=True, reason="a test")

@@ -61,7 +61,7 @@ async def test_a_refused_product_holds_only_its_operation_and_for_all_workers(
 async def test_a_payment_that_may_not_be_claimed_is_not_charged_to_the_shared_limit(
     fresh: Store, obstacle: str
 ) -> None:
-    """Workers try each waiting payment every few seconds. That must not use up the limit."""
+    """Workers try each waiting payment every few seconds. These tries must not use up the limit."""
     payment_id = await fresh.accepted(Kind.WITHDRAWAL)
     if obstacle == "operation held":
         await hold(fresh)

@@ -1,4 +1,4 @@
-"""The transaction that accepts a payment checks its limits, also if many requests race."""
+"""The transaction that accepts a payment checks its limits, even if many requests race."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ class TestReplays:
     async def test_a_replay_is_answered_after_the_allowance_is_used_up(
         self, store: Store, other: Store
     ) -> None:
-        """The replay shares its commit with new payments, which are rejected."""
+        """The replay shares its commit with new payments. Only the new payments are rejected."""
         caller = a_caller()
         first = charged(caller, per_day=250, key="order-1")
         await store.accept(first)

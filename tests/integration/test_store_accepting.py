@@ -110,7 +110,7 @@ class TestOneCommit:
 
 
 class TestOnePaymentPerKey:
-    """Repeats of a request create one payment, also at once and in two processes."""
+    """Repeats of a request create one payment, even if two processes get them at once."""
 
     async def test_the_same_request_in_two_processes_at_once_makes_one_payment(
         self, store: Store, other: Store
@@ -144,7 +144,7 @@ class TestOnePaymentPerKey:
         assert await fresh.deadlocks() == 0
 
     async def test_a_key_with_another_request_is_refused(self, store: Store) -> None:
-        """The store refuses one of them even if both requests wait for the same batch."""
+        """The store refuses one request even if both requests wait for the same batch."""
         first = a_new_payment()
         await store.accept(first)
         with pytest.raises(IdempotencyKeyReused):
@@ -255,7 +255,7 @@ class TestExpiry:
     async def test_one_of_the_requests_that_race_for_a_free_key_gets_it(
         self, store: Store, other: Store
     ) -> None:
-        """One compare-and-set decides. The others get the winner's answer, not the old answer."""
+        """One compare-and-set decides. The other requests get the answer to the winner."""
         for _ in range(8):
             first = await self.used(store)
             news = [a_new_payment(key=first.idempotency_key) for _ in range(4)]

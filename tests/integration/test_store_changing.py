@@ -58,7 +58,7 @@ class TestOneFact:
     async def test_ten_callbacks_of_one_success_finalize_once(
         self, store: Store, other: Store
     ) -> None:
-        """Two processes receive them, and store one transition, one event and ten raw messages."""
+        """Two processes store one transition, one event and the ten raw messages."""
         for _ in range(8):
             payment_id, _ = await store.claimed()
             receipt = a_receipt()
@@ -82,9 +82,9 @@ class TestOneFact:
     async def test_an_undecided_message_overwrites_no_success_of_another_process(
         self, store: Store, other: Store
     ) -> None:
-        """Only the row's lock protects a change that writes no history.
+        """The undecided message writes no history, so only the lock of the row orders the changes.
 
-        Such a change must see the success, or commit before it.
+        The change by the message must see the success, or commit before the success.
         """
         for _ in range(25):
             payment_id, attempt_id = await store.claimed()
@@ -102,7 +102,7 @@ class TestOneFact:
     async def test_an_answer_and_its_callbacks_end_the_same_in_every_order(
         self, store: Store, order: tuple[str, ...]
     ) -> None:
-        """All three wait for one batch, and a batch may contain only one change of a payment."""
+        """The three changes wait at once, and a batch may contain only one change of a payment."""
         payment_id, attempt_id = await store.claimed()
         ids, receipt = checkout_id(), a_receipt()
         changes = {
@@ -116,7 +116,7 @@ class TestOneFact:
         assert (payment.provider_ids, payment.needs_review) == (ids, True)
 
     async def test_the_event_is_stored_in_the_commit_of_its_change(self, store: Store) -> None:
-        """The announcement is the text in the history, and shows the payment as it was then.
+        """The announcement is the text in the history, and shows the payment after the change.
 
         The history has no gaps. A final row leaves the sweeper's index at once, and its event is
         not yet published.

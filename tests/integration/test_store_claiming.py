@@ -1,4 +1,4 @@
-"""One worker claims a payment, if no rule forbids it. A lost COMMIT is read back, not guessed."""
+"""One worker claims a payment, if no rule forbids it. After a lost COMMIT it reads the claim."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class TestOneWinner:
         assert (await store.payment(payment_id)).sequence == 2
 
     async def test_a_locked_row_is_skipped(self, store: Store) -> None:
-        """The rest of its batch is claimed. After the lock, this payment can be claimed too."""
+        """The other payments are claimed. The locked payment can be claimed after its lock ends."""
         held, *others = [await store.accepted() for _ in range(4)]
         async with locked(store, held):
             won = await asyncio.gather(*map(store.claim, (held, *others)))
@@ -169,7 +169,7 @@ class TestLostCommit:
     async def test_a_resend_whose_commit_was_lost_is_claimed_once(
         self, store: Store, proxy: Proxy, proxied: Store
     ) -> None:
-        """The claim is decided again. It finds its own attempt, or creates it."""
+        """The store decides the claim again. It finds the claim's attempt, or creates it."""
         for cut in ("after", "before"):
             payment_id = await resendable(store)
             proxy.cut = cut

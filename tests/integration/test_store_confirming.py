@@ -151,7 +151,7 @@ async def test_a_refusal_does_not_fail_a_payment_with_an_unconfirmed_success(sto
 async def test_a_success_stays_unconfirmed_under_a_receiver_without_the_policy(
     store: Store,
 ) -> None:
-    """A receiver that was started without the policy does not accept a failure callback instead."""
+    """A failure callback does not end the payment, even at a receiver without the policy."""
     payment_id = await in_doubt(store, Kind.DEPOSIT)
     await record_claimed_success(store, payment_id, a_receipt())
     await store.change(failure(payment_id))

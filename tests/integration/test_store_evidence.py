@@ -98,7 +98,7 @@ async def test_a_stored_success_counts_as_a_claim_only_from_an_allowed_source(
 ) -> None:
     """A peer that only knows the address must not be able to keep a payment open.
 
-    One success among many other messages is enough.
+    A success from an allowed source counts even among many other messages.
     """
     for source_allowed in (True, False):
         payment_id = await in_doubt(store, Kind.DEPOSIT)

@@ -77,7 +77,7 @@ class TestInquiries:
         assert len(await inquiries(store, payment_id)) == 1
 
     async def test_probes_at_once_have_different_numbers(self, store: Store, other: Store) -> None:
-        """A probe is sent before its payment is due. The payment's lock separates the numbers."""
+        """A probe is sent before its payment is due. The payment's lock orders the probes."""
         payment_id = await in_doubt(store)
         probes = await asyncio.gather(
             *(store_inquiry(process, payment_id, is_probe=True) for process in [store, other] * 4)

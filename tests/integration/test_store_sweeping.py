@@ -38,7 +38,7 @@ class TestDue:
     """One statement fetches due payments and moves their due time."""
 
     async def test_due_payments_are_fetched_in_order_and_are_due_later(self, fresh: Store) -> None:
-        """A payment that makes no progress therefore cannot starve the rest."""
+        """Because its due time moves, a payment without progress cannot starve the others."""
         payments = await overdue(fresh, 6)
         assert await fetch_due_ids(fresh, limit=4) == payments[:4]
         assert await fetch_due_ids(fresh, limit=4) == payments[4:]
@@ -120,7 +120,8 @@ class TestAnnouncements:
     ) -> None:
         """The sweeper finds the bytes that the finalizing commit stored.
 
-        It leaves a new event to the process that stored it. Two sweepers may publish one event.
+        The sweeper leaves a new event to the process that stored it. Two sweepers can publish the
+        same event.
         """
         payment_id, _ = await fresh.claimed()
         announcement = (await fresh.change(success(payment_id))).announcement
@@ -171,7 +172,7 @@ class TestAnnouncements:
     async def test_payments_without_unannounced_events_do_not_hide_others(
         self, fresh: Store
     ) -> None:
-        """The sweeper removes their wrong due time, and finds the payments behind them."""
+        """The sweeper removes the wrong due times, and finds the payments that are due later."""
         published = [await fresh.finalized() for _ in range(3)]
         for announcement in await fetch_unannounced(fresh):
             await fresh.sweeping.record_announced(announcement)

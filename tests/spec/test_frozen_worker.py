@@ -58,7 +58,7 @@ async def _freeze_past_the_lease(system: System, *, without: str = "") -> list[s
 
 
 async def test_a_worker_frozen_past_its_lease_sends_nothing(system: System) -> None:
-    """The worker releases the payment, because the deadline has passed. It is paid once, later."""
+    """The deadline has passed, so the worker releases the payment. The payment is paid once."""
     payment_ids = await _freeze_past_the_lease(system)
     for payment_id in payment_ids:
         await system.in_stage(payment_id, "accepted")

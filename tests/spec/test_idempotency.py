@@ -107,7 +107,7 @@ async def test_json_and_headers_that_differ_only_in_form_are_the_same_request(
 
 
 async def test_a_key_with_another_body_is_refused(system: System) -> None:
-    """The service refuses it even if both bodies mean the same, or if only the routes differ."""
+    """The key is refused even if both bodies mean the same, and if only the routes differ."""
     key, routes = str(uuid4()), ("/v1/deposits", "/v1/withdrawals")
     (await system.backend.pay(routes[0], WITHDRAWAL, key=key)).expect(202)
     for path, body in (

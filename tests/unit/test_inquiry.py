@@ -261,7 +261,7 @@ MINUTE = timedelta(minutes=1)
 def test_a_deposit_that_failed_for_silence_gets_four_more_inquiries_within_a_day(
     since: float, next_at: float | None
 ) -> None:
-    """They follow after 10 min, 1 h, 6 h and 24 h, because M-PESA has been late before."""
+    """The inquiries follow after 10 min, 1 h, 6 h and 24 h, because M-PESA has been late before."""
     payment = a_due_payment(Kind.DEPOSIT, Stage.FAILED, failure=SILENCE, finalized_at=SENT_AT)
     expected = None if next_at is None else SENT_AT + MINUTE * next_at
     assert next_inquiry_after_silence_at(payment, SENT_AT + MINUTE * since) == expected

@@ -163,7 +163,7 @@ def test_a_deposit_fails_by_query_only_if_a_second_query_agrees(
 def test_a_failure_is_about_all_sends_only_if_it_names_the_payment_s_own_id(
     ids: Any, stage: Stage
 ) -> None:
-    """Otherwise the inquiries about the other sends keep their due time."""
+    """A failure without this id is about one send. The next inquiry then keeps its due time."""
     attempts = (a_send(at=SENT_AT), a_send(number=2, at=SENT_AT))
     payment = a_due_payment(attempts=attempts, next_step_at=NOW + timedelta(minutes=1))
     after = payment_of(decide_answer(payment, replace(ANSWERED_FAILED, ids=ids), an_inquiry(1)))

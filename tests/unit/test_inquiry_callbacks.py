@@ -149,7 +149,7 @@ def test_an_answer_proves_the_credential_at_the_time_of_the_inquiry(report: Repo
 
 
 def test_a_message_without_an_inquiry_proves_nothing_about_the_credential() -> None:
-    """The messages are an answer to an unknown inquiry, and a payout's own, perhaps old result."""
+    """The messages are an answer to an unknown inquiry, and a payout's result, which may be old."""
     unknown = decide_callback(a_due_payment(), STATUS_PAID, operation="status-1")
     own_result = decide_callback(a_due_payment(), a_report(), INQUIRY)
     for decision in (unknown, own_result):

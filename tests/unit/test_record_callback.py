@@ -39,9 +39,9 @@ PENDING = [stage for stage in Stage if not stage.is_final]
 
 
 def with_inquiry_after_lease(payment: Payment) -> Payment:
-    """The payment with a due time just before its lease ends. An inquiry then follows the send.
+    """If the payment has a lease, make the payment due just before the end of the lease.
 
-    A payment without a lease is not changed.
+    An inquiry then follows the send.
     """
     if payment.lease_until is None:
         return payment

@@ -78,10 +78,10 @@ def permitted(
     now: datetime = NOW,
     **evidence: Any,
 ) -> bool:
-    """Whether the payment may be sent again.
+    """Whether the payment may be sent again. Check also that the claim decides the same.
 
-    The claim decides once more under the payment's lock. An answer, a final result or a stop may
-    have arrived since the worker read the payment. A claim that is forbidden changes nothing.
+    The claim decides once more under the payment's lock, because an answer, a final result or a
+    stop may have arrived after the worker read the payment. A forbidden claim changes nothing.
     """
     payment = payment or a_withdrawal()
     known = evidence_of(*inquiries, **evidence)
@@ -170,7 +170,7 @@ def test_any_answer_that_shows_that_daraja_has_the_payment_forbids_a_resend(
 def test_an_inquiry_that_shows_that_daraja_has_the_payment_forbids_a_resend(
     outcome: InquiryOutcome,
 ) -> None:
-    """This holds whenever the inquiry was sent, and even beside "not found" answers."""
+    """The time of the inquiry does not matter, and "not found" answers do not help."""
     has_it = outcome in (V.PAID, V.FAILED, V.UNDER_WAY)
     assert permitted(inquiries=(*NOT_FOUND, an_inquiry(3, outcome, at=SENT_AT))) is not has_it
     resendable = a_withdrawal(RESENDABLE)

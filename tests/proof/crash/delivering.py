@@ -1,7 +1,7 @@
 """Delivers the callbacks that the simulator holds, as often as the combination says.
 
-An answer to a Transaction Status inquiry is released at once. Each further delivery of a result has
-the bytes of the first.
+The deliverer releases answers to Transaction Status inquiries at once. All deliveries of one result
+have the same bytes.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from tests.stack.client import Answer, Client
 
 _numbers = itertools.count(1)
 
-# Longer than any process stays stopped, so a held answer never arrives in time.
+# Every process is stopped for a shorter time, so an answer that is held back arrives too late.
 _HELD_BACK_SECONDS = 15
 
 _PATIENCE_SECONDS = 90.0
@@ -37,7 +37,7 @@ class PaymentOrder:
     request: Mapping[str, Any]
     callbacks: int = 1
     ending: Ending = Ending.PAID
-    is_bystander: bool = True  # no combination of the table: see `bystanders`
+    is_bystander: bool = True  # not a combination of the table: see `bystanders`
     key: str = field(default_factory=lambda: str(uuid4()))
     payment_id: str = ""
     acceptances: list[Acceptance] = field(default_factory=list)

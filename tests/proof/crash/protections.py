@@ -1,7 +1,7 @@
 """The protections, each with a scenario that passes with the protection and fails without it.
 
 A scenario raises `PromiseBroken` only if the promise is broken. The scenario's second argument
-names the protection that its processes run without. "": they run with all protections.
+names the protection that its processes run without. If it is "", they run with all protections.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.stack.servers import PostgresServer
 # An armed worker sweeps only once, at its start. Another worker makes all later changes.
 _RARELY: dict[str, str | None] = {"SWEEP_INTERVAL_SECONDS": "60"}
 
-# How long to wait if a broken promise means that nothing happens: many times the usual time.
+# If a promise is broken, an expected change may never come. A scenario waits this long for it.
 _PATIENCE_SECONDS = 30.0
 
 _COPIES = 40
@@ -132,10 +132,10 @@ async def require_soon(system: System, look: Callable[[], Any], reason: str) -> 
 
 
 async def between_look_and_claim(crash_system: CrashSystem, without: str) -> None:
-    """A worker is frozen just before three claims, and claims none of them after its thaw.
+    """A worker is frozen just before it claims three payments, and claims none after its thaw.
 
     Meanwhile another worker sends the first payment, payouts are stopped, and the third payment
-    passes its age.
+    becomes too old.
     """
     system, place = crash_system.system, "readied_before_claim:freeze:3:together"
     await crash_system.prepare("worker")
@@ -280,7 +280,8 @@ async def killed_before_publishing(crash_system: CrashSystem, without: str) -> N
 async def one_result_many_times_at_once(crash_system: CrashSystem, without: str) -> None:
     """A result comes many times while the receiver waits for the row of another payment.
 
-    Each copy is stored. No batch contains two changes of the payment, which Postgres would reject.
+    Each copy is stored. No batch contains two changes of the payment, because PostgreSQL would
+    reject such a batch.
     """
     system, postgres = crash_system.system, crash_system.system.stack.postgres
     assert isinstance(postgres, PostgresServer)
@@ -295,7 +296,8 @@ async def one_result_many_times_at_once(crash_system: CrashSystem, without: str)
         copies = [
             asyncio.create_task(deliver(system, item["url"], item["body"])) for _ in range(_COPIES)
         ]
-        for _ in range(5):  # when the event loop has answered these, it has also read the copies
+        # When the receiver has answered these requests, it has also read the copies.
+        for _ in range(5):
             async with system.http.get(f"{system.stack.callbacks_url}/healthz") as answer:
                 assert answer.status == 200
     statuses = [answer.status for answer in await asyncio.gather(one, *copies)]

@@ -36,7 +36,7 @@ _ENVIRONMENT: dict[str, str | None] = {
     "DATABASE_POOL_SIZE": "5",
 }
 
-# For sites that freeze a worker: no result window of its payments ends while it is frozen.
+# Settings for sites that freeze a worker. A result window is longer than the worker is frozen.
 _PATIENT: dict[str, str | None] = {
     "DEPOSIT_RESULT_WINDOW_SECONDS": "15",
     "INQUIRY_INTERVAL_MAX_SECONDS": "15",

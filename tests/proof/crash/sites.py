@@ -39,7 +39,7 @@ class Site:
     action: Action = Action.KILL
     is_together: bool = True
     delivery: DeliveryTime = DeliveryTime.AT_ONCE
-    # a bill payment that is held there occupies one of the worker's four slots for its kind
+    # Whether the worker holds claims at this place. It holds at most four claims of bill payments.
     claims: bool = False
 
     @property

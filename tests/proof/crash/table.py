@@ -77,7 +77,7 @@ class Combination:
 def _as_sent(kind: Kind, answer: AnswerFate, callbacks: int) -> Ending:
     """The ending if Daraja accepted the send.
 
-    An inquiry needs an id: a withdrawal has its own id, the other kinds need one from the answer.
+    An inquiry needs an id. A withdrawal has its own id. The other kinds get one by Daraja's answer.
     """
     if answer is AnswerFate.KEPT or callbacks or kind is Kind.WITHDRAWAL:
         return Ending.PAID
@@ -174,8 +174,9 @@ def all_batches() -> list[Batch]:
 
 
 def _is_split(site: Site) -> bool:
-    # A worker holds at most four claims of bill payments. If a worker finalizes payments, those
-    # with an answer end seconds before those without.
+    # At these sites, payments with kept and with lost answers have different batches. A worker
+    # holds at most four claims of bill payments. And if the worker finalizes payments, those with
+    # an answer end seconds before those without.
     return (site.claims and site.name != "5") or site.name in ("9 worker", "10 worker")
 
 

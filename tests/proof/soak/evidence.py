@@ -20,7 +20,8 @@ import asyncpg
 from tests.spec.system import System
 from tests.stack.client import Answer
 
-# The simulator shows this in place of a secret. Such a body cannot be compared byte for byte.
+# The simulator shows this text in place of a secret. The judge cannot compare the bytes of a body
+# with this text.
 REPLACED = "[redacted]"
 
 _RESULT_URL = re.compile(r"/results/([0-9a-f-]{36})/([a-z0-9-]+)/")

@@ -1,7 +1,7 @@
 """Explains findings that the rules foresee, after a check against the record and the simulator.
 
-An explanation is a sentence that the report prints. If a finding has none (None), the run failed.
-The cases are those of rules.md §15. Other findings have no explanation.
+An explanation is a sentence that the report prints. Only the cases of rules.md §15 have one. If a
+finding has no explanation (None), the run failed.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _deposit_with_a_success_that_was_not_believed(
 
 
 def of_money_that_moved(facts: Facts, payment: RecordedPayment) -> str | None:
-    """Why a payment may have failed although its money moved: the message about it was lost."""
+    """Why a payment may have failed although its money moved: Daraja's message was lost."""
     if payment.failure_reason != "no_result_confirmed":
         return _lost_reversal_of_a_failure(facts, payment)
     if payment.kind != "deposit" or payment.is_safe_to_retry is not False:

@@ -20,8 +20,8 @@ from tests.proof.soak.plan import PaymentOrder, Plan
 from tests.stack.client import Answer, Client
 from tests.stack.stack import Stack
 
-_TRY_SECONDS = 8.0  # then the client disconnects and repeats the request
-_PAUSE_SECONDS = (0.1, 2.0)  # the first and the longest pause; it doubles after each try
+_TRY_SECONDS = 8.0  # after this time, the client disconnects and repeats the request
+_PAUSE_SECONDS = (0.1, 2.0)  # the first and the longest pause: the pause doubles after each try
 _ASK_AGAIN = frozenset({409, 429, 500, 502, 503, 504})
 _TOKEN_SECONDS = 86_400.0
 

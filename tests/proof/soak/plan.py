@@ -64,8 +64,8 @@ class FaultKind(StrEnum):
     TOKENS_EXPIRED = "tokens_expired"
 
 
-# How often each happens in a minute, and for how many seconds (from, to). The rate of kills is an
-# option.
+# How often each fault happens in a minute, and how many seconds it lasts (from, to). The rate of
+# kills is an option.
 _RATES: dict[FaultKind, tuple[float, float, float]] = {
     FaultKind.FREEZE: (6.0, 0.3, 9.0),  # some shorter than the lease, some longer
     FaultKind.DRAIN: (1.5, 0, 0),

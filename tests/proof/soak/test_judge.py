@@ -1,4 +1,4 @@
-"""The judge finds nothing in a good run, and finds each thing that a test makes wrong in it."""
+"""The judge finds nothing in a good run, and finds each error that a test adds to it."""
 
 from __future__ import annotations
 
@@ -262,7 +262,7 @@ def test_the_judge_finds_a_feed_that_skips_repeats_or_reorders() -> None:
 
 
 def assert_explained(run: Evidence, *, but_not: Sequence[Evidence]) -> None:
-    """The only finding of `run` is explained. The same finding of each `but_not` is not."""
+    """The only finding of `run` is explained. The same finding has no explanation in `but_not`."""
     explained = the_only(run)
     assert explained.explanation
     for other in but_not:
