@@ -68,7 +68,8 @@ class Receiver:
     resources: Resources
     wakeups: RedisWakeups
     settings: CallbackSettings
-    # The policy: above this amount a success counts only after Daraja has confirmed it.
+    # From the policy. If a callback says that a payment above this amount succeeded, an inquiry
+    # must confirm the success.
     confirm_above_kes: int | None
 
     async def receive(self, request: web.Request) -> web.Response:
@@ -155,7 +156,7 @@ class Receiver:
     ) -> ChangeResult:
         """Tries to store the change until `give_up_at`, and at least once.
 
-        At `give_up_at` this method stops waiting. A change that has begun may still commit.
+        At `give_up_at` this method stops waiting. A change that has begun can commit after that.
         """
         while True:
             try:
@@ -207,7 +208,7 @@ def _is_encoded(request: web.Request) -> bool:
 
 
 def _reject(reason: str) -> web.Response:
-    """The same 403 for a wrong operation, token or source, so that a forger learns nothing."""
+    """Returns the same 403 for each `reason`, so that a forger learns nothing."""
     observability.callbacks_refused.labels(reason=reason).inc()
     return web.Response(status=403)
 
@@ -217,7 +218,7 @@ def _header_text(value: str | None) -> str | None:
 
 
 def callbacks_app(settings: CallbackSettings) -> web.Application:
-    """The composition root of the callback process."""
+    """Composes the callback process from its parts."""
     resources = Resources(settings, process="callbacks")
     receiver = Receiver(
         resources, RedisWakeups(resources.redis), settings, settings.policy.confirm_above_kes

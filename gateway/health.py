@@ -1,7 +1,8 @@
-"""/healthz, /readyz and /metrics, which a platform or any stranger may request at any rate.
+"""Answers /healthz, /readyz and /metrics.
 
-Requests share a check of Postgres and Redis: one check runs at a time, and its result answers all
-requests of the following second.
+Any stranger can request these routes as often as it likes. Therefore requests share the checks of
+Postgres and Redis: one check runs at a time, and its result answers all requests of the next one
+or two seconds.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class SharedCheck(Generic[Result]):
         self._running: asyncio.Task[Result] | None = None
 
     async def result(self) -> Result:
-        """The result of the newest check. Raises what that check raised."""
+        """The result of the newest check. If the check raised an error, raises this error."""
         running = self._running
         if running is None or (running.done() and time.monotonic() >= self._fresh_until):
             running = self._running = asyncio.create_task(self._run())

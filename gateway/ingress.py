@@ -42,7 +42,7 @@ _CONNECTIONS_FOR_WRITES = 3
 
 
 def ingress_app(settings: IngressSettings) -> web.Application:
-    """The composition root of the web process."""
+    """Composes the web process from its parts."""
     resources = Resources(settings, process="web")
     has_secret = settings.jwt_secret is not None
     keys = KeySet(settings.jwt_jwks_url, has_secret=has_secret) if settings.jwt_jwks_url else None
@@ -78,8 +78,8 @@ def ingress_app(settings: IngressSettings) -> web.Application:
             route_pattern(request) not in (*HEALTH_ROUTES, routes.DOCUMENT.path)
         ),
     )
-    # The health routes read from PostgreSQL too, but they do not wait in `handlers.reads`, which is
-    # the queue of all other requests that read.
+    # The health routes read from PostgreSQL too, but must not wait in `handlers.reads`, the queue
+    # of all other requests that read.
     bypass_for_health = handlers.reads.bypass_middleware(
         lambda request: route_pattern(request) in HEALTH_ROUTES
     )

@@ -206,7 +206,8 @@ class IngressHandlers:
     async def _authenticate_within_rate(self, request: web.Request) -> Caller:
         """The caller, if its rate allows the request.
 
-        `create_payment` does not use this: it looks for a first answer before it rejects.
+        `create_payment` does not call this method. It must look for a first answer before it
+        rejects a request.
         """
         caller = await self._authenticate(request)
         await self.rate_limits.obtain_permit(caller)
@@ -224,8 +225,8 @@ class IngressHandlers:
     ) -> FirstAnswer | None:
         """The copy in Redis of the first answer to this same request, if there is one.
 
-        None if Redis has no copy or is away, or if the copy is of another request or of another
-        epoch. Then `create_payment` asks Postgres.
+        Returns None if Redis has no copy or is away, or if the copy is of another request or of
+        another epoch. `create_payment` then asks Postgres.
         """
         copy = await self.resources.if_redis_answers(
             lambda: self.replays.read(caller.key, key, now=datetime.now(UTC))
@@ -238,7 +239,7 @@ class IngressHandlers:
     async def _wake_and_copy(self, caller: Caller, key: str, acceptance: Acceptance) -> None:
         """Wakes a worker, and writes a copy of the answer to Redis.
 
-        Both may fail. Then the sweeper wakes a worker, and Postgres has the answer.
+        Both can fail. If so, the sweeper wakes a worker, and a retry gets the answer from Postgres.
         """
 
         async def update_redis() -> None:

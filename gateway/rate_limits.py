@@ -1,4 +1,4 @@
-"""The rate limit of each caller, and the look-ups of first answers that it may make above it."""
+"""Limits each caller's rate of requests. Callers above their rate still get first answers again."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class RateLimits:
     async def obtain_permit(self, caller: Caller) -> Permit:
         """Counts one request against the caller's rate.
 
-        Redis counts the requests. Raises RateLimited if the request comes too soon after the
-        others. Raises QueueUnavailable if Redis is away and the policy then rejects requests.
+        Redis counts the requests. Raises RateLimited if the caller is above its rate. Raises
+        QueueUnavailable if Redis is away and the policy says that requests are then rejected.
         """
         limits = self._policy.callers[caller.role]
         if limits.requests_per_second is None:
@@ -60,9 +60,9 @@ class RateLimits:
         return Permit(is_counted=True)
 
     async def return_permit(self, caller: Caller, permit: Permit) -> None:
-        """Subtracts a request again that Redis has counted, because the request was a replay.
+        """Subtracts the request from the caller's rate, because the request was a replay.
 
-        A replay does not count, but only Postgres could show that the request was a replay.
+        Replays do not count. Redis counted the request before Postgres showed that it is a replay.
         """
         if permit.is_counted:
             limits = self._policy.callers[caller.role]

@@ -48,8 +48,8 @@ class Resources:
             ca_file=settings.redis_ca_file,
             verify=settings.redis_tls_verify,
         )
-        # Run one transaction at a time. Changes that wait meanwhile share the next transaction,
-        # because a transaction costs about the same for many payments as for few.
+        # Only one transaction of changes runs at a time. The changes that wait meanwhile share the
+        # next transaction. One transaction for many payments costs about as much as one for a few.
         gate = asyncio.Semaphore(1)
         self.changes = PostgresChangingStore(self.database, gate=gate)
         self.reading = PostgresReadingStore(self.database)
@@ -58,7 +58,7 @@ class Resources:
         self._redis_rests_until = 0.0
 
     async def start(self) -> None:
-        """Raises SettingsError if Redis is up and its setup cannot work."""
+        """Checks the setup of Redis if Redis is up. Raises SettingsError if it cannot work."""
         with raise_as_settings_error("REDIS_URL"):
             require_one_shard(await self.redis.count_shards())
 

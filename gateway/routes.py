@@ -59,7 +59,8 @@ class Route:
     def problems(self) -> list[Problem]:
         """The problems that a caller of this route can get.
 
-        If an error is in none of the sets below, every request under /v1 can get it.
+        The sets `_ERRORS_OF_…` name errors that only some routes under /v1 can get. Every route
+        under /v1 can get the other errors.
         """
         http_problems = [
             problem for status, problem in HTTP_PROBLEMS.items() if self._may_answer(status)
@@ -75,7 +76,7 @@ class Route:
         return [*own, *(problem for problem in http_problems if problem not in own)]
 
     def _may_answer(self, http_status: int) -> bool:
-        """Whether aiohttp itself can reject a request for this route with `http_status`."""
+        """Whether a request for this route can get the problem of `http_status`."""
         match http_status:
             case 404:  # an id that contains a slash, or an empty id, makes another path
                 return self.has_payment_id

@@ -5,8 +5,8 @@ The cache promises:
 * An unknown key is looked up at once.
 * Callers can cause at most five fetches in a burst, and one more every 12 s. One fetch serves all
   requests that wait for it.
-* A key that was removed from the set is rejected within ten minutes.
-* While the endpoint is down, the last good set is used, for at most one day.
+* If the issuer removes a key, tokens with this key are rejected within ten minutes.
+* Exception: while the endpoint is down, the last good set is used, for at most one day.
 
 The age of the set and the fetches are metrics. `jwks.py` selects the usable keys of a set.
 `verifier.py` decides which tokens are valid.
@@ -30,8 +30,8 @@ from gateway.auth.jwks import KID_LENGTH_MAX, NoKeySet, PublicKey, read_key_set
 # A real set has a few keys of 200 to 400 bytes each.
 BODY_BYTES_MAX = 64 * 1024
 FETCH_SECONDS_MAX = 3.0
-# The limit for a flood of invented kids. Every fetch counts against it. This suffices, because one
-# fetch serves all requests that wait.
+# The limit of all fetches. Otherwise a flood of invented kids would cause a flood of fetches. The
+# limit is enough for real kids, because one fetch serves all requests that wait.
 FETCHES_AT_ONCE = 5
 SECONDS_PER_FETCH = 12.0
 # A kid that is missing after a fetch is rejected for this long without another fetch. The maximum
@@ -39,18 +39,18 @@ SECONDS_PER_FETCH = 12.0
 MISSING_FOR_SECONDS = 60.0
 MISSING_KIDS_MAX = 1_000
 # A removed key is accepted for at most ten minutes. A set older than five minutes is refreshed in
-# the background. If a set is older than nine minutes, because the process was frozen, requests wait
-# for a fetch first: 540 s + 3 s < 600 s.
+# the background. If the process was frozen, the set may be older than nine minutes. Requests then
+# wait for a fetch first: 540 s + 3 s < 600 s.
 REFRESH_AFTER_SECONDS = 300.0
 WAIT_AFTER_SECONDS = 540.0
 # For this long after a failed fetch, requests use the last good set without waiting, because an
 # endpoint that hangs must not delay every request by 3 s. The background task retries sooner.
 FAILURE_BELIEVED_SECONDS = 60.0
-# Slower than the refill of the bucket. When the endpoint is back, the bucket therefore still has a
-# fetch for a new kid.
+# More than SECONDS_PER_FETCH, so the retries never use up the limit of fetches. When the endpoint
+# is back, a fetch for a new kid is therefore allowed.
 RETRY_AFTER_SECONDS = 15.0
-# Before the first set, retries are faster, because no token works without a set. The bucket still
-# limits them.
+# Before the first set is loaded, retries are faster, because no signature can be checked without
+# a set. The limit of fetches also holds for these retries.
 FIRST_RETRY_AFTER_SECONDS = 2.0
 # This is longer than any outage that we must survive. After this time we no longer trust the keys.
 KEEP_SECONDS = 24 * 3600.0
@@ -203,7 +203,10 @@ class KeySet:
                 await self._wait_for_fetch()
 
     async def _wait_for_fetch(self) -> None:
-        """Waits for the fetch under way, or for a new fetch if it is allowed. A fetch may fail."""
+        """Waits for the fetch under way, or for a new fetch if one is allowed.
+
+        If the fetch fails, this method does not raise.
+        """
         fetch = self._begin_fetch()
         if fetch is not None:
             # A request that is cancelled must not cancel the fetch that others wait for.
@@ -219,7 +222,7 @@ class KeySet:
         return self._fetching
 
     def _spend_fetch(self) -> bool:
-        """Removes a fetch from the bucket. Returns False if the bucket is empty."""
+        """Counts a fetch against the limit of fetches. Returns False if no fetch is allowed."""
         now = self._clock()
         refilled = self._fetches_left + (now - self._fetches_counted_at) / SECONDS_PER_FETCH
         self._fetches_left, self._fetches_counted_at = min(FETCHES_AT_ONCE, refilled), now
@@ -256,8 +259,8 @@ class KeySet:
 
     async def _download(self) -> bytes:
         if self._session is None:
-            # A proxy of the environment must not choose our keys. Fetches are minutes apart, so the
-            # issuer would close a kept connection in the meantime.
+            # Ignore a proxy that the environment names, because it could replace our keys. Close
+            # the connection after each fetch, because the next fetch is minutes later.
             self._session = aiohttp.ClientSession(
                 trust_env=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -305,7 +308,7 @@ async def _send_once(
 ) -> aiohttp.ClientResponse:
     """Prevents the second request that aiohttp sends by itself after a lost connection.
 
-    With it, the endpoint could get twice as many requests as the bucket allows.
+    With these second requests, the endpoint could get twice as many as the limit allows.
     """
     try:
         return await handler(request)

@@ -12,9 +12,8 @@ from domain.adapters.strict_json import parse
 from domain.errors import Unauthenticated
 from gateway.auth.jwks import KID_LENGTH_MAX, decode_base64url
 
-# Supabase's tokens have about 1 KiB. The rest is room for custom claims. The limit is lower than
-# the 8,190 bytes that aiohttp accepts in a header, so that a token which is a little too long gets
-# an answer that says so.
+# Supabase's tokens have about 1 KiB. The rest is room for custom claims. aiohttp accepts a header
+# of 8,190 bytes. This limit is lower. A token that is a little too long therefore gets our answer.
 TOKEN_BYTES_MAX = 7 * 1024
 
 Algorithm = Literal["ES256", "RS256", "HS256"]
@@ -35,7 +34,7 @@ _API_KEY = (
 
 
 def bearer_token(authorization: list[str]) -> str:
-    """The token of the only Authorization header, in ASCII and not too long."""
+    """Reads the token from the Authorization header. The token must be ASCII and not too long."""
     if not authorization:
         raise Unauthenticated(_SEND_A_TOKEN)
     if len(authorization) > 1:
@@ -74,12 +73,13 @@ def parse_json_object(segment: str, part: str) -> dict[str, object]:
 
 
 def reject_api_key(header: dict[str, object], claims: dict[str, object]) -> None:
-    """Rejects Supabase's legacy API keys with their own message.
+    """Rejects Supabase's legacy API keys with a message that explains the mistake.
 
-    Callers often send one by mistake. Such a key is a JWT that identifies a project, not a caller.
+    Callers often send such a key in place of a token. The key is a JWT too, but it identifies a
+    project, not a caller.
     """
     is_of_project = claims.get("iss") == "supabase" and "ref" in claims
-    # The key of a local stack has no `ref`.
+    # The API key of a local Supabase has no `ref`.
     is_of_local_stack = claims.get("iss") == "supabase-demo"
     if (
         header.get("alg") == "HS256"

@@ -1,12 +1,14 @@
 """Authenticates callers by their bearer tokens.
 
 Most checks run before python-jose's own checks, because the library checks too little. It accepts a
-token without `aud` or `exp`, trusts the header's algorithm unless one is passed, and reads
-`"exp": true` as a number. If a claim occurs twice, it uses the last one. `Unauthenticated` (401)
-rejects an invalid token. `NotPermitted` (403) rejects a valid token whose caller may not use the
-service. No token, secret or value of a claim is logged or repeated in a message. The issuer and the
-audience that we expect are not secret, so the messages name them. `keys.py` has the keys,
-`token_parts.py` reads the parts of a token.
+token without `aud` or `exp`. It trusts the header's algorithm, unless the code passes one. It reads
+`"exp": true` as a number. If a claim occurs twice, it uses the last one.
+
+`Unauthenticated` (401) rejects an invalid token. `NotPermitted` (403) rejects a valid token whose
+caller may not use the service. No log line or message contains a token, a secret or the value of a
+claim. The issuer and the audience that we expect are not secret, so messages name them.
+
+`keys.py` has the keys, `token_parts.py` reads the parts of a token.
 """
 
 from __future__ import annotations
@@ -77,12 +79,15 @@ class _CachedCaller:
 class TokenVerifier:
     """Authenticates a request by its Authorization header.
 
-    `keys` checks ES256 and RS256 tokens, and `secret` checks HS256 tokens. If one of them is None,
-    its tokens are rejected. Only tokens of `issuer` are accepted. `former_issuers` are its earlier
-    names. A `Caller` always has the issuer's oldest name, because idempotency keys and limits
-    belong to that name. `clock` returns Unix seconds. Raises ValueError for settings that cannot
-    work, and RuntimeError if python-jose does not use `cryptography`, because the other backends of
-    python-jose have known flaws.
+    * `keys` checks ES256 and RS256 tokens. If it is None, these tokens are rejected.
+    * `secret` checks HS256 tokens. If it is None, these tokens are rejected.
+    * `issuer`: only tokens of this issuer are accepted. `former_issuers` are its earlier names,
+      oldest first. A `Caller` always has the oldest name, because idempotency keys and limits
+      belong to that name.
+    * `clock` returns Unix seconds.
+
+    Raises ValueError for settings that cannot work. Raises RuntimeError if python-jose does not use
+    `cryptography`, because its other backends have known flaws.
     """
 
     def __init__(
@@ -133,7 +138,7 @@ class TokenVerifier:
         algorithm, kid = read_header(header_fields)
         # The claims are checked first, because that is cheap, and an expired token then needs no
         # look-up of keys. A forger learns only documented facts from the rejection. The role is
-        # checked after the signature, because it may lead to a 403.
+        # checked after the signature, because only a valid token may get a 403.
         expires_at = self._check_claims(claims)
         key = await self._find_key(algorithm, kid)
         self._check_signature(token, algorithm, key)
@@ -222,7 +227,7 @@ class TokenVerifier:
             role = Role(str(claims["role"]))
         except ValueError:
             raise NotPermitted("The token's role may not use this service.") from None
-        # Only a plain `false` proves that the user has signed in.
+        # A user has signed in if `is_anonymous` is `false` or absent.
         if (
             role is Role.USER
             and not self._allow_anonymous
@@ -237,7 +242,8 @@ class TokenVerifier:
         if entry is None:
             return None
         if entry.is_by_key_set and self._keys is not None:
-            # Without this, a token in constant use would stay valid after its key was removed.
+            # Without this refresh, a token in constant use would stay valid after its key was
+            # removed.
             await self._keys.refresh_if_old()
             self._clear_if_keys_changed()
         if self._clock() >= entry.until:

@@ -5,8 +5,7 @@ client that sends or reads slowly. It accepts any number of connections, and any
 chunk sizes and trailers. Its own error answers repeat text of the request and name aiohttp. A proxy
 in front can set some of these limits (docs/deployment.md), but a process must be safe without one.
 
-Other modules use the names below. At start, `require_known_aiohttp` rejects a version of aiohttp
-that we did not test.
+At start, `require_known_aiohttp` rejects a version of aiohttp that we did not test.
 """
 
 from __future__ import annotations
@@ -219,9 +218,9 @@ def make_application(
 ) -> web.Application:
     """An application that answers every Expect header with `answer_expect_header`.
 
-    This also covers unknown paths and methods, which have no route to configure. For those,
-    aiohttp's default handler echoes the header in its answer. If the header is not valid text, the
-    handler raises, and the client gets a 500.
+    A request for an unknown path or method has no route, so no route can set the function for it.
+    For such a request, aiohttp's default handler would echo the header in its answer. If the header
+    is not valid text, that handler raises, and the client would get a 500.
     """
     app = web.Application(middlewares=middlewares, client_max_size=body_bytes_max)
     app._router = _Router(answer_expect_header)  # noqa: SLF001 - the argument is deprecated

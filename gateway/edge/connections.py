@@ -2,8 +2,9 @@
 
 Each client has a limited time to send a head or a body, to read an answer, or to stay idle. When
 that time is over, the process closes the connection. The process never closes a connection while it
-works on the connection's request. If too many connections are open, it first closes those that are
-nearest to the end of their time. Many silent connections therefore cannot lock out other clients.
+works on the connection's request. If a client connects and too many connections are open, the
+process closes some of the others: those that have used up most of their time. Many silent
+connections therefore cannot lock out other clients.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ DRAIN_SECONDS = 3.0
 # More than the requests that the ingress works on (INGRESS_PLACES_MAX), because many connections
 # are idle or slow.
 CONNECTIONS_MAX = 4096
-# This many connections are closed together, because each search for the oldest scans all of them.
+# If too many connections are open, this many are closed together, because each search for the
+# connections to close scans all of them.
 _CUT_AT_ONCE = 64
 
 # The limit for all bytes of a request, including chunk sizes, chunk extensions and trailers. The
@@ -75,7 +77,7 @@ class Connections:
     def make_room(self, now: float) -> bool:
         """Returns whether one more connection may be open.
 
-        If too many are open, this first closes connections that have used up most of their time.
+        If too many are open, first closes connections that have used up most of their time.
         """
         if len(self._open) >= self.at_most:
             # Order by the fraction of the time limit that is used up. Connections with unfinished

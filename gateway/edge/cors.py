@@ -10,7 +10,8 @@ from aiohttp import hdrs, web
 # The headers of an answer that a page may read.
 _EXPOSED = ("Location", "Idempotency-Replayed", "Retry-After", "WWW-Authenticate")
 _ALLOWED = ("Authorization", "Content-Type", "X-Idempotency-Key", "Idempotency-Key")
-# Browsers cache the permission for this long, so a change of the setting takes effect that late.
+# Browsers cache the answer to a preflight request for this long. A change of CORS_ALLOWED_ORIGINS
+# therefore takes up to ten minutes to reach each browser.
 _PREFLIGHT_SECONDS = 600
 
 

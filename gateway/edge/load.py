@@ -1,7 +1,8 @@
-"""Limits how many requests a process works on at the same time. Other requests get a 503.
+"""Limits how many requests a process works on at the same time.
 
-Therefore no queue in the process grows without limit. No caller and no callback address can occupy
-all places, because each has a share of them.
+Each request occupies a place. If no place is free, the request gets a 503. Therefore no queue in
+the process grows without limit. Each caller and each callback address has only a share of the
+places, so none of them can occupy all places.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from domain.adapters import observability
 from domain.errors import Overloaded
 from gateway.edge.problems import Handler
 
-# One caller alone can occupy half of these places (see `RequestPlaces`). That half must be enough
-# for 1,000 requests, because so many must be able to wait before the process rejects one (rules.md
-# §10). With a pool of ten connections to Postgres, the process answers 1,000 requests in a few
-# seconds, and callers wait that long.
+# 1,000 requests must be able to wait before the process rejects a request (rules.md §10). All of
+# them can come from one caller, and one caller gets only half of these places (see
+# `RequestPlaces`). With a pool of ten connections to Postgres, the process answers 1,000 requests
+# in a few seconds.
 INGRESS_PLACES_MAX = 2500
 # Daraja sends each message once. A message that is rejected here is lost, and at best an inquiry
 # finds its content again. The number is therefore CONNECTIONS_MAX, less the connections that health
 # checks need.
 CALLBACKS_PLACES_MAX = 4000
-# Daraja sends a few messages to one address. An attacker that knows the address may send thousands.
+# Daraja sends a few messages to one address. An attacker that knows the address can send thousands.
 ADDRESS_PLACES_MAX = 128
 
 
@@ -49,10 +50,10 @@ _PLACE = web.RequestKey("place", Place)
 class RequestPlaces:
     """The places of all requests in progress.
 
-    Requests for which `is_counted` is false occupy no place and are never rejected. A sharer may
-    have `share_max` places. By default, a sharer may have as many places as are still free: one
-    sharer alone gets half of all places, and each of two sharers gets a third. Even if many callers
-    flood the process, the next caller therefore finds a free place.
+    Requests for which `is_counted` is false occupy no place and are never rejected. A sharer gets
+    at most `share_max` places. By default, a sharer gets at most as many places as are still free:
+    one sharer alone gets half of all places, and each of two sharers gets a third. Even if many
+    callers flood the process, the next caller therefore finds a free place.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class RequestPlaces:
         return count
 
     def occupy(self, place: Place) -> None:
-        """Raises Overloaded if all places, or all places of this sharer, are occupied."""
+        """Occupies a place. Raises Overloaded if no place, or none for this sharer, is free."""
         place.is_occupied = False
         if self._occupied >= self._at_most:
             raise _overloaded()

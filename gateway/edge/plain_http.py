@@ -1,8 +1,8 @@
 """Rejects HTTP that two parsers may read differently, before any other code sees the request.
 
-The parser rejects malformed requests. This module rejects requests that the parser accepts, but
-that a proxy in front may have read differently, or that no client needs: upgrades, transfer
-codings, other forms of the target, very large heads.
+The parser already rejects malformed requests. This module rejects two more sorts of requests: those
+that a proxy in front may have read differently, and those that no client needs. Examples are
+WebSockets, unusual transfer codings, targets that are not plain paths, and very large heads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problems: the one table from our errors to HTTP, and its middleware."""
+"""Answers errors as RFC 9457 problems: the one table of errors and answers, and the middlewares."""
 
 from __future__ import annotations
 
@@ -148,8 +148,8 @@ def extra_members(error: errors.PaymentServiceError) -> dict[str, Any]:
     """The additional members that the problem of `error` has (RFC 9457 §3.2)."""
     match error:
         case errors.InvalidRequest():
-            # A pointer repeats the caller's field names, and a caller may send a phone number as a
-            # field name by mistake.
+            # A pointer repeats the caller's field names. Mask it, because a caller can send a phone
+            # number as a field name by mistake.
             faults = [
                 (mask_text(_encodable(item.pointer)), _encodable(item.detail))
                 for item in error.errors

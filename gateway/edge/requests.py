@@ -30,8 +30,8 @@ _QUOTED = re.compile(r'"(?:[ !#-\[\]-~]|\\["\\])*"')
 # Our bodies have two levels. A parser should not follow thousands of levels.
 _DEPTH_MAX = 16
 
-# The detail for each fault of JSON. Minus zero is no fault here, because an amount of 0 is rejected
-# anyway.
+# The detail for each fault of JSON. `Fault.MINUS_ZERO` is absent: the parser accepts -0 here,
+# because an amount of 0 is rejected anyway.
 _DETAILS: Mapping[Fault, str] = {
     Fault.NOT_UTF8: "The body is not UTF-8.",
     Fault.NOT_JSON: "The body is not valid JSON: {}.",
@@ -43,11 +43,15 @@ _DETAILS: Mapping[Fault, str] = {
 
 
 async def read_bytes(request: web.Request, bytes_max: int) -> bytes:
-    """Reads the body. Raises BodyTooLarge as soon as the body is known to be too large.
+    """Reads the body.
 
-    Raises BodyTooSlow if the body did not arrive within BODY_SECONDS, and BodyBroken if the rest of
-    the body cannot arrive. While this request waits for its client, other requests may use its
-    place, so a slow client does not delay them. Raises Overloaded if no place is free afterwards.
+    While the request waits for its client, other requests can use its place. A slow client
+    therefore does not delay them. Raises:
+
+    * BodyTooLarge as soon as the body is known to be too large;
+    * BodyTooSlow if the body did not arrive within BODY_SECONDS;
+    * BodyBroken if the rest of the body cannot arrive;
+    * Overloaded if no place is free after the wait.
     """
     if (request.content_length or 0) > bytes_max:
         raise BodyTooLarge(f"The body may have at most {bytes_max} bytes.")
@@ -74,7 +78,7 @@ async def _read_all(request: web.Request, bytes_max: int) -> bytes:
 
 
 async def read_json(request: web.Request) -> object:
-    """Reads a JSON body. Raises UnsupportedMediaType, InvalidJson, or as `read_bytes` does."""
+    """Reads a JSON body. Raises UnsupportedMediaType, InvalidJson, or an error of `read_bytes`."""
     is_plain = request.headers.get("Content-Encoding", "identity").lower() == "identity"
     if (
         request.content_type != "application/json"

@@ -1,6 +1,6 @@
 """Models of answers and events, made from the declarations in `domain/views.py`.
 
-The code that writes answers uses the same declarations, so the document cannot differ from it.
+The code that writes answers uses the same declarations, so the document and the answers agree.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from domain.views import Member, View
 
 @cache
 def model_of(view: View) -> type[BaseModel]:
-    """The model of `view`, cached, because two models with the same name make two schemas."""
+    """The model of `view`. Cached, because each new model would add another schema."""
     return model_of_members(view.name, view.description, view.members)
 
 

@@ -51,7 +51,7 @@ def _find_owner_faults(body: Mapping[str, Any], caller: Caller) -> list[FieldErr
 
 
 def _body_pointer(location: tuple[Any, ...]) -> str:
-    # If the key itself is wrong, pydantic adds the part "[key]" after it.
+    # If a key of `metadata` is wrong, pydantic adds the part "[key]" after the key.
     path = location[:-1] if len(location) > 2 and location[-1] == "[key]" else location
     parts = [str(part) for part in path]
     return "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in parts)
