@@ -50,14 +50,16 @@ from domain.values import Caller
 # (rules.md §20).
 _IN_FLIGHT_WAIT_SECONDS = 5
 
-# How many such requests retry at the same time. Each may hold a connection for as long as Postgres
-# waits for a lock.
+# How many waiting requests retry at the same time. Each of them can occupy a connection for as long
+# as Postgres waits for a lock.
 _RETRIES_AT_ONCE = 4
 
 _KEY_LIFETIME_SQL = f"interval '{int(KEY_LIFETIME.total_seconds())} seconds'"
 
-# A key is free again only if it has expired, its payment can no longer change, and its payment has
-# not changed for another key lifetime.
+# A key is free again only if all of this is true:
+# * The key has expired.
+# * Its payment succeeded or failed, has no next step, and needs no review.
+# * Its payment has not changed for the time of one key lifetime.
 _IS_FREE = f"""(stored.expires_at <= now() AND coalesce((
     SELECT earlier.stage IN ('succeeded', 'failed') AND earlier.next_step_at IS NULL
         AND NOT earlier.needs_review AND earlier.updated_at <= now() - {_KEY_LIFETIME_SQL}
@@ -168,9 +170,9 @@ class PostgresAcceptingStore:
     async def _retry_accept(
         self, new: NewPayment, contention: Exception, give_up_at: float
     ) -> Acceptance:
-        """Retries until `give_up_at`, in a lane of its own with few items at once.
+        """Retries until `give_up_at`, in a separate lane that runs few items at once.
 
-        A request that waits for a lock therefore does not delay other requests.
+        A request that waits for a lock therefore does not delay the requests in the main lane.
         """
         loop = asyncio.get_running_loop()
         while loop.time() < give_up_at:

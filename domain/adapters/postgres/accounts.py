@@ -9,9 +9,9 @@ from domain.adapters.postgres.engine import Database
 from domain.attempts import Outcome
 from domain.stages import Stage
 
-# This counts only payments that still have a next step. An index covers them, so old payments cost
-# nothing. Accepted payments are left out: any account can send them, because none of their attempts
-# can have acted.
+# The query counts only payments that still have a next step. An index covers them, so finished
+# payments cost nothing. Accepted payments are not counted. Any account can send them, because
+# Daraja cannot have acted on their attempts.
 _OPEN = text(f"""
 SELECT attempt.account, count(DISTINCT payment.id) AS payments
 FROM mkwanja.payments AS payment JOIN mkwanja.attempts AS attempt ON attempt.payment_id = payment.id

@@ -1,12 +1,13 @@
-"""The brakes, which stop outgoing requests. As rows, they survive a restart or a Redis flush.
+"""The brakes, which stop outgoing requests.
 
-All SQL that reads or changes them is here. The claim (`claiming.py`) and the sweep (`sweeping.py`)
-use parts of this SQL in their own statements, because they must check the brakes in the statement
-that claims or fetches the payment.
+Each brake is a row in PostgreSQL, so it survives a restart of a process and a loss of Redis's data.
+All SQL that reads or changes brakes is here. The claim (`claiming.py`) and the sweep
+(`sweeping.py`) use parts of this SQL in their own statements, because they must check the brakes in
+the statement that claims or fetches the payment.
 
 Two brakes stop all payouts: an operator sets the kill switch, and a refused credential opens the
-breaker. Each of the other brakes holds one of Daraja's operations, and lets one payment through
-after each cool-down (docs/adr/0011).
+breaker. Each of the other brakes holds one of Daraja's operations, and lets one payment or inquiry
+through after each cool-down (docs/adr/0011).
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ PAYOUT_BRAKES = (KILL_SWITCH, BREAKER)
 # the database may contain more brakes. This release ignores them.
 KNOWN_OPERATIONS = frozenset(Operation)
 
-# A claim locks the rows until it commits. If its process hangs, Postgres ends the transaction
-# within 5 s, so that a later try succeeds.
+# How often `Brakes.set` tries to change a brake. A claim locks the brakes until it commits. If the
+# claim's process hangs, Postgres ends the claim's transaction within 5 s, and a later try succeeds.
 _TRIES_MAX = 5
 
 
 def _case(column: str, operations: Mapping[Any, Operation]) -> str:
-    """The SQL of the operation for the value in `column`."""
+    """The SQL expression that maps the value of `column` to an operation."""
     cases = [f"WHEN '{value}' THEN '{name}'" for value, name in operations.items()]
     return f"CASE {column} {' '.join(cases)} END"
 
@@ -58,8 +59,8 @@ def _is_held(operation: str) -> str:
         WHERE name = {operation} AND is_engaged AND probe_at > now())"""
 
 
-# Conditions for queries on payments: whether a brake forbids the claim of a payment, and whether no
-# brake forbids an inquiry.
+# Conditions for queries on payments. The first is true if a brake forbids the payment's claim. The
+# second is true if no brake forbids the inquiry step `:step`.
 IS_HELD_BY_BRAKE = f"""(moves_money_out
             AND EXISTS (SELECT FROM mkwanja.brakes WHERE is_engaged AND {_STOPS_PAYOUTS}))
         OR {_is_held(OPERATION_OF_KIND_SQL)}"""
@@ -67,8 +68,8 @@ INQUIRY_IS_FREE = f"""NOT (:step = 'status' AND EXISTS (
         SELECT FROM mkwanja.brakes WHERE name = '{BREAKER}' AND is_engaged))
       AND NOT {_is_held(_case("CAST(:step AS text)", OPERATION_OF_INQUIRY_STEP))}"""
 
-# Parts of the sweep's query: `brakes` is the state of all brakes, `hold` is the brake on the
-# operation of `step.name`.
+# Parts of the sweep's query. `brakes` is the state of all brakes. `hold` is the brake that holds
+# the operation of `step.name`. If the operation is not held, `hold` is NULL.
 HELD_STEP_JOIN = f"""LEFT JOIN mkwanja.brakes AS hold
     ON hold.is_engaged AND hold.name = {_case("step.name", OPERATION_OF_INQUIRY_STEP)}"""
 ALL_BRAKES = f"""(SELECT array_agg(name ORDER BY name) FILTER (WHERE is_engaged) AS engaged,
@@ -85,9 +86,9 @@ _PROBED = f"""probes = probes + 1, probed_at = now(),
         cool_down = {_NEXT_COOL_DOWN},
         probe_at = now() + {_NEXT_COOL_DOWN}"""
 
-# Parts of the claim of `free` payments. A process that engages a brake waits for the claim's
-# COMMIT, so it knows of every earlier claim. FOR SHARE is needed, because a statement that waited
-# for the advisory lock would otherwise read the brakes as they were before the wait.
+# Parts of the statement that claims the payments in `free`. A process that stops payouts waits for
+# the COMMIT of this statement, and can then read every earlier claim. Without FOR SHARE, a claim
+# that waited for the advisory lock would read the brakes as they were before the wait.
 CLAIM_BRAKES = f"""turn AS MATERIALIZED (
     SELECT {LOCK_BRAKES_SHARED} WHERE EXISTS (SELECT FROM free WHERE moves_money_out)
 ), brake AS (
@@ -115,9 +116,9 @@ BRAKE_STATES = text(
     "SELECT name, is_engaged, probe_at <= now() AS is_probe_due FROM mkwanja.brakes ORDER BY name"
 )
 
-# The state of all brakes, for a claim. The query locks the brakes on payouts: an operator who stops
-# payouts waits for our COMMIT, so the operator's process knows of our claim. Held operations are
-# not locked, because our own commit may change them.
+# The state of all brakes, for a claim. The query locks the brakes on payouts. A process that stops
+# payouts therefore waits for our COMMIT, and can then read our claim. The other brakes are not
+# locked, because our own transaction may have to change them.
 BRAKE_STATES_FOR_CLAIM = text(f"""
 WITH locked AS (
     SELECT name, is_engaged FROM mkwanja.brakes WHERE {_STOPS_PAYOUTS} ORDER BY name FOR SHARE
@@ -148,10 +149,11 @@ SELECT changed_at, name, is_engaged, 'Daraja accepted the credential of an inqui
 FROM closed RETURNING name
 """)
 
-# The probe inquires about the payment that opened the breaker. If that payment has no provider id,
-# the probe inquires about the newest payment of a kind that we inquire about by our own id, because
-# such a payment always has that id. In both cases no other account may have sent the payment.
-# Otherwise the answer would not show whether Daraja accepts the credential in use.
+# The probe inquires about the payment that opened the breaker. If we have no id to inquire by, or
+# another account sent this payment, the probe inquires about the newest payment that:
+# * is of a kind that we inquire about by our own id, because such a payment always has this id;
+# * was sent by no other account. If another account had sent it, the answer would not show whether
+#   Daraja accepts the credential in use.
 _PROBED_AMONG_MAX = 1000
 _OF_ANOTHER_ACCOUNT = """EXISTS (
     SELECT FROM mkwanja.attempts AS attempt WHERE attempt.payment_id = payment.id
@@ -179,8 +181,8 @@ UPDATE mkwanja.brakes SET {_PROBED}
 WHERE name = :name AND is_engaged AND probe_at <= now() RETURNING name
 """)
 
-# If a request is older than the last change of the brake, its answer is ignored, because it says
-# nothing about the time since the change.
+# If a request was sent before the brake's last change, Daraja's answer to it does not change the
+# brake, because the answer shows nothing about the time after that change.
 HOLD_OPERATION = text("""
 WITH held AS (
     UPDATE mkwanja.brakes SET is_engaged = true, reason = :reason, changed_at = now(),
@@ -291,7 +293,7 @@ class Brakes:
     async def set(self, *names: str, is_engaged: bool, reason: str) -> list[str]:
         """Engages or releases the named brakes, and returns the names of those that changed.
 
-        Waits for claims that are about to commit.
+        First waits for claims that are about to commit.
         """
         parameters = {"names": list(names), "is_engaged": is_engaged, "reason": reason}
         for is_last in (*[False] * (_TRIES_MAX - 1), True):

@@ -1,11 +1,11 @@
-"""Changes payments: locks them, decides, writes and commits, for all changes that wait.
+"""Changes payments in batches: locks their rows, decides, writes and commits.
 
 Every decision after acceptance goes through here, except the first claim. The rules for rows are
 therefore in one place:
 
 * Rows are locked in id order.
 * A batch holds one change per payment.
-* The rows written are counted.
+* If a statement writes fewer rows than it must, the transaction is rolled back.
 * The commit that stores a fact also stores the body of its event.
 """
 
@@ -98,8 +98,8 @@ class PostgresChangingStore:
                     raise StoreUnavailable from error
                 if is_last:
                     raise
-                # Another transaction stored an id or a receipt, or used up a probe, after we had
-                # read the rows. Read them again.
+                # After we had read the rows, another transaction stored an id or a receipt of ours,
+                # or started a probe that we wanted to start. Read the rows again.
         raise AssertionError
 
 
@@ -108,7 +108,8 @@ async def change_in(
 ) -> list[ChangeResult | PaymentServiceError]:
     """Decides and writes `batch` in `transaction`.
 
-    If a decision raises a refusal, that refusal is the result of this change alone.
+    If a decision raises a refusal, the refusal is the result of its change. The other changes of
+    the batch continue.
     """
     payments, id_owners = await _lock_and_load(transaction, batch)
     originators = await _find_originators(transaction, batch)
@@ -226,7 +227,7 @@ def _parse_uuid(value: str) -> UUID | None:
 async def _load_receipt_owners(
     transaction: Transaction, batch: Sequence[Change], evidence_by_payment: Mapping[UUID, Evidence]
 ) -> dict[str, UUID]:
-    """The payments that already have one of the receipts that this batch may store."""
+    """The receipts that this batch could store, each with the payment that already has it."""
     receipts = {change.receipt for change in batch if change.receipt}
     receipts.update(*(evidence.unconfirmed_receipts for evidence in evidence_by_payment.values()))
     if not receipts:

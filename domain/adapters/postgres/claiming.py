@@ -1,7 +1,7 @@
 """Claims payments: commits `submitting` before a worker sends anything.
 
-One statement checks everything that may forbid the claim (brakes, age, review) by the database's
-clock, and claims the payment. Nothing can therefore change between the check and the claim.
+One statement checks the brakes, the payment's age and whether it needs review, by the database's
+clock. The same statement claims the payment, so nothing can change between the check and the claim.
 """
 
 from __future__ import annotations
@@ -99,9 +99,9 @@ free AS (
 SELECT claimed.*, claimed.id IN (SELECT payment_id FROM probe) AS is_probe FROM claimed
 """)
 
-# Finds the rows by payment and locks them. If the lost COMMIT is still under way, it holds the row
-# lock and we wait for it. `_read_back` also checks the stage, because a callback may have ended the
-# payment meanwhile.
+# Reads the payments of a claim whose COMMIT got no answer. If that COMMIT is still under way, this
+# query waits for its row locks. `_read_back` also checks the stage, because a callback may have
+# ended the payment meanwhile.
 _LOCK_PAYMENTS = text(
     "SELECT * FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE"
 )
@@ -160,7 +160,8 @@ class PostgresClaimingStore:
     async def _find_due_batch(self, ids: Sequence[UUID]) -> list[Due | None]:
         async with self._database.transaction() as transaction:
             if transaction.is_read_only:
-                # Nothing can be claimed. Raise before the worker uses a token or a turn at Daraja.
+                # The database refuses writes, so no claim can succeed. Raise before the worker
+                # charges the limit of requests to Daraja.
                 raise StoreUnavailable
             rows = await transaction.rows(
                 _FIND_DUE, {"ids": list(ids), "soon": HANDOVER_RETRY_AFTER}
@@ -187,8 +188,8 @@ class PostgresClaimingStore:
             if len(batch) > 1 and is_about_rows(error):
                 raise RunAlone from error
             raise
-        # For a claim that was read back, we do not know whether it is a probe. At worst it then
-        # costs one new token.
+        # A claim that was read back counts as no probe, because its row does not show whether it is
+        # one. If it is one and Daraja refuses the token, the worker fetches one new token.
         payment_by_attempt = {
             row.attempt_id: replace(payment_from(row), is_probe=getattr(row, "is_probe", False))
             for row in rows
@@ -196,9 +197,10 @@ class PostgresClaimingStore:
         return [payment_by_attempt.get(claim.attempt_id) for claim in batch]
 
     async def _read_back(self, batch: Sequence[_Claim]) -> list[Any]:
-        """The rows in `submitting`: their attempt ids show whether a lost COMMIT took effect.
+        """The rows of the batch that are in `submitting`.
 
-        Raises `ClaimUnknown` if the rows cannot be read. The worker then sends nothing.
+        If a row has the attempt id of its claim, the lost COMMIT took effect. Raises `ClaimUnknown`
+        if the rows cannot be read. The worker then sends nothing.
         """
         for wait_seconds in (0.1, 0.5, 1.0):
             await asyncio.sleep(wait_seconds)

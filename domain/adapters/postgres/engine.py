@@ -1,9 +1,9 @@
 """Connections to Postgres, and the one way to open a transaction.
 
-Everything works at transaction level (rules.md §9). Each prepared statement ends after its use, and
-no session has a state, so the code also works through a transaction-mode pooler. Every transaction
-limits its waits on the server (rules.md §10). Every call has a limit in this process as well,
-because a frozen server or a pooler without a server must not stall us.
+No setting, lock or prepared statement outlives its transaction (rules.md §9). The code therefore
+also works through a transaction-mode pooler. The server limits the waits of each transaction
+(rules.md §10). This process also limits each call to Postgres, because a frozen server, or a pooler
+that has lost its server, ends no wait.
 """
 
 from __future__ import annotations
@@ -31,19 +31,21 @@ log = structlog.get_logger()
 
 CONNECT_SECONDS = 3
 POOL_WAIT_SECONDS = 3
-COMMAND_SECONDS = 6  # longer than every limit of the server, so that the server reports the error
+COMMAND_SECONDS = (
+    6  # longer than the server's limit of a statement, so the error comes from the server
+)
 ROLLBACK_SECONDS = 1
 
-# A session keeps the mode in which it started. If a read-only session is older than this, the
-# database may have become writable, so the session is replaced.
+# If a read-only session is older than this, it is replaced, because by now the database may accept
+# writes, or another host may be the primary.
 _READ_ONLY_FRESH_SECONDS = 1.0
 
 # Opens a transaction in one statement. A commit must be on disk before we act on it, but a server,
 # database or role may have `synchronous_commit` off, so this statement switches it on. Other
 # settings of an operator (remote_write, remote_apply) stay. The statement also returns the
-# transaction's time by the database's clock, which stamps all that the transaction writes. Postgres
-# 17 and later also end a transaction whose client stopped in the middle of a message. No other
-# limit covers that.
+# transaction's time by the database's clock, which stamps all that the transaction writes. In
+# Postgres 17 and later, `transaction_timeout` also ends a transaction whose client stopped in the
+# middle of a message. No other limit covers that case.
 _OPEN = text(
     "SELECT set_config('lock_timeout', '2s', true), set_config('statement_timeout', '5s', true),"
     " set_config('idle_in_transaction_session_timeout', '5s', true), now(),"
@@ -61,7 +63,7 @@ _OPEN = text(
 _ABOUT_ROWS = ("21", "22", "23", "40", "42", "44", "54", "55P03", "P0", "XX001", "XX002")
 _NOT_MIGRATED = ("42P01", "42501", "42703", "42704", "42883")
 
-# Lock timeout and deadlock. Another transaction locks the row, and the same work may be retried.
+# Lock timeout and deadlock. Another transaction locks the row. It is safe to retry the same work.
 CONTENDED = ("55P03", "40P01")
 
 
@@ -104,8 +106,8 @@ class Database:
         self._engine = create_async_engine(
             driver_url, connect_args=connect_args, hide_parameters=True, **options
         )
-        # Only a release uses this engine, because a migration may run for a long time. It connects
-        # at first use.
+        # The engine for migrations. It has no time limit, because a migration may run for a long
+        # time. It connects at first use.
         self._patient_engine = create_async_engine(
             driver_url, connect_args={**connect_args, "command_timeout": None}, hide_parameters=True
         )
@@ -192,7 +194,7 @@ class Database:
             yield connection
 
 
-# The keys of what is stored with each connection.
+# The keys of our entries in the pool's record of a connection.
 _OPENED_AT = "opened_at"
 _IS_READ_ONLY = "is_read_only"
 
@@ -228,9 +230,9 @@ def _is_lost(error: BaseException) -> bool:
 
 
 def _is_timeout(error: BaseException) -> bool:
-    """Whether the server did not answer within our limit, which is longer than its own limits.
+    """Whether the server did not answer within our limit, although its own limits are shorter.
 
-    Such a server is gone, and all connections to it are lost.
+    We assume that such a server is gone, and that all connections to it are lost.
     """
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, TimeoutError):
@@ -239,7 +241,7 @@ def _is_timeout(error: BaseException) -> bool:
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Whether Postgres was unreachable or gave up. False if our rows may be wrong."""
+    """Whether Postgres cannot work at present. False if one of our rows may be the cause."""
     if isinstance(error, (StoreUnavailable, PoolTimeoutError, TimeoutError, OSError)):
         return True
     if isinstance(error, DBAPIError):

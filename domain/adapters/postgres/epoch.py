@@ -2,7 +2,8 @@
 
 The service detects the change by itself, and needs no right beyond those of PUBLIC. A restore
 starts a server, creates a database, or creates or fills the tables anew. Each of these changes the
-epoch. A restart also changes the epoch, which only invalidates the older copies in Redis.
+epoch. A restart of the server also changes the epoch. Then the older copies of first answers in
+Redis become invalid, which does no harm.
 """
 
 from __future__ import annotations

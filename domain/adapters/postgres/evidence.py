@@ -55,7 +55,7 @@ FROM mkwanja.callbacks WHERE payment_id = ANY(CAST(:ids AS uuid[])) GROUP BY pay
 async def load_evidence(
     transaction: Transaction, changes: Sequence[Change]
 ) -> dict[UUID, Evidence]:
-    """The evidence that `changes` read, by payment."""
+    """The evidence that the decisions of `changes` need, by payment."""
     ids = [change.payment_id for change in changes if change.reads is not Reads.PAYMENT]
     if not ids:
         return {}
@@ -113,7 +113,10 @@ def _evidence_from_messages(row: Any) -> Evidence:
 
 
 async def change_breaker(transaction: Transaction, effects: BatchEffects) -> None:
-    """Opens or closes the breaker, in the commit of the fact that requires it. Opening wins."""
+    """Opens or closes the breaker, in the commit of the fact that requires it.
+
+    If the batch has reasons for both, the breaker is open afterwards.
+    """
     accepted = effects.credential_accepted_at
     if not (accepted or effects.breaker_reasons):
         return

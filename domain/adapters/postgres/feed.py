@@ -1,4 +1,4 @@
-"""The feed of events. Its order never changes, and a late commit adds no event to its past.
+"""The feed of events. Its order never changes, and each new event goes to its end.
 
 An event cannot get its position in the commit that stores the fact: another commit with a lower
 position might still be under way, and a reader would miss its event. Therefore one transaction at a
@@ -26,9 +26,9 @@ _BATCHES_MAX = 4
 
 _LOCK = text(f"SELECT set_config('lock_timeout', '300ms', true), {LOCK_FEED}")
 
-# Triggers add an event to this queue in the commit that stores it, and remove it when it is listed
-# (migration 0006). The events of a late commit may have lower numbers than events that are listed
-# already. They are listed with the next batch.
+# `unlisted_events` is a queue. A trigger adds an event in the commit that stores the event. Another
+# trigger removes the event when it is listed (migration 0006). If a commit is late, its events may
+# have lower numbers than events that are listed already. They are then listed with the next batch.
 _HAS_UNLISTED = text("SELECT EXISTS (SELECT FROM mkwanja.unlisted_events) AS has_unlisted")
 
 # Lists events in the order of the queue, but the events of one payment always by `sequence`. A
@@ -123,7 +123,7 @@ class Feed:
         self._database = database
 
     async def has_event(self, position: int, mark: str) -> bool:
-        """Whether this database has the event with `mark` at `position`, and so all before it.
+        """Whether the event with `mark` is at `position`. If so, all earlier events exist too.
 
         A restored backup, or a standby that took over without the last commits, may have no event
         or another event at that position.
@@ -135,7 +135,7 @@ class Feed:
     async def page(self, *, after: int, limit: int, owner: str | None) -> list[ListedEvent]:
         """At most `limit` events after the position `after`.
 
-        If `owner` is given, only events of payments that `owner` owns.
+        If `owner` is given, returns only events of payments that `owner` owns.
         """
         await list_new_events(self._database)
         parameters: dict[str, Any] = {"after": after, "limit": limit}

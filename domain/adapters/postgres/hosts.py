@@ -1,9 +1,9 @@
 """Finds the host that accepts writes, among the hosts in a DATABASE_URL.
 
-The driver tries one host after the other within one time limit. If the first host drops packets,
-the driver waits for it until the limit is over. If the first host refuses us for its own reason
-(full, or closed by a proxy), the search ends. This module gives each host the whole limit. It tries
-the next host when the last one has failed, or has not answered for a moment.
+The driver itself tries one host after the other within one time limit. If the first host drops
+packets, the driver waits for it until the limit is over. If the first host refuses us because it is
+full or closed, the driver tries no other host. This module tries the next host when the last one
+has failed, or has not answered for a moment. Meanwhile it also waits for the slow hosts.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ async def find_refusals(
 
     The other payments together fit the limits, if they are counted in the given order.
     `find_ids_with_used_key` returns the ids of requests that create no payment, because their key
-    already has one. It is called only if a request would be refused.
+    already has one. The function is called only if a limit would refuse a request.
     """
     if not any(new.charges for new in batch):
         return {}
@@ -109,7 +109,7 @@ async def find_refusals(
 def _lock_number(limit_name: LimitName, subject: str) -> int:
     """The number of the lock for a caller or a phone number.
 
-    If two of them share a number, they only wait for each other.
+    If two callers or phone numbers get the same number, their requests only wait for each other.
     """
     scope = "caller" if limit_name is LimitName.CALLER_DAY else "phone"
     return int.from_bytes(hashlib.sha256(f"{scope}:{subject}".encode()).digest()[:4], signed=True)

@@ -1,8 +1,8 @@
 """The advisory locks: their numbers, what each protects, and which transactions lock it.
 
 Each lock is held until COMMIT, because a transaction-mode pooler keeps no session for longer.
-PostgreSQL has two separate number spaces: one bigint, and two integers. A test
-(`tests/unit/test_single_homes.py`) ensures that no other file names a lock.
+A lock's name is either one bigint or two integers. A name of one form never equals a name of the
+other form. A test (`tests/unit/test_single_homes.py`) ensures that no other file names a lock.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ from __future__ import annotations
 # migration twice.
 MIGRATION = 4_711_254_001
 
-# The order of the feed. A process that lists events locks it exclusively, so it sees all events
-# that were listed before.
+# The order of the feed. A process that lists events locks it exclusively, so this process sees all
+# events that were listed before.
 FEED = 4_711_254_002
 
 # The brakes that stop payouts. A claim of a payout locks it in shared mode. A change of a brake
-# locks it exclusively, so it sees every earlier claim. Row locks do not work here: PostgreSQL
-# grants new share locks ahead of a waiting exclusive lock, so overlapping claims could block a
-# brake for ever.
+# locks it exclusively, so the change sees every earlier claim. Row locks do not work here:
+# PostgreSQL grants new share locks ahead of a waiting exclusive lock, so overlapping claims could
+# block the change of a brake for ever.
 BRAKES = 4_711_254_003
 
-# The limits of callers and phone numbers. This is the first of two numbers. The second is computed
-# from the caller or the phone number. A request locks it exclusively before it sums the payments.
+# The limits of callers and phone numbers. `LIMITS` is the first of the lock's two numbers. The
+# second is computed from the caller or the phone number. A request gets this lock exclusively
+# before the request sums the payments.
 LIMITS = 4_711
 
 LOCK_MIGRATION = f"pg_advisory_xact_lock({MIGRATION})"

@@ -1,9 +1,8 @@
 """Holds and releases operations, in the commit of the answer that requires it.
 
 A held operation is a row among the brakes. The claim reads these rows without a lock
-(`claiming.py`). A claim that commits just before a hold costs one refused request and no money, so
-nothing needs to wait. Every statement here changes only rows that must change. A normal answer
-changes no row.
+(`claiming.py`). If a claim commits just before its operation is held, Daraja refuses one request,
+and no money moves. So a hold need not wait for claims. A normal answer changes no row here.
 """
 
 from __future__ import annotations

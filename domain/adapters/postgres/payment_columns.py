@@ -37,11 +37,14 @@ _OF_REQUEST = "request."
 class PaymentColumn:
     """One column of `payments`. `type` is PostgreSQL's.
 
-    `accepted` is the path of the value in a `NewPayment`. `sent_as` is the name and type of its
-    parameter, and `inserted` is the SQL that computes the column from it. A column that an
-    acceptance does not insert has its default until a change writes it (`is_changed`). `path` is
-    the path of the value in a `Payment`: changes read it and readers fill it (`is_read`). `read`
-    and `write` convert a value from and to the driver's type. None means no conversion.
+    * `accepted`: the path of the value in a `NewPayment`.
+    * `sent_as`: the name and type of the value's parameter in the INSERT of an acceptance.
+    * `inserted`: the SQL that computes the column from this parameter. If None, the column has its
+      default until a change writes it.
+    * `is_changed`: whether changes write the column.
+    * `path`: the path of the value in a `Payment`.
+    * `is_read`: whether readers fill in the value at `path`.
+    * `read` and `write`: conversions from and to the driver's type. None means no conversion.
     """
 
     name: str
@@ -226,7 +229,7 @@ _PAYMENT_FIELDS = [column.path for column in _READ_OF_PAYMENT]
 
 # The fields that `payment_from` builds from several columns, or from other tables.
 _OTHER_FIELDS = {"request", "expires_at", "failure", "amount_settled_kes", "attempts", "is_probe"}
-# Without these checks, a field that has no column would be lost.
+# Without these checks, the value of a field that has no column would be lost without an error.
 assert {field.name for field in fields(PaymentRequest)} == set(_REQUEST_FIELDS)  # noqa: S101
 assert {field.name for field in fields(Payment)} == {*_PAYMENT_FIELDS, *_OTHER_FIELDS}  # noqa: S101
 

@@ -1,9 +1,10 @@
 """Sets the rights in the database, anew after every migration, so that new tables are included.
 
-The owner, which runs the migrations, may do everything. If an operator created the role
-`mkwanja_service`, it may do what the processes do, and no more. Supabase's roles may do nothing,
-except that its signed-in users may read one view. docs/database-roles.md says how to create the
-role and how to serve the view.
+* The role that runs the migrations owns the tables and may do everything.
+* The role `mkwanja_service`, if an operator created it, may do only what the processes do.
+* Supabase's roles may do nothing, with one exception: its signed-in users may read one view.
+
+docs/database-roles.md explains how to create the role and how to serve the view.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ SERVICE_ROLE = "mkwanja_service"
 UPDATED_COLUMNS = {
     "payments": CHANGED_NAMES,
     "attempts": ("outcome", "ended_at"),
-    # These change if a key is used again after it has expired.
+    # If a key is used again after it has expired, its row gets new values in these columns.
     "idempotency_keys": (
         "fingerprint",
         "payment_id",
@@ -91,7 +92,7 @@ BEGIN
 END $$
 """
 
-# Row level security is on for every table. Without a policy, only the owner can read a row.
+# Row level security is on for every table. Without a policy, only the table's owner sees its rows.
 _CREATE_SERVICE_POLICIES = f"""
 DO $$
 DECLARE
@@ -123,9 +124,9 @@ _HAS_VIEW = text("SELECT to_regclass('mkwanja_api.my_payments') IS NOT NULL")
 
 
 def apply_rights(connection: Connection) -> None:
-    """Revokes all rights of all roles but the owner, then grants the intended ones.
+    """Revokes the rights of Supabase's roles, the service's role and PUBLIC, then grants anew.
 
-    Runs in the migration's transaction.
+    The grants are those that the module's docstring describes. Runs in the migration's transaction.
     """
     connection.execute(text(_REVOKE_ALL))
     if connection.execute(_HAS_ROLE, {"name": SERVICE_ROLE}).scalar():
@@ -144,7 +145,7 @@ def apply_rights(connection: Connection) -> None:
 def service_grants(existing: set[tuple[str, str]]) -> list[str]:
     """The grants of the service's role on the (table, column) pairs that exist.
 
-    After a downgrade, not all of them exist.
+    After a downgrade, some of the pairs that this release uses do not exist.
     """
     grants = [f"GRANT USAGE ON SCHEMA {SCHEMA} TO {SERVICE_ROLE}"]
     ours = {table.name for table in metadata.tables.values()}

@@ -33,8 +33,9 @@ def attempts_from(
 ) -> dict[UUID, tuple[Attempt, ...]]:
     """Attempts by payment, each with its provider ids.
 
-    A message may name ids before the attempt that they belong to is stored. Such ids count as ids
-    of the newest attempt, so that we can inquire by them as well.
+    If a message arrived before we stored the ids of its attempt, we do not know which attempt the
+    message's ids belong to. Such ids count as ids of the newest attempt, so that we can inquire by
+    them as well.
     """
     ids_by_attempt: dict[UUID, set[ProviderId]] = defaultdict(set)
     ids_without_attempt: dict[UUID, set[ProviderId]] = defaultdict(set)

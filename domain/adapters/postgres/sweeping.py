@@ -35,8 +35,8 @@ from domain.lifecycle.submit import Due
 from domain.operations import Operation
 from domain.stages import Step
 
-# One statement fetches the due payments and moves their due times. A payment that makes no progress
-# can therefore not block the others (rules.md §5).
+# One statement fetches the due payments and moves their due times into the future. A payment that
+# makes no progress therefore does not stay in front of the others (rules.md §5).
 _FETCH_DUE = text(f"""
 WITH due AS (
     SELECT id, next_step_at FROM mkwanja.payments
@@ -52,10 +52,10 @@ WITH due AS (
 SELECT * FROM moved ORDER BY was_due_at
 """)
 
-# One query for everything, because usually nothing is due and a sweep then costs no more than this
-# query. It counts due payments only up to the limit of a sweep. While the breaker is open, no
-# inquiry that needs the refused credential is due. While an operation is held, one inquiry is due
-# after each cool-down.
+# One query finds all kinds of work. Usually nothing is due, and a sweep then costs only this query.
+# The query counts due payments only up to the limit of a sweep. While the breaker is open, the
+# query counts no inquiry that needs the refused credential. While an operation is held, the query
+# counts one inquiry of that operation after each cool-down.
 _PLAN = text(f"""
 SELECT step.name AS step, CASE WHEN step.name = 'status' AND brakes.breaker_is_open THEN 0 ELSE (
         SELECT count(*) FROM (
@@ -141,7 +141,8 @@ class PostgresSweepingStore:
         }
         async with self._database.transaction() as transaction:
             if transaction.is_read_only:
-                # No step could be taken. Raise before a step uses up inquiry budget.
+                # The database refuses writes, so no step can be stored. Raise before the sweeper
+                # charges the inquiry budget.
                 raise StoreUnavailable
             rows = await transaction.rows(_PLAN, parameters)
         engaged = frozenset(rows[0].engaged or ())

@@ -1,9 +1,12 @@
 """Parses a DATABASE_URL as providers print it, and translates it for the driver.
 
-The URL has libpq's format. There are three groups of parameters. Some are understood and applied.
-Some are meant for another driver or have no effect here: those are left out, and a warning names
-them. All other parameters stop the process. They may change which server we reach or how safely,
-and ignoring one could store payments in the wrong database.
+The URL has libpq's format. There are three groups of parameters:
+
+* This module understands a parameter: it applies the parameter.
+* A parameter is meant for another driver, or has no effect here: this module leaves it out, and a
+  warning names it.
+* All other parameters stop the process, because they may change which server we reach or how
+  safely. If we ignored one, we could store payments in the wrong database.
 
 No message of this module quotes a value, because it might be the password.
 """
@@ -43,8 +46,8 @@ _UNDERSTOOD = _names(
 
 # None of these parameters changes which server we reach, or how safely. We have our own pool,
 # limits and application name, and every statement names our schema. libpq sends `options` when it
-# connects, but poolers refuse it or ignore it. If a provider routes by it (Neon, Supavisor), the
-# host name or the user name contains the same information.
+# connects, but poolers refuse `options` or ignore it. Neon and Supavisor route by `options`, but
+# their host name or user name contains the same information.
 _LEFT_OUT = _names(
     # libpq
     "application_name fallback_application_name connect_timeout client_encoding options",
@@ -253,7 +256,8 @@ def _choose_target(wanted: str | None, *, has_several_hosts: bool) -> str | None
 def _tls_arguments(parameters: Mapping[str, str]) -> dict[str, Any]:
     """The driver's arguments for TLS.
 
-    Certificates and TLS from the first byte need a mode that always uses TLS.
+    Raises ValueError if the URL has certificates, or TLS from the first byte, with a mode that does
+    not always use TLS.
     """
     mode = _choose_ssl_mode(parameters)
     root, certificate, key = (

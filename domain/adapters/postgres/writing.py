@@ -74,16 +74,15 @@ _EXCHANGE_COLUMNS = {
     "meaning": "text",
 }
 
-# At most this many copies of the same bytes are stored for a payment, counted among its latest
-# messages. Another copy would add no information, and an attacker who knows an address could fill
-# the disk with copies. The count runs under the payment's lock. A message that differs is always
-# stored.
+# If this many of a payment's latest messages are copies of a new message, the new message is not
+# stored. It would add no information, and an attacker who knows a callback address could fill the
+# disk with copies. The payment's row is locked while the copies are counted.
 _COPIES_MAX = 200
 _COMPARED_MESSAGES_MAX = 1_000
 
-# One statement writes the whole batch, because each statement costs two round trips. No part reads
-# rows that another part writes. The rows written are counted. If a lost COMMIT already wrote a
-# callback or an exchange, the statement does not write it twice.
+# One statement writes the whole batch, because each statement costs two round trips. No part of the
+# statement reads rows that another part writes. The statement returns how many rows it wrote. If a
+# lost COMMIT already wrote a callback or an exchange, the statement does not write it twice.
 _WRITE = text(f"""
 WITH ids AS (
     INSERT INTO mkwanja.provider_ids (kind, value, payment_id, attempt_id, recorded_at)
@@ -167,7 +166,7 @@ class PreparedChange:
 
 
 class ConcurrentWrite(Exception):
-    """Another transaction stored one of our ids, or used up our probe, after our read."""
+    """After our read, another transaction stored one of our ids or started our probe."""
 
 
 async def write(
