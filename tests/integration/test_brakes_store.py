@@ -124,7 +124,7 @@ class TestBrakesAndClaims:
     async def test_engaging_a_brake_waits_for_claims_that_are_about_to_commit(
         self, fresh: Store, brakes: Brakes, claim: Claim
     ) -> None:
-        """The operator therefore sees every payout on the wire, and no payout is claimed later."""
+        """After the wait, the operator sees all payouts on the wire, and no payout is claimed."""
         payment_id, attempt_id = await claimable(fresh, claim), new_id()
         other = await fresh.accepted(Kind.WITHDRAWAL)
         async with connection(fresh.url) as raw:

@@ -118,8 +118,8 @@ class TestOneFact:
     async def test_the_event_is_stored_in_the_commit_of_its_change(self, store: Store) -> None:
         """The announcement is the text in the history, and shows the payment after the change.
 
-        The history has no gaps. A final row leaves the sweeper's index at once, and its event is
-        not yet published.
+        The history has no gaps. The final payment has no due time, and its event is not published
+        yet.
         """
         payment_id, attempt_id = await store.claimed()
         receipt = a_receipt()

@@ -165,7 +165,7 @@ async def test_the_evidence_and_the_plan_of_a_sweep_show_the_engaged_brakes(
 
 
 async def test_payments_that_share_a_batch_share_no_evidence(store: Store) -> None:
-    """Each decision gets only the evidence of its own payment, also in one commit."""
+    """Each decision gets only its own payment's evidence, even if decisions share a commit."""
     known_well, silent = await resendable(store), await in_doubt(store)
     claimed = await in_doubt(store, Kind.DEPOSIT)
     await record_callback(store, claimed, "deposit", PAID)

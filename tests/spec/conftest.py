@@ -33,7 +33,7 @@ _lending: Lending | None = None
 
 @pytest.fixture(scope="session", autouse=True)
 def _set_lending(lending: Lending) -> Iterator[None]:
-    """Make the lending available to `a_system`, which is a function and not a fixture."""
+    """Store the `Lending` for `a_system`, because `a_system` is a function and not a fixture."""
     global _lending  # noqa: PLW0603 - one for each test process
     _lending = lending
     yield
@@ -44,7 +44,7 @@ def _set_lending(lending: Lending) -> Iterator[None]:
 async def a_system(
     *, env: Mapping[str, str | None] | None = None, **options: Any
 ) -> AsyncIterator[System]:
-    """A system as if it had just started. The test may stop, kill and freeze its processes."""
+    """A system in the state of a fresh start. The test may stop, kill and freeze its processes."""
     options = {"time_scale": TIME_SCALE, **options, "env": {**BRISK, **(env or {})}}
     async with _a_stack(options) as stack, System(stack) as system:
         yield system

@@ -50,7 +50,7 @@ async def _stored_events(system: System, payment_ids: list[str]) -> list[str]:
 
 
 async def _make_cancelled(system: System, count: int) -> list[str]:
-    """Make payments and cancel them, which needs no Daraja, worker or Redis; return their ids."""
+    """Make and cancel payments, because a cancellation needs only PostgreSQL; return their ids."""
     async with stopped_payouts(system):
         payment_ids = await asyncio.gather(*(system.withdrawal() for _ in range(count)))
         for answer in await asyncio.gather(*(cancel(system, one) for one in payment_ids)):

@@ -35,7 +35,7 @@ async def system(running_system: System) -> AsyncIterator[System]:
 
 
 async def _freeze_past_the_lease(system: System, *, without: str = "") -> list[str]:
-    """Make payments whose workers are frozen, lose their leases, and then continue."""
+    """Make payments. Their workers are frozen until the leases have ended, and then continue."""
     workers, payment_ids = [], []
     # The frozen workers sweep only once, at their start. Worker 4 makes the later sweeps.
     rarely = {"SWEEP_INTERVAL_SECONDS": "60"}

@@ -111,7 +111,7 @@ async def test_no_hostile_body_settles_a_payment(silent: System, api: Api) -> No
 
 @pytest.mark.parametrize("api", APIS)
 async def test_an_unusual_but_clear_body_settles_its_payment(silent: System, api: Api) -> None:
-    """These bodies are twins of the hostile bodies: the receiver does not refuse everything."""
+    """The receiver accepts the twins of the hostile bodies, so it does not refuse every body."""
 
     async def settle_by(case: str) -> AwaitedPayment:
         one = await begin_awaited(silent, api)

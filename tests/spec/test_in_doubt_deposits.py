@@ -125,7 +125,7 @@ async def test_silence_ends_a_deposit_only_by_inquiries_after_its_window(system:
 
 
 async def test_a_deposit_under_processing_stays_open_past_its_window(system: System) -> None:
-    """The answer "under processing" is not silence. It counts for 15 minutes at most."""
+    """Each answer "under processing" makes the window longer, up to 15 minutes in all."""
     payment_id = await begin_in_doubt(
         system, "stk", "slow_result", InquiryRule("in_flight_a"), **_TEN_MINUTES
     )

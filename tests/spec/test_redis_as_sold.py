@@ -115,7 +115,7 @@ async def test_a_cluster_of_several_shards_stops_every_process_with_one_line() -
 
 
 async def test_a_fault_of_redis_is_logged_once_and_stops_no_acceptance() -> None:
-    """At first the Redis user may not use arq's keys. After this is mended, all are paid."""
+    """First, Redis denies the user arq's keys. After Redis permits them, all payments are paid."""
     user = limited_user("resetkeys ~mkwanja:* resetchannels &payment-events* +@all -@dangerous")
     async with (
         RedisServer(settings=[user]) as server,

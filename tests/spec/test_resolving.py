@@ -1,4 +1,4 @@
-"""An operator's decision is stored and published. It is refused if evidence contradicts it."""
+"""An operator's decision is stored and published, or refused if evidence contradicts it."""
 
 from __future__ import annotations
 

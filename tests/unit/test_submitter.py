@@ -256,7 +256,7 @@ async def test_the_worker_retries_to_record_an_answer_and_gives_up_only_after_a_
 async def test_an_unrecorded_answer_occupies_its_slot_after_its_job_is_cancelled(
     world: World,
 ) -> None:
-    """The slots therefore limit the number of answers that wait, even if arq cancels jobs."""
+    """If such an answer used no slot, any number of answers could wait."""
     world.change_errors = [StoreUnavailable] * 3
     job = asyncio.create_task(world.submit_payment())
     await asyncio.wait_for(world.store_failed.wait(), timeout=5)

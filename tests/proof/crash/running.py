@@ -71,7 +71,7 @@ class CrashSystem:
             yield deliverer
 
     async def prepare(self, *armed: str) -> None:
-        """Run one plain process of each kind, except those that the caller starts armed."""
+        """Run one process of each kind without failpoints, except the kinds in `armed`."""
         stack = self.system.stack
         wanted = {f"{kind.value}.1" for kind in Target if kind.value not in armed}
         plain = {name for name in stack.names if _is_plain(stack, name)}

@@ -53,7 +53,7 @@ class ReceivedEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Witness:
-    """What was seen from outside.
+    """What clients and subscribers saw.
 
     * `read_stages`: the stages of each payment that clients read, in order, without repetition.
     * `listened_throughout`: the listener was never disconnected, so an event that it did not

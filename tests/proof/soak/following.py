@@ -34,7 +34,7 @@ class Follower:
             await self._task
 
     async def finish(self) -> list[Any]:
-        """Follow the feed to its end. Then read it again from its start, and return that."""
+        """Follow the feed to its end. Then read it again from its start, and return its events."""
         await self.__aexit__()
         while await self._read_on():
             pass
