@@ -42,8 +42,8 @@ class PagePlace:
 class FeedPlace:
     """The event after which the feed continues.
 
-    In another epoch of the database, another event may have had the same position. `mark` tells the
-    two events apart. A `mark` of None means the beginning of the feed.
+    In another epoch of the database, another event can have the same position. `mark` tells the two
+    events apart. A `mark` of None means the beginning of the feed.
     """
 
     position: int = 0

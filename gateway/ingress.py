@@ -37,7 +37,7 @@ from gateway.openapi.document import document
 from gateway.rate_limits import RateLimits
 from gateway.resources import HEALTH_ROUTES, Resources
 
-# Reads leave this many connections of the pool to the writes.
+# Reads leave this many connections of the pool free for writes.
 _CONNECTIONS_FOR_WRITES = 3
 
 

@@ -73,7 +73,7 @@ class Resources:
     async def if_redis_answers(self, ask: Callable[[], Awaitable[object]]) -> object | None:
         """The result of `ask`, or None if Redis refuses it or is away.
 
-        No promise of ours may depend on the result.
+        Every promise to callers must hold even if this method returns None.
         """
         if time.monotonic() < self._redis_rests_until:
             return None
@@ -85,7 +85,7 @@ class Resources:
         except QueueUnavailable as error:
             kind = classify_error(error)
             if kind is not None and EXPLANATIONS[kind].scope is not Scope.SERVER:
-                return None  # other uses of Redis may still work
+                return None  # Redis still answers, and can accept other commands
         self._redis_rests_until = time.monotonic() + _REDIS_REST_SECONDS
         return None
 

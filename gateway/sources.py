@@ -26,7 +26,7 @@ _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 def source_address(
     peer: str, forwarded_for: Sequence[str], trusted_proxies: Sequence[IpNetwork]
 ) -> str:
-    """The address nearest to us that is not a trusted proxy.
+    """The address of the nearest hop that is not a trusted proxy.
 
     The function reads `X-Forwarded-For` from its right end. It reads an entry only if the hop that
     wrote the entry is a trusted proxy, because a sender can invent every entry further left. A hop

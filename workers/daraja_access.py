@@ -26,7 +26,8 @@ log = structlog.get_logger()
 
 _OWN_SLOT_WAIT_SECONDS = 1.0
 
-# Payouts go before inquiries, and inquiries before pushes. None of them starves (rules.md §10).
+# If turns are scarce, payouts go before inquiries, and inquiries before pushes (the requests of
+# deposits). Inquiries and pushes still get a share of the turns (rules.md §10).
 PAYOUTS = RequestClass("payouts")
 INQUIRIES = RequestClass("inquiries", part_of_burst=2 / 3, own_share=0.1)
 PUSHES = RequestClass("pushes", part_of_burst=1 / 3, own_share=0.2)

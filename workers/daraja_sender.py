@@ -56,8 +56,8 @@ class DarajaSender:
             if isinstance(error, Throttled):
                 await self._turns.slow_down()
             if isinstance(error, Refused) and error.failure.reason is FailureReason.CONFIGURATION:
-                # Our settings are wrong. Every payment will be refused until an operator corrects
-                # them.
+                # Our settings are wrong. Until an operator corrects them, Daraja refuses every
+                # payment of this kind.
                 log.error(  # noqa: TRY400 - the reason is known, so a stack trace adds nothing
                     "daraja_refuses_our_configuration",
                     provider_code=error.code,

@@ -25,8 +25,8 @@ async def run_step(
 ) -> None:
     """Submits the payment, or inquires about it if an inquiry is due and charged to the budget.
 
-    A job may run twice, or late, or for a final payment. This does no harm, because the payment's
-    row decides which step is due (rules.md §2).
+    A job can run twice, or late, or for a final payment. Such a job does no harm, because the
+    payment's row decides which step is due (rules.md §2).
     """
     try:
         due = await submitter.submit(UUID(payment_id))

@@ -93,6 +93,6 @@ class QueueOrLocal:
 
 
 def _is_refusal(error: QueueUnavailable) -> bool:
-    """Whether Redis refused only this command. Then the shared rate for sends can still work."""
+    """Whether Redis refused only this command. If so, the shared rate for sends can still work."""
     kind = classify_error(error)
     return kind is not None and EXPLANATIONS[kind].scope is not Scope.SERVER

@@ -52,7 +52,8 @@ RETRY_AFTER_SECONDS = 15.0
 # Before the first set is loaded, retries are faster, because no signature can be checked without
 # a set. The limit of fetches also holds for these retries.
 FIRST_RETRY_AFTER_SECONDS = 2.0
-# This is longer than any outage that we must survive. After this time we no longer trust the keys.
+# A day is longer than any outage of the endpoint that we must survive. If no fetch has succeeded
+# for a day, we no longer trust the keys.
 KEEP_SECONDS = 24 * 3600.0
 
 _NO_AGE = -1.0  # the metric's value while there is no set
@@ -116,7 +117,7 @@ class KeySet:
     async def start(self) -> None:
         """Tries once to load the set, and refreshes it from now on.
 
-        It does not raise if the endpoint is down.
+        If the endpoint is down, this method does not raise.
         """
         # The metric is computed at each scrape, so that it also grows while no fetch happens.
         observability.key_set_age_seconds.set_function(

@@ -13,7 +13,7 @@ from domain.errors import Unauthenticated
 from gateway.auth.jwks import KID_LENGTH_MAX, decode_base64url
 
 # Supabase's tokens have about 1 KiB. The rest is room for custom claims. aiohttp accepts a header
-# of 8,190 bytes. This limit is lower. A token that is a little too long therefore gets our answer.
+# of 8,190 bytes. This limit is lower, so that the answer to a slightly longer token says so.
 TOKEN_BYTES_MAX = 7 * 1024
 
 Algorithm = Literal["ES256", "RS256", "HS256"]

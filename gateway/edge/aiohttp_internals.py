@@ -203,7 +203,7 @@ class ServerConnection(web.RequestHandler):
 
 
 class UnroutedResponse(web.Response):
-    """An answer outside any application. It has the security headers of all other answers."""
+    """An answer to a request that reached no application. It has the usual security headers."""
 
     async def _prepare_headers(self) -> None:
         await super()._prepare_headers()

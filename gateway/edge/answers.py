@@ -32,9 +32,9 @@ class AccessLog(AbstractAccessLogger):
     """Logs one line `request` for each answer: route, method, status and milliseconds.
 
     The line contains no text that the client wrote. Slow answers and faults of ours are logged at
-    INFO. All other answers, including every 4xx and 503, are logged only at DEBUG: a flood of
-    requests must not fill the disk, and a log line costs half as much time as a rejection. Metrics
-    count the rejections.
+    INFO. All other answers, including every 4xx and 503, are logged only at DEBUG, because a flood
+    of requests must not fill the disk, and because a log line costs half as much time as a
+    rejection. Metrics count the rejections.
     """
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:

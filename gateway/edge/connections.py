@@ -176,7 +176,7 @@ class Connection(ServerConnection):
         self.cut("too_many_bytes", asyncio.get_running_loop().time())
 
     def failure_response(self, status: int, error: BaseException | None) -> web.Response:
-        """The answer to malformed HTTP, and to an exception outside our code.
+        """The answer to malformed HTTP, and to an exception that our middlewares did not catch.
 
         The answer contains no detail of the request or of the exception.
         """

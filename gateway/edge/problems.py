@@ -26,7 +26,8 @@ class Problem:
     """The answer to one class of errors.
 
     `is_retryable`: the caller may send the same request again, with the same key. `is_last`: the
-    server closes the connection after this answer, because the next bytes may not be a request.
+    server closes the connection after this answer, because the next bytes can be the rest of this
+    request.
     """
 
     status: int
@@ -113,7 +114,8 @@ async def answer_with_problems(request: web.Request, handler: Handler) -> web.St
         problem = _http_problem(error)
         return _problem_response(problem, f"{problem.title}.", headers=_allow_header(error))
     except Exception:
-        # The log shows the route's pattern, because the path and the body may hold a phone number.
+        # The log shows the route's pattern, because the path and the body can contain a phone
+        # number.
         log.exception("request_failed", route=_route(request))
         return _problem_response(BUG, "You may send the same request again, with the same key.")
 
@@ -217,7 +219,7 @@ def _problem_response(
 def _encodable(text: str) -> str:
     """`text` with escapes in place of unpaired surrogates.
 
-    A caller's field name may contain one, and orjson refuses to write it.
+    A caller's field name can contain such a surrogate, and orjson refuses to write it.
     """
     return text.encode("utf-8", "backslashreplace").decode()
 

@@ -18,9 +18,9 @@ Result = TypeVar("Result")
 class ReadQueue:
     """Runs work in order of arrival, at most `at_once` at the same time.
 
-    A request whose client has disconnected leaves the queue. Work that has begun is not cancelled:
-    PostgreSQL may act on a cancellation late, and would then cancel the next statement on the same
-    connection.
+    A request whose client has disconnected leaves the queue. Work that has begun is not cancelled,
+    because PostgreSQL can act on a cancellation late. It would then cancel the next statement on
+    the same connection.
     """
 
     def __init__(self, *, at_once: int, patience_seconds: float) -> None:
