@@ -104,7 +104,7 @@ _ERRORS_OF_CANCELLING = {errors.TooLateToCancel}
 
 _ACCEPTED = SuccessResponse(
     views.Payment,
-    "The payment is stored. It will be sent to M-PESA, once.",
+    "The payment is stored. A worker will send it to M-PESA.",
     ("Location", "Idempotency-Replayed"),
 )
 

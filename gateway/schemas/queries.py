@@ -84,7 +84,11 @@ class WaitParameters(Parameters):
     """GET /v1/payments/{payment_id}"""
 
     wait: WaitSeconds = Field(
-        0, description="How many seconds the answer may wait for the payment to become final."
+        0,
+        description=(
+            "How many seconds the answer may wait until the payment is final. The service does not "
+            "wait yet: the answer comes at once."
+        ),
     )
 
 
