@@ -37,9 +37,10 @@ class Outcome(StrEnum):
     An attempt without an outcome is under way, or its worker died or froze. Daraja may have acted.
     """
 
-    # Proved without effect: no byte was written, or Daraja refused before it acted.
+    # It is proved that the attempt had no effect: no byte was written, or Daraja rejected the
+    # request (for example as one of too many requests) before it acted.
     NOT_ACTED = "not_acted"
-    # Daraja's answer to the send was a definite no.
+    # Daraja answered the send, and its answer definitely refuses the payment.
     REFUSED = "refused"
     # Daraja's result was a failure.
     FAILED = "failed"
@@ -64,9 +65,9 @@ class Attempt:
 
     `provider_ids` are the ids that Daraja gave to the attempt.
 
-    All times are the database's. At `ended_at` we last learned the attempt's outcome. `account` is
-    None if the attempt was stored before its column existed. In that case, nothing proves which
-    account sent it.
+    All times are the database's. `ended_at` is when we last learned an outcome of the attempt.
+    `account` is None if the attempt was stored before the database had a column for accounts. In
+    that case, nothing proves which account made the send.
     """
 
     id: UUID
@@ -86,9 +87,9 @@ class Attempt:
     def inquiry_account(self) -> Account | None:
         """The account by which to inquire about this attempt, or None.
 
-        None if the account is not known, or if the attempt never reached Daraja. An attempt that
-        never reached Daraja is in no account's records. Any account may inquire about it, because
-        such an inquiry only tests the credential.
+        None if the account is not stored. Also None if the attempt is proved to have had no effect
+        and Daraja gave it no id. No account has records of such an attempt. An inquiry about it
+        only tests the credential, so every account is permitted to send the inquiry.
         """
         return None if self.outcome is Outcome.NOT_ACTED and not self.provider_ids else self.account
 

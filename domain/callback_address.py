@@ -1,8 +1,8 @@
 """The address that we give to Daraja for the messages about one payment, and its verification.
 
 Pure. Daraja signs nothing (daraja.md §8.2), so the token in the address *is* the signature. The
-address also names the payment and the operation of a message, even if we lost the answer with
-Daraja's own ids.
+address also names the payment and the operation of a message. The receiver can therefore find the
+payment, even if we lost the answer that contained Daraja's own ids.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from uuid import UUID
 from domain.kinds import RULES, Kind
 from domain.stages import Step
 
-# Every operation except those of inquiries. These contain a number (`status-{n}`,
-# `status-{n}-timeout`).
+# Every operation except those of inquiries. The operations of inquiries contain a number
+# (`status-{n}`, `status-{n}-timeout`).
 PAYMENT_OPERATIONS = frozenset(
     operation
     for rules in RULES.values()
@@ -77,7 +77,10 @@ def make_token(secret: str, payment_id: str, operation: str) -> str:
 
 
 def is_genuine(secrets: Sequence[str], payment_id: str, operation: str, presented: str) -> bool:
-    """Whether any of `secrets` (rotation) makes the token `presented`, in constant time."""
+    """Whether one of `secrets` makes the token `presented`. The comparison takes constant time.
+
+    While an operator replaces the secret, the old and the new secret are both valid.
+    """
     given = presented.encode("utf-8", "backslashreplace")
     matches = [
         hmac.compare_digest(make_token(secret, payment_id, operation).encode(), given)

@@ -19,7 +19,7 @@ PaymentServiceError
 │   ├── NotPermitted
 │   ├── LimitExceeded              over a limit on amounts; says which one and until when
 │   ├── RateLimited                too soon after other requests; says when to try again
-│   ├── PaymentNotFound            also for another owner's payment
+│   ├── PaymentNotFound            no such payment, or it belongs to another owner
 │   ├── TooLateToCancel
 │   └── ResolutionRefused          evidence contradicts an operator's decision
 ├── Unavailable                    we must change something; the caller may repeat the request
@@ -53,7 +53,7 @@ from domain.failures import Failure
 class PaymentServiceError(Exception):
     """The service could not do what was asked.
 
-    An error without a message of its own has its class's docstring as its message, in one line.
+    If an error is raised without a message, its message is its class's docstring, in one line.
     """
 
     def __init__(self, message: str | None = None) -> None:
@@ -202,7 +202,7 @@ class CommitOutcomeUnknown(StoreUnavailable):
 class ClaimUnknown(StoreUnavailable):
     """The claim may or may not have been committed.
 
-    Nothing was sent under it, and nothing will be.
+    The worker has sent nothing under this claim, and will send nothing.
     """
 
 

@@ -19,15 +19,15 @@ class InquiryOutcome(StrEnum):
     FAILED = "failed"
     # Daraja has the payment, and has not finished it.
     UNDER_WAY = "under_way"
-    # Daraja does not know the payment. Only Transaction Status gives this answer, and we use it
-    # only for payouts.
+    # Daraja does not know the payment. Only Transaction Status gives this answer, and only payouts
+    # are inquired about by Transaction Status.
     NOT_FOUND = "not_found"
     # Daraja answered without a result.
     NO_RESULT = "no_result"
     # Daraja answered 500.001.1001, a code with at least five meanings (daraja.md §3).
     VAGUE = "vague"
-    # Daraja answered 429 or a 5xx without that code, or did not answer, or we cannot read its
-    # answer.
+    # Daraja answered 429, or a 5xx without the code 500.001.1001, or did not answer, or we cannot
+    # read its answer.
     NO_ANSWER = "no_answer"
 
     @property
@@ -44,10 +44,11 @@ class InquiryOutcome(StrEnum):
 class Inquiry:
     """One numbered inquiry, stored before it was sent. Only its first answer counts.
 
-    `is_probe`: it probed the breaker, so it is not part of the payment's own schedule.
-    `is_of_former_account`: it was sent with another short code than the worker's own. Its answer
-    then says nothing about our credential, and "not found" may only mean that we cannot see that
-    short code's payments.
+    `is_probe`: the inquiry probed the breaker, so it is not part of the payment's own schedule.
+
+    `is_of_former_account`: the worker sent the inquiry with the short code of a former account. The
+    answer says nothing about the credential in use. If the answer is "not found", the reason may be
+    that Daraja does not show us the payments of that short code.
     """
 
     number: int
@@ -66,9 +67,9 @@ class Evidence:
     # Whether any result or time-out message, of whatever content, came to the payment's own
     # address.
     has_message: bool = False
-    # Whether one of those messages says that the payment succeeded.
+    # Whether a stored message from an allowed address says that the payment succeeded.
     claims_success: bool = False
-    # Whether one of those messages names another amount than the payment's.
+    # Whether such a message names another amount than the payment's.
     names_another_amount: bool = False
     # How many stored messages brought the next inquiry forward.
     reminder_count: int = 0

@@ -1,7 +1,7 @@
 """The closed list of reasons why a payment fails, each with a sentence for people.
 
-Pure. `safe_to_retry` is true only if Daraja or the service stated that no money moved and none will
-move (rules.md §14).
+Pure. `safe_to_retry` is true only if Daraja, the service or an operator stated that no money moved
+and none will move (rules.md §14).
 """
 
 from __future__ import annotations

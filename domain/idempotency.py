@@ -14,16 +14,16 @@ from datetime import timedelta
 
 from domain.errors import IdempotencyKeyInvalid
 
-# This is long enough for a retry after a night's outage, and the least that we promise (rules.md
-# §20).
+# We promise to store a key for at least this time (rules.md §20). A caller can therefore retry even
+# after an outage of a whole night.
 KEY_LIFETIME = timedelta(hours=24)
 
 KEY_LENGTH_MAX = 255
 # "!" to "~". /openapi.json prints this pattern too.
 VISIBLE_ASCII = re.compile(rf"[!-~]{{1,{KEY_LENGTH_MAX}}}")
 
-# The first byte of every fingerprint. If we change how fingerprints are made, this version tells an
-# old fingerprint from the fingerprint of another request.
+# The first byte of every fingerprint. If we change how fingerprints are made, this version shows
+# which stored fingerprints were made in the old way.
 _FINGERPRINT_VERSION = b"\x01"
 
 

@@ -37,7 +37,7 @@ SETTINGS_REFUSALS_MAX = 3
 class OperationHealth(StrEnum):
     """What an answer says about its operation."""
 
-    # Daraja processed the request itself.
+    # Daraja accepted the request, or refused it because of its own content.
     WORKS = "works"
     # Daraja refused the operation, and would refuse it for any request.
     PRODUCT_REFUSED = "product_refused"
@@ -49,8 +49,8 @@ class OperationHealth(StrEnum):
 class OperationAnswer:
     """An answer that says something about an operation.
 
-    `since` is when the request was claimed or stored, by the database's clock. If the request is
-    older than the last change of the hold, its answer changes nothing. `cool_down` is the first
+    `since` is when the send was claimed, or the inquiry was stored, by the database's clock. If
+    that was before the hold last changed, the answer changes nothing. `cool_down` is the first
     cool-down, if this answer begins a hold.
     """
 
@@ -64,8 +64,8 @@ class OperationAnswer:
 def health_from_answer(error: ProviderError | None) -> OperationHealth | None:
     """What the answer to a send says about its operation.
 
-    None if the answer says nothing about it: Daraja was busy, throttled the request, or did not
-    answer.
+    None if the answer says nothing about the operation, for example if Daraja was busy, throttled
+    the request, or did not answer.
     """
     match error:
         case None | DuplicateSubmission():

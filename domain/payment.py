@@ -150,11 +150,11 @@ class Payment:
 
     @property
     def inquiry_step(self) -> Step | None:
-        """The step that inquires about this payment, or None if no inquiry can name the payment.
+        """The step that inquires about this payment, or None if no inquiry is possible.
 
-        An inquiry names an id of the kind `inquiry_id_kind` of the payment's rules (rules.md §15).
-        None if Daraja gave us no id of that kind. If `inquiry_id_kind` is None, the inquiry names
-        the payment's own id and needs no id from Daraja.
+        An inquiry names an id that Daraja gave us, of the kind `inquiry_id_kind` (rules.md §15). If
+        we have no such id, no inquiry is possible. If `inquiry_id_kind` is None, the inquiry names
+        the payment's own id, and is always possible.
         """
         id_kind = self.rules.inquiry_id_kind
         if id_kind is not None and all(known != id_kind for known, _ in self.provider_ids):
@@ -170,9 +170,10 @@ class Payment:
     def inquiry_attempt(self) -> Attempt | None:
         """The attempt that an inquiry is about, or None if no inquiry can name an attempt.
 
-        An inquiry can name an attempt that has an id of the kind `inquiry_id_kind`. If
-        `inquiry_id_kind` is None, an inquiry can name every attempt. Of these attempts, this is the
-        newest that may have acted. If all of them are proved not to have acted, this is the newest.
+        An inquiry can name each attempt that has an id of the kind `inquiry_id_kind`. If
+        `inquiry_id_kind` is None, an inquiry can name every attempt. Of the attempts that an
+        inquiry can name, this is the newest on which Daraja may have acted. If Daraja cannot have
+        acted on any of them, this is the newest.
         """
         id_kind = self.rules.inquiry_id_kind
         nameable = [
@@ -185,7 +186,7 @@ class Payment:
 
     @property
     def sending_accounts(self) -> frozenset[Account | None]:
-        """The accounts of all sends that may have acted. None stands for an unknown account."""
+        """The accounts of all sends that may have acted. None: the account was not stored."""
         return frozenset(
             attempt.account for attempt in self.attempts if attempt.outcome is not Outcome.NOT_ACTED
         )
@@ -198,14 +199,17 @@ class Payment:
     def disagrees_with(self, ids: ProviderIds) -> bool:
         """Whether one of `ids` cannot be an id of this payment.
 
-        That is so if we know an id of the same kind for every attempt that Daraja may know, and all
-        these known ids differ from the given id. If we know no id of that kind for one of these
-        attempts, the given id may belong to that attempt.
+        Take all attempts that Daraja may know. The given id is not an id of this payment if we know
+        an id of the same kind for each of these attempts, and all these known ids differ from the
+        given id. If we know no id of that kind for one of these attempts, the given id may belong
+        to that attempt.
 
-        Daraja may know every attempt that may have acted, and every attempt for which it gave us an
-        id. If the kind is sent with our own id, Daraja may know every attempt. Daraja gives a
-        ConversationID even to a send that it rejects, and that ConversationID may never have
-        reached us.
+        Daraja may know an attempt in each of these cases:
+
+        * Daraja may have acted on it.
+        * Daraja gave us an id for it.
+        * We sent our own id with it. Daraja gives a ConversationID even to a send that it rejects,
+          and that ConversationID may never have reached us.
         """
         attempts_known_to_daraja = [
             attempt

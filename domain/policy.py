@@ -2,9 +2,11 @@
 
 Pure. The amounts come from the stored payments: a payment counts while it is pending, after its
 success, and after a failure if money may still have moved. A day is a calendar day in Nairobi. A
-minute is the last sixty seconds. The transaction that accepts the payment checks the limits
-(`adapters/postgres/limiting.py`), under a lock on the limit's subject. Two requests therefore never
-use the same remaining allowance.
+minute is the last sixty seconds.
+
+The transaction that accepts the payment checks the limits (`adapters/postgres/limiting.py`). First
+it locks the caller or the phone number that the limit is for. Two requests therefore never use the
+same remaining allowance.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ _PHONE_DAY_MAX_KES = 500_000
 class WithoutRedis(StrEnum):
     """What the service does with a request while Redis is not reachable.
 
-    Redis counts the requests of each caller.
+    Redis counts each caller's requests, so the service cannot check `requests_per_second` then.
     """
 
     # Redis is not needed to accept a payment (rules.md §1).
@@ -48,9 +50,9 @@ class CallerLimits:
     amount_per_day_kes: int | None = None
 
 
-# The defaults stop a runaway client, but not a busy one: one user can use at most about half of a
-# process. An operator who knows the app sets lower limits (docs/using.md, "Policy"). Our own
-# services have no default limit, because their operators limit them.
+# The default limits of a user stop a runaway client, but not a busy client: one user can use at
+# most about half of a web process's capacity. If operators know the app, they set lower limits
+# (docs/using.md, "Policy"). Backends have no default limits, because they are our own services.
 _USER_LIMITS = CallerLimits(requests_per_second=1_000, burst=10_000)
 _BACKEND_LIMITS = CallerLimits()
 
@@ -165,8 +167,9 @@ def list_charges(policy: Policy, caller: Caller, request: PaymentRequest) -> tup
             found_charges.append(
                 Charge(LimitName.PHONE_MINUTE, phone, 1, policy.deposits_per_minute)
             )
-    # This check comes before the check of the remaining allowances. If we ask a caller to come back
-    # later, the request must have a chance to succeed then.
+    # If a charge exceeds its whole limit, refuse the request here, before the remaining allowances
+    # are checked. That later check asks the caller to come back, but no retry of this request can
+    # succeed.
     for charge in found_charges:
         if charge.cost > charge.maximum:
             raise _refusal_without_retry(charge)

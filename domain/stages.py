@@ -148,15 +148,16 @@ TRANSITIONS: Mapping[Stage, Mapping[FactName, Transition]] = {
 
 
 class Step(StrEnum):
-    """The step that is due at `next_step_at`. The comments say what each step does and uses."""
+    """The step that is due at `next_step_at`."""
 
-    # A claim and a send.
+    # A worker claims and sends the payment.
     SUBMIT = "submit"
-    # PostgreSQL only: the lease is over and the worker recorded no outcome.
+    # The sweeper ends a lease that is over, because the worker recorded no outcome.
     END_LEASE = "end_lease"
-    # STK query: uses one inquiry of its budget.
+    # A worker sends an STK query. It is charged to the budget of STK queries.
     QUERY = "query"
-    # Transaction Status: uses one inquiry of its budget, and the credential.
+    # A worker sends a Transaction Status inquiry, which contains the initiator's credential. It is
+    # charged to the budget of these inquiries.
     STATUS = "status"
-    # PostgreSQL only: no inquiry is possible, so check whether the wait for a callback is over.
+    # No inquiry is possible. The sweeper checks whether the wait for a callback is over.
     WATCH = "watch"

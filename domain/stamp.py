@@ -1,6 +1,6 @@
-"""Sets the parts of a payment that every change sets besides its decision: ids, times, lease.
+"""Completes a changed payment before it is stored: adds ids, sets times, and ends its lease.
 
-Pure, so that every store of payments (PostgreSQL, or a test's memory) stores them alike.
+Pure, so that every store of payments (PostgreSQL, or a test's memory) can use this one function.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def stamp_change(
 
 
 def _with_ids(payment: Payment, attempt_id: UUID | None, ids: ProviderIds) -> Payment:
-    """Returns `payment` with `ids` added to attempt `attempt_id`. An id may permit an inquiry."""
+    """Returns `payment` with `ids` added to attempt `attempt_id`."""
     return replace(
         payment,
         attempts=tuple(

@@ -13,16 +13,18 @@ from datetime import timedelta
 # lost (rules.md §5: at most 5 s).
 HANDOVER_RETRY_AFTER = timedelta(seconds=5)
 
-# The longest time for a call to Daraja. A short lease lowers it (`Times.call_max`; rules.md §10).
+# The longest time for a call to Daraja. If the lease is short, `Times.call_max` is less (rules.md
+# §10).
 CALL_MAX = timedelta(seconds=15)
 
-# A job's time for its work before and after the call. If a job takes longer, arq cancels the job,
-# and the job's send goes on by itself. The limit is short because arq hides a dead worker's jobs
-# for the longest time of a job. Until then, these jobs stay at the head of the queue.
+# A job may take this long for its work before and after the call. If it takes longer, arq cancels
+# the job, but the job's send continues. The time is short because of workers that die. Other
+# workers skip a dead worker's jobs until the longest time of a job (`Times.job_max`) is over. All
+# that time these jobs stay at the head of the queue.
 _JOB_BEYOND_CALL = timedelta(seconds=15)
 
-# A held operation is probed after a cool-down, which doubles up to this maximum. The same is true
-# of an open breaker (rules.md §17).
+# A worker probes a held operation, or an open breaker, after a cool-down (rules.md §17). Each
+# cool-down is twice as long as the one before, up to these maximums.
 OPERATION_COOL_DOWN_MAX = timedelta(minutes=15)
 BREAKER_COOL_DOWN_MAX = timedelta(hours=1)
 
@@ -90,7 +92,7 @@ class Times:
 
     @property
     def send_deadline(self) -> timedelta:
-        """The time after the start of the claim in which the first byte may leave (rules.md §3)."""
+        """For this long after the start of the claim, a first byte may be sent (rules.md §3)."""
         return self.lease / 2
 
     @property
@@ -104,5 +106,5 @@ class Times:
         return self.call_max + _JOB_BEYOND_CALL
 
 
-# Code without a worker's settings decides by these times.
+# Code that has no worker's settings, for example an operator's command, decides by these times.
 DEFAULT_TIMES = Times()

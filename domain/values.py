@@ -34,8 +34,8 @@ class Role(StrEnum):
 # Kenya has had UTC+3 without daylight saving time since 1960, so no time zone database is needed.
 NAIROBI = timezone(timedelta(hours=3), "EAT")
 
-# Daraja shows these texts to people, and cuts or refuses a text that is longer (daraja.md §2.1,
-# §4.1).
+# Daraja shows descriptions and remarks to people. It cuts or refuses a text that is longer than
+# these limits (daraja.md §2.1, §4.1).
 DESCRIPTION_LENGTH_MAX = 13
 REMARKS_LENGTH = (2, 100)
 METADATA_PAIRS_MAX = 20
@@ -54,8 +54,8 @@ _RECEIPT = re.compile(r"[A-Z0-9]{6,20}")
 # example `TK61000000` (daraja.md §4.3).
 _PLACEHOLDER = re.compile(r"[A-Z][A-L][1-9A-V][0-9]{7}|.*0000000")
 
-# Crockford's alphabet, without I, L, O and U. People can therefore type a reference correctly that
-# they heard on the phone.
+# Crockford's alphabet, without I, L, O and U. A person who hears a reference on the phone can
+# therefore type it correctly.
 _REFERENCE_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -116,7 +116,7 @@ def parse_phone_number(text: str) -> str:
 def parse_amount_kes(value: object, kind: Kind) -> int:
     """`value` as whole shillings within the provider's limits for `kind`."""
     low, high = RULES[kind].amount_limits_kes
-    # Not isinstance, because a bool is an int in Python and never an amount.
+    # `isinstance` would accept a bool, because Python's bool is a subclass of int.
     if type(value) is not int:
         raise ValueError(
             f"must be a whole number of shillings, written as a JSON integer from {low} to {high}"

@@ -33,8 +33,8 @@ EVENT_SOURCE = "/mkwanja/payments"
 # settings.
 PROVIDER_SAID = "provider_said"
 
-# Only backends see the other details. A detail may name an operator, and a text that an operator
-# wrote may name anyone.
+# The details of a history entry that users see. Only backends see the other details, because these
+# may contain an operator's name, or a text that an operator wrote.
 _DETAILS_FOR_USERS = frozenset({"provider_code", "error", "by"})
 
 
@@ -55,8 +55,8 @@ class Member:
     `path` is where the value is found in the shown object, and `write` converts the value to JSON
     (None: it is JSON already). Some views omit a member that `may_be_absent`.
 
-    The documentation uses `value_type` (`UUID` for a text that holds one), `description` and
-    `schema_keywords` (keywords of JSON Schema).
+    The documentation uses `value_type`, `description` and `schema_keywords` (keywords of JSON
+    Schema). If a text is always a UUID, its `value_type` is `UUID`.
     """
 
     name: str
