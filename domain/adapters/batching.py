@@ -1,9 +1,9 @@
 """Batches concurrent work of one process: many items share one commit or one round trip.
 
 All items that wait go into the next batch. There is no timer, so a single item does not wait for
-others. A batch holds at most one item per key, because Postgres silently applies only one of two
-changes to a row. If one waiter is cancelled, the other waiters still get their results. Waiters
-that request the same thing can share one item.
+others. A batch holds at most one item per key. Otherwise one statement might change a row twice,
+and Postgres would apply only one of the changes and report no error. If one waiter is cancelled,
+the other waiters still get their results. Waiters that request the same thing can share one item.
 """
 
 from __future__ import annotations
@@ -61,8 +61,9 @@ class Lane(Generic[Item, Result]):
     disk. Two batches never hold items with the same key. Lanes that share a `gate` take turns, so
     that each lane sends few large batches instead of many small ones.
 
-    `shared` returns what an item requests. An item joins a queued item that requests the same. It
-    never joins a batch that has started, so every waiter gets a result that is newer than its call.
+    If `shared` returns the same value for a new item and for a queued item, the two share one run.
+    An item never joins a batch that has started, so every waiter gets a result that is newer than
+    its call.
 
     `run` gets the items of a batch and returns one result for each, in the same order. If it raises
     `RunAlone`, every item runs in a batch of its own, outside the lane, so that a slow item does
@@ -87,7 +88,7 @@ class Lane(Generic[Item, Result]):
         self._abandoned = abandoned
         self._batch_size_max = batch_size_max
         self._queue: OrderedDict[int, _Place[Item, Result]] = OrderedDict()
-        # For each thing that queued items request: the number of their place in the queue.
+        # The numbers of the places in the queue, by the `shared` value of their items.
         self._joinable: dict[Hashable, int] = {}
         self._arrivals = 0
         # The keys of items in a running batch, or running alone.
@@ -128,7 +129,7 @@ class Lane(Generic[Item, Result]):
     def _join_queue(self, waiter: _Waiter[Item, Result]) -> int:
         """Adds the waiter to the queue, and returns the number of its place.
 
-        It shares the place of queued waiters that request the same thing.
+        If a queued item has the same `shared` value, the waiter shares that item's place.
         """
         shared = self._shared(waiter.item) if self._shared is not None else None
         number = self._joinable.get(shared) if shared is not None else None
@@ -172,15 +173,15 @@ class Lane(Generic[Item, Result]):
             while self._queue:
                 async with self._gate:
                     # The batch is made only now, so that it includes items that arrived while we
-                    # waited.
+                    # waited for the gate.
                     batch = self._next_batch()
                     if not batch:
                         break
                     await self._run_with_busy_keys(batch)
         finally:
             # The task is removed here and not in a callback of the task, because the next `submit`
-            # must see at once that it ended. Items that remain wait for a busy key. The task that
-            # frees the key runs them.
+            # must see at once that the task ended. If items remain in the queue, they wait for a
+            # busy key. The task that frees the key runs them.
             self._drivers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     async def _run_with_busy_keys(self, batch: list[_Place[Item, Result]]) -> None:

@@ -10,8 +10,8 @@ This module masks in four ways, and no other module masks:
 * `redact_exception` logs an exception's type and traceback without the values that its message may
   quote.
 
-This is the last line of defence: each place that writes also writes as little as it can. The rows
-of payments are not masked.
+Masking is the last line of defence, because the code that writes a text already leaves out all that
+it can. The rows of payments are not masked.
 
 The time of every pattern is linear in the text's length, because the text may be an attack.
 """
@@ -42,7 +42,7 @@ _NUMBER = re.compile(
 
 _NINE_DIGITS = re.compile(r"(?:\d[ -]?){9}")  # a text without a match has no phone number
 
-# Long runs of the characters of tokens and keys. `_mask_opaque` decides about each.
+# Long runs of the characters of tokens and keys. `_mask_opaque` decides which of them to mask.
 _OPAQUE = re.compile(r"[\w.~+/=-]{20,}", re.ASCII)
 _SECRET_MARKS = ("eyJ", "sb_secret_", "sb_publishable_")  # starts of JWTs and of Supabase's keys
 _ADDRESS_TOKEN = re.compile(r"/[0-9a-f]{32,}")
@@ -82,7 +82,7 @@ _NAME_MAX = 40
 
 
 def mask_text(text: str) -> str:
-    """Mask secrets, names and phone numbers in `text`. A number's first and last digits stay."""
+    """Mask secrets, names and phone numbers in `text`, but not a number's first and last digits."""
     # A pattern runs only if the text has one of its words. Most log lines have none.
     lower_text = text.lower()
     if "bearer" in lower_text or "basic" in lower_text:
@@ -204,10 +204,12 @@ class SecretFields:
         own_ids: Collection[str] = (),
         times: Collection[str] = (),
     ) -> None:
-        """In the fields `names` the whole value is secret, in `addresses` the last path segment.
+        """Each argument contains names of fields.
 
-        `own_ids` may hold a payment's id, which stays readable. `times` hold long digits that are
-        not phone numbers.
+        * `names`: the whole value is secret.
+        * `addresses`: the last segment of the URL's path is secret.
+        * `own_ids`: if the value is a payment's id, it stays readable.
+        * `times`: the value is a long number, but not a phone number, and stays readable.
         """
         self._names = names
         self._addresses = addresses
@@ -220,7 +222,7 @@ class SecretFields:
         )
 
     def replace_secrets(self, body: bytes) -> bytes:
-        """Replace the values of the names in `body`, even if it is not valid JSON."""
+        """Replace the values of the fields `names` in `body`, even if `body` is not valid JSON."""
         return self._value.sub(rb"\g<1>" + REPLACED, body)
 
     def mask_fields(self, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,7 +240,7 @@ class SecretFields:
         return value if name in self._own_ids and _is_payment_id(value) else mask_text(value)
 
     def find_secrets(self, fields: Mapping[str, str]) -> list[str]:
-        """Return the secrets in a request's `fields`, for `Masking`. The answer may repeat them."""
+        """Return the secrets in a request's `fields`, to mask the answer, which may repeat them."""
         whole = [fields[name] for name in self._names if name in fields]
         return whole + [
             fields[name].rpartition("/")[2] for name in self._addresses if name in fields

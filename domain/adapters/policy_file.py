@@ -93,8 +93,9 @@ def read_policy(path: Path | None) -> Policy:
     if path is None:
         return Policy()
     try:
-        # A process reads the file more than once. The second time, a pipe is empty, which would
-        # mean the default limits. Without a writer, the process would wait for ever.
+        # A process reads the file more than once. The second time, a pipe would be empty, and an
+        # empty file means the default limits. If nothing writes to the pipe, the process would wait
+        # for ever.
         if not stat.S_ISREG(path.stat().st_mode):
             raise ValueError("must be a regular file, but is a directory, pipe or device")
         with path.open("rb") as file:
@@ -170,7 +171,7 @@ def _merge_limits(own: _Limits, common: _Limits, default: CallerLimits) -> Calle
         return default_value if table is None else getattr(table, name)
 
     per_second = choose("requests_per_second", default.requests_per_second)
-    # If the file sets a rate and no burst, the burst is the requests of one second.
+    # If the file sets a rate and no burst, the burst is the number of requests in one second.
     is_default = per_second == default.requests_per_second
     burst = choose("burst", default.burst if is_default else max(1, math.ceil(per_second or 1)))
     return CallerLimits(

@@ -46,9 +46,9 @@ def parse(
 ) -> Any:
     """Parse `body`: UTF-8, no repeated keys, no NaN, bounded depth. Raises Unreadable.
 
-    Exact numbers are `int` and `Decimal`. With them, minus zero is rejected: Python would read it
-    as 0, which is the code of a success, and Daraja never writes minus zero. Without `depth_max`
-    only Python's own stack limits the depth, which is safe too.
+    If `has_exact_numbers`, numbers become `int` or `Decimal`, and minus zero is rejected. Python
+    would read minus zero as 0, which is the code of a success, and Daraja never writes minus zero.
+    If `depth_max` is None, the limit is the depth at which Python's parser gives up.
     """
     exact: dict[str, Any] = (
         {"parse_float": Decimal, "parse_int": _parse_whole_number} if has_exact_numbers else {}

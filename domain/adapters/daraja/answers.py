@@ -86,7 +86,8 @@ def read_error(
 ) -> tuple[str | None, str]:
     """Return the code and the text of an error of Daraja.
 
-    Raises TokenRefused, ProductRefused or Throttled if Daraja refused the request unread.
+    Raises TokenRefused, ProductRefused or Throttled if Daraja refused the request without reading
+    it.
     """
     code, text = _read_code_and_text(message)
     if (status >= 400 or (code is not None and status < 300)) and _NO_PRODUCT.search(
@@ -119,7 +120,8 @@ def _read_acknowledgement(api: Api, message: Mapping[str, Any]) -> ProviderIds:
 def _classify_error(
     kind: Kind, status: int, body: bytes, message: Mapping[str, Any] | None
 ) -> ProviderError:
-    # This text counts with any code and any status, because an earlier send may have paid.
+    # If the text names a duplicate id, an earlier send may have paid, whatever code and status the
+    # answer has.
     if _DUPLICATE_ID.search(_searchable_text(body, message)):
         return DuplicateSubmission(code=_read_code_and_text(message)[0])
     try:
@@ -143,7 +145,8 @@ def _classify_daraja_error(kind: Kind, status: int, code: str, text: str) -> Pro
 def _classify_other_error(status: int, body: bytes, code: str | None) -> ProviderError:
     """Classify an answer that is not in Daraja's envelope.
 
-    It is a refusal only if its status is a refusal and its body shows no trace of a payment.
+    Such an answer is a refusal only if its status refuses the request, and its body has no trace of
+    a payment.
     """
     shown_code = code if code is not None and _SHOWABLE_CODE.fullmatch(code) else None
     if status in _REFUSING_STATUSES and not may_have_payment_trace(body):

@@ -2,8 +2,8 @@
 
 Daraja refuses a token before M-PESA sees the request (daraja.md §1). A second send with a new token
 is therefore safe, even of a payout. But Daraja gives the same answer if our app lacks the product,
-and then no new token helps. Each new token may also end the token of other requests in flight. So a
-second refusal in a row counts against the operation.
+and then no new token helps. Each new token may also end the token of other requests in flight. So
+if Daraja also refuses the new token, we conclude that our app lacks the product.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ class AuthorizedCalls:
     ) -> Result:
         """Call `send` with a token that the operation accepts, and return its result.
 
-        `is_probe`: the operation is held. If Daraja refuses the token, the call uses a newer token
-        of another request, but fetches none itself. Raises the ProviderError of the answer.
+        If `is_probe`, the operation is held, and the call never fetches a token. If Daraja then
+        refuses the token, the call tries a newer token only if another request has fetched one.
+        Raises the ProviderError of the answer.
         """
         token = await obtain_token(self._tokens.get_current())
         try:
@@ -65,8 +66,8 @@ class AuthorizedCalls:
     async def _is_token_refused(self, operation: str, token: Token) -> bool:
         """Whether the operation refused this token to a request that had just obtained it.
 
-        If such a request is under way, this waits for its end. Otherwise each request that started
-        with the token would fetch another token.
+        If such a request is under way, the method first waits for its end. Otherwise each request
+        that started with the token would fetch another token.
         """
         async with self._first_resend_locks[operation]:
             return self._refused_tokens.get(operation) == token.text
@@ -100,7 +101,7 @@ class AuthorizedCalls:
     ) -> Result:
         """Send with `token`. If the operation accepts the token, forget an earlier refusal.
 
-        Our app may have obtained the product in the meantime.
+        The earlier refusal no longer counts, because our app may have obtained the product since.
         """
         try:
             result = await send(token)

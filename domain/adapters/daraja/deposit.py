@@ -38,8 +38,8 @@ STK_QUERY = Api(Operation.STK_QUERY, "/mpesa/stkpushquery/v1/query", "CheckoutRe
 
 _IDS = {"checkoutrequestid": IdKind.CHECKOUT_REQUEST, "merchantrequestid": IdKind.MERCHANT_REQUEST}
 
-# "Still under processing" (daraja.md §3). The error 500.001.1001 may mean the same, but Daraja
-# also sends it for payments that have ended.
+# This code means "still under processing" (daraja.md §3). The error 500.001.1001 may mean the same,
+# but Daraja also sends it for payments that have ended.
 _UNDER_WAY_CODE = "4999"
 
 _F = FailureReason
@@ -59,7 +59,7 @@ FAILURES: Codes = {
     "1037": Ending(_F.NO_RESPONSE, safe_to_retry=False),
     "1101": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
     "1102": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
-    # On a deposit this is the customer's PIN, not our credential.
+    # On a deposit, 2001 is about the customer's PIN, and not about our credential.
     "2001": Ending(_F.WRONG_PIN, safe_to_retry=True),
     "2006": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
     "2008": Ending(_F.REJECTED_BY_PROVIDER, safe_to_retry=True),
@@ -133,8 +133,8 @@ def read_query_answer(status: int, body: bytes, checkout_request_id: str) -> Rep
         return Report(
             outcome=ReportedOutcome.UNDECIDED, code=code, inquiry_outcome=InquiryOutcome.VAGUE
         )
-    # Daraja also sends this text if the id is too new (daraja.md §3). If the text names another
-    # field, our own query was wrong.
+    # Daraja calls the CheckoutRequestID invalid if it does not know the id, but also if the id is
+    # too new (daraja.md §3). If Daraja calls another field invalid, our own query was wrong.
     is_about_id = code == "400.002.02" and "checkoutrequestid" in lower_text
     inquiry_outcome = InquiryOutcome.NO_RESULT if is_about_id else InquiryOutcome.NO_ANSWER
     return Report(outcome=ReportedOutcome.UNDECIDED, code=code, inquiry_outcome=inquiry_outcome)

@@ -15,9 +15,9 @@ from domain.kinds import RULES, Kind
 
 _F = FailureReason
 
-# Fields that we fill from our settings or compute. A free text counts as the caller's, even if the
-# caller left it out and our default was sent. Our default is a plain word, and one payment's
-# strange text must not count as a fault of all payments.
+# Fields that we fill from our settings or compute. A free text is not one of them, although we send
+# a default if the caller gave no text. The default is a plain word. If Daraja refuses a text, it is
+# therefore a caller's, and must not count as a fault of all payments.
 _OUR_FIELDS = dict.fromkeys(
     (
         "callbackurl", "callback", "resulturl", "queuetimeouturl", "timeouturl",

@@ -90,7 +90,8 @@ def status_body(
 def read_status_acknowledgement(status: int, body: bytes) -> str:
     """Return ACKNOWLEDGED if Daraja accepted the inquiry, else a text for the record.
 
-    The result is sent to the inquiry's own address, and may come even if this answer is an error.
+    Daraja sends the result to the inquiry's own address. The result may come even if this answer is
+    an error.
     Raises TokenRefused, ProductRefused and Throttled.
     """
     message = parse_json_object(body)

@@ -104,7 +104,7 @@ class TokenSource:
         return await self._renew_token(refused=None)
 
     async def replace_refused(self, refused: Token) -> Token:
-        """Return another token: the shared token if it is not the refused one, else a new one."""
+        """Return another token than `refused`: one that we already have, else a new one."""
         if self._token is not None and self._token.text != refused.text:
             return self._token
         return await self._renew_token(refused=refused)
@@ -112,8 +112,8 @@ class TokenSource:
     async def find_newer(self, used: Token) -> Token | None:
         """Return the shared token if it is newer than `used`, else None. Fetches no token.
 
-        Daraja ends the old token before a worker has shared the new one, so this waits for a fetch
-        that is under way. Raises QueueUnavailable or Unreachable.
+        If a worker is fetching a token, the method waits until that worker has shared it, because
+        Daraja may already have ended the old token. Raises QueueUnavailable or Unreachable.
         """
         async with self._refresh_lock:
             for _ in range(int(_FETCH_SECONDS / _POLL_SECONDS)):
@@ -172,7 +172,7 @@ class TokenSource:
             except ProviderError:
                 if shared is None:
                     raise
-                # The old token is still valid for some minutes. The next send tries again.
+                # The old token is still valid for some minutes. The next send tries to renew it.
                 log.warning("token_not_renewed")
             else:
                 # Store the new token in this process before it is shared. Daraja has already ended

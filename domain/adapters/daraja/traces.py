@@ -30,8 +30,8 @@ _REFUSING_CODE = re.compile(r"(?!2\d\d\b)[1-9]\d{0,5}(\.\d{1,4}){0,3}", re.ASCII
 _ID_NAME = r"(?:(?:checkout|merchant)[\s_-]{0,3}request|conversation)[\s_-]{0,3}id"
 _CODE_NAME = r"response[\s_-]{0,3}code"
 _NAME = re.compile(f"{_ID_NAME}|{_CODE_NAME}", re.IGNORECASE)
-# The name of a field inside a sentence: a word or the end of the text follows. In any other
-# position, the name may belong to a real field.
+# The name of a field inside a sentence. We assume a sentence if a word or the end of the text
+# follows the name. In any other position, the name may belong to a real field.
 _NAME_IN_PROSE = re.compile(
     f"(?:{_ID_NAME}|{_CODE_NAME})(?=[.!;,)]{{0,2}}(?:\\s+[a-z]|\\s*$|</))", re.IGNORECASE | re.ASCII
 )

@@ -1,12 +1,12 @@
 """Sends one request to Daraja on a connection of its own, with a fence before its first byte.
 
-Every error depends on whether the first byte was written. aiohttp calls `on_request_chunk_sent`
-just before the first byte of a request with a body, because our bodies are one chunk and the
-headers leave with it. For a request without a body, it calls `on_request_headers_sent` just before
-the first byte. aiohttp does not promise this order, so tests count the bytes.
+The class of every error depends on whether the first byte was written. If a request has a body,
+aiohttp calls `on_request_chunk_sent` just before the first byte, because our bodies are one chunk
+and the headers leave with it. If a request has no body, aiohttp calls `on_request_headers_sent`
+just before the first byte. aiohttp does not promise this order, so tests count the bytes.
 
-Bytes that arrive before our first byte left cannot be the answer to our request. If such bytes
-arrive, the connection is aborted.
+If bytes arrive before our first byte has left, they cannot be the answer to our request. The
+connection is then aborted.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _LOOP_TURNS_MAX = 20
 
 
 def daraja_session(*, connections_max: int) -> aiohttp.ClientSession:
-    """Return the HTTP session for Daraja, with the fence and without proxies, cookies or reuse.
+    """Return the HTTP session for Daraja. It calls the fence, and uses no proxies and no cookies.
 
     Each request has a connection of its own, which is cheap at our rates. Daraja may have closed a
     connection that was used before. If we noticed this only by writing, a payment without a resend

@@ -31,9 +31,7 @@ log = structlog.get_logger()
 
 CONNECT_SECONDS = 3
 POOL_WAIT_SECONDS = 3
-COMMAND_SECONDS = (
-    6  # longer than the server's limit of a statement, so the error comes from the server
-)
+COMMAND_SECONDS = 6  # longer than `statement_timeout`, so that the server itself reports the error
 ROLLBACK_SECONDS = 1
 
 # If a read-only session is older than this, it is replaced, because by now the database may accept

@@ -54,7 +54,8 @@ def parse_redis_url(
 ) -> RedisAddress:
     """Parses a URL. Raises ValueError with a message that holds no part of the URL.
 
-    `verify` outranks the parameters of the URL. Without both, the certificate is verified in full.
+    `verify` outranks the parameters of the URL. If neither decides, the certificate is verified in
+    full.
     """
     if not url.isprintable() or " " in url:
         raise ValueError("must not contain white space")

@@ -58,9 +58,9 @@ _CANCEL_AGAIN_SECONDS = 0.1
 # be any JSON value.
 RunStep = Callable[[str], Awaitable[None]]
 
-# Writes the same keys as arq's enqueue_job. It needs one round trip for all jobs, not three for
-# each job, and writes only as many jobs as fit in the queue. enqueue_job also checks for a
-# duplicate id, but our ids are always new.
+# This script writes the same keys as arq's enqueue_job. It needs one round trip for all jobs, not
+# three for each job, and writes only as many jobs as fit in the queue. It does not check for a
+# duplicate id, as enqueue_job does, because our ids are always new.
 # KEYS: the queue, then the key of each job. ARGV: the length limit of the queue, the lifetime of a
 # job, its score; then the id and the bytes of each job. Returns the number of queued jobs.
 _ENQUEUE = """
@@ -100,7 +100,8 @@ def decode_job(value: bytes) -> Any:
 def _new_job_id() -> str:
     """Returns an id that no job had before.
 
-    If a worker is killed, its in-progress key blocks a second job with the same id (rules.md §2).
+    If a worker is killed, arq's in-progress key of its job stays for a while, and blocks every
+    other job with the same id (rules.md §2).
     """
     return TAG + uuid4().hex
 
@@ -157,7 +158,7 @@ class JobLoop(Worker):
             poll_delay=_POLL_SECONDS,
             job_timeout=job_seconds_max,
             keep_result=0,
-            # A job that was interrupted may run again at any time, so arq needs no limit.
+            # It is always safe to run an interrupted job again, so the limit of tries is very high.
             max_tries=1_000_000,
             retry_jobs=True,
             log_results=False,
@@ -233,7 +234,7 @@ async def end_task(task: asyncio.Task[None]) -> None:
     """Cancels `task` again and again until it has ended.
 
     One cancellation is not always enough. redis-py sends with `asyncio.wait_for`. In Python 3.11
-    this swallows a cancellation that arrives at the moment at which the send completes. If
+    `wait_for` swallows a cancellation that arrives at the moment at which the send completes. If
     `end_task` itself is cancelled meanwhile, it still waits, because a running task would keep the
     process alive.
     """

@@ -31,8 +31,8 @@ _POOL_WAIT_SECONDS = 2
 # How long the start of a process waits for Redis. A process also starts without Redis.
 _START_SECONDS = 2.0
 
-# A server that shuts down closes a few new connections. A server that expects TLS closes every
-# connection without TLS.
+# If a server closes this many connections in a row before its first answer, we assume that it
+# expects TLS. A server that shuts down closes fewer.
 _EARLY_CLOSES_MAX = 5
 
 
@@ -87,12 +87,13 @@ class _SharedState:
         self.primary: tuple[str, int] | None = None
 
 
-# The answer of a replica in cluster mode. Without a host it means the host that we asked.
+# The answer of a replica in cluster mode. If the answer contains no host, the primary is on the
+# host that we asked.
 _MOVED = re.compile(r"MOVED \d+ (.*):(\d+)")
 
 
 class _Primary(Connection):
-    """A connection to the primary. It leaves a server that became a replica."""
+    """A connection to the primary. It disconnects from a server that became a replica."""
 
     def __init__(
         self, *, sentinels: Sentinels | None, shared_state: _SharedState, **options: Any

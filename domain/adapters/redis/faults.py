@@ -228,7 +228,7 @@ class Faults:
 
     def __init__(self) -> None:
         self._refused_uses: dict[FaultKind, set[str]] = {}
-        # In the next two, None stands for "Redis is away".
+        # In `_logged_at` and `_logged`, None stands for an outage: Redis does not answer.
         self._logged_at: dict[FaultKind | None, float] = {}
         self._logged: set[FaultKind | None] = set()
         self._is_away: bool | None = None  # None: not known yet
@@ -272,7 +272,7 @@ class Faults:
             )
 
     def _may_log_start(self, kind: FaultKind | None) -> bool:
-        """Returns whether to log the start of a fault or, with None, of an outage.
+        """Returns whether to log the start of a fault. If `kind` is None, of an outage.
 
         A fault that comes and goes is logged once a minute, and so is its end.
         """

@@ -29,8 +29,8 @@ class CallerRates:
 
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
-        # The key is not the caller, because a batch may contain many requests of one caller. Redis
-        # applies them in order.
+        # The lane's key is the request and not the caller, because a batch may contain many
+        # requests of one caller. Redis runs them in order.
         self._lane: Lane[_Request, float] = Lane(self._run_batch, key=id, abandoned=Abandoned.DROP)
 
     async def charge(self, caller_key: str, limits: CallerLimits) -> float:

@@ -85,7 +85,7 @@ class Replays:
             return None
 
     async def write(self, caller_key: str, key: str, copy: Copy, expires_at: datetime) -> None:
-        """Stores a copy that expires before the idempotency key may be free again.
+        """Stores a copy that expires before the idempotency key can be free again.
 
         Stores nothing if the answer is too long, or if this process wrote many copies already.
         """

@@ -70,7 +70,8 @@ class SharedText:
             yield is_ours
         finally:
             if is_ours:
-                # If Redis is away, the lock expires by itself, and the work under it is complete.
+                # If Redis is away, ignore the error: the work under the lock is done already, and
+                # the lock expires by itself.
                 with suppress(QueueUnavailable):
                     await self._release_lock(name, holder_id)
 

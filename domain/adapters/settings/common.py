@@ -50,7 +50,7 @@ class ProcessSettings(BaseSettings):
 
     @property
     def secrets(self) -> list[str]:
-        """The values that must never appear in a log, also in the encoded form of a URL."""
+        """The values that must never appear in a log, both plain and encoded as in a URL."""
         secrets: list[str | None] = []
         for name in type(self).model_fields:
             value = getattr(self, name)
@@ -87,9 +87,10 @@ class SharedSettings(MigrationSettings, PolicySettings):
 
     database_pool_size: int = Field(10, ge=1, le=200)
     redis_url: RedisUrl
-    # Some hosts set REDIS_URL themselves and sign their own certificate.
+    # Some hosting providers set REDIS_URL themselves, and sign the certificate of Redis themselves.
     redis_ca_file: Annotated[Path | None, AfterValidator(require_certificates)] = None
-    # None: a parameter of REDIS_URL decides. Without one, the certificate is verified in full.
+    # If None, a parameter of REDIS_URL decides. If REDIS_URL does not decide either, the
+    # certificate is verified in full.
     redis_tls_verify: TlsVerify | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

@@ -1,4 +1,4 @@
-"""The error that stops a process at its start. It knows no setting, so every adapter may use it."""
+"""The error that stops a process at its start. Every adapter may import this module."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class SettingsError(Exception):
 def raise_as_settings_error(name: str) -> Iterator[None]:
     """Turns a ValueError in the block into a SettingsError that names the setting `name`.
 
-    This is for faults that `read_settings` cannot find, for example because only a connection shows
+    Use it for faults that `read_settings` cannot find, for example because only a connection shows
     them.
     """
     try:

@@ -21,8 +21,9 @@ class IngressSettings(SharedSettings, ExpirySettings):
     supabase_url: HttpUrl | None = None
     jwt_jwks_url: HttpUrl | None = None
     jwt_issuer: Text
-    # Earlier names of the issuer. The service identifies a caller by the oldest name, so the caller
-    # keeps its idempotency keys. Tokens of former issuers are not accepted.
+    # Earlier names of the issuer. The service identifies a caller by the oldest name, so a caller's
+    # idempotency keys stay valid after the issuer's name changes. Tokens with a former name are not
+    # accepted.
     jwt_former_issuers: Annotated[Issuers, NoDecode] = Field(default_factory=list)
     jwt_audience: Text = "authenticated"
     # RFC 7518 §3.2: the secret must be at least as long as the hash.

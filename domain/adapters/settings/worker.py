@@ -57,7 +57,7 @@ class WorkerSettings(SharedSettings, ExpirySettings):
     daraja_requests_per_second: float = Field(20, gt=0, le=100_000)
     daraja_stk_queries_per_minute: float = Field(5, gt=0, le=1_000_000)
     daraja_status_queries_per_minute: float = Field(60, gt=0, le=1_000_000)
-    # If set, this limit replaces both limits above.
+    # If set, this limit replaces the limits of STK queries and of status queries.
     daraja_inquiries_per_minute: float | None = Field(None, gt=0, le=1_000_000)
     callback_base_url: HttpUrl
     callback_secrets: Annotated[CallbackSecrets, NoDecode]
