@@ -1,7 +1,8 @@
 """A change of one payment: its inputs, its decision, and all that one commit writes with it.
 
-Pure. The lifecycle decides, and `domain/adapters/postgres/changing.py` writes. If only one part of
-the lifecycle needs something from outside, the protocol for it is in that part's module.
+Pure. The lifecycle decides, and `domain/adapters/postgres/changing.py` writes. This module has the
+protocol of the store that all modules of the lifecycle share. If only one module needs a store or a
+server, that module defines the protocol.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class HistoryEntry(StrEnum):
     """
 
     ACCEPTED = "accepted"
-    # One for each `FactName`, with the same text.
+    # An entry for each `FactName`, with the same text.
     CLAIMED = "claimed"
     CLAIM_LOST = "claim_lost"
     ACKNOWLEDGED = "acknowledged"
@@ -59,7 +60,7 @@ class HistoryEntry(StrEnum):
     RESOLVED_UNPAID = "resolved_unpaid"
     SUCCESS_REPORTED = "success_reported"
     FAILURE_REPORTED = "failure_reported"
-    # A message that did not settle the payment. The text is that of its `Disposition`.
+    # Entries for messages that did not settle the payment. The text is the message's `Disposition`.
     AWAITS_CONFIRMATION = "awaits_confirmation"
     SUCCESS_WITHOUT_RECEIPT = "success_without_receipt"
     AMOUNT_DIFFERS = "amount_differs"
@@ -67,7 +68,7 @@ class HistoryEntry(StrEnum):
     IDS_DIFFER = "ids_differ"
     RECEIPT_OF_ANOTHER_PAYMENT = "receipt_of_another_payment"
     CONTRADICTION = "contradiction"
-    # The inquiries led nowhere, or an operator acted.
+    # The inquiries led nowhere or were not possible, or an operator acted.
     NEEDS_A_PERSON = "needs_a_person"
     ACCOUNT_NOT_CONFIGURED = "account_not_configured"
     REVIEWED = "reviewed"
@@ -145,7 +146,10 @@ class OpenBreaker:
 
 @dataclass(frozen=True, slots=True)
 class CloseBreaker:
-    """Closes the breaker if it opened before `accepted_at`, when Daraja accepted the credential."""
+    """Closes the breaker, because Daraja accepted the credential at `accepted_at`.
+
+    If the breaker opened after that time, it stays open.
+    """
 
     accepted_at: datetime
 
@@ -280,7 +284,7 @@ class Reads(Enum):
     """What a change reads under the payment's lock before it decides."""
 
     PAYMENT = auto()
-    # Also the inquiries, the stored messages and the brakes.
+    # The payment, and also its inquiries, its stored messages and the brakes.
     EVIDENCE = auto()
     # The same as EVIDENCE, and the brakes that stop payouts stay locked until the commit.
     CLAIM = auto()

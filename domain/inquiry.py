@@ -70,7 +70,7 @@ def count_inquiries_since(moment: datetime, evidence: Evidence) -> int:
 
 
 def earliest_inquiry_at(evidence: Evidence, now: datetime) -> datetime:
-    """The earliest time to which a message of now may bring the next inquiry forward."""
+    """The earliest time to which a message that comes now can bring the next inquiry forward."""
     last_asked_at = max((inquiry.asked_at for inquiry in evidence.inquiries), default=None)
     if last_asked_at is None or not evidence.reminder_count:
         return now
@@ -82,7 +82,7 @@ def last_sent_at(payment: Payment, times: Times) -> datetime:
     """The latest time at which a send of `payment` can have left.
 
     If an attempt has an outcome, its send left before `ended_at`. If an attempt has no outcome, its
-    worker cannot send after the lease (rules.md §3).
+    send left before the end of the lease, because the worker sends nothing later (rules.md §3).
     """
     latest_sends = [
         attempt.ended_at or attempt.claimed_at + times.lease
@@ -101,13 +101,16 @@ def may_be_resent(
 ) -> bool:
     """Whether `payment`, which is in doubt, may be sent again under its one id (rules.md §15).
 
-    These conditions come on top of the payment's state and the brakes:
+    The payment must be in doubt, unflagged, young enough, and not sent too often, and no brake
+    stops it. All of these conditions must hold too:
 
     * Its kind has a resend key: Daraja refuses the id's second use (daraja.md §4.2).
-    * Daraja answered "too busy" to every send that may have acted, or "not found" to two inquiries
-      that were sent long enough after the last send.
-    * This worker's account made every send that may have acted, because Daraja does not refuse
-      another account's use of the id.
+    * This worker's account made every send that may have acted. Daraja does not refuse an id that
+      only another account has used.
+    * Nothing shows that Daraja has the payment.
+    * Daraja answered "too busy" to every send that may have acted, and the wait after the last send
+      is over. Or Daraja answered "not found" to two inquiries that were sent long enough after the
+      last send.
     """
     outcomes = {attempt.outcome for attempt in payment.attempts}
     is_open = (
@@ -179,11 +182,14 @@ def no_result_is_confirmed(
 ) -> bool:
     """Whether Daraja was silent for so long that the payment fails as `no_result_confirmed`.
 
-    If no inquiry can name the payment, the end of the window is enough. Else only answers to
-    inquiries that were sent after the window count, so the payment stays open as long as Daraja
-    answers none of these. It also stays open if a message or an answer claims success. "Still under
-    processing" extends the window, and counts as silence after the window's latest end. Some kinds
-    never fail by silence.
+    All of these conditions must hold:
+
+    * Payments of this kind can fail by silence.
+    * The result window is over. Each answer "still under processing" extends the window, but only
+      up to its latest end.
+    * No message and no answer claims success.
+    * No inquiry is possible. Or enough inquiries that were sent after the end of the window were
+      answered without a result. If Daraja does not answer them, the payment stays open.
     """
     if not payment.rules.fails_by_silence or payment.stage not in (
         Stage.AWAITING_RESULT,
@@ -223,8 +229,8 @@ def _spaced_inquiries(inquiries: Sequence[Inquiry], times: Times) -> list[Inquir
 def is_failure_confirmed(payment: Payment, evidence: Evidence, code: str | None) -> bool:
     """Whether enough answers report failure `code` to believe it without a callback.
 
-    If the kind needs only one answer, the answer that is being judged is enough. It may not be
-    stored yet.
+    If the kind needs only one answer, this is always true. The answer that is being judged is then
+    enough, even if it is not stored yet.
     """
     needed = payment.rules.failed_answers_needed
     return (
@@ -237,9 +243,11 @@ def is_failure_confirmed(payment: Payment, evidence: Evidence, code: str | None)
 def needs_a_person(payment: Payment, evidence: Evidence, now: datetime, times: Times) -> bool:
     """Whether the inquiries led nowhere, so that a person should look at M-PESA's statement.
 
-    For a failed payment with an unconfirmed success, this is true only at the last inquiry, if
-    Daraja has not denied the success. A person who reviewed the payment earlier could not know
-    that.
+    False if the payment is flagged already.
+
+    For a failed payment with an unconfirmed success, this is true only at the last inquiry, and
+    only if Daraja has not denied the success. If a person reviewed such a payment before the last
+    inquiry, the payment is flagged again, because that person could not know this outcome.
     """
     if payment.needs_review:
         return False

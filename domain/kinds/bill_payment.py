@@ -14,7 +14,7 @@ BILL_PAYMENT = KindRules(
     moves_money_out=True,
     uses_credential=True,
     is_prompt=False,
-    # A person may have to settle each payment that is lost in `submitting` (rules.md §11).
+    # If the worker dies, a person may have to settle each payment in `submitting` (rules.md §11).
     at_once_max=4,
     own_id=None,
     # Daraja's documentation shows no field for an id of ours (daraja.md §5).
@@ -35,7 +35,7 @@ BILL_PAYMENT = KindRules(
         13,
         "letters and digits, also -, ., / and blanks inside",
     ),
-    # Ten minutes: after that, the biller may have cut off the customer. Bill payments have no
-    # resend key that would make a late send safe.
+    # Ten minutes. After that, the biller may have cut off the customer. A late send is also not
+    # safe, because bill payments have no resend key.
     expiry_setting="bill_expires_after_seconds",
 )

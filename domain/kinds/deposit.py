@@ -36,6 +36,6 @@ DEPOSIT = KindRules(
     texts=(("account_reference", Default.FROM_ID), ("description", Default.WORD)),
     # Daraja shows the reference to the payer, and cuts or refuses a longer text (daraja.md §2.1).
     reference=Reference(re.compile(r"[A-Za-z0-9]+"), 12, "letters and digits"),
-    # A minute: the customer is waiting, and would start another deposit after that.
+    # A minute. The customer is waiting, and after a minute would start another deposit.
     expiry_setting="deposit_expires_after_seconds",
 )

@@ -12,7 +12,7 @@ POCHI_PAYMENT = KindRules(
     moves_money_out=True,
     uses_credential=True,
     is_prompt=False,
-    # A person may have to settle each payment that is lost in `submitting`, as with bill payments.
+    # If the worker dies, a person may have to settle each payment in `submitting` (rules.md §11).
     at_once_max=4,
     # The request has the same shape as B2C's (daraja.md §5).
     own_id=IdKind.ORIGINATOR_CONVERSATION,
@@ -28,6 +28,6 @@ POCHI_PAYMENT = KindRules(
     amount_limits_kes=(10, PAYMENT_MAX_KES),  # as for a withdrawal
     parties=("phone_number",),
     texts=(("remarks", Default.WORD),),
-    # Ten minutes: without a resend key a late send may be a second payment.
+    # Ten minutes. Without a resend key, a late send may be a second payment.
     expiry_setting="bill_expires_after_seconds",
 )

@@ -69,13 +69,14 @@ class KindRules:
     uses_credential: bool
     # Whether the request shows a prompt on a phone. A phone gets a limited number of prompts.
     is_prompt: bool
-    # How many requests one worker may have under way at once (None: as many as it has slots). A
-    # person may have to settle each request that is lost.
+    # How many requests one worker may have under way at once (None: as many as it has slots). If
+    # the worker dies, a person may have to settle each of these payments.
     at_once_max: int | None = None
 
-    # We send the payment's own id as Daraja's id of this kind. None: Daraja accepts no id of ours.
+    # The kind of id in which we send the payment's own id to Daraja. None: Daraja accepts no id of
+    # ours.
     own_id: IdKind | None
-    # The same kind of id, if we know that Daraja refuses the id's second use. None: this kind of
+    # The same as `own_id`, if we know that Daraja refuses the id's second use. None: this kind of
     # payment has no resend key, so we never send a payment again if Daraja may have acted.
     resend_key: IdKind | None
     # The step that inquires about the payment, and the kind of Daraja's id that the inquiry names.
@@ -122,5 +123,5 @@ class KindRules:
 
     @property
     def can_be_sent_again(self) -> bool:
-        """Whether a payment in doubt may be sent again, as Daraja refuses a used id."""
+        """Whether a payment in doubt can be sent again safely, because Daraja refuses a used id."""
         return self.resend_key is not None

@@ -21,13 +21,13 @@ WITHDRAWAL = KindRules(
     inquiry_id_kind=None,
     operation=Operation.B2C,
     result_operation="withdrawal",
-    # For QueueTimeOutURL (daraja.md §4.4).
+    # The request's QueueTimeOutURL contains this operation (daraja.md §4.4).
     timeout_operation="withdrawal-timeout",
     amount_limits_kes=(10, PAYMENT_MAX_KES),  # daraja.md §4.1, §9
     parties=("phone_number",),
     # Remarks are required (daraja.md §4.1).
     texts=(("purpose", None), ("remarks", Default.WORD)),
-    # A day: a withdrawal may wait while payouts are stopped, and its resend key makes a late send
+    # A day. A withdrawal has to wait while payouts are stopped. Its resend key makes a late send
     # safe.
     expiry_setting="payout_expires_after_seconds",
 )

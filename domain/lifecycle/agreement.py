@@ -20,8 +20,9 @@ def has_other_ids(payment: Payment, report: Report) -> bool:
 def has_other_amount(payment: Payment, report: Report) -> bool:
     """Whether the report names another amount than the payment's.
 
-    Also true for the answer to an inquiry, if the answer's only amount is unreadable. A callback
-    without an amount cannot finalize the payment, but an answer without an amount can.
+    If the only amount in the answer to an inquiry is unreadable, this is also true. Otherwise the
+    answer would count as an answer without an amount, and could finalize the payment. A callback
+    without an amount never finalizes a payment.
     """
     if report.inquiry_outcome is not None and report.has_ignored_amount and not report.has_amount:
         return True
@@ -31,7 +32,7 @@ def has_other_amount(payment: Payment, report: Report) -> bool:
 
 
 def has_own_id(payment: Payment, report: Report) -> bool:
-    """Whether the report names the payment's own id, so that it is about all its sends.
+    """Whether the report is about all sends of the payment, because it names the payment's own id.
 
     An id belongs to one account. If two accounts have sent the payment, the id proves nothing
     about the sends of the other account.

@@ -15,14 +15,14 @@ from domain.inquiry import last_sent_at
 from domain.payment import Payment
 from domain.times import Times
 
-# An operator may restore the settings, so the worker checks such a payment again. The wait for a
-# check is as long as the time since the last send, up to this maximum. The checks therefore use
-# almost nothing of the inquiry budget.
+# If the worker has no credentials of the former account, it checks the payment again later, because
+# an operator may restore the settings. Each wait is as long as the time since the last send, up to
+# this maximum. The checks therefore use almost nothing of the inquiry budget.
 _CHECK_INTERVAL_MAX = timedelta(days=1)
 
 
 def account_to_inquire_as(payment: Payment) -> Account | None:
-    """The account that must inquire about this payment; None if any account may."""
+    """The account that must inquire about this payment, or None if any account can inquire."""
     return payment.inquiry_attempt.inquiry_account if payment.inquiry_attempt is not None else None
 
 

@@ -60,7 +60,7 @@ class InquiryProvider(Protocol):
     ) -> InquiryAnswer:
         """Sends inquiry `number` about the payment to Daraja.
 
-        `is_probe`: the inquiry's operation is held.
+        `is_probe`: the inquiry's operation is held, and this inquiry probes the operation.
         """
         ...
 
@@ -89,7 +89,7 @@ class Inquirer:
     async def inquire(self, due: Due) -> None:
         """Sends the payment again if that is permitted, or inquires about it if an inquiry is due.
 
-        Else changes nothing.
+        In all other cases nothing changes.
         """
         can_be_resent = RULES[due.kind].can_be_sent_again and due.stage is Stage.IN_DOUBT
         if can_be_resent and await self._may_be_resent(due.payment_id):

@@ -127,9 +127,10 @@ def inquiry_change(
 
 
 def _is_due(payment: Payment, evidence: Evidence, context: Context, times: Times) -> bool:
-    """Whether a job may inquire now.
+    """Whether an inquiry is due now.
 
-    arq may run a job twice or late, and each inquiry uses budget that another payment needs.
+    arq may run a job twice or late. Without this check, each such run would send an inquiry. The
+    inquiry would use up budget, and another payment would wait.
     """
     if payment.next_step not in (Step.QUERY, Step.STATUS) or payment.next_step_at is None:
         return False
@@ -198,7 +199,7 @@ def _operation_answer(
 ) -> OperationAnswer | None:
     """Returns what the answer to inquiry `number` says about its operation.
 
-    The inquiry's stored time counts, not the time of the answer.
+    `since` is the time at which the inquiry was stored, not the time of the answer.
     """
     asked_at = next(
         (inquiry.asked_at for inquiry in context.evidence.inquiries if inquiry.number == number),
@@ -249,14 +250,15 @@ def watch_change(payment_id: UUID, times: Times) -> Change:
 
 
 def _has_handover_due_time(payment: Payment, now: datetime) -> bool:
-    """Whether the sweep has just moved the due time. An inquiry's own due time is later."""
+    """Whether the sweeper set the due time just now. A due time that an inquiry sets is later."""
     return payment.next_step_at is not None and payment.next_step_at <= now + HANDOVER_RETRY_AFTER
 
 
 def fail_for_silence(payment: Payment) -> Decided:
     """Fails a deposit as `no_result_confirmed`.
 
-    Such a deposit is not safe to retry. The worker inquires about it for another day.
+    The failure is not safe to retry. If an inquiry is possible, the worker inquires about the
+    deposit again during the next 24 hours.
     """
     fact = Fact(name=FactName.NO_RESULT_CONFIRMED, failure=_NO_RESULT)
     after = payment.apply(fact)

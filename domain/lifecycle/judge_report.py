@@ -133,7 +133,8 @@ def _judge_unconfirmed_success(payment: Payment, context: Context, report: Repor
         and payment.stage is not Stage.SUCCEEDED
     )
     if not is_confirmation_needed:
-        # In these cases `_judge_success` does not finalize the payment either.
+        # The success is incomplete, or its receipt is another payment's, or the payment succeeded
+        # before. `_judge_success` never finalizes a payment because of such a message.
         return _judge_success(payment, context, report)
     if payment.stage is Stage.ACCEPTED:
         return _judge_undecided(payment, context, report)
@@ -334,14 +335,14 @@ def store_message_only(
 
 
 def _bring_inquiry_forward(payment: Payment, context: Context, report: Report) -> Payment:
-    """Makes the next inquiry due soon, if there can be one.
+    """Makes the next inquiry due soon, if an inquiry is possible.
 
     A failed payment is inquired about again only if the report says that it succeeded.
     """
     if payment.stage is Stage.SUBMITTING and payment.lease_until is not None:
-        # No id to inquire by exists yet. A due time just before the end of the lease is a mark. The
-        # change that records the answer to the send finds the mark, and makes the inquiry due at
-        # once (`record_answer`).
+        # The send is under way, so no inquiry can be due yet. A due time just before the end of the
+        # lease is a mark. The change that records the answer to the send finds the mark, and makes
+        # the inquiry due at once (`record_answer`).
         return replace(payment, next_step_at=payment.lease_until - timedelta(microseconds=1))
     is_open = payment.stage in (Stage.AWAITING_RESULT, Stage.IN_DOUBT)
     if is_open or (payment.stage is Stage.FAILED and report.outcome is ReportedOutcome.SUCCESS):

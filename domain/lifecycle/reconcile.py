@@ -42,8 +42,8 @@ ANNOUNCEMENT_OVERDUE_BY = timedelta(seconds=2)
 # kinds.
 STEPS_MAX = 200
 
-# A sweep fetches fewer of the payments that a brake holds, because it can only expire those that
-# are too old.
+# The maximum of payments that a brake holds. It is smaller, because the sweeper can do nothing for
+# such a payment, except to fail it if it is too old.
 _HELD_STEPS_MAX = 50
 
 # One of this many sweeps ends stuck database sessions.
@@ -217,8 +217,9 @@ class Sweeper:
     async def _wake_accepted(self, plan: SweepPlan) -> int:
         """Queues jobs for as many accepted payments as fit in the queue, longest due first.
 
-        Of the payments that a brake holds, it only expires those that are too old. If the cool-down
-        of a held operation is over, one job is queued, and its claim probes the operation.
+        If a brake holds a payment, no job is queued, but the payment fails if it is too old. If the
+        cool-down of a held operation is over, one job is queued, and its claim probes the
+        operation.
         """
         stopped_kinds = kinds_that(lambda rules: rules.moves_money_out and plan.payouts_are_stopped)
         held_kinds = kinds_that(
@@ -256,8 +257,8 @@ class Sweeper:
     async def _room(self) -> int:
         """Returns how many payments to fetch.
 
-        Without Redis this is the maximum, because the sweep still expires payments that are too
-        old.
+        If Redis is away, returns the maximum, because the sweep still has to fail payments that are
+        too old.
         """
         try:
             return min(STEPS_MAX, await self._wakeups.room())
@@ -331,7 +332,7 @@ class Sweeper:
 def lease_expiry_change(payment_id: UUID, times: Times) -> Change:
     """The change that ends a claim whose worker recorded no answer in time.
 
-    Daraja may have acted.
+    It moves the payment to `in_doubt`, because Daraja may have acted.
     """
 
     def decide(payment: Payment | None, context: Context) -> Decided:

@@ -1,7 +1,8 @@
 """Records Daraja's answer to a send, and decides what it proves about the payment.
 
-Until the commit, only this process knows the answer. The process therefore tries until the commit
-succeeds or the process ends. PostgreSQL may be unreachable, or may have lost the attempt's claim.
+Until the commit, only this process knows the answer. While PostgreSQL is unreachable, the process
+therefore tries until the commit succeeds or the process ends. If PostgreSQL has lost the attempt's
+claim, `decide_without_claim` decides.
 """
 
 from __future__ import annotations
@@ -52,11 +53,12 @@ log = structlog.get_logger()
 
 # While PostgreSQL is unreachable, the worker tries to record an answer until its process ends. The
 # first waits are short, because most outages are a failover. The last wait repeats. It is short
-# too, so that the worker records the answer before a sweeper decides without it.
+# too, so that the worker records the answer before a sweeper ends the lease without the answer.
 _WAITS_SECONDS = (0.1, 0.2, 0.5, 1.0)
 
-# Any other error is our own bug, and a retry rarely helps. The answer must not occupy its slot for
-# ever.
+# If recording fails although PostgreSQL is reachable, the error is our own bug, and a retry rarely
+# helps. After this many retries the worker gives up, because the answer must not occupy its slot
+# for ever.
 _TRIES_MAX = 12
 
 # The history stores this much of the text of a refusal.
@@ -65,7 +67,7 @@ _REFUSAL_CHARACTERS_MAX = 500
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Daraja's answer to a send, not yet recorded. `error` is None if Daraja acknowledged it."""
+    """Daraja's answer to a send, not yet recorded. If `error` is None, it is an acknowledgement."""
 
     payment_id: UUID
     open_attempt: OpenAttempt
@@ -138,9 +140,9 @@ def decide_without_claim(
 ) -> Decided:
     """Decides about `fact`, the answer to an attempt that is not stored.
 
-    `account` made the send. If Daraja cannot have acted, nothing changes. Else the answer proves
-    that there was a send, so the database lost a committed claim. The attempt is stored now, and an
-    accepted payment becomes in doubt.
+    `account` made the send. If Daraja cannot have acted, nothing changes. Otherwise the answer
+    proves that there was a send, so the database lost a committed claim. The decision stores the
+    attempt, and moves a payment in `accepted` to `in_doubt`.
     """
     assert fact.outcome is not None  # noqa: S101 - every answer has one
     if fact.outcome.is_accounted_for:
@@ -160,7 +162,10 @@ def decide_without_claim(
 
 
 def fact_of_answer(attempt_id: UUID, error: ProviderError | None) -> Fact:
-    """Returns the fact that follows from `error`. None is an acknowledgement (rules.md §13)."""
+    """Returns the fact that follows from the answer to a send (rules.md §13).
+
+    If `error` is None, the answer is an acknowledgement.
+    """
     match error:
         case None:
             return Fact(
@@ -219,13 +224,13 @@ def answer_change(
                 entry=replace(decided.entry, detail=_entry_detail(error, open_attempt)),
                 ids=ids,
             )
-        # A stored callback says that the payment succeeded, and Daraja has not confirmed it yet. A
-        # refusal does not fail the payment then: the payment is in doubt and is inquired about.
+        # If a stored callback claims a success that Daraja has not confirmed yet, a refusal does
+        # not fail the payment. The payment is then in doubt, and a worker inquires about it.
         is_disputed = fact.name is FactName.REFUSED and bool(context.evidence.unconfirmed_receipts)
         applied = fact_of_answer(open_attempt.attempt_id, OutcomeUnknown()) if is_disputed else fact
         after = payment.apply(applied)
         if payment.stage is Stage.SUBMITTING and payment.attempt_id != open_attempt.attempt_id:
-            # A newer attempt is under way. Its own answer decides about the payment.
+            # A newer attempt is under way. Its own answer will decide about the payment.
             after = replace(payment, attempts=after.attempts)
         is_proved_unsent = fact.name is FactName.NOT_ACTED and after.stage is Stage.ACCEPTED
         if is_proved_unsent and not context.evidence.shows_that_daraja_has_it:
@@ -299,8 +304,8 @@ def _entry_detail(error: ProviderError | None, open_attempt: OpenAttempt) -> dic
     if error.code:
         detail["provider_code"] = error.code
     if isinstance(error, Refused) and open_attempt.exchanges:
-        # A person reads this if we do not know the code in Daraja's envelope. The exchange is
-        # already masked.
+        # If we do not know the code in Daraja's answer, a person needs the answer's text. The text
+        # is already masked.
         exchange = open_attempt.exchanges[-1]
         detail["http_status"] = str(exchange.http_status)
         detail[PROVIDER_SAID] = (exchange.answer or "")[:_REFUSAL_CHARACTERS_MAX]

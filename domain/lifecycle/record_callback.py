@@ -1,6 +1,6 @@
 """Stores a callback and, in the same commit, what it proves about its payment.
 
-The raw row is stored whatever the callback says. `judge_report` decides what it proves.
+The raw row is always stored. `judge_report` decides what the callback proves.
 """
 
 from __future__ import annotations
@@ -98,9 +98,9 @@ def callback_change(
 
 
 def raw_callback_change(payment_id: UUID, callback: StoredCallback) -> Change:
-    """The change that stores only the raw row, if the rest cannot be written.
+    """The change that stores only the raw row of a callback.
 
-    A callback is therefore never lost.
+    The receiver makes this change if `callback_change` fails, so that the callback is not lost.
     """
 
     def decide(payment: Payment | None, _context: Context) -> Decided:

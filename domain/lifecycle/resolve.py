@@ -161,9 +161,10 @@ def _paid_fact(payment: Payment, context: Context, resolution: Resolution) -> Fa
 
 
 def _refuse_against_failure(payment: Payment, evidence: Evidence) -> None:
-    """Refuses `paid` against a failure with evidence, unless a message disputes the failure.
+    """Refuses the decision `paid` if Daraja or our own records show that the payment failed.
 
-    If a message disputes it, only the statement shows what happened.
+    If a stored message disputes the failure, the decision is permitted, because only M-PESA's
+    statement can show what happened.
     """
     if payment.failure is None or payment.failure.reason in _WITHOUT_EVIDENCE:
         return

@@ -65,8 +65,8 @@ class Due:
 
     * `is_expired`: the payment is too old to be sent, by the database's clock.
     * `is_due`: its next step is due within seconds.
-    * `is_held`: a claim would fail now, because a brake is engaged (rules.md §17), because Daraja
-      refuses the operation and no probe is due, or because a person must look at the payment first.
+    * `is_held`: a claim would fail now. Either a brake stops the claim (rules.md §17), or a person
+      must look at the payment first.
     """
 
     payment_id: UUID
@@ -82,7 +82,10 @@ class ClaimingStore(Protocol):
     """What the worker reads and writes before it sends a payment."""
 
     async def find_due(self, payment_id: UUID) -> Due | None:
-        """Returns the payment's next step; None for an unknown payment. Raises StoreUnavailable."""
+        """Returns the payment's next step, or None if the payment is not stored.
+
+        Raises StoreUnavailable.
+        """
         ...
 
     async def claim(
@@ -249,8 +252,8 @@ class Submitter:
         try:
             payment = await claim(attempt_id)
         except ClaimUnknown:
-            # The claim may have been committed. The payment is then ours and unsent, so we undo the
-            # claim as soon as PostgreSQL is back.
+            # It is possible that the claim was committed. In that case this worker holds the unsent
+            # payment, so it undoes the claim as soon as PostgreSQL is back.
             await self._record(Answer(payment_id, open_attempt, frozenset(), Unreachable()))
             return
         if payment is not None:
