@@ -49,8 +49,9 @@ _THROTTLED_WAIT_SECONDS = 2.0
 _DARAJA_CODE = re.compile(r"\d{2,3}(\.\d{2,4}){1,2}", re.ASCII)
 _CODE_LENGTH_MAX = 80
 
-# An answer with one of these statuses was sent before Daraja acted, in any envelope (daraja.md
-# §2.2). 408 and 409 may be sent after Daraja acted. Other statuses were never seen from Daraja.
+# An answer with one of these statuses was sent before Daraja acted, whatever form its body has
+# (daraja.md §2.2). 408 and 409 may be sent after Daraja acted. Other statuses were never seen from
+# Daraja.
 _REFUSING_STATUSES = frozenset({400, 404, 405, 411, 413, 414, 415, 422})
 _AMBIGUOUS_STATUSES = frozenset({408, 409})
 # Only a code of this form may be shown if we do not know the envelope that it came in.

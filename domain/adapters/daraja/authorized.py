@@ -47,9 +47,9 @@ class AuthorizedCalls:
     ) -> Result:
         """Call `send` with a token that the operation accepts, and return its result.
 
-        If `is_probe`, the operation is held, and the call never fetches a token. If Daraja then
-        refuses the token, the call tries a newer token only if another request has fetched one.
-        Raises the ProviderError of the answer.
+        If `is_probe`, the operation is held. If Daraja then refuses the token, the call does not
+        fetch a new token, but uses one that another request has fetched, if there is one. Raises
+        the ProviderError of the answer.
         """
         token = await obtain_token(self._tokens.get_current())
         try:
@@ -82,8 +82,8 @@ class AuthorizedCalls:
     async def _resend_with_new_token(
         self, operation: str, send: Callable[[Token], Awaitable[Result]], token: Token
     ) -> Result:
-        # One request tries a new token before the others use it. If the product is missing, Daraja
-        # then refuses one request more, and not all of them.
+        # One request tries a new token before the others use it. If our app lacks the product,
+        # Daraja then refuses the new token only to this one request.
         if self._accepted_tokens.get(operation) == token.text:
             return await self._send_with_new_token(operation, send, token)
         async with self._first_resend_locks[operation]:
@@ -124,8 +124,8 @@ class AuthorizedCalls:
             result = await self._send(operation, send, token)
         except TokenRefused as refusal:
             if await obtain_token(self._tokens.find_newer(token)) is not None:
-                # Another worker fetched a new token in the meantime, which ended ours. So this
-                # refusal is no evidence about the operation.
+                # Another worker fetched a new token in the meantime, and Daraja then ended ours. So
+                # this refusal is no evidence about the operation.
                 raise Unreachable("another worker replaced the access token") from refusal
             self._refused_tokens[operation] = token.text
             raise ProductRefused(code=refusal.code) from refusal

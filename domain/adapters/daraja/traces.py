@@ -1,7 +1,7 @@
 """Checks whether an answer has a trace of a payment: an id, or an acknowledgement.
 
-A refusal in an envelope that we do not know counts only if the answer has no such trace. If the
-answer cannot be read completely, we assume that it may have a trace.
+If we do not know the form of an answer, it counts as a refusal only if it has no such trace. If we
+cannot read an answer completely, we assume that it may have a trace.
 """
 
 from __future__ import annotations

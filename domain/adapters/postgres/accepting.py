@@ -46,8 +46,8 @@ from domain.payment import Payment
 from domain.stages import Stage
 from domain.values import Caller
 
-# A request waits this long for the first request with its key. Then it gets IdempotencyKeyInFlight
-# (rules.md §20).
+# A request waits this long for the first request with its key. If the first request has not ended
+# by then, the waiting request gets IdempotencyKeyInFlight (rules.md §20).
 _IN_FLIGHT_WAIT_SECONDS = 5
 
 # How many waiting requests retry at the same time. Each of them can occupy a connection for as long
@@ -142,13 +142,14 @@ class PostgresAcceptingStore:
         except Exception as error:
             if not _is_contended(error):
                 raise
-            # Another transaction locks the key's row, because it accepts the first request with the
-            # key. Or it locks a limit that this payment counts against.
+            # Another transaction holds the lock of the key's row, because it accepts the first
+            # request with the key. Or another transaction holds the lock of a limit that this
+            # payment counts against.
             acceptance = await self._retry_accept(new, error, give_up_at)
         if acceptance.answer.fingerprint != new.fingerprint:
             raise IdempotencyKeyReused
-        # Identical requests that wait together share one acceptance. It is new only for the request
-        # whose payment was stored.
+        # Identical requests that wait together share one acceptance. It is a replay for all of them
+        # except the request whose payment was stored.
         return replace(acceptance, is_replay=acceptance.answer.payment_id != str(new.id))
 
     async def first_answer(self, caller_key: str, key: str) -> FirstAnswer | None:

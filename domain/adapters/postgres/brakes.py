@@ -242,8 +242,8 @@ _READ = text(
     f" FROM mkwanja.brakes WHERE {_STOPS_PAYOUTS} ORDER BY name"
 )
 
-# A payment that waits for its send is in `accepted`. A payment that waits for an inquiry has a due
-# inquiry step.
+# `waiting` counts the payments that wait for the operation: payments in `accepted`, which wait for
+# their send, and payments whose inquiry step is due.
 _READ_OPERATIONS = text(f"""
 SELECT name, is_engaged, reason, changed_at, probe_at, probes, (
     SELECT count(*) FROM mkwanja.payments
@@ -276,7 +276,7 @@ class Brake:
 
 @dataclass(frozen=True, slots=True)
 class HeldOperation:
-    """The state of one operation. `waiting` is the number of payments that need it next."""
+    """The state of one operation. `waiting` is the number of payments that wait for it."""
 
     brake: Brake
     probe_at: datetime | None

@@ -188,8 +188,8 @@ class PostgresClaimingStore:
             if len(batch) > 1 and is_about_rows(error):
                 raise RunAlone from error
             raise
-        # A claim that was read back counts as no probe, because its row does not show whether it is
-        # one. If it is one and Daraja refuses the token, the worker fetches one new token.
+        # A claim that was read back counts as no probe, because a payment's row does not show this.
+        # If the claim was a probe and Daraja refuses the token, the worker fetches one new token.
         payment_by_attempt = {
             row.attempt_id: replace(payment_from(row), is_probe=getattr(row, "is_probe", False))
             for row in rows

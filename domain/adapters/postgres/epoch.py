@@ -25,7 +25,8 @@ EPOCH = """(SELECT concat_ws('-',
 
 _READ_EPOCH = text(f"SELECT {EPOCH} AS epoch")
 
-# A restore takes longer than this, so the first read after a restore is never answered from memory.
+# The reader returns the epoch from memory for this long. A restore takes longer, so the first read
+# after a restore always reads the epoch from the database.
 _FRESH_SECONDS = 2.0
 _PATIENCE_SECONDS = 1.0
 

@@ -1,10 +1,10 @@
 """The feed of events. Its order never changes, and each new event goes to its end.
 
 An event cannot get its position in the commit that stores the fact: another commit with a lower
-position might still be under way, and a reader would miss its event. Therefore one transaction at a
-time gives positions to events that are already committed. This is called listing. The sweeper lists
-events, and each reader does so before it reads. Each batch has its own transaction, so neither a
-backlog nor a reader delays writes that move money.
+position might still be under way, and a reader would miss the event of that commit. Therefore one
+transaction at a time gives positions to events that are already committed. This is called listing.
+The sweeper lists events, and each reader does so before it reads. Each batch has its own
+transaction, so neither a backlog nor a reader delays writes that move money.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LOCK = text(f"SELECT set_config('lock_timeout', '300ms', true), {LOCK_FEED}")
 _HAS_UNLISTED = text("SELECT EXISTS (SELECT FROM mkwanja.unlisted_events) AS has_unlisted")
 
 # Lists events in the order of the queue, but the events of one payment always by `sequence`. A
-# correction therefore never precedes its failure.
+# correction therefore never precedes the failure that it corrects.
 _LIST = text("""
 WITH listed AS (
     INSERT INTO mkwanja.events (history_id, owner)

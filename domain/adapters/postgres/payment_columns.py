@@ -42,7 +42,7 @@ class PaymentColumn:
     * `inserted`: the SQL that computes the column from this parameter. If None, the column has its
       default until a change writes it.
     * `is_changed`: whether changes write the column.
-    * `path`: the path of the value in a `Payment`.
+    * `path`: the path of the value in a `Payment`. A change writes the value from there.
     * `is_read`: whether readers fill in the value at `path`.
     * `read` and `write`: conversions from and to the driver's type. None means no conversion.
     """
@@ -251,7 +251,7 @@ def payment_from(row: Any, attempts: tuple[Attempt, ...] = ()) -> Payment:
         request=PaymentRequest(
             **dict(zip(_REQUEST_FIELDS, _as_read_request(_request_values(row)), strict=True))
         ),
-        # A row that was final before the column existed has no expiry.
+        # A payment that was final before the column `expires_at` existed has no value there.
         expires_at=row.expires_at or row.created_at,
         failure=failure,
         amount_settled_kes=amount_settled_kes,
