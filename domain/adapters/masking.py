@@ -10,8 +10,8 @@ This module masks in four ways, and no other module masks:
 * `redact_exception` logs an exception's type and traceback without the values that its message may
   quote.
 
-Masking is the last line of defence, because the code that writes a text already leaves out all that
-it can. The rows of payments are not masked.
+Masking is the last line of defence. The code that writes a text must itself leave out all that it
+can. The rows of payments are not masked.
 
 The time of every pattern is linear in the text's length, because the text may be an attack.
 """

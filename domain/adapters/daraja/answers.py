@@ -137,7 +137,8 @@ def _classify_error(
 def _classify_daraja_error(kind: Kind, status: int, code: str, text: str) -> ProviderError:
     """Classify an error in Daraja's own envelope."""
     if (code == "500.003.02" and "system is busy" in text.lower()) or _MAINTENANCE.search(text):
-        # This answer permits a resend only if Daraja refuses the second use of the payment's id.
+        # A resend after this answer is safe only if Daraja refuses the second use of the payment's
+        # id, because Daraja may have acted.
         return Resendable(code=code) if RULES[kind].can_be_sent_again else OutcomeUnknown(code=code)
     failure = _classify_refusal(kind, status, code, text)
     return Refused(failure) if failure else OutcomeUnknown(code=code)
@@ -220,7 +221,7 @@ def _read_code_and_text(message: Mapping[str, Any] | None) -> tuple[str | None, 
 def _is_storable_code(value: object) -> bool:
     """Whether `value` can be a code and can be stored unchanged.
 
-    If we cleaned a code first, it might become a code that we know.
+    We never clean a code before we compare it, because the cleaned code might be one that we know.
     """
     return isinstance(value, str) and 0 < len(value) <= _CODE_LENGTH_MAX and value.isprintable()
 

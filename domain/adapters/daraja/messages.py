@@ -83,8 +83,8 @@ def judge_result(
     failure = find_failure(failures, code)
     if failure is None:
         return Report(outcome=ReportedOutcome.UNDECIDED, code=code, ids=ids)
-    # A failure has no receipt, even if its TransactionID looks like one (daraja.md §4.3). Its
-    # amount must still agree with the payment's.
+    # A failure has no receipt, even if its TransactionID looks like one (daraja.md §4.3). The
+    # report contains the amount, because a failure with another amount does not end the payment.
     return Report(outcome=ReportedOutcome.FAILURE, code=code, failure=failure, ids=ids, **amounts)
 
 

@@ -40,8 +40,9 @@ STATUS = Api(Operation.STATUS, "/mpesa/transactionstatus/v1/query", "Conversatio
 # `read_status_acknowledgement` returns this if Daraja accepted the inquiry.
 ACKNOWLEDGED = "acknowledged"
 
-# "Not found" is one of these codes together with a text of that meaning (daraja.md §6.1). The code
-# alone proves nothing, because SFC_IC0003 also means that our operator does not exist.
+# An answer means "not found" only if it has one of these codes and a text of that meaning
+# (daraja.md §6.1). The code alone proves nothing, because SFC_IC0003 also means that our operator
+# does not exist.
 _NOT_FOUND_CODES = frozenset({"2032", "SFC_IC0003"})
 _NOT_FOUND = re.compile(
     r"transaction.*(does not|doesn't|not) (exist|found)", re.IGNORECASE | re.DOTALL
@@ -127,7 +128,8 @@ def read_status_result(message: Any) -> Report:
         for name, id_kind in _TARGET_IDS.items()
         for value in parameters.get(name, [])
     ]
-    # An id that we cannot read might be the id of another payment.
+    # We do not use a result with an id that we cannot read, because it might be the id of another
+    # payment.
     if not all(is_provider_id(value) for _, value in target_ids):
         raise UnexpectedShape
     ids = frozenset(target_ids)

@@ -272,9 +272,9 @@ class Faults:
             )
 
     def _may_log_start(self, kind: FaultKind | None) -> bool:
-        """Returns whether to log the start of a fault. If `kind` is None, of an outage.
+        """Returns whether to log the start of a fault, or of an outage if `kind` is None.
 
-        A fault that comes and goes is logged once a minute, and so is its end.
+        If a fault comes and goes, its start and its end are logged at most once a minute.
         """
         now = time.monotonic()
         if now - self._logged_at.get(kind, -math.inf) < _LOGGED_AGAIN_SECONDS:
