@@ -46,7 +46,7 @@ class Outcome(StrEnum):
     FAILED = "failed"
     # Daraja confirmed that it has the request.
     ACKNOWLEDGED = "acknowledged"
-    # Daraja was too busy for a definite answer. The same id may be sent again.
+    # Daraja was too busy for a definite answer. It is safe to send the same id again.
     RESENDABLE = "resendable"
     # Daraja already had a request with this id.
     DUPLICATE = "duplicate"

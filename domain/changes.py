@@ -139,7 +139,7 @@ class StoreAnswer:
 
 @dataclass(frozen=True, slots=True)
 class OpenBreaker:
-    """Stops every request with the initiator's credential, which Daraja refused."""
+    """Stops every request with the initiator's credential, because Daraja refused it."""
 
     reason: str
 

@@ -19,7 +19,8 @@ from domain.payment import Payment
 from domain.stages import Stage
 from domain.times import Times
 
-# How often a payment may be sent. Only sends that may have reached Daraja count (rules.md §10).
+# The maximum number of sends of a payment. A send that cannot have reached Daraja does not count
+# (rules.md §10).
 SENDS_MAX = 4
 
 # How many different inquiries must be answered "not found" before a payment of a kind with a resend
@@ -39,10 +40,10 @@ _UNDER_WAY_MAX = timedelta(minutes=15)
 # it. The inquiries continue.
 FRUITLESS_INQUIRIES_MAX = 10
 
-# The first reminder brings the next inquiry forward to now. After it, a reminder brings the next
-# inquiry forward only to this interval after the last inquiry. Each reminder doubles the interval.
-# A sender that repeats messages can therefore not make us inquire more often than our own schedule
-# does.
+# The first reminder makes the next inquiry due now. Later reminders also bring the next inquiry
+# forward, but not nearer to the last inquiry than this interval. Each reminder doubles the
+# interval. If a sender repeats messages, we therefore inquire no more often than by our own
+# schedule.
 _REMINDER_INTERVAL = timedelta(seconds=30)
 _REMINDER_INTERVAL_MAX = timedelta(seconds=300)
 
@@ -99,7 +100,7 @@ def may_be_resent(
     times: Times,
     accounts: Mapping[Kind, Account],
 ) -> bool:
-    """Whether `payment`, which is in doubt, may be sent again under its one id (rules.md §15).
+    """Whether `payment` may be sent again under its one id (rules.md §15).
 
     The payment must be in doubt, unflagged, young enough, and not sent too often, and no brake
     stops it. All of these conditions must hold too:
@@ -143,8 +144,8 @@ def may_be_resent(
 def result_window_end(payment: Payment, evidence: Evidence, times: Times) -> datetime:
     """The end of the time in which we wait for a deposit's result.
 
-    The window begins again with each inquiry that Daraja answered "still under processing", but it
-    has a latest end.
+    The window begins again with each inquiry that Daraja answered "still under processing". But it
+    ends at the latest `_UNDER_WAY_MAX` after the send, or `result_window` if that is longer.
     """
     sent_at = last_sent_at(payment, times)
     under_way = (
@@ -186,7 +187,7 @@ def no_result_is_confirmed(
 
     * Payments of this kind can fail by silence.
     * The result window is over. Each answer "still under processing" extends the window, but only
-      up to its latest end.
+      up to its latest end (`result_window_end`).
     * No message and no answer claims success.
     * No inquiry is possible. Or enough inquiries that were sent after the end of the window were
       answered without a result. If Daraja does not answer them, the payment stays open.
@@ -218,7 +219,7 @@ def no_result_is_confirmed(
 
 
 def _spaced_inquiries(inquiries: Sequence[Inquiry], times: Times) -> list[Inquiry]:
-    """Drops each inquiry that came less than `inquiry_first_after` after the last one kept."""
+    """Keeps only inquiries that were sent at least `inquiry_first_after` apart."""
     spaced: list[Inquiry] = []
     for inquiry in sorted(inquiries, key=lambda inquiry: inquiry.asked_at):
         if not spaced or inquiry.asked_at >= spaced[-1].asked_at + times.inquiry_first_after:

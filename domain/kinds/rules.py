@@ -73,7 +73,7 @@ class KindRules:
     # the worker dies, a person may have to settle each of these payments.
     at_once_max: int | None = None
 
-    # The kind of id in which we send the payment's own id to Daraja. None: Daraja accepts no id of
+    # The kind of Daraja's id that contains the payment's own id. None: Daraja accepts no id of
     # ours.
     own_id: IdKind | None
     # The same as `own_id`, if we know that Daraja refuses the id's second use. None: this kind of

@@ -99,8 +99,8 @@ async def accept(
 ) -> Acceptance:
     """Stores the payment and its key in one commit.
 
-    From then on, every retry gets the same answer, byte for byte. The payment is sent within
-    `expires_after` of that commit, or not at all.
+    After this commit, every retry gets the same answer, byte for byte. The payment is sent within
+    `expires_after` of the commit, or not at all.
 
     Raises LimitExceeded, RateLimited, IdempotencyKeyReused, IdempotencyKeyInFlight, and
     StoreUnavailable. After StoreUnavailable, either both the payment and its key are stored, or

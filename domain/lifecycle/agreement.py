@@ -41,7 +41,7 @@ def has_own_id(payment: Payment, report: Report) -> bool:
 
 
 def is_complete_success(report: Report) -> bool:
-    """Whether the report is a success with receipt and amount. A callback needs both."""
+    """Whether the report is a success with receipt and amount. A callback must have both."""
     return (
         report.outcome is ReportedOutcome.SUCCESS
         and report.receipt is not None

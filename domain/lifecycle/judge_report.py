@@ -91,7 +91,7 @@ def judge_report(
     if payment is None:
         return store_message_only(None, Disposition.UNKNOWN_PAYMENT, is_message_flagged=True)
     if not source_allowed:
-        # Safaricom may have added an address. An inquiry now gives us the same result safely.
+        # It is possible that Safaricom has added an address. An inquiry gives us the result safely.
         return store_message_only(
             _bring_inquiry_forward(payment, context, report),
             Disposition.WRONG_SOURCE,
@@ -122,10 +122,10 @@ def judge_report(
 
 
 def _judge_unconfirmed_success(payment: Payment, context: Context, report: Report) -> Decided:
-    """Judges a callback's success above the policy's amount: Daraja must confirm it first.
+    """Judges a callback that claims success, if the amount is above `confirm_above_kes`.
 
-    Every sender that knows the callback URL can send such a message, and the amount is large. The
-    next inquiry is therefore brought forward.
+    The amount is large, and every sender that knows the callback URL can send such a message.
+    Daraja must therefore confirm the success, and the next inquiry is brought forward.
     """
     is_confirmation_needed = (
         is_complete_success(report)

@@ -135,7 +135,7 @@ class Wakeups(Protocol):
     async def hand_over(self, payment_ids: Sequence[UUID]) -> None:
         """Does the same as `wake` for payments whose inquiry was charged to a budget.
 
-        A worker may inquire about each of them once.
+        Each of these jobs permits one inquiry.
         """
         ...
 

@@ -53,7 +53,7 @@ log = structlog.get_logger()
 
 _TOO_OLD = Failure(FailureReason.NOT_SUBMITTED_IN_TIME, safe_to_retry=True)
 
-# Claims the payment for an attempt id. Returns the payment, or None if it may not be sent now.
+# Claims the payment for an attempt id. Returns the payment, or None if it must not be sent now.
 _Claim = Callable[[UUID], Awaitable[Payment | None]]
 
 
@@ -93,7 +93,7 @@ class ClaimingStore(Protocol):
     ) -> Payment | None:
         """Moves the payment to the stage `submitting`, stores the attempt, and commits.
 
-        Returns the payment, or None if it may not be sent now. `account` is the account that sends
+        Returns the payment, or None if it must not be sent now. `account` is the account that sends
         it, and is stored with the attempt.
 
         If a brake holds the operation (for example all withdrawals), claims of its payments fail.
@@ -328,7 +328,7 @@ def expiry_change(payment_id: UUID) -> Change:
         if payment is None or context.now < payment.expires_at:
             return Decided(payment=payment)
         if payment.needs_review and context.evidence.shows_that_daraja_has_it:
-            # A message or an answer says that an attempt may have acted. A person decides.
+            # A message or an answer shows that Daraja may have acted, so a person decides.
             return Decided(payment=payment)
         after = payment.apply(Fact(name=FactName.TOO_OLD, failure=_TOO_OLD))
         entry = NewEntry.of_fact(FactName.TOO_OLD) if after.stage is not payment.stage else None
