@@ -140,7 +140,7 @@ def _log_error(error: BaseException | None, event: str) -> None:
 def _log_fatal_error(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Log an exception that ends the process. Python itself would also print its secret values."""
+    """Log an exception that ends the process, without the values that Python would print."""
     if issubclass(kind, Exception):
         _log_error(error, "process_failed")
     else:

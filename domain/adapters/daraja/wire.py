@@ -31,9 +31,9 @@ from domain.fence import Fence
 
 log = structlog.get_logger()
 
-# The event loop gets at least and at most this many turns to read bytes that arrived before our
-# request. These bytes may be messages of TLS. If bytes are still unread after the last turn, they
-# count as an early answer.
+# The event loop gets at least `_LOOP_TURNS_MIN` and at most `_LOOP_TURNS_MAX` turns to read bytes
+# that arrived before our request. These bytes may be messages of TLS. If bytes are still unread
+# after the last turn, they count as an early answer.
 _LOOP_TURNS_MIN = 3
 _LOOP_TURNS_MAX = 20
 

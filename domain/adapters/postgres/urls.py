@@ -2,11 +2,11 @@
 
 The URL has libpq's format. There are three groups of parameters:
 
-* This module understands a parameter: it applies the parameter.
-* A parameter is meant for another driver, or has no effect here: this module leaves it out, and a
-  warning names it.
-* All other parameters stop the process, because they may change which server we reach or how
-  safely. If we ignored one, we could store payments in the wrong database.
+* Parameters that this module knows: it applies them.
+* Parameters that are meant for another driver, or have no effect here: this module leaves them out,
+  and a warning names them.
+* All other parameters: they stop the process, because they may change which server we reach or how
+  safely. If we ignored such a parameter, we could store payments in the wrong database.
 
 No message of this module quotes a value, because it might be the password.
 """
