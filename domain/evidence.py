@@ -1,4 +1,4 @@
-"""Evidence: what we know of a payment besides its row. Evidence grows, and decides nothing.
+"""Evidence: what a decision reads besides the payment's row. Evidence only grows.
 
 Pure. `inquiry.py` draws the conclusions.
 """
@@ -61,7 +61,7 @@ class Inquiry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What we know of a payment besides its row: inquiries, stored messages and brakes."""
+    """What a decision reads besides the payment's row: inquiries, stored messages and brakes."""
 
     inquiries: tuple[Inquiry, ...] = ()
     # Whether any result or time-out message, of whatever content, came to the payment's own

@@ -111,7 +111,7 @@ class Provider(Protocol):
     """The part of Daraja that submissions use."""
 
     def prepare_send(self, kind: Kind) -> AbstractAsyncContextManager[None]:
-        """Obtains the token, the credential, a slot, and a turn under Daraja's rate limit.
+        """Obtains the access token, a slot, and a turn under Daraja's rate limit.
 
         The worker may have to wait for each of these, and may fail to get it.
 
