@@ -37,8 +37,8 @@ class Fact:
     # The amount that moved, if it differs from the amount that the caller asked for.
     amount_kes: int | None = None
     recipient_name: str | None = None
-    # Whether `outcome` is the outcome of every send of the payment. That is so if a result names
-    # the payment's own OriginatorConversationID.
+    # Whether `outcome` is the outcome of every send. Every send carries the payment's own
+    # OriginatorConversationID, so a result that names this id is about all sends.
     is_about_all_sends: bool = False
     # Whether `inquiry.may_be_resent` permitted this resend. Only CLAIMED facts set it.
     is_resend_permitted: bool = False
@@ -76,8 +76,9 @@ class Payment:
     # only if an operator read a different amount on M-PESA's statement.
     amount_settled_kes: int | None = None
     attempts: tuple[Attempt, ...] = field(default=())
-    # Whether this payment was claimed as the probe of an operation that a brake holds: its send
-    # shows whether the operation works again. Not stored.
+    # While a brake stops all sends of an operation, one payment after each cool-down is sent as a
+    # probe: its send shows whether Daraja accepts the operation again. True for that payment.
+    # Not stored.
     is_probe: bool = False
 
     def apply(self, fact: Fact) -> Payment:
@@ -186,7 +187,10 @@ class Payment:
 
     @property
     def sending_accounts(self) -> frozenset[Account | None]:
-        """The accounts of all sends that may have acted. None: the account was not stored."""
+        """The accounts of all sends that may have acted.
+
+        An element is None if the account of that send was not stored.
+        """
         return frozenset(
             attempt.account for attempt in self.attempts if attempt.outcome is not Outcome.NOT_ACTED
         )
@@ -199,10 +203,9 @@ class Payment:
     def disagrees_with(self, ids: ProviderIds) -> bool:
         """Whether one of `ids` cannot be an id of this payment.
 
-        Take all attempts that Daraja may know. The given id is not an id of this payment if we know
-        an id of the same kind for each of these attempts, and all these known ids differ from the
-        given id. If we know no id of that kind for one of these attempts, the given id may belong
-        to that attempt.
+        An id cannot be an id of this payment if two things are true: each attempt that Daraja may
+        know already has an id of the same kind, and none of those ids is equal to it. If one of
+        these attempts has no id of that kind yet, the id may belong to that attempt.
 
         Daraja may know an attempt in each of these cases:
 
@@ -234,9 +237,9 @@ class Payment:
     def ids_to_compare(self, ids: ProviderIds) -> ProviderIds:
         """Those of a message's `ids` that must agree with the ids of this payment.
 
-        These are all `ids`, with one exception. In a result, Daraja may put an
-        OriginatorConversationID of its own making beside the ConversationID of its acknowledgement
-        (daraja.md §4.3). That OriginatorConversationID is left out. If a message names two
+        These are all `ids`, with one exception. A result may name the ConversationID that we know
+        from the acknowledgement, and also an OriginatorConversationID that Daraja made up
+        (daraja.md §4.3). The made-up id is left out. If a message names two
         OriginatorConversationIDs, both stay, so that a message that mixes two payments disagrees.
         """
         conversations = {key for key in ids if key[0] == IdKind.CONVERSATION}

@@ -18,7 +18,7 @@ class Stage(StrEnum):
     The comment above each stage is its contract (rules.md §12; docs/architecture/stages.md).
     """
 
-    # The payment is stored. No send was tried, or every attempt is proved without effect.
+    # The payment is stored. No send was tried, or every attempt is proved to have had no effect.
     ACCEPTED = "accepted"
     # A worker has committed its claim. It may or may not have sent the payment to Daraja.
     SUBMITTING = "submitting"

@@ -18,8 +18,16 @@ PATH = Path(__file__).resolve().parent.parent / "docs" / "architecture" / "stage
 _TEXT = """# Stages of a payment
 
 `python -m tests.diagram` writes this page from the table in
-[domain/stages.py](../../domain/stages.py), and a test compares them. A fact that is not drawn does
-not change the stage. It is recorded, and the payment is flagged if the fact contradicts the stage.
+[domain/stages.py](../../domain/stages.py), and a test compares them.
+
+Each arrow is labelled with a *fact*: something that the service learned about the payment. If a
+stage has no arrow for a fact, the fact does not change the stage. The fact is recorded, and the
+payment is flagged if the fact contradicts the stage.
+
+* A send is *accounted for* if we know that it moved no money.
+* An attempt *cannot have acted* if it is proved that Daraja did nothing about it.
+* `claim_lost`: the database lost the claim of a send, for example in a failover. The worker of that
+  send stored Daraja's answer later.
 
 ```mermaid
 stateDiagram-v2

@@ -41,7 +41,8 @@ class OperatorDecision(StrEnum):
 
     PAID = "paid"  # the statement shows the payment
     UNPAID = "unpaid"  # the statement shows that no money moved, and none can move any more
-    # Only clears the flag. A payment in `accepted` is then sent.
+    # Only clears the flag. The flag kept a payment in `accepted` from being sent, so a worker now
+    # sends such a payment.
     REVIEWED = "reviewed"
 
 

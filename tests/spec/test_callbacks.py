@@ -114,9 +114,10 @@ _UNREADABLE: dict[str, bytes] = {
 
 
 async def test_the_receiver_stores_any_body_for_a_right_address(system: System) -> None:
-    """The answer is 200. The body is stored byte for byte and flagged, and finalizes nothing.
+    """The answer is 200. The message is flagged, and finalizes nothing.
 
-    Only a credential in the body is replaced. The stored digest is that of the original body.
+    The body is stored byte for byte, except that a credential in it is replaced. The stored digest
+    is that of the original body.
     """
     one = await begin_awaited(system)
     for case, body in _UNREADABLE.items():
@@ -171,7 +172,7 @@ async def test_a_result_that_disagrees_with_its_payment_settles_nothing(system: 
 
 
 async def test_the_ids_or_the_receipt_of_another_payment_settle_nothing(system: System) -> None:
-    """Such a result is stored, flags its payment, and settles no payment."""
+    """A result that names them is stored, flags its payment, and settles no payment."""
     one, other, third = [await begin_awaited(system) for _ in range(3)]
     await deliver_result(system, one, receipt="UKN7OWN001")
     await deliver_result(system, other, receipt="UKN7OWN001")
@@ -207,7 +208,7 @@ async def test_the_database_holds_no_credential_and_no_callback_token(system: Sy
     payment_id = await begin(system, "b2c", "timeout_message", seconds=0.2)
     await system.settled(payment_id)
     token = (await system.callback_url(payment_id, "withdrawal")).rpartition("/")[2]
-    # An inquiry that the timeout brought forward may be answered too.
+    # The timeout message makes a worker inquire earlier, so an inquiry's answer may be stored too.
     stored = {row["operation"]: row for row in await system.callbacks(payment_id)}
     timeout = stored.pop("withdrawal-timeout")
     assert timeout["disposition"] != "finalized"
@@ -254,7 +255,8 @@ async def test_a_result_from_a_wrong_source_address_is_stored_and_settles_nothin
         [stored] = await system.eventually(lambda: system.callbacks(refused))
         assert (stored["source_allowed"], stored["is_flagged"]) == (False, True)
         assert (stored["source_address"], stored["disposition"]) == ("127.0.0.1", "wrong_source")
-        payment = await system.settled(refused)  # by an inquiry at once, not by the callback
+        # An inquiry settled it. The refused callback did not.
+        payment = await system.settled(refused)
         assert (payment["status"], payment["receipt"]) == ("success", None)
         [delivery] = (await system.control("GET", "/callbacks"))["items"]
         assert delivery["status"] == 403

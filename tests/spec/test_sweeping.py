@@ -52,7 +52,7 @@ async def _inquired_ids(system: System) -> list[str]:
 async def _insert_copies(
     system: System, payment_id: str, count: int, changes: dict[str, Any]
 ) -> None:
-    """Inserts copies of a payment with some columns changed, which the sweeper will find."""
+    """Inserts copies of a payment, with some columns changed, for the sweeper to find."""
     copy = (
         "INSERT INTO mkwanja.payments"
         " SELECT (jsonb_populate_record(payment, $3::jsonb || jsonb_build_object("
@@ -99,7 +99,8 @@ async def test_workers_that_sweep_concurrently_do_nothing_twice(system: System) 
 
 async def test_the_longest_overdue_payment_is_inquired_about_first(system: System) -> None:
     """Three workers share a budget of one inquiry a second, and keep the order."""
-    # On a busy machine an inquiry could settle a payment before the workers are killed.
+    # Inquiries answer "Pending". Otherwise an inquiry could settle a payment before the workers
+    # are killed.
     await system.scenario("status_value", api="status", params={"status": "Pending"})
     payment_ids = await asyncio.gather(*(begin(system, "b2c", "lost_callback") for _ in range(5)))
     for payment_id in payment_ids:
@@ -122,9 +123,9 @@ async def test_the_longest_overdue_payment_is_inquired_about_first(system: Syste
 
 
 async def test_a_backlog_of_one_step_delays_no_other_step(system: System) -> None:
-    """Hundreds of payments wait for inquiries, and hundreds for payouts to start.
+    """Payouts are stopped. Hundreds of them wait, and hundreds of payments wait for inquiries.
 
-    Leases still end, a silent deposit still fails, and deposits are still sent.
+    Leases still end, a deposit without a result still fails, and deposits are still sent.
     """
     model = await begin(system, "b2c", "approve")
     await system.settled(model)

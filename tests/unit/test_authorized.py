@@ -8,7 +8,7 @@ import pytest
 
 from domain.adapters.daraja.authorized import AuthorizedCalls
 from domain.adapters.daraja.token import Token
-from domain.errors import ProductRefused, TokenRefused
+from domain.errors import OutcomeUnknown, ProductRefused, ProviderError, TokenRefused
 
 
 class Calls:
@@ -23,6 +23,7 @@ class Calls:
         self.accepted_tokens = set(accepted_tokens)
         self.opens = asyncio.Event()
         self.sent: list[str] = []
+        self.error: ProviderError | None = None  # the answer to a call with an accepted token
         self._slow_token = slow_token
         self._authorized = AuthorizedCalls(self)
 
@@ -49,6 +50,8 @@ class Calls:
             await self.opens.wait()
         if token.text not in self.accepted_tokens:
             raise TokenRefused
+        if self.error is not None:
+            raise self.error
 
     async def is_accepted(self, operation: str = "b2c") -> bool:
         try:
@@ -107,3 +110,25 @@ async def test_a_token_that_was_accepted_later_is_replaced_when_it_is_refused_ag
     assert await calls.is_accepted()
     calls.accepted_tokens = {"token-3"}
     assert await calls.is_accepted()
+
+
+async def test_a_call_that_was_late_uses_the_token_that_the_operation_accepted() -> None:
+    """A call's token was refused after another call had begun with the next token."""
+    calls = Calls("token-2", slow_token="token-1")
+    late = asyncio.create_task(calls.is_accepted())
+    while not calls.sent:  # noqa: ASYNC110 - a step of the loop, not a time
+        await asyncio.sleep(0)
+    calls.fetched = 2
+    assert await calls.is_accepted()
+    calls.opens.set()
+    assert await late
+    assert calls.sent == ["token-1", "token-2", "token-2"]
+
+
+async def test_an_error_after_a_new_token_is_the_outcome_of_the_call() -> None:
+    """Daraja accepted the new token. The answer to the request is unknown all the same."""
+    calls = Calls("token-2")
+    calls.error = OutcomeUnknown()
+    with pytest.raises(OutcomeUnknown):
+        await calls.is_accepted()
+    assert calls.sent == ["token-1", "token-2"]

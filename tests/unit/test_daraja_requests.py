@@ -16,14 +16,18 @@ from hypothesis import strategies as st
 from domain.adapters.daraja.client import _build_exchange
 from domain.adapters.daraja.credential import security_credential
 from domain.adapters.daraja.pages import PAGES
-from domain.adapters.daraja.requests import RequestSettings, clean_free_text
+from domain.adapters.daraja.requests import (
+    RequestSettings,
+    clean_free_text,
+    use_short_code_of,
+)
 from domain.adapters.daraja.secret_fields import SECRET_FIELDS
 from domain.adapters.daraja.token import Token
 from domain.changes import Exchange
 from domain.kinds import Kind
 from domain.payment import Payment
 from domain.values import Purpose
-from tests.builders import PAYMENT_ID, a_payment, an_attempt_id
+from tests.builders import AN_ACCOUNT, PAYMENT_ID, a_payment, an_attempt_id
 from tests.case_tables import for_each
 from tests.certificates import write_certificate
 from tests.unit.client_parts import (
@@ -323,3 +327,10 @@ def test_an_answer_is_recorded_without_phone_numbers_names_and_null_characters(
 ) -> None:
     """Only the first part of a long answer is recorded."""
     assert record_of(Kind.WITHDRAWAL, {}, answer).answer == expected
+
+
+def test_an_inquiry_uses_the_short_code_of_the_send_or_else_the_configured_one() -> None:
+    sent_by = replace(AN_ACCOUNT, shortcode="600222")
+    used = use_short_code_of(ACCOUNT, sent_by)
+    assert (used.shortcode, used.payout_shortcode) == ("600222", "600222")
+    assert use_short_code_of(ACCOUNT, None) == ACCOUNT

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -9,8 +11,10 @@ from typing import Any
 import pytest
 
 from domain.account import Account
+from domain.adapters.observability import payments_of_former_accounts
 from domain.attempts import Attempt, Outcome
 from domain.changes import HistoryEntry
+from domain.errors import StoreUnavailable
 from domain.evidence import Evidence, InquiryOutcome
 from domain.inquiry import may_be_resent, no_result_is_confirmed
 from domain.kinds import Kind
@@ -48,6 +52,7 @@ from tests.unit.deciding import (
     decide_callback,
     decide_inquiry,
 )
+from workers.accounts import watch_former_accounts
 
 OTHERS: dict[str, Account] = {
     "base_url": replace(AN_ACCOUNT, base_url="https://other.example"),
@@ -227,3 +232,30 @@ def test_a_failed_send_of_one_account_does_not_account_for_a_send_of_another(
     payment = a_due_payment(attempts=sent_by(AN_ACCOUNT, second))
     report = a_report(ReportedOutcome.FAILURE, code="1", ids=frozenset({OWN_ID}))
     assert payment_of(decide_callback(payment, report)).stage is stage
+
+
+async def test_a_worker_reports_former_accounts_after_postgres_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first read fails. The metric shows the payments of all former accounts."""
+    monkeypatch.setattr("workers.accounts._FIRST_WAIT_SECONDS", 0.01)
+    former, own = OTHERS["app"], ACCOUNTS[Kind.WITHDRAWAL]
+    reads: Iterator[Exception | dict[Account | None, int]] = iter(
+        [StoreUnavailable(), {former: 3, own: 5, None: 7}]
+    )
+    is_read = asyncio.Event()
+
+    class OpenPayments:
+        async def open_payments(self) -> dict[Account | None, int]:
+            answer = next(reads)
+            if isinstance(answer, Exception):
+                raise answer
+            is_read.set()
+            return answer
+
+    accounts: Any = OpenPayments()
+    watch = asyncio.create_task(watch_former_accounts(accounts, {own}))
+    await is_read.wait()
+    await asyncio.sleep(0)
+    watch.cancel()
+    assert payments_of_former_accounts._value.get() == 3

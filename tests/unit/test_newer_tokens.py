@@ -85,3 +85,9 @@ async def test_without_redis_find_newer_raises() -> None:
 
     with pytest.raises(QueueUnavailable):
         await source_of(Away(SECOND)).find_newer(SECOND)
+
+
+async def test_a_token_that_this_worker_has_replaced_already_is_not_replaced_again() -> None:
+    source = source_of(TokenStore(THIRD))
+    assert await source.find_newer(SECOND) == THIRD
+    assert await source.replace_refused(SECOND) == THIRD
