@@ -83,7 +83,7 @@ async def test_a_restored_backup_replays_no_payment_that_it_does_not_have(
     await postgres.drop_database(backup)
 
 
-async def test_a_cursor_of_another_life_is_refused_and_one_of_this_life_goes_on(
+async def test_a_cursor_from_before_a_restore_is_refused_and_a_newer_one_is_accepted(
     fresh: Store, postgres: PostgresServer, template: str, ingress: Ingress
 ) -> None:
     """At the cursor's position, the restored database has no event, or another event."""

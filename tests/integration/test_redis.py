@@ -72,7 +72,7 @@ class TestWakeups:
         ahead = {arguments[0] for _, arguments, _ in (await jobs(redis))[:22]}
         assert ahead >= set(map(str, lost))
 
-    async def test_a_full_queue_accepts_the_sweepers_wake_ups_but_not_a_floods(
+    async def test_a_full_queue_accepts_wake_ups_of_the_sweeper_but_not_of_a_flood(
         self, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A flood beyond the limit adds no job, and leaves no key in Redis.
