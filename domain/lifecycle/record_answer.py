@@ -57,8 +57,8 @@ log = structlog.get_logger()
 _WAITS_SECONDS = (0.1, 0.2, 0.5, 1.0)
 
 # If recording fails although PostgreSQL is reachable, the error is our own bug, and a retry rarely
-# helps. After this many retries the worker gives up, because the answer must not occupy its slot
-# for ever.
+# helps. After this many retries the worker gives up, because an answer that waits occupies
+# one of the worker's slots for sends.
 _TRIES_MAX = 12
 
 # The history stores this much of the text of a refusal.
@@ -85,7 +85,7 @@ class Answer:
 
 
 class AnswerRecorder:
-    """Records answers. A waiting answer occupies a slot, and the number of slots is limited."""
+    """Records answers. An answer that waits occupies one of the worker's slots for sends."""
 
     def __init__(self, changes: ChangingStore, announcer: Announcer) -> None:
         self._changes = changes
@@ -140,9 +140,9 @@ def decide_without_claim(
 ) -> Decided:
     """Decides about `fact`, the answer to an attempt that is not stored.
 
-    `account` made the send. If Daraja cannot have acted, nothing changes. Otherwise the answer
-    proves that there was a send, so the database lost a committed claim. The decision stores the
-    attempt, and moves a payment in `accepted` to `in_doubt`.
+    `account` is the account of the send. If Daraja cannot have acted, nothing changes. Otherwise
+    the answer proves that there was a send, so the database lost a committed claim. The decision
+    stores the attempt, and moves a payment in `accepted` to `in_doubt`.
     """
     assert fact.outcome is not None  # noqa: S101 - every answer has one
     if fact.outcome.is_accounted_for:
@@ -224,8 +224,8 @@ def answer_change(
                 entry=replace(decided.entry, detail=_entry_detail(error, open_attempt)),
                 ids=ids,
             )
-        # If a stored callback claims a success that Daraja has not confirmed yet, a refusal does
-        # not fail the payment. The payment is then in doubt, and a worker inquires about it.
+        # If a stored callback claims a success, and no answer to an inquiry has confirmed it yet,
+        # a refusal does not fail the payment. The payment is then in doubt, and a worker inquires.
         is_disputed = fact.name is FactName.REFUSED and bool(context.evidence.unconfirmed_receipts)
         applied = fact_of_answer(open_attempt.attempt_id, OutcomeUnknown()) if is_disputed else fact
         after = payment.apply(applied)
@@ -279,9 +279,10 @@ def answer_change(
 
 
 def _is_brought_forward(payment: Payment) -> bool:
-    """Whether a message that came before the answer brought the next inquiry forward.
+    """Whether the next inquiry is due early because of a message that came before the answer.
 
-    A claimed payment is due at the end of its lease. Such a message makes it due a moment earlier.
+    A claimed payment is due at the end of its lease. Such a message sets the due time a moment
+    before that end. The difference is only a mark that such a message came.
     """
     due, lease = payment.next_step_at, payment.lease_until
     return due is not None and lease is not None and due < lease
