@@ -177,7 +177,8 @@ class PostgresServer(_EmbeddedServer):
 
     async def drop_database(self, url: str) -> None:
         """Drops a database of `create_database`. The end of the server removes all of them."""
-        await databases.drop_database(self.url, url)
+        # Only a superuser may end an autovacuum worker that is connected to the database.
+        await databases.drop_database(self.admin_url, url)
 
     async def kill(self) -> None:
         """Kills all its processes at once, like a crash of the machine. The next start recovers."""
