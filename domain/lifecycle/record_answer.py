@@ -138,7 +138,7 @@ def decide_without_claim(
     account: Account | None,
     inquire_after: timedelta,
 ) -> Decided:
-    """Decides about `fact`, the answer to an attempt that is not stored.
+    """Decides about `fact`, the answer to a send of whose attempt the database has no record.
 
     `account` is the account of the send. If Daraja cannot have acted, nothing changes. Otherwise
     the answer proves that there was a send, so the database lost a committed claim. The decision
@@ -279,10 +279,10 @@ def answer_change(
 
 
 def _is_brought_forward(payment: Payment) -> bool:
-    """Whether the next inquiry is due early because of a message that came before the answer.
+    """Whether a message came before the answer, so that the next inquiry must not wait.
 
-    A claimed payment is due at the end of its lease. Such a message sets the due time a moment
-    before that end. The difference is only a mark that such a message came.
+    The due time of a claimed payment is the end of its lease. Such a message makes it slightly
+    earlier. This small difference is only a flag.
     """
     due, lease = payment.next_step_at, payment.lease_until
     return due is not None and lease is not None and due < lease

@@ -113,7 +113,7 @@ async def test_the_worker_inquires_about_a_payment_by_the_short_code_that_sent_i
 async def test_only_the_account_that_sent_a_lost_withdrawal_resends_it(
     system: System,
 ) -> None:
-    """Another short code must not resend it, even if Daraja truly answered "not found"."""
+    """Another short code must not resend it, even if Daraja answered "not found" twice."""
     payment_id = await _begin_open(system, "b2c", "cut_before_acting", times=1)
     await _restart_worker(system, {"DARAJA_PAYOUT_SHORTCODE": _NEW})
     before = len(await inquiries(system, payment_id))
@@ -139,8 +139,9 @@ async def test_payments_that_a_former_account_sent_are_flagged(
 ) -> None:
     """The worker is no longer configured for the account that sent a payment.
 
-    It neither inquires about the payment nor resends it by another account. It flags the payment,
-    and logs it at its start. A callback still settles the payment.
+    It does not use another account to inquire about the payment or to resend it. It flags the
+    payment. When the worker starts, it logs that there are such payments. A callback still settles
+    the payment.
     """
     lost = await _begin_open(system, "b2c", "cut_before_acting", times=1)
     paid = await _begin_open(system, "b2b")
