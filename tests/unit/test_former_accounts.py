@@ -255,7 +255,8 @@ async def test_a_worker_reports_former_accounts_after_postgres_is_back(
 
     accounts: Any = OpenPayments()
     watch = asyncio.create_task(watch_former_accounts(accounts, {own}))
-    await is_read.wait()
+    async with asyncio.timeout(10):
+        await is_read.wait()
     await asyncio.sleep(0)
     watch.cancel()
     assert payments_of_former_accounts._value.get() == 3

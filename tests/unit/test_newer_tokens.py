@@ -88,6 +88,8 @@ async def test_without_redis_find_newer_raises() -> None:
 
 
 async def test_a_token_that_this_worker_has_replaced_already_is_not_replaced_again() -> None:
-    source = source_of(TokenStore(THIRD))
+    store = TokenStore(THIRD)
+    source = source_of(store)
     assert await source.find_newer(SECOND) == THIRD
+    store._token = None  # Redis lost the shared token
     assert await source.replace_refused(SECOND) == THIRD
