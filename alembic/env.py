@@ -1,4 +1,6 @@
-"""Runs the migrations in one transaction, one process at a time, and then sets all rights anew.
+"""Runs the migrations in one transaction, one process at a time.
+
+Then it installs our functions, and sets all rights anew.
 
 It needs only DATABASE_URL. It works through a transaction-mode pooler, because it keeps no session
 state.
@@ -14,8 +16,10 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from domain.adapters.masking import mask_text
-from domain.adapters.postgres.engine import Database
+from domain.adapters.postgres.functions import install
+from domain.adapters.postgres.installed import FUNCTIONS
 from domain.adapters.postgres.locks import LOCK_MIGRATION
+from domain.adapters.postgres.migrating import open_migration
 from domain.adapters.postgres.rights import apply_rights
 from domain.adapters.postgres.tables import SCHEMA, metadata
 from domain.adapters.settings.common import MigrationSettings, read_settings
@@ -29,17 +33,14 @@ def run_migrations(connection: Connection) -> None:
     context.configure(connection=connection, target_metadata=metadata, version_table_schema=SCHEMA)
     with context.begin_transaction():
         context.run_migrations()
+    install(connection, FUNCTIONS)
     apply_rights(connection)
 
 
 async def migrate() -> None:
     settings = read_settings(MigrationSettings)
-    database = Database(settings.database_url, pool_size=1, application_name="mkwanja-release")
-    try:
-        async with database.migration() as connection:
-            await connection.run_sync(run_migrations)
-    finally:
-        await database.close()
+    async with open_migration(settings.database_url) as connection:
+        await connection.run_sync(run_migrations)
 
 
 if context.is_offline_mode():

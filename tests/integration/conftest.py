@@ -16,7 +16,6 @@ import asyncpg
 import orjson
 import pytest
 import uuid_utils.compat as uuid_utils
-from sqlalchemy import text
 
 from domain.account import Account
 from domain.adapters.daraja.wire import daraja_session
@@ -26,6 +25,7 @@ from domain.adapters.postgres.changing import PostgresChangingStore
 from domain.adapters.postgres.claiming import PostgresClaimingStore
 from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.reading import PostgresReadingStore
+from domain.adapters.postgres.statements import sql
 from domain.adapters.postgres.sweeping import PostgresSweepingStore
 from domain.adapters.redis.connection import RedisClient, connect
 from domain.attempts import ProviderIds
@@ -193,9 +193,9 @@ async def second_worker(fresh: Store) -> AsyncIterator[Store]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the lock timeout from two seconds to 200 ms, so that the tests run fast."""
-    sql = str(engine._OPEN)
-    assert "'2s'" in sql
-    monkeypatch.setattr(engine, "_OPEN", text(sql.replace("'2s'", "'200ms'")))
+    text = engine._OPEN.text
+    assert "'2s'" in text
+    monkeypatch.setattr(engine, "_OPEN", sql(text.replace("'2s'", "'200ms'")))
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 
-from domain.adapters.postgres.engine import Database
+from domain.adapters.postgres.migrating import open_migration
 from domain.adapters.postgres.tables import SCHEMA, metadata
 from domain.kinds import Kind
 from domain.stages import Stage, Step
@@ -53,12 +53,8 @@ async def differences(url: str) -> list[Any]:
             warnings.filterwarnings("ignore", message="Can't validate argument 'dialect_options'")
             return list(compare_metadata(MigrationContext.configure(sync, opts=options), metadata))
 
-    database = Database(url, pool_size=1, application_name="mkwanja-test")
-    try:
-        async with database.migration() as migrating:
-            return await migrating.run_sync(compare)
-    finally:
-        await database.close()
+    async with open_migration(url) as migrating:
+        return await migrating.run_sync(compare)
 
 
 # The kinds of the schema before Pochi payments.

@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
 
 from domain.adapters.postgres.brakes import BREAKER, KILL_SWITCH, Brakes
 from domain.adapters.postgres.locks import LOCK_BRAKES_SHARED
+from domain.adapters.postgres.statements import sql
 from domain.changes import Change, CloseBreaker, Context, Decided, OpenBreaker
 from domain.kinds import Kind
 from domain.payment import Payment
@@ -163,7 +163,7 @@ class TestBrakesAndClaims:
         """The row's lock makes the claim read the brake again. A deposit waits for no brake."""
         payment_id, deposit = await claimable(fresh, claim), await fresh.accepted(Kind.DEPOSIT)
         before = await fresh.payment(payment_id)
-        engage = text(
+        engage = sql(
             "UPDATE mkwanja.brakes SET is_engaged = true, reason = 'test' WHERE name = :name"
         )
         async with second_worker.database.transaction() as transaction:

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 import pytest
-from sqlalchemy import text
 
 from domain.adapters.postgres.engine import Database
+from domain.adapters.postgres.statements import sql
 from domain.errors import StoreUnavailable
 from tests.stack.external import GivenPostgres
 from tests.stack.ports import release_port, reserve_port
@@ -76,7 +76,7 @@ async def a_port(serve: Serve | None) -> AsyncIterator[int]:
 
 async def port_of(database: Database) -> int:
     async with database.transaction() as transaction:
-        return int((await transaction.rows(text("SELECT inet_server_port()")))[0][0])
+        return int((await transaction.rows(sql("SELECT inet_server_port()")))[0][0])
 
 
 def with_hosts(url: str, *ports: int, more: str = "") -> str:

@@ -12,10 +12,10 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
 
 from domain.adapters.postgres import feed as feed_module
 from domain.adapters.postgres.feed import Feed, ListedEvent, list_events
+from domain.adapters.postgres.statements import sql
 from tests.builders import a_backlog_of
 from tests.integration.conftest import Store, failure, success
 from tests.stack.databases import connection
@@ -35,7 +35,7 @@ def ids_of(events: list[ListedEvent]) -> list[str]:
 async def listers_locked(store: Store) -> AsyncIterator[None]:
     """Hold the listers' lock in another transaction during the block."""
     async with connection(store.url) as raw, raw.transaction():
-        await raw.execute(str(feed_module._LOCK))
+        await raw.execute(feed_module._LOCK.text)
         yield
 
 
@@ -173,7 +173,7 @@ class TestCost:
         await fresh.execute(a_backlog_of(50_000))
         for _ in range(2):
             async with fresh.database.transaction() as transaction:
-                await transaction.run(text("SELECT set_config('statement_timeout', '1s', true)"))
+                await transaction.run(sql("SELECT set_config('statement_timeout', '1s', true)"))
                 assert await list_events(transaction) == 500
         listed = 1000
         while found := await fresh.sweeping.list_events():
@@ -203,7 +203,7 @@ class TestCost:
             pass
         await fresh.execute("VACUUM ANALYZE mkwanja.unlisted_events")
         plan = await fresh.one(
-            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {feed_module._HAS_UNLISTED}"
+            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {feed_module._HAS_UNLISTED.text}"
         )
         [explained] = json.loads(plan)
         assert explained["Plan"]["Shared Hit Blocks"] + explained["Plan"]["Shared Read Blocks"] < 20
@@ -223,13 +223,10 @@ class TestCost:
         while await fresh.sweeping.list_events():
             pass
         await fresh.execute("ANALYZE mkwanja.events")
-        sql = (
-            str(getattr(feed_module, query))
-            .replace(":owner", "'me'")
-            .replace(":after", "4000")
-            .replace(":limit", "20")
-        )
-        [explained] = json.loads(await fresh.one(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}"))
+        statement = getattr(feed_module, query)
+        values = statement.order({"owner": "me", "after": 4000, "limit": 20})
+        plan = await fresh.one(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement.text}", *values)
+        [explained] = json.loads(plan)
         assert f'"Index Name": "{index}"' in json.dumps(explained)
         assert (
             explained["Plan"]["Shared Hit Blocks"] + explained["Plan"]["Shared Read Blocks"] < 200

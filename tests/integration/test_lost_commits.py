@@ -6,8 +6,8 @@ from dataclasses import replace
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
 
+from domain.adapters.postgres.statements import sql
 from domain.attempts import IdKind, Outcome, ProviderIds
 from domain.changes import Exchange
 from domain.errors import OutcomeUnknown
@@ -136,7 +136,7 @@ async def test_every_transaction_waits_until_its_commit_is_on_disk(
         name = await raw.fetchval("SELECT current_database()")
         await raw.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = {setting}')
     async with Store(fresh.url) as own, own.database.transaction() as transaction:
-        [row] = await transaction.rows(text("SHOW synchronous_commit"))
+        [row] = await transaction.rows(sql("SHOW synchronous_commit"))
     assert row.synchronous_commit == expected
 
 

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from domain.adapters.postgres import engine
+from domain.adapters.postgres.migrating import open_migration
 from domain.adapters.postgres.tables import REVISION, SCHEMA
 from tests.integration.conftest import Store
 from tests.integration.migrating import (
@@ -117,10 +118,7 @@ class TestUpgrade:
     ) -> None:
         """A migration may wait long for another release, and may rewrite a large table."""
         monkeypatch.setattr(engine, "COMMAND_SECONDS", 0.2)
-        async with (
-            Store(database_url) as store,
-            store.database.migration() as migrating,
-        ):
+        async with open_migration(database_url) as migrating:
             await migrating.execute(text("SELECT pg_sleep(0.6)"))
 
     @pytest.mark.parametrize("url", [None, "mysql://root@127.0.0.1/payments"])

@@ -8,13 +8,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
+import asyncpg
 import pytest
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 
 from domain.adapters.postgres import engine
 from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.reading import PageQuery, PostgresReadingStore
+from domain.adapters.postgres.statements import sql
 from domain.attempts import IdKind
 from domain.errors import StoreUnavailable
 from domain.kinds import Kind
@@ -34,7 +34,7 @@ from tests.stack.external import GivenPostgres
 from tests.stack.servers import PostgresServer
 
 LIMITS = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
-SLEEP = text("SELECT pg_sleep(30)")
+SLEEP = sql("SELECT pg_sleep(30)")
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +72,9 @@ async def database(url: str) -> AsyncIterator[Database]:
         yield own
 
 
-async def query(database: Database, sql: str = "SELECT 42") -> Any:
+async def query(database: Database, text: str = "SELECT 42") -> Any:
     async with database.transaction() as transaction:
-        return (await transaction.rows(text(sql)))[0][0]
+        return (await transaction.rows(sql(text)))[0][0]
 
 
 async def assert_works(database: Database) -> None:
@@ -88,12 +88,7 @@ async def on_each_connection(
     database: Database, look: Callable[[Any], Awaitable[Any]]
 ) -> list[Any]:
     """Call `look` with each driver connection of the pool, outside any transaction."""
-    results = []
-    async with AsyncExitStack() as stack:
-        for _ in range(database._engine.pool.checkedin()):  # type: ignore[attr-defined]
-            borrowed = await stack.enter_async_context(database._engine.connect())
-            results.append(await look((await borrowed.get_raw_connection()).driver_connection))
-    return results
+    return [await look(session.connection) for session in database._pool._idle]
 
 
 async def send_every_statement(store: Store) -> None:
@@ -147,7 +142,7 @@ class TestTransactionLevelOnly:
     ) -> None:
         """Every transaction sets the limits. The session keeps the server's own limits."""
         async with database.transaction() as transaction:
-            rows = [(await transaction.rows(text(f"SHOW {name}")))[0][0] for name in LIMITS]
+            rows = [(await transaction.rows(sql(f"SHOW {name}")))[0][0] for name in LIMITS]
         assert rows == ["2s", "5s", "5s"]
 
         async def shown(driver: Any) -> list[str]:
@@ -160,13 +155,13 @@ class TestTransactionLevelOnly:
     async def test_a_connection_works_after_any_failure_in_its_transaction(self, url: str) -> None:
         """The failures are an SQL error, a Python error and a cancellation, on one connection."""
         async with a_pool(url) as database:
-            with pytest.raises(DBAPIError):
+            with pytest.raises(asyncpg.DivisionByZeroError):
                 await query(database, "SELECT 1/0")
             assert await query(database) == 42
 
             async def create_and_fail() -> None:
                 async with database.transaction() as transaction:
-                    await transaction.run(text("CREATE SCHEMA left_behind"))
+                    await transaction.run(sql("CREATE SCHEMA left_behind"))
                     raise ZeroDivisionError
 
             with pytest.raises(ZeroDivisionError):
@@ -254,16 +249,16 @@ async def test_the_server_ends_an_idle_transaction(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next statement of the transaction fails, and PostgreSQL keeps none of its writes."""
-    sql = str(engine._OPEN)
-    assert "session_timeout', '5s'" in sql
-    shorter = text(sql.replace("session_timeout', '5s'", "session_timeout', '100ms'"))
+    text = engine._OPEN.text
+    assert "session_timeout', '5s'" in text
+    shorter = sql(text.replace("session_timeout', '5s'", "session_timeout', '100ms'"))
     monkeypatch.setattr(engine, "_OPEN", shorter)
 
     async def hang() -> None:
         async with database.transaction() as transaction:
-            await transaction.run(text("CREATE SCHEMA half_done"))
+            await transaction.run(sql("CREATE SCHEMA half_done"))
             await asyncio.sleep(0.5)
-            await transaction.run(text("SELECT 1"))
+            await transaction.run(sql("SELECT 1"))
 
     with pytest.raises(StoreUnavailable):
         await hang()

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
-from sqlalchemy import text
 
 from domain.adapters.postgres.engine import Database
+from domain.adapters.postgres.statements import sql
 from domain.errors import StoreUnavailable
 from tests.certificates import certificate_pem, key_pem
 from tests.stack.external import GivenPostgres
@@ -101,7 +101,7 @@ async def is_encrypted(server: Server, url: str) -> bool:
     database = Database(url, pool_size=1, application_name="mkwanja-tls")
     try:
         async with database.transaction() as transaction:
-            assert (await transaction.rows(text("SELECT 42")))[0][0] == 42
+            assert (await transaction.rows(sql("SELECT 42")))[0][0] == 42
     finally:
         await database.close()
     return (server.front.encrypted, server.front.plain) == (before[0] + 1, before[1])

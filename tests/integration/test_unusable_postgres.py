@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import text
 
 from domain.adapters.masking import redact_exception
 from domain.adapters.postgres.engine import is_about_rows
 from domain.adapters.postgres.feed import Feed
 from domain.adapters.postgres.reading import PostgresReadingStore
+from domain.adapters.postgres.statements import sql
 from domain.errors import StoreUnavailable
 from domain.lifecycle.record_callback import raw_callback_change
 from domain.stages import Stage, Step
@@ -126,7 +126,7 @@ async def test_while_postgres_is_read_only_readers_share_connections(fresh: Stor
     async with read_only(fresh):
         for _ in range(10):
             async with fresh.database.transaction() as transaction:
-                [row] = await transaction.rows(text("SELECT pg_backend_pid() AS pid"))
+                [row] = await transaction.rows(sql("SELECT pg_backend_pid() AS pid"))
                 pids.add(row.pid)
     assert len(pids) < 10
 
@@ -141,7 +141,7 @@ async def test_a_database_without_our_schema_is_unavailable(fresh: Store) -> Non
 async def test_an_error_about_a_row_is_logged_without_the_row(fresh: Store) -> None:
     """Rows contain phone numbers and keys, and Postgres quotes a row that it refuses."""
     payment_id = await fresh.accepted()
-    break_it = text(
+    break_it = sql(
         "UPDATE mkwanja.payments "
         "SET phone_number = :number, next_step_at = NULL, next_step = NULL WHERE id = :id"
     )

@@ -14,7 +14,6 @@ from typing import Any
 from uuid import UUID
 
 import uuid_utils.compat as uuid_utils
-from sqlalchemy import text
 
 from domain.adapters.batching import Abandoned, Lane, RunAlone
 from domain.adapters.postgres.engine import (
@@ -33,6 +32,7 @@ from domain.adapters.postgres.payment_columns import (
     accepted_arrays,
 )
 from domain.adapters.postgres.rows import unnest
+from domain.adapters.postgres.statements import sql
 from domain.changes import HistoryEntry
 from domain.errors import (
     IdempotencyKeyInFlight,
@@ -65,7 +65,7 @@ _IS_FREE = f"""(stored.expires_at <= now() AND coalesce((
         AND NOT earlier.needs_review AND earlier.updated_at <= now() - {_KEY_LIFETIME_SQL}
     FROM mkwanja.payments AS earlier WHERE earlier.id = stored.payment_id), false))"""
 
-_ACCEPT = text(f"""
+_ACCEPT = sql(f"""
 WITH batch AS (SELECT * FROM {unnest(ACCEPTED_TYPES)}),
 reserved AS (
     INSERT INTO mkwanja.idempotency_keys AS stored
@@ -93,7 +93,7 @@ FROM batch JOIN created ON created.id = batch.id
 RETURNING payment_id, {EPOCH} AS epoch
 """)
 
-_STORED_KEYS = text(f"""
+_STORED_KEYS = sql(f"""
 SELECT caller_key, key, fingerprint, payment_id, answer_status, answer_body, expires_at,
     {_IS_FREE} AS is_free
 FROM mkwanja.idempotency_keys AS stored

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from sqlalchemy import text
-
 from domain.account import Account
 from domain.adapters.postgres.engine import Database
+from domain.adapters.postgres.statements import sql
 from domain.attempts import Outcome
 from domain.stages import Stage
 
 # The query counts only payments that still have a next step. An index covers them, so finished
 # payments cost nothing. Accepted payments are not counted. Any account can send them, because
 # Daraja cannot have acted on their attempts.
-_OPEN = text(f"""
+_OPEN = sql(f"""
 SELECT attempt.account, count(DISTINCT payment.id) AS payments
 FROM mkwanja.payments AS payment JOIN mkwanja.attempts AS attempt ON attempt.payment_id = payment.id
 WHERE payment.next_step_at IS NOT NULL AND payment.stage <> '{Stage.ACCEPTED}'

@@ -18,10 +18,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
-
 from domain.adapters.postgres.engine import CONTENDED, Database, sqlstate
 from domain.adapters.postgres.locks import LOCK_BRAKES, LOCK_BRAKES_SHARED
+from domain.adapters.postgres.statements import sql
 from domain.errors import StoreUnavailable
 from domain.kinds import RULES
 from domain.operations import OPERATION_OF_INQUIRY_STEP, Operation
@@ -112,14 +111,14 @@ OPERATION_IS_FREE = """(allowed.operation NOT IN (SELECT name FROM mkwanja.brake
            OR payment.id IN (SELECT payment_id FROM probe))"""
 
 # The state of all brakes, for a decision about a payment.
-BRAKE_STATES = text(
+BRAKE_STATES = sql(
     "SELECT name, is_engaged, probe_at <= now() AS is_probe_due FROM mkwanja.brakes ORDER BY name"
 )
 
 # The state of all brakes, for a claim. The query locks the brakes on payouts. A process that stops
 # payouts therefore waits for our COMMIT, and can then read our claim. The other brakes are not
 # locked, because our own transaction may have to change them.
-BRAKE_STATES_FOR_CLAIM = text(f"""
+BRAKE_STATES_FOR_CLAIM = sql(f"""
 WITH locked AS (
     SELECT name, is_engaged FROM mkwanja.brakes WHERE {_STOPS_PAYOUTS} ORDER BY name FOR SHARE
 )
@@ -127,10 +126,10 @@ SELECT name, is_engaged, false AS is_probe_due FROM locked
 UNION ALL
 SELECT name, is_engaged, probe_at <= now() FROM mkwanja.brakes WHERE NOT {_STOPS_PAYOUTS}
 """)
-LOCK_BRAKES_FOR_CLAIM = text(f"SELECT {LOCK_BRAKES_SHARED}")
-LOCK_BRAKES_FOR_CHANGE = text(f"SELECT {LOCK_BRAKES}")
+LOCK_BRAKES_FOR_CLAIM = sql(f"SELECT {LOCK_BRAKES_SHARED}")
+LOCK_BRAKES_FOR_CHANGE = sql(f"SELECT {LOCK_BRAKES}")
 
-OPEN_BREAKER = text(f"""
+OPEN_BREAKER = sql(f"""
 WITH opened AS (
     UPDATE mkwanja.brakes SET is_engaged = true, reason = :reason, changed_at = now(),
         payment_id = :payment_id, probes = 0, probed_at = NULL
@@ -139,7 +138,7 @@ WITH opened AS (
 INSERT INTO mkwanja.brake_history (changed_at, name, is_engaged, reason)
 SELECT changed_at, name, is_engaged, reason FROM opened RETURNING name
 """)
-CLOSE_BREAKER = text(f"""
+CLOSE_BREAKER = sql(f"""
 WITH closed AS (
     UPDATE mkwanja.brakes SET is_engaged = false, reason = NULL, changed_at = now()
     WHERE name = '{BREAKER}' AND is_engaged AND changed_at < :accepted_at RETURNING *
@@ -159,7 +158,7 @@ _OF_ANOTHER_ACCOUNT = """EXISTS (
     SELECT FROM mkwanja.attempts AS attempt WHERE attempt.payment_id = payment.id
         AND attempt.outcome IS DISTINCT FROM 'not_acted'
         AND attempt.account <> CAST(:account AS text))"""
-START_BREAKER_PROBE = text(f"""
+START_BREAKER_PROBE = sql(f"""
 UPDATE mkwanja.brakes SET probes = probes + 1, probed_at = now()
 WHERE name = '{BREAKER}' AND is_engaged
   AND coalesce(probed_at, changed_at)
@@ -176,14 +175,14 @@ RETURNING coalesce(
     ORDER BY payment.created_at DESC, payment.id DESC LIMIT 1)) AS payment_id
 """)
 
-START_OPERATION_PROBE = text(f"""
+START_OPERATION_PROBE = sql(f"""
 UPDATE mkwanja.brakes SET {_PROBED}
 WHERE name = :name AND is_engaged AND probe_at <= now() RETURNING name
 """)
 
 # If a request was sent before the brake's last change, Daraja's answer to it does not change the
 # brake, because the answer shows nothing about the time after that change.
-HOLD_OPERATION = text("""
+HOLD_OPERATION = sql("""
 WITH held AS (
     UPDATE mkwanja.brakes SET is_engaged = true, reason = :reason, changed_at = now(),
         refusals = 0, probes = 0, probed_at = NULL, cool_down = CAST(:cool_down AS interval),
@@ -195,11 +194,11 @@ WITH held AS (
 )
 SELECT probe_at FROM held
 """)
-COUNT_REFUSALS = text("""
+COUNT_REFUSALS = sql("""
 UPDATE mkwanja.brakes SET refusals = refusals + :count
 WHERE name = :name AND NOT is_engaged AND changed_at <= :since RETURNING refusals
 """)
-RELEASE_OPERATIONS = text("""
+RELEASE_OPERATIONS = sql("""
 WITH answer AS (
     SELECT * FROM unnest(CAST(:names AS text[]), CAST(:since AS timestamptz[]))
         AS answer(name, since)
@@ -223,9 +222,9 @@ SELECT name FROM changed WHERE was_held
 """)
 
 # Every brake, for /metrics.
-ENGAGED = text("SELECT name, is_engaged FROM mkwanja.brakes")
+ENGAGED = sql("SELECT name, is_engaged FROM mkwanja.brakes")
 
-_SET = text("""
+_SET = sql("""
 WITH changed AS (
     UPDATE mkwanja.brakes
     SET is_engaged = :is_engaged, reason = CASE WHEN :is_engaged THEN :reason END,
@@ -237,14 +236,14 @@ INSERT INTO mkwanja.brake_history (changed_at, name, is_engaged, reason)
 SELECT changed_at, name, :is_engaged, :reason FROM changed RETURNING name
 """)
 
-_READ = text(
+_READ = sql(
     "SELECT name, is_engaged, reason, changed_at"
     f" FROM mkwanja.brakes WHERE {_STOPS_PAYOUTS} ORDER BY name"
 )
 
 # `waiting` counts the payments that wait for the operation: payments in `accepted`, which wait for
 # their send, and payments whose inquiry step is due.
-_READ_OPERATIONS = text(f"""
+_READ_OPERATIONS = sql(f"""
 SELECT name, is_engaged, reason, changed_at, probe_at, probes, (
     SELECT count(*) FROM mkwanja.payments
     WHERE (next_step = '{Step.SUBMIT}' AND stage = '{Stage.ACCEPTED}'
@@ -254,12 +253,12 @@ SELECT name, is_engaged, reason, changed_at, probe_at, probes, (
 FROM mkwanja.brakes WHERE NOT {_STOPS_PAYOUTS} ORDER BY name
 """)
 
-_ON_THE_WIRE = text("""
+_ON_THE_WIRE = sql("""
 SELECT id, kind, amount_kes, lease_until FROM mkwanja.payments
 WHERE stage = 'submitting' AND moves_money_out AND lease_until > now() ORDER BY lease_until
 """)
 
-_STAGES = text(
+_STAGES = sql(
     "SELECT id, stage FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id"
 )
 

@@ -17,7 +17,6 @@ from dataclasses import replace
 from uuid import UUID
 
 import uuid_utils.compat as uuid_utils
-from sqlalchemy import text
 
 from domain.adapters.batching import Lane, RunAlone
 from domain.adapters.postgres.effects import sort_effects
@@ -32,6 +31,7 @@ from domain.adapters.postgres.evidence import change_breaker, load_evidence
 from domain.adapters.postgres.operations import change_operations
 from domain.adapters.postgres.payment_columns import payment_from
 from domain.adapters.postgres.rows import attempts_from
+from domain.adapters.postgres.statements import sql
 from domain.adapters.postgres.writing import ConcurrentWrite, PreparedChange, write
 from domain.attempts import IdKind, ProviderId, ProviderIds
 from domain.changes import AnnounceEvent, Announcement, Change, ChangeResult, Context, Decided
@@ -45,20 +45,20 @@ from domain.views import event_body, json_text
 # anew on the current row, so writing it twice has the effect of writing it once.
 _TRIES_MAX = 3
 
-_LOCK = text(
+_LOCK = sql(
     "SELECT * FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE"
 )
-ATTEMPTS = text(
+ATTEMPTS = sql(
     "SELECT * FROM mkwanja.attempts WHERE payment_id = ANY(CAST(:ids AS uuid[])) ORDER BY number"
 )
-PROVIDER_IDS = text("""
+PROVIDER_IDS = sql("""
 SELECT kind, value, payment_id, attempt_id FROM mkwanja.provider_ids
 WHERE payment_id = ANY(CAST(:ids AS uuid[]))
    OR (kind, value) IN (
        SELECT * FROM unnest(CAST(:kinds AS text[]), CAST(:provider_values AS text[])))
 """)
-_PAYMENTS = text("SELECT id FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[]))")
-_RECEIPTS = text(
+_PAYMENTS = sql("SELECT id FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[]))")
+_RECEIPTS = sql(
     "SELECT receipt, id FROM mkwanja.payments WHERE receipt = ANY(CAST(:receipts AS text[]))"
 )
 

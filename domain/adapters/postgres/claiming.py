@@ -14,7 +14,6 @@ from typing import Any
 from uuid import UUID
 
 import uuid_utils.compat as uuid_utils
-from sqlalchemy import text
 
 from domain.account import Account
 from domain.adapters.batching import Lane, RunAlone
@@ -35,6 +34,7 @@ from domain.adapters.postgres.engine import (
 )
 from domain.adapters.postgres.payment_columns import payment_from
 from domain.adapters.postgres.rows import columns, due_from, unnest
+from domain.adapters.postgres.statements import sql
 from domain.changes import HistoryEntry
 from domain.errors import ClaimUnknown, CommitOutcomeUnknown, StoreUnavailable
 from domain.lifecycle.submit import Due
@@ -42,7 +42,7 @@ from domain.payment import Payment
 from domain.stages import Stage, Step
 from domain.times import HANDOVER_RETRY_AFTER
 
-_FIND_DUE = text(f"""
+_FIND_DUE = sql(f"""
 SELECT id, kind, stage, next_step, expires_at <= now() AS is_expired,
     next_step_at <= now() + CAST(:soon AS interval) AS is_due,
     needs_review
@@ -60,7 +60,7 @@ _CLAIM_COLUMNS = {
 
 # The claim skips rows that another transaction has locked. It does not wait for them, because the
 # sweeper wakes these payments again. It locks rows in id order, like every batch.
-_CLAIM = text(f"""
+_CLAIM = sql(f"""
 WITH batch AS (SELECT * FROM {unnest(_CLAIM_COLUMNS)}),
 free AS (
     SELECT payment.id, payment.moves_money_out, payment.needs_review, payment.expires_at,
@@ -102,12 +102,12 @@ SELECT claimed.*, claimed.id IN (SELECT payment_id FROM probe) AS is_probe FROM 
 # Reads the payments of a claim whose COMMIT got no answer. If that COMMIT is still under way, this
 # query waits for its row locks. `_read_back` also checks the stage, because a callback may have
 # ended the payment meanwhile.
-_LOCK_PAYMENTS = text(
+_LOCK_PAYMENTS = sql(
     "SELECT * FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE"
 )
 
 _WAIT_COLUMNS = {"id": "uuid", "wait": "interval"}
-_POSTPONE = text(f"""
+_POSTPONE = sql(f"""
 WITH batch AS (SELECT * FROM {unnest(_WAIT_COLUMNS)}),
 free AS (
     SELECT payment.id FROM mkwanja.payments AS payment JOIN batch ON batch.id = payment.id

@@ -8,8 +8,6 @@ that has lost its server, ends no wait.
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,12 +16,11 @@ from typing import Any
 
 import asyncpg
 import structlog
-from sqlalchemy import URL, event, text
-from sqlalchemy.exc import DBAPIError, DisconnectionError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from domain.adapters.postgres.functions import Function
 from domain.adapters.postgres.hosts import Hosts
+from domain.adapters.postgres.pool import Connection, Pool, Row, Session
+from domain.adapters.postgres.statements import Statement, sql
 from domain.adapters.postgres.urls import read_database_url
 from domain.errors import CommitOutcomeUnknown, StoreUnavailable
 
@@ -32,21 +29,16 @@ log = structlog.get_logger()
 CONNECT_SECONDS = 3
 POOL_WAIT_SECONDS = 3
 COMMAND_SECONDS = 6  # longer than `statement_timeout`, so that the server itself reports the error
-ROLLBACK_SECONDS = 1
 
-# If a read-only session is older than this, it is replaced, because by now the database may accept
-# writes, or another host may be the primary.
-_READ_ONLY_FRESH_SECONDS = 1.0
-
-# Opens a transaction in one statement. A commit must be on disk before we act on it, but a server,
+# The first statement of a transaction. A commit must be on disk before we act on it, but a server,
 # database or role may have `synchronous_commit` off, so this statement switches it on. Other
 # settings of an operator (remote_write, remote_apply) stay. The statement also returns the
 # transaction's time by the database's clock, which stamps all that the transaction writes. In
 # Postgres 17 and later, `transaction_timeout` also ends a transaction whose client stopped in the
 # middle of a message. No other limit covers that case.
-_OPEN = text(
+_OPEN = sql(
     "SELECT set_config('lock_timeout', '2s', true), set_config('statement_timeout', '5s', true),"
-    " set_config('idle_in_transaction_session_timeout', '5s', true), now(),"
+    " set_config('idle_in_transaction_session_timeout', '5s', true), now() AS now,"
     " CASE WHEN current_setting('server_version_num')::int >= 170000"
     "  THEN set_config('transaction_timeout', '10s', true) END,"
     " current_setting('transaction_read_only')::boolean AS is_read_only,"
@@ -61,27 +53,46 @@ _OPEN = text(
 _ABOUT_ROWS = ("21", "22", "23", "40", "42", "44", "54", "55P03", "P0", "XX001", "XX002")
 _NOT_MIGRATED = ("42P01", "42501", "42703", "42704", "42883")
 
+# The connection was lost, the session was ended, or a pooler reports an error of its own. The
+# statement that was under way may have committed. After any other error, it is rolled back.
+_MAY_HAVE_COMMITTED = ("08", "57P", "XX")
+
 # Lock timeout and deadlock. Another transaction locks the row. It is safe to retry the same work.
 CONTENDED = ("55P03", "40P01")
 
 
 @dataclass(frozen=True, slots=True)
-class Transaction:
+class Calls:
+    """An open transaction whose first function sets its limits."""
+
+    session: Session
+
+    async def call(
+        self, function: Function, parameters: Mapping[str, Any] | None = None
+    ) -> list[Row]:
+        """All rows that `function` returns."""
+        return list(await self.session.call(function, parameters or {}))
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction(Calls):
     """An open transaction.
 
     `now` is its time by the database's clock. If `is_read_only`, Postgres refuses every write.
     """
 
-    connection: AsyncConnection
     now: datetime
     is_read_only: bool = False
 
-    async def rows(self, statement: Any, parameters: dict[str, Any] | None = None) -> list[Any]:
+    async def rows(
+        self, statement: Statement, parameters: Mapping[str, Any] | None = None
+    ) -> list[Row]:
         """All rows that `statement` returns."""
-        return list((await self.connection.execute(statement, parameters or {})).all())
+        connection = self.session.connection
+        return list(await connection.fetch(statement.text, *statement.order(parameters or {})))
 
-    async def run(self, statement: Any, parameters: dict[str, Any] | None = None) -> None:
-        await self.connection.execute(statement, parameters or {})
+    async def run(self, statement: Statement, parameters: Mapping[str, Any] | None = None) -> None:
+        await self.rows(statement, parameters)
 
 
 class Database:
@@ -98,24 +109,18 @@ class Database:
                 setting="DATABASE_URL",
                 parameters=list(address.left_out),
             )
-        driver_url, connect_args = connection_arguments(url)
-        connect_args["server_settings"] = {"application_name": application_name}
-        options = {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": POOL_WAIT_SECONDS}
-        self._engine = create_async_engine(
-            driver_url, connect_args=connect_args, hide_parameters=True, **options
-        )
-        # The engine for migrations. It has no time limit, because a migration may run for a long
-        # time. It connects at first use.
-        self._patient_engine = create_async_engine(
-            driver_url, connect_args={**connect_args, "command_timeout": None}, hide_parameters=True
-        )
-        self._retired_before = 0.0
-        event.listen(self._engine.sync_engine, "connect", _record_age)
-        event.listen(self._engine.sync_engine, "checkout", self._replace_retired)
+        connect = Hosts(address.hosts).connect if len(address.hosts) > 1 else asyncpg.connect
+        server_settings = {"application_name": application_name}
+
+        async def open_connection() -> Connection:
+            arguments = connection_arguments(url)
+            connection: Connection = await connect(**arguments, server_settings=server_settings)
+            return connection
+
+        self._pool = Pool(open_connection, size=pool_size)
 
     async def close(self) -> None:
-        await self._engine.dispose()
-        await self._patient_engine.dispose()
+        await self._pool.close()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
@@ -123,15 +128,50 @@ class Database:
 
         Raises `StoreUnavailable` if Postgres cannot be reached or a limit expires, and
         `CommitOutcomeUnknown` if the connection was lost during COMMIT. Errors about rows are
-        raised as SQLAlchemy's own exceptions.
+        raised as the driver's own exceptions.
         """
-        transaction = await self._open()
-        connection = transaction.connection
+        async with self._begun(_OPEN) as (session, row):
+            yield Transaction(session, row.now, row.is_read_only)
+
+    @asynccontextmanager
+    async def calls(self) -> AsyncIterator[Calls]:
+        """The same as `transaction`, but the first function that is called must set the limits."""
+        async with self._begun(None) as (session, _):
+            yield Calls(session)
+
+    async def call(
+        self, function: Function, parameters: Mapping[str, Any] | None = None
+    ) -> list[Row]:
+        """Calls a function that is a transaction of its own, and commits with its end.
+
+        Raises `StoreUnavailable` if nothing was done because Postgres cannot be reached. Raises
+        `CommitOutcomeUnknown` if the function may have run and committed.
+        """
+        session = await self._pool.borrow(wait_seconds=POOL_WAIT_SECONDS)
+        in_order = False
+        try:
+            rows = list(await session.call(function, parameters or {}))
+            in_order = True
+        except Exception as error:
+            if _is_timeout(error):
+                self._pool.retire_all()
+            if not is_unavailable(error):
+                raise
+            if (sqlstate(error) or "08").startswith(_MAY_HAVE_COMMITTED):
+                raise CommitOutcomeUnknown from error
+            raise StoreUnavailable from error
+        finally:
+            await self._pool.give_back(session, in_order=in_order)
+        return rows
+
+    @asynccontextmanager
+    async def _begun(self, opening: Statement | None) -> AsyncIterator[tuple[Session, Any]]:
+        session, row = await self._begin(opening)
         ended = False
         try:
-            yield transaction
+            yield session, row
             try:
-                await connection.commit()
+                await session.connection.execute("COMMIT")
             except Exception as error:
                 if is_unavailable(error):
                     raise CommitOutcomeUnknown from error
@@ -139,92 +179,40 @@ class Database:
             ended = True
         except Exception as error:
             if _is_timeout(error):
-                self._retire_connections()
+                self._pool.retire_all()
             if is_unavailable(error) and not isinstance(error, StoreUnavailable):
                 raise StoreUnavailable from error
             raise
         finally:
-            await _return_connection(connection, in_order=ended)
+            await self._pool.give_back(session, in_order=ended)
 
-    async def _open(self) -> Transaction:
+    async def _begin(self, opening: Statement | None) -> tuple[Session, Any]:
         # A pooled connection may be dead because Postgres restarted. Its first statement then
         # fails. It is safe to try another connection.
         for is_last in (False, True):
+            session = await self._pool.borrow(wait_seconds=POOL_WAIT_SECONDS)
             try:
-                connection = await self._engine.connect()
-            except Exception as error:
-                # Whatever the error is (for example no such database or role), there is no
-                # connection, so nothing was done.
-                raise StoreUnavailable from error
-            try:
-                row = (await connection.execute(_OPEN)).one()
+                await session.connection.execute("BEGIN")
+                if opening is None:
+                    return session, None
+                row = await session.connection.fetchrow(opening.text)
             except BaseException as error:
+                # Lost, and not only slow. If the server does not answer, we do not try again.
+                is_lost = session.connection.is_closed()
                 if _is_timeout(error):
-                    self._retire_connections()
-                await _return_connection(connection, in_order=False)
+                    self._pool.retire_all()
+                await self._pool.give_back(session, in_order=False)
                 if not is_unavailable(error):
                     raise
-                # If the server does not answer, a second try does not help.
-                if is_last or not _is_lost(error):
+                if is_last or not is_lost:
                     raise StoreUnavailable from error
                 continue
-            connection.info[_IS_READ_ONLY] = row.is_read_only
-            if _is_stale(connection.info) and not is_last:
-                await _return_connection(connection, in_order=False)
+            session.is_read_only = row["is_read_only"]
+            if session.is_stale and not is_last:
+                await self._pool.give_back(session, in_order=False)
                 continue
-            return Transaction(connection, row[3], row.is_read_only)
+            return session, row
         raise AssertionError
-
-    def _retire_connections(self) -> None:
-        """Retires all connections that are open now: they are not used again."""
-        self._retired_before = time.monotonic()
-
-    def _replace_retired(self, _dbapi_connection: Any, record: Any, _proxy: Any) -> None:
-        if record.info[_OPENED_AT] < self._retired_before or _is_stale(record.info):
-            # Terminate, because a normal close would wait for the answer of a dead server.
-            record.driver_connection.terminate()
-            raise DisconnectionError
-
-    @asynccontextmanager
-    async def migration(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction without limits, because a migration may run for a long time."""
-        async with self._patient_engine.begin() as connection:
-            yield connection
-
-
-# The keys of our entries in the pool's record of a connection.
-_OPENED_AT = "opened_at"
-_IS_READ_ONLY = "is_read_only"
-
-
-def _record_age(_dbapi_connection: Any, record: Any) -> None:
-    record.info[_OPENED_AT] = time.monotonic()
-
-
-def _is_stale(info: Mapping[str, Any]) -> bool:
-    """Whether a read-only session is too old to be reused.
-
-    A new session finds out whether the database is still read-only, or where the primary is now.
-    """
-    age_seconds = time.monotonic() - info[_OPENED_AT]
-    return bool(info.get(_IS_READ_ONLY)) and age_seconds > _READ_ONLY_FRESH_SECONDS
-
-
-async def _return_connection(connection: AsyncConnection, *, in_order: bool) -> None:
-    """Returns a connection to the pool, or discards it if it cannot be rolled back at once."""
-    try:
-        if not in_order:
-            async with asyncio.timeout(ROLLBACK_SECONDS):
-                await connection.rollback()
-    except Exception:  # noqa: BLE001 - after any error, this connection is not used again
-        await connection.invalidate()
-    finally:
-        await connection.close()
-
-
-def _is_lost(error: BaseException) -> bool:
-    """Whether the connection is lost, and not only slow."""
-    return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
 def _is_timeout(error: BaseException) -> bool:
@@ -234,24 +222,20 @@ def _is_timeout(error: BaseException) -> bool:
     """
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, TimeoutError):
-        cause = getattr(cause, "orig", None) or cause.__cause__
+        cause = cause.__cause__
     return cause is not None
 
 
 def is_unavailable(error: BaseException) -> bool:
     """Whether Postgres cannot work at present. False if one of our rows may be the cause."""
-    if isinstance(error, (StoreUnavailable, PoolTimeoutError, TimeoutError, OSError)):
+    if isinstance(error, (StoreUnavailable, TimeoutError, OSError)):
         return True
-    if isinstance(error, DBAPIError):
-        state = sqlstate(error)
-        if state is not None:
-            return state in _NOT_MIGRATED or not state.startswith(_ABOUT_ROWS)
-        return error.connection_invalidated or is_unavailable(error.orig or Exception())
-    if error.__cause__ is not None and error.__cause__ is not error:
-        return is_unavailable(error.__cause__)  # SQLAlchemy's wrapper around asyncpg's error
+    state = sqlstate(error)
+    if state is not None:
+        return state in _NOT_MIGRATED or not state.startswith(_ABOUT_ROWS)
     if isinstance(error, ValueError):
-        # asyncpg's check of an argument failed. The error inherits from InterfaceError, but a row
-        # caused it.
+        # The driver's check of an argument failed. The error inherits from InterfaceError, but a
+        # row caused it.
         return False
     return isinstance(
         error,
@@ -269,24 +253,18 @@ def is_about_rows(error: BaseException) -> bool:
 
 def sqlstate(error: BaseException) -> str | None:
     """Postgres's five-character code of `error`, if the server gave one."""
-    return getattr(getattr(error, "orig", None), "sqlstate", None)
+    return getattr(error, "sqlstate", None)
 
 
-def connection_arguments(url: str) -> tuple[URL, dict[str, Any]]:
-    """SQLAlchemy's URL and asyncpg's arguments for a libpq URL.
+def connection_arguments(url: str) -> dict[str, Any]:
+    """The driver's arguments for a libpq URL.
 
     Raises ValueError if the URL has a part that we do not understand.
     """
-    address = read_database_url(url)
-    arguments: dict[str, Any] = {
-        **address.arguments(),
+    return {
+        **read_database_url(url).arguments(),
         "timeout": CONNECT_SECONDS,
         "command_timeout": COMMAND_SECONDS,
         "statement_cache_size": 0,
-        "prepared_statement_cache_size": 0,
+        "record_class": Row,
     }
-    if len(address.hosts) > 1:
-        # SQLAlchemy's `async_creator` is not used, because it would drop these arguments and enable
-        # its cache of statements again.
-        arguments["async_creator_fn"] = Hosts(address.hosts).connect
-    return URL.create("postgresql+asyncpg"), arguments

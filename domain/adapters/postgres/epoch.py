@@ -12,10 +12,9 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import text
-
 from domain.adapters.batching import Abandoned, Lane
 from domain.adapters.postgres.engine import Database
+from domain.adapters.postgres.statements import sql
 from domain.errors import StoreUnavailable
 
 EPOCH = """(SELECT concat_ws('-',
@@ -23,7 +22,7 @@ EPOCH = """(SELECT concat_ws('-',
     (SELECT oid FROM pg_database WHERE datname = current_database()),
     pg_relation_filenode('mkwanja.idempotency_keys')))"""
 
-_READ_EPOCH = text(f"SELECT {EPOCH} AS epoch")
+_READ_EPOCH = sql(f"SELECT {EPOCH} AS epoch")
 
 # The reader returns the epoch from memory for this long. A restore takes longer, so the first read
 # after a restore always reads the epoch from the database.

@@ -9,7 +9,6 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy import text
 
 from domain.adapters.postgres.brakes import (
     BRAKE_STATES,
@@ -24,6 +23,7 @@ from domain.adapters.postgres.brakes import (
 )
 from domain.adapters.postgres.effects import BatchEffects
 from domain.adapters.postgres.engine import Transaction
+from domain.adapters.postgres.statements import sql
 from domain.callback_address import PAYMENT_OPERATIONS
 from domain.changes import Change, Disposition, Reads
 from domain.evidence import Evidence, Inquiry, InquiryOutcome
@@ -34,12 +34,12 @@ from domain.stages import Step
 
 log = structlog.get_logger()
 
-_INQUIRIES = text("""
+_INQUIRIES = sql("""
 SELECT payment_id, number, asked_at, verdict, code, is_probe, of_former_account
 FROM mkwanja.inquiries
 WHERE payment_id = ANY(CAST(:ids AS uuid[])) ORDER BY payment_id, number
 """)
-_MESSAGES = text("""
+_MESSAGES = sql("""
 SELECT payment_id, bool_or(operation = ANY(CAST(:operations AS text[]))) AS has_message,
     bool_or(source_allowed AND word = :success) AS claims_success,
     count(*) FILTER (WHERE disposition = ANY(CAST(:reminders AS text[]))) AS reminder_count,

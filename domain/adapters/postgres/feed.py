@@ -12,10 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import text
-
 from domain.adapters.postgres.engine import CONTENDED, Database, Transaction, sqlstate
 from domain.adapters.postgres.locks import LOCK_FEED
+from domain.adapters.postgres.statements import sql
 
 # The most events that one transaction lists: a few milliseconds of work.
 _BATCH_SIZE = 500
@@ -24,16 +23,16 @@ _BATCH_SIZE = 500
 # readers also reduce a backlog.
 _BATCHES_MAX = 4
 
-_LOCK = text(f"SELECT set_config('lock_timeout', '300ms', true), {LOCK_FEED}")
+_LOCK = sql(f"SELECT set_config('lock_timeout', '300ms', true), {LOCK_FEED}")
 
 # `unlisted_events` is a queue. A trigger adds an event in the commit that stores the event. Another
 # trigger removes the event when it is listed (migration 0006). If a commit is late, its events may
 # have lower numbers than events that are listed already. They are then listed with the next batch.
-_HAS_UNLISTED = text("SELECT EXISTS (SELECT FROM mkwanja.unlisted_events) AS has_unlisted")
+_HAS_UNLISTED = sql("SELECT EXISTS (SELECT FROM mkwanja.unlisted_events) AS has_unlisted")
 
 # Lists events in the order of the queue, but the events of one payment always by `sequence`. A
 # correction therefore never precedes the failure that it corrects.
-_LIST = text("""
+_LIST = sql("""
 WITH listed AS (
     INSERT INTO mkwanja.events (history_id, owner)
     SELECT waiting.history_id, payment.owner
@@ -54,19 +53,19 @@ SELECT count(*) AS listed FROM listed
 # The last twelve digits of the event's id. A restored database may have another event at the same
 # position: the mark distinguishes the two.
 _MARK = "right(event.history_id::text, 12)"
-_IS_LISTED = text(f"""
+_IS_LISTED = sql(f"""
 SELECT EXISTS (
     SELECT FROM mkwanja.events AS event WHERE event.position = :position AND {_MARK} = :mark
 ) AS is_listed
 """)
 
-_PAGE = text(f"""
+_PAGE = sql(f"""
 SELECT event.position, {_MARK} AS mark, history.event_body
 FROM mkwanja.events AS event
 JOIN mkwanja.payment_history AS history ON history.id = event.history_id
 WHERE event.position > :after ORDER BY event.position LIMIT :limit
 """)
-_OWN_PAGE = text(f"""
+_OWN_PAGE = sql(f"""
 SELECT event.position, {_MARK} AS mark, history.event_body
 FROM mkwanja.events AS event
 JOIN mkwanja.payment_history AS history ON history.id = event.history_id

@@ -11,23 +11,21 @@ import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
 
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
-
 from domain.adapters.postgres.engine import CONTENDED, Transaction, sqlstate
 from domain.adapters.postgres.locks import LOCK_LIMIT
+from domain.adapters.postgres.statements import sql
 from domain.errors import RequestRefused
 from domain.kinds import kinds_that
 from domain.lifecycle.accept import NewPayment
 from domain.policy import MINUTE, Allowances, LimitName, Usage, day_began_at
 from domain.stages import Stage
 
-_LOCK = text(f"SELECT {LOCK_LIMIT} FROM unnest(CAST(:numbers AS int[])) AS number ORDER BY number")
+_LOCK = sql(f"SELECT {LOCK_LIMIT} FROM unnest(CAST(:numbers AS int[])) AS number ORDER BY number")
 
 # Every payment counts against the limits of a day, unless it certainly moved no money.
 _COUNTS = f"(stage <> '{Stage.FAILED}' OR NOT coalesce(failure_safe_to_retry, false))"
 
-_USED = text(f"""
+_USED = sql(f"""
 SELECT '{LimitName.CALLER_DAY}' AS limit_name, caller_key AS subject,
     sum(amount_kes) AS amount, min(created_at) AS oldest
 FROM mkwanja.payments
@@ -68,7 +66,7 @@ async def find_refusals(
     numbers = sorted({_lock_number(limit_name, subject) for limit_name, subject in counted})
     try:
         await transaction.run(_LOCK, {"numbers": numbers})
-    except DBAPIError as error:
+    except Exception as error:
         if sqlstate(error) in CONTENDED:
             raise AllowanceContended from error
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,36 +10,32 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, text, tuple_
-
 from domain.adapters.postgres.brakes import ENGAGED
 from domain.adapters.postgres.changing import ATTEMPTS, PROVIDER_IDS
 from domain.adapters.postgres.engine import Database, Transaction
 from domain.adapters.postgres.payment_columns import payment_from
 from domain.adapters.postgres.rows import attempts_from
-from domain.adapters.postgres.tables import REVISION, payment_history, payments
+from domain.adapters.postgres.statements import Statement, sql
+from domain.adapters.postgres.tables import REVISION
 from domain.payment import Payment
 from domain.stages import Stage
 from domain.views import Entry
 
-_HISTORY = select(
-    payment_history.c.sequence,
-    payment_history.c.recorded_at,
-    payment_history.c.what,
-    payment_history.c.previous_stage,
-    payment_history.c.stage,
-    payment_history.c.detail,
-).order_by(payment_history.c.sequence)
+_PAYMENT = sql("SELECT * FROM mkwanja.payments WHERE id = :payment_id")
+_HISTORY = sql("""
+SELECT sequence, recorded_at, what, previous_stage, stage, detail FROM mkwanja.payment_history
+WHERE payment_id = :payment_id AND sequence > :after ORDER BY sequence LIMIT :limit
+""")
 
-_REVISION = text("SELECT version_num FROM mkwanja.alembic_version")
+_REVISION = sql("SELECT version_num FROM mkwanja.alembic_version")
 
 # Finished payments are in none of the indexes used here, so they cost nothing.
-_STEPS = text("""
+_STEPS = sql("""
 SELECT stage, next_step, count(*) AS count,
     greatest(0, extract(epoch FROM now() - min(next_step_at))) AS overdue_seconds
 FROM mkwanja.payments WHERE next_step_at IS NOT NULL GROUP BY stage, next_step
 """)
-_FLAGS = text("""
+_FLAGS = sql("""
 SELECT (SELECT count(*) FROM mkwanja.payments WHERE needs_review) AS needing_review,
     (SELECT count(*) FROM mkwanja.payments WHERE event_due IS NOT NULL) AS unpublished
 """)
@@ -83,40 +80,32 @@ class PostgresReadingStore:
 
     async def payment(self, payment_id: UUID) -> Payment | None:
         async with self._database.transaction() as transaction:
-            rows = await transaction.rows(select(payments).where(payments.c.id == payment_id))
+            rows = await transaction.rows(_PAYMENT, {"payment_id": payment_id})
             with_attempts = await _with_attempts(transaction, rows)
         return with_attempts[0] if with_attempts else None
 
     async def page(self, query: PageQuery) -> list[Payment]:
         """At most `query.limit` payments. Request one more to see if there is a next page."""
-        statement = (
-            select(payments)
-            .order_by(payments.c.created_at.desc(), payments.c.id.desc())
-            .limit(query.limit)
-        )
-        for column, value in query.equal.items():
-            statement = statement.where(payments.c[column] == value)
-        if query.status is not None:
-            statement = statement.where(payments.c.stage.in_(_STAGES_OF_STATUS[query.status]))
-        if query.created_after is not None:
-            statement = statement.where(payments.c.created_at > query.created_after)
-        if query.created_before is not None:
-            statement = statement.where(payments.c.created_at < query.created_before)
-        if query.older_than is not None:
-            statement = statement.where(
-                tuple_(payments.c.created_at, payments.c.id) < tuple_(*query.older_than)
-            )
         async with self._database.transaction() as transaction:
-            return await _with_attempts(transaction, await transaction.rows(statement))
+            rows = await transaction.rows(*_page_statement(query))
+            return await _with_attempts(transaction, rows)
 
     async def history(self, payment_id: UUID, *, after: int, limit: int) -> list[Entry]:
         """At most `limit` history entries of the payment after number `after`, oldest first."""
-        is_wanted = (payment_history.c.payment_id == payment_id) & (
-            payment_history.c.sequence > after
-        )
+        parameters = {"payment_id": payment_id, "after": after, "limit": limit}
         async with self._database.transaction() as transaction:
-            rows = await transaction.rows(_HISTORY.where(is_wanted).limit(limit))
-        return [Entry(*row) for row in rows]
+            rows = await transaction.rows(_HISTORY, parameters)
+        return [
+            Entry(
+                row.sequence,
+                row.recorded_at,
+                row.what,
+                row.previous_stage,
+                row.stage,
+                json.loads(row.detail),
+            )
+            for row in rows
+        ]
 
     async def situation(self) -> Situation:
         """The counts for /metrics."""
@@ -151,6 +140,32 @@ class PostgresReadingStore:
         """
         async with self._database.transaction() as transaction:
             return not transaction.is_read_only
+
+
+def _page_statement(query: PageQuery) -> tuple[Statement, dict[str, Any]]:
+    """The statement that reads the page of `query`, and its parameters."""
+    parameters: dict[str, Any] = {"limit": query.limit}
+    conditions = ["true"]
+    for column, value in query.equal.items():
+        conditions.append(f"{column} = :{column}")
+        parameters[column] = value
+    if query.status is not None:
+        conditions.append("stage = ANY(CAST(:stages AS text[]))")
+        parameters["stages"] = _STAGES_OF_STATUS[query.status]
+    if query.created_after is not None:
+        conditions.append("created_at > :created_after")
+        parameters["created_after"] = query.created_after
+    if query.created_before is not None:
+        conditions.append("created_at < :created_before")
+        parameters["created_before"] = query.created_before
+    if query.older_than is not None:
+        conditions.append("(created_at, id) < (:older_than_time, :older_than_id)")
+        parameters["older_than_time"], parameters["older_than_id"] = query.older_than
+    statement = sql(
+        f"SELECT * FROM mkwanja.payments WHERE {' AND '.join(conditions)}"
+        " ORDER BY created_at DESC, id DESC LIMIT :limit"
+    )
+    return statement, parameters
 
 
 async def _with_attempts(transaction: Transaction, rows: list[Any]) -> list[Payment]:

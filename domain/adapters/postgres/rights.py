@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, text
 
+from domain.adapters.postgres.functions import grants_to_call
 from domain.adapters.postgres.payment_columns import CHANGED_NAMES
 from domain.adapters.postgres.tables import SCHEMA, metadata
 
@@ -133,6 +134,8 @@ def apply_rights(connection: Connection) -> None:
         rows = connection.execute(_COLUMNS, {"schema": SCHEMA})
         for statement in service_grants({(row.relname, row.attname) for row in rows}):
             connection.execute(text(statement))
+        for statement in grants_to_call(connection, SERVICE_ROLE):
+            connection.exec_driver_sql(statement)
         connection.execute(text(_CREATE_SERVICE_POLICIES))
     if (
         connection.execute(_HAS_ROLE, {"name": "authenticated"}).scalar()

@@ -6,8 +6,6 @@ from collections.abc import Collection, Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import text
-
 from domain.account import Account
 from domain.adapters.batching import Lane, RunAlone
 from domain.adapters.postgres.brakes import (
@@ -27,6 +25,7 @@ from domain.adapters.postgres.engine import (
 )
 from domain.adapters.postgres.feed import list_new_events
 from domain.adapters.postgres.rows import due_from
+from domain.adapters.postgres.statements import sql
 from domain.changes import Announcement
 from domain.errors import StoreUnavailable
 from domain.kinds import Kind, kinds_that
@@ -37,7 +36,7 @@ from domain.stages import Step
 
 # One statement fetches the due payments and moves their due times into the future. A payment that
 # makes no progress therefore does not stay in front of the others (rules.md §5).
-_FETCH_DUE = text(f"""
+_FETCH_DUE = sql(f"""
 WITH due AS (
     SELECT id, next_step_at FROM mkwanja.payments
     WHERE next_step = :step AND next_step_at <= now() AND kind = ANY(CAST(:kinds AS text[]))
@@ -56,7 +55,7 @@ SELECT * FROM moved ORDER BY was_due_at
 # The query counts due payments only up to the limit of a sweep. While the breaker is open, the
 # query counts no inquiry that needs the refused credential. While an operation is held, the query
 # counts one inquiry of that operation after each cool-down.
-_PLAN = text(f"""
+_PLAN = sql(f"""
 SELECT step.name AS step, CASE WHEN step.name = 'status' AND brakes.breaker_is_open THEN 0 ELSE (
         SELECT count(*) FROM (
             SELECT FROM mkwanja.payments WHERE next_step = step.name AND next_step_at <= now()
@@ -76,7 +75,7 @@ FROM unnest(CAST(:steps AS text[])) AS step(name)
 # The timeouts of Postgres 15 and 16 do not apply then, and the session's locks would block other
 # transactions. Postgres 17 has `transaction_timeout` for this (engine.py).
 _STUCK_FOR = timedelta(seconds=10)
-_END_STUCK = text("""
+_END_STUCK = sql("""
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND usename = current_user
   AND application_name LIKE 'mkwanja-%' AND state = 'active' AND wait_event = 'ClientRead'
@@ -86,7 +85,7 @@ WHERE datname = current_database() AND usename = current_user
 # A row without an event id is a payment whose events are all published. The sweeper clears its
 # `event_due`. Otherwise such payments would fill each batch, and the payments behind them would
 # wait for ever.
-_UNANNOUNCED = text("""
+_UNANNOUNCED = sql("""
 SELECT owing.id AS payment_id, unpublished.id, unpublished.event_body
 FROM (
     SELECT id FROM mkwanja.payments WHERE event_due <= now() - CAST(:overdue_by AS interval)
@@ -104,14 +103,14 @@ ORDER BY owing.id, unpublished.sequence
 # `event_due` is cleared only if the payment has no unpublished event left. The payment's row is
 # locked first. If another transaction is about to add an event, we then either see that event here,
 # or that transaction sets `event_due` after us.
-_LOCK_OWING = text("""
+_LOCK_OWING = sql("""
 SELECT id FROM mkwanja.payments WHERE id = ANY(CAST(:payment_ids AS uuid[])) ORDER BY id FOR UPDATE
 """)
-_RECORD_PUBLISHED = text("""
+_RECORD_PUBLISHED = sql("""
 INSERT INTO mkwanja.event_publications (history_id, published_at)
 SELECT history_id, now() FROM unnest(CAST(:history_ids AS uuid[])) AS batch(history_id)
 """)
-_CLEAR_EVENT_DUE = text("""
+_CLEAR_EVENT_DUE = sql("""
 UPDATE mkwanja.payments AS payment SET event_due = NULL
 WHERE id = ANY(CAST(:payment_ids AS uuid[])) AND event_due IS NOT NULL AND NOT EXISTS (
     SELECT FROM mkwanja.payment_history AS history

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
-
 from domain.adapters.postgres.effects import BatchEffects
 from domain.adapters.postgres.engine import Transaction
 from domain.adapters.postgres.payment_columns import CHANGED_NAMES, CHANGED_TYPES, changed_arrays
 from domain.adapters.postgres.rows import columns, unnest
+from domain.adapters.postgres.statements import sql
 from domain.attempts import Attempt, ProviderIds
 from domain.changes import Announcement, Change, Decided
 from domain.evidence import Inquiry
@@ -83,7 +82,7 @@ _COMPARED_MESSAGES_MAX = 1_000
 # One statement writes the whole batch, because each statement costs two round trips. No part of the
 # statement reads rows that another part writes. The statement returns how many rows it wrote. If a
 # lost COMMIT already wrote a callback or an exchange, the statement does not write it twice.
-_WRITE = text(f"""
+_WRITE = sql(f"""
 WITH ids AS (
     INSERT INTO mkwanja.provider_ids (kind, value, payment_id, attempt_id, recorded_at)
     SELECT kind, value, payment_id, attempt_id, now()

@@ -12,41 +12,40 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import TextClause, text
-
 from domain.adapters.postgres.changing import ATTEMPTS
 from domain.adapters.postgres.payment_columns import payment_from
 from domain.adapters.postgres.rows import attempts_from
+from domain.adapters.postgres.statements import Statement, sql
 from domain.changes import Change, Context, Decided
 from domain.payment import Payment
 from domain.stages import FactName, Stage, Transition
 from tests.proof.failpoints.points import FailpointError
 
-_PAYMENT = text("SELECT * FROM mkwanja.payments WHERE id = :id AND stage = 'accepted'")
+_PAYMENT = sql("SELECT * FROM mkwanja.payments WHERE id = :id AND stage = 'accepted'")
 
 
-def the_stage(claim: TextClause) -> TextClause:
+def the_stage(claim: Statement) -> Statement:
     return _without(claim, f"payment.stage = '{Stage.ACCEPTED}'", times=2)
 
 
-def the_brakes(claim: TextClause) -> TextClause:
+def the_brakes(claim: Statement) -> Statement:
     return _without(claim, "NOT EXISTS (SELECT FROM brake WHERE is_engaged)")
 
 
-def the_operation(claim: TextClause) -> TextClause:
+def the_operation(claim: Statement) -> Statement:
     allowed = "allowed.operation NOT IN (SELECT name FROM mkwanja.brakes WHERE is_engaged)"
     return _without(claim, allowed)
 
 
-def the_age(claim: TextClause) -> TextClause:
+def the_age(claim: Statement) -> Statement:
     return _without(claim, "payment.expires_at > now()")
 
 
-def _without(statement: TextClause, condition: str, *, times: int = 1) -> TextClause:
-    found = str(statement).count(condition)
+def _without(statement: Statement, condition: str, *, times: int = 1) -> Statement:
+    found = statement.text.count(condition)
     if found != times:
         raise FailpointError(f"{condition!r} is {found} times in the statement, not {times}")
-    return text(str(statement).replace(condition, "true"))
+    return replace(statement, text=statement.text.replace(condition, "true"))
 
 
 def a_check(check: Callable[..., None]) -> Callable[..., None]:

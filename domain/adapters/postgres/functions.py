@@ -1,0 +1,144 @@
+"""Functions in the database: the SQL that runs for every payment.
+
+PostgreSQL plans a statement anew each time, unless the statement is prepared. A prepared statement
+belongs to a session, which a transaction-mode pooler does not keep for us (rules.md §9). A function
+in PL/pgSQL keeps the plans of its statements in whichever session it runs, so it works through
+every pooler. Each of its statements also sees what was committed before that statement began. So a
+function can lock rows first, and then read what belongs to them.
+
+The SQL stands in Python, beside the code that calls it. The release installs it after the
+migrations (`install`). A function's name contains a hash of its text, so processes of two releases
+can run at the same time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from domain.adapters.postgres.statements import Statement, number_parameters
+
+_SCHEMA = "mkwanja"
+
+# The first statements of a function that is a transaction of its own. Such a function waits only a
+# short time for a lock (rules.md §10). Its commit is on disk before we act on it, even if a server,
+# database or role has `synchronous_commit` off. Other settings of an operator (remote_write,
+# remote_apply) stay. The settings end with the transaction.
+LIMITS = """PERFORM set_config('lock_timeout', '2s', true);
+    IF current_setting('synchronous_commit') IN ('off', 'local') THEN
+        PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;"""
+
+# A plan is kept for a long time. It must not depend on how many rows the tables had, or how many
+# parameters were given, when it was made: a scan of a table that was still empty would later read
+# millions of rows.
+_PLANNING = "SET enable_seqscan = off SET plan_cache_mode = force_generic_plan"
+
+# Processes of another release may still call its functions. After this time they are removed.
+_KEPT_DAYS = 30
+_MARK = "installed by the release"
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function of the database.
+
+    * `parameters` and `returns`: names and types. If `returns` is empty, it returns nothing.
+    * `body`: PL/pgSQL from BEGIN to END, perhaps with DECLARE. It names parameters as `:name`.
+
+    If a column and a variable have the same name, the name means the column.
+    """
+
+    name: str
+    body: str
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    returns: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def installed_name(self) -> str:
+        """The name in the database. It changes with the text of the function."""
+        text_ = f"{_PLANNING}{self._types}{self._result}{self._source}"
+        return f"{_SCHEMA}.{self.name}_{hashlib.sha256(text_.encode()).hexdigest()[:12]}"
+
+    @cached_property
+    def signature(self) -> str:
+        return f"{self.installed_name}({self._types})"
+
+    @cached_property
+    def call(self) -> Statement:
+        """The statement that calls the function."""
+        arguments = ", ".join(f"${number}" for number in range(1, len(self.parameters) + 1))
+        what = "* FROM " if self.returns else ""
+        return Statement(f"SELECT {what}{self.installed_name}({arguments})", tuple(self.parameters))
+
+    @cached_property
+    def definition(self) -> str:
+        """The statement that creates the function."""
+        return (
+            f"CREATE OR REPLACE FUNCTION {self.signature} RETURNS {self._result}"
+            f" LANGUAGE plpgsql {_PLANNING} AS $body$\n#variable_conflict use_column\n"
+            f"{self._source}\n$body$"
+        )
+
+    @cached_property
+    def _types(self) -> str:
+        return ", ".join(self.parameters.values())
+
+    @cached_property
+    def _result(self) -> str:
+        columns = ", ".join(f"{name} {type_}" for name, type_ in self.returns.items())
+        return f"TABLE ({columns})" if columns else "void"
+
+    @cached_property
+    def _source(self) -> str:
+        numbers = {name: number for number, name in enumerate(self.parameters, 1)}
+        source = number_parameters(self.body.strip(), numbers)
+        if len(numbers) > len(self.parameters):
+            unknown = ", ".join(list(numbers)[len(self.parameters) :])
+            raise ValueError(f"{self.name} uses parameters that it does not have: {unknown}")
+        return source
+
+
+_DROP_OLD = f"""
+DO $$
+DECLARE
+    old record;
+BEGIN
+    FOR old IN
+        SELECT oid::regprocedure AS signature FROM pg_proc
+        WHERE pronamespace = to_regnamespace('{_SCHEMA}')
+            AND obj_description(oid, 'pg_proc') LIKE '{_MARK} %'
+            AND split_part(obj_description(oid, 'pg_proc'), ' at ', 2)::timestamptz
+                < now() - interval '{_KEPT_DAYS} days'
+    LOOP
+        EXECUTE format('DROP FUNCTION %s', old.signature);
+    END LOOP;
+END $$
+"""
+
+_INSTALLED = text("""
+SELECT oid::regprocedure::text AS signature FROM pg_proc
+WHERE pronamespace = to_regnamespace(:schema) AND obj_description(oid, 'pg_proc') LIKE :mark
+""")
+
+
+def install(connection: Connection, functions: Iterable[Function]) -> None:
+    """Creates `functions`, and removes those of releases that are long gone."""
+    now = connection.execute(text("SELECT now()::text")).scalar()
+    for function in functions:
+        connection.exec_driver_sql(function.definition)
+        connection.exec_driver_sql(
+            f"COMMENT ON FUNCTION {function.signature} IS '{_MARK} at {now}'"
+        )
+    connection.exec_driver_sql(_DROP_OLD)
+
+
+def grants_to_call(connection: Connection, role: str) -> list[str]:
+    """The grants that let `role` call the installed functions, also those of other releases."""
+    rows: Any = connection.execute(_INSTALLED, {"schema": _SCHEMA, "mark": f"{_MARK} %"})
+    return [f"GRANT EXECUTE ON FUNCTION {row.signature} TO {role}" for row in rows]

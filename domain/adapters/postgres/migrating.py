@@ -1,0 +1,39 @@
+"""The connection for migrations. Only a release uses it, and the processes do not."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from domain.adapters.postgres.engine import CONNECT_SECONDS
+from domain.adapters.postgres.hosts import Hosts
+from domain.adapters.postgres.urls import read_database_url
+
+
+@asynccontextmanager
+async def open_migration(url: str) -> AsyncIterator[AsyncConnection]:
+    """A transaction without limits, because a migration may run for a long time."""
+    address = read_database_url(url)
+    arguments: dict[str, Any] = {
+        **address.arguments(),
+        "timeout": CONNECT_SECONDS,
+        "server_settings": {"application_name": "mkwanja-release"},
+        "statement_cache_size": 0,
+        "prepared_statement_cache_size": 0,
+    }
+    if len(address.hosts) > 1:
+        # SQLAlchemy's `async_creator` is not used, because it would drop these arguments and enable
+        # its cache of statements again.
+        arguments["async_creator_fn"] = Hosts(address.hosts).connect
+    engine = create_async_engine(
+        "postgresql+asyncpg://", connect_args=arguments, hide_parameters=True, poolclass=NullPool
+    )
+    try:
+        async with engine.begin() as connection:
+            yield connection
+    finally:
+        await engine.dispose()
