@@ -76,7 +76,7 @@ fuzz: setup ## send requests made from /openapi.json by schemathesis (MINUTES=20
 
 #: Measure
 
-bench: setup ## measure speed, as ratios within one run
-	@$(BIN)/python -m tests.benchmarks
+bench: setup ## measure speed beside floors and a plain service (BASE=commit, CASES=accepts,lives, TURNS=3, REPORT=file)
+	@$(BIN)/python -m tests.benchmarks $(if $(BASE),--base $(BASE)) $(if $(CASES),--cases $(CASES)) $(if $(TURNS),--turns $(TURNS)) $(if $(REPORT),--json $(REPORT))
 
 .PHONY: help setup demo run lock check test test-all crash interleavings proof soak fuzz bench

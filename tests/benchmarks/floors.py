@@ -1,80 +1,59 @@
-"""The floors: the same work with the same libraries, but without our code.
-
-`python -m tests.benchmarks.floors DATABASE_URL PORT` serves two of the floors in a separate
-process, like the service.
-"""
+"""Measures the floors and the peer of each case, under the names of the case's own figures."""
 
 from __future__ import annotations
 
-import asyncio
-import sys
-import time
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
 
-import asyncpg
-import uvloop
-from aiohttp import web
-from arq.connections import ArqRedis
-from arq.worker import Worker, func
-from redis.asyncio import ConnectionPool
+from tests.benchmarks.cases import (
+    WARM_UP_SECONDS,
+    Figures,
+    Options,
+    accept_figures,
+    user_tokens,
+)
+from tests.benchmarks.consumption import cpu_seconds
+from tests.benchmarks.loading import payment_requests, run_load
+from tests.benchmarks.peers import Peers, arq_jobs_per_second, commit_and_publish_ms
 
-_BODY = b'{"id": "00000000-0000-0000-0000-000000000000", "status": "pending"}'
+
+async def accepts(peers: Peers, options: Options) -> tuple[Figures, Figures]:
+    """Requests that bare aiohttp and the plain service answer."""
+    tokens = user_tokens(peers.issuer)
+    both: list[Figures] = []
+    for path in ("/bare", "/v1/deposits"):
+        figures: Figures = {}
+        requests = payment_requests(peers.url, path, tokens)
+        await run_load(peers.url, requests, connections=64, seconds=WARM_UP_SECONDS)
+        for connections in (64, 256):
+            title = f"accepts, {connections} connections"
+            before = cpu_seconds(peers.process.pid), cpu_seconds(peers.postgres.pid)
+            report = await run_load(
+                peers.url, requests, connections=connections, seconds=options.seconds
+            )
+            used = cpu_seconds(peers.process.pid), cpu_seconds(peers.postgres.pid)
+            figures |= accept_figures(title, report)
+            figures[f"{title}: web, µs each"] = (used[0] - before[0]) / report.done * 1e6
+            figures[f"{title}: postgres, µs each"] = (used[1] - before[1]) / report.done * 1e6
+        both.append(figures)
+    return both[0], both[1]
 
 
-async def serve(database_url: str, port: int) -> None:
-    """Serves `/bare`, which answers 202, and `/insert`, which first commits one durable row."""
-    pool = await asyncpg.create_pool(database_url, min_size=10, max_size=10)
-    await pool.execute(
-        "CREATE TABLE IF NOT EXISTS floor (id bigserial PRIMARY KEY, body text NOT NULL)"
+async def lives(peers: Peers, _options: Options) -> tuple[Figures, Figures]:
+    """Jobs of arq that do nothing."""
+    return {"lives: a second": await arq_jobs_per_second(peers.redis.url, jobs=2000)}, {}
+
+
+async def delays(peers: Peers, options: Options) -> tuple[Figures, Figures]:
+    """A commit and a PUBLISH."""
+    p50, p99 = await commit_and_publish_ms(
+        peers.database_url,
+        peers.redis.url,
+        per_second=options.lives_per_second,
+        seconds=options.seconds * 2,
     )
-
-    async def bare(request: web.Request) -> web.Response:
-        await request.read()
-        return web.Response(body=_BODY, status=202, content_type="application/json")
-
-    async def insert(request: web.Request) -> web.Response:
-        body = await request.text()
-        await pool.execute("INSERT INTO floor (body) VALUES ($1)", body)
-        return web.Response(body=_BODY, status=202, content_type="application/json")
-
-    app = web.Application()
-    app.router.add_post("/bare", bare)
-    app.router.add_post("/insert", insert)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port).start()
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    await asyncio.Event().wait()
+    title = f"delays at {options.lives_per_second:g}/s: callback → subscriber"
+    return {f"{title}, p50, ms": p50, f"{title}, p99, ms": p99}, {}
 
 
-async def arq_jobs_per_second(redis_url: str, *, jobs: int) -> float:
-    """The speed of one arq worker with jobs that return at once."""
-
-    async def nothing(_context: dict[Any, Any]) -> None:
-        return None
-
-    redis = ArqRedis(ConnectionPool.from_url(redis_url), default_queue_name="floor")
-    for _ in range(jobs):
-        await redis.enqueue_job("nothing")
-    worker = Worker(
-        functions=[func(nothing, name="nothing")],  # type: ignore[arg-type]
-        redis_pool=redis,
-        queue_name="floor",
-        burst=True,
-        max_jobs=100,
-        poll_delay=0.005,
-        keep_result=0,
-        handle_signals=False,
-        log_results=False,
-    )
-    began_at = time.monotonic()
-    await worker.main()
-    elapsed = time.monotonic() - began_at
-    await redis.aclose(close_connection_pool=True)
-    return jobs / elapsed
-
-
-if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner_:
-        runner_.run(serve(sys.argv[1], int(sys.argv[2])))
+Floor = Callable[[Peers, Options], Awaitable[tuple[Figures, Figures]]]
+FLOORS: Mapping[str, Floor] = {"accepts": accepts, "lives": lives, "delays": delays}

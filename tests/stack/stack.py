@@ -12,6 +12,7 @@ import shlex
 import shutil
 from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
@@ -46,6 +47,7 @@ class Stack:
         release: bool = True,
         keep: bool = False,
         starter: Starter | None = None,
+        root: Path = ROOT,
         **settings: Any,
     ) -> None:
         """`settings` are the fields of a `Shape`, if no shape is given.
@@ -54,10 +56,12 @@ class Stack:
         server that runs already. The stack creates its own database there, unless `database_url` is
         set. `template` is the URL of a migrated database on that PostgreSQL. The stack copies it
         and then needs no release. With `keep` the folder stays at the end. `starter` starts the
-        processes fast.
+        processes fast. `root` is the tree whose Procfile runs, for example an old commit. The
+        simulator is always ours.
         """
         self.keep = keep
         self.starter = starter
+        self._root = root
         self.issuer = Issuer()
         self._shape = shape or Shape(**settings)
         self._template = template
@@ -209,7 +213,7 @@ class Stack:
             await process.wait_logged(_WORKER_READY)
 
     async def _open(self) -> None:
-        self._commands = procfile_commands(ROOT / "Procfile")
+        self._commands = procfile_commands(self._root / "Procfile")
         names = self._shape.names
         listening = [name for name in names if name.partition(".")[0] in _LISTENING]
         for name in ("simulator", "control", *listening):
@@ -324,7 +328,8 @@ class Stack:
 
     def _new_process(self, name: str, command: str) -> Process:
         log = self.folder / f"{name}.log"
-        process = Process(name, command, env={}, log=log, cwd=ROOT, starter=self.starter)
+        root = ROOT if name == "simulator" else self._root
+        process = Process(name, command, env={}, log=log, cwd=root, starter=self.starter)
         if name in self._ports:
             process.url = self._url(name)
         return process

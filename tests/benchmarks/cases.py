@@ -1,0 +1,200 @@
+"""The cases: each starts a fresh stack, loads it, and returns its figures by their names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+
+from tests.benchmarks.consumption import OURS, Consumption
+from tests.benchmarks.loading import (
+    Report,
+    payment_requests,
+    percentile,
+    run_load,
+)
+from tests.benchmarks.subject import Site, Source, site
+from tests.benchmarks.subscriber import Subscriber
+from tests.stack.identity import Issuer
+
+Figures = dict[str, float]
+
+CALLERS = 500
+WARM_UP_SECONDS = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How much to measure."""
+
+    seconds: float  # how long each load runs
+    lives: int  # how many withdrawals `lives` makes
+    lives_per_second: float  # the load of `delays`
+
+
+def user_tokens(issuer: Issuer, number: int = CALLERS) -> list[str]:
+    """Tokens of many app users. Each user has limits of its own."""
+    return [issuer.user_token(str(uuid4())) for _ in range(number)]
+
+
+async def accepts(source: Source, options: Options) -> Figures:
+    """Accepted payments a second, while no worker runs."""
+    async with site(source, "web") as it:
+        url = it.stack.web_url
+        figures: Figures = {}
+        requests = payment_requests(url, "/v1/deposits", user_tokens(it.stack.issuer))
+        await run_load(url, requests, connections=64, seconds=WARM_UP_SECONDS)
+        for number, connections in enumerate((64, 256), 1):
+            before = await it.consumption()
+            report = await run_load(
+                url,
+                requests,
+                connections=connections,
+                seconds=options.seconds,
+                first=number * 1_000_000,
+            )
+            used = (await it.consumption()).since(before)
+            figures |= accept_figures(f"accepts, {connections} connections", report)
+            for name in ("web", "postgres", "redis"):
+                cpu_us = used.cpu_seconds[name] / report.done * 1e6
+                figures[f"accepts, {connections} connections: {name}, µs each"] = cpu_us
+        return figures
+
+
+def accept_figures(title: str, report: Report) -> Figures:
+    """The figures that accepts have for us and for our peers."""
+    return {
+        f"{title}: a second": report.per_second,
+        f"{title}: p50, ms": report.delay_ms(50),
+        f"{title}: p99, ms": report.delay_ms(99),
+        f"{title}: cores of the load": report.total("cpu_seconds") / report.seconds,
+        f"{title}: not accepted": report.statuses.total() - report.done + report.total("resets"),
+    }
+
+
+async def lives(source: Source, options: Options) -> Figures:
+    """Whole lives of withdrawals, from the first request to the last event."""
+    async with site(source, "web", "callbacks", "worker") as it:
+        await _live(it, 300, first=0)
+        before = await it.consumption()
+        report, events = await _live(it, options.lives, first=1_000_000)
+        used = (await it.consumption()).since(before)
+        number = len(events)
+        seconds = max(events.values(), default=report.began_at) - report.began_at
+        return {
+            "lives: a second": number / seconds,
+            "lives: lost": options.lives - number,
+            **life_figures("lives", used, number),
+        }
+
+
+def life_figures(title: str, used: Consumption, number: int) -> Figures:
+    """What one life consumed."""
+    cpu = used.cpu_seconds
+    return {
+        f"{title}: our CPU, ms each": used.our_cpu_seconds / number * 1e3,
+        **{
+            f"{title}: {name}, ms each": cpu[name] / number * 1e3
+            for name in (*OURS, "postgres", "redis", "simulator")
+            if name in cpu
+        },
+        f"{title}: transactions that write, each": used.write_transactions / number,
+        f"{title}: WAL, bytes each": used.wal_bytes / number,
+    }
+
+
+async def _live(it: Site, number: int, *, first: int) -> tuple[Report, Mapping[str, float]]:
+    """Makes withdrawals, and returns the time of each event by the payment's id."""
+    stack = it.stack
+    requests = payment_requests(stack.web_url, "/v1/withdrawals", [stack.issuer.backend_token()])
+    async with Subscriber(stack.redis_url) as events:
+        report = await run_load(
+            stack.web_url, requests, connections=32, total=number, first=first, is_obedient=True
+        )
+        await events.wait_until(lambda: len(events.received) >= number, within_seconds=120)
+        return report, events.received
+
+
+async def delays(source: Source, options: Options) -> Figures:
+    """How long a payment waits at a third of the most lives: open loop, each at its own time."""
+    async with site(source, "web", "callbacks", "worker") as it:
+        await _live(it, 300, first=0)
+        stack = it.stack
+        requests = payment_requests(
+            stack.web_url, "/v1/withdrawals", [stack.issuer.backend_token()]
+        )
+        before = await it.consumption()
+        async with Subscriber(stack.redis_url) as events:
+            report = await run_load(
+                stack.web_url,
+                requests,
+                connections=64,
+                seconds=options.seconds * 3,
+                per_second=options.lives_per_second,
+                first=1_000_000,
+                has_ids=True,
+            )
+            accepted = report.accepted
+            await events.wait_until(
+                lambda: accepted.keys() <= events.received.keys(), within_seconds=60
+            )
+        used = (await it.consumption()).since(before)
+        sent = await _sent_at(stack.control_url)
+        called = await _called_back_at(stack.control_url)
+        title = f"delays at {options.lives_per_second:g}/s"
+        to_daraja = _between(accepted, sent)
+        to_subscriber = _between(
+            called, {key: events.received[key] for key in accepted if key in events.received}
+        )
+        return {
+            f"{title}: 202, p50, ms": report.delay_ms(50),
+            f"{title}: 202, p99, ms": report.delay_ms(99),
+            f"{title}: 202 → Daraja, p50, ms": percentile(to_daraja, 50),
+            f"{title}: 202 → Daraja, p99, ms": percentile(to_daraja, 99),
+            f"{title}: callback → subscriber, p50, ms": percentile(to_subscriber, 50),
+            f"{title}: callback → subscriber, p99, ms": percentile(to_subscriber, 99),
+            f"{title}: lost": report.total("unanswered") + len(accepted) - len(to_subscriber),
+            f"{title}: load late, at most, ms": max(part.late_ms for part in report.parts),
+            **life_figures(title, used, max(len(accepted), 1)),
+        }
+
+
+def _between(earlier: Mapping[str, float], later: Mapping[str, float]) -> list[float]:
+    """The sorted times in ms from one moment to the other, for payments that have both."""
+    return sorted((later[key] - earlier[key]) * 1e3 for key in earlier.keys() & later.keys())
+
+
+async def _sent_at(control_url: str) -> dict[str, float]:
+    """When the simulator received each withdrawal, by the payment's id."""
+    items = await _items(f"{control_url}/requests?path=b2c")
+    times: dict[str, float] = {}
+    for item in items:
+        times.setdefault(item["body"]["OriginatorConversationID"], _unix_time(item["at"]))
+    return times
+
+
+async def _called_back_at(control_url: str) -> dict[str, float]:
+    """When the simulator began to send each payment's first callback."""
+    times: dict[str, float] = {}
+    for item in await _items(f"{control_url}/callbacks"):
+        times.setdefault(item["url"].split("/results/")[1].split("/")[0], _unix_time(item["at"]))
+    return times
+
+
+async def _items(url: str) -> list[dict[str, Any]]:
+    async with aiohttp.ClientSession(trust_env=False) as client, client.get(url) as answer:
+        items: list[dict[str, Any]] = json.loads(await answer.read())["items"]
+        return items
+
+
+def _unix_time(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+Case = Callable[[Source, Options], Awaitable[Figures]]
+CASES: Mapping[str, Case] = {"accepts": accepts, "lives": lives, "delays": delays}
