@@ -25,6 +25,7 @@ VISIBLE_ASCII = re.compile(rf"[!-~]{{1,{KEY_LENGTH_MAX}}}")
 # The first byte of every fingerprint. If we change how fingerprints are made, this version shows
 # which stored fingerprints were made in the old way.
 _FINGERPRINT_VERSION = b"\x01"
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,5 @@ def fingerprint(method: str, path: str, body: object) -> bytes:
     The order of the JSON's keys does not matter. The JSON is the caller's, without our defaults and
     normalisation. A later change of these can therefore not make a retry look like another request.
     """
-    text = json.dumps(
-        [method, path, body], sort_keys=True, separators=(",", ":"), ensure_ascii=True
-    )
+    text = _ENCODER.encode([method, path, body])
     return _FINGERPRINT_VERSION + hashlib.sha256(text.encode("ascii")).digest()

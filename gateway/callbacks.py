@@ -58,6 +58,9 @@ _ANSWER_WITHIN_SECONDS = 8
 _STORE_LATE_SECONDS = 2
 _STORE_RETRY_SECONDS = 0.25
 
+# The payment of a request whose token is valid.
+_PAYMENT_ID = web.RequestKey("payment_id", UUID)
+
 _ACCEPTED = b'{"ResultCode": 0, "ResultDesc": "Accepted"}'
 
 
@@ -126,10 +129,16 @@ class Receiver:
 
     def verified_payment_id(self, request: web.Request) -> UUID | None:
         """The id of the payment in the address. None if the token does not match the address."""
-        parts = request.match_info
-        return verified_payment_id(
-            self.settings.callback_secrets, parts["payment_id"], parts["operation"], parts["token"]
+        payment_id: UUID | None = request.get(_PAYMENT_ID)
+        if payment_id is not None:
+            return payment_id
+        secrets, parts = self.settings.callback_secrets, request.match_info
+        payment_id = verified_payment_id(
+            secrets, parts["payment_id"], parts["operation"], parts["token"]
         )
+        if payment_id is not None:
+            request[_PAYMENT_ID] = payment_id  # so that a token is verified only once
+        return payment_id
 
     async def _record(
         self, payment_id: UUID, callback: StoredCallback, report: Report, give_up_at: float

@@ -27,6 +27,9 @@ _GAUGES_FRESH_SECONDS = 2.0
 
 Result = TypeVar("Result")
 
+HealthHandler = Callable[[web.Request], Awaitable[web.Response]]
+Finish = Callable[[Callable[[], Awaitable[web.Response]]], Awaitable[web.Response]]
+
 
 class SharedCheck(Generic[Result]):
     """Runs `check` once for all requests, and reuses its result for `fresh_seconds`.
@@ -57,8 +60,16 @@ class SharedCheck(Generic[Result]):
 class Health:
     """The three health routes of one process."""
 
-    def __init__(self, resources: Resources, *, has_keys: Callable[[], bool] | None = None) -> None:
+    def __init__(
+        self,
+        resources: Resources,
+        *,
+        has_keys: Callable[[], bool] | None = None,
+        finish: Finish | None = None,
+    ) -> None:
+        """`finish` runs the work of a request to its end, also if its client disconnects."""
         self._resources = resources
+        self._finish = finish
         self._has_keys = has_keys
         self._checks = SharedCheck(self._check, fresh_seconds=_CHECK_FRESH_SECONDS)
         self._gauges = SharedCheck(self._refresh_gauges, fresh_seconds=_GAUGES_FRESH_SECONDS)
@@ -69,7 +80,17 @@ class Health:
             "/readyz": self.readyz,
             "/metrics": self.metrics,
         }.items():
-            app.router.add_get(path, handler)
+            app.router.add_get(path, self._finished(handler))
+
+    def _finished(self, handler: HealthHandler) -> HealthHandler:
+        finish = self._finish
+        if finish is None:
+            return handler
+
+        async def get(request: web.Request) -> web.Response:
+            return await finish(lambda: handler(request))
+
+        return get
 
     async def healthz(self, _request: web.Request) -> web.Response:
         """GET /healthz"""

@@ -20,25 +20,26 @@ from gateway import routes
 from gateway.auth.keys import KeySet
 from gateway.auth.verifier import TokenVerifier
 from gateway.edge.aiohttp_internals import make_application
+from gateway.edge.answers import ROUTE
 from gateway.edge.cors import allow_origins
 from gateway.edge.load import INGRESS_PLACES_MAX, RequestPlaces
-from gateway.edge.plain_http import (
-    answer_expect_header,
-    reject_ambiguous_http,
-    reject_percent_escapes,
-    route_pattern,
-)
+from gateway.edge.plain_http import answer_expect_header, plain_http_only
 from gateway.edge.problems import answer_with_problems
 from gateway.edge.read_queue import ReadQueue
 from gateway.edge.requests import BODY_BYTES_MAX
+from gateway.follow_ups import FollowUps
 from gateway.health import Health
 from gateway.ingress_handlers import Handler, IngressHandlers
 from gateway.openapi.document import document
 from gateway.rate_limits import RateLimits
+from gateway.recent_answers import RecentAnswers
 from gateway.resources import HEALTH_ROUTES, Resources
 
 # Reads leave this many connections of the pool free for writes.
 _CONNECTIONS_FOR_WRITES = 3
+
+# An overloaded process answers requests for these routes too.
+_ROUTES_WITHOUT_PLACE = HEALTH_ROUTES | {routes.DOCUMENT.path}
 
 
 def ingress_app(settings: IngressSettings) -> web.Application:
@@ -56,6 +57,7 @@ def ingress_app(settings: IngressSettings) -> web.Application:
             former_issuers=settings.jwt_former_issuers,
             allow_anonymous=policy.allow_anonymous,
         )
+    replays = Replays(resources.redis)
     handlers = IngressHandlers(
         resources=resources,
         policy=policy,
@@ -63,8 +65,9 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         verifier=verifier,
         rate_limits=RateLimits(resources, policy, CallerRates(resources.redis)),
         accepting=PostgresAcceptingStore(resources.database),
-        wakeups=RedisWakeups(resources.redis),
-        replays=Replays(resources.redis),
+        follow_ups=FollowUps(resources, RedisWakeups(resources.redis), replays),
+        replays=replays,
+        recent_answers=RecentAnswers(),
         feed=Feed(resources.database),
         epochs=EpochReader(resources.database),
         reads=ReadQueue(
@@ -74,22 +77,13 @@ def ingress_app(settings: IngressSettings) -> web.Application:
     )
     places = RequestPlaces(
         INGRESS_PLACES_MAX,
-        is_counted=lambda request: (
-            route_pattern(request) not in (*HEALTH_ROUTES, routes.DOCUMENT.path)
-        ),
-    )
-    # The health routes read from PostgreSQL too, but must not wait in `handlers.reads`, the queue
-    # of all other requests that read.
-    bypass_for_health = handlers.reads.bypass_middleware(
-        lambda request: route_pattern(request) in HEALTH_ROUTES
+        is_counted=lambda request: request[ROUTE] not in _ROUTES_WITHOUT_PLACE,
     )
     app = make_application(
         middlewares=[
             answer_with_problems,
-            reject_ambiguous_http,
-            reject_percent_escapes,
+            plain_http_only(allows_escapes=False),
             places.middleware,
-            bypass_for_health,
         ],
         body_bytes_max=BODY_BYTES_MAX,
         answer_expect_header=answer_expect_header,
@@ -102,6 +96,8 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         yield
         await handlers.reads.drain()
         await handlers.accepting.drain()
+        await handlers.follow_ups.drain()
+        await handlers.rate_limits.drain()
         if keys is not None:
             await keys.close()
         await resources.close()
@@ -120,9 +116,14 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         add = app.router.add_get if route.method == "GET" else app.router.add_post
         add(route.path, handler)
     allow_origins(app, settings.cors_allowed_origins, "/v1/")
-    Health(resources, has_keys=(lambda: keys.is_loaded) if keys is not None else None).add_routes(
-        app
+    # The health routes read from PostgreSQL too, but must not wait in `handlers.reads`, the queue
+    # of all other requests that read.
+    health = Health(
+        resources,
+        has_keys=(lambda: keys.is_loaded) if keys is not None else None,
+        finish=handlers.reads.finish,
     )
+    health.add_routes(app)
     return app
 
 

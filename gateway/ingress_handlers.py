@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,10 +15,16 @@ from domain.adapters import observability
 from domain.adapters.postgres.accepting import PostgresAcceptingStore
 from domain.adapters.postgres.epoch import EpochReader
 from domain.adapters.postgres.feed import Feed, ListedEvent
-from domain.adapters.redis.replays import Copy, Replays
-from domain.adapters.redis.wakeups import RedisWakeups
+from domain.adapters.redis.replays import Copy, CopyToWrite, Replays
 from domain.changes import ChangeResult
-from domain.errors import FieldError, InvalidRequest, PaymentNotFound, RequestRefused, Unavailable
+from domain.errors import (
+    FieldError,
+    InvalidRequest,
+    PaymentNotFound,
+    RequestRefused,
+    StoreUnavailable,
+    Unavailable,
+)
 from domain.idempotency import FirstAnswer, fingerprint
 from domain.kinds import Kind
 from domain.lifecycle.accept import Acceptance, accept, cancel, replay_or_raise
@@ -32,22 +37,33 @@ from gateway.cursors import UNKNOWN_EVENT, FeedPlace, HistoryPlace, feed_cursor,
 from gateway.edge.load import count_place_for
 from gateway.edge.read_queue import ReadQueue
 from gateway.edge.requests import idempotency_key, read_json
+from gateway.follow_ups import FollowUps
 from gateway.rate_limits import Permit, RateLimits
+from gateway.recent_answers import RecentAnswers
 from gateway.resources import Resources
 from gateway.schemas.bodies import payment_request
 from gateway.schemas.queries import (
     EventParameters,
     HistoryParameters,
-    NoParameters,
     PageParameters,
     WaitParameters,
     history_position,
     next_cursor,
     page_query,
     parse_query,
+    reject_parameters,
 )
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Repeatable:
+    """What decides if a request repeats an earlier one."""
+
+    caller: Caller
+    key: str
+    fingerprint: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +76,25 @@ class IngressHandlers:
     verifier: TokenVerifier
     rate_limits: RateLimits
     accepting: PostgresAcceptingStore
-    wakeups: RedisWakeups
+    follow_ups: FollowUps
     replays: Replays
+    recent_answers: RecentAnswers
     feed: Feed
     epochs: EpochReader
     reads: ReadQueue
 
     def create_payment(self, kind: Kind) -> Handler:
         """The handler of POST for one kind of payment."""
+        count_accepted = observability.accepted.labels(kind=kind.value).inc
 
         async def post(request: web.Request) -> web.Response:
             caller = await self._authenticate(request)
-            parse_query(NoParameters, request.query)
+            reject_parameters(request)
             key = idempotency_key(request.headers)
             body = await read_json(request)
-            request_fingerprint = fingerprint(request.method, request.path, body)
-            if copied_answer := await self._read_copy(caller, key, request_fingerprint):
-                return _first_answer_response(copied_answer, is_replay=True)
+            repeatable = _Repeatable(caller, key, fingerprint(request.method, request.path, body))
+            if kept_answer := await self._recall(repeatable):
+                return _first_answer_response(kept_answer, is_replay=True)
             permit: Permit | None = None  # None until the caller's rate allows the request
             try:
                 permit = await self.rate_limits.obtain_permit(caller)
@@ -84,36 +102,32 @@ class IngressHandlers:
                 checked_request = payment_request(kind, body, caller)
                 request_charges = list_charges(self.policy, caller, checked_request)
             except (RequestRefused, Unavailable) as refusal:
-                # A repeated request gets the stored first answer, even if the same request would be
-                # rejected today as a new one.
-                with nullcontext() if permit else self.rate_limits.limit_lookups(caller, refusal):
-                    first_answer = await replay_or_raise(
-                        self.accepting,
-                        refusal,
-                        caller=caller,
-                        idempotency_key=key,
-                        fingerprint=request_fingerprint,
-                    )
-                if permit:
-                    await self.rate_limits.return_permit(caller, permit)
+                first_answer = await self._replay_or_raise(repeatable, refusal, permit)
                 return _first_answer_response(first_answer, is_replay=True)
-            acceptance = await accept(
-                self.accepting,
-                checked_request,
-                caller=caller,
-                idempotency_key=key,
-                fingerprint=request_fingerprint,
-                expires_after=self.expires_after[kind],
-                charges=request_charges,
-                answer=lambda payment: orjson.dumps(
-                    public_payment(payment, for_backend=caller.is_backend)
-                ),
-            )
+            try:
+                acceptance = await accept(
+                    self.accepting,
+                    checked_request,
+                    caller=caller,
+                    idempotency_key=key,
+                    fingerprint=repeatable.fingerprint,
+                    expires_after=self.expires_after[kind],
+                    charges=request_charges,
+                    answer=lambda payment: orjson.dumps(
+                        public_payment(payment, for_backend=caller.is_backend)
+                    ),
+                )
+            except StoreUnavailable:
+                copied_answer = await self._read_copy(repeatable)
+                if copied_answer is None:
+                    raise
+                await self.rate_limits.return_permit(caller, permit)
+                return _first_answer_response(copied_answer, is_replay=True)
             if acceptance.is_replay:
                 await self.rate_limits.return_permit(caller, permit)
             else:
-                observability.accepted.labels(kind=kind.value).inc()
-                await self._wake_and_copy(caller, key, acceptance)
+                count_accepted()
+                await self._wake_and_copy(repeatable, acceptance)
             return _first_answer_response(acceptance.answer, is_replay=acceptance.is_replay)
 
         return post
@@ -130,7 +144,7 @@ class IngressHandlers:
     async def cancel_payment(self, request: web.Request) -> web.Response:
         """POST /v1/payments/{id}/cancel"""
         caller = await self._authenticate_within_rate(request)
-        parse_query(NoParameters, request.query)
+        reject_parameters(request)
         payment_id = _payment_id(request)
 
         async def cancel_and_announce() -> ChangeResult:
@@ -220,40 +234,67 @@ class IngressHandlers:
             raise PaymentNotFound
         return payment
 
-    async def _read_copy(
-        self, caller: Caller, key: str, request_fingerprint: bytes
-    ) -> FirstAnswer | None:
+    async def _recall(self, repeatable: _Repeatable) -> FirstAnswer | None:
+        """The first answer to this same request, if this process gave it lately."""
+        copy = self.recent_answers.recall(repeatable.caller.key, repeatable.key)
+        return None if copy is None else await self._answer_of(copy, repeatable)
+
+    async def _read_copy(self, repeatable: _Repeatable) -> FirstAnswer | None:
         """The copy in Redis of the first answer to this same request, if there is one.
 
-        Returns None if Redis has no copy or is away, or if the copy is of another request or of
-        another epoch. `create_payment` then asks Postgres.
+        Only a request that cannot be accepted now needs the copy. For all others Postgres finds the
+        first answer while it accepts, so no request waits for Redis before its commit.
         """
+        caller_key, key = repeatable.caller.key, repeatable.key
         copy = await self.resources.if_redis_answers(
-            lambda: self.replays.read(caller.key, key, now=datetime.now(UTC))
+            lambda: self.replays.read(caller_key, key, now=datetime.now(UTC))
         )
-        if not isinstance(copy, Copy) or copy.answer.fingerprint != request_fingerprint:
+        return await self._answer_of(copy, repeatable) if isinstance(copy, Copy) else None
+
+    async def _answer_of(self, copy: Copy, repeatable: _Repeatable) -> FirstAnswer | None:
+        """The copy's answer, if the copy is of this same request and of the present epoch."""
+        if copy.answer.fingerprint != repeatable.fingerprint:
             return None
         # After a restore, the payment of the copy may be missing from the database.
         return copy.answer if copy.epoch == await self.epochs.current() else None
 
-    async def _wake_and_copy(self, caller: Caller, key: str, acceptance: Acceptance) -> None:
-        """Wakes a worker, and writes a copy of the answer to Redis.
+    async def _replay_or_raise(
+        self,
+        repeatable: _Repeatable,
+        refusal: RequestRefused | Unavailable,
+        permit: Permit | None,
+    ) -> FirstAnswer:
+        """The stored first answer, or raises `refusal`.
 
-        Both can fail. If so, the sweeper wakes a worker, and a retry gets the answer from Postgres.
+        A repeated request gets its first answer, even if the same request would be rejected today
+        as a new one.
         """
+        if copied_answer := await self._read_copy(repeatable):
+            first_answer = copied_answer
+        else:
+            caller = repeatable.caller
+            with nullcontext() if permit else self.rate_limits.limit_lookups(caller, refusal):
+                first_answer = await replay_or_raise(
+                    self.accepting,
+                    refusal,
+                    caller=caller,
+                    idempotency_key=repeatable.key,
+                    fingerprint=repeatable.fingerprint,
+                )
+        if permit:
+            await self.rate_limits.return_permit(repeatable.caller, permit)
+        return first_answer
 
-        async def update_redis() -> None:
-            await asyncio.gather(
-                self.wakeups.wake_one(UUID(acceptance.answer.payment_id)),
-                self.replays.write(
-                    caller.key,
-                    key,
-                    Copy(acceptance.answer, acceptance.epoch),
-                    acceptance.expires_at,
-                ),
-            )
+    async def _wake_and_copy(self, repeatable: _Repeatable, acceptance: Acceptance) -> None:
+        """Wakes a worker, and keeps the answer for replays: in this process and in Redis.
 
-        await self.resources.if_redis_answers(update_redis)
+        Both writes to Redis can fail. If so, the sweeper wakes a worker, and a retry gets the
+        answer from Postgres.
+        """
+        caller_key, key = repeatable.caller.key, repeatable.key
+        copy = Copy(acceptance.answer, acceptance.epoch)
+        self.recent_answers.remember(caller_key, key, copy)
+        await self.follow_ups.submit(CopyToWrite(caller_key, key, copy, acceptance.expires_at))
 
 
 def _payment_id(request: web.Request) -> UUID:

@@ -50,16 +50,9 @@ def parse(
     would read minus zero as 0, which is the code of a success, and Daraja never writes minus zero.
     If `depth_max` is None, the limit is the depth at which Python's parser gives up.
     """
-    exact: dict[str, Any] = (
-        {"parse_float": Decimal, "parse_int": _parse_whole_number} if has_exact_numbers else {}
-    )
+    decoder = _EXACT if has_exact_numbers else _PLAIN
     try:
-        value = json.loads(
-            body.decode("utf-8-sig" if may_begin_with_bom else "utf-8"),
-            object_pairs_hook=_build_object,
-            parse_constant=_refuse_constant,
-            **exact,
-        )
+        value = decoder.decode(_decode_text(body, may_begin_with_bom=may_begin_with_bom))
     except Unreadable:
         raise
     except UnicodeDecodeError:
@@ -74,6 +67,13 @@ def parse(
     if depth_max is not None:
         _check_depth(value, depth_max)
     return value
+
+
+def _decode_text(body: bytes, *, may_begin_with_bom: bool) -> str:
+    text = body.decode("utf-8-sig" if may_begin_with_bom else "utf-8")
+    if text.startswith("\ufeff"):
+        raise Unreadable(Fault.NOT_JSON, "unexpected BOM at line 1, column 1")
+    return text
 
 
 def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -91,6 +91,16 @@ def _parse_whole_number(text: str) -> int:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise Unreadable(Fault.CONSTANT, name)
+
+
+# `json.loads` would make a decoder for each body.
+_PLAIN = json.JSONDecoder(object_pairs_hook=_build_object, parse_constant=_refuse_constant)
+_EXACT = json.JSONDecoder(
+    object_pairs_hook=_build_object,
+    parse_constant=_refuse_constant,
+    parse_float=Decimal,
+    parse_int=_parse_whole_number,
+)
 
 
 def _check_depth(value: object, levels_left: int) -> None:

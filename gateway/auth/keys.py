@@ -110,6 +110,12 @@ class KeySet:
         return None if self._loaded_at is None else self._clock() - self._loaded_at
 
     @property
+    def is_fresh(self) -> bool:
+        """Whether the set is so new that `refresh_if_old` has nothing to do."""
+        age = self.age_seconds
+        return age is not None and age < REFRESH_AFTER_SECONDS
+
+    @property
     def generation(self) -> int:
         """A number that grows with each change of the set. Results of an older set are invalid."""
         return self._generation
@@ -168,9 +174,9 @@ class KeySet:
         compare `generation`. Raises KeysUnavailable if no set was ever loaded, or if the last set
         is over a day old.
         """
-        age = self.age_seconds
-        if age is not None and age < REFRESH_AFTER_SECONDS:
+        if self.is_fresh:
             return
+        age = self.age_seconds
         if self._must_wait(age):
             await self._wait_for_fetch()
         elif self._is_due():

@@ -124,7 +124,17 @@ class TokenVerifier:
         """
         token = bearer_token(authorization)
         digest = hashlib.sha256(token.encode("ascii")).digest()
-        return await self._cached_caller(digest) or await self._verify(token, digest)
+        entry = self._cache.get(digest)
+        if entry is not None:
+            if entry.is_by_key_set and self._keys is not None:
+                # Without this refresh, a token in constant use would stay valid after its key was
+                # removed.
+                if not self._keys.is_fresh:
+                    await self._keys.refresh_if_old()
+                self._clear_if_keys_changed()
+            if (caller := self._cached_caller(digest)) is not None:
+                return caller
+        return await self._verify(token, digest)
 
     async def _verify(self, token: str, digest: bytes) -> Caller:
         segments = _TOKEN.fullmatch(token)
@@ -236,22 +246,16 @@ class TokenVerifier:
             raise NotPermitted("Anonymous users may not use this service. Sign in first.")
         return Caller(self._caller_issuer, str(claims["sub"]), role)
 
-    async def _cached_caller(self, digest: bytes) -> Caller | None:
-        """The caller of a token that was verified recently, with a key that is still in the set."""
+    def _cached_caller(self, digest: bytes) -> Caller | None:
+        """The caller of a token that was verified recently, if its key is still in the set."""
         entry = self._cache.get(digest)
         if entry is None:
             return None
-        if entry.is_by_key_set and self._keys is not None:
-            # Without this refresh, a token in constant use would stay valid after its key was
-            # removed.
-            await self._keys.refresh_if_old()
-            self._clear_if_keys_changed()
         if self._clock() >= entry.until:
-            self._cache.pop(digest, None)
-        if digest not in self._cache:
+            del self._cache[digest]
             return None
         self._cache.move_to_end(digest)
-        return self._cache[digest].caller
+        return entry.caller
 
     def _store(
         self, digest: bytes, caller: Caller, expires_at: float, *, is_by_key_set: bool

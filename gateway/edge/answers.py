@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import structlog
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
@@ -37,9 +39,16 @@ class AccessLog(AbstractAccessLogger):
     rejection. Metrics count the rejections.
     """
 
+    def __init__(self, logger: logging.Logger, log_format: str) -> None:
+        super().__init__(logger, log_format)
+        self._logs_all = log.is_enabled_for(logging.DEBUG)
+
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
         is_slow = response.status < 400 and time > SLOW_SECONDS
-        write_event = log.info if is_slow or response.status in _OUR_FAULTS else log.debug
+        is_notable = is_slow or response.status in _OUR_FAULTS
+        if not is_notable and not self._logs_all:
+            return
+        write_event = log.info if is_notable else log.debug
         write_event(
             "request",
             route=request.get(ROUTE, "unknown"),

@@ -8,6 +8,7 @@ WebSockets, unusual transfer codings, targets that are not plain paths, and very
 from __future__ import annotations
 
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
+from aiohttp.typedefs import Middleware
 
 from gateway.edge.answers import ROUTE
 from gateway.edge.problems import Handler
@@ -16,13 +17,32 @@ from gateway.edge.problems import Handler
 HEAD_BYTES_MAX = 32 * 1024
 
 
-@web.middleware
-async def reject_ambiguous_http(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Middleware: reject HTTP that another parser may read differently, or that no client needs.
+def plain_http_only(*, allows_escapes: bool = True) -> Middleware:
+    """A middleware that rejects HTTP that another parser may read differently.
 
-    The middleware also stores the pattern of the request's route, which the log shows.
+    It also rejects HTTP that no client needs. With `allows_escapes=False` it answers 404 to a path
+    with percent escapes: no path of ours needs one, and an escaped path could evade a proxy's rules
+    for our paths. The middleware also stores the pattern of the request's route.
     """
-    request[ROUTE] = route_pattern(request)
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request[ROUTE] = route_pattern(request)
+        _require_plain_http(request)
+        if not allows_escapes and "%" in request.rel_url.raw_path:
+            raise web.HTTPNotFound
+        response = await handler(request)
+        if hdrs.UPGRADE in request.headers:
+            response.force_close()  # the next bytes may be of another protocol
+        return response
+
+    return check
+
+
+reject_ambiguous_http = plain_http_only()
+
+
+def _require_plain_http(request: web.Request) -> None:
     if request.version not in {HttpVersion10, HttpVersion11}:
         # HTTP/0.9 has no status line, so its client could not read an answer.
         request.protocol.force_close()
@@ -31,21 +51,6 @@ async def reject_ambiguous_http(request: web.Request, handler: Handler) -> web.S
         raise _closing(web.HTTPBadRequest())
     if sum(len(name) + len(value) for name, value in request.raw_headers) > HEAD_BYTES_MAX:
         raise _closing(web.HTTPRequestHeaderFieldsTooLarge())
-    response = await handler(request)
-    if hdrs.UPGRADE in request.headers:
-        response.force_close()  # the next bytes may be of another protocol
-    return response
-
-
-@web.middleware
-async def reject_percent_escapes(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Middleware: reject paths with percent escapes.
-
-    No path of ours needs one, and an escaped path could evade a proxy's rules for our paths.
-    """
-    if "%" in request.rel_url.raw_path:
-        raise web.HTTPNotFound
-    return await handler(request)
 
 
 async def answer_expect_header(request: web.Request) -> None:

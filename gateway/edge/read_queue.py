@@ -6,11 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from aiohttp import web
-from aiohttp.typedefs import Middleware
-
 from domain.errors import StoreUnavailable
-from gateway.edge.problems import Handler
 
 Result = TypeVar("Result")
 
@@ -40,17 +36,6 @@ class ReadQueue:
     async def finish(self, work: Callable[[], Awaitable[Result]]) -> Result:
         """Runs `work` at once and to its end, without waiting in the queue."""
         return await self._finish(work, lambda: None)
-
-    def bypass_middleware(self, is_selected: Callable[[web.Request], bool]) -> Middleware:
-        """A middleware that runs selected requests to their end, without waiting in this queue."""
-
-        @web.middleware
-        async def finish(request: web.Request, handler: Handler) -> web.StreamResponse:
-            if is_selected(request):
-                return await self.finish(lambda: handler(request))
-            return await handler(request)
-
-        return finish
 
     async def drain(self) -> None:
         """Waits until all work that has begun has ended."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping
+from typing import TypeVar
 
 from aiohttp import web
 from multidict import CIMultiDictProxy
@@ -24,6 +25,8 @@ from gateway.edge.connections import BODY_SECONDS
 from gateway.edge.load import release_place_while_waiting
 
 BODY_BYTES_MAX = 16 * 1024
+
+Body = TypeVar("Body", bytes, bytearray)
 
 _QUOTED = re.compile(r'"(?:[ !#-\[\]-~]|\\["\\])*"')
 
@@ -56,7 +59,7 @@ async def read_bytes(request: web.Request, bytes_max: int) -> bytes:
     if (request.content_length or 0) > bytes_max:
         raise BodyTooLarge(f"The body may have at most {bytes_max} bytes.")
     if request.content.is_eof():
-        return await _read_all(request, bytes_max)
+        return _limited(_read_received(request), bytes_max)
     with release_place_while_waiting(request):
         try:
             async with asyncio.timeout(BODY_SECONDS):
@@ -65,26 +68,37 @@ async def read_bytes(request: web.Request, bytes_max: int) -> bytes:
             raise BodyTooSlow from None
 
 
+def _read_received(request: web.Request) -> bytes:
+    """The body, which has arrived whole, as most bodies do with the head."""
+    try:
+        return request.content.read_nowait()
+    except (web.RequestPayloadError, ConnectionError):
+        raise BodyBroken from None
+
+
 async def _read_all(request: web.Request, bytes_max: int) -> bytes:
     body = bytearray()
     try:
         async for chunk in request.content.iter_any():
             body += chunk
-            if len(body) > bytes_max:
-                raise BodyTooLarge(f"The body may have at most {bytes_max} bytes.")
+            _limited(body, bytes_max)
     except (web.RequestPayloadError, ConnectionError):
         raise BodyBroken from None
     return bytes(body)
 
 
+def _limited(body: Body, bytes_max: int) -> Body:
+    """Returns `body` if it is not too large. Otherwise raises BodyTooLarge."""
+    if len(body) > bytes_max:
+        raise BodyTooLarge(f"The body may have at most {bytes_max} bytes.")
+    return body
+
+
 async def read_json(request: web.Request) -> object:
     """Reads a JSON body. Raises UnsupportedMediaType, InvalidJson, or an error of `read_bytes`."""
-    is_plain = request.headers.get("Content-Encoding", "identity").lower() == "identity"
-    if (
-        request.content_type != "application/json"
-        or (request.charset or "utf-8").lower() != "utf-8"
-        or not is_plain
-    ):
+    headers = request.headers
+    is_plain = headers.get("Content-Encoding", "identity").lower() == "identity"
+    if not is_plain or not (headers.get("Content-Type") == "application/json" or _is_json(request)):
         raise UnsupportedMediaType
     body = await read_bytes(request, BODY_BYTES_MAX)
     try:
@@ -92,6 +106,12 @@ async def read_json(request: web.Request) -> object:
         return parse(body, depth_max=_DEPTH_MAX, has_exact_numbers=False, may_begin_with_bom=False)
     except Unreadable as error:
         raise InvalidJson(_DETAILS[error.fault].format(error.detail)) from None
+
+
+def _is_json(request: web.Request) -> bool:
+    """Whether the content type is JSON in UTF-8, however the client writes it."""
+    is_utf8 = (request.charset or "utf-8").lower() == "utf-8"
+    return request.content_type == "application/json" and is_utf8
 
 
 def idempotency_key(headers: CIMultiDictProxy[str]) -> str:

@@ -15,6 +15,10 @@ from gateway.schemas.faults import describe_faults
 
 # The payment request does not copy these fields unchanged from the body.
 _FIELDS_NOT_COPIED = ("owner", "metadata")
+_COPIED_FIELDS: Mapping[Kind, tuple[str, ...]] = {
+    kind: tuple(name for name in schema.body.model_fields if name not in _FIELDS_NOT_COPIED)
+    for kind, schema in SCHEMAS.items()
+}
 
 
 def payment_request(kind: Kind, body: object, caller: Caller) -> PaymentRequest:
@@ -30,11 +34,7 @@ def payment_request(kind: Kind, body: object, caller: Caller) -> PaymentRequest:
     if own_faults:
         raise InvalidRequest(own_faults)
     owner = checked.owner if caller.is_backend else caller.subject
-    fields = {
-        name: getattr(checked, name)
-        for name in schema.body.model_fields
-        if name not in _FIELDS_NOT_COPIED
-    }
+    fields = {name: getattr(checked, name) for name in _COPIED_FIELDS[kind]}
     return PaymentRequest(
         kind=kind,
         amount_kes=fields.pop("amount"),

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Literal, TypeVar
 from uuid import UUID
 
+from aiohttp import web
 from multidict import MultiMapping
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -107,6 +108,12 @@ def parse_query(model: type[Model], parameters: MultiMapping[str]) -> Model:
         return model.model_validate(dict(parameters))
     except ValidationError as error:
         raise InvalidRequest(describe_faults(error, lambda location: f"?{location[0]}")) from None
+
+
+def reject_parameters(request: web.Request) -> None:
+    """Raises InvalidRequest if the request has query parameters, for routes that take none."""
+    if request.rel_url.raw_query_string:
+        parse_query(NoParameters, request.query)
 
 
 def page_query(parameters: PageParameters, caller: Caller) -> PageQuery:

@@ -13,8 +13,8 @@ from structlog.testing import capture_logs
 from domain.adapters.redis.arq_queue import JobLoop, end_task
 from domain.adapters.redis.bell import RedisBell
 from domain.adapters.redis.connection import RedisClient, connect
-from domain.adapters.redis.rates import CallerRates
-from domain.adapters.redis.replays import Copy, Replays
+from domain.adapters.redis.rates import CallerRates, Spending
+from domain.adapters.redis.replays import Copy, CopyToWrite, Replays
 from domain.adapters.redis.sharing import SharedRate, SharedText
 from domain.adapters.redis.wakeups import RedisWakeups
 from domain.changes import Announcement
@@ -36,7 +36,11 @@ USES: dict[str, Use] = {
     ),
     "read copy": lambda redis: Replays(redis).read("caller", "key", now=datetime.now(UTC)),
     "write copy": lambda redis: Replays(redis).write(
-        "caller", "key", _COPY, datetime.now(UTC) + timedelta(hours=1)
+        [CopyToWrite("caller", "key", _COPY, datetime.now(UTC) + timedelta(hours=1))]
+    ),
+    "wake new": lambda redis: RedisWakeups(redis).wake_new([new_id(), new_id()]),
+    "caller rate afterwards": lambda redis: CallerRates(redis).charge_afterwards(
+        [Spending("caller", CallerLimits(requests_per_second=1000, burst=1000), 2)]
     ),
     "caller rate": lambda redis: CallerRates(redis).charge(
         "caller", CallerLimits(requests_per_second=1000, burst=1000)

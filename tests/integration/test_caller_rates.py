@@ -8,7 +8,7 @@ import pytest
 
 from domain.adapters.redis.connection import RedisClient, connect
 from domain.adapters.redis.names import PREFIX
-from domain.adapters.redis.rates import CallerRates
+from domain.adapters.redis.rates import CallerRates, Spending
 from domain.errors import QueueUnavailable
 from domain.policy import CallerLimits
 from tests.stack.servers import RedisServer
@@ -89,6 +89,64 @@ async def test_the_keys_show_no_caller_and_expire(redis: RedisClient) -> None:
     (name,) = await redis.keys(f"{PREFIX}rate:*")
     assert b"user-1" not in name
     assert 0 < await redis.pttl(name) <= 2_100
+
+
+async def afterwards(rates: CallerRates, *counts: int, limits: CallerLimits = SLOW) -> list[float]:
+    """Charges `counts` requests of "caller 0", "caller 1", … in one call."""
+    return await rates.charge_afterwards(
+        [Spending(f"caller {number}", limits, count) for number, count in enumerate(counts)]
+    )
+
+
+async def test_charging_afterwards_uses_the_same_bucket(redis: RedisClient) -> None:
+    """Each caller gets its own wait. The burst of five is used up by the fifth request."""
+    rates = CallerRates(redis)
+    no_wait, wait, longer_wait = await afterwards(rates, 4, 5, 7)
+    assert no_wait == 0
+    assert 999 < wait <= 1000
+    assert 2999 < longer_wait <= 3000
+    assert (await charge_many(rates, 5, "caller 0")).count(0) == 1
+    assert (await charge_many(rates, 5, "caller 1")).count(0) == 0
+
+
+async def test_requests_above_the_burst_are_charged_afterwards_too(redis: RedisClient) -> None:
+    """A caller therefore never gets more than its rate on average."""
+    rates, quick = CallerRates(redis), CallerLimits(requests_per_second=100, burst=10)
+    [wait] = await afterwards(rates, 60, limits=quick)
+    assert 0.4 < wait <= 0.51
+
+
+async def test_a_negative_number_undoes_charges(redis: RedisClient) -> None:
+    rates = CallerRates(redis)
+    await afterwards(rates, 5)
+    assert await afterwards(rates, -2) == [0]
+    assert (await charge_many(rates, 5, "caller 0")).count(0) == 2
+    await afterwards(rates, -99)
+    assert await redis.keys("*rate:*") == []
+
+
+async def test_many_callers_are_charged_in_one_round_trip(redis: RedisClient) -> None:
+    waits = await afterwards(CallerRates(redis), *([1] * 450), 9)
+    assert [wait > 0 for wait in waits] == [False] * 450 + [True]
+
+
+async def test_after_a_restart_of_redis_the_scripts_still_run(redis: RedisClient) -> None:
+    """Redis forgets its scripts then. Only the first call sends the whole text."""
+    rates = CallerRates(redis)
+    for _ in range(2):
+        await redis.script_flush()
+        assert await charge_many(rates, 1) == [0]
+        assert await afterwards(rates, 1) == [0]
+    before = await _runs(redis, "eval")
+    assert await charge_many(rates, 1) == [0]
+    assert await afterwards(rates, 1) == [0]
+    assert await _runs(redis, "eval") == before
+
+
+async def _runs(redis: RedisClient, command: str) -> int:
+    """How often Redis has run the command."""
+    counts = await redis.info("commandstats")
+    return int(counts.get(f"cmdstat_{command}", {"calls": 0})["calls"])
 
 
 async def test_without_redis_a_charge_raises(redis_of_run: RedisServer) -> None:

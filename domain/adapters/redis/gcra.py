@@ -2,7 +2,7 @@
 
 One key holds the time at which the next request is due. All limits that processes share use this
 algorithm: the callers' rates (`rates.py`), and the limits of requests and inquiries to Daraja
-(`sharing.py`). Our version has three additions:
+(`sharing.py`). Our version has four additions:
 
 * Classes of requests. Each class may use only a part of the burst. Under load, a class with a
   larger part still finds room when the others do not. Each class also has its own share of the
@@ -11,6 +11,7 @@ algorithm: the callers' rates (`rates.py`), and the limits of requests and inqui
 * Slowing down. When Daraja answers that we send too much, a script halves a factor of the rate. The
   factor recovers by a tenth of the full rate each second.
 * Several requests in one call: the script grants as many as fit.
+* Charging afterwards, for a caller whose burst is so large that a few requests do not matter.
 """
 
 from __future__ import annotations
@@ -65,6 +66,22 @@ REFUND = f"""{_COMMON}
 local due = due_at(KEYS[1]) - tonumber(ARGV[1])
 if due <= now then redis.call('DEL', KEYS[1]) else store(KEYS[1], due) end
 return {{0, 0}}
+"""
+
+# Charges requests that were let in already, so the due time may move beyond the burst.
+# KEYS: the due time of each caller. ARGV: for each caller the interval, the sum of the intervals of
+# a burst, and the number of requests. A negative number undoes charges.
+# Returns for each caller the time after which its next request is allowed, or 0.
+CHARGE_AFTERWARDS = f"""{_COMMON}
+local waits = {{}}
+for i, key in ipairs(KEYS) do
+  local interval = tonumber(ARGV[3 * i - 2])
+  local burst = math.max(0, tonumber(ARGV[3 * i - 1]) - interval)
+  local due = due_at(key) + interval * tonumber(ARGV[3 * i])
+  if due <= now then redis.call('DEL', key) else store(key, due) end
+  waits[i] = math.max(0, math.ceil(due - now - burst))
+end
+return waits
 """
 
 # KEYS: the factor.

@@ -5,13 +5,13 @@ A copy may be missing. Then the service reads Postgres.
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+import orjson
 
 from domain.adapters.batching import Abandoned, Lane
 from domain.adapters.redis.connection import RedisClient, record_use
@@ -20,9 +20,9 @@ from domain.idempotency import FirstAnswer
 
 # Most clients retry within minutes; Postgres answers later retries. Redis often has little memory
 # and shares it with other applications.
-_LIFETIME = timedelta(minutes=10)
+LIFETIME = timedelta(minutes=10)
 _LENGTH_MAX = 4096
-_COPIES_MAX = 20_000  # the most that one process writes within `_LIFETIME`
+_COPIES_MAX = 20_000  # the most that one process writes within `LIFETIME`
 
 _PREFIX = f"{PREFIX}replay:"
 
@@ -39,12 +39,16 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True)
-class _PendingWrite:
-    """A copy for Redis. `expires_at` is in seconds of Unix time."""
+class CopyToWrite:
+    """A copy, and the caller and the idempotency key whose first answer it is.
 
-    name: str
-    text: str
-    expires_at: int
+    The copy expires at `expires_at`, before the key can be free again.
+    """
+
+    caller_key: str
+    key: str
+    copy: Copy
+    expires_at: datetime
 
 
 class Replays:
@@ -54,9 +58,6 @@ class Replays:
         self._redis = redis
         self._counted_since = 0.0
         self._count = 0
-        self._writes: Lane[_PendingWrite, None] = Lane(
-            self._write_batch, key=lambda copy: copy.name
-        )
         self._reads: Lane[str, bytes | None] = Lane(
             self._read_batch,
             key=lambda name: name,
@@ -68,47 +69,35 @@ class Replays:
         """Returns the copy of the first answer, or None if there is none that is valid now."""
         async with record_use(self._redis, "reading copies", is_write=False):
             raw = await self._reads.submit(_name(caller_key, key))
-        if raw is None:
-            return None
-        try:
-            copy = json.loads(raw)
-            if datetime.fromisoformat(copy["expires_at"]) <= now:
-                return None
-            answer = FirstAnswer(
-                bytes.fromhex(copy["fingerprint"]),
-                int(copy["status"]),
-                base64.b64decode(copy["body"]),
-                str(copy["payment_id"]),
-            )
-            return Copy(answer, str(copy["epoch"]))
-        except (ValueError, KeyError, TypeError):
-            return None
+        return None if raw is None else _decode(raw, now)
 
-    async def write(self, caller_key: str, key: str, copy: Copy, expires_at: datetime) -> None:
-        """Stores a copy that expires before the idempotency key can be free again.
+    async def write(self, copies: Sequence[CopyToWrite]) -> None:
+        """Stores the copies in one round trip.
 
-        Stores nothing if the answer is too long, or if this process wrote many copies already.
+        Leaves out an answer that is too long, and all copies after this process has written many.
         """
-        answer = copy.answer
-        members = {
-            "epoch": copy.epoch,
-            "fingerprint": answer.fingerprint.hex(),
-            "status": answer.status,
-            "body": base64.b64encode(answer.body).decode(),
-            "payment_id": answer.payment_id,
-            "expires_at": expires_at.isoformat(),
-        }
-        text = json.dumps(members)
-        if len(text) > _LENGTH_MAX or not self._count_copy():
+        now = time.time()
+        writes = []
+        for one in copies:
+            text = _encode(one)
+            if len(text) <= _LENGTH_MAX and self._count_copy():
+                until = min(one.expires_at.timestamp(), now + LIFETIME.total_seconds())
+                writes.append((_name(one.caller_key, one.key), text, int(until)))
+        if not writes:
             return
-        until = min(expires_at.timestamp(), time.time() + _LIFETIME.total_seconds())
-        async with record_use(self._redis, "copies"):
-            await self._writes.submit(_PendingWrite(_name(caller_key, key), text, int(until)))
+        async with (
+            record_use(self._redis, "copies"),
+            self._redis.pipeline(transaction=False) as pipeline,
+        ):
+            for name, text, until_seconds in writes:
+                # The method `set` would check each of its many options first.
+                pipeline.execute_command("SET", name, text, "EXAT", until_seconds)
+            await pipeline.execute()
 
     def _count_copy(self) -> bool:
         """Counts one more copy. Returns whether this process may write it."""
         now = time.monotonic()
-        if now - self._counted_since > _LIFETIME.total_seconds():
+        if now - self._counted_since > LIFETIME.total_seconds():
             self._counted_since, self._count = now, 0
         self._count += 1
         return self._count <= _COPIES_MAX
@@ -116,12 +105,36 @@ class Replays:
     async def _read_batch(self, names: Sequence[str]) -> list[bytes | None]:
         return list(await self._redis.mget(names))
 
-    async def _write_batch(self, copies: Sequence[_PendingWrite]) -> list[None]:
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for copy in copies:
-                pipeline.set(copy.name, copy.text, exat=copy.expires_at)
-            await pipeline.execute()
-        return [None] * len(copies)
+
+# The text of a copy is one line of JSON and then the body of the answer.
+def _encode(one: CopyToWrite) -> bytes:
+    answer = one.copy.answer
+    members = {
+        "epoch": one.copy.epoch,
+        "fingerprint": answer.fingerprint.hex(),
+        "status": answer.status,
+        "payment_id": answer.payment_id,
+        "expires_at": one.expires_at.timestamp(),
+    }
+    return orjson.dumps(members, option=orjson.OPT_APPEND_NEWLINE) + answer.body
+
+
+def _decode(raw: bytes, now: datetime) -> Copy | None:
+    """The copy, or None if it has expired or if `raw` is not the text of a copy."""
+    head, is_whole, body = raw.partition(b"\n")
+    try:
+        members = orjson.loads(head)
+        if not is_whole or float(members["expires_at"]) <= now.timestamp():
+            return None
+        answer = FirstAnswer(
+            bytes.fromhex(members["fingerprint"]),
+            int(members["status"]),
+            body,
+            str(members["payment_id"]),
+        )
+        return Copy(answer, str(members["epoch"]))
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _name(caller_key: str, key: str) -> str:

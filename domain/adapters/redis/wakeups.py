@@ -69,6 +69,11 @@ class RedisWakeups:
         async with record_use(self._redis, "reading the queue", is_write=False):
             return max(_ALWAYS_WOKEN, _QUEUE_LENGTH_ENOUGH - await self._queue.length())
 
+    async def wake_new(self, payment_ids: Sequence[UUID]) -> None:
+        """Queues a job for each new payment, if the queue has room. Raises QueueUnavailable."""
+        async with record_use(self._redis, "wake-ups"):
+            await self._enqueue_new(payment_ids)
+
     async def wake_one(self, payment_id: UUID) -> None:
         """Queues a job if the queue has room. Concurrent calls share one round trip.
 
