@@ -17,7 +17,8 @@ from pathlib import Path
 
 import uvloop
 
-from tests.benchmarks.cases import CASES, Options
+from tests.benchmarks.cases.common import Options
+from tests.benchmarks.cases.table import CASES
 from tests.benchmarks.figures import FLOOR, OURS, PEER, Table
 from tests.benchmarks.floors import FLOORS
 from tests.benchmarks.peers import Peers
@@ -55,6 +56,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=5.0, help="how long each load runs")
     parser.add_argument("--lives", type=int, default=2000, help="how many withdrawals to make")
     parser.add_argument("--rate", type=float, default=60.0, help="lives a second of `delays`")
+    parser.add_argument(
+        "--statements", action="store_true", help="print what PostgreSQL spends on each statement"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures there")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.cases.split(",") if name not in CASES]
@@ -65,7 +69,12 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    options = Options(arguments.seconds, arguments.lives, arguments.rate)
+    options = Options(
+        arguments.seconds,
+        arguments.lives,
+        arguments.rate,
+        has_statements=arguments.statements,
+    )
     with ExitStack() as stack:
         sources = [Source(OURS, ROOT)]
         if arguments.base:

@@ -6,6 +6,7 @@ All of it comes from outside of the processes: from /proc (Linux) and from Postg
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,17 +24,26 @@ OURS = ("web", "callbacks", "worker")
 class Consumption:
     """What was used since the start of the processes, or between two moments."""
 
+    seconds: float  # the time of the clock, or the time between two moments
     cpu_seconds: Mapping[str, float]  # by process: `web`, `postgres`, `redis`, `simulator` …
+    machine_cpu_seconds: float  # of all processes of the machine, without this one
     wal_bytes: int
     write_transactions: int  # each committed change of the database has one transaction id
 
     def since(self, earlier: Consumption) -> Consumption:
         """What was used after `earlier`."""
         return Consumption(
+            self.seconds - earlier.seconds,
             {name: self.cpu_seconds[name] - used for name, used in earlier.cpu_seconds.items()},
+            self.machine_cpu_seconds - earlier.machine_cpu_seconds,
             self.wal_bytes - earlier.wal_bytes,
             self.write_transactions - earlier.write_transactions,
         )
+
+    @property
+    def foreign_cpu_seconds(self) -> float:
+        """The processor time of processes that are not in `cpu_seconds`."""
+        return self.machine_cpu_seconds - sum(self.cpu_seconds.values())
 
     @property
     def our_cpu_seconds(self) -> float:
@@ -53,7 +63,9 @@ async def read_consumption(pids: Mapping[str, int], database_url: str) -> Consum
         await connection.close()
     assert row is not None
     return Consumption(
+        time.monotonic(),
         {name: cpu_seconds(pid) for name, pid in pids.items()},
+        _machine_cpu_seconds() - time.process_time(),
         int(row["wal_bytes"]),
         int(row["transactions"]),
     )
@@ -69,6 +81,13 @@ def cpu_seconds(pid: int) -> float:
 def memory_mib(pid: int) -> float:
     """The memory of a process and of its children. Shared pages count in parts (PSS)."""
     return sum(_pss_kib(member) for member in members_of(pid)) / 1024
+
+
+def _machine_cpu_seconds() -> float:
+    user, nice, system, _idle, _wait, irq, softirq, *_ = map(
+        int, Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    )
+    return (user + nice + system + irq + softirq) / _TICKS_PER_SECOND
 
 
 def _ticks(pid: int, *, with_ended_children: bool) -> int:

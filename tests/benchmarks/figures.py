@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from tests.benchmarks.cases import Figures
+from tests.benchmarks.cases.common import Figures
 
 FLOOR, PEER, OURS = "floor", "peer", "this"
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 
-from tests.benchmarks.cases import (
+from tests.benchmarks.cases.common import (
+    ACCEPTS_CONNECTIONS,
     WARM_UP_SECONDS,
     Figures,
     Options,
-    accept_figures,
+    speed_figures,
     user_tokens,
 )
+from tests.benchmarks.cases.crowds import crowd, crowd_figures, crowd_title, relative_figures
 from tests.benchmarks.consumption import cpu_seconds
 from tests.benchmarks.loading import payment_requests, run_load
 from tests.benchmarks.peers import Peers, arq_jobs_per_second, commit_and_publish_ms
@@ -24,14 +26,14 @@ async def accepts(peers: Peers, options: Options) -> tuple[Figures, Figures]:
         figures: Figures = {}
         requests = payment_requests(peers.url, path, tokens)
         await run_load(peers.url, requests, connections=64, seconds=WARM_UP_SECONDS)
-        for connections in (64, 256):
+        for connections in ACCEPTS_CONNECTIONS:
             title = f"accepts, {connections} connections"
             before = cpu_seconds(peers.process.pid), cpu_seconds(peers.postgres.pid)
             report = await run_load(
                 peers.url, requests, connections=connections, seconds=options.seconds
             )
             used = cpu_seconds(peers.process.pid), cpu_seconds(peers.postgres.pid)
-            figures |= accept_figures(title, report)
+            figures |= speed_figures(title, report)
             figures[f"{title}: web, µs each"] = (used[0] - before[0]) / report.done * 1e6
             figures[f"{title}: postgres, µs each"] = (used[1] - before[1]) / report.done * 1e6
         both.append(figures)
@@ -55,5 +57,20 @@ async def delays(peers: Peers, options: Options) -> tuple[Figures, Figures]:
     return {f"{title}, p50, ms": p50, f"{title}, p99, ms": p99}, {}
 
 
+async def overload(peers: Peers, options: Options) -> tuple[Figures, Figures]:
+    """The plain service under overload. It refuses nothing, and lets all wait."""
+    requests = payment_requests(peers.url, "/v1/deposits", user_tokens(peers.issuer))
+    figures: Figures = {}
+    for connections in options.crowds:
+        report = await crowd(peers.url, requests, connections, options)
+        figures |= crowd_figures(crowd_title(connections), report)
+    return {}, figures | relative_figures(options, figures)
+
+
 Floor = Callable[[Peers, Options], Awaitable[tuple[Figures, Figures]]]
-FLOORS: Mapping[str, Floor] = {"accepts": accepts, "lives": lives, "delays": delays}
+FLOORS: Mapping[str, Floor] = {
+    "accepts": accepts,
+    "lives": lives,
+    "delays": delays,
+    "overload": overload,
+}

@@ -57,9 +57,9 @@ class Plan:
     total: int | None = None
     patience_seconds: float = 120.0  # the end of a plan without `seconds`
     per_second: float | None = None  # open loop
+    is_burst: bool = False  # all requests are planned for the beginning
     is_obedient: bool = False  # after 429 and 503, the client repeats the request when told
     has_ids: bool = False  # report the id of each accepted payment, and when its answer came
-    source: str = "127.0.0.1"  # our address. One address has only 28,000 ports
 
 
 @dataclass(slots=True)
@@ -92,6 +92,7 @@ class Load:
         self.seen = Seen()
         self.is_over = False
         self._loop = asyncio.get_running_loop()
+        self._began = 0.0  # by time.monotonic(), because uvloop's clock has whole milliseconds
         self._statuses: Counter[int] = Counter()
         self._templates = [Template(request, plan.name) for request in plan.requests]
         self._numbers = iter(
@@ -108,7 +109,7 @@ class Load:
     async def run(self) -> Seen:
         """Sends everything, and returns what happened."""
         plan, seen = self.plan, self.seen
-        seen.began_at, began = time.time(), self._loop.time()
+        seen.began_at, self._began = time.time(), time.monotonic()
         limit = plan.patience_seconds if plan.seconds is None else plan.seconds
         clients = [_Client(self) for _ in range(plan.connections)]
         if plan.per_second is None:
@@ -117,12 +118,12 @@ class Load:
             await self._wait(limit)
         else:
             self._idle = clients
-            await self._send_on_time(began, limit)
+            await self._send_on_time(limit)
             self._all_given = True
             if self._outstanding:
                 await self._wait(plan.patience_seconds)
         self.is_over = True
-        seen.ended_at = seen.began_at + self._loop.time() - began
+        seen.ended_at = seen.began_at + time.monotonic() - self._began
         seen.unanswered = self._outstanding
         self._finished.clear()
         if self._outstanding:
@@ -139,12 +140,14 @@ class Load:
             client.send(self._waiting.popleft())
         elif self.plan.per_second is not None:
             self._idle.append(client)
-        elif not self.is_over and (job := self._next_job(self._loop.time())) is not None:
-            client.send(job)
+        elif not self.is_over:
+            planned_at = self._began if self.plan.is_burst else time.monotonic()
+            if (job := self._next_job(planned_at)) is not None:
+                client.send(job)
 
     def record(self, client: _Client, job: _Job, status: int, answer: bytes) -> None:
         """Records an answer, and gives the connection more work, or the same again."""
-        now = self._loop.time()
+        now = time.monotonic()
         is_accepted = 200 <= status < 300
         if not self.is_over:
             self._statuses[status] += 1
@@ -168,18 +171,18 @@ class Load:
             seconds = _RECONNECT_SECONDS * (0.5 + random.random())
             self._loop.call_later(seconds, client.send, job)
 
-    async def _send_on_time(self, began: float, seconds: float) -> None:
-        per_second = self.plan.per_second
+    async def _send_on_time(self, seconds: float) -> None:
+        began, per_second = self._began, self.plan.per_second
         assert per_second is not None
         for number in count():
             planned_at = began + number / per_second
             if self.plan.total is None and planned_at > began + seconds:
                 return
-            await asyncio.sleep(max(0.0, planned_at - self._loop.time()))
+            await asyncio.sleep(max(0.0, planned_at - time.monotonic()))
             job = self._next_job(planned_at)
             if job is None:
                 return
-            late_ms = (self._loop.time() - planned_at) * 1e3
+            late_ms = (time.monotonic() - planned_at) * 1e3
             self.seen.late_ms = max(self.seen.late_ms, late_ms)
             if self._idle:
                 self._idle.pop().send(job)
@@ -247,9 +250,7 @@ class _Client(asyncio.Protocol):
     async def _open(self) -> None:
         plan = self._load.plan
         try:
-            await asyncio.get_running_loop().create_connection(
-                lambda: self, plan.host, plan.port, local_addr=(plan.source, 0)
-            )
+            await asyncio.get_running_loop().create_connection(lambda: self, plan.host, plan.port)
         except OSError:
             self._load.seen.refused += not self._load.is_over
             if self._job is not None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import io
 import subprocess
+import sys
 import tarfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks import statements
+from tests.benchmarks.cases.common import Options
 from tests.benchmarks.consumption import Consumption, read_consumption
 from tests.paths import ROOT
+from tests.stack import databases
 from tests.stack.install import temporary_folder
 from tests.stack.servers import PostgresServer, RedisServer
 from tests.stack.stack import Stack
@@ -51,14 +55,17 @@ def _git(*arguments: str) -> bytes:
 class DurablePostgres(PostgresServer):
     """A PostgreSQL that survives a power cut (fsync), as in production."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_statements: bool = False) -> None:
         super().__init__(fast=False)
+        self.has_statements = has_statements
+        if has_statements:
+            self._settings = statements.SETTINGS
 
 
 class Site:
     """A started stack, and what its processes consume."""
 
-    def __init__(self, stack: Stack, postgres: PostgresServer) -> None:
+    def __init__(self, stack: Stack, postgres: DurablePostgres) -> None:
         self.stack = stack
         self._postgres = postgres
 
@@ -72,20 +79,38 @@ class Site:
             pids["redis"] = stack.redis.pid
         return pids
 
-    async def consumption(self) -> Consumption:
-        """What was used until now."""
+    async def begin(self) -> Consumption:
+        """Begins to count. Returns what was used until now, for `used_since`."""
+        if self._postgres.has_statements:
+            await statements.forget(self._statements_url)
         return await read_consumption(self.pids, self.stack.database_url)
+
+    async def used_since(self, earlier: Consumption) -> Consumption:
+        """What was used after `begin`."""
+        now = await read_consumption(self.pids, self.stack.database_url)
+        return now.since(earlier)
+
+    async def print_statements(self, title: str, number: int) -> None:
+        """Prints what PostgreSQL spent on each statement since `begin`, if this was asked for."""
+        if self._postgres.has_statements:
+            table = await statements.format_costs(self._statements_url, number)
+            sys.stderr.write(f"{title}, {number} of them:\n{table}\n")
+
+    @property
+    def _statements_url(self) -> str:
+        name = databases.database_name(self.stack.database_url)
+        return databases.with_database(self._postgres.admin_url, name)
 
 
 @asynccontextmanager
 async def site(
-    source: Source, *processes: str, env: dict[str, str | None] | None = None
+    source: Source, options: Options, *processes: str, env: Mapping[str, str] | None = None
 ) -> AsyncIterator[Site]:
     """Starts these processes of `source`, one of each kind, with servers of their own."""
     settings: dict[str, Any] = {"processes": processes, "time_scale": TIME_SCALE}
-    settings["env"] = ENVIRONMENT | (env or {})
+    settings["env"] = {**ENVIRONMENT, **(env or {})}
     async with (
-        DurablePostgres() as postgres,
+        DurablePostgres(has_statements=options.has_statements) as postgres,
         Stack(postgres=postgres, root=source.root, **settings) as stack,
     ):
         yield Site(stack, postgres)

@@ -30,7 +30,7 @@ def test_a_plan_with_too_many_connections_is_divided_without_losing_a_request() 
     assert sum(part.connections for part in parts) == 20_001
     assert sum(part.total or 0 for part in parts) == 50_000
     assert max(part.connections for part in parts) <= 10_000
-    assert len({part.source for part in parts}) == len(parts)
+    assert len({part.host for part in parts}) == len(parts)
     numbers = [range(part.first, part.first + (part.total or 0)) for part in parts]
     assert all(a.stop <= b.start for a, b in itertools.pairwise(numbers))
 

@@ -1,16 +1,15 @@
-"""The cases: each starts a fresh stack, loads it, and returns its figures by their names."""
+"""Whole lives of withdrawals: how many a second, what one costs, and how long it waits."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
-from uuid import uuid4
 
 import aiohttp
 
+from tests.benchmarks.cases.common import Figures, Options, noise_figures
 from tests.benchmarks.consumption import OURS, Consumption
 from tests.benchmarks.loading import (
     Report,
@@ -20,76 +19,23 @@ from tests.benchmarks.loading import (
 )
 from tests.benchmarks.subject import Site, Source, site
 from tests.benchmarks.subscriber import Subscriber
-from tests.stack.identity import Issuer
-
-Figures = dict[str, float]
-
-CALLERS = 500
-WARM_UP_SECONDS = 1.5
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How much to measure."""
-
-    seconds: float  # how long each load runs
-    lives: int  # how many withdrawals `lives` makes
-    lives_per_second: float  # the load of `delays`
-
-
-def user_tokens(issuer: Issuer, number: int = CALLERS) -> list[str]:
-    """Tokens of many app users. Each user has limits of its own."""
-    return [issuer.user_token(str(uuid4())) for _ in range(number)]
-
-
-async def accepts(source: Source, options: Options) -> Figures:
-    """Accepted payments a second, while no worker runs."""
-    async with site(source, "web") as it:
-        url = it.stack.web_url
-        figures: Figures = {}
-        requests = payment_requests(url, "/v1/deposits", user_tokens(it.stack.issuer))
-        await run_load(url, requests, connections=64, seconds=WARM_UP_SECONDS)
-        for number, connections in enumerate((64, 256), 1):
-            before = await it.consumption()
-            report = await run_load(
-                url,
-                requests,
-                connections=connections,
-                seconds=options.seconds,
-                first=number * 1_000_000,
-            )
-            used = (await it.consumption()).since(before)
-            figures |= accept_figures(f"accepts, {connections} connections", report)
-            for name in ("web", "postgres", "redis"):
-                cpu_us = used.cpu_seconds[name] / report.done * 1e6
-                figures[f"accepts, {connections} connections: {name}, µs each"] = cpu_us
-        return figures
-
-
-def accept_figures(title: str, report: Report) -> Figures:
-    """The figures that accepts have for us and for our peers."""
-    return {
-        f"{title}: a second": report.per_second,
-        f"{title}: p50, ms": report.delay_ms(50),
-        f"{title}: p99, ms": report.delay_ms(99),
-        f"{title}: cores of the load": report.total("cpu_seconds") / report.seconds,
-        f"{title}: not accepted": report.statuses.total() - report.done + report.total("resets"),
-    }
 
 
 async def lives(source: Source, options: Options) -> Figures:
     """Whole lives of withdrawals, from the first request to the last event."""
-    async with site(source, "web", "callbacks", "worker") as it:
+    async with site(source, options, "web", "callbacks", "worker") as it:
         await _live(it, 300, first=0)
-        before = await it.consumption()
+        before = await it.begin()
         report, events = await _live(it, options.lives, first=1_000_000)
-        used = (await it.consumption()).since(before)
+        used = await it.used_since(before)
         number = len(events)
+        await it.print_statements("lives", number)
         seconds = max(events.values(), default=report.began_at) - report.began_at
         return {
             "lives: a second": number / seconds,
             "lives: lost": options.lives - number,
-            **life_figures("lives", used, number),
+            **life_figures("lives", used, max(number, 1)),
+            **noise_figures("lives", used, report),
         }
 
 
@@ -122,13 +68,13 @@ async def _live(it: Site, number: int, *, first: int) -> tuple[Report, Mapping[s
 
 async def delays(source: Source, options: Options) -> Figures:
     """How long a payment waits at a third of the most lives: open loop, each at its own time."""
-    async with site(source, "web", "callbacks", "worker") as it:
+    async with site(source, options, "web", "callbacks", "worker") as it:
         await _live(it, 300, first=0)
         stack = it.stack
         requests = payment_requests(
             stack.web_url, "/v1/withdrawals", [stack.issuer.backend_token()]
         )
-        before = await it.consumption()
+        before = await it.begin()
         async with Subscriber(stack.redis_url) as events:
             report = await run_load(
                 stack.web_url,
@@ -143,9 +89,10 @@ async def delays(source: Source, options: Options) -> Figures:
             await events.wait_until(
                 lambda: accepted.keys() <= events.received.keys(), within_seconds=60
             )
-        used = (await it.consumption()).since(before)
+        used = await it.used_since(before)
         sent = await _sent_at(stack.control_url)
         called = await _called_back_at(stack.control_url)
+        await it.print_statements("delays", len(accepted))
         title = f"delays at {options.lives_per_second:g}/s"
         to_daraja = _between(accepted, sent)
         to_subscriber = _between(
@@ -161,6 +108,7 @@ async def delays(source: Source, options: Options) -> Figures:
             f"{title}: lost": report.total("unanswered") + len(accepted) - len(to_subscriber),
             f"{title}: load late, at most, ms": max(part.late_ms for part in report.parts),
             **life_figures(title, used, max(len(accepted), 1)),
+            **noise_figures(title, used, report),
         }
 
 
@@ -194,7 +142,3 @@ async def _items(url: str) -> list[dict[str, Any]]:
 
 def _unix_time(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
-
-
-Case = Callable[[Source, Options], Awaitable[Figures]]
-CASES: Mapping[str, Case] = {"accepts": accepts, "lives": lives, "delays": delays}
