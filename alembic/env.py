@@ -21,7 +21,7 @@ from domain.adapters.postgres.installed import FUNCTIONS
 from domain.adapters.postgres.locks import LOCK_MIGRATION
 from domain.adapters.postgres.migrating import open_migration
 from domain.adapters.postgres.rights import apply_rights
-from domain.adapters.postgres.tables import SCHEMA, metadata
+from domain.adapters.postgres.tables import REVISION, SCHEMA, metadata
 from domain.adapters.settings.common import MigrationSettings, read_settings
 from domain.adapters.settings.errors import SettingsError
 
@@ -33,7 +33,9 @@ def run_migrations(connection: Connection) -> None:
     context.configure(connection=connection, target_metadata=metadata, version_table_schema=SCHEMA)
     with context.begin_transaction():
         context.run_migrations()
-    install(connection, FUNCTIONS)
+        revision = context.get_context().get_current_revision()
+    if revision == REVISION:
+        install(connection, FUNCTIONS)
     apply_rights(connection)
 
 

@@ -4,8 +4,8 @@ Pure. The amounts come from the stored payments: a payment counts while it is pe
 success, and after a failure if money may still have moved. A day is a calendar day in Nairobi. A
 minute is the last sixty seconds.
 
-The transaction that accepts the payment checks the limits (`adapters/postgres/limiting.py`). First
-it locks the caller or the phone number that the limit is for. Two requests therefore never use the
+The function that accepts the payment checks the limits (`adapters/postgres/limiting.py`). First it
+locks the caller or the phone number that the limit is for. Two requests therefore never use the
 same remaining allowance.
 """
 

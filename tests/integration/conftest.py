@@ -196,6 +196,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     text = engine._OPEN.text
     assert "'2s'" in text
     monkeypatch.setattr(engine, "_OPEN", sql(text.replace("'2s'", "'200ms'")))
+    monkeypatch.setattr(engine, "LOCK_TIMEOUT", "200ms")
 
 
 @asynccontextmanager

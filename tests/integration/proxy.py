@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from urllib.parse import urlsplit, urlunsplit
 
 from tests.integration.raw_server import RawServer
 
+# The functions that commit with their end, and the message that executes a statement.
+_COMMITTING = re.compile(rb"mkwanja\.(accept|claim)_payments_")
+_EXECUTE = b"E\x00\x00\x00\x09\x00\x00\x00\x00\x00"
+
 
 class Proxy(RawServer):
-    """Cuts the next COMMIT's connection, before or after PostgreSQL receives it (see `cut`)."""
+    """Cuts the next COMMIT's connection, before or after PostgreSQL receives it (see `cut`).
+
+    The call of a function that commits by itself counts as a COMMIT.
+    """
 
     def __init__(self, upstream: str) -> None:
         super().__init__()
@@ -55,7 +63,7 @@ class Proxy(RawServer):
         answers = asyncio.create_task(_pump(there_reader, writer))
         try:
             while data := await reader.read(65536):
-                if b"COMMIT" in data and self.cut is not None:
+                if self.cut is not None and _commits(data):
                     how, self.cut = self.cut, None
                     if how == "after":
                         answers.cancel()  # the client gets no part of the answer
@@ -70,6 +78,10 @@ class Proxy(RawServer):
         finally:
             answers.cancel()
             there.transport.abort()
+
+
+def _commits(data: bytes) -> bool:
+    return b"COMMIT" in data or (_EXECUTE in data and _COMMITTING.search(data) is not None)
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -19,18 +19,21 @@ async def payments_with(store: Store, key: str) -> int:
 
 
 class Transactions:
-    """Counts the transactions of a store."""
+    """Counts the transactions of a store. Each of them borrows a session."""
 
     def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun = 0
         self._has_begun = asyncio.Event()
-        self._begin = store.database.transaction
-        monkeypatch.setattr(store.database, "transaction", self._count)
+        self.may_go_on = asyncio.Event()
+        self.may_go_on.set()
+        self._borrow = store.database._pool.borrow
+        monkeypatch.setattr(store.database._pool, "borrow", self._count)
 
-    def _count(self) -> Any:
+    async def _count(self, **options: Any) -> Any:
         self.begun += 1
         self._has_begun.set()
-        return self._begin()
+        await self.may_go_on.wait()
+        return await self._borrow(**options)
 
     async def reach(self, count: int) -> None:
         while self.begun < count:
@@ -101,6 +104,7 @@ async def test_a_request_without_a_client_leaves_no_payment_if_its_batch_has_not
     store: Store, transactions: Transactions
 ) -> None:
     """The client's retry is then a first request."""
+    transactions.may_go_on.clear()
     ahead = [asyncio.create_task(store.accepting.accept(a_new_payment()))]
     await transactions.reach(1)
     ahead.append(asyncio.create_task(store.accepting.accept(a_new_payment())))
@@ -109,6 +113,8 @@ async def test_a_request_without_a_client_leaves_no_payment_if_its_batch_has_not
     task = asyncio.create_task(store.accepting.accept(new))
     await asyncio.sleep(0)
     task.cancel()
+    await asyncio.sleep(0)
+    transactions.may_go_on.set()
     await asyncio.gather(*ahead)
     await store.accepting.drain()
     assert task.cancelled()

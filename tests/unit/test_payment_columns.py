@@ -45,7 +45,7 @@ def new_payment(payment: Payment) -> NewPayment:
 
 def row_of(payment: Payment) -> Any:
     """The row of `payments` after `payment` was accepted and changed."""
-    sent = accepted_arrays([(new_payment(payment), b"answer", HISTORY_ID)])
+    sent = accepted_arrays([(new_payment(payment), "answer", HISTORY_ID)])
     changed = changed_arrays([payment], "payments")
     values = {name: sent[name][0] for name in sent} | {
         name: changed[f"payments_{name}"][0] for name in CHANGED_TYPES

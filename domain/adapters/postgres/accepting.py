@@ -8,29 +8,36 @@ or if a process dies.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import uuid_utils.compat as uuid_utils
 
 from domain.adapters.batching import Abandoned, Lane, RunAlone
-from domain.adapters.postgres.engine import (
-    CONTENDED,
-    Database,
-    Transaction,
-    is_about_rows,
-    sqlstate,
-)
+from domain.adapters.postgres.engine import CONTENDED, Database, is_about_rows, sqlstate
 from domain.adapters.postgres.epoch import EPOCH
-from domain.adapters.postgres.limiting import AllowanceContended, find_refusals
+from domain.adapters.postgres.functions import LIMITS, Function
+from domain.adapters.postgres.limiting import (
+    LIMIT_PARAMETERS,
+    LOCK_LIMITS,
+    USED_IF_EXCEEDED,
+    AllowanceContended,
+    Ceilings,
+    find_refusals,
+    usages_from,
+)
+from domain.adapters.postgres.locks import waited_for_an_advisory_lock
 from domain.adapters.postgres.payment_columns import (
     ACCEPTED_TYPES,
     INSERTED_NAMES,
     INSERTED_VALUES,
     accepted_arrays,
+    as_uuid,
 )
+from domain.adapters.postgres.pool import Row
 from domain.adapters.postgres.rows import unnest
 from domain.adapters.postgres.statements import sql
 from domain.changes import HistoryEntry
@@ -45,6 +52,7 @@ from domain.lifecycle.accept import Acceptance, NewPayment
 from domain.payment import Payment
 from domain.stages import Stage
 from domain.values import Caller
+from domain.views import timestamp
 
 # A request waits this long for the first request with its key. If the first request has not ended
 # by then, the waiting request gets IdempotencyKeyInFlight (rules.md §20).
@@ -53,6 +61,9 @@ _IN_FLIGHT_WAIT_SECONDS = 5
 # How many waiting requests retry at the same time. Each of them can occupy a connection for as long
 # as Postgres waits for a lock.
 _RETRIES_AT_ONCE = 4
+
+# How often the policy decides about a batch, if other processes use up the same limits meanwhile.
+_DECISIONS_MAX = 3
 
 _KEY_LIFETIME_SQL = f"interval '{int(KEY_LIFETIME.total_seconds())} seconds'"
 
@@ -65,33 +76,74 @@ _IS_FREE = f"""(stored.expires_at <= now() AND coalesce((
         AND NOT earlier.needs_review AND earlier.updated_at <= now() - {_KEY_LIFETIME_SQL}
     FROM mkwanja.payments AS earlier WHERE earlier.id = stored.payment_id), false))"""
 
-_ACCEPT = sql(f"""
-WITH batch AS (SELECT * FROM {unnest(ACCEPTED_TYPES)}),
-reserved AS (
-    INSERT INTO mkwanja.idempotency_keys AS stored
-        (caller_key, key, fingerprint, payment_id, answer_status, answer_body,
-        created_at, expires_at)
-    SELECT caller_key, idempotency_key, fingerprint, id, 202, answer_body,
-        now(), now() + {_KEY_LIFETIME_SQL}
-    FROM batch ORDER BY caller_key, idempotency_key
-    ON CONFLICT ON CONSTRAINT one_payment_per_key DO UPDATE SET
-        fingerprint = excluded.fingerprint, payment_id = excluded.payment_id,
-        answer_status = excluded.answer_status, answer_body = excluded.answer_body,
-        created_at = excluded.created_at, expires_at = excluded.expires_at
-    WHERE {_IS_FREE}
-    RETURNING payment_id
-), created AS (
-    INSERT INTO mkwanja.payments
-        ({INSERTED_NAMES})
-    SELECT {INSERTED_VALUES}
-    FROM batch JOIN reserved ON reserved.payment_id = batch.id
-    RETURNING id
+# Only the database knows the time of the acceptance. So the answer is rendered with a hole for each
+# time in it, and the database fills them. No JSON text contains this character.
+_HOLE = "\x01"
+_ANSWER_TIMES = 2  # created_at and updated_at
+_NO_TIME = datetime(1, 1, 1, tzinfo=UTC)
+
+# Stores the whole batch, or nothing if a limit is exceeded. The rows of used limits come before any
+# row is written. A key that is not free creates no payment and returns no row.
+ACCEPT = Function(
+    "accept_payments",
+    parameters={"lock_timeout": "text", **LIMIT_PARAMETERS}
+    | {name: f"{type_}[]" for name, type_ in ACCEPTED_TYPES.items()},
+    returns={
+        "payment_id": "uuid",
+        "limit_name": "text",
+        "subject": "text",
+        "amount": "bigint",
+        "oldest": "timestamptz",
+        "accepted_at": "timestamptz",
+        "epoch": "text",
+        "stamp": "text",
+    },
+    body=f"""
+DECLARE
+    stamp_of_now text := to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"');
+BEGIN
+    {LIMITS}
+    IF cardinality(:lock_numbers) > 0 THEN
+        {LOCK_LIMITS}
+        RETURN QUERY {USED_IF_EXCEEDED};
+        IF FOUND THEN
+            RETURN;
+        END IF;
+    END IF;
+    RETURN QUERY
+    WITH batch AS (SELECT * FROM {unnest(ACCEPTED_TYPES)}),
+    reserved AS (
+        INSERT INTO mkwanja.idempotency_keys AS stored
+            (caller_key, key, fingerprint, payment_id, answer_status, answer_body,
+            created_at, expires_at)
+        SELECT caller_key, idempotency_key, fingerprint, id, 202,
+            convert_to(replace(answer_body, chr({ord(_HOLE)}), stamp_of_now), 'UTF8'),
+            now(), now() + {_KEY_LIFETIME_SQL}
+        FROM batch ORDER BY caller_key, idempotency_key
+        ON CONFLICT ON CONSTRAINT one_payment_per_key DO UPDATE SET
+            fingerprint = excluded.fingerprint, payment_id = excluded.payment_id,
+            answer_status = excluded.answer_status, answer_body = excluded.answer_body,
+            created_at = excluded.created_at, expires_at = excluded.expires_at
+        WHERE {_IS_FREE}
+        RETURNING payment_id
+    ), created AS (
+        INSERT INTO mkwanja.payments
+            ({INSERTED_NAMES})
+        SELECT {INSERTED_VALUES}
+        FROM batch JOIN reserved ON reserved.payment_id = batch.id
+        RETURNING id
+    ), recorded AS (
+        INSERT INTO mkwanja.payment_history
+            (id, payment_id, sequence, recorded_at, what, stage, detail)
+        SELECT history_id, batch.id, 1, now(), '{HistoryEntry.ACCEPTED}', '{Stage.ACCEPTED}', '{{}}'
+        FROM batch JOIN created ON created.id = batch.id
+    )
+    SELECT created.id, NULL::text, NULL::text, NULL::bigint, NULL::timestamptz, now(),
+        {EPOCH}, stamp_of_now
+    FROM created;
+END
+""",
 )
-INSERT INTO mkwanja.payment_history (id, payment_id, sequence, recorded_at, what, stage, detail)
-SELECT history_id, batch.id, 1, now(), '{HistoryEntry.ACCEPTED}', '{Stage.ACCEPTED}', '{{}}'
-FROM batch JOIN created ON created.id = batch.id
-RETURNING payment_id, {EPOCH} AS epoch
-""")
 
 _STORED_KEYS = sql(f"""
 SELECT caller_key, key, fingerprint, payment_id, answer_status, answer_body, expires_at,
@@ -164,8 +216,7 @@ class PostgresAcceptingStore:
     async def _load_first_answers(
         self, keys: Sequence[tuple[str, str]]
     ) -> list[FirstAnswer | None]:
-        async with self._database.transaction() as transaction:
-            rows = await _load_keys(transaction, keys)
+        rows = await self._read_keys(keys)
         return [_first_answer_from(rows[key]) if key in rows else None for key in keys]
 
     async def _retry_accept(
@@ -192,48 +243,95 @@ class PostgresAcceptingStore:
 
     async def _accept_batch(self, batch: Sequence[NewPayment]) -> list[Acceptance | RequestRefused]:
         try:
-            async with self._database.transaction() as transaction:
-                return await self._accept_in(transaction, batch)
+            return await self._accept_within_limits(batch)
         except Exception as error:
-            if len(batch) > 1 and is_about_rows(error):
+            if len(batch) > 1 and (is_about_rows(error) or isinstance(error, AllowanceContended)):
                 raise RunAlone from error
             raise
 
-    async def _accept_in(
-        self, transaction: Transaction, batch: Sequence[NewPayment]
+    async def _accept_within_limits(
+        self, batch: Sequence[NewPayment]
     ) -> list[Acceptance | RequestRefused]:
-        refusals = await find_refusals(
-            transaction, batch, lambda: _find_ids_with_used_key(transaction, batch)
-        )
-        allowed = [new for new in batch if new.id not in refusals]
-        acceptances = dict(
-            zip((new.id for new in allowed), await self._store(transaction, allowed), strict=True)
-        )
-        return [refusals.get(new.id) or acceptances[new.id] for new in batch]
+        bodies = {new.id: render_with_holes(new) for new in batch}
+        allowed, refusals = batch, dict[UUID, RequestRefused]()
+        ceilings = Ceilings.of_policy(batch)
+        for _ in range(_DECISIONS_MAX):
+            rows = await self._call_accept(allowed, bodies, ceilings)
+            if not rows or rows[0].payment_id is not None:
+                acceptances = await self._read_acceptances(allowed, bodies, rows)
+                return [refusals.get(new.id) or acceptances[new.id] for new in batch]
+            usages = usages_from(rows)
+            replayed_ids = await self._find_ids_with_used_key(batch)
+            refusals = find_refusals(batch, usages, replayed_ids, rows[0].accepted_at)
+            allowed = [new for new in batch if new.id not in refusals]
+            if not allowed:
+                return [refusals[new.id] for new in batch]
+            is_new = [new for new in allowed if new.id not in replayed_ids]
+            ceilings = Ceilings.above(usages, is_new)
+        # Each time, another process used more of a limit before we could store our payments.
+        raise AllowanceContended
 
-    async def _store(
-        self, transaction: Transaction, batch: Sequence[NewPayment]
-    ) -> list[Acceptance]:
-        if not batch:
-            return []
-        bodies = [new.answer(build_payment(new, transaction.now)) for new in batch]
-        rows = [(new, body, uuid_utils.uuid7()) for new, body in zip(batch, bodies, strict=True)]
-        created_epochs = {
-            row.payment_id: row.epoch
-            for row in await transaction.rows(_ACCEPT, accepted_arrays(rows))
-        }
-        used_keys = [_key_of(new) for new in batch if new.id not in created_epochs]
-        stored_keys = await _load_keys(transaction, used_keys) if used_keys else {}
-        acceptances = []
-        for new, body in zip(batch, bodies, strict=True):
-            if new.id in created_epochs:
+    async def _call_accept(
+        self, batch: Sequence[NewPayment], bodies: Mapping[UUID, str], ceilings: Ceilings
+    ) -> list[Row]:
+        rows = [(new, bodies[new.id], uuid_utils.uuid7()) for new in batch]
+        try:
+            return await self._database.call(ACCEPT, accepted_arrays(rows) | ceilings.parameters())
+        except Exception as error:
+            if sqlstate(error) in CONTENDED and waited_for_an_advisory_lock(error):
+                raise AllowanceContended from error
+            raise
+
+    async def _read_acceptances(
+        self, batch: Sequence[NewPayment], bodies: Mapping[UUID, str], rows: Sequence[Row]
+    ) -> dict[UUID, Acceptance]:
+        """The acceptance of each payment in `batch`. `rows` are those that were stored now."""
+        acceptances = {}
+        for row in rows:
+            body = bodies[row.payment_id].replace(_HOLE, row.stamp).encode()
+            new_id = as_uuid(row.payment_id)
+            acceptances[new_id] = (body, row.accepted_at + KEY_LIFETIME, row.epoch)
+        used_keys = [_key_of(new) for new in batch if new.id not in acceptances]
+        stored_keys = await self._read_keys(used_keys) if used_keys else {}
+        found = {}
+        for new in batch:
+            if new.id in acceptances:
+                body, expires_at, epoch = acceptances[new.id]
                 answer = FirstAnswer(new.fingerprint, 202, body, str(new.id))
-                expires_at, epoch = transaction.now + KEY_LIFETIME, created_epochs[new.id]
-                acceptances.append(Acceptance(answer, False, expires_at, epoch))
+                found[new.id] = Acceptance(answer, False, expires_at, epoch)
             else:
                 row = stored_keys[_key_of(new)]
-                acceptances.append(Acceptance(_first_answer_from(row), True, row.expires_at, None))
-        return acceptances
+                found[new.id] = Acceptance(_first_answer_from(row), True, row.expires_at, None)
+        return found
+
+    async def _find_ids_with_used_key(self, batch: Sequence[NewPayment]) -> set[UUID]:
+        """The ids of the requests in `batch` whose key is not free.
+
+        These requests create no payment, so they do not count against any limit.
+        """
+        rows = await self._read_keys([_key_of(new) for new in batch])
+        return {new.id for new in batch if _key_of(new) in rows and not rows[_key_of(new)].is_free}
+
+    async def _read_keys(self, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Any]:
+        """The stored rows of `keys`."""
+        parameters = {
+            "caller_keys": [caller_key for caller_key, _ in keys],
+            "keys": [key for _, key in keys],
+        }
+        async with self._database.transaction() as transaction:
+            rows = await transaction.rows(_STORED_KEYS, parameters)
+        return {(row.caller_key, row.key): row for row in rows}
+
+
+def render_with_holes(new: NewPayment) -> str:
+    """The first answer to `new`, with a hole for each time in it."""
+    for milliseconds in range(1000):
+        no_time = _NO_TIME + timedelta(milliseconds=milliseconds)
+        body = new.answer(build_payment(new, no_time)).decode()
+        # If a text of the caller contains the time, try another one.
+        if body.count(timestamp(no_time)) == _ANSWER_TIMES:
+            return body.replace(timestamp(no_time), _HOLE)
+    raise AssertionError("an answer has two times")
 
 
 def _is_contended(error: Exception) -> bool:
@@ -250,30 +348,6 @@ def _request_identity(new: NewPayment) -> tuple[Caller, str, bytes]:
     The caller includes the role, because the policy differs by role.
     """
     return new.caller, new.idempotency_key, new.fingerprint
-
-
-async def _load_keys(
-    transaction: Transaction, keys: Sequence[tuple[str, str]]
-) -> dict[tuple[str, str], Any]:
-    """The stored rows of `keys`."""
-    parameters = {
-        "caller_keys": [caller_key for caller_key, _ in keys],
-        "keys": [key for _, key in keys],
-    }
-    return {
-        (row.caller_key, row.key): row for row in await transaction.rows(_STORED_KEYS, parameters)
-    }
-
-
-async def _find_ids_with_used_key(
-    transaction: Transaction, batch: Sequence[NewPayment]
-) -> set[UUID]:
-    """The ids of the requests in `batch` whose key is not free.
-
-    These requests create no payment, so they do not count against any limit.
-    """
-    rows = await _load_keys(transaction, [_key_of(new) for new in batch])
-    return {new.id for new in batch if _key_of(new) in rows and not rows[_key_of(new)].is_free}
 
 
 def build_payment(new: NewPayment, now: Any) -> Payment:

@@ -28,6 +28,7 @@ log = structlog.get_logger()
 
 CONNECT_SECONDS = 3
 POOL_WAIT_SECONDS = 3
+LOCK_TIMEOUT = "2s"
 COMMAND_SECONDS = 6  # longer than `statement_timeout`, so that the server itself reports the error
 
 # The first statement of a transaction. A commit must be on disk before we act on it, but a server,
@@ -56,6 +57,9 @@ _NOT_MIGRATED = ("42P01", "42501", "42703", "42704", "42883")
 # The connection was lost, the session was ended, or a pooler reports an error of its own. The
 # statement that was under way may have committed. After any other error, it is rolled back.
 _MAY_HAVE_COMMITTED = ("08", "57P", "XX")
+
+# Postgres refuses to write, on a standby or because its disk is full.
+_READ_ONLY = "25006"
 
 # Lock timeout and deadlock. Another transaction locks the row. It is safe to retry the same work.
 CONTENDED = ("55P03", "40P01")
@@ -144,17 +148,22 @@ class Database:
     ) -> list[Row]:
         """Calls a function that is a transaction of its own, and commits with its end.
 
+        The function gets the parameter `lock_timeout` from here.
+
         Raises `StoreUnavailable` if nothing was done because Postgres cannot be reached. Raises
         `CommitOutcomeUnknown` if the function may have run and committed.
         """
         session = await self._pool.borrow(wait_seconds=POOL_WAIT_SECONDS)
         in_order = False
         try:
-            rows = list(await session.call(function, parameters or {}))
+            rows = list(
+                await session.call(function, {"lock_timeout": LOCK_TIMEOUT, **(parameters or {})})
+            )
             in_order = True
         except Exception as error:
             if _is_timeout(error):
                 self._pool.retire_all()
+            session.is_read_only = sqlstate(error) == _READ_ONLY
             if not is_unavailable(error):
                 raise
             if (sqlstate(error) or "08").startswith(_MAY_HAVE_COMMITTED):

@@ -25,11 +25,11 @@ from domain.adapters.postgres.statements import Statement, number_parameters
 
 _SCHEMA = "mkwanja"
 
-# The first statements of a function that is a transaction of its own. Such a function waits only a
-# short time for a lock (rules.md §10). Its commit is on disk before we act on it, even if a server,
-# database or role has `synchronous_commit` off. Other settings of an operator (remote_write,
-# remote_apply) stay. The settings end with the transaction.
-LIMITS = """PERFORM set_config('lock_timeout', '2s', true);
+# The first statements of a function that is a transaction of its own. It has the parameter
+# `lock_timeout`, and waits no longer than that for a lock (rules.md §10). Its commit is on disk
+# before we act on it, even if a server, database or role has `synchronous_commit` off. Other
+# settings of an operator (remote_write, remote_apply) stay. The settings end with the transaction.
+LIMITS = """PERFORM set_config('lock_timeout', :lock_timeout, true);
     IF current_setting('synchronous_commit') IN ('off', 'local') THEN
         PERFORM set_config('synchronous_commit', 'on', true);
     END IF;"""
@@ -44,7 +44,7 @@ _KEPT_DAYS = 30
 _MARK = "installed by the release"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Function:
     """A function of the database.
 

@@ -31,3 +31,8 @@ LOCK_FEED = f"pg_advisory_xact_lock({FEED})"
 LOCK_BRAKES = f"pg_advisory_xact_lock({BRAKES})"
 LOCK_BRAKES_SHARED = f"pg_advisory_xact_lock_shared({BRAKES})"
 LOCK_LIMIT = f"pg_advisory_xact_lock({LIMITS}, number)"  # `number` is a column of the query
+
+
+def waited_for_an_advisory_lock(error: BaseException) -> bool:
+    """Whether a function failed at an advisory lock, by the server's report of where it was."""
+    return "pg_advisory_xact_lock" in (getattr(error, "context", None) or "")

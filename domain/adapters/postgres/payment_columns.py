@@ -190,7 +190,7 @@ _READ = [column for column in PAYMENT_COLUMNS if column.is_read]
 # The parameters of a new payment and of a changed payment, with the types of their arrays in
 # `unnest`. JSON is sent as text.
 ACCEPTED_TYPES = dict(column.sent_as for column in _ACCEPTED) | {
-    "fingerprint": "bytea", "answer_body": "bytea", "history_id": "uuid",
+    "fingerprint": "bytea", "answer_body": "text", "history_id": "uuid",
 }  # fmt: skip
 CHANGED_TYPES = {"id": "uuid"} | {column.name: column.type for column in _CHANGED}
 
@@ -259,7 +259,7 @@ def payment_from(row: Any, attempts: tuple[Attempt, ...] = ()) -> Payment:
     )
 
 
-def accepted_arrays(rows: Sequence[tuple[NewPayment, bytes, UUID]]) -> dict[str, list[Any]]:
+def accepted_arrays(rows: Sequence[tuple[NewPayment, str, UUID]]) -> dict[str, list[Any]]:
     """New payments, with their answers and the ids of their first history entries, as arrays."""
     values = [
         (*_as_sent(_accepted_values(new)), new.fingerprint, body, history_id)

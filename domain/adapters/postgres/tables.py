@@ -36,7 +36,7 @@ SCHEMA = "mkwanja"
 
 # The schema that this release needs. /readyz compares it with the database, and a test compares it
 # with the newest migration.
-REVISION = "0011"
+REVISION = "0012"
 
 metadata = MetaData(schema=SCHEMA)
 

@@ -81,8 +81,6 @@ SITES = (
          "at 6, until the lease is over", Action.FREEZE, delivery=_AFTER_THE_STOP, claims=True),
     Site("12 at 7", 12, WORKER, "answered_before_commit",
          "at 7, until the lease is over", Action.FREEZE, delivery=_AFTER_THE_STOP, claims=True),
-    Site("12 accepting", 12, WEB, "accepting_in_transaction",
-         "in the transaction that accepts payments", Action.FREEZE, is_together=False),
     Site("12 recording", 12, WORKER, "writing_in_transaction",
          "in the transaction that records answers",
          Action.FREEZE, is_together=False, delivery=_AFTER_THE_STOP),
