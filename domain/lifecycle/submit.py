@@ -322,7 +322,10 @@ def _is_claimed_by(payment: Payment, attempt_id: UUID) -> bool:
 
 
 def expiry_change(payment_id: UUID) -> Change:
-    """The change that fails a payment if it is too old to be sent and no attempt can have acted."""
+    """The change that fails a payment that is too old to be sent.
+
+    It fails only a payment in `accepted`, because Daraja cannot have acted on it (`stages.py`).
+    """
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None or context.now < payment.expires_at:

@@ -54,8 +54,11 @@ async def test_an_inquiry_settles_a_deposit_whose_callback_was_lost(system: Syst
     assert (last["stage"], last["what"]) == ("succeeded", "success_reported")
 
 
-async def test_a_callback_settles_a_deposit_whose_answer_was_lost(system: System) -> None:
-    """The answer with the id for inquiries is lost. The callback's address names the deposit."""
+async def test_a_callback_settles_a_deposit_whose_acknowledgement_was_lost(system: System) -> None:
+    """Daraja's acknowledgement is lost, and with it the `CheckoutRequestID`.
+
+    So the worker cannot inquire. The callback's address still names the deposit.
+    """
     scenarios = {"paid": {}, "declined": {"code": 1032}}
     ids = {
         label: await begin_in_doubt(system, "stk", "answer_lost_after_acting", **p)
@@ -68,10 +71,13 @@ async def test_a_callback_settles_a_deposit_whose_answer_was_lost(system: System
         assert await inquiries(system, payment_id) == []
 
 
-async def test_a_deposit_without_an_id_fails_for_silence_only_after_its_window(
+async def test_a_deposit_without_a_checkout_request_id_fails_only_after_its_result_window(
     system: System,
 ) -> None:
-    """The failure says that a retry is not safe. A late success corrects the deposit."""
+    """Daraja's answer and its callback are lost, so no inquiry is possible.
+
+    The failure says that a retry is not safe. A late success corrects the deposit.
+    """
     payment_id = await begin_in_doubt(system, "stk", "answer_and_callback_lost")
     await wait_until_observed(
         system, {"it": replace(_NO_RESULT, moved=1)}, {"it": payment_id}, flagged_or_not=True
@@ -100,8 +106,11 @@ _SILENT = {
 }
 
 
-async def test_silence_ends_a_deposit_only_by_inquiries_after_its_window(system: System) -> None:
-    """A deposit fails after three silent answers, or after five if one of them is vague."""
+async def test_only_inquiries_after_the_result_window_count_as_silence(system: System) -> None:
+    """A deposit fails after Daraja answered three inquiries without a result.
+
+    If one of these answers has the code 500.001.1001, five answers are needed.
+    """
     ids = await begin_each(
         {
             name: begin_in_doubt(system, "stk", "slow_result", InquiryRule(name), **_TEN_MINUTES)
@@ -201,7 +210,10 @@ async def test_a_deposit_stays_pending_while_daraja_cannot_be_reached(system: Sy
 
 
 async def test_a_failure_found_by_inquiries_needs_two_answers_with_one_code(system: System) -> None:
-    """One failed answer ends nothing. Answers with other codes may come between the two."""
+    """One answer that says "failed" does not end the deposit. Two answers with the same code do.
+
+    Answers with other codes may come between them.
+    """
     answers = {
         "at once": (InquiryRule("query_contradicts", {"code": 1032}), 2),
         "in turn": (InquiryRule("query_codes_in_turn", {"codes": ["1032", "1037", "1"]}), 4),
@@ -244,7 +256,10 @@ _IN_FLIGHT = (
 
 
 async def test_a_deposit_under_way_is_never_read_as_failed(system: System) -> None:
-    """The answers say "not yet", or are errors for a known id. Later the deposits succeed."""
+    """Daraja has the deposit, but answers "not yet", an error, or HTML.
+
+    Later the deposit succeeds.
+    """
     ids = await begin_each(
         {
             name: begin_in_doubt(system, "stk", "lost_callback", InquiryRule(name, times=2))
