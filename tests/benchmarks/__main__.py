@@ -18,7 +18,7 @@ from pathlib import Path
 import uvloop
 
 from tests.benchmarks.cases.common import Options
-from tests.benchmarks.cases.table import CASES
+from tests.benchmarks.cases.table import CASES, USUAL
 from tests.benchmarks.figures import FLOOR, OURS, PEER, Table
 from tests.benchmarks.floors import FLOORS
 from tests.benchmarks.peers import Peers
@@ -51,11 +51,17 @@ def say(text: str) -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--base", metavar="COMMIT", help="also measure this commit")
-    parser.add_argument("--cases", default=",".join(CASES), help=f"of {', '.join(CASES)}")
+    parser.add_argument("--cases", default=",".join(USUAL), help=f"of {', '.join(CASES)}")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0, help="how long each load runs")
     parser.add_argument("--lives", type=int, default=2000, help="how many withdrawals to make")
     parser.add_argument("--rate", type=float, default=60.0, help="lives a second of `delays`")
+    parser.add_argument(
+        "--sizes",
+        type=lambda text: [int(size) for size in text.split(",")],
+        default=[10_000, 1_000_000],
+        help="the payments in the database of `growth`",
+    )
     parser.add_argument(
         "--statements", action="store_true", help="print what PostgreSQL spends on each statement"
     )
@@ -74,6 +80,7 @@ def main() -> None:
         arguments.lives,
         arguments.rate,
         has_statements=arguments.statements,
+        sizes=arguments.sizes,
     )
     with ExitStack() as stack:
         sources = [Source(OURS, ROOT)]

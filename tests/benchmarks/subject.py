@@ -82,7 +82,7 @@ class Site:
     async def begin(self) -> Consumption:
         """Begins to count. Returns what was used until now, for `used_since`."""
         if self._postgres.has_statements:
-            await statements.forget(self._statements_url)
+            await statements.forget(self.admin_url)
         return await read_consumption(self.pids, self.stack.database_url)
 
     async def used_since(self, earlier: Consumption) -> Consumption:
@@ -93,11 +93,12 @@ class Site:
     async def print_statements(self, title: str, number: int) -> None:
         """Prints what PostgreSQL spent on each statement since `begin`, if this was asked for."""
         if self._postgres.has_statements:
-            table = await statements.format_costs(self._statements_url, number)
+            table = await statements.format_costs(self.admin_url, number)
             sys.stderr.write(f"{title}, {number} of them:\n{table}\n")
 
     @property
-    def _statements_url(self) -> str:
+    def admin_url(self) -> str:
+        """The URL of the database for a superuser."""
         name = databases.database_name(self.stack.database_url)
         return databases.with_database(self._postgres.admin_url, name)
 

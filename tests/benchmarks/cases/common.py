@@ -26,6 +26,7 @@ class Options:
     lives_per_second: float  # the load of `delays`
     has_statements: bool = False  # also print what PostgreSQL spends on each statement
     crowds: Sequence[int] = (1_000, 4_000, 20_000)  # the connections of `overload`
+    sizes: Sequence[int] = (10_000, 1_000_000)  # the payments of `growth`
     burst: int = 20_000  # the requests of `burst`
 
 

@@ -24,9 +24,9 @@ from tests.benchmarks.subscriber import Subscriber
 async def lives(source: Source, options: Options) -> Figures:
     """Whole lives of withdrawals, from the first request to the last event."""
     async with site(source, options, "web", "callbacks", "worker") as it:
-        await _live(it, 300, first=0)
+        await make_lives(it, 300, first=0)
         before = await it.begin()
-        report, events = await _live(it, options.lives, first=1_000_000)
+        report, events = await make_lives(it, options.lives, first=1_000_000)
         used = await it.used_since(before)
         number = len(events)
         await it.print_statements("lives", number)
@@ -54,8 +54,8 @@ def life_figures(title: str, used: Consumption, number: int) -> Figures:
     }
 
 
-async def _live(it: Site, number: int, *, first: int) -> tuple[Report, Mapping[str, float]]:
-    """Makes withdrawals, and returns the time of each event by the payment's id."""
+async def make_lives(it: Site, number: int, *, first: int) -> tuple[Report, Mapping[str, float]]:
+    """Makes withdrawals as fast as it can, and returns the time of each event by payment id."""
     stack = it.stack
     requests = payment_requests(stack.web_url, "/v1/withdrawals", [stack.issuer.backend_token()])
     async with Subscriber(stack.redis_url) as events:
@@ -69,47 +69,52 @@ async def _live(it: Site, number: int, *, first: int) -> tuple[Report, Mapping[s
 async def delays(source: Source, options: Options) -> Figures:
     """How long a payment waits at a third of the most lives: open loop, each at its own time."""
     async with site(source, options, "web", "callbacks", "worker") as it:
-        await _live(it, 300, first=0)
-        stack = it.stack
-        requests = payment_requests(
-            stack.web_url, "/v1/withdrawals", [stack.issuer.backend_token()]
-        )
-        before = await it.begin()
-        async with Subscriber(stack.redis_url) as events:
-            report = await run_load(
-                stack.web_url,
-                requests,
-                connections=64,
-                seconds=options.seconds * 3,
-                per_second=options.lives_per_second,
-                first=1_000_000,
-                has_ids=True,
-            )
-            accepted = report.accepted
-            await events.wait_until(
-                lambda: accepted.keys() <= events.received.keys(), within_seconds=60
-            )
-        used = await it.used_since(before)
-        sent = await _sent_at(stack.control_url)
-        called = await _called_back_at(stack.control_url)
-        await it.print_statements("delays", len(accepted))
+        await make_lives(it, 300, first=0)
         title = f"delays at {options.lives_per_second:g}/s"
-        to_daraja = _between(accepted, sent)
-        to_subscriber = _between(
-            called, {key: events.received[key] for key in accepted if key in events.received}
+        return await delay_figures(it, options, title, first=1_000_000)
+
+
+async def delay_figures(it: Site, options: Options, title: str, *, first: int) -> Figures:
+    """Makes withdrawals at planned times, and returns how long each waited where.
+
+    `first` is the number of the first withdrawal. Their phone numbers follow from it.
+    """
+    stack = it.stack
+    requests = payment_requests(stack.web_url, "/v1/withdrawals", [stack.issuer.backend_token()])
+    before = await it.begin()
+    async with Subscriber(stack.redis_url) as events:
+        report = await run_load(
+            stack.web_url,
+            requests,
+            connections=64,
+            seconds=options.seconds * 3,
+            per_second=options.lives_per_second,
+            first=first,
+            has_ids=True,
         )
-        return {
-            f"{title}: 202, p50, ms": report.delay_ms(50),
-            f"{title}: 202, p99, ms": report.delay_ms(99),
-            f"{title}: 202 → Daraja, p50, ms": percentile(to_daraja, 50),
-            f"{title}: 202 → Daraja, p99, ms": percentile(to_daraja, 99),
-            f"{title}: callback → subscriber, p50, ms": percentile(to_subscriber, 50),
-            f"{title}: callback → subscriber, p99, ms": percentile(to_subscriber, 99),
-            f"{title}: lost": report.total("unanswered") + len(accepted) - len(to_subscriber),
-            f"{title}: load late, at most, ms": max(part.late_ms for part in report.parts),
-            **life_figures(title, used, max(len(accepted), 1)),
-            **noise_figures(title, used, report),
-        }
+        accepted = report.accepted
+        await events.wait_until(
+            lambda: accepted.keys() <= events.received.keys(), within_seconds=60
+        )
+    used = await it.used_since(before)
+    await it.print_statements(title, len(accepted))
+    sent = await _sent_at(stack.control_url)
+    called = await _called_back_at(stack.control_url)
+    arrived = {key: at for key, at in events.received.items() if key in accepted}
+    to_daraja = _between(accepted, sent)
+    to_subscriber = _between(called, arrived)
+    return {
+        f"{title}: 202, p50, ms": report.delay_ms(50),
+        f"{title}: 202, p99, ms": report.delay_ms(99),
+        f"{title}: 202 → Daraja, p50, ms": percentile(to_daraja, 50),
+        f"{title}: 202 → Daraja, p99, ms": percentile(to_daraja, 99),
+        f"{title}: callback → subscriber, p50, ms": percentile(to_subscriber, 50),
+        f"{title}: callback → subscriber, p99, ms": percentile(to_subscriber, 99),
+        f"{title}: lost": report.total("unanswered") + len(accepted) - len(to_subscriber),
+        f"{title}: load late, at most, ms": max(part.late_ms for part in report.parts),
+        **life_figures(title, used, max(len(accepted), 1)),
+        **noise_figures(title, used, report),
+    }
 
 
 def _between(earlier: Mapping[str, float], later: Mapping[str, float]) -> list[float]:

@@ -1,0 +1,76 @@
+"""Fills a database with copies of finished payments.
+
+The copies have ids, keys, receipts and times of their own. All else is as the service wrote it, so
+no table is left out and no column is invented. A schema with other tables needs no change here, if
+its rows name their payment or history entry by a UUID.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import asyncpg
+
+from tests.stack import databases
+
+# Texts that belong to one payment. The copies get other ones.
+_OWN_TEXTS = ("key", "idempotency_key", "value", "receipt")
+_SECONDS_BETWEEN_COPIES = 1
+
+_TABLES = """
+SELECT class.oid::regclass::text AS name, array_agg(ARRAY[
+         quote_ident(attname), format_type(atttypid, NULL)] ORDER BY attnum) AS columns
+FROM pg_class AS class JOIN pg_attribute ON attrelid = class.oid
+WHERE relnamespace = 'mkwanja'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition
+  AND attnum > 0 AND NOT attisdropped AND attidentity = '' AND attgenerated = ''
+GROUP BY class.oid HAVING 'uuid'::regtype = ANY (array_agg(atttypid))
+"""
+
+
+async def grow(admin_url: str, payments: int) -> int:
+    """Copies all payments until there are at least so many. Returns how many there are.
+
+    `admin_url` must name a superuser, because insert-only tables and triggers are in the way.
+    """
+    async with databases.connection(admin_url) as server:
+        existing = int(await server.fetchval("SELECT count(*) FROM mkwanja.payments"))
+        copies = max(0, -(-payments // existing) - 1)
+        if copies:
+            await server.execute("SET session_replication_role = replica")  # no triggers
+            for row in await server.fetch(_TABLES):
+                await _copy(server, row["name"], row["columns"], existing, copies)
+        await server.execute("VACUUM (ANALYZE)")
+        await server.execute("CHECKPOINT")
+        return existing * (copies + 1)
+
+
+async def _copy(
+    server: asyncpg.Connection[Any], table: str, columns: list[list[str]], seeds: int, copies: int
+) -> None:
+    # A table with only a few rows has nothing for each payment, for example the brakes.
+    if int(await server.fetchval(f"SELECT count(*) FROM {table}")) < seeds // 2:  # noqa: S608
+        return
+    names = ", ".join(name for name, _ in columns)
+    values = ", ".join(_copied(name, kind) for name, kind in columns)
+    # The number of a copy is new each time: copies of copies get other ids than earlier copies.
+    series = f"SELECT nth, nth + {seeds} AS copy FROM generate_series({copies}, 1, -1) AS nth"  # noqa: S608
+    await server.execute(f"CREATE TEMPORARY TABLE seed AS TABLE {table}")
+    await server.execute(
+        f"INSERT INTO {table} ({names}) "  # noqa: S608
+        f"SELECT {values} FROM ({series}) AS series CROSS JOIN seed",
+        timeout=3600,
+    )
+    await server.execute("DROP TABLE seed")
+
+
+def _copied(column: str, kind: str) -> str:
+    """The value of a column in a copy. The same id becomes the same other id in all tables."""
+    if kind == "uuid":
+        # The first half of a UUIDv7 is its time, and stays.
+        own = f"substr(md5({column}::text || copy), 1, 12)"
+        return f"overlay({column}::text PLACING {own} FROM 25)::uuid"
+    if kind == "timestamp with time zone":
+        return f"{column} - nth * interval '{_SECONDS_BETWEEN_COPIES} s'"
+    if column in _OWN_TEXTS:
+        return f"{column} || to_hex(copy)"
+    return column
