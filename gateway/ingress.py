@@ -22,9 +22,10 @@ from gateway.auth.verifier import TokenVerifier
 from gateway.edge.aiohttp_internals import make_application
 from gateway.edge.answers import ROUTE
 from gateway.edge.cors import allow_origins
+from gateway.edge.early_refusal import ANSWER_EARLY, refuse_early
 from gateway.edge.load import INGRESS_PLACES_MAX, RequestPlaces
 from gateway.edge.plain_http import answer_expect_header, plain_http_only
-from gateway.edge.problems import answer_with_problems
+from gateway.edge.problems import RETURNS, answer_with_problems
 from gateway.edge.read_queue import ReadQueue
 from gateway.edge.requests import BODY_BYTES_MAX
 from gateway.follow_ups import FollowUps
@@ -88,6 +89,8 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         body_bytes_max=BODY_BYTES_MAX,
         answer_expect_header=answer_expect_header,
     )
+
+    app[ANSWER_EARLY] = refuse_early(places.is_full, "/v1/", RETURNS)
 
     async def lifetime(_app: web.Application) -> Any:
         await resources.start()

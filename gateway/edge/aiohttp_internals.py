@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Any, cast
 
 from aiohttp import http_parser, web
-from aiohttp.abc import AbstractAccessLogger
+from aiohttp.abc import AbstractAccessLogger, AbstractStreamWriter
 from aiohttp.hdrs import EXPECT
 from aiohttp.http import RawRequestMessage
 from aiohttp.typedefs import Middleware
@@ -120,9 +120,9 @@ class ServerConnection(web.RequestHandler):
         """
         raise NotImplementedError
 
-    def admit(self) -> bool:
-        """Returns whether the new connection may stay. If not, the subclass has closed it."""
-        return True
+    def ends_after_answer(self) -> bool:
+        """Whether the connection ends after its present answer."""
+        return False
 
     def reject_excess_bytes(self) -> None:
         """Ends the connection because its request has too many bytes."""
@@ -130,8 +130,7 @@ class ServerConnection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._wire = cast("asyncio.Transport", transport)  # true for every TCP server
-        if self.admit():
-            super().connection_made(transport)
+        super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._wire = None
@@ -178,6 +177,8 @@ class ServerConnection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
         self.since = self._loop.time()
+        if self.ends_after_answer():
+            resp.force_close()
         return super().finish_response(request, resp, start_time)
 
     def log_access(
@@ -200,6 +201,38 @@ class ServerConnection(web.RequestHandler):
         return response
 
     handle_error = _refusal
+
+
+class ComposedResponse(web.Response):
+    """An answer whose bytes are composed already. It ends its connection.
+
+    One object may answer any number of requests, because it has no state of a request.
+    """
+
+    def __init__(self, status: int, wire: bytes) -> None:
+        super().__init__(status=status)
+        self.force_close()
+        self._bytes = wire
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        if request.transport is not None:
+            request.transport.write(self._bytes)
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Writes nothing, because `prepare` has written everything."""
+
+
+def answer_before_application(
+    server: web.Server, answer: Callable[[web.BaseRequest], web.StreamResponse | None]
+) -> None:
+    """Lets `answer` see each request first. If it returns None, the application answers."""
+    handle = server.request_handler
+
+    async def answer_or_handle(request: web.BaseRequest) -> web.StreamResponse:
+        return answer(request) or await handle(request)
+
+    server.request_handler = answer_or_handle
 
 
 class UnroutedResponse(web.Response):

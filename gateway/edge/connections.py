@@ -2,16 +2,21 @@
 
 Each client has a limited time to send a head or a body, to read an answer, or to stay idle. When
 that time is over, the process closes the connection. The process never closes a connection while it
-works on the connection's request. If a client connects and too many connections are open, the
-process closes some of the others: those that have used up most of their time. Many silent
-connections therefore cannot lock out other clients.
+works on the connection's request.
+
+If as many connections are open as may be, the process closes those of slow clients: the ones that
+have used up most of their time, and at least a tenth of it. Many silent connections therefore
+cannot lock out other clients. If no client is so slow, new connections wait in the kernel's queue,
+and each answer ends its connection, so that those who wait get their turn. A connection is never
+reset to make room for another one that did not wait longer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from operator import itemgetter
 
 import orjson
 from aiohttp import web
@@ -43,9 +48,11 @@ DRAIN_SECONDS = 3.0
 # More than the requests that the ingress works on (INGRESS_PLACES_MAX), because many connections
 # are idle or slow.
 CONNECTIONS_MAX = 4096
-# If too many connections are open, this many are closed together, because each search for the
-# connections to close scans all of them.
-_CUT_AT_ONCE = 64
+# If there is no room, a connection may be closed only after its client has used up this part of its
+# time: 1 s of the time for a head, 3 s of that for a body.
+_CUT_FROM_PART = 0.1
+# This many are closed together, because each search for the connections to close scans all of them.
+_CUT_AT_ONCE = 256
 
 # The limit for all bytes of a request, including chunk sizes, chunk extensions and trailers. The
 # limit of a body does not count those.
@@ -63,38 +70,52 @@ _MALFORMED_BODY = orjson.dumps(problem_body(_MALFORMED, f"{_MALFORMED.title}."))
 class Connections:
     """All connections of a process.
 
-    At most `at_most` of them may be open. `is_draining`: the process is stopping.
+    At most `at_most` of them may be open. `is_draining`: the process is stopping. `is_full`: new
+    connections wait until others end. `when_one_ends` is called when a connection ends.
     """
 
     def __init__(self, at_most: int = CONNECTIONS_MAX) -> None:
         self.at_most = at_most
         self.is_draining = False
+        self.is_full = False
+        self.when_one_ends: Callable[[], None] | None = None
         self._open: set[Connection] = set()
 
     def __len__(self) -> int:
         return len(self._open)
 
+    def has_room(self, opening: int = 0) -> bool:
+        """Whether one more connection may be open, besides `opening` ones that open right now."""
+        return len(self._open) + opening < self.at_most
+
     def make_room(self, now: float) -> bool:
         """Returns whether one more connection may be open.
 
-        If too many are open, first closes connections that have used up most of their time.
+        If too many are open, first closes connections of slow clients.
         """
-        if len(self._open) >= self.at_most:
+        if not self.has_room():
             # Order by the fraction of the time limit that is used up. Connections with unfinished
-            # heads are then closed before idle connections of a load balancer, and new connections
-            # last.
-            waiting = sorted(
-                self._waiting(), key=lambda item: (now - item[0].since) / item[1], reverse=True
+            # heads are then closed before idle connections of a load balancer.
+            slow = sorted(
+                (
+                    (part, connection)
+                    for connection, patience in self._waiting()
+                    if (part := (now - connection.since) / patience) >= _CUT_FROM_PART
+                ),
+                key=itemgetter(0),
+                reverse=True,
             )
-            for connection, _ in waiting[:_CUT_AT_ONCE]:
+            for _, connection in slow[:_CUT_AT_ONCE]:
                 connection.cut("no_room", now)
-        return len(self._open) < self.at_most
+        return self.has_room()
 
     def add(self, connection: Connection) -> None:
         self._open.add(connection)
 
     def discard(self, connection: Connection) -> None:
         self._open.discard(connection)
+        if self.is_full and self.when_one_ends is not None:
+            self.when_one_ends()
 
     async def watch(self) -> None:
         """Closes each connection whose client's time is over, until this task is cancelled."""
@@ -161,12 +182,13 @@ class Connection(ServerConnection):
             observability.shed.labels(reason=reason).inc()
             self.abort()
 
-    def admit(self) -> bool:
-        if not self._connections.make_room(self.since):
-            self.cut("connections", self.since)
-            return False
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._connections.add(self)
-        return True
+        super().connection_made(transport)
+
+    def ends_after_answer(self) -> bool:
+        """While other connections wait for room, each answer ends its connection."""
+        return self._connections.is_full
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._connections.discard(self)

@@ -88,10 +88,13 @@ class RequestPlaces:
 
         return count
 
+    def is_full(self) -> bool:
+        return self._occupied >= self._at_most
+
     def occupy(self, place: Place) -> None:
         """Occupies a place. Raises Overloaded if no place, or none for this sharer, is free."""
         place.is_occupied = False
-        if self._occupied >= self._at_most:
+        if self.is_full():
             raise _overloaded()
         self._occupied += 1
         try:
@@ -119,8 +122,11 @@ class RequestPlaces:
                 del self._shares[place.sharer]
 
 
+_count_overloaded = observability.shed.labels(reason="overloaded").inc
+
+
 def _overloaded() -> Overloaded:
-    observability.shed.labels(reason="overloaded").inc()
+    _count_overloaded()
     return Overloaded()
 
 

@@ -15,6 +15,7 @@ from domain import errors
 from domain.adapters import observability
 from domain.adapters.masking import mask_text
 from domain.views import timestamp
+from gateway.edge.returns import Returns
 
 log = structlog.get_logger()
 
@@ -39,7 +40,9 @@ class Problem:
 
 
 _RETRY_SOON = {"Retry-After": "1"}
-_RETRY_LATER = {"Retry-After": "2"}
+_RETRY_LATER = {"Retry-After": "2"}  # only if the error says nothing better
+
+RETURNS = Returns()
 
 PROBLEMS: Mapping[type[errors.PaymentServiceError], Problem] = {
     errors.InvalidJson: Problem(400, "invalid_json", "The body is not valid JSON"),
@@ -181,12 +184,14 @@ def problem_body(problem: Problem, detail: str) -> dict[str, Any]:
 
 
 def _retry_after(error: errors.PaymentServiceError) -> dict[str, str]:
-    """The Retry-After header for a rate limit, in whole seconds, rounded up."""
-    return (
-        {"Retry-After": str(math.ceil(error.wait_seconds))}
-        if isinstance(error, errors.RateLimited)
-        else {}
-    )
+    """The Retry-After header in whole seconds: of a rate limit rounded up, of a 503 at random."""
+    match error:
+        case errors.RateLimited():
+            return {"Retry-After": str(math.ceil(error.wait_seconds))}
+        case errors.Unavailable():
+            return {"Retry-After": str(RETURNS.seconds())}
+        case _:
+            return {}
 
 
 def _http_problem(error: web.HTTPException) -> Problem:

@@ -11,9 +11,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 import structlog
 from aiohttp import web
 
-from gateway.edge.aiohttp_internals import require_known_aiohttp
+from gateway.edge.aiohttp_internals import answer_before_application, require_known_aiohttp
 from gateway.edge.answers import add_security_headers_to_answer
 from gateway.edge.connections import CONNECTIONS_MAX, Connection, Connections
+from gateway.edge.early_refusal import ANSWER_EARLY
+from gateway.edge.listener import Listener, listening_sockets
 
 log = structlog.get_logger()
 
@@ -23,7 +25,6 @@ _DRAIN_SECONDS = 10
 
 # Open files besides the connections of clients: the largest pool, Redis, the key set, logs.
 _OTHER_FILES = 400
-_BACKLOG = 1024
 
 
 async def serve(
@@ -67,12 +68,14 @@ async def listen(
         stack.push_async_callback(runner.cleanup)
         server = runner.server
         assert server is not None  # noqa: S101 - `setup` has set it
-        listener = await loop.create_server(
+        if (answer_early := app.get(ANSWER_EARLY)) is not None:
+            answer_before_application(server, answer_early)
+        listener = Listener(
+            listening_sockets(port),
+            connections,
             lambda: Connection(server, connections, loop=loop),
-            port=port,
-            backlog=_BACKLOG,
-            reuse_address=True,
         )
+        listener.start()
         stack.callback(listener.close)
         yield
         connections.is_draining = True

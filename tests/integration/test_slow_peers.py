@@ -207,16 +207,49 @@ async def test_a_connection_whose_request_is_being_served_is_not_closed(server: 
     assert (await _rest(reader))[9:12] == b"200"
 
 
-async def test_if_every_connection_has_a_request_a_new_one_is_refused(server: Server) -> None:
-    """As soon as the server has answered a request, it accepts a new connection again."""
+async def test_if_every_connection_has_a_request_a_new_one_waits(server: Server) -> None:
+    """The kernel holds new connections. Each is served as soon as another one has ended."""
     at_work = [await server.opened(_WORK_REQUEST) for _ in range(_AT_MOST)]
     await until(lambda: _are(server, _AT_MOST))
-    await asyncio.sleep(0.05)  # until the server has read the last head
-    assert await server.status() == b""
+    waiting = [asyncio.create_task(server.status()) for _ in range(2 * _AT_MOST)]
+    await asyncio.sleep(0.7)  # longer than the server waits for a head
+    assert not [one for one in waiting if one.done()]
+    assert len(server.connections) == _AT_MOST
     server.working.set()
+    assert {await one for one in waiting} == {b"200"}
     for reader, _ in at_work:
         assert (await _rest(reader))[9:12] == b"200"
-    assert await server.status() == b"200"
+
+
+async def test_while_others_wait_each_answer_ends_its_connection(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that would keep its connection for the next request makes room for others."""
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 10 * PATIENCE_SECONDS)
+    keeping = [await server.opened() for _ in range(_AT_MOST)]
+    await until(lambda: _are(server, _AT_MOST))
+    waiting = asyncio.create_task(server.status())
+    await asyncio.sleep(0.1)
+    for _, writer in keeping:
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert await waiting == b"200"
+    answers = [await _rest(reader) for reader, _ in keeping[:1]]
+    assert b"Connection: close" in answers[0]
+
+
+async def test_a_connection_that_is_not_slow_is_not_closed_for_a_new_one(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that has just connected may send its request, although others wait for room."""
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 10 * PATIENCE_SECONDS)
+    fresh = [await server.opened() for _ in range(_AT_MOST)]
+    await until(lambda: _are(server, _AT_MOST))
+    waiting = asyncio.create_task(server.status())
+    await asyncio.sleep(0.1)
+    for _, writer in fresh:
+        writer.write(_GOOD)
+    assert {(await _rest(reader))[9:12] for reader, _ in fresh} == {b"200"}
+    assert await waiting == b"200"
 
 
 async def test_chunk_extensions_count_towards_the_size_limit(server: Server) -> None:
