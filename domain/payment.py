@@ -87,8 +87,8 @@ class Payment:
         The caller of this method sets the times (`updated_at`, `next_step_at`, …), because only the
         caller knows the time of the database.
         """
-        merged = replace(self, attempts=_attempts_after(self.attempts, fact))
-        stage = _stage_after(merged, fact)
+        attempts = _attempts_after(self.attempts, fact)
+        stage = _stage_after(self.stage, attempts, fact)
         if stage is None and fact.name is FactName.CLAIMED:
             return self
         if stage is None:
@@ -99,13 +99,15 @@ class Payment:
             ):
                 # The payment succeeded without a receipt, and this fact brings one.
                 return replace(
-                    merged,
+                    self,
+                    attempts=attempts,
                     receipt=fact.receipt,
                     recipient_name=fact.recipient_name or self.recipient_name,
                 )
-            return merged
+            return replace(self, attempts=attempts)
         return replace(
-            merged,
+            self,
+            attempts=attempts,
             stage=stage,
             failure=fact.failure if stage is Stage.FAILED else None,
             receipt=fact.receipt if stage is Stage.SUCCEEDED else self.receipt,
@@ -279,12 +281,15 @@ def _attempts_after(attempts: tuple[Attempt, ...], fact: Fact) -> tuple[Attempt,
     )
 
 
-def _stage_after(payment: Payment, fact: Fact) -> Stage | None:
-    """The next stage by `TRANSITIONS`, or None if `fact` does not change the stage."""
-    transition = TRANSITIONS[payment.stage].get(fact.name)
+def _stage_after(stage: Stage, attempts: tuple[Attempt, ...], fact: Fact) -> Stage | None:
+    """The next stage by `TRANSITIONS`, or None if `fact` does not change the stage.
+
+    `attempts` are those after `fact`.
+    """
+    transition = TRANSITIONS[stage].get(fact.name)
     if transition is None:
         return None
-    if _is_satisfied(transition.guard, payment.attempts, fact):
+    if _is_satisfied(transition.guard, attempts, fact):
         return transition.to
     return transition.otherwise
 

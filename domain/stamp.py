@@ -27,23 +27,24 @@ def stamp_change(
 
     Returns `before` itself if nothing changed.
     """
-    after = _with_ids(decided, attempt_id, new_ids)
+    after = _with_ids(decided, attempt_id, new_ids) if new_ids else decided
     if after == before:
         return before
-    after = replace(
+    if not after.stage.is_final:
+        is_claimed = after.stage is Stage.SUBMITTING
+        return replace(after, updated_at=now, lease_until=after.lease_until if is_claimed else None)
+    inquiry_step, next_step_at = after.inquiry_step, after.next_step_at
+    can_be_asked_now = before.inquiry_step is None and inquiry_step is not None
+    if after.stage is not before.stage or (can_be_asked_now and next_step_at is None):
+        # Of the final payments, only a deposit that failed for silence gets another inquiry here.
+        next_step_at = next_inquiry_after_silence_at(after, now)
+    return replace(
         after,
         updated_at=now,
-        lease_until=after.lease_until if after.stage is Stage.SUBMITTING else None,
+        lease_until=None,
+        finalized_at=after.finalized_at or now,
+        next_step_at=next_step_at if inquiry_step is not None else None,
     )
-    if not after.stage.is_final:
-        return after
-    if after.finalized_at is None:
-        after = replace(after, finalized_at=now)
-    can_be_asked_now = before.inquiry_step is None and after.inquiry_step is not None
-    if after.stage is not before.stage or (can_be_asked_now and after.next_step_at is None):
-        # Of the final payments, only a deposit that failed for silence gets another inquiry here.
-        after = replace(after, next_step_at=next_inquiry_after_silence_at(after, now))
-    return after if after.inquiry_step is not None else replace(after, next_step_at=None)
 
 
 def _with_ids(payment: Payment, attempt_id: UUID | None, ids: ProviderIds) -> Payment:
