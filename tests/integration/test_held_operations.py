@@ -225,6 +225,16 @@ async def test_an_operator_releases_all_waiting_payments(fresh: Store) -> None:
     assert all([await fresh.claim(payment_id) for payment_id in waiting])
 
 
+# Locks the rows in the order of their names, like the product.
+_END_COOL_DOWNS = """
+WITH held AS (
+    SELECT name FROM mkwanja.brakes WHERE is_engaged AND probe_at IS NOT NULL
+    ORDER BY name FOR UPDATE
+)
+UPDATE mkwanja.brakes SET probe_at = now() FROM held WHERE brakes.name = held.name
+"""
+
+
 async def test_claims_and_answers_of_all_kinds_at_once_do_not_deadlock(
     fresh: Store, second_worker: Store
 ) -> None:
@@ -234,9 +244,7 @@ async def test_claims_and_answers_of_all_kinds_at_once_do_not_deadlock(
 
     async def live(store: Store, number: int) -> None:
         sent = await store.accepted(list(Kind)[number % 3]), new_id()
-        await store.execute(
-            "UPDATE mkwanja.brakes SET probe_at = now() WHERE is_engaged AND probe_at IS NOT NULL"
-        )
+        await store.execute(_END_COOL_DOWNS)
         if await store.claim(*sent) is not None:
             await record_answer(
                 store, sent, [None, ProductRefused(), SETTINGS, RECIPIENT][number % 4]

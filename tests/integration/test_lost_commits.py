@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from domain.adapters.postgres.loading import load_changes
 from domain.adapters.postgres.statements import sql
 from domain.attempts import IdKind, Outcome, ProviderIds
 from domain.changes import Exchange
@@ -131,12 +132,19 @@ async def test_an_answer_for_a_lost_payment_stores_its_exchange(
 async def test_every_transaction_waits_until_its_commit_is_on_disk(
     fresh: Store, setting: str, expected: str
 ) -> None:
-    """The transaction overrides a weaker default of the database, but no stronger setting."""
+    """The transaction overrides a weaker default of the database, but no stronger setting.
+
+    The transaction of a batch of changes does so too.
+    """
     async with connection(fresh.url) as raw:
         name = await raw.fetchval("SELECT current_database()")
         await raw.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = {setting}')
     async with Store(fresh.url) as own, own.database.transaction() as transaction:
         [row] = await transaction.rows(sql("SHOW synchronous_commit"))
+    assert row.synchronous_commit == expected
+    async with Store(fresh.url) as own, own.database.calls() as changes:
+        await load_changes(changes, [])
+        [row] = await changes.rows(sql("SHOW synchronous_commit"))
     assert row.synchronous_commit == expected
 
 

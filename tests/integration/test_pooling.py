@@ -13,6 +13,7 @@ import pytest
 
 from domain.adapters.postgres import engine
 from domain.adapters.postgres.engine import Database
+from domain.adapters.postgres.loading import load_changes
 from domain.adapters.postgres.reading import PageQuery, PostgresReadingStore
 from domain.adapters.postgres.statements import sql
 from domain.attempts import IdKind
@@ -35,6 +36,10 @@ from tests.stack.servers import PostgresServer
 
 LIMITS = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
 SLEEP = sql("SELECT pg_sleep(30)")
+# Postgres 17 is the first with this setting.
+_TRANSACTION_TIMEOUT = sql(
+    "SELECT current_setting('transaction_timeout', true) AS transaction_timeout"
+)
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +156,17 @@ class TestTransactionLevelOnly:
         async with connection(url) as raw:
             defaults = await shown(raw)
         assert all(seen == defaults for seen in await on_each_connection(database, shown))
+
+    async def test_the_function_that_begins_a_transaction_sets_its_limits(
+        self, database_url: str
+    ) -> None:
+        """A batch of changes sends no statement only for the limits."""
+        async with a_pool(database_url) as database, database.calls() as transaction:
+            await load_changes(transaction, [])
+            rows = [(await transaction.rows(sql(f"SHOW {name}")))[0][0] for name in LIMITS]
+            [row] = await transaction.rows(_TRANSACTION_TIMEOUT)
+        assert rows == ["2s", "5s", "5s"]
+        assert row.transaction_timeout in (None, "10s")
 
     async def test_a_connection_works_after_any_failure_in_its_transaction(self, url: str) -> None:
         """The failures are an SQL error, a Python error and a cancellation, on one connection."""

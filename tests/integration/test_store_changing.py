@@ -8,15 +8,18 @@ import json
 import random
 from collections import Counter
 from collections.abc import Awaitable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
 
+from domain.adapters.postgres.changing import change_in
 from domain.attempts import IdKind, ProviderIds
 from domain.changes import Change, ChangeResult, Context, Decided
 from domain.errors import PaymentNotFound, StoreUnavailable, TooLateToCancel
+from domain.kinds import Kind
 from domain.lifecycle.accept import cancel
 from domain.lifecycle.record_callback import callback_change, raw_callback_change
 from domain.payment import Payment
@@ -78,6 +81,26 @@ class TestOneFact:
                 "finalized": 1,
                 "duplicate": 9,
             }
+
+    async def test_a_batch_with_two_changes_of_one_payment_writes_neither(
+        self, store: Store
+    ) -> None:
+        """PostgreSQL would apply one of the two without an error, so the rows are counted."""
+        payment_id = await store.accepted()
+        before = await store.payment(payment_id)
+
+        def move(hours: int) -> Change:
+            def decide(payment: Payment | None, context: Context) -> Decided:
+                assert payment is not None
+                at = context.now + timedelta(hours=hours)
+                return Decided(payment=replace(payment, next_step_at=at))
+
+            return Change(payment_id=payment_id, decide=decide)
+
+        with pytest.raises(RuntimeError, match="two changes of one payment"):
+            async with store.database.calls() as transaction:
+                await change_in(transaction, [move(1), move(2)])
+        assert await store.payment(payment_id) == before
 
     async def test_an_undecided_message_overwrites_no_success_of_another_process(
         self, store: Store, other: Store
@@ -162,6 +185,18 @@ class TestClashes:
         await store.change(success(first, ids=ids))
         payment = await store.payment(first)
         assert (payment.stage, payment.needs_review) == (Stage.SUCCEEDED, False)
+
+    async def test_the_own_id_of_another_payment_is_flagged_before_daraja_acknowledges_it(
+        self, store: Store
+    ) -> None:
+        """No row of `provider_ids` has such an id yet. An id of no payment contradicts nothing."""
+        kind = Kind.BILL_PAYMENT
+        (first, _), (second, _) = await store.claimed(Kind.WITHDRAWAL), await store.claimed(kind)
+        for own_id, stage in ((first, Stage.SUBMITTING), (new_id(), Stage.SUCCEEDED)):
+            ids = frozenset({(IdKind.ORIGINATOR_CONVERSATION, str(own_id))})
+            await store.change(success(second, kind, ids=ids))
+            assert (await store.payment(second)).stage is stage
+        assert await stored_callbacks(store, second) == ["ids_differ", "finalized"]
 
     @pytest.mark.parametrize("where", ["one batch", "two processes"])
     async def test_one_of_two_payments_that_get_one_id_at_once_is_flagged(

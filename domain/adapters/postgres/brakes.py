@@ -20,6 +20,7 @@ from uuid import UUID
 
 from domain.adapters.postgres.engine import CONTENDED, Database, sqlstate
 from domain.adapters.postgres.locks import LOCK_BRAKES, LOCK_BRAKES_SHARED
+from domain.adapters.postgres.rows import recordset
 from domain.adapters.postgres.statements import sql
 from domain.errors import StoreUnavailable
 from domain.kinds import RULES
@@ -85,48 +86,39 @@ _PROBED = f"""probes = probes + 1, probed_at = now(),
         cool_down = {_NEXT_COOL_DOWN},
         probe_at = now() + {_NEXT_COOL_DOWN}"""
 
-# Parts of the statement that claims the payments in `free`. A process that stops payouts waits for
-# the COMMIT of this statement, and can then read every earlier claim. Without FOR SHARE, a claim
-# that waited for the advisory lock would read the brakes as they were before the wait.
-CLAIM_BRAKES = f"""turn AS MATERIALIZED (
-    SELECT {LOCK_BRAKES_SHARED} WHERE EXISTS (SELECT FROM free WHERE moves_money_out)
-), brake AS (
-    SELECT brakes.is_engaged FROM turn CROSS JOIN mkwanja.brakes
-    WHERE {_STOPS_PAYOUTS} FOR SHARE OF brakes
-)"""
-PAYOUTS_ARE_FREE = (
-    "(NOT payment.moves_money_out OR NOT EXISTS (SELECT FROM brake WHERE is_engaged))"
-)
+# Statements of a function that claims payouts. They wait for a process that is just stopping
+# payouts. A process that stops payouts later waits for our COMMIT, and can then read our claim. FOR
+# SHARE waits also for a change that was made without the advisory lock. Each statement of a
+# function sees what was committed before the statement began. So the next statement reads the
+# brakes as they are after both waits.
+WAIT_FOR_BRAKES = f"""PERFORM {LOCK_BRAKES_SHARED};
+        PERFORM FROM mkwanja.brakes WHERE {_STOPS_PAYOUTS} ORDER BY name FOR SHARE;"""
+
+# Parts of the statement that claims the `allowed` payments.
+PAYOUTS_ARE_FREE = f"""(NOT payment.moves_money_out OR NOT EXISTS (
+            SELECT FROM mkwanja.brakes WHERE is_engaged AND {_STOPS_PAYOUTS}))"""
 
 # A held operation lets one of the `allowed` payments through after each cool-down. The claim that
 # updates the operation's row gets this probe. A second claim waits for the row, and then finds that
-# the next cool-down has started. The row is locked after the rows of the brakes on payouts, in the
-# same order as in `changing.py`.
-CLAIM_PROBE = f"""probe AS (
-    UPDATE mkwanja.brakes SET {_PROBED}
-    WHERE name IN (SELECT operation FROM allowed) AND is_engaged AND probe_at <= now()
-    RETURNING (SELECT id FROM allowed WHERE operation = name ORDER BY id LIMIT 1) AS payment_id
-)"""
+# the next cool-down has started. The rows of operations are locked after the rows of the brakes on
+# payouts, and in the order of their names, like everywhere else.
+CLAIM_PROBE = f"""due AS MATERIALIZED (
+        SELECT name FROM mkwanja.brakes
+        WHERE name IN (SELECT operation FROM allowed) AND is_engaged AND probe_at <= now()
+        ORDER BY name FOR UPDATE
+    ), probe AS (
+        UPDATE mkwanja.brakes SET {_PROBED}
+        FROM due WHERE brakes.name = due.name AND is_engaged AND probe_at <= now()
+        RETURNING (SELECT id FROM allowed WHERE operation = brakes.name ORDER BY id LIMIT 1)
+            AS payment_id
+    )"""
 OPERATION_IS_FREE = """(allowed.operation NOT IN (SELECT name FROM mkwanja.brakes WHERE is_engaged)
            OR payment.id IN (SELECT payment_id FROM probe))"""
 
-# The state of all brakes, for a decision about a payment.
-BRAKE_STATES = sql(
-    "SELECT name, is_engaged, probe_at <= now() AS is_probe_due FROM mkwanja.brakes ORDER BY name"
-)
+# The brakes that are engaged, for a decision about a payment.
+ENGAGED_BRAKES = """SELECT name, coalesce(probe_at <= now(), false) AS is_probe_due
+            FROM mkwanja.brakes WHERE is_engaged"""
 
-# The state of all brakes, for a claim. The query locks the brakes on payouts. A process that stops
-# payouts therefore waits for our COMMIT, and can then read our claim. The other brakes are not
-# locked, because our own transaction may have to change them.
-BRAKE_STATES_FOR_CLAIM = sql(f"""
-WITH locked AS (
-    SELECT name, is_engaged FROM mkwanja.brakes WHERE {_STOPS_PAYOUTS} ORDER BY name FOR SHARE
-)
-SELECT name, is_engaged, false AS is_probe_due FROM locked
-UNION ALL
-SELECT name, is_engaged, probe_at <= now() FROM mkwanja.brakes WHERE NOT {_STOPS_PAYOUTS}
-""")
-LOCK_BRAKES_FOR_CLAIM = sql(f"SELECT {LOCK_BRAKES_SHARED}")
 LOCK_BRAKES_FOR_CHANGE = sql(f"SELECT {LOCK_BRAKES}")
 
 OPEN_BREAKER = sql(f"""
@@ -198,28 +190,39 @@ COUNT_REFUSALS = sql("""
 UPDATE mkwanja.brakes SET refusals = refusals + :count
 WHERE name = :name AND NOT is_engaged AND changed_at <= :since RETURNING refusals
 """)
-RELEASE_OPERATIONS = sql("""
-WITH answer AS (
-    SELECT * FROM unnest(CAST(:names AS text[]), CAST(:since AS timestamptz[]))
-        AS answer(name, since)
-), locked AS (
-    SELECT brake.name, brake.is_engaged
-    FROM mkwanja.brakes AS brake JOIN answer ON answer.name = brake.name
-    WHERE CASE WHEN brake.is_engaged THEN brake.changed_at < answer.since
-        ELSE brake.refusals > 0 END
-    ORDER BY brake.name FOR UPDATE OF brake
-), changed AS (
-    UPDATE mkwanja.brakes AS brake SET is_engaged = false, reason = NULL, refusals = 0,
-        changed_at = CASE WHEN locked.is_engaged THEN now() ELSE brake.changed_at END
-    FROM locked WHERE brake.name = locked.name
-    RETURNING brake.name, brake.changed_at, locked.is_engaged AS was_held
-), recorded AS (
-    INSERT INTO mkwanja.brake_history (changed_at, name, is_engaged, reason)
-    SELECT changed_at, name, false, 'Daraja accepted the operation again'
-    FROM changed WHERE was_held
-)
-SELECT name FROM changed WHERE was_held
-""")
+_WORKING_COLUMNS = {"name": "text", "since": "timestamptz"}
+# Statements of a function, with these parameters:
+# * `:changes_breaker`: whether the transaction opens or closes the breaker after this call.
+# * `:operations`: the operations that the transaction may change after this call, by name.
+# * `:working`: the operations that answered as they should. Held ones are released.
+# The locks have the same order as in a claim: first the advisory lock, then the rows of operations
+# in the order of their names. The variable `released` gets the names of released operations.
+RELEASE_OPERATIONS = f"""IF :changes_breaker THEN
+        PERFORM {LOCK_BRAKES};
+    END IF;
+    IF cardinality(:operations) > 0 THEN
+        PERFORM FROM mkwanja.brakes WHERE name = ANY(:operations) ORDER BY name FOR UPDATE;
+    END IF;
+    IF :working IS NOT NULL THEN
+        WITH locked AS (
+            SELECT brake.name, brake.is_engaged
+            FROM {recordset("working", _WORKING_COLUMNS)}
+            JOIN mkwanja.brakes AS brake ON brake.name = batch.name
+            WHERE CASE WHEN brake.is_engaged THEN brake.changed_at < batch.since
+                ELSE brake.refusals > 0 END
+            ORDER BY brake.name FOR UPDATE OF brake
+        ), changed AS (
+            UPDATE mkwanja.brakes AS brake SET is_engaged = false, reason = NULL, refusals = 0,
+                changed_at = CASE WHEN locked.is_engaged THEN now() ELSE brake.changed_at END
+            FROM locked WHERE brake.name = locked.name
+            RETURNING brake.name, brake.changed_at, locked.is_engaged AS was_held
+        ), recorded AS (
+            INSERT INTO mkwanja.brake_history (changed_at, name, is_engaged, reason)
+            SELECT changed_at, name, false, 'Daraja accepted the operation again'
+            FROM changed WHERE was_held
+        )
+        SELECT array_agg(name) INTO released FROM changed WHERE was_held;
+    END IF;"""
 
 # Every brake, for /metrics.
 ENGAGED = sql("SELECT name, is_engaged FROM mkwanja.brakes")

@@ -12,55 +12,30 @@ therefore in one place:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from uuid import UUID
 
 import uuid_utils.compat as uuid_utils
 
 from domain.adapters.batching import Lane, RunAlone
 from domain.adapters.postgres.effects import sort_effects
-from domain.adapters.postgres.engine import (
-    CONTENDED,
-    Database,
-    Transaction,
-    is_about_rows,
-    sqlstate,
-)
-from domain.adapters.postgres.evidence import change_breaker, load_evidence
+from domain.adapters.postgres.engine import CONTENDED, Calls, Database, is_about_rows, sqlstate
+from domain.adapters.postgres.evidence import change_breaker
+from domain.adapters.postgres.loading import load_changes
 from domain.adapters.postgres.operations import change_operations
-from domain.adapters.postgres.payment_columns import payment_from
-from domain.adapters.postgres.rows import attempts_from
-from domain.adapters.postgres.statements import sql
 from domain.adapters.postgres.writing import ConcurrentWrite, PreparedChange, write
-from domain.attempts import IdKind, ProviderId, ProviderIds
-from domain.changes import AnnounceEvent, Announcement, Change, ChangeResult, Context, Decided
+from domain.attempts import ProviderIds
+from domain.changes import AnnounceEvent, Announcement, Change, ChangeResult, Decided
 from domain.errors import CommitOutcomeUnknown, PaymentServiceError, StoreUnavailable
-from domain.evidence import Evidence
 from domain.payment import Payment
 from domain.stamp import stamp_change
-from domain.views import event_body, json_text
+from domain.views import event_body
 
 # If the outcome of a COMMIT is unknown, the batch is written again. Every change is then decided
 # anew on the current row, so writing it twice has the effect of writing it once.
 _TRIES_MAX = 3
-
-_LOCK = sql(
-    "SELECT * FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE"
-)
-ATTEMPTS = sql(
-    "SELECT * FROM mkwanja.attempts WHERE payment_id = ANY(CAST(:ids AS uuid[])) ORDER BY number"
-)
-PROVIDER_IDS = sql("""
-SELECT kind, value, payment_id, attempt_id FROM mkwanja.provider_ids
-WHERE payment_id = ANY(CAST(:ids AS uuid[]))
-   OR (kind, value) IN (
-       SELECT * FROM unnest(CAST(:kinds AS text[]), CAST(:provider_values AS text[])))
-""")
-_PAYMENTS = sql("SELECT id FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[]))")
-_RECEIPTS = sql(
-    "SELECT receipt, id FROM mkwanja.payments WHERE receipt = ANY(CAST(:receipts AS text[]))"
-)
 
 
 class PostgresChangingStore:
@@ -84,7 +59,7 @@ class PostgresChangingStore:
     ) -> list[ChangeResult | PaymentServiceError]:
         for is_last in (*[False] * (_TRIES_MAX - 1), True):
             try:
-                async with self._database.transaction() as transaction:
+                async with self._database.calls() as transaction:
                     return await change_in(transaction, batch)
             except CommitOutcomeUnknown:
                 if is_last:
@@ -104,48 +79,27 @@ class PostgresChangingStore:
 
 
 async def change_in(
-    transaction: Transaction, batch: Sequence[Change]
+    transaction: Calls, batch: Sequence[Change]
 ) -> list[ChangeResult | PaymentServiceError]:
-    """Decides and writes `batch` in `transaction`.
+    """Decides and writes `batch` in `transaction`, whose first call this makes.
 
     If a decision raises a refusal, the refusal is the result of its change. The other changes of
     the batch continue.
     """
-    payments, id_owners = await _lock_and_load(transaction, batch)
-    originators = await _find_originators(transaction, batch)
-    evidence_by_payment = await load_evidence(transaction, batch)
-    receipt_owners = await _load_receipt_owners(transaction, batch, evidence_by_payment)
+    loaded = await load_changes(transaction, batch)
     prepared: list[PreparedChange] = []
     results: list[ChangeResult | PaymentServiceError] = []
     for change in batch:
-        before = payments.get(change.payment_id)
-        evidence = evidence_by_payment.get(change.payment_id, Evidence())
-        context = Context(
-            now=transaction.now,
-            ids_of_others=frozenset(
-                provider_id
-                for provider_id in change.ids
-                if id_owners.get(provider_id, change.payment_id) != change.payment_id
-                or originators.get(provider_id, change.payment_id) != change.payment_id
-            ),
-            is_receipt_of_other=receipt_owners.get(change.receipt or "", change.payment_id)
-            != change.payment_id,
-            receipts_of_others=frozenset(
-                receipt
-                for receipt in evidence.unconfirmed_receipts
-                if receipt_owners.get(receipt, change.payment_id) != change.payment_id
-            ),
-            evidence=evidence,
-        )
+        before = loaded.payments.get(change.payment_id)
         try:
-            decided = change.decide(before, context)
+            decided = change.decide(before, loaded.context(change))
         except PaymentServiceError as refusal:
             results.append(refusal)
             continue
         new_ids = frozenset(
-            provider_id for provider_id in decided.ids if provider_id not in id_owners
+            provider_id for provider_id in decided.ids if provider_id not in loaded.id_owners
         )
-        item = _prepare(change, before, decided, new_ids, transaction)
+        item = _prepare(change, before, decided, new_ids, loaded.now)
         prepared.append(item)
         results.append(ChangeResult(item.decided, item.announcement))
     effects = sort_effects([item.decided for item in prepared])
@@ -171,97 +125,34 @@ def _mark_repeated(
     return result
 
 
-async def _lock_and_load(
-    transaction: Transaction, batch: Sequence[Change]
-) -> tuple[dict[UUID, Payment], dict[ProviderId, UUID]]:
-    ids = sorted({change.payment_id for change in batch})
-    incoming = sorted({provider_id for change in batch for provider_id in change.ids})
-    rows = await transaction.rows(_LOCK, {"ids": ids})
-    attempt_rows = await transaction.rows(ATTEMPTS, {"ids": ids})
-    parameters = {
-        "ids": ids,
-        "kinds": [kind for kind, _ in incoming],
-        "provider_values": [value for _, value in incoming],
-    }
-    id_rows = await transaction.rows(PROVIDER_IDS, parameters)
-    attempts = attempts_from(attempt_rows, id_rows)
-    payments = {row.id: payment_from(row, attempts.get(row.id, ())) for row in rows}
-    id_owners = {(IdKind(row.kind), row.value): row.payment_id for row in id_rows}
-    return payments, id_owners
-
-
-async def _find_originators(
-    transaction: Transaction, batch: Sequence[Change]
-) -> dict[ProviderId, UUID]:
-    """Finds other payments whose own id is an OriginatorConversationID in this batch.
-
-    Such an id needs no row in `provider_ids`: if we send a payment's own id, Daraja knows the
-    payment by that id, even before it has acknowledged the send.
-    """
-    foreign = {
-        provider_id: payment_id
-        for change in batch
-        for provider_id in change.ids
-        if provider_id[0] == IdKind.ORIGINATOR_CONVERSATION
-        and (payment_id := _parse_uuid(provider_id[1])) not in (None, change.payment_id)
-    }
-    if not foreign:
-        return {}
-    existing_ids = {
-        row.id for row in await transaction.rows(_PAYMENTS, {"ids": sorted(set(foreign.values()))})
-    }
-    return {
-        provider_id: payment_id
-        for provider_id, payment_id in foreign.items()
-        if payment_id in existing_ids
-    }
-
-
-def _parse_uuid(value: str) -> UUID | None:
-    try:
-        return UUID(value)
-    except ValueError:
-        return None
-
-
-async def _load_receipt_owners(
-    transaction: Transaction, batch: Sequence[Change], evidence_by_payment: Mapping[UUID, Evidence]
-) -> dict[str, UUID]:
-    """The receipts that this batch could store, each with the payment that already has it."""
-    receipts = {change.receipt for change in batch if change.receipt}
-    receipts.update(*(evidence.unconfirmed_receipts for evidence in evidence_by_payment.values()))
-    if not receipts:
-        return {}
-    return {
-        row.receipt: row.id
-        for row in await transaction.rows(_RECEIPTS, {"receipts": sorted(receipts)})
-    }
-
-
 def _prepare(
     change: Change,
     before: Payment | None,
     decided: Decided,
     new_ids: ProviderIds,
-    transaction: Transaction,
+    now: datetime,
 ) -> PreparedChange:
     """Stamps the decided payment with the transaction's time, and builds its history and event."""
     after = decided.payment
     if before is None or after is None:
         return PreparedChange(change, before, decided, new_ids, None, None)
-    after = stamp_change(
-        before, after, attempt_id=decided.attempt_id, new_ids=new_ids, now=transaction.now
-    )
+    after = stamp_change(before, after, attempt_id=decided.attempt_id, new_ids=new_ids, now=now)
     entry = decided.entry
     if entry is None:
         return PreparedChange(change, before, replace(decided, payment=after), new_ids, None, None)
-    after = replace(after, sequence=before.sequence + 1, updated_at=transaction.now)
     history_id = uuid_utils.uuid7()
-    body = None
     event = decided.effect(AnnounceEvent)
-    if event is not None:
-        after = replace(after, event_due=transaction.now)
-        body = event_body(event.type, event_id=history_id, payment=after, at=transaction.now)
+    after = replace(
+        after,
+        sequence=before.sequence + 1,
+        updated_at=now,
+        event_due=after.event_due if event is None else now,
+    )
+    body = (
+        None
+        if event is None
+        else event_body(event.type, event_id=history_id, payment=after, at=now)
+    )
     history = {
         "id": history_id,
         "payment_id": after.id,
@@ -270,7 +161,7 @@ def _prepare(
         "previous_stage": before.stage.value,
         "stage": after.stage.value,
         "attempt_id": decided.attempt_id,
-        "detail": json_text(dict(entry.detail)),
+        "detail": dict(entry.detail),
         "event_type": event.type.value if event else None,
         "event_body": body,
     }

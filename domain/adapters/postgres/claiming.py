@@ -13,17 +13,18 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import orjson
 import uuid_utils.compat as uuid_utils
 
 from domain.account import Account
 from domain.adapters.batching import Lane, RunAlone
 from domain.adapters.postgres.brakes import (
-    CLAIM_BRAKES,
     CLAIM_PROBE,
     IS_HELD_BY_BRAKE,
     OPERATION_IS_FREE,
     OPERATION_OF_KIND_SQL,
     PAYOUTS_ARE_FREE,
+    WAIT_FOR_BRAKES,
 )
 from domain.adapters.postgres.engine import (
     CONTENDED,
@@ -32,23 +33,45 @@ from domain.adapters.postgres.engine import (
     is_unavailable,
     sqlstate,
 )
+from domain.adapters.postgres.functions import LIMITS, Function
 from domain.adapters.postgres.payment_columns import payment_from
-from domain.adapters.postgres.rows import columns, due_from, unnest
+from domain.adapters.postgres.rows import due_from, records, recordset
 from domain.adapters.postgres.statements import sql
 from domain.changes import HistoryEntry
-from domain.errors import ClaimUnknown, CommitOutcomeUnknown, StoreUnavailable
+from domain.errors import ClaimUnknown, CommitOutcomeUnknown
 from domain.lifecycle.submit import Due
 from domain.payment import Payment
 from domain.stages import Stage, Step
 from domain.times import HANDOVER_RETRY_AFTER
 
-_FIND_DUE = sql(f"""
-SELECT id, kind, stage, next_step, expires_at <= now() AS is_expired,
-    next_step_at <= now() + CAST(:soon AS interval) AS is_due,
-    needs_review
-        OR {IS_HELD_BY_BRAKE} AS is_held
-FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[]))
-""")
+# A function that is a transaction of its own. If the database refuses writes, no claim can succeed.
+# The function then fails, so that the worker does not charge the limit of requests to Daraja.
+_FIND_DUE = Function(
+    "find_due",
+    parameters={"lock_timeout": "text", "ids": "uuid[]", "soon": "interval"},
+    returns={
+        "id": "uuid",
+        "kind": "text",
+        "stage": "text",
+        "next_step": "text",
+        "is_expired": "boolean",
+        "is_due": "boolean",
+        "is_held": "boolean",
+    },
+    body=f"""
+BEGIN
+    {LIMITS}
+    IF current_setting('transaction_read_only')::boolean THEN
+        RAISE read_only_sql_transaction;
+    END IF;
+    RETURN QUERY
+    SELECT id, kind, stage, next_step, expires_at <= now(), next_step_at <= now() + :soon,
+        needs_review
+        OR {IS_HELD_BY_BRAKE}
+    FROM mkwanja.payments WHERE id = ANY(:ids);
+END
+""",
+)
 
 _CLAIM_COLUMNS = {
     "id": "uuid",
@@ -58,66 +81,96 @@ _CLAIM_COLUMNS = {
     "account": "text",
 }
 
-# The claim skips rows that another transaction has locked. It does not wait for them, because the
-# sweeper wakes these payments again. It locks rows in id order, like every batch.
-_CLAIM = sql(f"""
-WITH batch AS (SELECT * FROM {unnest(_CLAIM_COLUMNS)}),
-free AS (
-    SELECT payment.id, payment.moves_money_out, payment.needs_review, payment.expires_at,
-        {OPERATION_OF_KIND_SQL} AS operation
-    FROM mkwanja.payments AS payment JOIN batch ON batch.id = payment.id
-    WHERE payment.stage = '{Stage.ACCEPTED}'
-    ORDER BY payment.id FOR UPDATE OF payment SKIP LOCKED
-), {CLAIM_BRAKES}, allowed AS MATERIALIZED (
-    SELECT payment.id, payment.operation FROM free AS payment
-    WHERE NOT payment.needs_review
-      AND payment.expires_at > now()
-      AND {PAYOUTS_ARE_FREE}
-), {CLAIM_PROBE}, claimed AS (
-    UPDATE mkwanja.payments AS payment
-    SET stage = '{Stage.SUBMITTING}', attempt_id = batch.attempt_id,
-        lease_until = now() + batch.lease, next_step_at = now() + batch.lease,
-        next_step = '{Step.END_LEASE}', sequence = payment.sequence + 1, updated_at = now()
-    FROM batch JOIN allowed ON allowed.id = batch.id
-    WHERE payment.id = batch.id AND payment.stage = '{Stage.ACCEPTED}'
-      AND {OPERATION_IS_FREE}
-    RETURNING payment.*
-), attempted AS (
-    INSERT INTO mkwanja.attempts (id, payment_id, number, claimed_at, account)
-    SELECT claimed.attempt_id, claimed.id,
-        1 + (SELECT count(*) FROM mkwanja.attempts AS earlier
-            WHERE earlier.payment_id = claimed.id),
-        now(), batch.account
-    FROM claimed JOIN batch ON batch.id = claimed.id
-), recorded AS (
-    INSERT INTO mkwanja.payment_history
-        (id, payment_id, sequence, recorded_at, what, previous_stage, stage, attempt_id, detail)
-    SELECT batch.history_id, claimed.id, claimed.sequence, now(),
-        '{HistoryEntry.CLAIMED}', '{Stage.ACCEPTED}', claimed.stage, claimed.attempt_id, '{{}}'
-    FROM claimed JOIN batch ON batch.id = claimed.id
+# A function that is a transaction of its own. The claim skips rows that another transaction has
+# locked. It does not wait for them, because the sweeper wakes these payments again. It locks rows
+# in id order, like every batch. Then it waits for the brakes, if one of the payments is a payout.
+# The last statement reads the payments and the brakes as they are after the locks.
+_CLAIM = Function(
+    "claim_payments",
+    parameters={"lock_timeout": "text", "ids": "uuid[]", "claims": "json"},
+    returns={"attempt_id": "uuid", "payment": "json", "is_probe": "boolean"},
+    joins_tables=True,
+    body=f"""
+DECLARE
+    free uuid[];
+    has_payout boolean;
+BEGIN
+    {LIMITS}
+    SELECT array_agg(id), bool_or(moves_money_out) INTO free, has_payout FROM (
+        SELECT id, moves_money_out FROM mkwanja.payments AS payment
+        WHERE id = ANY(:ids) AND payment.stage = '{Stage.ACCEPTED}'
+        ORDER BY id FOR UPDATE SKIP LOCKED
+    ) AS locked;
+    IF has_payout THEN
+        {WAIT_FOR_BRAKES}
+    END IF;
+    RETURN QUERY
+    WITH allowed AS MATERIALIZED (
+        SELECT payment.id, {OPERATION_OF_KIND_SQL} AS operation,
+            batch.attempt_id, batch.history_id, batch.lease, batch.account
+        FROM {recordset("claims", _CLAIM_COLUMNS)}
+        JOIN mkwanja.payments AS payment ON payment.id = batch.id
+        WHERE payment.id = ANY(free)
+          AND NOT payment.needs_review
+          AND payment.expires_at > now()
+          AND {PAYOUTS_ARE_FREE}
+    ), {CLAIM_PROBE}, claimed AS (
+        UPDATE mkwanja.payments AS payment
+        SET stage = '{Stage.SUBMITTING}', attempt_id = allowed.attempt_id,
+            lease_until = now() + allowed.lease, next_step_at = now() + allowed.lease,
+            next_step = '{Step.END_LEASE}', sequence = payment.sequence + 1, updated_at = now()
+        FROM allowed WHERE payment.id = allowed.id AND payment.stage = '{Stage.ACCEPTED}'
+          AND {OPERATION_IS_FREE}
+        RETURNING payment.*, allowed.history_id, allowed.account
+    ), attempted AS (
+        INSERT INTO mkwanja.attempts (id, payment_id, number, claimed_at, account)
+        SELECT claimed.attempt_id, claimed.id,
+            1 + (SELECT count(*) FROM mkwanja.attempts AS earlier
+                WHERE earlier.payment_id = claimed.id),
+            now(), claimed.account
+        FROM claimed
+    ), recorded AS (
+        INSERT INTO mkwanja.payment_history
+            (id, payment_id, sequence, recorded_at, what, previous_stage, stage, attempt_id, detail)
+        SELECT claimed.history_id, claimed.id, claimed.sequence, now(),
+            '{HistoryEntry.CLAIMED}', '{Stage.ACCEPTED}', claimed.stage, claimed.attempt_id, '{{}}'
+        FROM claimed
+    )
+    SELECT claimed.attempt_id, row_to_json(claimed),
+        claimed.id IN (SELECT payment_id FROM probe WHERE payment_id IS NOT NULL)
+    FROM claimed;
+END
+""",
 )
-SELECT claimed.*, claimed.id IN (SELECT payment_id FROM probe) AS is_probe FROM claimed
-""")
 
 # Reads the payments of a claim whose COMMIT got no answer. If that COMMIT is still under way, this
 # query waits for its row locks. `_read_back` also checks the stage, because a callback may have
 # ended the payment meanwhile.
 _LOCK_PAYMENTS = sql(
-    "SELECT * FROM mkwanja.payments WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE"
+    "SELECT attempt_id, stage, row_to_json(payment) AS payment, false AS is_probe"
+    " FROM mkwanja.payments AS payment WHERE id = ANY(:ids) ORDER BY id FOR UPDATE"
 )
 
-_WAIT_COLUMNS = {"id": "uuid", "wait": "interval"}
-_POSTPONE = sql(f"""
-WITH batch AS (SELECT * FROM {unnest(_WAIT_COLUMNS)}),
-free AS (
-    SELECT payment.id FROM mkwanja.payments AS payment JOIN batch ON batch.id = payment.id
-    WHERE payment.stage = '{Stage.ACCEPTED}'
-    ORDER BY payment.id FOR UPDATE OF payment SKIP LOCKED
+_POSTPONE = Function(
+    "postpone_payments",
+    parameters={"lock_timeout": "text", "ids": "uuid[]", "waits": "interval[]"},
+    joins_tables=True,
+    body=f"""
+BEGIN
+    {LIMITS}
+    UPDATE mkwanja.payments AS payment SET next_step_at = now() + batch.wait
+    FROM unnest(:ids, :waits) AS batch(id, wait)
+    JOIN (
+        SELECT id FROM mkwanja.payments AS payment
+        WHERE id = ANY(:ids) AND payment.stage = '{Stage.ACCEPTED}'
+        ORDER BY id FOR UPDATE SKIP LOCKED
+    ) AS free ON free.id = batch.id
+    WHERE payment.id = batch.id AND payment.stage = '{Stage.ACCEPTED}';
+END
+""",
 )
-UPDATE mkwanja.payments AS payment SET next_step_at = now() + batch.wait
-FROM batch JOIN free ON free.id = batch.id
-WHERE payment.id = batch.id AND payment.stage = '{Stage.ACCEPTED}'
-""")
+
+CLAIMING_FUNCTIONS = (_FIND_DUE, _CLAIM, _POSTPONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,14 +211,8 @@ class PostgresClaimingStore:
         await self._postponements.submit((payment_id, wait))
 
     async def _find_due_batch(self, ids: Sequence[UUID]) -> list[Due | None]:
-        async with self._database.transaction() as transaction:
-            if transaction.is_read_only:
-                # The database refuses writes, so no claim can succeed. Raise before the worker
-                # charges the limit of requests to Daraja.
-                raise StoreUnavailable
-            rows = await transaction.rows(
-                _FIND_DUE, {"ids": list(ids), "soon": HANDOVER_RETRY_AFTER}
-            )
+        parameters = {"ids": list(ids), "soon": HANDOVER_RETRY_AFTER}
+        rows = await self._database.call(_FIND_DUE, parameters)
         due_by_id = {
             row.id: replace(due_from(row), is_due=bool(row.is_due), is_held=row.is_held)
             for row in rows
@@ -173,15 +220,20 @@ class PostgresClaimingStore:
         return [due_by_id.get(payment_id) for payment_id in ids]
 
     async def _postpone_batch(self, batch: Sequence[tuple[UUID, timedelta]]) -> list[None]:
-        rows = [{"id": payment_id, "wait": wait} for payment_id, wait in batch]
-        async with self._database.transaction() as transaction:
-            await transaction.run(_POSTPONE, columns(rows, _WAIT_COLUMNS))
+        parameters = {
+            "ids": [payment_id for payment_id, _ in batch],
+            "waits": [wait for _, wait in batch],
+        }
+        await self._database.call(_POSTPONE, parameters)
         return [None] * len(batch)
 
     async def _claim_batch(self, batch: Sequence[_Claim]) -> list[Payment | None]:
+        parameters = {
+            "ids": [claim.payment_id for claim in batch],
+            "claims": records([_claim_record(claim) for claim in batch]),
+        }
         try:
-            async with self._database.transaction() as transaction:
-                rows = await transaction.rows(_CLAIM, _claim_parameters(batch))
+            rows = await self._database.call(_CLAIM, parameters)
         except CommitOutcomeUnknown:
             rows = await self._read_back(batch)
         except Exception as error:
@@ -191,7 +243,7 @@ class PostgresClaimingStore:
         # A claim that was read back counts as no probe, because a payment's row does not show this.
         # If the claim was a probe and Daraja refuses the token, the worker fetches one new token.
         payment_by_attempt = {
-            row.attempt_id: replace(payment_from(row), is_probe=getattr(row, "is_probe", False))
+            row.attempt_id: replace(payment_from(orjson.loads(row.payment)), is_probe=row.is_probe)
             for row in rows
         }
         return [payment_by_attempt.get(claim.attempt_id) for claim in batch]
@@ -217,15 +269,11 @@ class PostgresClaimingStore:
         raise ClaimUnknown
 
 
-def _claim_parameters(batch: Sequence[_Claim]) -> dict[str, list[Any]]:
-    rows = [
-        {
-            "id": claim.payment_id,
-            "attempt_id": claim.attempt_id,
-            "history_id": uuid_utils.uuid7(),
-            "lease": claim.lease,
-            "account": claim.account.as_text() if claim.account else None,
-        }
-        for claim in batch
-    ]
-    return columns(rows, _CLAIM_COLUMNS)
+def _claim_record(claim: _Claim) -> dict[str, Any]:
+    return {
+        "id": claim.payment_id,
+        "attempt_id": claim.attempt_id,
+        "history_id": uuid_utils.uuid7(),
+        "lease": f"{claim.lease.total_seconds()} seconds",
+        "account": claim.account.as_text() if claim.account else None,
+    }

@@ -19,7 +19,7 @@ from domain.changes import (
     StoreInquiry,
 )
 from domain.evidence import Inquiry
-from domain.operations import Operation, OperationAnswer
+from domain.operations import Operation, OperationAnswer, OperationHealth
 from domain.payment import Payment
 
 
@@ -36,6 +36,22 @@ class BatchEffects:
     credential_accepted_at: list[datetime] = field(default_factory=list)
     operation_answers: list[OperationAnswer] = field(default_factory=list)
     probed_operations: list[Operation] = field(default_factory=list)
+
+    @property
+    def changed_operations(self) -> list[Operation]:
+        """The operations that may be probed or held, with all others that may change then.
+
+        Most batches release operations at most, and have none of these.
+        """
+        answers = self.operation_answers
+        is_refused = any(item.health is not OperationHealth.WORKS for item in answers)
+        if not (is_refused or self.probed_operations):
+            return []
+        return [*self.probed_operations, *(item.operation for item in answers)]
+
+    @property
+    def changes_breaker(self) -> bool:
+        return bool(self.breaker_reasons or self.credential_accepted_at)
 
 
 def sort_effects(decisions: Sequence[Decided]) -> BatchEffects:

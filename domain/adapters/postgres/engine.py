@@ -58,6 +58,9 @@ _NOT_MIGRATED = ("42P01", "42501", "42703", "42704", "42883")
 # statement that was under way may have committed. After any other error, it is rolled back.
 _MAY_HAVE_COMMITTED = ("08", "57P", "XX")
 
+# The connection was lost, or the server ended the session.
+_LOST = ("08", "57P")
+
 # Postgres refuses to write, on a standby or because its disk is full.
 _READ_ONLY = "25006"
 
@@ -74,8 +77,18 @@ class Calls:
     async def call(
         self, function: Function, parameters: Mapping[str, Any] | None = None
     ) -> list[Row]:
-        """All rows that `function` returns."""
-        return list(await self.session.call(function, parameters or {}))
+        """All rows that `function` returns. It gets the parameter `lock_timeout` from here."""
+        return list(await self.session.call(function, _with_limits(parameters)))
+
+    async def rows(
+        self, statement: Statement, parameters: Mapping[str, Any] | None = None
+    ) -> list[Row]:
+        """All rows that `statement` returns."""
+        connection = self.session.connection
+        return list(await connection.fetch(statement.text, *statement.order(parameters or {})))
+
+    async def run(self, statement: Statement, parameters: Mapping[str, Any] | None = None) -> None:
+        await self.rows(statement, parameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +100,6 @@ class Transaction(Calls):
 
     now: datetime
     is_read_only: bool = False
-
-    async def rows(
-        self, statement: Statement, parameters: Mapping[str, Any] | None = None
-    ) -> list[Row]:
-        """All rows that `statement` returns."""
-        connection = self.session.connection
-        return list(await connection.fetch(statement.text, *statement.order(parameters or {})))
-
-    async def run(self, statement: Statement, parameters: Mapping[str, Any] | None = None) -> None:
-        await self.rows(statement, parameters)
 
 
 class Database:
@@ -156,9 +159,7 @@ class Database:
         session = await self._pool.borrow(wait_seconds=POOL_WAIT_SECONDS)
         in_order = False
         try:
-            rows = list(
-                await session.call(function, {"lock_timeout": LOCK_TIMEOUT, **(parameters or {})})
-            )
+            rows = list(await session.call(function, _with_limits(parameters)))
             in_order = True
         except Exception as error:
             if _is_timeout(error):
@@ -189,6 +190,8 @@ class Database:
         except Exception as error:
             if _is_timeout(error):
                 self._pool.retire_all()
+            if sqlstate(error) == _READ_ONLY:
+                session.is_read_only = True
             if is_unavailable(error) and not isinstance(error, StoreUnavailable):
                 raise StoreUnavailable from error
             raise
@@ -206,8 +209,11 @@ class Database:
                     return session, None
                 row = await session.connection.fetchrow(opening.text)
             except BaseException as error:
-                # Lost, and not only slow. If the server does not answer, we do not try again.
-                is_lost = session.connection.is_closed()
+                # Lost, and not only slow. If the server does not answer, we do not try again. The
+                # driver may report the loss before it has closed the connection.
+                is_lost = session.connection.is_closed() or (sqlstate(error) or "").startswith(
+                    _LOST
+                )
                 if _is_timeout(error):
                     self._pool.retire_all()
                 await self._pool.give_back(session, in_order=False)
@@ -222,6 +228,10 @@ class Database:
                 continue
             return session, row
         raise AssertionError
+
+
+def _with_limits(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"lock_timeout": LOCK_TIMEOUT, **(parameters or {})}
 
 
 def _is_timeout(error: BaseException) -> bool:

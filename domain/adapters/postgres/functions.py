@@ -34,10 +34,22 @@ LIMITS = """PERFORM set_config('lock_timeout', :lock_timeout, true);
         PERFORM set_config('synchronous_commit', 'on', true);
     END IF;"""
 
+# The first statements of a function that begins a transaction of several calls. If our process
+# stops in the middle, PostgreSQL ends the transaction soon. In Postgres 17 and later,
+# `transaction_timeout` also ends a transaction whose client stopped in the middle of a message.
+TRANSACTION_LIMITS = f"""{LIMITS}
+    PERFORM set_config('statement_timeout', '5s', true),
+        set_config('idle_in_transaction_session_timeout', '5s', true),
+        CASE WHEN current_setting('server_version_num')::int >= 170000
+            THEN set_config('transaction_timeout', '10s', true) END;"""
+
 # A plan is kept for a long time. It must not depend on how many rows the tables had, or how many
 # parameters were given, when it was made: a scan of a table that was still empty would later read
 # millions of rows.
 _PLANNING = "SET enable_seqscan = off SET plan_cache_mode = force_generic_plan"
+
+# Without these, a join of a batch with a table that was still empty reads the table's whole index.
+_JOINS_BY_INDEX = " SET enable_hashjoin = off SET enable_mergejoin = off"
 
 # Processes of another release may still call its functions. After this time they are removed.
 _KEPT_DAYS = 30
@@ -50,6 +62,7 @@ class Function:
 
     * `parameters` and `returns`: names and types. If `returns` is empty, it returns nothing.
     * `body`: PL/pgSQL from BEGIN to END, perhaps with DECLARE. It names parameters as `:name`.
+    * `joins_tables`: whether it joins a batch with tables. Then every join uses an index.
 
     If a column and a variable have the same name, the name means the column.
     """
@@ -58,11 +71,12 @@ class Function:
     body: str
     parameters: Mapping[str, str] = field(default_factory=dict)
     returns: Mapping[str, str] = field(default_factory=dict)
+    joins_tables: bool = False
 
     @cached_property
     def installed_name(self) -> str:
         """The name in the database. It changes with the text of the function."""
-        text_ = f"{_PLANNING}{self._types}{self._result}{self._source}"
+        text_ = f"{self._settings}{self._types}{self._result}{self._source}"
         return f"{_SCHEMA}.{self.name}_{hashlib.sha256(text_.encode()).hexdigest()[:12]}"
 
     @cached_property
@@ -81,9 +95,13 @@ class Function:
         """The statement that creates the function."""
         return (
             f"CREATE OR REPLACE FUNCTION {self.signature} RETURNS {self._result}"
-            f" LANGUAGE plpgsql {_PLANNING} AS $body$\n#variable_conflict use_column\n"
+            f" LANGUAGE plpgsql {self._settings} AS $body$\n#variable_conflict use_column\n"
             f"{self._source}\n$body$"
         )
+
+    @cached_property
+    def _settings(self) -> str:
+        return f"{_PLANNING}{_JOINS_BY_INDEX}" if self.joins_tables else _PLANNING
 
     @cached_property
     def _types(self) -> str:

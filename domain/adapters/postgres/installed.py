@@ -6,6 +6,9 @@ Each of them stands beside the code that calls it.
 from __future__ import annotations
 
 from domain.adapters.postgres.accepting import ACCEPT
+from domain.adapters.postgres.claiming import CLAIMING_FUNCTIONS
 from domain.adapters.postgres.functions import Function
+from domain.adapters.postgres.loading import LOAD
+from domain.adapters.postgres.writing import WRITE
 
-FUNCTIONS: tuple[Function, ...] = (ACCEPT,)
+FUNCTIONS: tuple[Function, ...] = (ACCEPT, LOAD, WRITE, *CLAIMING_FUNCTIONS)

@@ -9,33 +9,42 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import structlog
 
 from domain.adapters.postgres.brakes import (
     COUNT_REFUSALS,
     HOLD_OPERATION,
-    RELEASE_OPERATIONS,
     START_OPERATION_PROBE,
 )
 from domain.adapters.postgres.effects import BatchEffects
-from domain.adapters.postgres.engine import Transaction
+from domain.adapters.postgres.engine import Calls
 from domain.operations import SETTINGS_REFUSALS_MAX, Operation, OperationAnswer, OperationHealth
 
 log = structlog.get_logger()
 
 
-async def change_operations(transaction: Transaction, effects: BatchEffects) -> bool:
-    """Starts probes, and holds and releases operations, according to `effects`.
+def working_operations(effects: BatchEffects) -> list[dict[str, Any]]:
+    """The operations that answered as they should, for `RELEASE_OPERATIONS`."""
+    newest: dict[Operation, OperationAnswer] = {}
+    for item in sorted(effects.operation_answers, key=lambda item: item.since):
+        if item.health is OperationHealth.WORKS:
+            newest[item.operation] = item
+    return [{"name": item.operation.value, "since": item.since} for item in newest.values()]
 
-    Returns False if another worker started the probe first.
+
+async def change_operations(transaction: Calls, effects: BatchEffects) -> bool:
+    """Starts probes and holds operations, according to `effects`.
+
+    `write` has released operations already. Returns False if another worker started the probe
+    first.
     """
     for operation in sorted(effects.probed_operations):
         if not await transaction.rows(START_OPERATION_PROBE, {"name": operation.value}):
             return False
         log.warning("operation_probed", operation=operation.value)
     answers = effects.operation_answers
-    await _release(transaction, [item for item in answers if item.health is OperationHealth.WORKS])
     for operation in sorted({item.operation for item in answers}):
         await _hold(
             transaction, operation, [item for item in answers if item.operation is operation]
@@ -43,19 +52,8 @@ async def change_operations(transaction: Transaction, effects: BatchEffects) -> 
     return True
 
 
-async def _release(transaction: Transaction, answers: Sequence[OperationAnswer]) -> None:
-    newest: dict[str, OperationAnswer] = {}
-    for item in sorted(answers, key=lambda item: item.since):
-        newest[item.operation.value] = item
-    if not newest:
-        return
-    parameters = {"names": list(newest), "since": [item.since for item in newest.values()]}
-    for row in await transaction.rows(RELEASE_OPERATIONS, parameters):
-        log.warning("operation_released", operation=row.name)
-
-
 async def _hold(
-    transaction: Transaction, operation: Operation, answers: Sequence[OperationAnswer]
+    transaction: Calls, operation: Operation, answers: Sequence[OperationAnswer]
 ) -> None:
     """Holds `operation` if Daraja refused it to our app, or refused our settings too often."""
     counts = Counter(item.health for item in answers)

@@ -11,10 +11,10 @@ in the pages of its kind (`parties` or `texts`, and the body that callers send) 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import timedelta
-from operator import attrgetter
+from datetime import UTC, datetime, timedelta
+from operator import attrgetter, itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -44,7 +44,8 @@ class PaymentColumn:
     * `is_changed`: whether changes write the column.
     * `path`: the path of the value in a `Payment`. A change writes the value from there.
     * `is_read`: whether readers fill in the value at `path`.
-    * `read` and `write`: conversions from and to the driver's type. None means no conversion.
+    * `read` and `write`: conversions from and to the type of the driver, or of a row as JSON. None
+      means no conversion.
     """
 
     name: str
@@ -84,7 +85,7 @@ def _column(
         inserted=inserted or (name if accepted else None),
         is_changed=is_changed,
         is_read=is_read,
-        read=read,
+        read=read or _READ_BY_TYPE.get(type_),
         write=write,
     )
 
@@ -98,25 +99,30 @@ def _path_of(name: str, accepted: str | None) -> str:
 
 
 def as_uuid(value: Any) -> UUID:
-    """Converts asyncpg's UUID to a plain UUID.
+    """Converts a text of JSON, or asyncpg's UUID, to a plain UUID.
 
     asyncpg's subclass equals a plain UUID and has the same hash, but it pickles and prints
     differently.
     """
-    return UUID(int=value.int)
+    return UUID(value) if isinstance(value, str) else UUID(int=value.int)
+
+
+def as_moment(value: Any) -> datetime:
+    """Converts a text of JSON to a time. The driver's times stay as they are."""
+    return datetime.fromisoformat(value).astimezone(UTC) if isinstance(value, str) else value
 
 
 _value = attrgetter("value")
 
 
-def _value_if_any(member: Any) -> Any:
-    return None if member is None else member.value
+# The conversions of types that JSON does not have.
+_READ_BY_TYPE: dict[str, Callable[[Any], Any]] = {"uuid": as_uuid, "timestamptz": as_moment}
 
 
 _FIRST_STEP_AT = f"now() + interval '{FIRST_STEP_WITHIN.total_seconds()} seconds'"
 
 PAYMENT_COLUMNS = (
-    _column("id", "uuid", accepted="id", is_nullable=False, read=as_uuid),
+    _column("id", "uuid", accepted="id", is_nullable=False),
     _column("kind", accepted="request.kind", is_nullable=False, read=Kind, write=_value),
     _column(
         "stage", inserted=f"'{Stage.ACCEPTED}'", is_changed=True, is_nullable=False,
@@ -133,7 +139,7 @@ PAYMENT_COLUMNS = (
     _column("remarks", accepted="request.remarks"),
     _column(
         "purpose", accepted="request.purpose",
-        read=lambda text: Purpose(text) if text else None, write=_value_if_any,
+        read=Purpose, write=_value,
     ),
     _column(
         "metadata", "json", accepted="request.metadata", sent_as=("metadata", "text"),
@@ -157,27 +163,25 @@ PAYMENT_COLUMNS = (
     _column("recipient_name", is_changed=True),
     _column(
         "failure_reason", is_changed=True, path="failure", is_read=False,
-        write=lambda failure: failure.reason.value if failure else None,
+        write=lambda failure: failure.reason.value,
     ),
     _column(
         "failure_code", is_changed=True, path="failure", is_read=False,
-        write=lambda failure: failure.provider_code if failure else None,
+        write=lambda failure: failure.provider_code,
     ),
     _column(
         "failure_safe_to_retry", "boolean", is_changed=True, path="failure", is_read=False,
-        write=lambda failure: failure.safe_to_retry if failure else None,
+        write=lambda failure: failure.safe_to_retry,
     ),
     _column("needs_review", "boolean", is_changed=True, is_nullable=False),
     _column("sequence", "int", inserted="1", is_changed=True, is_nullable=False),
-    _column(
-        "attempt_id", "uuid", is_changed=True, read=lambda value: as_uuid(value) if value else None
-    ),
+    _column("attempt_id", "uuid", is_changed=True),
     _column("lease_until", "timestamptz", is_changed=True),
     _column("next_step_at", "timestamptz", inserted=_FIRST_STEP_AT, is_changed=True),
     _column("event_due", "timestamptz", is_changed=True),
     _column(
         "next_step", inserted=f"'{Step.SUBMIT}'", is_changed=True, is_read=False,
-        write=_value_if_any,
+        write=_value,
     ),
     _column("amount_settled_kes", "int", is_changed=True, is_read=False),
 )  # fmt: skip
@@ -202,13 +206,14 @@ CHANGED_NAMES = tuple(column.name for column in _CHANGED)
 def _converter(
     conversions: Iterable[Callable[[Any], Any] | None],
 ) -> Callable[[Sequence[Any]], list[Any]]:
-    """A function that converts each value of a row by its own conversion, if it has one."""
+    """A function that converts each value of a row by its own conversion, if it has both."""
     indexed = [(index, convert) for index, convert in enumerate(conversions) if convert is not None]
 
     def convert_row(values: Sequence[Any]) -> list[Any]:
         row = list(values)
         for index, convert in indexed:
-            row[index] = convert(row[index])
+            if (value := row[index]) is not None:
+                row[index] = convert(value)
         return row
 
     return convert_row
@@ -220,8 +225,8 @@ _changed_values = attrgetter("id", *(column.path for column in _CHANGED))
 _as_changed = _converter((None, *(column.write for column in _CHANGED)))
 _READ_OF_REQUEST = [column for column in _READ if column.path.startswith(_OF_REQUEST)]
 _READ_OF_PAYMENT = [column for column in _READ if not column.path.startswith(_OF_REQUEST)]
-_request_values = attrgetter(*(column.name for column in _READ_OF_REQUEST))
-_payment_values = attrgetter(*(column.name for column in _READ_OF_PAYMENT))
+_request_values = itemgetter(*(column.name for column in _READ_OF_REQUEST))
+_payment_values = itemgetter(*(column.name for column in _READ_OF_PAYMENT))
 _as_read_request = _converter(column.read for column in _READ_OF_REQUEST)
 _as_read_payment = _converter(column.read for column in _READ_OF_PAYMENT)
 _REQUEST_FIELDS = [column.path.removeprefix(_OF_REQUEST) for column in _READ_OF_REQUEST]
@@ -234,25 +239,27 @@ assert {field.name for field in fields(PaymentRequest)} == set(_REQUEST_FIELDS) 
 assert {field.name for field in fields(Payment)} == {*_PAYMENT_FIELDS, *_OTHER_FIELDS}  # noqa: S101
 
 
-def payment_from(row: Any, attempts: tuple[Attempt, ...] = ()) -> Payment:
-    """The payment of a row of `payments`, from any query."""
+def payment_from(row: Mapping[str, Any], attempts: tuple[Attempt, ...] = ()) -> Payment:
+    """The payment of a row of `payments`, from any query, or of such a row as JSON."""
     values = dict(zip(_PAYMENT_FIELDS, _as_read_payment(_payment_values(row)), strict=True))
     failure = None
-    if row.failure_reason is not None:
+    if row["failure_reason"] is not None:
         failure = Failure(
-            FailureReason(row.failure_reason), bool(row.failure_safe_to_retry), row.failure_code
+            FailureReason(row["failure_reason"]),
+            bool(row["failure_safe_to_retry"]),
+            row["failure_code"],
         )
     amount_settled_kes = None
     if values["stage"] is Stage.SUCCEEDED:
         # Older releases did not store this amount, because it was always the payment's own amount.
-        amount_settled_kes = row.amount_settled_kes or row.amount_kes
+        amount_settled_kes = row["amount_settled_kes"] or row["amount_kes"]
     return Payment(
         **values,
         request=PaymentRequest(
             **dict(zip(_REQUEST_FIELDS, _as_read_request(_request_values(row)), strict=True))
         ),
         # A payment that was final before the column `expires_at` existed has no value there.
-        expires_at=row.expires_at or row.created_at,
+        expires_at=as_moment(row["expires_at"] or row["created_at"]),
         failure=failure,
         amount_settled_kes=amount_settled_kes,
         attempts=attempts,
@@ -268,10 +275,9 @@ def accepted_arrays(rows: Sequence[tuple[NewPayment, str, UUID]]) -> dict[str, l
     return _arrays(ACCEPTED_TYPES, values)
 
 
-def changed_arrays(payments: Sequence[Payment], prefix: str) -> dict[str, list[Any]]:
-    """Changed payments as one array per column, with names that start with `prefix`."""
-    rows = [_as_changed(_changed_values(payment)) for payment in payments]
-    return _arrays([f"{prefix}_{name}" for name in CHANGED_TYPES], rows)
+def changed_record(payment: Payment) -> dict[str, Any]:
+    """The changed columns of a payment, by name."""
+    return dict(zip(CHANGED_TYPES, _as_changed(_changed_values(payment)), strict=True))
 
 
 def _arrays(names: Iterable[str], rows: Sequence[Sequence[Any]]) -> dict[str, list[Any]]:

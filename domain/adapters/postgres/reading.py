@@ -11,7 +11,6 @@ from typing import Any
 from uuid import UUID
 
 from domain.adapters.postgres.brakes import ENGAGED
-from domain.adapters.postgres.changing import ATTEMPTS, PROVIDER_IDS
 from domain.adapters.postgres.engine import Database, Transaction
 from domain.adapters.postgres.payment_columns import payment_from
 from domain.adapters.postgres.rows import attempts_from
@@ -22,6 +21,10 @@ from domain.stages import Stage
 from domain.views import Entry
 
 _PAYMENT = sql("SELECT * FROM mkwanja.payments WHERE id = :payment_id")
+ATTEMPTS = sql("SELECT * FROM mkwanja.attempts WHERE payment_id = ANY(:ids) ORDER BY number")
+_PROVIDER_IDS = sql("""
+SELECT kind, value, payment_id, attempt_id FROM mkwanja.provider_ids WHERE payment_id = ANY(:ids)
+""")
 _HISTORY = sql("""
 SELECT sequence, recorded_at, what, previous_stage, stage, detail FROM mkwanja.payment_history
 WHERE payment_id = :payment_id AND sequence > :after ORDER BY sequence LIMIT :limit
@@ -174,6 +177,6 @@ async def _with_attempts(transaction: Transaction, rows: list[Any]) -> list[Paym
         return []
     attempts = attempts_from(
         await transaction.rows(ATTEMPTS, {"ids": ids}),
-        await transaction.rows(PROVIDER_IDS, {"ids": ids, "kinds": [], "provider_values": []}),
+        await transaction.rows(_PROVIDER_IDS, {"ids": ids}),
     )
     return [payment_from(row, attempts.get(row.id, ())) for row in rows]

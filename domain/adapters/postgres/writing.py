@@ -1,4 +1,4 @@
-"""Writes a batch of decided changes, with everything that belongs to them, in one statement."""
+"""Writes a batch of decided changes, with everything that belongs to them, in one call."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import structlog
+
+from domain.adapters.postgres.brakes import RELEASE_OPERATIONS
 from domain.adapters.postgres.effects import BatchEffects
-from domain.adapters.postgres.engine import Transaction
-from domain.adapters.postgres.payment_columns import CHANGED_NAMES, CHANGED_TYPES, changed_arrays
-from domain.adapters.postgres.rows import columns, unnest
-from domain.adapters.postgres.statements import sql
+from domain.adapters.postgres.engine import Calls
+from domain.adapters.postgres.functions import Function
+from domain.adapters.postgres.operations import working_operations
+from domain.adapters.postgres.payment_columns import CHANGED_NAMES, CHANGED_TYPES, changed_record
+from domain.adapters.postgres.rows import bytea_text, records, recordset
 from domain.attempts import Attempt, ProviderIds
 from domain.changes import Announcement, Change, Decided
 from domain.evidence import Inquiry
 from domain.payment import Payment
-from domain.views import json_text
+
+log = structlog.get_logger()
 
 _OUTCOME_COLUMNS = {"id": "uuid", "outcome": "text"}
 _ATTEMPT_COLUMNS = {
@@ -43,7 +48,7 @@ _HISTORY_COLUMNS = {
     "previous_stage": "text",
     "stage": "text",
     "attempt_id": "uuid",
-    "detail": "text",
+    "detail": "json",
     "event_type": "text",
     "event_body": "text",
 }
@@ -66,7 +71,7 @@ _EXCHANGE_COLUMNS = {
     "payment_id": "uuid",
     "attempt_id": "uuid",
     "api": "text",
-    "request": "text",
+    "request": "json",
     "was_written": "boolean",
     "http_status": "int",
     "answer": "text",
@@ -79,77 +84,115 @@ _EXCHANGE_COLUMNS = {
 _COPIES_MAX = 200
 _COMPARED_MESSAGES_MAX = 1_000
 
-# One statement writes the whole batch, because each statement costs two round trips. No part of the
-# statement reads rows that another part writes. The statement returns how many rows it wrote. If a
-# lost COMMIT already wrote a callback or an exchange, the statement does not write it twice.
-_WRITE = sql(f"""
-WITH ids AS (
-    INSERT INTO mkwanja.provider_ids (kind, value, payment_id, attempt_id, recorded_at)
-    SELECT kind, value, payment_id, attempt_id, now()
-    FROM {unnest(_ID_COLUMNS, "ids")} ORDER BY kind, value
-    ON CONFLICT ON CONSTRAINT provider_id_belongs_to_one_payment DO NOTHING
-    RETURNING kind
-), changed AS (
-    UPDATE mkwanja.payments AS payment
-    SET {", ".join(f"{name} = batch.{name}" for name in CHANGED_NAMES)}
-    FROM {unnest(CHANGED_TYPES, "payments")} WHERE payment.id = batch.id
-    RETURNING payment.id
-), ended AS (
-    UPDATE mkwanja.attempts AS attempt SET outcome = batch.outcome, ended_at = now()
-    FROM {unnest(_OUTCOME_COLUMNS, "attempts")} WHERE attempt.id = batch.id
-    RETURNING attempt.id
-), claimed AS (
-    INSERT INTO mkwanja.attempts (id, payment_id, number, claimed_at, outcome, ended_at, account)
-    SELECT id, payment_id, number, now(), outcome,
-        CASE WHEN outcome IS NOT NULL THEN now() END, account
-    FROM {unnest(_ATTEMPT_COLUMNS, "claims")}
-), inquired AS (
-    INSERT INTO mkwanja.inquiries (payment_id, number, api, is_probe, of_former_account, asked_at)
-    SELECT payment_id, number, api, is_probe, of_former_account, now()
-    FROM {unnest(_INQUIRY_COLUMNS, "inquiries")}
-), answered AS (
-    UPDATE mkwanja.inquiries AS inquiry
-    SET answered_at = now(), verdict = batch.verdict, code = batch.code
-    FROM {unnest(_ANSWER_COLUMNS, "answers")}
-    WHERE inquiry.payment_id = batch.payment_id AND inquiry.number = batch.number
-        AND inquiry.answered_at IS NULL
-), recorded AS (
-    INSERT INTO mkwanja.payment_history (id, payment_id, sequence, recorded_at, what,
-        previous_stage, stage, attempt_id, detail, event_type, event_body)
-    SELECT id, payment_id, sequence, now(), what,
-        previous_stage, stage, attempt_id, CAST(detail AS json), event_type, event_body
-    FROM {unnest(_HISTORY_COLUMNS, "history")}
-), repeated AS (
-    SELECT batch.id FROM {unnest(_CALLBACK_COLUMNS, "callbacks")}
-    WHERE {_COPIES_MAX} <= (
-        SELECT count(*) FROM (
-            SELECT operation, source_allowed, disposition, body_sha256
-            FROM mkwanja.callbacks AS earlier
-            WHERE earlier.payment_id = batch.payment_id
-            ORDER BY earlier.received_at DESC LIMIT {_COMPARED_MESSAGES_MAX}
-        ) AS recent
-        WHERE (recent.operation, recent.source_allowed, recent.disposition, recent.body_sha256)
-            = (batch.operation, batch.source_allowed, batch.disposition, batch.body_sha256)
-    )
-), stored AS (
-    INSERT INTO mkwanja.callbacks (id, payment_id, operation, received_at, source_address,
-        source_allowed, content_type, body, body_sha256, disposition, is_flagged, word, receipt)
-    SELECT id, payment_id, operation, now(), source_address,
-        source_allowed, content_type, body, body_sha256, disposition, is_flagged, word, receipt
-    FROM {unnest(_CALLBACK_COLUMNS, "callbacks")}
-    WHERE NOT EXISTS (SELECT FROM mkwanja.callbacks AS earlier WHERE earlier.id = batch.id)
-        AND batch.id NOT IN (SELECT id FROM repeated)
-), exchanged AS (
-    INSERT INTO mkwanja.daraja_exchanges (id, payment_id, attempt_id, api, recorded_at, request,
-        was_written, http_status, answer, meaning)
-    SELECT id, payment_id, attempt_id, api, now(), CAST(request AS json),
-        was_written, http_status, answer, meaning
-    FROM {unnest(_EXCHANGE_COLUMNS, "exchanges")}
-    ON CONFLICT (id) DO NOTHING
+# One call writes the whole batch. Each parameter of JSON has the rows of one table, or is NULL if
+# there are none. The function returns how many rows it wrote. If a lost COMMIT already wrote a
+# callback or an exchange, the function does not write it twice.
+WRITE = Function(
+    "write_changes",
+    parameters={
+        "claims": "json",
+        "ids": "json",
+        "payments": "json",
+        "outcomes": "json",
+        "inquiries": "json",
+        "answers": "json",
+        "history": "json",
+        "callbacks": "json",
+        "exchanges": "json",
+        "changes_breaker": "boolean",
+        "operations": "text[]",
+        "working": "json",
+    },
+    returns={
+        "ids": "int",
+        "payments": "int",
+        "attempts": "int",
+        "repeated": "uuid[]",
+        "released": "text[]",
+    },
+    joins_tables=True,
+    body=f"""
+BEGIN
+    -- New attempts come before the ids of these attempts.
+    IF :claims IS NOT NULL THEN
+        INSERT INTO mkwanja.attempts
+            (id, payment_id, number, claimed_at, outcome, ended_at, account)
+        SELECT id, payment_id, number, now(), outcome,
+            CASE WHEN outcome IS NOT NULL THEN now() END, account
+        FROM {recordset("claims", _ATTEMPT_COLUMNS)};
+    END IF;
+    IF :ids IS NOT NULL THEN
+        INSERT INTO mkwanja.provider_ids (kind, value, payment_id, attempt_id, recorded_at)
+        SELECT kind, value, payment_id, attempt_id, now()
+        FROM {recordset("ids", _ID_COLUMNS)} ORDER BY kind, value
+        ON CONFLICT ON CONSTRAINT provider_id_belongs_to_one_payment DO NOTHING;
+        GET DIAGNOSTICS ids = ROW_COUNT;
+    END IF;
+    IF :payments IS NOT NULL THEN
+        UPDATE mkwanja.payments AS payment
+        SET {", ".join(f"{name} = batch.{name}" for name in CHANGED_NAMES)}
+        FROM {recordset("payments", CHANGED_TYPES)} WHERE payment.id = batch.id;
+        GET DIAGNOSTICS payments = ROW_COUNT;
+    END IF;
+    IF :outcomes IS NOT NULL THEN
+        UPDATE mkwanja.attempts AS attempt SET outcome = batch.outcome, ended_at = now()
+        FROM {recordset("outcomes", _OUTCOME_COLUMNS)} WHERE attempt.id = batch.id;
+        GET DIAGNOSTICS attempts = ROW_COUNT;
+    END IF;
+    IF :inquiries IS NOT NULL THEN
+        INSERT INTO mkwanja.inquiries
+            (payment_id, number, api, is_probe, of_former_account, asked_at)
+        SELECT payment_id, number, api, is_probe, of_former_account, now()
+        FROM {recordset("inquiries", _INQUIRY_COLUMNS)};
+    END IF;
+    IF :answers IS NOT NULL THEN
+        UPDATE mkwanja.inquiries AS inquiry
+        SET answered_at = now(), verdict = batch.verdict, code = batch.code
+        FROM {recordset("answers", _ANSWER_COLUMNS)}
+        WHERE inquiry.payment_id = batch.payment_id AND inquiry.number = batch.number
+            AND inquiry.answered_at IS NULL;
+    END IF;
+    IF :history IS NOT NULL THEN
+        INSERT INTO mkwanja.payment_history (id, payment_id, sequence, recorded_at, what,
+            previous_stage, stage, attempt_id, detail, event_type, event_body)
+        SELECT id, payment_id, sequence, now(), what,
+            previous_stage, stage, attempt_id, detail, event_type, event_body
+        FROM {recordset("history", _HISTORY_COLUMNS)};
+    END IF;
+    IF :callbacks IS NOT NULL THEN
+        SELECT array_agg(batch.id) INTO repeated
+        FROM {recordset("callbacks", _CALLBACK_COLUMNS)}
+        WHERE {_COPIES_MAX} <= (
+            SELECT count(*) FROM (
+                SELECT operation, source_allowed, disposition, body_sha256
+                FROM mkwanja.callbacks AS earlier
+                WHERE earlier.payment_id = batch.payment_id
+                ORDER BY earlier.received_at DESC LIMIT {_COMPARED_MESSAGES_MAX}
+            ) AS recent
+            WHERE (recent.operation, recent.source_allowed, recent.disposition, recent.body_sha256)
+                = (batch.operation, batch.source_allowed, batch.disposition, batch.body_sha256)
+        );
+        INSERT INTO mkwanja.callbacks (id, payment_id, operation, received_at, source_address,
+            source_allowed, content_type, body, body_sha256, disposition, is_flagged, word, receipt)
+        SELECT id, payment_id, operation, now(), source_address,
+            source_allowed, content_type, body, body_sha256, disposition, is_flagged, word, receipt
+        FROM {recordset("callbacks", _CALLBACK_COLUMNS)}
+        WHERE NOT EXISTS (SELECT FROM mkwanja.callbacks AS earlier WHERE earlier.id = batch.id)
+            AND batch.id <> ALL(coalesce(repeated, '{{}}'));
+    END IF;
+    IF :exchanges IS NOT NULL THEN
+        INSERT INTO mkwanja.daraja_exchanges (id, payment_id, attempt_id, api, recorded_at,
+            request, was_written, http_status, answer, meaning)
+        SELECT id, payment_id, attempt_id, api, now(),
+            request, was_written, http_status, answer, meaning
+        FROM {recordset("exchanges", _EXCHANGE_COLUMNS)}
+        ON CONFLICT (id) DO NOTHING;
+    END IF;
+    {RELEASE_OPERATIONS}
+    RETURN NEXT;
+END
+""",
 )
-SELECT (SELECT count(*) FROM ids) AS ids, (SELECT count(*) FROM changed) AS payments,
-    (SELECT count(*) FROM ended) AS attempts, ARRAY(SELECT id FROM repeated) AS repeated
-""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +212,7 @@ class ConcurrentWrite(Exception):
 
 
 async def write(
-    transaction: Transaction, prepared: Sequence[PreparedChange], effects: BatchEffects
+    transaction: Calls, prepared: Sequence[PreparedChange], effects: BatchEffects
 ) -> frozenset[UUID]:
     """Writes all prepared changes and their effects.
 
@@ -186,7 +229,7 @@ async def write(
         for kind, value in sorted(item.new_ids)
     ]
     changed = [
-        item.decided.payment
+        changed_record(item.decided.payment)
         for item in prepared
         if item.before is not None
         and item.decided.payment is not None
@@ -213,35 +256,31 @@ async def write(
     history = [item.history for item in prepared if item.history]
     callbacks = [_callback_values(item) for item in prepared if item.change.callback]
     exchanges = [values for item in prepared for values in _exchange_values(item.change)]
-    if not (
-        ids
-        or changed
-        or outcomes
-        or claims
-        or inquiries
-        or answers
-        or history
-        or callbacks
-        or exchanges
-    ):
-        return frozenset()
-    parameters = {
-        **columns(ids, _ID_COLUMNS, "ids"),
-        **changed_arrays(changed, "payments"),
-        **columns(outcomes, _OUTCOME_COLUMNS, "attempts"),
-        **columns(claims, _ATTEMPT_COLUMNS, "claims"),
-        **columns(inquiries, _INQUIRY_COLUMNS, "inquiries"),
-        **columns(answers, _ANSWER_COLUMNS, "answers"),
-        **columns(history, _HISTORY_COLUMNS, "history"),
-        **columns(callbacks, _CALLBACK_COLUMNS, "callbacks"),
-        **columns(exchanges, _EXCHANGE_COLUMNS, "exchanges"),
+    rows: dict[str, list[dict[str, Any]]] = {
+        "claims": claims,
+        "ids": ids,
+        "payments": changed,
+        "outcomes": outcomes,
+        "inquiries": inquiries,
+        "answers": answers,
+        "history": history,
+        "callbacks": callbacks,
+        "exchanges": exchanges,
+        "working": working_operations(effects),
     }
-    [written] = await transaction.rows(_WRITE, parameters)
-    if written.ids != len(ids):
+    if not any(rows.values()):
+        return frozenset()
+    parameters: dict[str, Any] = {name: records(rows_) for name, rows_ in rows.items()}
+    parameters["changes_breaker"] = effects.changes_breaker
+    parameters["operations"] = [operation.value for operation in effects.changed_operations]
+    [written] = await transaction.call(WRITE, parameters)
+    if (written["ids"] or 0) != len(ids):
         raise ConcurrentWrite
-    if (written.payments, written.attempts) != (len(changed), len(outcomes)):
+    if (written["payments"] or 0, written["attempts"] or 0) != (len(changed), len(outcomes)):
         raise RuntimeError("a locked row was not written: two changes of one payment in a batch?")
-    return frozenset(written.repeated)
+    for operation in written["released"] or ():
+        log.warning("operation_released", operation=operation)
+    return frozenset(written["repeated"] or ())
 
 
 def _changed_attempts(item: PreparedChange) -> list[Attempt]:
@@ -292,8 +331,8 @@ def _callback_values(item: PreparedChange) -> dict[str, Any]:
         "source_address": callback.source_address,
         "source_allowed": callback.source_allowed,
         "content_type": callback.content_type,
-        "body": callback.body,
-        "body_sha256": callback.body_sha256,
+        "body": bytea_text(callback.body),
+        "body_sha256": bytea_text(callback.body_sha256),
         "disposition": disposition.value,
         "is_flagged": item.decided.is_message_flagged,
         "word": callback.outcome,
@@ -308,7 +347,7 @@ def _exchange_values(change: Change) -> list[dict[str, Any]]:
             "payment_id": change.payment_id,
             "attempt_id": exchange.attempt_id,
             "api": exchange.api,
-            "request": json_text(dict(exchange.request)),
+            "request": dict(exchange.request),
             "was_written": exchange.was_written,
             "http_status": exchange.http_status,
             "answer": exchange.answer,

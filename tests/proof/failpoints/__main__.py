@@ -6,12 +6,15 @@ product's own `main` runs.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import runpy
 import sys
 
-from tests.proof.failpoints.arming import Arming, arm, take_away
-from tests.proof.failpoints.points import FailpointError
+from domain.adapters.postgres.functions import Function
+from tests.proof.failpoints.arming import Arming, arm, found, take_away
+from tests.proof.failpoints.points import CHECKS, FailpointError
+from tests.proof.failpoints.without import install
 
 
 def main() -> None:
@@ -23,6 +26,10 @@ def main() -> None:
             arm(Arming.read(arming))
         if check:
             take_away(check)
+            replacement = found(CHECKS[check].target)[2]
+            if isinstance(replacement, Function):
+                # The SQL is in the database, so this process needs the other function there.
+                asyncio.run(install(replacement, os.environ["DATABASE_URL"]))
     except FailpointError as error:
         sys.exit(f"failpoints: {error}")
     module = sys.argv[1]

@@ -12,40 +12,50 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from domain.adapters.postgres.changing import ATTEMPTS
+from domain.adapters.postgres.brakes import PAYOUTS_ARE_FREE
+from domain.adapters.postgres.functions import Function
 from domain.adapters.postgres.payment_columns import payment_from
+from domain.adapters.postgres.reading import ATTEMPTS
 from domain.adapters.postgres.rows import attempts_from
-from domain.adapters.postgres.statements import Statement, sql
+from domain.adapters.postgres.statements import sql
 from domain.changes import Change, Context, Decided
 from domain.payment import Payment
 from domain.stages import FactName, Stage, Transition
 from tests.proof.failpoints.points import FailpointError
+from tests.stack.databases import connection
 
 _PAYMENT = sql("SELECT * FROM mkwanja.payments WHERE id = :id AND stage = 'accepted'")
 
 
-def the_stage(claim: Statement) -> Statement:
+def the_stage(claim: Function) -> Function:
     return _without(claim, f"payment.stage = '{Stage.ACCEPTED}'", times=2)
 
 
-def the_brakes(claim: Statement) -> Statement:
-    return _without(claim, "NOT EXISTS (SELECT FROM brake WHERE is_engaged)")
+def the_brakes(claim: Function) -> Function:
+    return _without(claim, PAYOUTS_ARE_FREE)
 
 
-def the_operation(claim: Statement) -> Statement:
+def the_operation(claim: Function) -> Function:
     allowed = "allowed.operation NOT IN (SELECT name FROM mkwanja.brakes WHERE is_engaged)"
     return _without(claim, allowed)
 
 
-def the_age(claim: Statement) -> Statement:
+def the_age(claim: Function) -> Function:
     return _without(claim, "payment.expires_at > now()")
 
 
-def _without(statement: Statement, condition: str, *, times: int = 1) -> Statement:
-    found = statement.text.count(condition)
+def _without(function: Function, condition: str, *, times: int = 1) -> Function:
+    """The function without `condition`, which `install` creates under a name of its own."""
+    found = function.body.count(condition)
     if found != times:
-        raise FailpointError(f"{condition!r} is {found} times in the statement, not {times}")
-    return replace(statement, text=statement.text.replace(condition, "true"))
+        raise FailpointError(f"{condition!r} is {found} times in the function, not {times}")
+    return replace(function, body=function.body.replace(condition, "true"))
+
+
+async def install(function: Function, url: str) -> None:
+    """Creates the function in the database, as a release does."""
+    async with connection(url) as database:
+        await database.execute(function.definition)
 
 
 def a_check(check: Callable[..., None]) -> Callable[..., None]:
