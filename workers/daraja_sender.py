@@ -50,7 +50,7 @@ class DarajaSender:
         """See `domain.lifecycle.submit.Provider.submit`."""
         outcome = "acknowledged"
         try:
-            return await self._retrying(open_attempt)(self._client.submit, payment, open_attempt)
+            return await self._submit_with_retries(payment, open_attempt)
         except ProviderError as error:
             outcome = type(error).__name__
             if isinstance(error, Throttled):
@@ -66,6 +66,27 @@ class DarajaSender:
             raise
         finally:
             observability.submissions.labels(outcome=outcome).inc()
+
+    async def _submit_with_retries(
+        self, payment: Payment, open_attempt: OpenAttempt
+    ) -> ProviderIds:
+        try:
+            return await self._client.submit(payment, open_attempt)
+        except Unreachable as unreachable:
+            if not _is_unsent(unreachable):
+                raise
+            first_error = unreachable
+
+        # Tenacity costs more than the rest of a send's own code, so it is used only now. It counts
+        # the try above as its first one.
+        first_errors: list[Unreachable] = [first_error]
+
+        async def submit_again() -> ProviderIds:
+            if first_errors:
+                raise first_errors.pop()
+            return await self._client.submit(payment, open_attempt)
+
+        return await self._retrying(open_attempt)(submit_again)
 
     def _retrying(self, open_attempt: OpenAttempt) -> tenacity.AsyncRetrying:
         return tenacity.AsyncRetrying(
