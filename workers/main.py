@@ -104,7 +104,7 @@ async def run_worker(settings: WorkerSettings) -> None:
                 parts.redis,
                 run_next_step,
                 stopping,
-                jobs_at_once=_AT_ONCE_MAX,
+                payments_at_once=_AT_ONCE_MAX,
                 job_seconds_max=parts.job_seconds_max,
             )
         )

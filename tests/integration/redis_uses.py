@@ -68,7 +68,7 @@ async def _one_round_of_jobs(redis: RedisClient) -> None:
 
     payment_id = new_id()
     await RedisWakeups(redis).wake([payment_id])
-    jobs = JobLoop(redis, run_step, jobs_at_once=10, job_seconds_max=10)
+    jobs = JobLoop(redis, run_step, payments_at_once=10, job_seconds_max=10)
     running = asyncio.create_task(jobs.main())
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,9 +12,9 @@ import pytest
 from arq.constants import job_key_prefix
 from arq.jobs import deserialize_job_raw
 
+from domain.adapters.redis import arq_queue, wakeups
 from domain.adapters.redis import replays as replays_module
-from domain.adapters.redis import wakeups
-from domain.adapters.redis.arq_queue import QUEUE, STEP_JOB, decode_job
+from domain.adapters.redis.arq_queue import PAYMENTS_PER_JOB_MAX, QUEUE, STEP_JOB, decode_job
 from domain.adapters.redis.bell import RedisBell
 from domain.adapters.redis.connection import RedisClient
 from domain.adapters.redis.names import PREFIX
@@ -52,15 +53,37 @@ class TestWakeups:
         payment_id = new_id()
         queue = RedisWakeups(redis)
         await asyncio.gather(queue.wake_one(payment_id), queue.wake_one(payment_id))
-        await queue.wake([payment_id, payment_id])
+        await queue.wake([payment_id])
+        await queue.wake_new([payment_id])
         await queue.wake([])  # a sweep may find nothing
         assert await jobs(redis) == [(STEP_JOB, [str(payment_id)], {})] * 4
+
+    async def test_payments_that_are_woken_together_share_jobs_of_bounded_size(
+        self, redis: RedisClient
+    ) -> None:
+        """Each payment is in one job, in the order of the call."""
+        payment_ids = [new_id() for _ in range(2 * PAYMENTS_PER_JOB_MAX + 3)]
+        await RedisWakeups(redis).wake_new(payment_ids)
+        queued = [arguments for _, arguments, _ in await jobs(redis)]
+        assert sorted(map(len, queued)) == [3, PAYMENTS_PER_JOB_MAX, PAYMENTS_PER_JOB_MAX]
+        assert sorted(itertools.chain(*queued)) == sorted(map(str, payment_ids))
+
+    async def test_the_sweeper_counts_the_payments_and_not_the_jobs_in_the_queue(
+        self, redis: RedisClient
+    ) -> None:
+        """A job of an older release has no number in its id. It carries one payment."""
+        queue = RedisWakeups(redis)
+        await queue.wake_new([new_id() for _ in range(60)])
+        await redis.zadd(QUEUE, {"{arq:abort}0199a0b1c2d37e4f8a5b6c7d8e9f0a1b": 1})
+        assert await queue.room() == 200 - 61
+        await queue.wake_new([new_id() for _ in range(200)])
+        assert await queue.room() == 20
 
     async def test_with_a_long_queue_only_a_few_wake_ups_are_added_in_front(
         self, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A long queue has enough work. The few are for payments that lost their wake-up."""
-        monkeypatch.setattr(wakeups, "_QUEUE_LENGTH_ENOUGH", 10)
+        monkeypatch.setattr(wakeups, "_ENOUGH_QUEUED", 10)
         monkeypatch.setattr(wakeups, "_ALWAYS_WOKEN", 2)
         queue = RedisWakeups(redis)
         await asyncio.gather(*(queue.wake_one(new_id()) for _ in range(5)))
@@ -69,8 +92,8 @@ class TestWakeups:
         assert await queue.room() == 2
         lost = [new_id() for _ in range(2)]
         await queue.wake(lost)
-        ahead = {arguments[0] for _, arguments, _ in (await jobs(redis))[:22]}
-        assert ahead >= set(map(str, lost))
+        ahead = [arguments for _, arguments, _ in (await jobs(redis))[:2]]
+        assert set(itertools.chain(*ahead)) >= set(map(str, lost))
 
     async def test_a_full_queue_accepts_wake_ups_of_the_sweeper_but_not_of_a_flood(
         self, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
@@ -81,6 +104,7 @@ class TestWakeups:
         """
         monkeypatch.setattr(wakeups, "_QUEUE_LENGTH_MAX", 10)
         monkeypatch.setattr(wakeups, "_PLACES_OF_SWEEPERS", 4)
+        monkeypatch.setattr(arq_queue, "PAYMENTS_PER_JOB_MAX", 1)
         queue = RedisWakeups(redis)
         early = [new_id() for _ in range(3)]
         await queue.wake(early)

@@ -1,8 +1,11 @@
-"""The queue of jobs. Only this module uses arq. A job carries only the id of a payment.
+"""The queue of jobs. Only this module uses arq. A job carries only ids of payments.
 
 `JobQueue` writes jobs in arq's format, and every process uses it. `run_jobs` runs arq's worker.
 Both depend on details of arq that its documentation does not promise, so no process starts with a
 version of arq that we did not test.
+
+A job costs several round trips to Redis, however many payments it carries. So payments that are
+woken together share a job. Each payment of a job still runs by itself.
 """
 
 from __future__ import annotations
@@ -11,16 +14,20 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, cast
 from uuid import UUID, uuid4
 
 import structlog
 from arq.connections import ArqRedis
-from arq.constants import abort_jobs_ss, default_queue_name, job_key_prefix
+from arq.constants import (
+    abort_jobs_ss,
+    default_queue_name,
+    in_progress_key_prefix,
+    job_key_prefix,
+)
 from arq.jobs import serialize_job
 from arq.typing import WorkerCoroutine
-from arq.utils import poll
 from arq.version import VERSION
 from arq.worker import Worker, func
 from redis.exceptions import RedisError
@@ -42,8 +49,21 @@ _TESTED_VERSIONS = "0.28"
 # for the same payment.
 _JOB_LIFETIME_SECONDS = 600
 
-# arq's default of half a second caps a worker at about 20 jobs a second.
-_POLL_SECONDS = 0.02
+# The most payments of one job. If the worker of a job dies, the sweeper has to wake all of them.
+PAYMENTS_PER_JOB_MAX = 25
+
+# Each enqueue leaves one entry in this list. A worker that has room waits for the entry, and not
+# for its next look at the queue. The list holds at most one entry, because one look finds all jobs.
+_NEWS = f"{PREFIX}new-jobs"
+_NEWS_LIFETIME_MS = 60_000
+
+# A worker looks at the queue this often even without news: another worker may have taken the news,
+# or an older release may have queued the job.
+_LOOK_SECONDS = 0.2
+
+# If a worker has no room, it looks again this long after a payment has ended, so that one look
+# starts several jobs.
+_GATHER_SECONDS = 0.005
 
 _WAIT_IF_AWAY_SECONDS = 0.5
 
@@ -54,23 +74,43 @@ _USE = "jobs"
 
 _CANCEL_AGAIN_SECONDS = 0.1
 
-# Does the work of a job. The argument is the payment id from the job. It is not validated and may
-# be any JSON value.
+# Does the work of one payment of a job. The argument is the payment id from the job. It is not
+# validated and may be any JSON value.
 RunStep = Callable[[str], Awaitable[None]]
 
 # This script writes the same keys as arq's enqueue_job. It needs one round trip for all jobs, not
 # three for each job, and writes only as many jobs as fit in the queue. It does not check for a
-# duplicate id, as enqueue_job does, because our ids are always new.
-# KEYS: the queue, then the key of each job. ARGV: the length limit of the queue, the lifetime of a
-# job, its score; then the id and the bytes of each job. Returns the number of queued jobs.
+# duplicate id, as enqueue_job does, because our ids are always new. It also leaves the news.
+# KEYS: the queue, the news, then the key of each job. ARGV: the length limit of the queue, the
+# lifetime of a job, its score, the lifetime of the news; then the id and the bytes of each job.
+# Returns the number of queued jobs.
 _ENQUEUE = """
 local room = math.max(0, tonumber(ARGV[1]) - redis.call('ZCARD', KEYS[1]))
-local last = math.min(#KEYS, room + 1)
-for i = 2, last do
-  redis.call('PSETEX', KEYS[i], ARGV[2], ARGV[2 * i + 1])
-  redis.call('ZADD', KEYS[1], ARGV[3], ARGV[2 * i])
+local last = math.min(#KEYS, room + 2)
+for i = 3, last do
+  redis.call('PSETEX', KEYS[i], ARGV[2], ARGV[2 * i])
+  redis.call('ZADD', KEYS[1], ARGV[3], ARGV[2 * i - 1])
 end
-return last - 1
+if last > 2 then
+  redis.call('LPUSH', KEYS[2], '1')
+  redis.call('LTRIM', KEYS[2], 0, 0)
+  redis.call('PEXPIRE', KEYS[2], ARGV[4])
+end
+return last - 2
+"""
+
+# This script does for several jobs what arq's start_jobs does for one in four round trips: it marks
+# jobs as in progress, unless they have ended or another worker has marked them.
+# KEYS: the queue, then the in-progress key of each job. ARGV: the time now, the lifetime of a mark;
+# then the id of each job. Returns for each job its score if it is ours now, else false.
+_TAKE = """
+local scores = {}
+for i = 2, #KEYS do
+  local score = redis.call('ZSCORE', KEYS[1], ARGV[i + 1])
+  scores[i - 1] = score and tonumber(score) <= tonumber(ARGV[1])
+    and redis.call('SET', KEYS[i], '1', 'NX', 'PX', ARGV[2]) and score
+end
+return scores
 """
 
 
@@ -97,13 +137,24 @@ def decode_job(value: bytes) -> Any:
     return json.loads(value)
 
 
-def _new_job_id() -> str:
-    """Returns an id that no job had before.
+def _new_job_id(payments: int) -> str:
+    """Returns an id that no job had before, which ends in the number of the job's payments.
 
     If a worker is killed, arq's in-progress key of its job stays for a while, and blocks every
     other job with the same id (rules.md §2).
     """
-    return TAG + uuid4().hex
+    return f"{TAG}{uuid4().hex}.{payments}"
+
+
+def _count_payments(job_id: str) -> int:
+    """Returns the number of payments of a job. An older release's id has no number: one payment."""
+    _, _, number = job_id.rpartition(".")
+    return int(number) if number.isdecimal() and len(number) <= 3 else 1
+
+
+def _split_into_jobs(payment_ids: Sequence[UUID]) -> Iterator[Sequence[UUID]]:
+    for start in range(0, len(payment_ids), PAYMENTS_PER_JOB_MAX):
+        yield payment_ids[start : start + PAYMENTS_PER_JOB_MAX]
 
 
 class JobQueue:
@@ -114,25 +165,28 @@ class JobQueue:
         self._redis = redis
         self._script = redis.register_script(_ENQUEUE)
 
-    async def length(self) -> int:
-        return int(await self._redis.zcard(QUEUE))
+    async def count_payments(self, enough: int) -> int:
+        """Returns the number of payments in the queue. May stop counting at `enough`."""
+        job_ids = await self._redis.zrange(QUEUE, 0, enough - 1)
+        return sum(_count_payments(job_id.decode()) for job_id in job_ids)
 
     async def enqueue(
         self, payment_ids: Sequence[UUID], *, length_max: int, ahead_ms: int = 0
     ) -> None:
-        """Queues a job for each payment, until the queue holds `length_max` jobs.
+        """Queues jobs for the payments, until the queue holds `length_max` jobs.
 
         The new jobs go before all jobs that were queued in the last `ahead_ms` milliseconds.
         """
         if not payment_ids:
             return
         now_ms = int(time.time() * 1000)
-        keys = [QUEUE]
+        keys = [QUEUE, _NEWS]
         arguments: list[Any] = [length_max, _JOB_LIFETIME_SECONDS * 1000, now_ms - ahead_ms]
-        for payment_id in payment_ids:
-            job_id = _new_job_id()
+        arguments.append(_NEWS_LIFETIME_MS)
+        for ids in _split_into_jobs(payment_ids):
+            job_id = _new_job_id(len(ids))
             job = serialize_job(
-                STEP_JOB, (str(payment_id),), {}, None, now_ms, serializer=encode_job
+                STEP_JOB, tuple(map(str, ids)), {}, None, now_ms, serializer=encode_job
             )
             keys.append(job_key_prefix + job_id)
             arguments += [job_id, job]
@@ -140,22 +194,27 @@ class JobQueue:
 
 
 class JobLoop(Worker):
-    """arq's worker without its INFO command at start, which needs the Redis right `@dangerous`."""
+    """arq's worker, which takes many jobs in one round trip, and waits for news instead of polling.
+
+    It runs at most `payments_at_once` payments, and a job more. Unlike arq's, it needs no INFO
+    command at its start, for which Redis requires the right `@dangerous`.
+    """
 
     def __init__(
-        self, redis: RedisClient, run_step: RunStep, *, jobs_at_once: int, job_seconds_max: float
+        self,
+        redis: RedisClient,
+        run_step: RunStep,
+        *,
+        payments_at_once: int,
+        job_seconds_max: float,
     ) -> None:
-        async def run(_context: dict[Any, Any], payment_id: str) -> None:
-            await run_step(payment_id)
-
         super().__init__(
-            functions=[func(cast("WorkerCoroutine", run), name=STEP_JOB)],
+            functions=[func(cast("WorkerCoroutine", self._run_payments), name=STEP_JOB)],
             queue_name=QUEUE,
             # arq uses the additions of ArqRedis only for cron jobs, and we have none.
             redis_pool=cast("ArqRedis", redis),
             handle_signals=False,
-            max_jobs=jobs_at_once,
-            poll_delay=_POLL_SECONDS,
+            max_jobs=payments_at_once,
             job_timeout=job_seconds_max,
             keep_result=0,
             # It is always safe to run an interrupted job again, so the limit of tries is very high.
@@ -166,16 +225,33 @@ class JobLoop(Worker):
             job_deserializer=decode_job,
         )
         self._redis = redis
+        self._run_step = run_step
+        self._take_script = redis.register_script(_TAKE)
+        self._wait_for_news: Any = redis.blpop
+        # The payments that run, and those of jobs that are taken and not yet read.
+        self._running = 0
+        self._unread: dict[str, int] = {}
+        self._payments_at_once = payments_at_once
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+        # Redis must answer before redis-py's own time limit.
+        limit_seconds = redis.connection_pool.connection_kwargs.get("socket_timeout")
+        self._wait_seconds = min(_LOOK_SECONDS, (limit_seconds or _LOOK_SECONDS) / 2)
 
     async def main(self) -> None:
         """Runs jobs until it is cancelled. Raises the errors of redis-py."""
-        async for _ in poll(self.poll_delay_s):
+        while True:
             if FaultKind.FULL in self._redis.faults.kinds:
-                await self._wait_for_room()
+                await self._wait_for_memory()
             await self._poll_iteration()
             self._redis.faults.record_success(_USE, is_write=False)
+            if not self._has_room.is_set():
+                await self._has_room.wait()
+                await asyncio.sleep(_GATHER_SECONDS)
+            else:
+                await self._wait_for_news([_NEWS], timeout=self._wait_seconds)
 
-    async def _wait_for_room(self) -> None:
+    async def _wait_for_memory(self) -> None:
         """Waits a moment if Redis is full, because every job that arq starts would fail."""
         with contextlib.suppress(QueueUnavailable):
             async with record_use(self._redis, "probe"):
@@ -183,13 +259,67 @@ class JobLoop(Worker):
             return
         await asyncio.sleep(_WAIT_IF_FULL_SECONDS)
 
+    async def start_jobs(self, job_ids: list[bytes]) -> None:
+        """Takes and starts jobs, the first ones first, while there is room. arq calls it."""
+        waiting = [job_id for job_id in map(bytes.decode, job_ids) if job_id not in self.tasks]
+        while waiting and self._has_room.is_set():
+            wanted, waiting = self._split_by_room(waiting)
+            # If another worker has taken some of these jobs meanwhile, the next ones follow.
+            for job_id, score in zip(wanted, await self._take(wanted), strict=True):
+                if score is not None:
+                    self._start(job_id, int(score))
+
+    def _split_by_room(self, job_ids: list[str]) -> tuple[list[str], list[str]]:
+        """Splits the ids: as many as fill the room, and the rest."""
+        room, count = self._payments_at_once - self._running, 0
+        while count < len(job_ids) and room > 0:
+            room -= _count_payments(job_ids[count])
+            count += 1
+        return job_ids[:count], job_ids[count:]
+
+    async def _take(self, job_ids: list[str]) -> list[bytes | None]:
+        """Marks the jobs as in progress. Returns the score of each job that is ours now."""
+        return await self._take_script(  # type: ignore[no-any-return]
+            keys=[QUEUE, *(in_progress_key_prefix + job_id for job_id in job_ids)],
+            args=[int(time.time() * 1000), int(self.in_progress_timeout_s * 1000), *job_ids],
+        )
+
+    def _start(self, job_id: str, score: int) -> None:
+        self._unread[job_id] = _count_payments(job_id)
+        self._add_running(self._unread[job_id])
+        task = self.loop.create_task(self.run_job(job_id, score))
+        # A job that has expired, or that cannot be read, never runs its payments.
+        task.add_done_callback(lambda _: self._add_running(-self._unread.pop(job_id, 0)))
+        self.tasks[job_id] = task
+
+    def _add_running(self, payments: int) -> None:
+        self._running += payments
+        if self._running < self._payments_at_once:
+            self._has_room.set()
+        else:
+            self._has_room.clear()
+
+    async def _run_payments(self, context: dict[Any, Any], *payment_ids: str) -> None:
+        """Runs a job. A payment that fails does not touch the other payments of the job."""
+        self._add_running(len(payment_ids) - self._unread.pop(context["job_id"], 0))
+        results = await asyncio.gather(*map(self._run_payment, payment_ids), return_exceptions=True)
+        for result in results:
+            if result is not None:
+                raise result
+
+    async def _run_payment(self, payment_id: str) -> None:
+        try:
+            await self._run_step(payment_id)
+        finally:
+            self._add_running(-1)
+
 
 async def run_jobs(
     redis: RedisClient,
     run_step: RunStep,
     stopping: asyncio.Event,
     *,
-    jobs_at_once: int,
+    payments_at_once: int,
     job_seconds_max: float,
 ) -> None:
     """Runs jobs until `stopping` is set.
@@ -198,7 +328,7 @@ async def run_jobs(
     """
     while not stopping.is_set():
         worker = JobLoop(
-            redis, run_step, jobs_at_once=jobs_at_once, job_seconds_max=job_seconds_max
+            redis, run_step, payments_at_once=payments_at_once, job_seconds_max=job_seconds_max
         )
         try:
             await _run_until(worker, stopping)
