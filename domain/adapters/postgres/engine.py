@@ -162,7 +162,7 @@ class Database:
             rows = list(await session.call(function, _with_limits(parameters)))
             in_order = True
         except Exception as error:
-            if _is_timeout(error):
+            if _is_timeout(error) or (sqlstate(error) or "").startswith(_LOST):
                 self._pool.retire_all()
             session.is_read_only = sqlstate(error) == _READ_ONLY
             if not is_unavailable(error):
@@ -214,7 +214,8 @@ class Database:
                 is_lost = session.connection.is_closed() or (sqlstate(error) or "").startswith(
                     _LOST
                 )
-                if _is_timeout(error):
+                if is_lost or _is_timeout(error):
+                    # The server probably ended the other sessions too.
                     self._pool.retire_all()
                 await self._pool.give_back(session, in_order=False)
                 if not is_unavailable(error):
