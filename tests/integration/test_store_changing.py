@@ -17,7 +17,7 @@ import pytest
 
 from domain.adapters.postgres.changing import change_in
 from domain.attempts import IdKind, ProviderIds
-from domain.changes import Change, ChangeResult, Context, Decided
+from domain.changes import Change, ChangeResult, Context, Decided, Exchange
 from domain.errors import PaymentNotFound, StoreUnavailable, TooLateToCancel
 from domain.kinds import Kind
 from domain.lifecycle.accept import cancel
@@ -347,14 +347,23 @@ class TestLostCommit:
     async def test_a_change_of_unknown_outcome_is_written_once(
         self, store: Store, proxy: Proxy, proxied: Store, cut: str
     ) -> None:
-        """The service cannot know whether the first commit succeeded, and need not know it."""
+        """The service cannot know whether the first commit succeeded, and need not know it.
+
+        The exchange with Daraja is stored once, too.
+        """
         (first, one), (second, _) = await store.claimed(), await store.claimed()
+        answer = acknowledgement(first, one, ids=checkout_id())
+        exchange = Exchange(
+            id=new_id(), attempt_id=one, api="stk", request={}, was_written=True,
+            http_status=200, answer="{}", outcome="acknowledged",
+        )  # fmt: skip
         proxy.cut = cut
         await asyncio.gather(
-            proxied.change(acknowledgement(first, one, ids=checkout_id())),
-            proxied.change(success(second)),
+            proxied.change(replace(answer, exchanges=(exchange,))), proxied.change(success(second))
         )
         assert proxy.cut is None, "the connection was not cut"
+        count = "SELECT count(*) FROM mkwanja.daraja_exchanges WHERE payment_id = $1"
+        assert await store.one(count, first) == 1
         assert stages(await store.history(first)) == ["accepted", "submitting", "awaiting_result"]
         assert stages(await store.history(second)) == ["accepted", "submitting", "succeeded"]
         assert await stored_callbacks(store, second) == ["finalized"]

@@ -108,7 +108,7 @@ CLAIM_PROBE = f"""due AS MATERIALIZED (
         ORDER BY name FOR UPDATE
     ), probe AS (
         UPDATE mkwanja.brakes SET {_PROBED}
-        FROM due WHERE brakes.name = due.name AND is_engaged AND probe_at <= now()
+        FROM due WHERE brakes.name = due.name
         RETURNING (SELECT id FROM allowed WHERE operation = brakes.name ORDER BY id LIMIT 1)
             AS payment_id
     )"""
