@@ -61,10 +61,11 @@ _Claim = Callable[[UUID], Awaitable[Payment | None]]
 class Due:
     """A payment and its next step, read before a claim.
 
-    The values may be stale. The WHERE of the claim's SQL decides whether the payment may be sent.
+    The values may be stale. The claim decides whether the payment may be sent.
 
     * `is_expired`: the payment is too old to be sent, by the database's clock.
-    * `is_due`: its next step is due within seconds.
+    * `is_due`: its next step is due now or within `HANDOVER_RETRY_AFTER`. When the sweeper hands
+      over a step, it moves the due time that far into the future, and the step still counts as due.
     * `is_held`: a claim would fail now. Either a brake stops the claim (rules.md §17), or a person
       must look at the payment first.
     """
@@ -252,8 +253,9 @@ class Submitter:
         try:
             payment = await claim(attempt_id)
         except ClaimUnknown:
-            # It is possible that the claim was committed. In that case this worker holds the unsent
-            # payment, so it undoes the claim as soon as PostgreSQL is back.
+            # The claim may have been committed, but this worker has sent nothing under it. So it
+            # records that this attempt did not act, as soon as PostgreSQL is back. If the claim was
+            # committed, this record undoes it. If not, the record changes nothing.
             await self._record(Answer(payment_id, open_attempt, frozenset(), Unreachable()))
             return
         if payment is not None:
@@ -324,7 +326,9 @@ def _is_claimed_by(payment: Payment, attempt_id: UUID) -> bool:
 def expiry_change(payment_id: UUID) -> Change:
     """The change that fails a payment that is too old to be sent.
 
-    It fails only a payment in `accepted`, because Daraja cannot have acted on it (`stages.py`).
+    It fails only a payment in `accepted`: as far as its attempts show, Daraja has not acted. If a
+    person must look at the payment, and a message or an answer shows that Daraja has it, nothing
+    changes, and the person decides.
     """
 
     def decide(payment: Payment | None, context: Context) -> Decided:

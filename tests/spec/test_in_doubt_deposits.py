@@ -133,8 +133,11 @@ async def test_only_inquiries_after_the_result_window_count_as_silence(system: S
     assert await event_types(system, one.id) == ["failed", "corrected"]
 
 
-async def test_a_deposit_under_processing_stays_open_past_its_window(system: System) -> None:
-    """Each answer "under processing" makes the window longer, up to 15 minutes in all."""
+async def test_an_answer_under_processing_extends_the_result_window(system: System) -> None:
+    """The window starts again at each such answer, up to 15 minutes after the send.
+
+    From then on, these answers count as answers without a result, and the deposit fails.
+    """
     payment_id = await begin_in_doubt(
         system, "stk", "slow_result", InquiryRule("in_flight_a"), **_TEN_MINUTES
     )
@@ -178,7 +181,11 @@ _NO_ANSWERS = [
 
 
 async def test_an_inquiry_without_an_answer_ends_no_deposit(system: System) -> None:
-    """A broken connection, HTML, an error or an answer about another payment is not silence."""
+    """These answers do not count as silence.
+
+    A broken connection, HTML, an answer about another payment, "system is busy", an internal error,
+    and an error that says that our credentials or our merchant are wrong.
+    """
     ids = await begin_each(
         {
             name: begin_in_doubt(system, "stk", "slow_result", InquiryRule(name), **_TEN_MINUTES)
@@ -273,7 +280,11 @@ async def test_a_deposit_under_way_is_never_read_as_failed(system: System) -> No
 
 
 async def test_a_deposit_in_doubt_is_never_sent_again(system: System) -> None:
-    """The connection broke, or Daraja was busy. The deposit fails for silence after one send."""
+    """The connection broke, or Daraja was busy. The worker does not send the deposit again.
+
+    Without a `CheckoutRequestID` it cannot inquire, so the deposit fails when its result window is
+    over.
+    """
     names = ("cut_before_acting", "system_busy", "maintenance")
     ids = {name: await begin_in_doubt(system, "stk", name, times=1) for name in names}
     for payment_id in ids.values():
