@@ -70,8 +70,6 @@ class Payment:
     attempt_id: UUID | None = None
     lease_until: datetime | None = None
     next_step_at: datetime | None = None
-    # When the newest event of this payment became due for publication. None if all are published.
-    event_due: datetime | None = None
     # The amount that moved, set by a success. It differs from the amount that the caller asked for
     # only if an operator read a different amount on M-PESA's statement.
     amount_settled_kes: int | None = None

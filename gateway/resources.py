@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 
 from domain.adapters.postgres.changing import PostgresChangingStore
 from domain.adapters.postgres.engine import Database
+from domain.adapters.postgres.outbox import PostgresOutbox
 from domain.adapters.postgres.reading import PostgresReadingStore
-from domain.adapters.postgres.sweeping import PostgresSweepingStore
 from domain.adapters.redis.address import require_one_shard
 from domain.adapters.redis.bell import RedisBell
 from domain.adapters.redis.connection import connect, record_use
@@ -53,8 +53,7 @@ class Resources:
         gate = asyncio.Semaphore(1)
         self.changes = PostgresChangingStore(self.database, gate=gate)
         self.reading = PostgresReadingStore(self.database)
-        self.sweeping = PostgresSweepingStore(self.database)
-        self.announcer = Announcer(self.sweeping, RedisBell(self.redis))
+        self.announcer = Announcer(PostgresOutbox(self.database), RedisBell(self.redis))
         self._redis_rests_until = 0.0
 
     async def start(self) -> None:
@@ -66,7 +65,6 @@ class Resources:
         """Finishes the work under way, then disconnects."""
         await self.changes.drain()
         await self.announcer.drain()
-        await self.sweeping.drain()
         await self.redis.aclose(close_connection_pool=True)
         await self.database.close()
 

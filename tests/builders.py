@@ -218,9 +218,9 @@ def an_open_attempt(number: int = 1) -> OpenAttempt:
 _BACKLOG = """
 WITH made AS (
     INSERT INTO mkwanja.payments (id, kind, stage, caller_key, amount_kes, phone_number, metadata,
-        idempotency_key, created_at, updated_at, finalized_at, sequence, event_due)
+        idempotency_key, created_at, updated_at, finalized_at, sequence)
     SELECT gen_random_uuid(), 'deposit', 'succeeded', 'c', 1, '254711000111', '{}',
-        n::text, now(), now(), now(), 2, now()
+        n::text, now(), now(), now(), 2
     FROM generate_series(1, %d) AS n
     RETURNING id
 )
@@ -229,6 +229,16 @@ INSERT INTO mkwanja.payment_history
 SELECT gen_random_uuid(), id, 2, clock_timestamp(), 'stored_by_a_test', 'succeeded', '{}',
     'a.test', '{"id": "stored_by_a_test"}'
 FROM made
+"""
+
+
+# SQL that shares nothing with the product's: the payments of events that are not recorded as
+# published.
+UNPUBLISHED_EVENTS = """
+SELECT history.payment_id FROM mkwanja.payment_history AS history
+LEFT JOIN mkwanja.events AS event ON event.history_id = history.id
+WHERE history.event_body IS NOT NULL AND coalesce(
+    event.position > (SELECT published_through FROM mkwanja.event_publisher), true)
 """
 
 

@@ -31,6 +31,7 @@ from domain.adapters.postgres.accounts import Accounts
 from domain.adapters.postgres.changing import PostgresChangingStore
 from domain.adapters.postgres.claiming import PostgresClaimingStore
 from domain.adapters.postgres.engine import Database
+from domain.adapters.postgres.outbox import PostgresOutbox
 from domain.adapters.postgres.sweeping import PostgresSweepingStore
 from domain.adapters.redis.address import require_one_shard
 from domain.adapters.redis.arq_queue import run_jobs
@@ -74,7 +75,6 @@ class _WorkerParts:
     sweeper: Sweeper
     announcer: Announcer
     changes: PostgresChangingStore
-    sweeping: PostgresSweepingStore
     accounts: Accounts
     job_seconds_max: float
 
@@ -131,7 +131,6 @@ async def run_worker(settings: WorkerSettings) -> None:
                 )
                 await parts.changes.drain()
                 await parts.announcer.drain()
-                await parts.sweeping.drain()
         parts.submitter.log_unrecorded()
         log.info("worker_stopped")
 
@@ -193,7 +192,7 @@ async def _compose(
         gate = asyncio.Semaphore(1)
         changes = PostgresChangingStore(database, gate=gate)
         sweeping = PostgresSweepingStore(database)
-        announcer = Announcer(sweeping, RedisBell(redis))
+        announcer = Announcer(PostgresOutbox(database), RedisBell(redis))
         access = DarajaAccess(client, Slots(_AT_ONCE_MAX), turns)
         submitter = Submitter(
             claims=PostgresClaimingStore(database, gate=gate),
@@ -240,7 +239,6 @@ async def _compose(
             sweeper,
             announcer,
             changes,
-            sweeping,
             accounts,
             times.job_max.total_seconds(),
         )

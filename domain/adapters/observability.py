@@ -87,9 +87,7 @@ overdue_seconds = Gauge(
     "mkwanja_overdue_seconds", "Seconds that the oldest due step of each kind has waited", ["step"]
 )
 needing_review = Gauge("mkwanja_payments_needing_review", "Payments that a person should review")
-unpublished = Gauge(
-    "mkwanja_events_unpublished", "Payments with an event that is not yet published"
-)
+unpublished = Gauge("mkwanja_events_unpublished", "Events that are not yet published")
 
 
 def metrics_text() -> tuple[bytes, str]:

@@ -19,7 +19,7 @@ from uuid import UUID
 import structlog
 
 from domain.account import Account
-from domain.changes import Announcement, Change, ChangingStore, Context, Decided, NewEntry
+from domain.changes import Change, ChangingStore, Context, Decided, NewEntry
 from domain.errors import PaymentServiceError, QueueUnavailable
 from domain.inquiry import last_sent_at
 from domain.kinds import RULES, Kind, kinds_that
@@ -70,8 +70,8 @@ class SweepingStore(Protocol):
     async def plan_sweep(self, *, limit: int, overdue_by: timedelta) -> SweepPlan:
         """Counts the due steps of each kind, up to `limit`, and reads the brakes.
 
-        Also reads whether events have been unpublished for `overdue_by`, and whether events have no
-        position in the feed.
+        Also reads whether events have been unpublished for `overdue_by`, and whether such events
+        have no position in the feed.
         """
         ...
 
@@ -102,10 +102,6 @@ class SweepingStore(Protocol):
         which is twice as long, up to `cool_down_max`. Chooses a payment that only `account` has
         sent, because an inquiry as another account would say nothing about the credential in use.
         """
-        ...
-
-    async def fetch_unannounced(self, *, limit: int, overdue_by: timedelta) -> list[Announcement]:
-        """Fetches events that are due for `overdue_by` and not recorded as published."""
         ...
 
     async def list_events(self) -> int:
@@ -303,16 +299,9 @@ class Sweeper:
         return 1
 
     async def _announce_owed(self) -> int:
-        owed = await self._due.fetch_unannounced(
-            limit=STEPS_MAX, overdue_by=ANNOUNCEMENT_OVERDUE_BY
-        )
-        if not owed or not await self._announcer.announce(owed[0]):
-            return 0  # Redis is not reachable, so the other publications would fail too
-        return 1 + sum(
-            await asyncio.gather(
-                *(self._announcer.announce(announcement) for announcement in owed[1:])
-            )
-        )
+        """Starts a publication in the background, because a backlog may take long to publish."""
+        self._announcer.publish_soon()
+        return 1
 
     async def _change_all(self, changes: list[Change]) -> None:
         """Makes all changes concurrently, so that they share commits."""

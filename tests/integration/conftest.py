@@ -24,6 +24,7 @@ from domain.adapters.postgres.accepting import PostgresAcceptingStore
 from domain.adapters.postgres.changing import PostgresChangingStore
 from domain.adapters.postgres.claiming import PostgresClaimingStore
 from domain.adapters.postgres.engine import Database
+from domain.adapters.postgres.outbox import PostgresOutbox
 from domain.adapters.postgres.reading import PostgresReadingStore
 from domain.adapters.postgres.statements import sql
 from domain.adapters.postgres.sweeping import PostgresSweepingStore
@@ -69,6 +70,7 @@ class Store:
         self.claiming = PostgresClaimingStore(self.database)
         self.changing = PostgresChangingStore(self.database)
         self.sweeping = PostgresSweepingStore(self.database)
+        self.outbox = PostgresOutbox(self.database)
         self._reading = PostgresReadingStore(self.database)
 
     async def __aenter__(self) -> Self:
@@ -147,6 +149,10 @@ class Store:
         payment_id, attempt_id = await self.accepted(kind), new_id()
         assert await self.claim(payment_id, attempt_id, ACCOUNTS[kind]) is not None
         return payment_id, attempt_id
+
+    async def count_unpublished(self) -> int:
+        """Count the events that are not recorded as published."""
+        return len(await self.rows(builders.UNPUBLISHED_EVENTS))
 
     async def finalized(self, kind: Kind = Kind.DEPOSIT) -> UUID:
         """Create a payment that succeeded, and return its id."""

@@ -17,8 +17,8 @@ from domain.adapters.redis.rates import CallerRates, Spending
 from domain.adapters.redis.replays import Copy, CopyToWrite, Replays
 from domain.adapters.redis.sharing import SharedRate, SharedText
 from domain.adapters.redis.wakeups import RedisWakeups
-from domain.changes import Announcement
 from domain.idempotency import FirstAnswer
+from domain.lifecycle.announce import OutboxEvent
 from domain.policy import CallerLimits
 from tests.integration.conftest import PATIENCE_SECONDS, new_id
 
@@ -31,9 +31,7 @@ USES: dict[str, Use] = {
     "hand over": lambda redis: RedisWakeups(redis).hand_over([new_id(), new_id()]),
     "consume hand-over": lambda redis: RedisWakeups(redis).consume_hand_over(new_id()),
     "room": lambda redis: RedisWakeups(redis).room(),
-    "bell": lambda redis: RedisBell(redis).ring(
-        Announcement(history_id=new_id(), payment_id=new_id(), body="{}")
-    ),
+    "bell": lambda redis: RedisBell(redis).ring([OutboxEvent(1, new_id(), "{}")]),
     "read copy": lambda redis: Replays(redis).read("caller", "key", now=datetime.now(UTC)),
     "write copy": lambda redis: Replays(redis).write(
         [CopyToWrite("caller", "key", _COPY, datetime.now(UTC) + timedelta(hours=1))]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID
 
 from domain.attempts import IdKind, ProviderIds
-from domain.changes import Announcement
 from domain.fence import OpenAttempt
 from domain.kinds import Kind
-from domain.lifecycle.announce import Announcer
+from domain.lifecycle.announce import Announcer, OutboxEvent
 from domain.lifecycle.submit import Submitter
 from domain.payment import Payment
 from tests.builders import ACCOUNTS, TIMES
@@ -43,13 +42,13 @@ class Provider:
 
 
 class Bell:
-    """Records the announcements. Satisfies `domain.lifecycle.announce.Bell`."""
+    """Records the events. Satisfies `domain.lifecycle.announce.Bell`."""
 
     def __init__(self) -> None:
-        self.rung: list[Announcement] = []
+        self.rung: list[OutboxEvent] = []
 
-    async def ring(self, announcement: Announcement) -> None:
-        self.rung.append(announcement)
+    async def ring(self, events: Sequence[OutboxEvent]) -> None:
+        self.rung += events
 
 
 def an_id(payment: Payment) -> ProviderIds:
@@ -93,7 +92,7 @@ async def charge_limit(store: Store, payment_id: UUID) -> list[Kind]:
         claims=store.claiming,
         changes=store.changing,
         provider=provider,
-        announcer=Announcer(store.sweeping, Bell()),
+        announcer=Announcer(store.outbox, Bell()),
         times=TIMES,
         accounts=ACCOUNTS,
         clock=boot_clock,

@@ -17,7 +17,7 @@ from domain.adapters.postgres import feed as feed_module
 from domain.adapters.postgres.feed import Feed, ListedEvent, list_events
 from domain.adapters.postgres.statements import sql
 from tests.builders import a_backlog_of
-from tests.integration.conftest import Store, failure, success
+from tests.integration.conftest import Store, failure, new_id, success
 from tests.stack.databases import connection
 
 NOW = timedelta(0)
@@ -25,6 +25,13 @@ NOW = timedelta(0)
 
 async def page(store: Store, *, after: int = 0, limit: int = 100) -> list[ListedEvent]:
     return await Feed(store.database).page(after=after, limit=limit, owner=None)
+
+
+async def publish(store: Store) -> None:
+    """Publish the next batch, if the publisher of no other store has the turn."""
+    publisher = new_id()
+    if events := await store.outbox.take_turn(publisher, published_through=None):
+        await store.outbox.end_turn(publisher, published_through=events[-1].position)
 
 
 def ids_of(events: list[ListedEvent]) -> list[str]:
@@ -73,28 +80,26 @@ class TestListing:
         assert (both[:1], len(both)) == (listed, 2)
 
     async def test_only_a_lister_waits_for_a_lister(self, fresh: Store) -> None:
-        """During the lock, a payment is finalized and its announcement is recorded."""
+        """During the lock, a payment is finalized."""
         payment_id, _ = await fresh.claimed()
         async with listers_locked(fresh):
             result = await fresh.change(success(payment_id))
             assert result.announcement is not None
-            await fresh.sweeping.record_announced(result.announcement)
             assert await fresh.sweeping.list_events() == 0
-        assert await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW) == []
         assert ids_of(await page(fresh)) == [str(result.announcement.history_id)]
 
 
 class TestCompleteness:
     """A reader misses no event, whatever the order of the commits."""
 
-    async def test_an_announced_event_gets_a_position_too(self, fresh: Store) -> None:
-        """A payment whose events are all announced may still have unlisted events."""
+    async def test_the_sweeper_lists_events_that_no_publisher_and_no_reader_listed(
+        self, fresh: Store
+    ) -> None:
         payment_id, _ = await fresh.claimed()
         for change in (failure(payment_id), success(payment_id)):
-            result = await fresh.change(change)
-            assert result.announcement is not None
-            await fresh.sweeping.record_announced(result.announcement)
-            assert (await fresh.payment(payment_id)).event_due is None
+            await fresh.change(change)
+        hour = timedelta(hours=1)
+        assert not (await fresh.sweeping.plan_sweep(limit=1, overdue_by=hour)).has_unlisted
         assert (await fresh.sweeping.plan_sweep(limit=1, overdue_by=NOW)).has_unlisted
         assert await fresh.sweeping.list_events() == 2
         assert not (await fresh.sweeping.plan_sweep(limit=1, overdue_by=NOW)).has_unlisted
@@ -121,10 +126,9 @@ class TestCompleteness:
         )
         for values in [", ".join(reversed(rows))] if is_one_statement else rows:
             await fresh.execute(insert + values)
-        await fresh.update(payment_id, "event_due = now()")
         assert ids_of(await page(fresh)) == ["failed", "corrected"]
 
-    async def test_a_reader_reads_every_event_once_beside_writers_and_announcers(
+    async def test_a_reader_reads_every_event_once_beside_writers_and_publishers(
         self, fresh: Store, second_worker: Store
     ) -> None:
         """Each reader continues from its last position. All readers read the same order."""
@@ -133,9 +137,8 @@ class TestCompleteness:
 
         async def finalize(store: Store, payment_id: UUID) -> None:
             for change in (failure(payment_id), success(payment_id)):
-                result = await store.change(change)
-                assert result.announcement is not None
-                await store.sweeping.record_announced(result.announcement)
+                await store.change(change)
+                await publish(store)
 
         async def read(store: Store, limit: int) -> list[ListedEvent]:
             found: list[ListedEvent] = []
@@ -179,10 +182,7 @@ class TestCost:
         while found := await fresh.sweeping.list_events():
             listed += found
         assert listed == await fresh.one("SELECT count(*) FROM mkwanja.events") == 50_000
-        assert (
-            await fresh.one("SELECT count(*) FROM mkwanja.payments WHERE event_due IS NOT NULL")
-            == 50_000
-        )
+        assert await fresh.count_unpublished() == 50_000
         times = (
             "SELECT history.recorded_at FROM mkwanja.events AS event"
             " JOIN mkwanja.payment_history AS history ON history.id = event.history_id"

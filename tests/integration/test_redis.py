@@ -20,9 +20,9 @@ from domain.adapters.redis.connection import RedisClient
 from domain.adapters.redis.names import PREFIX
 from domain.adapters.redis.replays import Copy, CopyToWrite, Replays
 from domain.adapters.redis.wakeups import RedisWakeups
-from domain.changes import Announcement
 from domain.errors import QueueUnavailable
 from domain.idempotency import FirstAnswer
+from domain.lifecycle.announce import OutboxEvent
 from tests.integration.conftest import PATIENCE_SECONDS, new_id
 from tests.integration.redis_uses import USES, client_of
 
@@ -122,36 +122,28 @@ class TestWakeups:
 
 
 class TestBell:
-    """The bell publishes each event at most once."""
+    """The bell publishes the events of a batch, each at most once."""
 
-    async def test_an_event_is_published_on_both_channels_byte_for_byte(
+    async def test_events_are_published_in_order_on_both_channels_byte_for_byte(
         self, redis: RedisClient
     ) -> None:
-        """The test publishes twenty events at the same time."""
-        announcements = [
-            Announcement(
-                history_id=new_id(),
-                payment_id=new_id(),
-                body=f'{{"note":"thanks \u00e9 \u2713","n":{number}}}',
-            )
+        events = [
+            OutboxEvent(number, new_id(), f'{{"note":"thanks \u00e9 \u2713","n":{number}}}')
             for number in range(20)
         ]
         bell = RedisBell(redis)
         async with redis.pubsub() as listener, asyncio.timeout(PATIENCE_SECONDS):
-            await listener.subscribe(
-                "payment-events", f"payment-events:{announcements[0].payment_id}"
-            )
-            await asyncio.gather(*map(bell.ring, announcements))
+            await listener.subscribe("payment-events", f"payment-events:{events[0].payment_id}")
+            await bell.ring(events)
             received: list[tuple[str, str]] = []
             while len(received) < 21:
                 message = await listener.get_message(ignore_subscribe_messages=True, timeout=1)
                 if message is not None:
                     received.append((message["channel"].decode(), message["data"].decode()))
-        assert sorted(body for channel, body in received if channel == "payment-events") == sorted(
-            announcement.body for announcement in announcements
-        )
+        of_all = [body for channel, body in received if channel == "payment-events"]
+        assert of_all == [event.body for event in events]
         own = [body for channel, body in received if channel != "payment-events"]
-        assert own == [announcements[0].body]
+        assert own == [events[0].body]
 
 
 def to_write(

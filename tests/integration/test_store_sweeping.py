@@ -1,4 +1,4 @@
-"""Sweep: fetch due payments once, in order and without waiting, and find unpublished events."""
+"""Sweep: fetch due payments once, in order and without waiting."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ import json
 from datetime import timedelta
 from uuid import UUID
 
-import pytest
-
-from domain.changes import Announcement
-from domain.errors import StoreUnavailable
 from domain.kinds import Kind
 from domain.stages import Stage, Step
-from tests.integration.conftest import Store, a_new_payment, failure, locked, success
+from tests.integration.conftest import Store, a_new_payment, locked
 
 NOW = timedelta(0)
 MINUTE = timedelta(seconds=60)
@@ -79,9 +75,8 @@ class TestDue:
         assert await fetch_due_ids(fresh) == [held]
 
     async def test_final_payments_cost_a_sweep_nothing(self, fresh: Store) -> None:
-        """A sweep uses only two partial indexes, and neither contains final payments."""
+        """A sweep uses only a partial index, which contains no final payment."""
         payment_id = await fresh.finalized()
-        await fresh.execute("UPDATE mkwanja.payments SET event_due = NULL")
         copied = await fresh.one(
             "SELECT string_agg(quote_ident(column_name), ', ') FROM information_schema.columns"
             " WHERE table_schema = 'mkwanja' AND table_name = 'payments'"
@@ -95,116 +90,11 @@ class TestDue:
         )
         await overdue(fresh, 3)
         await fresh.execute("ANALYZE mkwanja.payments")
-        for name, condition in (
-            (
-                "payments_due",
-                "next_step = 'submit' AND next_step_at <= now() ORDER BY next_step_at",
-            ),
-            ("payments_event_due", "event_due <= now() ORDER BY event_due"),
-        ):
-            sql = f"SELECT id FROM mkwanja.payments WHERE {condition} LIMIT 100"  # noqa: S608
-            plan = await fresh.one(f"EXPLAIN (FORMAT JSON) {sql}")
-            assert f'"Index Name": "{name}"' in json.dumps(json.loads(plan)), plan
-            assert await fresh.one("SELECT reltuples FROM pg_class WHERE relname = $1", name) <= 10
-
-
-async def fetch_unannounced(store: Store, *, limit: int = 10) -> list[Announcement]:
-    return await store.sweeping.fetch_unannounced(limit=limit, overdue_by=NOW)
-
-
-class TestAnnouncements:
-    """An event is published at least once, under one id, until the publication is recorded."""
-
-    async def test_an_event_is_unannounced_until_its_publication_is_recorded(
-        self, fresh: Store, second_worker: Store
-    ) -> None:
-        """The sweeper finds the bytes that the finalizing commit stored.
-
-        The sweeper leaves a new event to the process that stored it. Two sweepers can publish the
-        same event.
-        """
-        payment_id, _ = await fresh.claimed()
-        announcement = (await fresh.change(success(payment_id))).announcement
-        assert announcement is not None
-        assert await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=MINUTE) == []
-        for _ in range(2):
-            assert await fetch_unannounced(fresh) == [announcement]
-        await asyncio.gather(
-            *(store.sweeping.record_announced(announcement) for store in [fresh, second_worker] * 2)
+        sql = (
+            "SELECT id FROM mkwanja.payments WHERE next_step = 'submit' AND next_step_at <= now()"
+            " ORDER BY next_step_at LIMIT 100"
         )
-        assert await fetch_unannounced(fresh) == []
-        assert (await fresh.payment(payment_id)).event_due is None
-
-    async def test_a_payment_stays_unannounced_until_both_its_events_are_recorded(
-        self, fresh: Store
-    ) -> None:
-        """The events are a failure and its correction, recorded in either order."""
-        for recorded_first in (0, 1):
-            payment_id, _ = await fresh.claimed()
-            results = [
-                await fresh.change(change) for change in (failure(payment_id), success(payment_id))
-            ]
-            owed = await fetch_unannounced(fresh)
-            assert owed == [result.announcement for result in results]
-            first = owed.pop(recorded_first)
-            await fresh.sweeping.record_announced(first)
-            assert await fetch_unannounced(fresh) == owed
-            assert (await fresh.payment(payment_id)).event_due is not None
-            await fresh.sweeping.record_announced(owed[0])
-            assert (await fresh.payment(payment_id)).event_due is None
-
-    async def test_an_event_stored_while_another_is_recorded_stays_unannounced(
-        self, fresh: Store, second_worker: Store
-    ) -> None:
-        """No event is lost, in either order of the commits."""
-        for _ in range(15):
-            payment_id, _ = await fresh.claimed()
-            failed = (await fresh.change(failure(payment_id))).announcement
-            assert failed is not None
-            corrected, _ = await asyncio.gather(
-                fresh.change(success(payment_id)),
-                second_worker.sweeping.record_announced(failed),
-            )
-            [owed] = await fetch_unannounced(fresh)
-            assert owed == corrected.announcement
-            await fresh.sweeping.record_announced(owed)
-
-    async def test_payments_without_unannounced_events_do_not_hide_others(
-        self, fresh: Store
-    ) -> None:
-        """The sweeper removes the wrong due times, and finds the payments that are due later."""
-        published = [await fresh.finalized() for _ in range(3)]
-        for announcement in await fetch_unannounced(fresh):
-            await fresh.sweeping.record_announced(announcement)
-        waiting = await fresh.finalized()
-        for payment_id in published:
-            await fresh.update(payment_id, "event_due = now() - interval '1 hour'")
-        assert await fetch_unannounced(fresh, limit=3) == []
-        (announcement,) = await fetch_unannounced(fresh, limit=3)
-        assert announcement.payment_id == waiting
-
-    async def test_a_publication_that_cannot_be_recorded_fails_alone(self, fresh: Store) -> None:
-        """One announcement of the batch names an unknown history entry."""
-        payments = [await fresh.finalized() for _ in range(4)]
-        announcements = await fetch_unannounced(fresh)
-        announcements.insert(
-            1, Announcement(history_id=payments[0], payment_id=a_new_payment().id, body="{}")
-        )
-        results = await asyncio.gather(
-            *map(fresh.sweeping.record_announced, announcements), return_exceptions=True
-        )
-        failed = [isinstance(result, Exception) for result in results]
-        assert failed == [False, True, False, False, False]
-        assert await fetch_unannounced(fresh) == []
-
-    @pytest.mark.usefixtures("impatient")
-    async def test_recording_the_publication_of_a_locked_payment_fails_as_unavailable(
-        self, fresh: Store
-    ) -> None:
-        """The announcer expects only this error. The sweeper finds the event without a lock."""
-        payment_id = await fresh.finalized()
-        async with locked(fresh, payment_id):
-            (announcement,) = await fetch_unannounced(fresh)
-            with pytest.raises(StoreUnavailable):
-                await fresh.sweeping.record_announced(announcement)
-        await fresh.sweeping.record_announced(announcement)
+        plan = await fresh.one(f"EXPLAIN (FORMAT JSON) {sql}")
+        assert '"Index Name": "payments_due"' in json.dumps(json.loads(plan)), plan
+        size = "SELECT reltuples FROM pg_class WHERE relname = 'payments_due'"
+        assert await fresh.one(size) <= 10

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from uuid import UUID
 
 import pytest
 
@@ -41,11 +40,15 @@ def bell() -> Bell:
 @pytest.fixture
 def submitter(store: Store, provider: Provider, bell: Bell) -> Submitter:
     """The submitter of one worker."""
+    return a_submitter(store, provider, bell)
+
+
+def a_submitter(store: Store, provider: Provider, bell: Bell) -> Submitter:
     return Submitter(
         claims=store.claiming,
         changes=store.changing,
         provider=provider,
-        announcer=Announcer(store.sweeping, bell),
+        announcer=Announcer(store.outbox, bell),
         times=TIMES,
         accounts=ACCOUNTS,
         clock=boot_clock,
@@ -120,18 +123,18 @@ async def test_an_answer_after_the_success_of_its_payment_is_recorded(
 
 
 async def test_a_refusal_is_announced_with_its_stored_bytes(
-    store: Store, submitter: Submitter, provider: Provider, bell: Bell
+    fresh: Store, provider: Provider, bell: Bell
 ) -> None:
     provider.play = fails(Refused(INSUFFICIENT_FUNDS))
-    payment_id = await store.accepted()
-    await submitter.submit(payment_id)
-    await until(lambda: _is_announced(store, payment_id))
-    stored = (await store.history(payment_id))[-1]["event_body"]
-    assert [announcement.body for announcement in bell.rung] == [stored]
+    payment_id = await fresh.accepted()
+    await a_submitter(fresh, provider, bell).submit(payment_id)
+    await until(lambda: _is_published(fresh))
+    stored = (await fresh.history(payment_id))[-1]["event_body"]
+    assert [event.body for event in bell.rung] == [stored]
 
 
-async def _is_announced(store: Store, payment_id: UUID) -> bool:
-    return (await store.payment(payment_id)).event_due is None
+async def _is_published(store: Store) -> bool:
+    return await store.count_unpublished() == 0
 
 
 async def test_an_expired_payment_fails_and_is_not_sent(

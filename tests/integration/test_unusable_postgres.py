@@ -59,7 +59,6 @@ async def test_while_postgres_is_read_only_writes_are_unavailable_and_reads_work
     accepted = await fresh.accepted()
     claimed, attempt_id = await fresh.claimed()
     finalized = await fresh.finalized()
-    (announcement,) = await fresh.sweeping.fetch_unannounced(limit=10, overdue_by=NOW)
     reading = PostgresReadingStore(fresh.database)
     assert await reading.is_writable()
     async with read_only(fresh):
@@ -73,7 +72,7 @@ async def test_while_postgres_is_read_only_writes_are_unavailable_and_reads_work
             lambda: fresh.change(raw_callback_change(claimed, a_callback())),
             lambda: fresh.sweeping.plan_sweep(limit=10, overdue_by=NOW),
             lambda: fresh.sweeping.fetch_due(Step.SUBMIT, limit=10, next_step_in=NOW),
-            lambda: fresh.sweeping.record_announced(announcement),
+            lambda: fresh.outbox.take_turn(new_id(), published_through=None),
         ):
             with pytest.raises(StoreUnavailable):
                 await work()
@@ -83,7 +82,7 @@ async def test_while_postgres_is_read_only_writes_are_unavailable_and_reads_work
         assert await Feed(fresh.database).page(after=0, limit=10, owner=None) == []
     await asyncio.sleep(1.1)  # after a second, the pool replaces a read-only session
     await fresh.change(acknowledgement(claimed, attempt_id))
-    await fresh.sweeping.record_announced(announcement)
+    assert len(await fresh.outbox.take_turn(new_id(), published_through=None)) == 1
     assert (
         await fresh.claiming.claim(accepted, new_id(), lease=TIMES.lease, account=None) is not None
     )

@@ -15,6 +15,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from tests.builders import UNPUBLISHED_EVENTS
 from tests.spec.conftest import a_system
 from tests.spec.feed_reader import Reader, open_transaction, wait_for_blocked
 from tests.spec.playing import begin, stopped_payouts
@@ -172,7 +173,7 @@ async def _announce_by_hand(
     """Write the rows of an event as a finalizing commit does."""
     await raw.execute(
         "WITH payment AS (UPDATE mkwanja.payments"
-        " SET sequence = sequence + 1, event_due = now() WHERE id = $1::uuid"
+        " SET sequence = sequence + 1 WHERE id = $1::uuid"
         " RETURNING id, sequence) INSERT INTO mkwanja.payment_history (id, payment_id, sequence,"
         " recorded_at, what, previous_stage, stage, detail, event_type, event_body)"
         " SELECT $2, id, sequence, now(), 'stored_by_a_test', 'failed', 'failed', '{}',"
@@ -265,5 +266,4 @@ async def test_a_reader_reads_events_without_redis_and_without_a_worker(system: 
 
 async def _wait_until_published(system: System) -> None:
     """Wait until every event is published and recorded as published."""
-    unpublished = "SELECT id FROM mkwanja.payments WHERE event_due IS NOT NULL"
-    await system.eventually(lambda: system.rows(unpublished), lambda rows: not rows)
+    await system.eventually(lambda: system.rows(UNPUBLISHED_EVENTS), lambda rows: not rows)

@@ -50,7 +50,7 @@ async def drop_database(server_url: str, url: str) -> None:
 
 
 async def empty(url: str) -> None:
-    """Deletes every row of our tables, and resets the brakes to their state after the migrations.
+    """Deletes every row of our tables, except those of the migrations, which it resets.
 
     `url` must name a superuser, because insert-only tables refuse all other roles.
     """
@@ -71,6 +71,7 @@ async def empty_by(server: "asyncpg.Connection[asyncpg.Record]") -> None:
         await server.execute(f"TRUNCATE {names} RESTART IDENTITY")
         rows = [(row["name"],) for row in brakes]
         await server.executemany("INSERT INTO mkwanja.brakes (name) VALUES ($1)", rows)
+        await server.execute("INSERT INTO mkwanja.event_publisher (published_through) VALUES (0)")
 
 
 def database_name(url: str) -> str:

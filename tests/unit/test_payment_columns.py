@@ -57,7 +57,7 @@ def row_of(payment: Payment) -> dict[str, Any]:
 def test_a_payment_written_to_its_columns_reads_back_the_same(kind: Kind, stage: Stage) -> None:
     """The row comes from the driver, or as JSON."""
     payment = a_payment(
-        kind=kind, stage=stage, caller_key=CALLER.key, attempts=(), sequence=5, event_due=NOW,
+        kind=kind, stage=stage, caller_key=CALLER.key, attempts=(), sequence=5,
         metadata={"order": "4"}, purpose=Purpose.SALARY, needs_review=True, attempt_id=UUID(int=3),
         lease_until=NOW, recipient_name="JANE DOE", receipt="UC14KD82QZ",
         amount_settled_kes=240 if stage is Stage.SUCCEEDED else None,
@@ -91,7 +91,8 @@ def test_metadata_is_read_from_text_and_from_a_decoded_value() -> None:
 def test_every_column_is_filled_by_an_acceptance_or_by_a_change() -> None:
     names = {column.name for column in PAYMENT_COLUMNS}
     inserted = {column.name for column in PAYMENT_COLUMNS if column.inserted}
-    assert names == inserted | set(CHANGED_TYPES)
+    # Only an older release writes this column.
+    assert names == inserted | set(CHANGED_TYPES) | {"event_due"}
     assert {column.name for column in PAYMENT_COLUMNS if not column.is_nullable} - {
         "needs_review"
     } <= inserted

@@ -142,12 +142,7 @@ def _prepare(
         return PreparedChange(change, before, replace(decided, payment=after), new_ids, None, None)
     history_id = uuid_utils.uuid7()
     event = decided.effect(AnnounceEvent)
-    after = replace(
-        after,
-        sequence=before.sequence + 1,
-        updated_at=now,
-        event_due=after.event_due if event is None else now,
-    )
+    after = replace(after, sequence=before.sequence + 1, updated_at=now)
     body = (
         None
         if event is None

@@ -32,23 +32,20 @@ _HAS_UNLISTED = sql("SELECT EXISTS (SELECT FROM mkwanja.unlisted_events) AS has_
 
 # Lists events in the order of the queue, but the events of one payment always by `sequence`. A
 # correction therefore never precedes the failure that it corrects.
-_LIST = sql("""
-WITH listed AS (
-    INSERT INTO mkwanja.events (history_id, owner)
-    SELECT waiting.history_id, payment.owner
-    FROM (
-        SELECT number, history_id, payment_id, sequence FROM mkwanja.unlisted_events AS queued
-        WHERE NOT EXISTS (
-            SELECT FROM mkwanja.events AS event WHERE event.history_id = queued.history_id)
-        ORDER BY number LIMIT :limit
-    ) AS waiting JOIN mkwanja.payments AS payment ON payment.id = waiting.payment_id
-    ORDER BY max(waiting.number)
-        OVER (PARTITION BY waiting.payment_id ORDER BY waiting.sequence), waiting.sequence
-    ON CONFLICT (history_id) DO NOTHING
-    RETURNING history_id
-)
-SELECT count(*) AS listed FROM listed
-""")
+LIST = """
+INSERT INTO mkwanja.events (history_id, owner)
+SELECT waiting.history_id, payment.owner
+FROM (
+    SELECT number, history_id, payment_id, sequence FROM mkwanja.unlisted_events AS queued
+    WHERE NOT EXISTS (
+        SELECT FROM mkwanja.events AS event WHERE event.history_id = queued.history_id)
+    ORDER BY number LIMIT :limit
+) AS waiting JOIN mkwanja.payments AS payment ON payment.id = waiting.payment_id
+ORDER BY max(waiting.number)
+    OVER (PARTITION BY waiting.payment_id ORDER BY waiting.sequence), waiting.sequence
+ON CONFLICT (history_id) DO NOTHING
+"""
+_LIST = sql(f"WITH listed AS ({LIST} RETURNING history_id) SELECT count(*) AS listed FROM listed")
 
 # The last twelve digits of the event's id. A restored database may have another event at the same
 # position: the mark distinguishes the two.

@@ -9,6 +9,7 @@ from domain.adapters.postgres.accepting import ACCEPT
 from domain.adapters.postgres.claiming import CLAIMING_FUNCTIONS
 from domain.adapters.postgres.functions import Function
 from domain.adapters.postgres.loading import LOAD
+from domain.adapters.postgres.outbox import TAKE_TURN
 from domain.adapters.postgres.writing import WRITE
 
-FUNCTIONS: tuple[Function, ...] = (ACCEPT, LOAD, WRITE, *CLAIMING_FUNCTIONS)
+FUNCTIONS: tuple[Function, ...] = (ACCEPT, LOAD, WRITE, *CLAIMING_FUNCTIONS, TAKE_TURN)

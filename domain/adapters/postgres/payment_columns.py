@@ -178,7 +178,8 @@ PAYMENT_COLUMNS = (
     _column("attempt_id", "uuid", is_changed=True),
     _column("lease_until", "timestamptz", is_changed=True),
     _column("next_step_at", "timestamptz", inserted=_FIRST_STEP_AT, is_changed=True),
-    _column("event_due", "timestamptz", is_changed=True),
+    # Only processes of an older release write and read it (migration 0013).
+    _column("event_due", "timestamptz", is_read=False),
     _column(
         "next_step", inserted=f"'{Step.SUBMIT}'", is_changed=True, is_read=False,
         write=_value,

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from domain.adapters.postgres.brakes import ENGAGED
 from domain.adapters.postgres.engine import Database, Transaction
+from domain.adapters.postgres.outbox import COUNT_UNPUBLISHED
 from domain.adapters.postgres.payment_columns import payment_from
 from domain.adapters.postgres.rows import attempts_from
 from domain.adapters.postgres.statements import Statement, sql
@@ -38,9 +39,9 @@ SELECT stage, next_step, count(*) AS count,
     greatest(0, extract(epoch FROM now() - min(next_step_at))) AS overdue_seconds
 FROM mkwanja.payments WHERE next_step_at IS NOT NULL GROUP BY stage, next_step
 """)
-_FLAGS = sql("""
+_FLAGS = sql(f"""
 SELECT (SELECT count(*) FROM mkwanja.payments WHERE needs_review) AS needing_review,
-    (SELECT count(*) FROM mkwanja.payments WHERE event_due IS NOT NULL) AS unpublished
+    {COUNT_UNPUBLISHED} AS unpublished
 """)
 
 _STAGES_OF_STATUS = {

@@ -20,7 +20,8 @@ SERVICE_ROLE = "mkwanja_service"
 # All columns that the processes update. All other columns are only inserted: a payment's amount,
 # parties and owner stay as accepted, and the history stays as recorded. Nothing is ever deleted.
 UPDATED_COLUMNS = {
-    "payments": CHANGED_NAMES,
+    # Processes of an older release also change `event_due`.
+    "payments": (*CHANGED_NAMES, "event_due"),
     "attempts": ("outcome", "ended_at"),
     # If a key is used again after it has expired, its row gets new values in these columns.
     "idempotency_keys": (
@@ -43,10 +44,11 @@ UPDATED_COLUMNS = {
         "cool_down",
         "probe_at",
     ),
+    "event_publisher": ("published_through", "publisher", "turn_ends_at"),
 }
 
 # The migrations insert the rows of these tables.
-_NEVER_INSERTED = frozenset({"brakes"})
+_NEVER_INSERTED = frozenset({"brakes", "event_publisher"})
 
 # Supabase serves schemas to these roles over HTTP, and its projects have generous default grants
 # (rules.md §21). After every migration, these roles have no right on anything of ours, including

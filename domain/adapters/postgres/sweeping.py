@@ -1,13 +1,12 @@
-"""Finds overdue work for the sweeper: steps that are due, and events not recorded as published."""
+"""Finds overdue work for the sweeper: steps that are due, and events that are not published."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from datetime import timedelta
 from uuid import UUID
 
 from domain.account import Account
-from domain.adapters.batching import Lane, RunAlone
 from domain.adapters.postgres.brakes import (
     ALL_BRAKES,
     HELD_STEP_JOIN,
@@ -16,17 +15,11 @@ from domain.adapters.postgres.brakes import (
     PAYOUT_BRAKES,
     START_BREAKER_PROBE,
 )
-from domain.adapters.postgres.engine import (
-    CONTENDED,
-    Database,
-    Transaction,
-    is_about_rows,
-    sqlstate,
-)
+from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.feed import list_new_events
+from domain.adapters.postgres.outbox import FIRST_UNPUBLISHED
 from domain.adapters.postgres.rows import due_from
 from domain.adapters.postgres.statements import sql
-from domain.changes import Announcement
 from domain.errors import StoreUnavailable
 from domain.kinds import Kind, kinds_that
 from domain.lifecycle.reconcile import SweepPlan
@@ -56,6 +49,11 @@ SELECT * FROM moved ORDER BY was_due_at
 # query counts no inquiry that needs the refused credential. While an operation is held, the query
 # counts one inquiry of that operation after each cool-down.
 _PLAN = sql(f"""
+WITH first_unpublished AS (
+    SELECT is_listed, recorded_at <= now() - CAST(:overdue_by AS interval) AS is_overdue
+    FROM ({FIRST_UNPUBLISHED}) AS first
+    JOIN mkwanja.payment_history AS history ON history.id = first.history_id
+)
 SELECT step.name AS step, CASE WHEN step.name = 'status' AND brakes.breaker_is_open THEN 0 ELSE (
         SELECT count(*) FROM (
             SELECT FROM mkwanja.payments WHERE next_step = step.name AND next_step_at <= now()
@@ -63,9 +61,8 @@ SELECT step.name AS step, CASE WHEN step.name = 'status' AND brakes.breaker_is_o
                 WHEN hold.probe_at <= now() THEN 1 ELSE 0 END) AS found
     ) END AS due,
     brakes.engaged, brakes.breaker_is_open, brakes.probes_due,
-    EXISTS (SELECT FROM mkwanja.payments
-        WHERE event_due <= now() - CAST(:overdue_by AS interval)) AS has_overdue_events,
-    EXISTS (SELECT FROM mkwanja.unlisted_events) AS has_unlisted
+    EXISTS (SELECT FROM first_unpublished WHERE is_overdue) AS has_overdue_events,
+    EXISTS (SELECT FROM first_unpublished WHERE is_overdue AND NOT is_listed) AS has_unlisted
 FROM unnest(CAST(:steps AS text[])) AS step(name)
 {HELD_STEP_JOIN},
     {ALL_BRAKES}
@@ -78,45 +75,9 @@ _STUCK_FOR = timedelta(seconds=10)
 _END_STUCK = sql("""
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND usename = current_user
-  AND application_name LIKE 'mkwanja-%' AND state = 'active' AND wait_event = 'ClientRead'
+  AND application_name LIKE 'mkwanja-%'
+  AND state = 'active' AND wait_event IN ('ClientRead', 'ClientWrite')
   AND xact_start < now() - CAST(:stuck_for AS interval)
-""")
-
-# A row without an event id is a payment whose events are all published. The sweeper clears its
-# `event_due`. Otherwise such payments would fill each batch, and the payments behind them would
-# wait for ever.
-_UNANNOUNCED = sql("""
-SELECT owing.id AS payment_id, unpublished.id, unpublished.event_body
-FROM (
-    SELECT id FROM mkwanja.payments WHERE event_due <= now() - CAST(:overdue_by AS interval)
-    ORDER BY event_due LIMIT :limit
-) AS owing
-LEFT JOIN LATERAL (
-    SELECT history.id, history.sequence, history.event_body FROM mkwanja.payment_history AS history
-    WHERE history.payment_id = owing.id AND history.event_body IS NOT NULL AND NOT EXISTS (
-        SELECT FROM mkwanja.event_publications AS publication
-        WHERE publication.history_id = history.id)
-) AS unpublished ON true
-ORDER BY owing.id, unpublished.sequence
-""")
-
-# `event_due` is cleared only if the payment has no unpublished event left. The payment's row is
-# locked first. If another transaction is about to add an event, we then either see that event here,
-# or that transaction sets `event_due` after us.
-_LOCK_OWING = sql("""
-SELECT id FROM mkwanja.payments WHERE id = ANY(CAST(:payment_ids AS uuid[])) ORDER BY id FOR UPDATE
-""")
-_RECORD_PUBLISHED = sql("""
-INSERT INTO mkwanja.event_publications (history_id, published_at)
-SELECT history_id, now() FROM unnest(CAST(:history_ids AS uuid[])) AS batch(history_id)
-""")
-_CLEAR_EVENT_DUE = sql("""
-UPDATE mkwanja.payments AS payment SET event_due = NULL
-WHERE id = ANY(CAST(:payment_ids AS uuid[])) AND event_due IS NOT NULL AND NOT EXISTS (
-    SELECT FROM mkwanja.payment_history AS history
-    WHERE history.payment_id = payment.id AND history.event_body IS NOT NULL AND NOT EXISTS (
-        SELECT FROM mkwanja.event_publications AS publication
-        WHERE publication.history_id = history.id))
 """)
 
 
@@ -125,11 +86,6 @@ class PostgresSweepingStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        # This lane has no shared gate: the publication of events and the writes that move money do
-        # not wait for each other.
-        self._recording: Lane[Announcement, None] = Lane(
-            self._record_batch, key=lambda item: item.payment_id
-        )
 
     async def plan_sweep(self, *, limit: int, overdue_by: timedelta) -> SweepPlan:
         """See `domain.lifecycle.reconcile.SweepingStore.plan_sweep`."""
@@ -201,48 +157,6 @@ class PostgresSweepingStore:
             rows = await transaction.rows(START_BREAKER_PROBE, parameters)
         return UUID(int=rows[0].payment_id.int) if rows and rows[0].payment_id else None
 
-    async def fetch_unannounced(self, *, limit: int, overdue_by: timedelta) -> list[Announcement]:
-        """See `domain.lifecycle.reconcile.SweepingStore.fetch_unannounced`."""
-        async with self._database.transaction() as transaction:
-            rows = await transaction.rows(_UNANNOUNCED, {"limit": limit, "overdue_by": overdue_by})
-            if published_ids := sorted(row.payment_id for row in rows if row.id is None):
-                await _clear_event_due(transaction, published_ids)
-        return [
-            Announcement(history_id=row.id, payment_id=row.payment_id, body=row.event_body)
-            for row in rows
-            if row.id is not None
-        ]
-
     async def list_events(self) -> int:
         """See `domain.lifecycle.reconcile.SweepingStore.list_events`."""
         return await list_new_events(self._database)
-
-    async def record_announced(self, announcement: Announcement) -> None:
-        """See `domain.lifecycle.announce.AnnouncementStore.record_announced`."""
-        await self._recording.submit(announcement)
-
-    async def drain(self) -> None:
-        await self._recording.drain()
-
-    async def _record_batch(self, batch: Sequence[Announcement]) -> list[None]:
-        try:
-            async with self._database.transaction() as transaction:
-                await record_published(transaction, batch)
-        except Exception as error:
-            if len(batch) > 1 and is_about_rows(error):
-                raise RunAlone from error
-            if sqlstate(error) in CONTENDED:
-                raise StoreUnavailable from error
-            raise
-        return [None] * len(batch)
-
-
-async def record_published(transaction: Transaction, batch: Sequence[Announcement]) -> None:
-    """Records publications, and clears `event_due` of payments with no event left to publish."""
-    await transaction.run(_RECORD_PUBLISHED, {"history_ids": [item.history_id for item in batch]})
-    await _clear_event_due(transaction, sorted(item.payment_id for item in batch))
-
-
-async def _clear_event_due(transaction: Transaction, payment_ids: list[UUID]) -> None:
-    await transaction.rows(_LOCK_OWING, {"payment_ids": payment_ids})
-    await transaction.run(_CLEAR_EVENT_DUE, {"payment_ids": payment_ids})

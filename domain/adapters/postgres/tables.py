@@ -36,7 +36,7 @@ SCHEMA = "mkwanja"
 
 # The schema that this release needs. /readyz compares it with the database, and a test compares it
 # with the newest migration.
-REVISION = "0012"
+REVISION = "0013"
 
 metadata = MetaData(schema=SCHEMA)
 
@@ -251,4 +251,15 @@ unlisted_events = Table(
     Column("payment_id", Uuid, nullable=False),
     Column("sequence", Integer, nullable=False),
     UniqueConstraint("history_id", name="event_is_queued_once"),
+)
+
+# One row: up to which position of `events` all events are published, and which process has the turn
+# to publish the next ones.
+event_publisher = Table(
+    "event_publisher",
+    metadata,
+    Column("is_only_row", Boolean, primary_key=True, server_default=text("true")),
+    Column("published_through", BigInteger, nullable=False),
+    Column("publisher", Uuid),
+    Column("turn_ends_at", _moment),
 )

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from tests.builders import UNPUBLISHED_EVENTS
 from tests.proof.crash.delivering import CallbackDeliverer
 from tests.proof.crash.judging import assert_batch_is_good, count_received_sends, wait_until_settled
 from tests.proof.crash.ordering import Clients, PaymentOrder, bystanders, order_for
@@ -35,6 +36,9 @@ _ENVIRONMENT: dict[str, str | None] = {
     "BREAKER_COOL_DOWN_SECONDS": "1",
     "DATABASE_POOL_SIZE": "5",
 }
+
+# The check that lets a worker publish events of other processes.
+_SWEEPING = "events_swept"
 
 # Settings for sites that freeze a worker. A result window is longer than the worker is frozen.
 _PATIENT: dict[str, str | None] = {
@@ -159,8 +163,14 @@ class _Run:
         place = f"{site.point}:{'tell' if is_within else site.action.value}"
         if site.is_together:
             place += f":{len(self._orders)}:together"
-        await self._crash_system.prepare(site.target)
-        self._process = await start_armed(self._stack, site.target, place, env=self._env)
+        stopped = {site.target, Target.WORKER} if site.publishes_together else {site.target}
+        await self._crash_system.prepare(*stopped)
+        for target in stopped - {site.target}:
+            await start_armed(self._stack, target, without=_SWEEPING)
+        without = _SWEEPING if site.publishes_together and site.target is Target.WORKER else ""
+        self._process = await start_armed(
+            self._stack, site.target, place, without=without, env=self._env
+        )
         if site.target is Target.WEB:
             self._asking = [
                 asyncio.create_task(self._clients.try_once(order)) for order in self._orders
@@ -184,6 +194,8 @@ class _Run:
 
     async def start_again(self) -> None:
         """Start the process again, unarmed. If the ingress was killed, the clients retry."""
+        if self._site.publishes_together and self._site.target is not Target.WORKER:
+            await self._stack.restart_process(Target.WORKER, kill=True)
         if self._site.target is not Target.WEB:
             await self._stack.start_process(self._site.target)
             return
@@ -211,7 +223,7 @@ class _Run:
         if target is Target.WEB:
             await self._ask_elsewhere(others)
         else:
-            if target is Target.WORKER:
+            if target is Target.WORKER or self._site.publishes_together:
                 await self._stack.start_process("worker.2", env=self._env)
             await self._ask_for(others)
         for order in others:
@@ -228,6 +240,12 @@ class _Run:
                 lambda: self._system.rows(_OPEN_TRANSACTIONS),
                 lambda rows: not rows,
                 "the end of the open transaction",
+            )
+        if self._site.point == "announcing_in_turn":
+            await self._system.eventually(
+                lambda: self._system.rows(UNPUBLISHED_EVENTS),
+                lambda rows: not rows,
+                "a publication by another process",
             )
         self._process.thaw()
         await asyncio.gather(*self._asking)

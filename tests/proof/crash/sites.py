@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from tests.proof.failpoints.arming import Action
+from tests.proof.failpoints.points import POINTS
 
 
 class Target(StrEnum):
@@ -41,6 +42,14 @@ class Site:
     delivery: DeliveryTime = DeliveryTime.AT_ONCE
     # Whether the worker holds claims at this place. It holds at most four claims of bill payments.
     claims: bool = False
+
+    @property
+    def publishes_together(self) -> bool:
+        """Whether the process publishes the events of all payments in one batch, and then stops.
+
+        No sweeper may publish them earlier.
+        """
+        return self.is_together and POINTS[self.point].is_of_batch
 
     @property
     def is_frozen(self) -> bool:
@@ -86,6 +95,6 @@ SITES = (
          Action.FREEZE, is_together=False, delivery=_AFTER_THE_STOP),
     Site("12 finalizing", 12, CALLBACKS, "writing_in_transaction",
          "in the transaction that stores a callback", Action.FREEZE, is_together=False),
-    Site("12 announcing", 12, CALLBACKS, "announcing_in_transaction",
-         "in the transaction that records a publication", Action.FREEZE, is_together=False),
+    Site("12 announcing", 12, CALLBACKS, "announcing_in_turn",
+         "in its turn to publish, until another process has taken the turn", Action.FREEZE),
 )  # fmt: skip

@@ -12,7 +12,7 @@ import inspect
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -20,6 +20,7 @@ from uuid import UUID
 from tests.proof.failpoints.points import CHECKS, POINTS, FailpointError, Side
 
 _TOGETHER = "together"
+_ANNOUNCE = "domain.lifecycle.announce:Announcer.announce_soon"
 
 
 class Action(StrEnum):
@@ -38,7 +39,9 @@ class Arming:
     """`point:action`: the process acts once, at the first call that reaches the point.
 
     `point:action:n:together`: calls wait at the point until n different payments are there. Then
-    the process acts, so one kill hits all calls. After a freeze and a thaw the calls continue.
+    the process acts, so one kill hits all calls. After a freeze and a thaw the calls continue. If
+    the point's function gets a batch of events, the process publishes nothing before n different
+    payments have an event.
     """
 
     point: str
@@ -75,6 +78,9 @@ def arm(arming: Arming) -> None:
     """Let this process stop at the point from now on."""
     side, target = POINTS[arming.point].side, POINTS[arming.point].target
     owner, name, function = located(target)
+    if POINTS[arming.point].is_of_batch:
+        _announce_together(arming.payments)
+        arming = replace(arming, payments=1)
     meeting = _Meeting(arming)
     if inspect.iscoroutinefunction(function):
 
@@ -98,6 +104,21 @@ def arm(arming: Arming) -> None:
         return function(*arguments, **named)
 
     setattr(owner, name, armed_synchronous)
+
+
+def _announce_together(payments: int) -> None:
+    """Let this process announce no event before so many different payments have an event."""
+    owner, name, announce_soon = located(_ANNOUNCE)
+    waiting: set[UUID] = set()
+
+    @functools.wraps(announce_soon)
+    def announce_together(self: Any, result: Any) -> None:
+        if result.announcement is not None:
+            waiting.add(result.announcement.payment_id)
+        if len(waiting) >= payments:
+            announce_soon(self, result)
+
+    setattr(owner, name, announce_together)
 
 
 def take_away(check: str) -> None:

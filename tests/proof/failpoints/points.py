@@ -33,13 +33,15 @@ class Side(StrEnum):
 class Point:
     """A boundary of the function that `target` names as `module:Class.method`.
 
-    `crash_point`: the number of its crash point (rules.md §23).
+    * `crash_point`: the number of its crash point (rules.md §23).
+    * `is_of_batch`: the function gets a batch of events, and not one payment.
     """
 
     crash_point: int
     side: Side
     target: str
     sentence: str
+    is_of_batch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +91,20 @@ POINTS: Mapping[str, Point] = {
         target="gateway.callbacks:Receiver._record",
         sentence="A callback was read and its token is right; nothing was sent to Postgres."),
     "finalized_before_publish": Point(crash_point=9, side=Side.BEFORE,
-        target="domain.adapters.redis.bell:RedisBell.ring",
-        sentence="The payment is final and its event is fixed; the event is not published."),
+        target="domain.adapters.redis.bell:RedisBell.ring", is_of_batch=True,
+        sentence="The payments are final and their events are fixed; no event is published."),
     "published_before_recorded": Point(crash_point=10, side=Side.AFTER,
-        target="domain.adapters.redis.bell:RedisBell.ring",
-        sentence="Redis has published the event; the publication is not recorded."),
+        target="domain.adapters.redis.bell:RedisBell.ring", is_of_batch=True,
+        sentence="Redis has published the events; their publication is not recorded."),
     "inquiry_answered_before_commit": Point(crash_point=11, side=Side.AFTER,
         target="workers.daraja_inquirer:DarajaInquirer.send_inquiry",
         sentence="An inquiry was answered; only this process knows the answer."),
     "writing_in_transaction": Point(crash_point=12, side=Side.AFTER,
         target="domain.adapters.postgres.changing:write",
         sentence="Changes are written; the transaction that locks their payments is still open."),
-    "announcing_in_transaction": Point(crash_point=12, side=Side.AFTER,
-        target="domain.adapters.postgres.sweeping:record_published",
-        sentence="Publications are recorded; the transaction that locks payments is still open."),
+    "announcing_in_turn": Point(crash_point=12, side=Side.AFTER,
+        target="domain.adapters.redis.bell:RedisBell.ring", is_of_batch=True,
+        sentence="Redis has published the events; the process has the turn to publish."),
 }  # fmt: skip
 
 CHECKS: Mapping[str, Check] = {
@@ -127,7 +129,7 @@ CHECKS: Mapping[str, Check] = {
         sentence="The sweeper ends expired leases, also those of a dead worker."),
     "events_swept": Check(target="domain.lifecycle.reconcile:Sweeper._announce_owed",
         by="a_step_of_the_sweep",
-        sentence="An event without a recorded publication is published again."),
+        sentence="An event that is not recorded as published is published again."),
     "in_doubt": Check(target="domain.payment:TRANSITIONS", by="doubt",
         sentence="A payment whose lease expired is in doubt, and is not accepted again."),
     "one_change_per_batch": Check(target="domain.adapters.batching:Lane.__init__",

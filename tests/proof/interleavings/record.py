@@ -195,7 +195,6 @@ class Record:
         if what is not None:
             written |= {"sequence": before.sequence + 1, "updated_at": now}
             if event is not None:
-                written["event_due"] = now
                 self.events.append(event)
         self.payment = replace(after, **written)
         self._check(before, self.payment, what, event)
@@ -285,6 +284,12 @@ class Record:
 
     def fetch_due(self, next_step_in: timedelta, now: datetime) -> None:
         self.payment = replace(self.payment, next_step_at=now + next_step_in)
+
+    def publish(self, place: int) -> None:
+        """Publish the event at this place in `events`, for the first time or again."""
+        if any(earlier not in self.published for earlier in range(place)):
+            raise LawBroken("an event was published before an earlier one")
+        self.published[place] += 1
 
     # What must always hold
 

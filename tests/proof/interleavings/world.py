@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from domain.account import Account
 from domain.changes import Change, Decided
 from domain.kinds import Kind
+from domain.lifecycle.announce import TURN_SECONDS
 from domain.lifecycle.record_callback import callback_change
 from domain.stages import FactName, Stage
 from domain.times import BREAKER_COOL_DOWN_MAX, HANDOVER_RETRY_AFTER
@@ -35,6 +36,7 @@ _COOL_DOWN = timedelta(seconds=60)
 _CALM = Chances()
 _CONFIRMING, _CHANGING, _LOSING = 0.3, 0.2, 0.05
 _OTHER_ACCOUNTS = (replace(AN_ACCOUNT, shortcode="600222"), replace(AN_ACCOUNT, app="another"))
+_TURN_MS = int(TURN_SECONDS * 1000)
 _HANDED_OVER_MS = int(HANDOVER_RETRY_AFTER.total_seconds() * 1000)
 
 
@@ -78,7 +80,9 @@ class World(Clockwork):
         self.is_calm = False
         self._sweep_at = -1
         self._quiet_sweeps = 0
-        self._announced = 0  # number of events that a flow publishes or has published
+        self._recorded = 0  # number of events that are recorded as published
+        self._publisher: object | None = None  # the process that has the turn to publish
+        self._turn_ends_at = 0
 
     # The run
 
@@ -303,19 +307,37 @@ class World(Clockwork):
     # Subscribers
 
     def announce(self) -> None:
-        while self._announced < len(self.record.events):
-            place, self._announced = self._announced, self._announced + 1
-            self.begin(self._ring(place))
+        """Let a process publish the events that are not recorded as published."""
+        if self._recorded < len(self.record.events):
+            self.begin(self._publish(publisher=object()))
 
-    def _ring(self, place: int) -> Flow:
-        yield 0
-        if not self.happens(self.chances.bell_is_lost):
-            self.record.published[place] += 1
+    def _publish(self, publisher: object) -> Flow:
+        """Take turns as domain/lifecycle/announce.py and the function `take_turn` do it.
+
+        At each step the process may be killed or frozen.
+        """
+        published = 0
+        while self._publisher in (None, publisher) or self.now >= self._turn_ends_at:
+            if self._publisher is publisher:
+                self._recorded = max(self._recorded, published)
+            places = range(self._recorded, len(self.record.events))
+            self._publisher = publisher if places else None
+            if not places:
+                return
+            self._turn_ends_at = self.now + _TURN_MS
+            yield 0
+            if self.happens(self.chances.bell_is_lost):
+                self._publisher = None if self._publisher is publisher else self._publisher
+                return
+            for place in places:
+                self.record.publish(place)
+            published = places.stop
+            yield 0
 
     def _publish_owed(self) -> None:
-        """The sweeper publishes every event that has no recorded publication."""
-        for place in range(len(self.record.events)):
-            self.record.published[place] = self.record.published[place] or 1
+        """The sweeper publishes every event that is not recorded as published."""
+        for place in range(self._recorded, len(self.record.events)):
+            self.record.publish(place)
 
     # Daraja
 

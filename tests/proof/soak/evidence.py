@@ -119,7 +119,6 @@ class RecordedPayment:
     receipt: str | None = None
     needs_review: bool = False
     sequence: int = 1
-    is_event_due: bool = False
 
     @property
     def is_final(self) -> bool:
@@ -128,7 +127,7 @@ class RecordedPayment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A row of `payment_history`, and how often its event was recorded as published."""
+    """A row of `payment_history`, and whether its event is recorded as published."""
 
     id: str
     payment_id: str
@@ -140,7 +139,7 @@ class Entry:
     detail: str = "{}"
     event_type: str | None = None
     event_body: str | None = None
-    publications: int = 0
+    is_published: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,15 +199,15 @@ async def gather(system: System, witness: Witness) -> Evidence:
 _RECORD = {
     "payments": """
         SELECT id::text, kind, stage, amount_kes AS amount, idempotency_key AS key, failure_reason,
-            failure_safe_to_retry AS is_safe_to_retry, receipt, needs_review, sequence,
-            event_due IS NOT NULL AS is_event_due
+            failure_safe_to_retry AS is_safe_to_retry, receipt, needs_review, sequence
         FROM mkwanja.payments ORDER BY created_at, id""",
     "keys": "SELECT key, payment_id::text FROM mkwanja.idempotency_keys",
     "history": """
         SELECT id::text, payment_id::text, sequence, what, previous_stage, stage,
             recorded_at AS at, detail, event_type, event_body,
-            (SELECT count(*) FROM mkwanja.event_publications WHERE history_id = history.id)
-                AS publications
+            EXISTS (SELECT FROM mkwanja.events AS event WHERE event.history_id = history.id
+                AND event.position <= (SELECT published_through FROM mkwanja.event_publisher))
+                AS is_published
         FROM mkwanja.payment_history AS history ORDER BY payment_id, sequence""",
     "callbacks": """
         SELECT payment_id::text, operation, encode(body_sha256, 'hex') AS sha256, disposition

@@ -105,14 +105,14 @@ def _service(result: SoakResult) -> Iterator[str]:
     answered = sum(row["answered_at"] is not None for _, row in evidence.inquiries)
     again = len(evidence.attempts) - len({owner for owner, _ in evidence.attempts})
     events = sum(entry.event_type is not None for entry in evidence.history)
-    published = sum(entry.publications for entry in evidence.history)
+    published = sum(entry.is_published for entry in evidence.history)
     yield from ("", "## How the service did it", "")
     yield f"- clients: {_counted(result.payers.counts)}"
     yield f"- payments that were in doubt: {len(doubts)}"
     yield f"- inquiries: {len(evidence.inquiries)}, answered {answered}"
     yield f"- attempts: {len(evidence.attempts)}, of which resends or new tries: {again}"
     yield (
-        f"- events: {events}, published {published} times,"
+        f"- events: {events}, recorded as published {published},"
         f" received {len(evidence.witness.received_events)};"
         f" read from the feed {len(evidence.witness.followed or ())}"
     )
