@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 
 from tests.benchmarks.figures import FLOOR, OURS, Table, format_number
 from tests.benchmarks.load import Plan, Seen, Template
 from tests.benchmarks.loading import Report, payment_requests, percentile, split
+from tests.benchmarks.plots import plots
 from tests.benchmarks.subscriber import Subscriber
 
 
@@ -82,3 +84,18 @@ def test_a_subscriber_reads_events_that_arrive_in_pieces() -> None:
     for position in range(len(stream)):
         subscriber.data_received(stream[position : position + 1])
     assert list(subscriber.received) == ["p-1", "p-2"]
+
+
+def test_a_plot_has_a_bar_for_each_column_of_each_figure() -> None:
+    medians = {
+        "accepts, 64 connections: a second": {FLOOR: 400.0, "abc1234": 100.0, OURS: 200.0},
+        "accepts, 64 connections: p99, ms": {OURS: 9.0},
+        "lives: worker, ms each": {"abc1234": 3.0, OURS: 1.0},
+        "lives: web, ms each": {"abc1234": 1.0, OURS: 0.5},
+    }
+    drawn = plots(medians)
+    assert drawn.keys() == {"accepts.svg", "life.svg"}
+    boxes = re.findall(r"<rect x=.* y='(\d+)' width='([\d.]+)'", drawn["accepts.svg"])
+    assert [float(width) for top, width in boxes if int(top) > 30] == [420.0, 105.0, 210.0]
+    texts = re.findall(r">([^<]+)</text>", drawn["life.svg"])
+    assert texts[-4:] == ["abc1234", "4.00", "this", "1.50"]
