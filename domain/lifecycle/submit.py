@@ -326,9 +326,9 @@ def _is_claimed_by(payment: Payment, attempt_id: UUID) -> bool:
 def expiry_change(payment_id: UUID) -> Change:
     """The change that fails a payment that is too old to be sent.
 
-    It fails only a payment in `accepted`: as far as its attempts show, Daraja has not acted. If a
-    person must look at the payment, and a message or an answer shows that Daraja has it, nothing
-    changes, and the person decides.
+    It moves only a payment in `accepted` to `failed`. The attempts of such a payment show no sign
+    that Daraja acted. If a person must look at the payment, and a message or an answer shows that
+    Daraja has it, nothing changes, and the person decides.
     """
 
     def decide(payment: Payment | None, context: Context) -> Decided:

@@ -133,8 +133,10 @@ async def test_only_inquiries_after_the_result_window_count_as_silence(system: S
     assert await event_types(system, one.id) == ["failed", "corrected"]
 
 
-async def test_an_answer_under_processing_extends_the_result_window(system: System) -> None:
-    """The window starts again at each such answer, up to 15 minutes after the send.
+async def test_an_answer_that_says_under_processing_extends_the_result_window(
+    system: System,
+) -> None:
+    """Each answer "still under processing" starts the window again, for 15 minutes after the send.
 
     From then on, these answers count as answers without a result, and the deposit fails.
     """
@@ -181,10 +183,10 @@ _NO_ANSWERS = [
 
 
 async def test_an_inquiry_without_an_answer_ends_no_deposit(system: System) -> None:
-    """These answers do not count as silence.
+    """None of these answers is silence.
 
-    A broken connection, HTML, an answer about another payment, "system is busy", an internal error,
-    and an error that says that our credentials or our merchant are wrong.
+    The connection breaks, or Daraja answers with HTML, about another payment, "system is busy", an
+    internal error, or an error that says that our credentials or our merchant are wrong.
     """
     ids = await begin_each(
         {
