@@ -7,7 +7,6 @@ payment, even if we lost the answer that contained Daraja's own ids.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import re
 from collections.abc import Sequence
@@ -70,9 +69,7 @@ def make_token(secret: str, payment_id: str, operation: str) -> str:
     The length in front of each part makes the signed text unique for each pair.
     """
     text = "".join(f"{len(part)}:{part}" for part in (payment_id, operation))
-    digest = hmac.new(
-        secret.encode(), text.encode("utf-8", "backslashreplace"), hashlib.sha256
-    ).digest()
+    digest = hmac.digest(secret.encode(), text.encode("utf-8", "backslashreplace"), "sha256")
     return digest[:_TOKEN_BYTES].hex()
 
 
@@ -105,5 +102,6 @@ def verified_payment_id(
 
 def make_address(base_url: str, secret: str, payment_id: UUID, operation: str) -> str:
     """The full address for one payment's `operation`."""
-    token = make_token(secret, str(payment_id), operation)
-    return f"{base_url}/results/{payment_id}/{operation}/{token}"
+    id_text = str(payment_id)
+    token = make_token(secret, id_text, operation)
+    return f"{base_url}/results/{id_text}/{operation}/{token}"

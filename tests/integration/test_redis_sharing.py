@@ -20,6 +20,8 @@ _PER_SECOND = 20
 _CLASSES = {"payouts": PAYOUTS, "inquiries": INQUIRIES, "pushes": PUSHES}
 _CLOCK = "test:clock"
 
+_RUN_SCRIPT = ("eval", "evalsha")
+
 
 class Clock:
     """The clock that the scripts read. It stands still until a test advances it."""
@@ -99,6 +101,40 @@ class TestRate:
         assert waits.count(0) == _PER_SECOND
         assert len(set(waits)) == 2
         assert max(waits) <= 0.05
+
+    async def test_concurrent_requests_of_a_class_share_round_trips(
+        self, clock: Clock, rates: list[SharedRate], redis: RedisClient
+    ) -> None:
+        """The first requests pass. The others get the wait of the next request that can pass."""
+
+        async def count_commands() -> int:
+            stats = await redis.info("commandstats")
+            return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in _RUN_SCRIPT)
+
+        await rates[0].charge(PAYOUTS)
+        before = await count_commands()
+        waits = await asyncio.gather(*(rates[0].charge(PAYOUTS) for _ in range(60)))
+        assert await count_commands() - before == 1
+        assert waits == [0.0] * (_PER_SECOND - 1) + [waits[-1]] * (61 - _PER_SECOND)
+        await clock.advance(waits[-1] - 0.000_002)
+        assert await rates[1].charge(PAYOUTS) > 0
+        await clock.advance(0.000_002)
+        assert await rates[2].charge(PAYOUTS) == 0
+
+    async def test_a_request_that_is_cancelled_while_it_waits_charges_nothing(
+        self, rates: list[SharedRate]
+    ) -> None:
+        first = [asyncio.create_task(rates[0].charge(PAYOUTS)) for _ in range(5)]
+        for _ in range(5):
+            await asyncio.sleep(0)  # the first requests are on their way to Redis
+        later = [asyncio.create_task(rates[0].charge(PAYOUTS)) for _ in range(10)]
+        await asyncio.sleep(0)
+        for task in later:
+            task.cancel()
+        assert await asyncio.gather(*first) == [0.0] * 5
+        await asyncio.gather(*later, return_exceptions=True)
+        assert all(task.cancelled() for task in later)
+        assert await charge_all(rates, PAYOUTS) == _PER_SECOND - 5
 
     async def test_a_request_passes_after_the_returned_wait(
         self, clock: Clock, rates: list[SharedRate]

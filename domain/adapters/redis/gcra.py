@@ -38,7 +38,8 @@ end
 # KEYS: the due time; then, if there are classes, the due time of the class and the factor.
 # ARGV: the interval between requests, the sum of the intervals of a burst, the class's part of the
 # burst, its share of the rate, the number of requests that are wanted.
-# Returns the number of requests that were granted, and the time to wait if none was.
+# Returns the number of requests that were granted, and the time after which the next one can be
+# granted, if some were not.
 CHARGE = f"""{_COMMON}
 local interval = tonumber(ARGV[1]) / (KEYS[3] and current_factor(KEYS[3]) or 1)
 local burst = math.max(0, tonumber(ARGV[2]) - interval) * tonumber(ARGV[3])
@@ -53,11 +54,11 @@ end
 if granted > 0 then
   store(KEYS[1], due)
   if own then store(KEYS[2], own) end
-  return {{granted, 0}}
 end
+if granted >= wanted then return {{granted, 0}} end
 local wait = due - now - burst
 if own then wait = math.min(wait, own - now) end
-return {{0, math.max(1, math.ceil(wait))}}
+return {{granted, math.max(1, math.ceil(wait))}}
 """
 
 # KEYS: the due time. ARGV: the interval, by which the due time moves back. A due time that has

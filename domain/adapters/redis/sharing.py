@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from uuid import uuid4
 
+from domain.adapters.batching import Abandoned, Lane
 from domain.adapters.redis import gcra
 from domain.adapters.redis.connection import RedisClient, record_use
 from domain.adapters.redis.names import PREFIX
@@ -89,8 +91,14 @@ class RequestClass:
     own_share: float = 0.0
 
 
+ANY = RequestClass("any")
+
+
 class SharedRate:
-    """A limit of requests per second for all workers together, with a burst of one second."""
+    """A limit of requests per second for all workers together, with a burst of one second.
+
+    Concurrent charges of one class share a round trip.
+    """
 
     def __init__(self, redis: RedisClient, name: str, *, per_second: float) -> None:
         self._redis = redis
@@ -98,18 +106,23 @@ class SharedRate:
         self._slow_down_script = redis.register_script(gcra.SLOW_DOWN)
         self._name = f"{PREFIX}{name}"
         self._interval_microseconds = 1_000_000 / per_second
+        self._lanes: dict[RequestClass, Lane[object, float]] = {}
 
-    async def charge(self, request_class: RequestClass = RequestClass("any")) -> float:
+    async def charge(self, request_class: RequestClass = ANY) -> float:
         """Charges one request. Returns 0, or the seconds after which to try again.
 
         Raises QueueUnavailable.
         """
-        _, wait_microseconds = await self._charge(request_class, 1)
-        return wait_microseconds / 1_000_000
+        lane = self._lanes.get(request_class)
+        if lane is None:
+            run = partial(self._charge_batch, request_class)
+            # A charge cannot be undone, so a request that is cancelled while it waits charges none.
+            lane = self._lanes[request_class] = Lane(run, key=id, abandoned=Abandoned.DROP)
+        return await lane.submit(object())
 
     async def charge_up_to(self, wanted: int) -> int:
         """Charges up to `wanted` requests and returns how many fit. Raises QueueUnavailable."""
-        granted, _ = await self._charge(RequestClass("any"), wanted)
+        granted, _ = await self._charge(ANY, wanted)
         return granted
 
     async def slow_down(self) -> None:
@@ -119,6 +132,13 @@ class SharedRate:
         """
         async with record_use(self._redis, "shared rate", is_write=False):
             await self._slow_down_script(keys=[f"{self._name}:factor"])
+
+    async def _charge_batch(
+        self, request_class: RequestClass, requests: Sequence[object]
+    ) -> list[float]:
+        """Charges the requests that fit, the first ones first. The others get the time to wait."""
+        granted, wait_microseconds = await self._charge(request_class, len(requests))
+        return [0.0] * granted + [wait_microseconds / 1_000_000] * (len(requests) - granted)
 
     async def _charge(self, request_class: RequestClass, wanted: int) -> tuple[int, int]:
         keys = [self._name, f"{self._name}:{request_class.name}", f"{self._name}:factor"]
