@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 _DIGEST_LENGTH = 16
@@ -45,7 +46,7 @@ class Account:
 
     def as_text(self) -> str:
         """The stored form. Equal accounts have equal texts."""
-        return json.dumps(asdict(self), sort_keys=True)
+        return _make_text(self)
 
     def differences(self, other: Account) -> tuple[str, ...]:
         """The names of the parts in which `other` differs."""
@@ -61,6 +62,12 @@ class Account:
         That is so if the accounts differ in nothing but the short code.
         """
         return set(self.differences(other)) <= {"shortcode"}
+
+
+@lru_cache(maxsize=16)
+def _make_text(account: Account) -> str:
+    # A worker sends all its payments by one or two accounts, and stores the text with each attempt.
+    return json.dumps(asdict(account), sort_keys=True)
 
 
 def _normalized_url(url: str) -> str:

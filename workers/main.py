@@ -186,16 +186,14 @@ async def _compose(
         turns = Turns(
             SharedRate(redis, "rate", per_second=settings.daraja_requests_per_second), budgets
         )
-        # Only one transaction of claims or changes runs at a time. The changes that wait meanwhile
-        # share the next transaction. One transaction for many payments costs about as much as one
-        # for a few.
-        gate = asyncio.Semaphore(1)
-        changes = PostgresChangingStore(database, gate=gate)
+        # Claims and changes run at the same time, so that a claim does not wait for the disk twice.
+        # What waits for a claim, or for a change, shares the next one.
+        changes = PostgresChangingStore(database)
         sweeping = PostgresSweepingStore(database)
         announcer = Announcer(PostgresOutbox(database), RedisBell(redis))
         access = DarajaAccess(client, Slots(_AT_ONCE_MAX), turns)
         submitter = Submitter(
-            claims=PostgresClaimingStore(database, gate=gate),
+            claims=PostgresClaimingStore(database),
             changes=changes,
             provider=DarajaSender(client, access, turns, draining=draining),
             announcer=announcer,

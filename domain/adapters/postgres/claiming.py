@@ -184,16 +184,14 @@ class _Claim:
 class PostgresClaimingStore:
     """Claims payments for workers. Satisfies `domain.lifecycle.submit.ClaimingStore`."""
 
-    def __init__(self, database: Database, *, gate: asyncio.Semaphore | None = None) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._lookups: Lane[UUID, Due | None] = Lane(
-            self._find_due_batch, key=lambda item: item, gate=gate
-        )
+        self._lookups: Lane[UUID, Due | None] = Lane(self._find_due_batch, key=lambda item: item)
         self._postponements: Lane[tuple[UUID, timedelta], None] = Lane(
-            self._postpone_batch, key=lambda item: item[0], gate=gate
+            self._postpone_batch, key=lambda item: item[0]
         )
         self._claims: Lane[_Claim, Payment | None] = Lane(
-            self._claim_batch, key=lambda claim: claim.payment_id, gate=gate
+            self._claim_batch, key=lambda claim: claim.payment_id
         )
 
     async def find_due(self, payment_id: UUID) -> Due | None:
