@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import resource
 import signal
-import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import structlog
@@ -18,7 +16,6 @@ from gateway.edge.answers import add_security_headers_to_answer
 from gateway.edge.connections import CONNECTIONS_MAX, Connection, Connections
 from gateway.edge.early_refusal import ANSWER_EARLY
 from gateway.edge.listener import Listener, listening_sockets
-from gateway.processes import Inherited
 
 log = structlog.get_logger()
 
@@ -31,51 +28,29 @@ _OTHER_FILES = 400
 
 
 async def serve(
-    app: web.Application,
-    port: int,
-    *,
-    ready_event: str,
-    cancels_abandoned: bool,
-    inherited: Inherited | None = None,
+    app: web.Application, port: int, *, ready_event: str, cancels_abandoned: bool
 ) -> None:
     """Serves `app` until SIGTERM or SIGINT, then waits for the requests under way.
 
-    `cancels_abandoned`: cancel a request if its client disconnects. `inherited`: this process is
-    one of several that serve the port.
+    `cancels_abandoned`: cancel a request if its client disconnects.
     """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    if inherited is not None:
-        loop.add_reader(inherited.parent, stopping.set)
     async with listen(
-        app,
-        port,
-        Connections(_connections_max()),
-        cancels_abandoned=cancels_abandoned,
-        sockets=inherited.sockets if inherited is not None else None,
+        app, port, Connections(_connections_max()), cancels_abandoned=cancels_abandoned
     ):
         log.info(ready_event, port=port)
-        if inherited is not None:
-            os.write(inherited.ready, b"1")
-            os.close(inherited.ready)
         await stopping.wait()
-        if inherited is not None:
-            loop.remove_reader(inherited.parent)
         log.info("draining")
 
 
 @asynccontextmanager
 async def listen(
-    app: web.Application,
-    port: int,
-    connections: Connections,
-    *,
-    cancels_abandoned: bool = False,
-    sockets: Sequence[socket.socket] | None = None,
+    app: web.Application, port: int, connections: Connections, *, cancels_abandoned: bool = False
 ) -> AsyncIterator[None]:
-    """Serves `app` during the block, on `port` or on `sockets` that listen already.
+    """Serves `app` on `port` during the block.
 
     After the block it accepts no connection, and waits for the requests under way. Raises
     SettingsError if aiohttp is not a tested version.
@@ -96,7 +71,7 @@ async def listen(
         if (answer_early := app.get(ANSWER_EARLY)) is not None:
             answer_before_application(server, answer_early)
         listener = Listener(
-            sockets or listening_sockets(port),
+            listening_sockets(port),
             connections,
             lambda: Connection(server, connections, loop=loop),
         )

@@ -16,9 +16,11 @@ from arq.constants import in_progress_key_prefix, job_key_prefix
 from domain.adapters.redis import arq_queue
 from domain.adapters.redis.arq_queue import QUEUE, JobLoop, end_task
 from domain.adapters.redis.connection import RedisClient
+from domain.adapters.redis.faults import FaultKind, classify_error
 from domain.adapters.redis.wakeups import RedisWakeups
 from tests.integration.conftest import PATIENCE_SECONDS, new_id
 from tests.integration.redis_uses import client_of
+from tests.stack.servers import RedisServer
 
 
 class Work:
@@ -266,3 +268,27 @@ async def test_a_loop_that_stops_leaves_its_unfinished_job_to_another(
     async with running(redis, there):
         await until(lambda: is_empty(redis))
     assert sorted(there.ended) == texts(payment_ids)
+
+
+async def test_a_loop_that_waits_on_a_server_that_becomes_a_replica_says_so(work: Work) -> None:
+    """Redis ends the waits of its clients when another server becomes the primary."""
+    seconds = 4 * PATIENCE_SECONDS
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arq_queue, "_LOOK_SECONDS", seconds)
+        async with (
+            RedisServer() as server,
+            client_of(f"{server.url}?socket_timeout={2 * seconds}") as redis,
+            client_of(server.url) as admin,
+        ):
+            loop = JobLoop(redis, work.run_step, payments_at_once=9, job_seconds_max=30)
+            waiting = asyncio.create_task(loop.main())
+            await until(lambda: is_client_blocked(admin))
+            await admin.execute_command("REPLICAOF", "127.0.0.1", "9")  # type: ignore[no-untyped-call]
+            await asyncio.wait({waiting}, timeout=PATIENCE_SECONDS)
+            error = waiting.exception()
+            assert error is not None
+            assert classify_error(error) is FaultKind.READ_ONLY
+
+
+async def is_client_blocked(redis: RedisClient) -> bool:
+    return bool((await redis.info("clients"))["blocked_clients"])

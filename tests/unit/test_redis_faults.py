@@ -51,7 +51,10 @@ ERRORS: dict[FaultKind, list[Exception]] = {
         ResponseError("TRYAGAIN Multiple keys request during rehashing of slot"),
     ],
     FaultKind.CLUSTER_DOWN: [ResponseError("CLUSTERDOWN Hash slot not served")],
-    FaultKind.READ_ONLY: [ReadOnlyError("You can't write against a read only replica.")],
+    FaultKind.READ_ONLY: [
+        ReadOnlyError("You can't write against a read only replica."),
+        ResponseError("UNBLOCKED force unblock from blocking operation, instance state changed"),
+    ],
     FaultKind.FULL: [
         OutOfMemoryError("command not allowed when used memory > 'maxmemory'."),
         ResponseError(

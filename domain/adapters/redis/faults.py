@@ -161,7 +161,8 @@ _KIND_BY_PATTERN = {
     r"\bCLUSTERDOWN\b": FaultKind.CLUSTER_DOWN,
     r"\bNOPERM\b": FaultKind.PERMISSION,
     r"\b(?:WRONGPASS|NOAUTH)\b": FaultKind.CREDENTIALS,
-    r"\bREADONLY\b": FaultKind.READ_ONLY,
+    # UNBLOCKED: a command was waiting for a key when this server became a replica.
+    r"\b(?:READONLY|UNBLOCKED)\b": FaultKind.READ_ONLY,
     r"\bOOM\b": FaultKind.FULL,
     r"\b(?:MISCONF|NOREPLICAS)\b": FaultKind.CANNOT_SAVE,
     r"\b(?:LOADING|MASTERDOWN)\b": FaultKind.LOADING,
