@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from collections.abc import Coroutine
+from typing import Any
 
 import uvloop
 
@@ -15,8 +17,10 @@ from domain.adapters.settings.common import PolicySettings, read_settings
 from domain.adapters.settings.errors import SettingsError
 from domain.adapters.settings.web import IngressSettings
 from gateway.callbacks import callbacks_app
+from gateway.edge.listener import listening_sockets
 from gateway.edge.serving import serve
 from gateway.ingress import ingress_app
+from gateway.processes import fork_processes
 
 _NAMES = {"ingress": "web", "callbacks": "callbacks"}  # the names in the Procfile
 
@@ -29,32 +33,49 @@ def main() -> None:
         if process == "policy":
             sys.stdout.write(format_policy(read_settings(PolicySettings).policy))
             return
+        work = _ingress() if process == "ingress" else _callbacks()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_ingress() if process == "ingress" else _callbacks())
+            runner.run(work)
     except SettingsError as error:
         sys.exit(f"{_NAMES.get(process, process)}: {error}")
     except OSError as error:
         sys.exit(f"{_NAMES[process]}: cannot listen: {error.strerror}")
 
 
-async def _ingress() -> None:
+def _ingress() -> Coroutine[Any, Any, None]:
     settings = read_settings(IngressSettings)
     set_up_logging(settings.log_level, process="web", secrets=settings.secrets)
-    await serve(
-        ingress_app(settings), settings.port, ready_event="web_ready", cancels_abandoned=True
-    )
+    inherited = None
+    if settings.web_concurrency > 1:
+        # Only the forked processes return from here.
+        inherited = fork_processes(settings.web_concurrency, listening_sockets(settings.port))
+
+    async def run() -> None:
+        await serve(
+            ingress_app(settings),
+            settings.port,
+            ready_event="web_ready",
+            cancels_abandoned=True,
+            inherited=inherited,
+        )
+
+    return run()
 
 
-async def _callbacks() -> None:
+def _callbacks() -> Coroutine[Any, Any, None]:
     settings = read_settings(CallbackSettings)
     set_up_logging(settings.log_level, process="callbacks", secrets=settings.secrets)
-    # Daraja sends once, so its message is stored even if Daraja does not wait for the answer.
-    await serve(
-        callbacks_app(settings),
-        settings.port,
-        ready_event="callbacks_ready",
-        cancels_abandoned=False,
-    )
+
+    async def run() -> None:
+        # Daraja sends once, so its message is stored even if Daraja does not wait for the answer.
+        await serve(
+            callbacks_app(settings),
+            settings.port,
+            ready_event="callbacks_ready",
+            cancels_abandoned=False,
+        )
+
+    return run()
 
 
 if __name__ == "__main__":

@@ -66,9 +66,16 @@ class Health:
         *,
         has_keys: Callable[[], bool] | None = None,
         finish: Finish | None = None,
+        is_one_of_many: bool = False,
     ) -> None:
-        """`finish` runs the work of a request to its end, also if its client disconnects."""
+        """`finish` runs the work of a request to its end, also if its client disconnects.
+
+        `is_one_of_many`: other processes serve the same port. Then /metrics has only the metrics
+        that are the same in all processes, because each scrape may reach another process, and the
+        numbers of one process would look like those of all.
+        """
         self._resources = resources
+        self._is_one_of_many = is_one_of_many
         self._finish = finish
         self._has_keys = has_keys
         self._checks = SharedCheck(self._check, fresh_seconds=_CHECK_FRESH_SECONDS)
@@ -113,7 +120,7 @@ class Health:
     async def metrics(self, _request: web.Request) -> web.Response:
         """GET /metrics"""
         await self._gauges.result()
-        body, content_type = observability.metrics_text()
+        body, content_type = observability.metrics_text(only_common=self._is_one_of_many)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _check(self) -> tuple[dict[str, bool], str, str]:

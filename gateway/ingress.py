@@ -125,6 +125,7 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         resources,
         has_keys=(lambda: keys.is_loaded) if keys is not None else None,
         finish=handlers.reads.finish,
+        is_one_of_many=settings.web_concurrency > 1,
     )
     health.add_routes(app)
     return app

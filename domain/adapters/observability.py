@@ -90,9 +90,22 @@ needing_review = Gauge("mkwanja_payments_needing_review", "Payments that a perso
 unpublished = Gauge("mkwanja_events_unpublished", "Events that are not yet published")
 
 
-def metrics_text() -> tuple[bytes, str]:
-    """Return the body and the content type of /metrics."""
-    return generate_latest(REGISTRY), CONTENT_TYPE_LATEST
+_COMMON_NAMES = (
+    "mkwanja_brake_engaged",
+    "mkwanja_open_payments",
+    "mkwanja_overdue_seconds",
+    "mkwanja_payments_needing_review",
+    "mkwanja_events_unpublished",
+)
+
+
+def metrics_text(*, only_common: bool = False) -> tuple[bytes, str]:
+    """Return the body and the content type of /metrics.
+
+    `only_common`: only the metrics that are the same in every process, which come from Postgres.
+    """
+    registry = REGISTRY.restricted_registry(_COMMON_NAMES) if only_common else REGISTRY
+    return generate_latest(registry), CONTENT_TYPE_LATEST
 
 
 def set_up_logging(level: str, *, process: str, secrets: Sequence[str] = ()) -> None:

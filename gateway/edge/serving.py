@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import signal
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import structlog
@@ -16,6 +18,7 @@ from gateway.edge.answers import add_security_headers_to_answer
 from gateway.edge.connections import CONNECTIONS_MAX, Connection, Connections
 from gateway.edge.early_refusal import ANSWER_EARLY
 from gateway.edge.listener import Listener, listening_sockets
+from gateway.processes import Inherited
 
 log = structlog.get_logger()
 
@@ -28,29 +31,51 @@ _OTHER_FILES = 400
 
 
 async def serve(
-    app: web.Application, port: int, *, ready_event: str, cancels_abandoned: bool
+    app: web.Application,
+    port: int,
+    *,
+    ready_event: str,
+    cancels_abandoned: bool,
+    inherited: Inherited | None = None,
 ) -> None:
     """Serves `app` until SIGTERM or SIGINT, then waits for the requests under way.
 
-    `cancels_abandoned`: cancel a request if its client disconnects.
+    `cancels_abandoned`: cancel a request if its client disconnects. `inherited`: this process is
+    one of several that serve the port.
     """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    if inherited is not None:
+        loop.add_reader(inherited.parent, stopping.set)
     async with listen(
-        app, port, Connections(_connections_max()), cancels_abandoned=cancels_abandoned
+        app,
+        port,
+        Connections(_connections_max()),
+        cancels_abandoned=cancels_abandoned,
+        sockets=inherited.sockets if inherited is not None else None,
     ):
         log.info(ready_event, port=port)
+        if inherited is not None:
+            os.write(inherited.ready, b"1")
+            os.close(inherited.ready)
         await stopping.wait()
+        if inherited is not None:
+            loop.remove_reader(inherited.parent)
         log.info("draining")
 
 
 @asynccontextmanager
 async def listen(
-    app: web.Application, port: int, connections: Connections, *, cancels_abandoned: bool = False
+    app: web.Application,
+    port: int,
+    connections: Connections,
+    *,
+    cancels_abandoned: bool = False,
+    sockets: Sequence[socket.socket] | None = None,
 ) -> AsyncIterator[None]:
-    """Serves `app` on `port` during the block.
+    """Serves `app` during the block, on `port` or on `sockets` that listen already.
 
     After the block it accepts no connection, and waits for the requests under way. Raises
     SettingsError if aiohttp is not a tested version.
@@ -71,7 +96,7 @@ async def listen(
         if (answer_early := app.get(ANSWER_EARLY)) is not None:
             answer_before_application(server, answer_early)
         listener = Listener(
-            listening_sockets(port),
+            sockets or listening_sockets(port),
             connections,
             lambda: Connection(server, connections, loop=loop),
         )

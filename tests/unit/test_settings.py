@@ -192,6 +192,7 @@ INVALID: dict[type[ProcessSettings], dict[str, list[str]]] = {
         "LOG_LEVEL": ["S3cret", "a\nb"],
     },
     IngressSettings: {
+        "WEB_CONCURRENCY": ["0", "65", "two"],
         "JWT_SECRET": ["S3cret" * 5],
         "JWT_FORMER_ISSUERS": [f"{FIRST},{FIRST}", f"{FIRST} {SECOND}", "a\tb"],
     },

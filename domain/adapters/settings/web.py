@@ -18,6 +18,8 @@ class IngressSettings(SharedSettings, ExpirySettings):
     """
 
     port: int = Field(8080, ge=1, le=65535)
+    # How many processes serve the port. Each has its own pool of connections to Postgres.
+    web_concurrency: int = Field(1, ge=1, le=64)
     supabase_url: HttpUrl | None = None
     jwt_jwks_url: HttpUrl | None = None
     jwt_issuer: Text
