@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -44,7 +44,7 @@ from gateway.edge.problems import answer_with_statuses
 from gateway.edge.requests import read_bytes
 from gateway.health import Health
 from gateway.resources import Resources
-from gateway.sources import is_allowed, source_address
+from gateway.sources import Sources
 
 log = structlog.get_logger()
 
@@ -74,6 +74,12 @@ class Receiver:
     # From the policy. If a callback says that a payment above this amount succeeded, an inquiry
     # must confirm the success.
     confirm_above_kes: int | None
+    sources: Sources = field(init=False)
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        sources = Sources(settings.callback_allowed_networks, settings.trusted_proxies)
+        object.__setattr__(self, "sources", sources)
 
     async def receive(self, request: web.Request) -> web.Response:
         """POST /results/{payment_id}/{operation}/{token}"""
@@ -84,10 +90,8 @@ class Receiver:
         count_place_for(request, (payment_id, operation))
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + _ANSWER_WITHIN_SECONDS
-        source = source_address(
-            request.remote or "",
-            request.headers.getall("X-Forwarded-For", []),
-            self.settings.trusted_proxies,
+        source = self.sources.address(
+            request.remote or "", request.headers.getall("X-Forwarded-For", [])
         )
         try:
             body = await read_bytes(request, BODY_BYTES_MAX)
@@ -102,7 +106,7 @@ class Receiver:
             operation=operation,
             outcome=report.outcome.value,
             source_address=source,
-            source_allowed=is_allowed(source, self.settings.callback_allowed_networks),
+            source_allowed=self.sources.is_allowed(source),
             content_type=_header_text(request.headers.get("Content-Type")),
             body=SECRET_FIELDS.replace_secrets(body),
             body_sha256=hashlib.sha256(body).digest(),

@@ -13,6 +13,9 @@ IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _TEXT_LENGTH_MAX = 64
 
+_REMEMBERED = 1024
+_REMEMBERED_LENGTH_MAX = 256
+
 # Proxies write 192.0.2.1, 192.0.2.1:443, 2001:db8::1, [2001:db8::1] or [2001:db8::1]:443.
 _HOP = re.compile(
     r"\[(?P<bracketed>[^][]*:[^][]*)\](?::\d{1,5})?|(?P<v4>[^:]*)(?::\d{1,5})?|(?P<v6>[^][]*)",
@@ -21,6 +24,30 @@ _HOP = re.compile(
 
 # IPv4 addresses mapped into IPv6. A socket that listens for both sees IPv4 peers in this form.
 _MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+
+
+class Sources:
+    """The source addresses of requests, and whether callbacks may come from them.
+
+    Daraja has a few addresses, and judging one costs as much as the rest of a request's handling.
+    So the answers for the last thousand are remembered.
+    """
+
+    def __init__(
+        self, allowed_networks: Sequence[IpNetwork], trusted_proxies: Sequence[IpNetwork]
+    ) -> None:
+        self._find_address = lru_cache(maxsize=_REMEMBERED)(
+            lambda peer, forwarded_for: source_address(peer, forwarded_for, trusted_proxies)
+        )
+        self.is_allowed = lru_cache(maxsize=_REMEMBERED)(
+            lambda address: is_allowed(address, allowed_networks)
+        )
+
+    def address(self, peer: str, forwarded_for: Sequence[str]) -> str:
+        """See `source_address`. A long header is not remembered."""
+        if sum(map(len, forwarded_for)) > _REMEMBERED_LENGTH_MAX:
+            return self._find_address.__wrapped__(peer, forwarded_for)
+        return self._find_address(peer, tuple(forwarded_for))
 
 
 def source_address(

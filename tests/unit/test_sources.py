@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 from domain.adapters.settings.values import IpNetwork
-from gateway.sources import is_allowed, source_address
+from gateway.sources import Sources, is_allowed, source_address
 from tests.case_tables import for_each
 
 SAFARICOM, ATTACKER = "196.201.214.200", "203.0.113.66"
@@ -112,3 +112,19 @@ def test_an_address_is_allowed_only_within_a_network(
     allowed: tuple[str, ...], address: str, expected: bool
 ) -> None:
     assert is_allowed(address, networks(*allowed)) is expected
+
+
+def test_remembered_answers_are_those_of_the_functions() -> None:
+    """Each pair of peer and header has its own answer, also a header too long to remember."""
+    allowed = networks(f"{SAFARICOM}/32")
+    sources = Sources(allowed, PROXIES)
+    headers: list[list[str]] = [
+        *([], [SAFARICOM], [ATTACKER], [SAFARICOM, ATTACKER], [f"{SAFARICOM},{ATTACKER}"]),
+        ["10.0.0.9, " * 99 + SAFARICOM],
+    ]
+    for _ in range(2):
+        for peer in ("10.0.0.1", SAFARICOM, ATTACKER, ""):
+            for forwarded_for in headers:
+                address = sources.address(peer, forwarded_for)
+                assert address == source_address(peer, forwarded_for, PROXIES)
+                assert sources.is_allowed(address) == is_allowed(address, allowed)
