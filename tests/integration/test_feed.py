@@ -14,7 +14,8 @@ from uuid import UUID
 import pytest
 
 from domain.adapters.postgres import feed as feed_module
-from domain.adapters.postgres.feed import Feed, ListedEvent, list_events
+from domain.adapters.postgres.feed import Feed, ListedEvent
+from domain.adapters.postgres.locks import LOCK_FEED
 from domain.adapters.postgres.statements import sql
 from tests.builders import a_backlog_of
 from tests.integration.conftest import Store, failure, new_id, success
@@ -42,7 +43,7 @@ def ids_of(events: list[ListedEvent]) -> list[str]:
 async def listers_locked(store: Store) -> AsyncIterator[None]:
     """Hold the listers' lock in another transaction during the block."""
     async with connection(store.url) as raw, raw.transaction():
-        await raw.execute(feed_module._LOCK.text)
+        await raw.execute(f"SELECT {LOCK_FEED}")
         yield
 
 
@@ -177,7 +178,9 @@ class TestCost:
         for _ in range(2):
             async with fresh.database.transaction() as transaction:
                 await transaction.run(sql("SELECT set_config('statement_timeout', '1s', true)"))
-                assert await list_events(transaction) == 500
+                values = {"lock_timeout": "1s", "limit": 500}
+                [row] = await transaction.call(feed_module.LIST_EVENTS, values)
+                assert row.listed == 500
         listed = 1000
         while found := await fresh.sweeping.list_events():
             listed += found
@@ -203,7 +206,7 @@ class TestCost:
             pass
         await fresh.execute("VACUUM ANALYZE mkwanja.unlisted_events")
         plan = await fresh.one(
-            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {feed_module._HAS_UNLISTED.text}"
+            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT {feed_module._HAS_UNLISTED}"
         )
         [explained] = json.loads(plan)
         assert explained["Plan"]["Shared Hit Blocks"] + explained["Plan"]["Shared Read Blocks"] < 20

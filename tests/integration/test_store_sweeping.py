@@ -7,9 +7,13 @@ import json
 from datetime import timedelta
 from uuid import UUID
 
+import asyncpg
+import pytest
+
+from domain.adapters.postgres import sweeping
 from domain.kinds import Kind
 from domain.stages import Stage, Step
-from tests.integration.conftest import Store, a_new_payment, locked
+from tests.integration.conftest import Store, a_new_payment, locked, until
 
 NOW = timedelta(0)
 MINUTE = timedelta(seconds=60)
@@ -98,3 +102,22 @@ class TestDue:
         assert '"Index Name": "payments_due"' in json.dumps(json.loads(plan)), plan
         size = "SELECT reltuples FROM pg_class WHERE relname = 'payments_due'"
         assert await fresh.one(size) <= 10
+
+
+async def test_a_session_whose_client_reads_nothing_is_ended(
+    fresh: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process froze while the server sent a large answer, and its transaction is open."""
+    monkeypatch.setattr(sweeping, "_STUCK_FOR", NOW)
+    names = {"application_name": "mkwanja-frozen"}
+    frozen = await asyncpg.connect(fresh.url, server_settings=names)
+    try:
+        reading = asyncio.create_task(frozen.execute("SELECT repeat('x', 100_000_000)"))
+        await asyncio.sleep(0)
+        frozen._transport.pause_reading()
+        assert await until(fresh.sweeping.end_stuck_sessions) == 1
+        frozen._transport.resume_reading()
+        with pytest.raises(Exception, match=r"terminating connection|closed"):
+            await reading
+    finally:
+        frozen.terminate()

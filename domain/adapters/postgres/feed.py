@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from domain.adapters.postgres.engine import CONTENDED, Database, Transaction, sqlstate
+from domain.adapters.postgres.engine import CONTENDED, Database, sqlstate
+from domain.adapters.postgres.functions import LIMITS, Function
 from domain.adapters.postgres.locks import LOCK_FEED
 from domain.adapters.postgres.statements import sql
 
@@ -23,12 +24,13 @@ _BATCH_SIZE = 500
 # readers also reduce a backlog.
 _BATCHES_MAX = 4
 
-_LOCK = sql(f"SELECT set_config('lock_timeout', '300ms', true), {LOCK_FEED}")
+# The longest wait for another process that is listing. A reader can read without its events.
+_LOCK_TIMEOUT = "300ms"
 
 # `unlisted_events` is a queue. A trigger adds an event in the commit that stores the event. Another
 # trigger removes the event when it is listed (migration 0006). If a commit is late, its events may
 # have lower numbers than events that are listed already. They are then listed with the next batch.
-_HAS_UNLISTED = sql("SELECT EXISTS (SELECT FROM mkwanja.unlisted_events) AS has_unlisted")
+_HAS_UNLISTED = "EXISTS (SELECT FROM mkwanja.unlisted_events)"
 
 # Lists events in the order of the queue, but the events of one payment always by `sequence`. A
 # correction therefore never precedes the failure that it corrects.
@@ -45,7 +47,24 @@ ORDER BY max(waiting.number)
     OVER (PARTITION BY waiting.payment_id ORDER BY waiting.sequence), waiting.sequence
 ON CONFLICT (history_id) DO NOTHING
 """
-_LIST = sql(f"WITH listed AS ({LIST} RETURNING history_id) SELECT count(*) AS listed FROM listed")
+
+# One call and one transaction, so a process that freezes while it lists holds no lock.
+LIST_EVENTS = Function(
+    name="list_events",
+    parameters={"lock_timeout": "text", "limit": "int"},
+    returns={"listed": "int"},
+    body=f"""
+BEGIN
+    listed := 0;
+    IF {_HAS_UNLISTED} AND NOT current_setting('transaction_read_only')::boolean THEN
+        {LIMITS}
+        PERFORM {LOCK_FEED};
+        {LIST};
+        GET DIAGNOSTICS listed = ROW_COUNT;
+    END IF;
+    RETURN NEXT;
+END""",
+)
 
 # The last twelve digits of the event's id. A restored database may have another event at the same
 # position: the mark distinguishes the two.
@@ -82,13 +101,6 @@ class ListedEvent:
     body: str
 
 
-async def list_events(transaction: Transaction) -> int:
-    """Gives positions to a batch of committed events, and returns how many it listed."""
-    await transaction.run(_LOCK)
-    [row] = await transaction.rows(_LIST, {"limit": _BATCH_SIZE})
-    return int(row.listed)
-
-
 async def list_new_events(database: Database) -> int:
     """Lists up to `_BATCHES_MAX` batches, unless another process is listing. Returns the count."""
     total = 0
@@ -101,15 +113,15 @@ async def list_new_events(database: Database) -> int:
 
 
 async def _list_batch(database: Database) -> int:
+    """Gives positions to a batch of committed events, and returns how many it listed."""
+    parameters = {"lock_timeout": _LOCK_TIMEOUT, "limit": _BATCH_SIZE}
     try:
-        async with database.transaction() as transaction:
-            [row] = await transaction.rows(_HAS_UNLISTED)
-            is_needed = row.has_unlisted and not transaction.is_read_only
-            return await list_events(transaction) if is_needed else 0
+        [row] = await database.call(LIST_EVENTS, parameters)
     except Exception as error:
         if sqlstate(error) not in CONTENDED:
             raise
         return 0  # another process is listing these events
+    return int(row.listed)
 
 
 class Feed:

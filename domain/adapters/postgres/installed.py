@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from domain.adapters.postgres.accepting import ACCEPT
 from domain.adapters.postgres.claiming import CLAIMING_FUNCTIONS
+from domain.adapters.postgres.feed import LIST_EVENTS
 from domain.adapters.postgres.functions import Function
 from domain.adapters.postgres.loading import LOAD
 from domain.adapters.postgres.outbox import TAKE_TURN
 from domain.adapters.postgres.writing import WRITE
 
-FUNCTIONS: tuple[Function, ...] = (ACCEPT, LOAD, WRITE, *CLAIMING_FUNCTIONS, TAKE_TURN)
+FUNCTIONS: tuple[Function, ...] = (ACCEPT, LOAD, WRITE, *CLAIMING_FUNCTIONS, LIST_EVENTS, TAKE_TURN)

@@ -68,9 +68,10 @@ FROM unnest(CAST(:steps AS text[])) AS step(name)
     {ALL_BRAKES}
 """)
 
-# If a process stops between two messages of one statement, its session is neither idle nor running.
-# The timeouts of Postgres 15 and 16 do not apply then, and the session's locks would block other
-# transactions. Postgres 17 has `transaction_timeout` for this (engine.py).
+# If a process stops between two messages of one statement, or reads only a part of a large answer,
+# its session is neither idle nor running. The timeouts of Postgres 15 and 16 do not apply then, and
+# the session's locks would block other transactions. Postgres 17 has `transaction_timeout` for this
+# (engine.py).
 _STUCK_FOR = timedelta(seconds=10)
 _END_STUCK = sql("""
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
