@@ -1,6 +1,6 @@
-"""Accepts a payment: stores it before the caller gets a 202.
+"""Accepts a payment: stores the payment before the caller gets a 202.
 
-Also cancels a payment, as long as it is proved unsent.
+Also cancels a payment, if Daraja certainly has not acted on the payment.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ _CANCELLED = Failure(FailureReason.CANCELLED_BY_CALLER, safe_to_retry=True)
 class NewPayment:
     """A payment to accept.
 
-    * `answer` renders the caller's answer as soon as the database's time is known.
+    * `answer`: a function that makes the body of the 202 from the accepted payment. The store calls
+      the function, because the body contains times that only the database knows.
     * `expires_after`: the payment may be sent for this long after its acceptance.
-    * `charges`: how much of each limit of the policy the payment uses up. A replay uses nothing.
+    * `charges`: how much of each limit of the policy the payment uses up. A replay uses up nothing.
     """
 
     id: UUID
@@ -55,10 +56,13 @@ class NewPayment:
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """The result of an acceptance: the caller's answer, and whether it is a replay.
+    """The result of `AcceptingStore.accept`.
 
-    `epoch` is the epoch in which a new payment was stored; None for a replay. The epoch changes
-    when the database is restored or replaced.
+    * `answer`: the first answer to the idempotency key. The caller gets this answer.
+    * `is_replay`: the first answer belongs to another request with the same key.
+    * `expires_at`: the key's expiry.
+    * `epoch`: the database's epoch at the time of the commit; None for a replay. The epoch changes
+      when the database is restored or replaced, or its server restarts.
     """
 
     answer: FirstAnswer
@@ -71,7 +75,7 @@ class AcceptingStore(Protocol):
     """The store in which the ingress accepts payments."""
 
     async def accept(self, new: NewPayment) -> Acceptance:
-        """Stores payment, key and first history entry in one commit, or returns the first answer.
+        """Stores payment, key and first history entry in one commit, or finds the first answer.
 
         Raises LimitExceeded, RateLimited, IdempotencyKeyReused, IdempotencyKeyInFlight,
         StoreUnavailable.
@@ -99,12 +103,12 @@ async def accept(
 ) -> Acceptance:
     """Stores the payment and its key in one commit.
 
-    After this commit, every retry gets the same answer, byte for byte. The payment is sent within
-    `expires_after` of the commit, or not at all.
+    After this commit, every retry gets the same answer, byte for byte. A worker sends the payment
+    within `expires_after`, or not at all.
 
     Raises LimitExceeded, RateLimited, IdempotencyKeyReused, IdempotencyKeyInFlight, and
     StoreUnavailable. After StoreUnavailable, either both the payment and its key are stored, or
-    neither.
+    neither is stored.
     """
     payment_id = UUID(int=uuid_utils.uuid7().int)
     return await store.accept(
@@ -129,9 +133,10 @@ async def replay_or_raise(
     idempotency_key: str,
     fingerprint: bytes,
 ) -> FirstAnswer:
-    """Returns the first answer if this request was accepted before; else raises `refusal`.
+    """Returns the first answer if this request was accepted before. Otherwise raises `refusal`.
 
-    A retry gets its first answer, even if limits or the policy have changed since (rules.md §20).
+    A retry gets the first answer even if the service would refuse the same request today, for
+    example because the policy has changed (rules.md §20).
     """
     first_answer = await store.first_answer(caller.key, idempotency_key)
     if first_answer is not None and first_answer.fingerprint == fingerprint:
@@ -140,9 +145,10 @@ async def replay_or_raise(
 
 
 async def cancel(store: ChangingStore, payment_id: UUID, *, caller: Caller) -> ChangeResult:
-    """Cancels a payment that is proved unsent.
+    """Fails the payment as cancelled, if Daraja certainly has not acted on the payment.
 
-    Raises PaymentNotFound, TooLateToCancel, StoreUnavailable.
+    If the payment is cancelled already, nothing changes. Raises PaymentNotFound, TooLateToCancel,
+    StoreUnavailable.
     """
 
     def decide(payment: Payment | None, _context: Context) -> Decided:

@@ -1,6 +1,6 @@
 """Idempotency keys: a repeated request gets the first answer, and money moves once.
 
-`tests/integration/test_store_accepting.py` has the rules of the stored keys.
+`tests/integration/test_store_accepting.py` tests how PostgreSQL stores the keys.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ _ROUTES = {
 
 
 async def flush_redis(system: System) -> None:
-    """Empties Redis, as if it had lost its data."""
+    """Deletes all data of Redis."""
     redis: Redis = Redis.from_url(system.stack.redis_url)
     await redis.flushdb()
     await redis.aclose()
 
 
 async def payments_of(system: System, key: str) -> list[str]:
-    """The ids of the payments stored under a key."""
+    """The ids of the payments that were accepted with `key`."""
     sql = "SELECT id::text FROM mkwanja.payments WHERE idempotency_key = $1"
     return [row["id"] for row in await system.rows(sql, key)]
 
 
 def assert_replayed(answer: Answer, first: Answer) -> None:
-    """Check that `answer` repeats the bytes of `first`, and is marked as a replay."""
+    """`answer` has the body and the location of `first`, and is marked as a replay."""
     assert (answer.expect(202).body, answer.was_replayed) == (first.body, True)
     assert answer.headers["Location"] == first.headers["Location"]
 
@@ -76,7 +76,7 @@ async def test_a_hundred_concurrent_requests_with_one_key_make_one_payment(
 async def test_a_retry_of_a_finished_payment_gets_the_first_answer(
     system: System, *, is_flushed: bool
 ) -> None:
-    """Without the copy in Redis, the retry is answered from PostgreSQL with the same bytes."""
+    """The retry gets the same bytes, even if Redis has lost the copy of the answer."""
     key = str(uuid4())
     first = (await system.user.pay("/v1/deposits", DEPOSIT, key=key)).expect(202)
     payment_id = first.json()["id"]
@@ -89,10 +89,13 @@ async def test_a_retry_of_a_finished_payment_gets_the_first_answer(
     await system.assert_money_agrees([payment_id])
 
 
-async def test_json_and_headers_that_differ_only_in_form_are_the_same_request(
+async def test_a_retry_that_writes_the_same_json_and_key_differently_is_a_replay(
     system: System,
 ) -> None:
-    """Retries have another order of members, an escaped character, or `Idempotency-Key: "key"`."""
+    """The retries write the JSON in another way, and each retry names the key in another way.
+
+    The JSON's members have another order, one character is escaped, and there are more spaces.
+    """
     key = str(uuid4())
     first = await post(system, "/v1/deposits", {**DEPOSIT, "description": "Chai"}, key=key)
     body = b'\n {"description": "\\u0043hai", "phone_number":"0711000111", "amount" :250}\t'
@@ -106,8 +109,11 @@ async def test_json_and_headers_that_differ_only_in_form_are_the_same_request(
         assert_replayed(again, first)
 
 
-async def test_a_key_with_another_body_is_refused(system: System) -> None:
-    """The key is refused even if both bodies mean the same, and if only the routes differ."""
+async def test_a_used_key_with_another_body_or_route_is_refused(system: System) -> None:
+    """A body with `"metadata": null` makes the same payment as a body without `metadata`.
+
+    But it is another body, so the service refuses this request too.
+    """
     key, routes = str(uuid4()), ("/v1/deposits", "/v1/withdrawals")
     (await system.backend.pay(routes[0], WITHDRAWAL, key=key)).expect(202)
     for path, body in (
@@ -121,7 +127,7 @@ async def test_a_key_with_another_body_is_refused(system: System) -> None:
 
 
 async def test_a_key_belongs_to_its_caller(system: System) -> None:
-    """Two callers may use the same key. Each gets a payment of its own."""
+    """Two callers use the same key. Each caller gets a payment of its own."""
     key = str(uuid4())
     async with caller(system, sub=new_subject()) as one, caller(system, sub=new_subject()) as other:
         first = (await one.pay("/v1/deposits", DEPOSIT, key=key)).expect(202)
@@ -132,7 +138,7 @@ async def test_a_key_belongs_to_its_caller(system: System) -> None:
 
 
 async def test_the_key_of_a_refused_request_is_still_free(system: System) -> None:
-    """A request that is invalid or not permitted leaves its key unused."""
+    """The first request is invalid, and the second is not permitted. The third makes a payment."""
     key = str(uuid4())
     invalid = await post(system, "/v1/deposits", {**DEPOSIT, "amount": 0}, key=key)
     expect_problem(invalid, 422, "invalid_request")
@@ -141,10 +147,13 @@ async def test_the_key_of_a_refused_request_is_still_free(system: System) -> Non
 
 
 @pytest.mark.parametrize("is_flushed", [False, True])
-async def test_a_retry_is_replayed_before_its_request_is_checked(
+async def test_a_retry_gets_the_first_answer_even_if_the_request_is_refused_now(
     system: System, *, is_flushed: bool
 ) -> None:
-    """The caller gets the first answer even if the same request would be refused now."""
+    """A backend may make both payments. Then a user with the same `sub` repeats the requests.
+
+    With a new key, the service refuses the same requests of this user.
+    """
     sub, owned = new_subject(), {**DEPOSIT, "owner": "another"}  # a user may not name an owner
     requests: list[tuple[str, Any, str]] = [
         ("/v1/withdrawals", WITHDRAWAL, "not_permitted"),
@@ -164,7 +173,10 @@ async def test_a_retry_is_replayed_before_its_request_is_checked(
 
 
 async def test_an_expired_key_of_a_finished_payment_is_free(system: System) -> None:
-    """An expired key is free only if its payment is final and unchanged for 24 hours."""
+    """Its expiry alone does not free a key. The payment must also be unchanged for 24 hours.
+
+    Until both are true, the service refuses another request with the key.
+    """
     key, other = str(uuid4()), {**DEPOSIT, "amount": 251}
     first = (await post(system, "/v1/deposits", DEPOSIT, key=key)).expect(202).json()
     await system.settled(first["id"])
@@ -187,7 +199,7 @@ async def test_an_expired_key_of_a_finished_payment_is_free(system: System) -> N
     await system.assert_money_agrees([first["id"], second.json()["id"]])
 
 
-async def test_a_replay_of_a_payment_in_doubt_does_not_send_it_again(system: System) -> None:
+async def test_a_retry_does_not_send_a_payment_in_doubt_again(system: System) -> None:
     await system.scenario("answer_and_callback_lost")
     key = str(uuid4())
     first = (await system.backend.pay("/v1/withdrawals", WITHDRAWAL, key=key)).expect(202)
