@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.integration.conftest import PATIENCE_SECONDS, Store
-from tests.integration.test_pooling import send_every_statement
+from tests.integration.statements import send_every_statement
 from tests.stack.client import Client
 from tests.stack.external import GivenPostgres
 from tests.stack.ports import release_port, reserve_port
