@@ -6,13 +6,14 @@ Pure. A later outcome replaces an earlier outcome only if the later one says mor
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import TypeAlias
 from uuid import UUID
 
 from domain.account import Account
+from domain.records import replace
 
 
 class IdKind(StrEnum):

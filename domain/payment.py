@@ -8,7 +8,7 @@ applies it. Read next: `lifecycle/`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import assert_never
 from uuid import UUID
@@ -17,6 +17,7 @@ from domain.account import Account
 from domain.attempts import Attempt, IdKind, Outcome, ProviderId, ProviderIds, merge_outcome
 from domain.failures import Failure
 from domain.kinds import RULES, Kind, KindRules
+from domain.records import replace
 from domain.stages import TRANSITIONS, FactName, Guard, Stage, Step
 from domain.values import PaymentRequest
 

@@ -5,13 +5,13 @@ Pure, so that every store of payments (PostgreSQL, or a test's memory) can use t
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
 from domain.attempts import ProviderIds
 from domain.inquiry import next_inquiry_after_silence_at
 from domain.payment import Payment
+from domain.records import replace
 from domain.stages import Stage
 
 

@@ -13,7 +13,6 @@ same rules (rules.md §6, §7, §18):
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Literal, get_args
 
@@ -38,6 +37,7 @@ from domain.lifecycle.agreement import (
     is_complete_success,
 )
 from domain.payment import Fact, Payment
+from domain.records import replace
 from domain.report import Report, ReportedOutcome
 from domain.stages import FactName, Stage
 

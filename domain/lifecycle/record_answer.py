@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
@@ -45,6 +45,7 @@ from domain.kinds import Kind
 from domain.lifecycle.announce import Announcer
 from domain.operations import OperationAnswer, OperationHealth, health_from_answer
 from domain.payment import Fact, Payment
+from domain.records import replace
 from domain.stages import FactName, Stage
 from domain.times import Times
 from domain.views import PROVIDER_SAID

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
@@ -30,6 +29,7 @@ from domain.attempts import ProviderIds
 from domain.changes import AnnounceEvent, Announcement, Change, ChangeResult, Decided
 from domain.errors import CommitOutcomeUnknown, PaymentServiceError, StoreUnavailable
 from domain.payment import Payment
+from domain.records import replace
 from domain.stamp import stamp_change
 from domain.views import event_body
 

@@ -104,6 +104,8 @@ END
 class Loaded:
     """All that the decisions of a batch need. `now` is the transaction's time.
 
+    Owners are ids of payments as text, because most of them are only compared.
+
     `id_owners`: the payments that have a provider id of the batch, or to which one was given.
     `originators`: other payments whose own id is an OriginatorConversationID in the batch. Such an
     id needs no row in `provider_ids`: if we send a payment's own id, Daraja knows the payment by
@@ -113,15 +115,15 @@ class Loaded:
 
     now: datetime
     payments: Mapping[UUID, Payment]
-    id_owners: Mapping[ProviderId, UUID]
-    originators: Mapping[ProviderId, UUID]
-    receipt_owners: Mapping[str, UUID]
+    id_owners: Mapping[ProviderId, str]
+    originators: Mapping[ProviderId, str]
+    receipt_owners: Mapping[str, str]
     evidence: Mapping[UUID, Evidence]
 
     def context(self, change: Change) -> Context:
         """What the decision of `change` may use besides its payment."""
-        own = change.payment_id
-        evidence = self.evidence.get(own, _NO_EVIDENCE)
+        own = str(change.payment_id)
+        evidence = self.evidence.get(change.payment_id, _NO_EVIDENCE)
         return Context(
             now=self.now,
             ids_of_others=frozenset(
@@ -164,19 +166,18 @@ async def load_changes(transaction: Calls, batch: Sequence[Change]) -> Loaded:
         payment_from(payment, attempts.get(payment["id"], ())) for payment in _read(row["payments"])
     ]
     stored = set(_read(row["originators"]))
-    receipt_owners = orjson.loads(row["receipts"]) if row["receipts"] else {}
     return Loaded(
         now=row["began_at"],
         payments={payment.id: payment for payment in payments},
         id_owners={
-            (IdKind(known["kind"]), known["value"]): UUID(known["payment_id"]) for known in id_rows
+            (IdKind(known["kind"]), known["value"]): known["payment_id"] for known in id_rows
         },
         originators={
-            provider_id: payment_id
+            provider_id: str(payment_id)
             for provider_id, payment_id in originators.items()
             if str(payment_id) in stored
         },
-        receipt_owners={receipt: UUID(owner) for receipt, owner in receipt_owners.items()},
+        receipt_owners=orjson.loads(row["receipts"]) if row["receipts"] else {},
         evidence=evidence_from(
             evidence_ids,
             inquiries=_read(row["inquiries"]),
