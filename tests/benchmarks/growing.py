@@ -19,11 +19,11 @@ _SECONDS_BETWEEN_COPIES = 1
 
 # Tables whose rows always name a payment or a history entry. The brakes name one only sometimes.
 _TABLES = """
-SELECT class.oid::regclass::text AS name, array_agg(ARRAY[
-         quote_ident(attname), format_type(atttypid, NULL)] ORDER BY attnum) AS columns
+SELECT class.oid::regclass::text AS name, array_agg(ARRAY[quote_ident(attname),
+         CASE attidentity WHEN '' THEN format_type(atttypid, NULL) ELSE 'identity' END]) AS columns
 FROM pg_class AS class JOIN pg_attribute ON attrelid = class.oid
 WHERE relnamespace = 'mkwanja'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition
-  AND attnum > 0 AND NOT attisdropped AND attidentity = '' AND attgenerated = ''
+  AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
 GROUP BY class.oid HAVING bool_or(atttypid = 'uuid'::regtype AND attnotnull)
 """
 
@@ -54,7 +54,7 @@ async def _copy(
     series = f"SELECT nth, nth + {seeds} AS copy FROM generate_series({copies}, 1, -1) AS nth"  # noqa: S608
     await server.execute(f"CREATE TEMPORARY TABLE seed AS TABLE {table}")
     await server.execute(
-        f"INSERT INTO {table} ({names}) "  # noqa: S608
+        f"INSERT INTO {table} ({names}) OVERRIDING SYSTEM VALUE "  # noqa: S608
         f"SELECT {values} FROM ({series}) AS series CROSS JOIN seed",
         timeout=3600,
     )
@@ -69,6 +69,9 @@ def _copied(column: str, kind: str) -> str:
         return f"overlay({column}::text PLACING {own} FROM 25)::uuid"
     if kind == "timestamp with time zone":
         return f"{column} - nth * interval '{_SECONDS_BETWEEN_COPIES} s'"
+    if kind == "identity":
+        # The copies are older. A publisher that remembers a position does not publish them.
+        return f"{column} - nth * (SELECT max({column}) - min({column}) + 1 FROM seed)"  # noqa: S608
     if column in _OWN_TEXTS:
         return f"{column} || to_hex(copy)"
     return column
