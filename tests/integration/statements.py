@@ -30,7 +30,8 @@ async def send_every_statement(store: Store) -> None:
         await store.sweeping.fetch_due(step, limit=10, next_step_in=timedelta(seconds=60))
     publisher = new_id()
     events = await store.outbox.take_turn(publisher, published_through=None)
-    await store.outbox.end_turn(publisher, published_through=events[-1].position)
+    if events:  # else another process has the turn
+        await store.outbox.end_turn(publisher, published_through=events[-1].position)
     await reading.payment(payment_id)
     await reading.history(payment_id, after=0, limit=10)
     await reading.page(PageQuery(equal={"kind": "deposit"}, status="pending"))

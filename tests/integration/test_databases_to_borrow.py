@@ -37,6 +37,7 @@ async def test_the_next_borrower_finds_no_row_and_every_brake(lent: DatabasesToB
         assert {name for name, count in counts.items() if count} == {
             "mkwanja.brakes",
             "mkwanja.alembic_version",
+            "mkwanja.event_publisher",
         }
         assert await store.one("SELECT count(*) FROM mkwanja.brakes WHERE is_engaged") == 0
         await store.finalized()

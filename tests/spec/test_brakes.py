@@ -300,9 +300,9 @@ async def test_an_open_breaker_permits_only_probes_that_become_rarer(system: Sys
             *(system.withdrawal() for _ in range(30)), *(system.bill_payment() for _ in range(5))
         )
     )
-    deposit = await system.deposit()
     await system.stack.redis.flush()
     await system.stack.restart_process("worker", kill=True)
+    deposit = await system.deposit()
     assert (await system.settled(deposit))["status"] == "success"
     await _assert_held(system, waiting)
     brake = await system.eventually(
