@@ -17,6 +17,11 @@ from tests.proof.soak.listening import Listener
 from tests.spec.system import System
 
 _STATE = "SELECT * FROM mkwanja.payments WHERE id = ANY($1::uuid[])"
+_UNREAD = """
+SELECT payment_id FROM mkwanja.daraja_exchanges
+WHERE payment_id = ANY($1::uuid[])
+    AND attempt_id IS NOT NULL AND was_written AND http_status IS NULL
+"""
 _OWED = f"{UNPUBLISHED_EVENTS} AND history.payment_id = ANY($1::uuid[])"
 
 
@@ -36,13 +41,19 @@ async def wait_until_settled(
 
 async def differences(system: System, orders: Sequence[PaymentOrder]) -> list[str]:
     """One text for each payment that does not have its ending yet."""
-    found = await system.rows(_STATE, [order.payment_id for order in orders])
-    rows = {str(row["id"]): row for row in found}
+    ids = [order.payment_id for order in orders]
+    rows = {str(row["id"]): row for row in await system.rows(_STATE, ids)}
+    unread = {str(row["payment_id"]) for row in await system.rows(_UNREAD, ids)}
+
+    def expected(order: PaymentOrder) -> Ending:
+        is_unread = order.payment_id in unread
+        return (order.ending_if_unread if is_unread else None) or order.ending
+
     return [
         f"{order.label} ({order.payment_id}) is {row['stage']}, {row['failure_reason']},"
         f" review {row['needs_review']}"
         for order in orders
-        if not _has_ended(order.ending, row := rows[order.payment_id])
+        if not _has_ended(expected(order), row := rows[order.payment_id])
     ]
 
 

@@ -37,6 +37,7 @@ class PaymentOrder:
     request: Mapping[str, Any]
     callbacks: int = 1
     ending: Ending = Ending.PAID
+    ending_if_unread: Ending | None = None  # if it differs: see `Combination`
     is_bystander: bool = True  # not a combination of the table: see `bystanders`
     key: str = field(default_factory=lambda: str(uuid4()))
     payment_id: str = ""
@@ -95,6 +96,7 @@ async def order_for(system: System, combination: Combination) -> PaymentOrder:
         label=combination.label,
         callbacks=combination.callbacks,
         ending=combination.ending,
+        ending_if_unread=combination.ending_if_unread,
         is_bystander=False,
     )
 

@@ -70,6 +70,16 @@ class Combination:
     reason: str = ""
 
     @property
+    def ending_if_unread(self) -> Ending | None:
+        """The ending if the worker is frozen before it has read Daraja's answer to this send.
+
+        A worker that records the answers to some sends may still wait for the answers to others.
+        """
+        if self.site.name != "12 recording":
+            return self.ending
+        return _as_sent(self.kind, AnswerFate.LOST, self.callbacks)
+
+    @property
     def label(self) -> str:
         return f"{self.kind}, answer {self.answer}, {self.callbacks} callbacks"
 
