@@ -59,7 +59,8 @@ class Acceptance:
     """The result of `AcceptingStore.accept`.
 
     * `answer`: the first answer to the idempotency key. The caller gets this answer.
-    * `is_replay`: the first answer belongs to another request with the same key.
+    * `is_replay`: this request is a retry, so the first answer was made for an earlier request with
+      the same key.
     * `expires_at`: the key's expiry.
     * `epoch`: the database's epoch at the time of the commit; None for a replay. The epoch changes
       when the database is restored or replaced, or its server restarts.

@@ -110,10 +110,7 @@ async def test_a_retry_that_writes_the_same_json_and_key_differently_is_a_replay
 
 
 async def test_a_used_key_with_another_body_or_route_is_refused(system: System) -> None:
-    """A body with `"metadata": null` makes the same payment as a body without `metadata`.
-
-    But it is another body, so the service refuses this request too.
-    """
+    """A body that adds `"metadata": null` differs too, although it would make an equal payment."""
     key, routes = str(uuid4()), ("/v1/deposits", "/v1/withdrawals")
     (await system.backend.pay(routes[0], WITHDRAWAL, key=key)).expect(202)
     for path, body in (
@@ -150,9 +147,10 @@ async def test_the_key_of_a_refused_request_is_still_free(system: System) -> Non
 async def test_a_retry_gets_the_first_answer_even_if_the_request_is_refused_now(
     system: System, *, is_flushed: bool
 ) -> None:
-    """A backend may make both payments. Then a user with the same `sub` repeats the requests.
+    """A backend makes two payments. Then a user with the same `sub` repeats the requests.
 
-    With a new key, the service refuses the same requests of this user.
+    The payments are a withdrawal, and a deposit that names an owner. With a new key, the service
+    refuses the same requests of this user.
     """
     sub, owned = new_subject(), {**DEPOSIT, "owner": "another"}  # a user may not name an owner
     requests: list[tuple[str, Any, str]] = [
@@ -173,7 +171,7 @@ async def test_a_retry_gets_the_first_answer_even_if_the_request_is_refused_now(
 
 
 async def test_an_expired_key_of_a_finished_payment_is_free(system: System) -> None:
-    """Its expiry alone does not free a key. The payment must also be unchanged for 24 hours.
+    """A key is not free as soon as it expires. The payment must also be unchanged for 24 hours.
 
     Until both are true, the service refuses another request with the key.
     """
