@@ -26,6 +26,7 @@ setup: .venv/.installed ## install the locked dependencies into .venv (a second 
 # Python 3.11's venv brings a setuptools that is not locked and that nothing needs.
 .venv/.installed: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
+	@test ! -L .venv || { echo ".venv is a link. Run make setup in the folder that it leads to."; exit 1; }
 	@rm -f $@
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
