@@ -115,9 +115,12 @@ class Store:
 
     async def payment(self, payment_id: UUID) -> Payment:
         """Read the payment with its attempts."""
-        payment = await self._reading.payment(payment_id)
+        payment = await self.find(payment_id)
         assert payment is not None
         return payment
+
+    async def find(self, payment_id: UUID) -> Payment | None:
+        return await self._reading.payment(payment_id)
 
     async def history(self, payment_id: UUID) -> list[dict[str, Any]]:
         """Read the payment's history, oldest entry first."""

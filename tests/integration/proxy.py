@@ -8,15 +8,15 @@ from urllib.parse import urlsplit, urlunsplit
 
 from tests.integration.raw_server import RawServer
 
-# The functions that commit with their end, and the message that executes a statement.
-_COMMITTING = re.compile(rb"mkwanja\.(accept|claim)_payments_")
+# The functions that are transactions of their own, and the message that executes a statement.
+_COMMITTING = re.compile(rb"mkwanja\.(accept|claim|read)_payments_")
 _EXECUTE = b"E\x00\x00\x00\x09\x00\x00\x00\x00\x00"
 
 
 class Proxy(RawServer):
     """Cuts the next COMMIT's connection, before or after PostgreSQL receives it (see `cut`).
 
-    The call of a function that commits by itself counts as a COMMIT.
+    The call of a function that is a transaction of its own counts as a COMMIT.
     """
 
     def __init__(self, upstream: str) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from domain.errors import IdempotencyKeyReused
+from domain.kinds import Kind
 from domain.lifecycle.accept import Acceptance
-from tests.integration.conftest import CALLER, Store, a_new_payment
+from tests.integration.conftest import CALLER, Store, a_new_payment, new_id
+from tests.integration.proxy import Proxy
 
 
 async def payments_with(store: Store, key: str) -> int:
@@ -132,3 +134,24 @@ async def test_a_request_whose_batch_has_started_ends_without_its_client(
     task.cancel()
     assert not (await task).is_replay
     assert await payments_with(store, new.idempotency_key) == 1
+
+
+async def test_polls_at_the_same_time_share_a_round_trip(
+    store: Store, transactions: Transactions
+) -> None:
+    """Each of them gets its own payment as it is now. A missing payment is None."""
+    ids = [await store.accepted(kind) for kind in Kind]
+    missing, before = new_id(), transactions.begun
+    read = await asyncio.gather(*(store.payment(id_) for id_ in ids * 20), store.find(missing))
+    assert [payment.id if payment else None for payment in read] == [*ids * 20, None]
+    assert transactions.begun - before <= 2
+
+
+async def test_a_poll_is_repeated_if_its_connection_is_lost(
+    store: Store, proxy: Proxy, proxied: Store
+) -> None:
+    payment_id = await store.accepted()
+    assert await proxied.payment(payment_id) == await store.payment(payment_id)
+    proxy.cut = "before"
+    assert (await proxied.payment(payment_id)).id == payment_id
+    assert proxy.has_cut.is_set()

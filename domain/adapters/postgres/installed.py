@@ -11,6 +11,15 @@ from domain.adapters.postgres.feed import LIST_EVENTS
 from domain.adapters.postgres.functions import Function
 from domain.adapters.postgres.loading import LOAD
 from domain.adapters.postgres.outbox import TAKE_TURN
+from domain.adapters.postgres.reading import READ
 from domain.adapters.postgres.writing import WRITE
 
-FUNCTIONS: tuple[Function, ...] = (ACCEPT, LOAD, WRITE, *CLAIMING_FUNCTIONS, LIST_EVENTS, TAKE_TURN)
+FUNCTIONS: tuple[Function, ...] = (
+    ACCEPT,
+    *CLAIMING_FUNCTIONS,
+    LOAD,
+    WRITE,
+    LIST_EVENTS,
+    TAKE_TURN,
+    READ,
+)

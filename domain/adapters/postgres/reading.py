@@ -4,24 +4,47 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import orjson
+
+from domain.adapters.batching import Abandoned, Lane
 from domain.adapters.postgres.brakes import ENGAGED
 from domain.adapters.postgres.engine import Database, Transaction
+from domain.adapters.postgres.functions import Function
 from domain.adapters.postgres.outbox import COUNT_UNPUBLISHED
 from domain.adapters.postgres.payment_columns import payment_from
+from domain.adapters.postgres.pool import Row
 from domain.adapters.postgres.rows import attempts_from
 from domain.adapters.postgres.statements import Statement, sql
 from domain.adapters.postgres.tables import REVISION
+from domain.errors import CommitOutcomeUnknown
 from domain.payment import Payment
 from domain.stages import Stage
 from domain.views import Entry
 
-_PAYMENT = sql("SELECT * FROM mkwanja.payments WHERE id = :payment_id")
+# Reads payments with all that belongs to them in one statement, so they are of one moment. Each
+# column has the rows of one table as JSON, or NULL for none.
+READ = Function(
+    "read_payments",
+    parameters={"ids": "uuid[]"},
+    returns={"payments": "json", "attempts": "json", "provider_ids": "json"},
+    joins_tables=True,
+    body="""
+BEGIN
+    RETURN QUERY SELECT
+        (SELECT json_agg(payment) FROM mkwanja.payments AS payment WHERE id = ANY(:ids)),
+        (SELECT json_agg(attempt ORDER BY number) FROM mkwanja.attempts AS attempt
+            WHERE payment_id = ANY(:ids)),
+        (SELECT json_agg(known) FROM mkwanja.provider_ids AS known WHERE payment_id = ANY(:ids));
+END
+""",
+)
+
 ATTEMPTS = sql("SELECT * FROM mkwanja.attempts WHERE payment_id = ANY(:ids) ORDER BY number")
 _PROVIDER_IDS = sql("""
 SELECT kind, value, payment_id, attempt_id FROM mkwanja.provider_ids WHERE payment_id = ANY(:ids)
@@ -30,6 +53,9 @@ _HISTORY = sql("""
 SELECT sequence, recorded_at, what, previous_stage, stage, detail FROM mkwanja.payment_history
 WHERE payment_id = :payment_id AND sequence > :after ORDER BY sequence LIMIT :limit
 """)
+
+# Polls that wait share the next read. A second read may begin while the first is under way.
+_READS_AT_ONCE = 2
 
 _REVISION = sql("SELECT version_num FROM mkwanja.alembic_version")
 
@@ -81,12 +107,36 @@ class PostgresReadingStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._reads: Lane[UUID, Payment | None] = Lane(
+            self._read_batch,
+            key=lambda payment_id: payment_id,
+            shared=lambda payment_id: payment_id,
+            abandoned=Abandoned.DROP,
+            batches_at_once=_READS_AT_ONCE,
+        )
 
     async def payment(self, payment_id: UUID) -> Payment | None:
-        async with self._database.transaction() as transaction:
-            rows = await transaction.rows(_PAYMENT, {"payment_id": payment_id})
-            with_attempts = await _with_attempts(transaction, rows)
-        return with_attempts[0] if with_attempts else None
+        """The payment as it is now, or None. Concurrent calls share one round trip."""
+        return await self._reads.submit(payment_id)
+
+    async def _read_batch(self, ids: Sequence[UUID]) -> list[Payment | None]:
+        [row] = await self._call_read(ids)
+        attempts = attempts_from(_parse(row["attempts"]), _parse(row["provider_ids"]))
+        payments = [
+            payment_from(payment, attempts.get(payment["id"], ()))
+            for payment in _parse(row["payments"])
+        ]
+        payment_by_id = {payment.id: payment for payment in payments}
+        return [payment_by_id.get(payment_id) for payment_id in ids]
+
+    async def _call_read(self, ids: Sequence[UUID]) -> Sequence[Row]:
+        try:
+            return await self._database.call(READ, {"ids": list(ids)})
+        except CommitOutcomeUnknown as error:
+            if isinstance(error.__cause__, TimeoutError):
+                raise  # a server that does not answer does not answer the next call either
+            # The connection was lost, perhaps because Postgres restarted. A read may be repeated.
+            return await self._database.call(READ, {"ids": list(ids)})
 
     async def page(self, query: PageQuery) -> list[Payment]:
         """At most `query.limit` payments. Request one more to see if there is a next page."""
@@ -170,6 +220,10 @@ def _page_statement(query: PageQuery) -> tuple[Statement, dict[str, Any]]:
         " ORDER BY created_at DESC, id DESC LIMIT :limit"
     )
     return statement, parameters
+
+
+def _parse(rows: str | None) -> list[Any]:
+    return orjson.loads(rows) if rows else []
 
 
 async def _with_attempts(transaction: Transaction, rows: list[Any]) -> list[Payment]:
