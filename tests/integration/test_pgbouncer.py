@@ -57,7 +57,7 @@ ignore_startup_parameters = extra_float_digits
 """)
     for file in (tmp_path, users, configuration):
         file.chmod(0o755)
-    user = ["-u", "nobody"] if os.geteuid() == 0 else []
+    user = ["-u", "daemon"] if os.geteuid() == 0 else []
     process = Process(
         "pgbouncer",
         [str(PGBOUNCER), *user, str(configuration)],

@@ -79,3 +79,6 @@ async def test_a_worker_that_is_killed_within_a_job_of_many_pays_each_payment_on
     await reached(worker, place)
     await system.stack.start_process("worker.2")
     await system.wait_until_paid(payment_ids)
+    await system.assert_money_agrees(payment_ids)
+    moved = {each: len(await system.movements(each)) for each in payment_ids}
+    assert moved == dict.fromkeys(payment_ids, 1)
