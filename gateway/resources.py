@@ -48,10 +48,7 @@ class Resources:
             ca_file=settings.redis_ca_file,
             verify=settings.redis_tls_verify,
         )
-        # Only one transaction of changes runs at a time. The changes that wait meanwhile share the
-        # next transaction. One transaction for many payments costs about as much as one for a few.
-        gate = asyncio.Semaphore(1)
-        self.changes = PostgresChangingStore(self.database, gate=gate)
+        self.changes = PostgresChangingStore(self.database)
         self.reading = PostgresReadingStore(self.database)
         self.announcer = Announcer(PostgresOutbox(self.database), RedisBell(self.redis))
         self._redis_rests_until = 0.0

@@ -58,8 +58,7 @@ class Lane(Generic[Item, Result]):
     """Runs items in batches, in order of arrival, at most `batches_at_once` at the same time.
 
     With more than one batch at once, Postgres can work on a batch while another batch waits for the
-    disk. Two batches never hold items with the same key. Lanes that share a `gate` take turns, so
-    that each lane sends few large batches instead of many small ones.
+    disk. Two batches never hold items with the same key.
 
     If `shared` returns the same value for a new item and for a queued item, the two share one run.
     An item never joins a batch that has started, so every waiter gets a result that is newer than
@@ -80,7 +79,6 @@ class Lane(Generic[Item, Result]):
         batch_size_max: int = 200,
         batches_at_once: int = 1,
         alone_at_once_max: int = 4,
-        gate: asyncio.Semaphore | None = None,
     ) -> None:
         self._run = run
         self._key = key
@@ -95,7 +93,6 @@ class Lane(Generic[Item, Result]):
         self._busy_keys: set[Hashable] = set()
         self._alone_keys: set[Hashable] = set()
         self._batches_at_once = batches_at_once
-        self._gate = gate or asyncio.Semaphore(batches_at_once)
         self._drivers: set[asyncio.Task[None]] = set()
         self._alone = asyncio.Semaphore(alone_at_once_max)
         self._alone_tasks: set[asyncio.Task[None]] = set()
@@ -171,13 +168,10 @@ class Lane(Generic[Item, Result]):
     async def _run_until_idle(self) -> None:
         try:
             while self._queue:
-                async with self._gate:
-                    # The batch is made only now, so that it includes items that arrived while we
-                    # waited for the gate.
-                    batch = self._next_batch()
-                    if not batch:
-                        break
-                    await self._run_with_busy_keys(batch)
+                batch = self._next_batch()
+                if not batch:
+                    break
+                await self._run_with_busy_keys(batch)
         finally:
             # The task is removed here and not in a callback of the task, because the next `submit`
             # must see at once that the task ended. If items remain in the queue, they wait for a

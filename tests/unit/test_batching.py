@@ -197,21 +197,6 @@ async def test_concurrent_batches_never_hold_two_items_of_a_key() -> None:
     ]
 
 
-async def test_lanes_that_share_a_gate_take_turns() -> None:
-    recorder, gate = Recorder(), asyncio.Semaphore(1)
-    lanes = [Lane(recorder.run, key=key_of, gate=gate) for _ in range(2)]
-    recorder.open.clear()
-    tasks = [
-        *await submit_all(lanes[0], ("a", 1)),
-        *await submit_all(lanes[1], ("b", 2)),
-        *await submit_all(lanes[1], ("c", 3)),
-    ]
-    assert recorder.batches == [[("a", 1)]]
-    recorder.open.set()
-    assert await asyncio.gather(*tasks) == [10, 20, 30]
-    assert recorder.batches == [[("a", 1)], [("b", 2), ("c", 3)]]
-
-
 async def test_waiters_of_the_same_item_share_one_run() -> None:
     recorder, lane = a_lane(is_open=False, shared=key_of)
     running = await submit_all(lane, ("z", 0))
