@@ -6,6 +6,7 @@ import json
 from decimal import Decimal
 from typing import Any
 
+from domain.adapters.daraja.messages import _normalize_short
 from domain.adapters.daraja.reports import UNREADABLE
 from domain.attempts import IdKind
 from domain.failures import FailureReason
@@ -238,6 +239,17 @@ def test_parameters_are_found_by_the_letters_of_their_names() -> None:
     )
     # If two spellings of a name have different ids, both ids are read.
     assert report.ids == PAYOUT_IDS | {(IdKind.CONVERSATION, "AG_1")}
+
+
+def test_a_name_is_found_however_long_it_is_and_however_many_names_came_before() -> None:
+    """The reader remembers some short names. A hostile sender cannot fill the memory with names."""
+    others = {f"Other {number}": 1 for number in range(1_000)}
+    message = payout(0, as_items({**others, "Transaction" + " " * 99 + "Amount": 1500}, "Key"))
+    assert read_message("withdrawal", message).amount == Decimal(1500)
+    assert _normalize_short.cache_info().currsize == 256
+    _normalize_short.cache_clear()
+    read_message("withdrawal", {"Result": {"ResultCode": 0, "x" * 65: "AG_1"}})
+    assert _normalize_short.cache_info().currsize == 1
 
 
 @for_each("items", [ABSENT, [], {}, "text", 7, [None], [[]], [{"Name": None}], [{"Value": 5}]])

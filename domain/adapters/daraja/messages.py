@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from domain.adapters.daraja.result_codes import (
@@ -30,6 +31,11 @@ PAYOUT_IDS = {
     "originatorconversationid": IdKind.ORIGINATOR_CONVERSATION,
     "conversationid": IdKind.CONVERSATION,
 }
+
+# Daraja uses a few dozen names. A hostile sender can use any number of them, so only some are
+# remembered, and no long ones.
+_REMEMBERED = 256
+_REMEMBERED_LENGTH_MAX = 64
 
 _PLAIN_NUMBER = re.compile(r"\d{1,12}(\.\d{1,4})?", re.ASCII)
 
@@ -55,10 +61,9 @@ def read_payout_result(message: Any, failures: Codes) -> Report:
             next(iter(parameters.get("receiverpartypublicname", [])), None)
         ),
     )
-    return replace(
-        report,
-        refuses_credential=report.outcome is ReportedOutcome.FAILURE and refuses_credential(code),
-    )
+    if report.outcome is ReportedOutcome.FAILURE and refuses_credential(code):
+        return replace(report, refuses_credential=True)
+    return report
 
 
 def judge_result(
@@ -188,7 +193,14 @@ def require_mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _normalize_name(name: str) -> str:
-    return "".join(character for character in name.casefold() if character.isalpha())
+    return _normalize_short(name) if len(name) <= _REMEMBERED_LENGTH_MAX else _normalize(name)
+
+
+def _normalize(name: str) -> str:
+    return "".join(filter(str.isalpha, name.casefold()))
+
+
+_normalize_short = lru_cache(maxsize=_REMEMBERED)(_normalize)
 
 
 def _parse_number(value: Any) -> Decimal | None:
