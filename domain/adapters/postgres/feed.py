@@ -88,6 +88,18 @@ JOIN mkwanja.payment_history AS history ON history.id = event.history_id
 WHERE event.owner = :owner AND event.position > :after ORDER BY event.position LIMIT :limit
 """)
 
+# A publisher does not wait until the positions that it gave are on disk (outbox.py). A reader must
+# wait: after a crash of the server, the events that it has seen would get other positions. This
+# statement writes a message that nothing reads, so the COMMIT waits for the disk, and for a
+# synchronous standby. It writes nothing if all is on disk already.
+_WAIT_FOR_DISK = sql("""
+SELECT CASE
+    WHEN pg_current_wal_flush_lsn() < pg_current_wal_insert_lsn()
+        OR current_setting('synchronous_standby_names') <> ''
+    THEN pg_logical_emit_message(true, 'mkwanja', '')
+END
+""")
+
 
 @dataclass(frozen=True, slots=True)
 class ListedEvent:
@@ -143,7 +155,8 @@ class Feed:
     async def page(self, *, after: int, limit: int, owner: str | None) -> list[ListedEvent]:
         """At most `limit` events after the position `after`.
 
-        If `owner` is given, returns only events of payments that `owner` owns.
+        If `owner` is given, returns only events of payments that `owner` owns. The positions are on
+        disk, so no crash of the server changes them.
         """
         await list_new_events(self._database)
         parameters: dict[str, Any] = {"after": after, "limit": limit}
@@ -152,4 +165,6 @@ class Feed:
                 rows = await transaction.rows(_PAGE, parameters)
             else:
                 rows = await transaction.rows(_OWN_PAGE, {**parameters, "owner": owner})
+            if rows and not transaction.is_read_only:
+                await transaction.run(_WAIT_FOR_DISK)
         return [ListedEvent(row.position, row.mark, row.event_body) for row in rows]

@@ -53,7 +53,6 @@ TAKE_TURN = Function(
 DECLARE
     turn record;
     through bigint;
-    listed int := 0;
     fetched int;
 BEGIN
     {LIMITS}
@@ -68,7 +67,6 @@ BEGIN
     END IF;
     IF :limit > 0 AND EXISTS (SELECT FROM mkwanja.unlisted_events) THEN
         {LIST};
-        GET DIAGNOSTICS listed = ROW_COUNT;
     END IF;
     RETURN QUERY
         SELECT event.position, history.payment_id, history.event_body
@@ -86,11 +84,9 @@ BEGIN
         SET published_through = through, publisher = NULL, turn_ends_at = NULL
         WHERE is_only_row;
     END IF;
-    IF listed = 0 THEN
-        -- Without this commit, a crash of the server would only repeat events. Do not wait for the
-        -- disk.
-        PERFORM set_config('synchronous_commit', 'off', true);
-    END IF;
+    -- Do not wait for the disk. If the server crashes and loses this commit, the events are listed
+    -- and published again. Only readers see positions, and they wait for the disk (feed.py).
+    PERFORM set_config('synchronous_commit', 'off', true);
 END""",
 )
 
