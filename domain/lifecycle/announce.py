@@ -14,6 +14,7 @@ batch, and that fetch sees every event that was committed before this process lo
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -36,6 +37,10 @@ assert 2 * _PUBLISH_SECONDS_MAX <= TURN_SECONDS  # noqa: S101
 # After a failure, this process leaves the events to others for this long. Otherwise each commit
 # would try again while Redis is not reachable.
 _REST_SECONDS = 1.0
+
+# A process that ends publishes until nothing is left, but no longer than this. If events keep
+# coming for so long, the next commit of another process finds the turn free.
+_DRAIN_SECONDS_MAX = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,7 @@ class Announcer:
         self._task: asyncio.Task[None] | None = None
         # Whether an event may have been committed since the last fetch began.
         self._is_wanted = False
-        self._is_draining = False
+        self._drains_until = math.inf
         self._rests_until = 0.0
 
     def announce_soon(self, result: ChangeResult) -> None:
@@ -106,8 +111,12 @@ class Announcer:
             self._task = loop.create_task(self._run())
 
     async def drain(self) -> None:
-        """Publishes the events of this process, and leaves later ones to other processes."""
-        self._is_draining = True
+        """Publishes until nothing is left, or until events have kept coming for a second.
+
+        Another process may have committed an event, found that this one has the turn, and left. So
+        this process must look again before it gives its turn back.
+        """
+        self._drains_until = asyncio.get_running_loop().time() + _DRAIN_SECONDS_MAX
         if self._task is not None:
             await asyncio.wait([self._task])
 
@@ -127,10 +136,10 @@ class Announcer:
     async def _publish_outbox(self) -> None:
         """Publishes batch after batch until none is left."""
         published_through = None
+        time = asyncio.get_running_loop().time
         while True:
-            # The flags are read before the fetch, because the fetch sees what was committed before.
+            # The flag is reset before the fetch, because the fetch sees what was committed before.
             self._is_wanted = False
-            is_last = self._is_draining
             events = await self._outbox.take_turn(
                 self._publisher, published_through=published_through
             )
@@ -142,7 +151,7 @@ class Announcer:
                 await self._outbox.end_turn(self._publisher, published_through=None)
                 raise
             published_through = events[-1].position
-            if is_last:
+            if time() >= self._drains_until:
                 await self._outbox.end_turn(self._publisher, published_through=published_through)
                 return
 

@@ -13,6 +13,7 @@ import pytest
 from domain.adapters.postgres import outbox
 from domain.adapters.redis.bell import RedisBell
 from domain.adapters.redis.connection import RedisClient
+from domain.lifecycle import announce
 from domain.lifecycle.announce import Announcer
 from tests.builders import a_backlog_of
 from tests.integration.conftest import Store, failure, new_id, success
@@ -162,23 +163,43 @@ class TestTurns:
         assert process.bell.batches == [100, 100, 50]
         assert [event.position for event in process.bell.rung] == list(range(1, 251))
 
-    async def test_a_process_that_ends_publishes_its_events_and_ends_its_turn(
+    async def test_a_process_that_ends_publishes_the_events_of_others_that_left(
         self, fresh: Store, process: Process, second: Process
     ) -> None:
-        """It does not continue with the events that other processes make meanwhile."""
+        """Otherwise such an event would wait for a commit of another process, or for a sweeper."""
+        bodies = await self._publish_while_another_commits(fresh, process, second)
+        assert (process.bell.bodies, second.bell.bodies) == (bodies, [])
+        assert await fresh.count_unpublished() == 0
+
+    async def test_a_process_that_ends_gives_its_turn_back_while_events_keep_coming(
+        self, fresh: Store, process: Process, second: Process, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The next commit of another process publishes them."""
+        monkeypatch.setattr(announce, "_DRAIN_SECONDS_MAX", 0.0)
+        bodies = await self._publish_while_another_commits(fresh, process, second)
+        assert process.bell.bodies == bodies[:1]
+        await second.publish()
+        assert second.bell.bodies == bodies[1:]
+        assert await fresh.count_unpublished() == 0
+
+    @staticmethod
+    async def _publish_while_another_commits(
+        fresh: Store, process: Process, second: Process
+    ) -> list[str]:
+        """`process` ends and publishes. `second` commits an event, and finds the turn taken.
+
+        Returns the bodies of both events.
+        """
         payments = [(await fresh.claimed())[0] for _ in range(2)]
         process.bell.may_ring.clear()
         await process.announcer.drain()
-        body = await process.finalize(payments[0])
+        bodies = [await process.finalize(payments[0])]
         await process.bell.is_ringing.wait()
-        await second.finalize(payments[1])
+        bodies.append(await second.finalize(payments[1]))
         await second.rest()
         process.bell.may_ring.set()
         await process.announcer.drain()
-        assert process.bell.bodies == [body]
-        assert await fresh.count_unpublished() == 1
-        await second.publish()
-        assert await fresh.count_unpublished() == 0
+        return bodies
 
 
 class TestOverdue:
