@@ -58,6 +58,9 @@ test: setup ## run a sample of all tests, in minutes (T=path: all tests there; D
 test-all: setup ## run the tests that `make test` leaves out: long proofs, the other cases of large tables
 	$(TESTS) --part rest
 
+test-pooler: setup ## run the spec tests through a PgBouncer that has two connections to PostgreSQL (needs pgbouncer)
+	THROUGH_POOLER=1 $(TESTS) --part all tests/spec
+
 #: Prove
 
 crash: setup ## kill real processes at every crash point; take every protection away (CRASH_LANES=2 systems at once)

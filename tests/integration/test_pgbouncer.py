@@ -7,73 +7,29 @@ would fail, or would reach the session of another caller.
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
 from tests.integration.conftest import PATIENCE_SECONDS, Store
 from tests.integration.statements import send_every_statement
+from tests.stack import pooler
 from tests.stack.client import Client
 from tests.stack.external import GivenPostgres
-from tests.stack.ports import release_port, reserve_port
-from tests.stack.processes import Process
 from tests.stack.servers import PostgresServer
 from tests.stack.stack import Stack
 
-PGBOUNCER = shutil.which(
-    "pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
-)
-SERVER_CONNECTIONS = 2
-
 pytestmark = pytest.mark.skipif(
-    PGBOUNCER is None, reason="no PgBouncer is installed (apt-get install pgbouncer)"
+    pooler.PROGRAM is None, reason="no PgBouncer is installed (apt-get install pgbouncer)"
 )
 
 
 @pytest.fixture
 async def pooled_url(database_url: str, tmp_path: Path) -> AsyncIterator[str]:
     """The module's database behind PgBouncer."""
-    server, port = urlsplit(database_url), reserve_port()
-    users = tmp_path / "users.txt"
-    users.write_text(f'"{server.username}" "{server.password}"\n')
-    configuration = tmp_path / "pgbouncer.ini"
-    configuration.write_text(f"""
-[databases]
-* = host={server.hostname} port={server.port}
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {port}
-unix_socket_dir =
-auth_type = plain
-auth_file = {users}
-pool_mode = transaction
-default_pool_size = {SERVER_CONNECTIONS}
-max_client_conn = 500
-ignore_startup_parameters = extra_float_digits
-""")
-    for file in (tmp_path, users, configuration):
-        file.chmod(0o755)
-    user = ["-u", "daemon"] if os.geteuid() == 0 else []
-    process = Process(
-        "pgbouncer",
-        [str(PGBOUNCER), *user, str(configuration)],
-        env={},
-        log=tmp_path / "pgbouncer.log",
-        cwd=tmp_path,
-    )
-    await process.start()
-    try:
-        await process.wait_logged("process up")
-        yield server._replace(
-            netloc=f"{server.username}:{server.password}@127.0.0.1:{port}"
-        ).geturl()
-    finally:
-        await process.terminate()
-        release_port(port)
+    async with pooler.pooled_url(database_url, tmp_path) as url:
+        yield url
 
 
 async def test_every_statement_works_through_a_pooler_without_sessions(

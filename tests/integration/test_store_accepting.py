@@ -96,15 +96,32 @@ class TestOneCommit:
         assert await store.accepting.first_answer(CALLER.key, many[20].idempotency_key) is None
 
     @pytest.mark.parametrize("cut", ["before", "after"])
+    async def test_a_commit_whose_connection_is_lost_is_repeated_and_makes_one_payment(
+        self, store: Store, proxy: Proxy, proxied: Store, cut: str
+    ) -> None:
+        """The caller gets the answer of a first acceptance, even if the first commit succeeded."""
+        new = a_new_payment()
+        proxy.cut = cut
+        acceptance = await proxied.accept(new)
+        assert proxy.has_cut.is_set()
+        assert (acceptance.is_replay, acceptance.answer.payment_id) == (False, str(new.id))
+        assert await payments_with(store, new.idempotency_key) == 1
+        again = await store.accept(a_new_payment(key=new.idempotency_key))
+        assert (again.is_replay, again.answer) == (True, acceptance.answer)
+
+    @pytest.mark.parametrize("cut", ["before", "after"])
     async def test_a_commit_of_unknown_outcome_answers_unavailable_and_a_retry_is_safe(
         self, store: Store, proxy: Proxy, proxied: Store, cut: str
     ) -> None:
         """The retry creates the payment, or finds it if the first commit succeeded."""
         first = a_new_payment()
         proxy.cut = cut
+        accepting = asyncio.create_task(proxied.accept(first))
+        await proxy.has_cut.wait()
+        proxy.refuse()
         with pytest.raises(StoreUnavailable):
-            await proxied.accept(first)
-        again = await proxied.accept(a_new_payment(key=first.idempotency_key))
+            await accepting
+        again = await store.accept(a_new_payment(key=first.idempotency_key))
         assert again.is_replay is (cut == "after")
         assert await payments_with(store, first.idempotency_key) == 1
 

@@ -18,6 +18,7 @@ from typing import Any, Self
 import aiohttp
 
 from tests.paths import ROOT
+from tests.stack import pooler
 from tests.stack.environment import Wiring, bare, overridden
 from tests.stack.external import GivenPostgres, GivenRedis, postgres_server, redis_server
 from tests.stack.identity import Issuer
@@ -228,7 +229,7 @@ class Stack:
             self._open_postgres(), self._open_redis(), enter(self.issuer), self._start_simulator()
         )
         self._wiring = Wiring(
-            database_url=self.database_url,
+            database_url=await self._open_pooler(),
             redis_url=self.redis.url,
             jwks_url=self.issuer.jwks_url,
             issuer_url=self.issuer.url,
@@ -259,6 +260,13 @@ class Stack:
         self.database_url = self._given_url or await create(template=self._template)
         if self._given_postgres and not self._given_url:
             self._closing.push_async_callback(self._drop_database)
+
+    async def _open_pooler(self) -> str:
+        """The URL of the database for the service's processes."""
+        if not pooler.IS_WANTED or self._given_url:
+            return self.database_url
+        pooled = pooler.pooled_url(self.database_url, self.folder / "pooler")
+        return await self._closing.enter_async_context(pooled)
 
     async def _open_redis(self) -> None:
         own = redis_server(self.folder)

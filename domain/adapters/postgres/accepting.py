@@ -276,7 +276,11 @@ class PostgresAcceptingStore:
     ) -> list[Row]:
         rows = [(new, bodies[new.id], uuid_utils.uuid7()) for new in batch]
         try:
-            return await self._database.call(ACCEPT, accepted_arrays(rows) | ceilings.parameters())
+            # If a lost call did store the batch, the second call finds its keys used by the same
+            # payments, and stores nothing.
+            return await self._database.call_repeatable(
+                ACCEPT, accepted_arrays(rows) | ceilings.parameters()
+            )
         except Exception as error:
             if sqlstate(error) in CONTENDED and waited_for_an_advisory_lock(error):
                 raise AllowanceContended from error

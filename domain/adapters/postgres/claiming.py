@@ -210,7 +210,7 @@ class PostgresClaimingStore:
 
     async def _find_due_batch(self, ids: Sequence[UUID]) -> list[Due | None]:
         parameters = {"ids": list(ids), "soon": HANDOVER_RETRY_AFTER}
-        rows = await self._database.call(_FIND_DUE, parameters)
+        rows = await self._database.call_repeatable(_FIND_DUE, parameters)
         due_by_id = {
             row.id: replace(due_from(row), is_due=bool(row.is_due), is_held=row.is_held)
             for row in rows
@@ -222,7 +222,7 @@ class PostgresClaimingStore:
             "ids": [payment_id for payment_id, _ in batch],
             "waits": [wait for _, wait in batch],
         }
-        await self._database.call(_POSTPONE, parameters)
+        await self._database.call_repeatable(_POSTPONE, parameters)
         return [None] * len(batch)
 
     async def _claim_batch(self, batch: Sequence[_Claim]) -> list[Payment | None]:

@@ -8,6 +8,7 @@ that has lost its server, ends no wait.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ CONNECT_SECONDS = 3
 POOL_WAIT_SECONDS = 3
 LOCK_TIMEOUT = "2s"
 COMMAND_SECONDS = 6  # longer than `statement_timeout`, so that the server itself reports the error
+
+_REPEAT_AFTER_SECONDS = 0.1
 
 # The first statement of a transaction. A commit must be on disk before we act on it, but a server,
 # database or role may have `synchronous_commit` off, so this statement switches it on. Other
@@ -173,6 +176,23 @@ class Database:
         finally:
             await self._pool.give_back(session, in_order=in_order)
         return rows
+
+    async def call_repeatable(
+        self, function: Function, parameters: Mapping[str, Any] | None = None
+    ) -> list[Row]:
+        """The same as `call`, for a function that does no more if it runs twice.
+
+        If the connection was lost, for example because Postgres restarted, the function is called
+        once again after a short pause. PgBouncer refuses the first statement after a restart of
+        Postgres, even on a new connection, and only then reconnects.
+        """
+        try:
+            return await self.call(function, parameters)
+        except CommitOutcomeUnknown as error:
+            if isinstance(error.__cause__, TimeoutError):
+                raise  # a server that does not answer does not answer the next call either
+            await asyncio.sleep(_REPEAT_AFTER_SECONDS)
+            return await self.call(function, parameters)
 
     @asynccontextmanager
     async def _begun(self, opening: Statement | None) -> AsyncIterator[tuple[Session, Any]]:

@@ -18,11 +18,9 @@ from domain.adapters.postgres.engine import Database, Transaction
 from domain.adapters.postgres.functions import Function
 from domain.adapters.postgres.outbox import COUNT_UNPUBLISHED
 from domain.adapters.postgres.payment_columns import payment_from
-from domain.adapters.postgres.pool import Row
 from domain.adapters.postgres.rows import attempts_from
 from domain.adapters.postgres.statements import Statement, sql
 from domain.adapters.postgres.tables import REVISION
-from domain.errors import CommitOutcomeUnknown
 from domain.payment import Payment
 from domain.stages import Stage
 from domain.views import Entry
@@ -120,7 +118,7 @@ class PostgresReadingStore:
         return await self._reads.submit(payment_id)
 
     async def _read_batch(self, ids: Sequence[UUID]) -> list[Payment | None]:
-        [row] = await self._call_read(ids)
+        [row] = await self._database.call_repeatable(READ, {"ids": list(ids)})
         attempts = attempts_from(_parse(row["attempts"]), _parse(row["provider_ids"]))
         payments = [
             payment_from(payment, attempts.get(payment["id"], ()))
@@ -128,15 +126,6 @@ class PostgresReadingStore:
         ]
         payment_by_id = {payment.id: payment for payment in payments}
         return [payment_by_id.get(payment_id) for payment_id in ids]
-
-    async def _call_read(self, ids: Sequence[UUID]) -> Sequence[Row]:
-        try:
-            return await self._database.call(READ, {"ids": list(ids)})
-        except CommitOutcomeUnknown as error:
-            if isinstance(error.__cause__, TimeoutError):
-                raise  # a server that does not answer does not answer the next call either
-            # The connection was lost, perhaps because Postgres restarted. A read may be repeated.
-            return await self._database.call(READ, {"ids": list(ids)})
 
     async def page(self, query: PageQuery) -> list[Payment]:
         """At most `query.limit` payments. Request one more to see if there is a next page."""
