@@ -26,7 +26,7 @@ from domain.adapters.daraja.client import DarajaClient
 from domain.adapters.daraja.credential import security_credential
 from domain.adapters.daraja.requests import RequestSettings
 from domain.adapters.daraja.token import TokenSource
-from domain.adapters.daraja.wire import daraja_session
+from domain.adapters.daraja.wire import DarajaSession
 from domain.adapters.postgres.accounts import Accounts
 from domain.adapters.postgres.changing import PostgresChangingStore
 from domain.adapters.postgres.claiming import PostgresClaimingStore
@@ -163,7 +163,7 @@ async def _compose(
         stack.push_async_callback(_close_within, CLOSE_MAX, redis.aclose)
         with raise_as_settings_error("REDIS_URL"):
             require_one_shard(await redis.count_shards())
-        session = await stack.enter_async_context(daraja_session(connections_max=_AT_ONCE_MAX))
+        session = DarajaSession()
         client = DarajaClient(
             session=session,
             base_url=settings.daraja_base_url,

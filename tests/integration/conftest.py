@@ -11,14 +11,13 @@ from hashlib import sha256
 from typing import Any, Self
 from uuid import UUID, uuid4
 
-import aiohttp
 import asyncpg
 import orjson
 import pytest
 import uuid_utils.compat as uuid_utils
 
 from domain.account import Account
-from domain.adapters.daraja.wire import daraja_session
+from domain.adapters.daraja.wire import DarajaSession
 from domain.adapters.postgres import engine
 from domain.adapters.postgres.accepting import PostgresAcceptingStore
 from domain.adapters.postgres.changing import PostgresChangingStore
@@ -220,10 +219,9 @@ async def locked(store: Store, payment_id: UUID) -> AsyncIterator[None]:
 
 
 @pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    """The HTTP session for Daraja."""
-    async with daraja_session(connections_max=10) as own:
-        yield own
+def session() -> DarajaSession:
+    """What sends requests to Daraja."""
+    return DarajaSession()
 
 
 # --- Redis ----------------------------------------------------------------------------------------

@@ -8,11 +8,10 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import aiohttp
-
 from domain.adapters.daraja.client import DarajaClient
 from domain.adapters.daraja.requests import RequestSettings
 from domain.adapters.daraja.token import TokenSource
+from domain.adapters.daraja.wire import DarajaSession
 from domain.attempts import Outcome
 from domain.errors import QueueUnavailable
 from domain.fence import Fence, OpenAttempt
@@ -81,7 +80,7 @@ class TokenStore:
 
 
 def client_of(
-    session: aiohttp.ClientSession,
+    session: DarajaSession,
     base_url: str,
     *,
     settings: dict[str, str] | None = None,

@@ -11,11 +11,11 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from domain import callback_address
 from domain.adapters.daraja.credential import security_credential
+from domain.adapters.daraja.wire import DarajaSession
 from domain.adapters.redis.connection import RedisClient
 from domain.adapters.redis.sharing import SharedRate
 from domain.errors import Unreachable
@@ -54,7 +54,7 @@ def store() -> TokenStore:
 @pytest.fixture
 async def sender(
     simulator: Simulator,
-    session: aiohttp.ClientSession,
+    session: DarajaSession,
     store: TokenStore,
     redis: RedisClient,
     tmp_path: Path,

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Self
 
-import aiohttp
 import pytest
 import uvloop
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -19,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from domain.adapters.daraja import wire
 from domain.adapters.daraja.client import NO_ANSWER
-from domain.adapters.daraja.wire import _count_unacknowledged_bytes, daraja_session
+from domain.adapters.daraja.wire import DarajaSession, _count_unacknowledged_bytes
 from domain.errors import OutcomeUnknown, Unreachable
 from domain.kinds import Kind
 from tests.certificates import write_certificate
@@ -135,7 +134,7 @@ def wait_when_connected(server: EarlySpeaker) -> Iterator[None]:
         yield
 
 
-async def assert_unsent(session: aiohttp.ClientSession, server: EarlySpeaker) -> None:
+async def assert_unsent(session: DarajaSession, server: EarlySpeaker) -> None:
     """Assert that a bill payment is not sent. In doubt, it would cost an operator much time.
 
     The worker stands still at its last reading of the clock until the server has sent bytes.
@@ -162,7 +161,7 @@ async def assert_unsent(session: aiohttp.ClientSession, server: EarlySpeaker) ->
 )
 @pytest.mark.sampled(8)
 async def test_bytes_before_the_first_byte_are_no_answer_and_nothing_is_sent(
-    session: aiohttp.ClientSession, what: str, *, closes: bool
+    session: DarajaSession, what: str, *, closes: bool
 ) -> None:
     """Nothing was written, so the payment returns to its former stage."""
     async with EarlySpeaker(EARLY.get(what, b""), closes=closes) as server:
@@ -173,7 +172,7 @@ async def test_bytes_before_the_first_byte_are_no_answer_and_nothing_is_sent(
 @pytest.mark.parametrize("what", EARLY)
 @pytest.mark.sampled(4)
 async def test_bytes_that_the_loop_read_before_the_first_byte_are_no_answer(
-    session: aiohttp.ClientSession, what: str
+    session: DarajaSession, what: str
 ) -> None:
     """Early bytes also answer no inquiry, and are no token. Some cases are part of a message."""
     async with EarlySpeaker(EARLY[what]) as server:
@@ -207,16 +206,14 @@ def test_each_event_loop_separates_an_early_answer_from_a_later_one(
     sends nothing, and the test tries again.
     """
     context = tls if is_secure else None
+    session = DarajaSession(trust_anyone())
 
     async def play() -> None:
         async with EarlySpeaker(whole(), context=context) as server:
-            async with daraja_session(connections_max=1) as session:
-                trust_anyone(session)
-                await assert_unsent(session, server)
+            await assert_unsent(session, server)
             assert not any(b"POST" in received for received in server.received)
         late = EarlySpeaker(b"", answer=whole(), context=context)
-        async with late as server, daraja_session(connections_max=1) as session:
-            trust_anyone(session)
+        async with late as server:
             client, answered, tries = client_of(session, server.url, call_seconds=10), 0, 0
             while answered < 20:
                 tries += 1
@@ -231,7 +228,7 @@ def test_each_event_loop_separates_an_early_answer_from_a_later_one(
 
 
 async def test_an_answer_that_was_sent_before_our_request_arrived_proves_nothing(
-    session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+    session: DarajaSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the answer arrives, the peer's kernel has not confirmed the bytes of our request.
 
@@ -272,27 +269,6 @@ def test_the_kernel_counts_our_bytes_that_are_not_acknowledged() -> None:
             assert _count_unacknowledged_bytes(ours.fileno()) > 0
 
 
-async def test_an_aiohttp_that_creates_connections_differently_is_rejected() -> None:
-    """We replace an attribute of aiohttp. If aiohttp renames the attribute, nothing is sent."""
-
-    class Renamed:
-        pass
-
-    with pytest.raises(RuntimeError, match=r"wire\.py"):
-        wire._watch_connections(Renamed())  # type: ignore[arg-type]
-
-
-async def test_a_connection_that_is_not_watched_sends_nothing() -> None:
-    """An aiohttp that has the attribute but does not use it makes such a connection."""
-    async with (
-        Wire() as server,
-        aiohttp.ClientSession(trace_configs=[wire._build_trace_config()]) as session,
-    ):
-        with pytest.raises(Unreachable):
-            await client_of(session, server.url).submit(to_submit(), an_attempt())
-        assert sum(server.bytes_by_connection) == 0
-
-
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
     """The server's TLS context, with a self-signed certificate."""
@@ -306,7 +282,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
     return context
 
 
-def trust_anyone(session: aiohttp.ClientSession) -> None:
+def trust_anyone() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    session.connector._ssl = context  # type: ignore[union-attr]
+    return context

@@ -6,9 +6,9 @@ import asyncio
 import tracemalloc
 from typing import Any
 
-import aiohttp
 import pytest
 
+from domain.adapters.daraja.wire import DarajaSession
 from domain.attempts import IdKind
 from domain.changes import Exchange
 from domain.errors import OutcomeUnknown, Unreachable
@@ -51,7 +51,7 @@ BROKEN_OFF: dict[str, tuple[bytes, Any]] = {
 
 
 async def assert_no_answer(
-    session: aiohttp.ClientSession, said: bytes, then: Any = None, *, call_seconds: float = 10
+    session: DarajaSession, said: bytes, then: Any = None, *, call_seconds: float = 10
 ) -> None:
     """Assert that this answer puts a payment in doubt, and does not answer an inquiry."""
     async with Hostile(said, then) as server:
@@ -79,9 +79,7 @@ async def assert_no_answer(
 
 @pytest.mark.sampled(12)
 @pytest.mark.parametrize("what", USABLE)
-async def test_an_odd_but_complete_answer_is_accepted(
-    session: aiohttp.ClientSession, what: str
-) -> None:
+async def test_an_odd_but_complete_answer_is_accepted(session: DarajaSession, what: str) -> None:
     """A complete answer is accepted in any form on the wire."""
     async with Hostile(USABLE[what]) as server:
         ids = await client_of(session, server.url).submit(to_submit(), an_attempt())
@@ -98,7 +96,7 @@ async def test_an_odd_but_complete_answer_is_accepted(
 @pytest.mark.sampled(12)
 @pytest.mark.parametrize("what", UNUSABLE)
 async def test_garbage_puts_a_payment_in_doubt_and_answers_no_inquiry(
-    session: aiohttp.ClientSession, what: str
+    session: DarajaSession, what: str
 ) -> None:
     """The client sends the payment only once, because Daraja may have acted."""
     await assert_no_answer(session, UNUSABLE[what])
@@ -107,7 +105,7 @@ async def test_garbage_puts_a_payment_in_doubt_and_answers_no_inquiry(
 @pytest.mark.sampled(12)
 @pytest.mark.parametrize("what", BROKEN_OFF)
 async def test_an_answer_that_never_ends_puts_a_payment_in_doubt_and_answers_no_inquiry(
-    session: aiohttp.ClientSession, what: str
+    session: DarajaSession, what: str
 ) -> None:
     said, then = BROKEN_OFF[what]
     await assert_no_answer(session, said, then, call_seconds=0.5)
@@ -115,9 +113,7 @@ async def test_an_answer_that_never_ends_puts_a_payment_in_doubt_and_answers_no_
 
 @pytest.mark.sampled(12)
 @pytest.mark.parametrize("what", [what for what in UNUSABLE if what != "a shorter length"])
-async def test_garbage_is_no_token_and_nothing_is_sent(
-    session: aiohttp.ClientSession, what: str
-) -> None:
+async def test_garbage_is_no_token_and_nothing_is_sent(session: DarajaSession, what: str) -> None:
     """Without a token the payment was not sent, so it is not in doubt."""
     async with Hostile(UNUSABLE[what]) as server:
         open_attempt = an_attempt()
@@ -139,7 +135,7 @@ async def test_garbage_is_no_token_and_nothing_is_sent(
 )
 @pytest.mark.parametrize("store", [TokenStore(), TokenStore(None)], ids=["answer", "token"])
 async def test_an_answer_uses_little_memory(
-    session: aiohttp.ClientSession, what: str, store: TokenStore
+    session: DarajaSession, what: str, store: TokenStore
 ) -> None:
     """A gzip body of sixteen kilobytes can unpack to sixteen megabytes."""
     async with Hostile(UNUSABLE[what]) as server:
@@ -171,7 +167,7 @@ _BEHIND = {
 @pytest.mark.parametrize("what", _BEHIND)
 @pytest.mark.parametrize("is_late", [False, True])
 async def test_bytes_behind_an_answer_are_no_answer_to_the_next_request(
-    session: aiohttp.ClientSession, what: str, *, is_late: bool
+    session: DarajaSession, what: str, *, is_late: bool
 ) -> None:
     """Old bytes must not acknowledge the next payment before it was sent.
 

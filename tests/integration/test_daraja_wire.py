@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import aiohttp
 import pytest
 
-from domain.adapters.daraja.wire import daraja_session
+from domain.adapters.daraja.wire import DarajaSession
 from domain.errors import DeadlinePassed, Draining, OutcomeUnknown, ProviderError, Unreachable
 from domain.fence import Fence, OpenAttempt
 from domain.values import parse_storable_text
@@ -23,7 +22,7 @@ from tests.integration.daraja import (
 
 
 class TestFence:
-    """These tests count bytes, because the fence depends on aiohttp's order of writing."""
+    """These tests count bytes, because nothing else proves that none has left."""
 
     @pytest.mark.parametrize(
         ("begin", "error"),
@@ -39,9 +38,8 @@ class TestFence:
         """The worker is frozen or asked to stop between its connection and the first byte."""
         open_attempt = begin()
         async with Wire() as wire:
-            async with daraja_session(connections_max=10) as session:
-                with pytest.raises(error):
-                    await client_of(session, wire.url).submit(to_submit(), open_attempt)
+            with pytest.raises(error):
+                await client_of(DarajaSession(), wire.url).submit(to_submit(), open_attempt)
             assert not open_attempt.fence.is_written
             assert [exchange.was_written for exchange in open_attempt.exchanges] == [False]
             await wire.all_closed()
@@ -49,7 +47,7 @@ class TestFence:
             assert wire.bytes_by_connection == [0]
 
     async def test_without_the_fence_bytes_are_counted(
-        self, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+        self, session: DarajaSession, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """If this server did not count bytes, the test above would prove nothing."""
         monkeypatch.setattr(Fence, "pass_first_byte", lambda _fence: None)
@@ -60,7 +58,7 @@ class TestFence:
             assert count > 500
 
     async def test_the_whole_request_leaves_after_the_fence_and_at_once(
-        self, session: aiohttp.ClientSession
+        self, session: DarajaSession
     ) -> None:
         """Headers and body are one write, so no byte leaves before the body's first byte.
 
@@ -73,7 +71,7 @@ class TestFence:
             assert len(wire.requests) == 1
 
 
-async def test_no_connection_is_used_again(session: aiohttp.ClientSession) -> None:
+async def test_no_connection_is_used_again(session: DarajaSession) -> None:
     """Bytes that arrive between two requests are therefore never read as the next answer.
 
     The client also never writes to a dead connection, which would put a payment in doubt.
@@ -89,7 +87,7 @@ async def test_no_connection_is_used_again(session: aiohttp.ClientSession) -> No
     "answer", [whole(b"{" * 70_000), b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 70_000]
 )
 async def test_an_answer_without_an_end_is_not_read_to_its_end(
-    session: aiohttp.ClientSession, answer: bytes
+    session: DarajaSession, answer: bytes
 ) -> None:
     """The client reads at most 64 KiB, because every answer of Daraja is shorter."""
     async with Wire(answer) as wire:
@@ -98,7 +96,7 @@ async def test_an_answer_without_an_end_is_not_read_to_its_end(
 
 
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "307 Temporary", "308 Permanent"])
-async def test_no_redirect_is_followed(session: aiohttp.ClientSession, status: str) -> None:
+async def test_no_redirect_is_followed(session: DarajaSession, status: str) -> None:
     """The target of the redirect gets no request, and the payment is in doubt."""
     async with Wire() as elsewhere:
         redirect = whole(b"", f"Location: {elsewhere.url}/moved", status=status)
@@ -109,7 +107,7 @@ async def test_no_redirect_is_followed(session: aiohttp.ClientSession, status: s
 
 
 @pytest.mark.parametrize("code", [r'"400.\u0000"', r'"400.\ud800"', f'"400.{"9" * 5000}"'])
-async def test_a_code_of_any_kind_can_be_stored(session: aiohttp.ClientSession, code: str) -> None:
+async def test_a_code_of_any_kind_can_be_stored(session: DarajaSession, code: str) -> None:
     """Postgres rejects NUL and lone surrogates. A rejected answer would be lost."""
     answer = whole(f'{{"errorCode": {code}}}'.encode(), status="400 Bad Request")
     async with Wire(answer) as wire:

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 
 from domain.adapters.daraja.client import DarajaClient
-from domain.adapters.daraja.wire import daraja_session
+from domain.adapters.daraja.wire import DarajaSession
 from domain.attempts import Outcome
 from domain.errors import ProductRefused
 from domain.kinds import Kind
@@ -39,17 +39,17 @@ async def simulator() -> AsyncIterator[Simulator]:
 
 
 @pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with daraja_session(connections_max=10) as own:
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(trust_env=False) as own:
         yield own
 
 
 @pytest.fixture
-async def client(simulator: Simulator, session: aiohttp.ClientSession) -> DarajaClient:
+async def client(simulator: Simulator) -> DarajaClient:
     """A client of the simulator, which is reset with its tokens."""
     await simulator.reset(tokens=True)
     return client_of(
-        session, simulator.base_url, settings=simulator.settings, store=TokenStore(None)
+        DarajaSession(), simulator.base_url, settings=simulator.settings, store=TokenStore(None)
     )
 
 
@@ -73,7 +73,7 @@ async def use(client: DarajaClient, api: str) -> None:
 
 
 async def bodies(
-    simulator: Simulator, session: aiohttp.ClientSession, api: str, count: int
+    simulator: Simulator, http: aiohttp.ClientSession, api: str, count: int
 ) -> list[str]:
     """Return the answers to calls with a valid token, without the parts that change."""
     found = []
@@ -81,13 +81,11 @@ async def bodies(
         simulator.settings["DARAJA_CONSUMER_KEY"], simulator.settings["DARAJA_CONSUMER_SECRET"]
     )
     url = f"{simulator.base_url}/oauth/v1/generate?grant_type=client_credentials"
-    async with session.get(url, headers={"Authorization": basic}) as answer:
+    async with http.get(url, headers={"Authorization": basic}) as answer:
         token = (await answer.json())["access_token"]
     for _ in range(count):
         headers = {"Authorization": f"Bearer {token}"}
-        async with session.post(
-            simulator.base_url + PATHS[api], json={}, headers=headers
-        ) as answer:
+        async with http.post(simulator.base_url + PATHS[api], json={}, headers=headers) as answer:
             text = await answer.text()
         found.append(f"{answer.status} {text.partition('errorCode')[2] or text}")
     return found
@@ -95,13 +93,13 @@ async def bodies(
 
 @pytest.mark.parametrize("api", APIS)
 async def test_a_missing_product_is_refused_in_every_form_and_a_seed_repeats_the_forms(
-    simulator: Simulator, session: aiohttp.ClientSession, api: str
+    simulator: Simulator, http: aiohttp.ClientSession, api: str
 ) -> None:
     played = []
     for _ in range(2):
         await simulator.reset(tokens=True)
         simulator.switches.change({"missing_products": [api], "seed": 11})
-        played.append(await bodies(simulator, session, api, 60))
+        played.append(await bodies(simulator, http, api, 60))
     assert played[0] == played[1]
     assert len(set(played[0])) == len(product_refusals(api, Identities()))
 

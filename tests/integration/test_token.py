@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
 
 from domain.adapters.daraja.token import Token, TokenSource
+from domain.adapters.daraja.wire import DarajaSession
 from domain.adapters.redis import sharing
 from domain.adapters.redis.connection import RedisClient, connect
 from domain.adapters.redis.names import PREFIX
@@ -65,12 +65,12 @@ async def oauth() -> AsyncIterator[OAuth]:
 
 
 @pytest.fixture
-def workers(oauth: OAuth, redis: RedisClient, session: aiohttp.ClientSession) -> list[TokenSource]:
+def workers(oauth: OAuth, redis: RedisClient, session: DarajaSession) -> list[TokenSource]:
     """The token sources of three worker processes with one Redis."""
     return [a_source(oauth, session, redis) for _ in range(3)]
 
 
-def a_source(oauth: OAuth, session: aiohttp.ClientSession, redis: RedisClient) -> TokenSource:
+def a_source(oauth: OAuth, session: DarajaSession, redis: RedisClient) -> TokenSource:
     return TokenSource(
         session=session,
         base_url=oauth.url,
@@ -224,7 +224,7 @@ class TestRedis:
         assert await text_of(workers[0]) == await text_of(workers[1]) == "t0ken1"
 
     async def test_without_redis_no_token_is_fetched(
-        self, oauth: OAuth, session: aiohttp.ClientSession
+        self, oauth: OAuth, session: DarajaSession
     ) -> None:
         """A new token for this worker would end the token of all other workers."""
         away = connect("redis://127.0.0.1:9/0", client_name="mkwanja-test")
@@ -234,7 +234,7 @@ class TestRedis:
         await away.aclose(close_connection_pool=True)
 
     async def test_a_fetched_token_is_used_even_if_redis_cannot_store_it(
-        self, oauth: OAuth, session: aiohttp.ClientSession
+        self, oauth: OAuth, session: DarajaSession
     ) -> None:
         """Daraja has ended the old token. A second fetch would end this new token too."""
         async with RedisServer() as server:

@@ -11,7 +11,7 @@ from aiohttp import web
 from packaging.requirements import Requirement
 
 from domain.adapters.aiohttp_version import TESTED_FIRST, TESTED_LAST, require_tested_aiohttp
-from domain.adapters.daraja.wire import daraja_session
+from domain.adapters.daraja.wire import DarajaSession
 from domain.adapters.settings.errors import SettingsError
 from gateway.edge.connections import Connections
 from gateway.edge.serving import listen
@@ -81,7 +81,7 @@ async def test_nothing_listens_with_another_version(monkeypatch: pytest.MonkeyPa
 async def test_no_request_goes_to_daraja_with_another_version(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The fence relies on the order in which aiohttp writes, and on a private part of aiohttp."""
+    """Our requests use private parts of aiohttp, which reads the answers."""
     monkeypatch.setattr(aiohttp, "__version__", "3.15.0")
     with pytest.raises(SettingsError, match=r"aiohttp 3\.15\.0"):
-        daraja_session(connections_max=1)
+        DarajaSession()

@@ -23,13 +23,11 @@ from domain.adapters.daraja.requests import Api, RequestSettings, use_short_code
 from domain.adapters.daraja.secret_fields import SECRET_FIELDS
 from domain.adapters.daraja.status import STATUS, read_status_acknowledgement, status_body
 from domain.adapters.daraja.token import Token
-from domain.adapters.daraja.wire import request_once
+from domain.adapters.daraja.wire import DarajaSession
 from domain.adapters.masking import Masking, mask_text
 from domain.attempts import ProviderIds
 from domain.changes import Exchange
 from domain.errors import (
-    DeadlinePassed,
-    Draining,
     OutcomeUnknown,
     ProductRefused,
     ProviderError,
@@ -45,7 +43,6 @@ from domain.stages import Step
 
 log = structlog.get_logger()
 
-_CONNECT_SECONDS = 5
 _ANSWER_BYTES_MAX = 64 * 1024
 _ANSWER_CHARACTERS_KEPT = 2000
 
@@ -63,7 +60,7 @@ class DarajaClient:
     def __init__(
         self,
         *,
-        session: aiohttp.ClientSession,
+        session: DarajaSession,
         base_url: str,
         settings: RequestSettings,
         credential: str,
@@ -76,9 +73,7 @@ class DarajaClient:
         self._credential = credential
         self._tokens = tokens
         self._authorized = AuthorizedCalls(tokens)
-        self._timeout = aiohttp.ClientTimeout(
-            total=call_seconds, connect=_CONNECT_SECONDS, sock_connect=_CONNECT_SECONDS
-        )
+        self._call_seconds = call_seconds
 
     async def ensure_token(self) -> None:
         """Fetch an access token if there is none, before a payment is claimed.
@@ -196,15 +191,14 @@ class DarajaClient:
     async def _post(
         self, api: Api, body: Mapping[str, Any], fence: Fence | None, token: Token
     ) -> tuple[int, bytes]:
-        return await request_once(
-            self._session,
+        return await self._session.request_once(
             "POST",
             self._base_url + api.path,
+            headers={"Authorization": f"Bearer {token.text}", "Content-Type": "application/json"},
+            body=orjson.dumps(body),
             fence=fence,
             bytes_max=_ANSWER_BYTES_MAX,
-            data=orjson.dumps(body),
-            headers={"Authorization": f"Bearer {token.text}", "Content-Type": "application/json"},
-            timeout=self._timeout,
+            seconds_max=self._call_seconds,
         )
 
 
@@ -212,11 +206,6 @@ def _classify_broken_exchange(error: BaseException, fence: Fence) -> ProviderErr
     """Classify an exchange without an answer, by whether the first byte was written."""
     if fence.is_written:
         return OutcomeUnknown(f"no answer: {type(error).__name__}")
-    cause: BaseException | None = error
-    while cause is not None:  # aiohttp wraps the exceptions that our trace callback raises
-        if isinstance(cause, (DeadlinePassed, Draining)):
-            return cause
-        cause = cause.__cause__ or cause.__context__
     return Unreachable(f"nothing was written: {type(error).__name__}")
 
 

@@ -18,7 +18,7 @@ from typing import Protocol
 import aiohttp
 import structlog
 
-from domain.adapters.daraja.wire import request_once
+from domain.adapters.daraja.wire import DarajaSession
 from domain.adapters.strict_json import Unreadable, parse
 from domain.errors import OutcomeUnknown, ProviderError, QueueUnavailable, Refused, Unreachable
 from domain.failures import Failure, FailureReason
@@ -73,7 +73,7 @@ class TokenSource:
     def __init__(
         self,
         *,
-        session: aiohttp.ClientSession,
+        session: DarajaSession,
         base_url: str,
         consumer_key: str,
         consumer_secret: str,
@@ -188,13 +188,12 @@ class TokenSource:
         return shared
 
     async def _request_token(self) -> tuple[int, bytes]:
-        return await request_once(
-            self._session,
+        return await self._session.request_once(
             "GET",
             self._url,
-            bytes_max=_BODY_BYTES_MAX,
             headers=self._headers,
-            timeout=aiohttp.ClientTimeout(total=_FETCH_SECONDS),
+            bytes_max=_BODY_BYTES_MAX,
+            seconds_max=_FETCH_SECONDS,
         )
 
     async def _fetch_token(self) -> Token:

@@ -1,9 +1,8 @@
 """Sends one request to Daraja on a connection of its own, with a fence before its first byte.
 
-The class of every error depends on whether the first byte was written. If a request has a body,
-aiohttp calls `on_request_chunk_sent` just before the first byte, because our bodies are one chunk
-and the headers leave with it. If a request has no body, aiohttp calls `on_request_headers_sent`
-just before the first byte. aiohttp does not promise this order, so tests count the bytes.
+The class of every error depends on whether the first byte was written. Therefore this module writes
+the request by itself: the fence, the mark that the request is written, and the one write follow
+each other without an `await`. aiohttp only reads the answer.
 
 If bytes arrive before our first byte has left, they cannot be the answer to our request. The
 connection is then aborted.
@@ -15,21 +14,30 @@ import array
 import asyncio
 import fcntl
 import select
+import ssl
 import sys
 import termios
-from contextvars import ContextVar
-from types import SimpleNamespace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import urlsplit
 
 import aiohttp
 import structlog
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.http import SERVER_SOFTWARE
+from aiohttp.http_exceptions import HttpProcessingError
 
 from domain.adapters.aiohttp_version import require_tested_aiohttp
+from domain.adapters.daraja.addresses import Addresses
 from domain.errors import OutcomeUnknown, Unreachable
 from domain.fence import Fence
 
 log = structlog.get_logger()
+
+_CONNECT_SECONDS = 5.0
+
+_PORTS = {"http": 80, "https": 443}
 
 # The event loop gets at least `_LOOP_TURNS_MIN` and at most `_LOOP_TURNS_MAX` turns to read bytes
 # that arrived before our request. These bytes may be messages of TLS. If bytes are still unread
@@ -38,159 +46,181 @@ _LOOP_TURNS_MIN = 3
 _LOOP_TURNS_MAX = 20
 
 
-def daraja_session(*, connections_max: int) -> aiohttp.ClientSession:
-    """Return the HTTP session for Daraja. It calls the fence, and uses no proxies and no cookies.
+class DarajaSession:
+    """Sends requests to Daraja, without proxies, cookies and redirects. Each worker has one.
 
     Each request has a connection of its own, which is cheap at our rates. Daraja may have closed a
     connection that was used before. If we noticed this only by writing, a payment without a resend
     key would become in doubt (rules.md §13). Bytes that arrived on an idle connection would also be
     read as the answer to the next payment.
     """
-    connector = aiohttp.TCPConnector(limit=connections_max, force_close=True)
-    _watch_connections(connector)
-    return aiohttp.ClientSession(
-        connector=connector,
-        trace_configs=[_build_trace_config()],
-        trust_env=False,
-        cookie_jar=aiohttp.DummyCookieJar(),
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        """By default, `tls` trusts the system's certificate authorities."""
+        require_tested_aiohttp()
+        self._tls = tls or _build_tls_context()
+        self._addresses = Addresses()
+
+    async def request_once(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes = b"",
+        fence: Fence | None = None,
+        bytes_max: int,
+        seconds_max: float,
+    ) -> tuple[int, bytes]:
+        """Send one request. Returns the status and the body of its own answer.
+
+        Raises Unreachable if nothing was written. Raises OutcomeUnknown if bytes were written and
+        the request got no answer of its own. May also raise aiohttp.ClientError and OSError.
+        """
+        target = _parse(url)
+        request = _build_request(method, target, headers, body)
+        ends_at = asyncio.get_running_loop().time() + seconds_max
+        async with asyncio.timeout(min(_CONNECT_SECONDS, seconds_max)) as limit:
+            connection = await self._connect(target)
+            try:
+                limit.reschedule(ends_at)
+                await connection.write_first(request, fence)
+                status, answer = await connection.read_answer(bytes_max)
+            finally:
+                connection.close()
+        connection.check_answer()
+        if len(answer) > bytes_max:
+            raise OutcomeUnknown("the answer is longer than any answer of Daraja")
+        return status, answer
+
+    async def _connect(self, target: _Target) -> _Connection:
+        loop = asyncio.get_running_loop()
+
+        async def connect_to(address: str) -> _Connection:
+            _, connection = await loop.create_connection(
+                lambda: _Connection(loop),
+                address,
+                target.port,
+                ssl=self._tls if target.is_tls else None,
+                server_hostname=target.host if target.is_tls else None,
+            )
+            return connection
+
+        return await self._addresses.try_each(target.host, connect_to, seconds_max=_CONNECT_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """The parts of a URL."""
+
+    host: str
+    port: int
+    is_tls: bool
+    host_header: str
+    path: str
+
+
+@lru_cache(maxsize=64)
+def _parse(url: str) -> _Target:
+    parts = urlsplit(url)
+    usual_port = _PORTS[parts.scheme]
+    host, port = parts.hostname or "", parts.port or usual_port
+    shown = f"[{host}]" if ":" in host else host
+    return _Target(
+        host=host,
+        port=port,
+        is_tls=parts.scheme == "https",
+        host_header=shown if port == usual_port else f"{shown}:{port}",
+        path=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
     )
 
 
-def _build_trace_config() -> aiohttp.TraceConfig:
-    trace = aiohttp.TraceConfig()
-    trace.on_request_headers_sent.append(_check_before_headers)
-    trace.on_request_chunk_sent.append(_check_before_body)
-    return trace
+def _build_request(method: str, target: _Target, headers: Mapping[str, str], body: bytes) -> bytes:
+    lines = [
+        f"{method} {target.path} HTTP/1.1",
+        f"Host: {target.host_header}",
+        *(f"{name}: {value}" for name, value in headers.items()),
+        "Accept: */*",
+        "Accept-Encoding: gzip, deflate",
+        f"User-Agent: {SERVER_SOFTWARE}",
+        *([f"Content-Length: {len(body)}"] if body else []),
+        "Connection: close",
+    ]
+    if any("\r" in line or "\n" in line for line in lines):
+        raise ValueError("a header has a line break")
+    return "\r\n".join(lines).encode("ascii") + b"\r\n\r\n" + body
 
 
-async def request_once(
-    session: aiohttp.ClientSession,
-    method: str,
-    url: str,
-    *,
-    bytes_max: int,
-    fence: Fence | None = None,
-    **options: Any,
-) -> tuple[int, bytes]:
-    """Send one request by a `daraja_session`. Returns the status and the body of its own answer.
-
-    Raises Unreachable if nothing was written. Raises OutcomeUnknown if bytes were written and the
-    request got no answer of its own.
-    """
-    request = _Request(fence)
-    context_token = _REQUEST.set(request)
-    try:
-        async with session.request(
-            method,
-            url,
-            # aiohttp would turn a 302 into a GET, and hide that Daraja may have acted
-            allow_redirects=False,
-            trace_request_ctx=request,
-            **options,
-        ) as response:
-            answer = bytearray()
-            async for chunk in response.content.iter_any():
-                answer += chunk
-                if len(answer) > bytes_max:
-                    break
-    finally:
-        _REQUEST.reset(context_token)
-    request.check_answer()
-    if len(answer) > bytes_max:
-        raise OutcomeUnknown("the answer is longer than any answer of Daraja")
-    return response.status, bytes(answer)
-
-
-class _Request:
-    """The state of one request: its fence, its connection, whether its first byte was written."""
-
-    def __init__(self, fence: Fence | None) -> None:
-        self.connection: _Connection | None = None
-        self._fence = fence
-        self._is_written = False
-
-    async def pass_first_byte(self) -> None:
-        """Make the last checks before the first byte. Raises if the byte must not be written."""
-        if self._is_written:
-            return
-        for turn in range(_LOOP_TURNS_MAX):
-            if turn >= _LOOP_TURNS_MIN and not (
-                self.connection is not None and self.connection.has_unread_bytes()
-            ):
-                break
-            await asyncio.sleep(0)  # the loop reads bytes that have arrived
-        if self._fence is not None:
-            self._fence.pass_first_byte()
-        # No other code runs between here and the write. The connection is checked last, because the
-        # fence reads a clock, which takes time.
-        if self.connection is None or self.connection.is_unusable():
-            if self._fence is not None:
-                self._fence.begin_send()
-            if self.connection is not None:
-                # An early answer may announce a body. aiohttp must not wait for that body.
-                self.connection.abort_transport()
-            raise Unreachable("the server sent bytes or closed the connection before our request")
-        self._is_written = True
-
-    def check_answer(self) -> None:
-        """Raise unless the answer can belong to this request."""
-        if (
-            self._is_written
-            and self.connection is not None
-            and not self.connection.has_early_answer
-        ):
-            return
-        log.warning("answer_before_request", was_written=self._is_written)
-        if self._is_written:
-            raise OutcomeUnknown("the server sent its answer before our request had arrived")
-        raise Unreachable("the server sent an answer before our request, which was not sent")
-
-
-_REQUEST: ContextVar[_Request | None] = ContextVar("request", default=None)
-
-
-async def _check_before_headers(
-    _session: aiohttp.ClientSession, context: SimpleNamespace, sent: Any
-) -> None:
-    if isinstance(context.trace_request_ctx, _Request) and sent.method == "GET":
-        await context.trace_request_ctx.pass_first_byte()
-
-
-async def _check_before_body(
-    _session: aiohttp.ClientSession, context: SimpleNamespace, _sent: Any
-) -> None:
-    if isinstance(context.trace_request_ctx, _Request):
-        await context.trace_request_ctx.pass_first_byte()
+def _build_tls_context() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 class _Connection(ResponseHandler):
-    """A connection that records whether its first bytes arrived too early."""
+    """The connection of one request. It records whether its first bytes arrived too early."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, request: _Request | None) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
+        self._is_written = False
         self._has_received = False
-        self.has_early_answer = False
-        if request is not None:
-            request.connection = self
+        self._has_early_answer = False
+
+    async def write_first(self, request: bytes, fence: Fence | None) -> None:
+        """Make the last checks, and write the request in one piece. Raises if it must not leave."""
+        for turn in range(_LOOP_TURNS_MAX):
+            if turn >= _LOOP_TURNS_MIN and not self._has_unread_bytes():
+                break
+            await asyncio.sleep(0)  # the loop reads bytes that have arrived
+        # No other code runs from here to the write.
+        if fence is not None:
+            fence.pass_first_byte()
+        # The connection is checked last, because the fence reads a clock, which takes time.
+        if self._is_unusable():
+            if fence is not None:
+                fence.begin_send()
+            self.abort()
+            raise Unreachable("the server sent bytes or closed the connection before our request")
+        assert self.transport is not None  # noqa: S101 - it is usable
+        self._is_written = True
+        self.transport.write(request)
+
+    async def read_answer(self, bytes_max: int) -> tuple[int, bytes]:
+        """Read the answer, but not much more than `bytes_max` bytes of its body."""
+        self.set_response_params(read_until_eof=True)
+        try:
+            message, payload = await self.read()
+            while 100 <= message.code < 200 and message.code != 101:
+                message, payload = await self.read()
+        except HttpProcessingError as error:
+            raise aiohttp.ClientPayloadError("the answer is no HTTP") from error
+        answer = bytearray()
+        async for chunk in payload.iter_any():
+            answer += chunk
+            if len(answer) > bytes_max:
+                break
+        return message.code, bytes(answer)
+
+    def check_answer(self) -> None:
+        """Raise unless the answer can belong to our request."""
+        if not self._has_early_answer:
+            return
+        log.warning("answer_before_request")
+        raise OutcomeUnknown("the server sent its answer before our request had arrived")
 
     def data_received(self, data: bytes) -> None:
         if data and not self._has_received:
             self._has_received = True
             # The packet of a true answer also acknowledges the bytes of the request. If bytes of
             # ours are still unacknowledged, the server sent its bytes before our request arrived.
-            self.has_early_answer = _count_unacknowledged_bytes(self._find_socket_number()) > 0
+            self._has_early_answer = _count_unacknowledged_bytes(self._find_socket_number()) > 0
         super().data_received(data)
 
-    def is_unusable(self) -> bool:
+    def _is_unusable(self) -> bool:
         """Whether bytes arrived, or the server closed the connection, before our first byte."""
-        return self._has_received or not self.is_connected() or self.has_unread_bytes()
+        return self._has_received or not self.is_connected() or self._has_unread_bytes()
 
-    def abort_transport(self) -> None:
-        """Close the connection at once and discard unread bytes."""
-        if self.transport is not None:
-            self.transport.abort()
-
-    def has_unread_bytes(self) -> bool:
+    def _has_unread_bytes(self) -> bool:
         """Whether bytes or the end of the connection have arrived and are still unread."""
         socket_number = self._find_socket_number()
         if socket_number is None:
@@ -219,22 +249,3 @@ def _count_unacknowledged_bytes(socket_number: int | None) -> int:
     except OSError:
         return 0
     return count[0]
-
-
-def _watch_connections(connector: aiohttp.TCPConnector) -> None:
-    """Make the connector create `_Connection` objects.
-
-    aiohttp has no public way for this, so its private attribute is replaced.
-    """
-    require_tested_aiohttp()
-    if not hasattr(connector, "_factory"):
-        raise RuntimeError(
-            "this version of aiohttp creates connections differently:"
-            " adapt domain/adapters/daraja/wire.py"
-        )
-    loop = asyncio.get_running_loop()
-
-    def create_connection() -> _Connection:
-        return _Connection(loop, _REQUEST.get())
-
-    connector._factory = create_connection  # type: ignore[assignment]  # noqa: SLF001
