@@ -3,7 +3,6 @@
 They end with that program, whatever ends the program.
 """
 
-import asyncio
 import json
 import os
 import shutil
@@ -13,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 
 from tests.integration.own_servers import LONG_SECONDS, folder, one, postgres, python, redis
 from tests.stack import family, install
-from tests.stack.databases import connection
 from tests.stack.install import postgres_installation, temporary_folder
 from tests.stack.processes import Process, until
 from tests.stack.servers import PostgresServer, RedisServer
@@ -43,46 +40,6 @@ def shared_memory_of(pid: int) -> list[str]:
 class TestPostgres:
     """PostgreSQL from its wheel."""
 
-    async def test_the_role_owns_its_database_and_is_no_superuser(
-        self, postgres: PostgresServer
-    ) -> None:
-        """The role has the same rights as on Supabase, and no more."""
-        url = await postgres.create_database()
-        is_superuser = "SELECT usesuper FROM pg_user WHERE usename = current_user"
-        async with connection(url) as database:
-            await database.execute("CREATE SCHEMA something")
-            assert await database.fetchval(is_superuser) is False
-        assert await one(postgres.admin_url, is_superuser)
-
-    @pytest.mark.parametrize("end", ["stop", "kill"])
-    async def test_a_restart_keeps_the_port_and_every_confirmed_commit(
-        self, postgres: PostgresServer, end: str
-    ) -> None:
-        """The server is stopped in one case, and killed in the other."""
-        url = await postgres.create_database()
-        async with connection(url) as database:
-            await database.execute("CREATE TABLE kept AS SELECT 42 AS number")
-        members = family.members_of(postgres.pid)
-        await getattr(postgres, end)()
-        assert family.alive(members) == []
-        assert shared_memory_of(members[0]) == []
-        with pytest.raises(OSError, match=r"refused|Connect"):
-            await one(url, "SELECT 1")
-        await postgres.start()
-        assert await one(url, "SELECT number FROM kept") == 42
-
-    async def test_a_frozen_server_answers_only_after_a_thaw(
-        self, postgres: PostgresServer
-    ) -> None:
-        """A frozen server resembles a stuck machine: it is reachable, and does not answer."""
-        async with connection(postgres.url) as connected:
-            postgres.freeze()
-            waiting = asyncio.create_task(connected.fetchval("SELECT 1"))
-            await asyncio.sleep(0.2)
-            assert not waiting.done()
-            postgres.thaw()
-            assert await waiting == 1
-
     async def test_only_a_fast_server_has_fsync_off(self) -> None:
         """A benchmark with `fsync` off would measure another system."""
         async with PostgresServer(fast=False) as durable, PostgresServer() as fast:
@@ -103,21 +60,6 @@ class TestPostgres:
         own.remove()
         monkeypatch.undo()
         assert postgres_installation(own.path).user is not None
-
-
-class TestRedis:
-    """Valkey from its wheel."""
-
-    async def test_a_restarted_redis_is_empty_on_the_same_port(self, redis: RedisServer) -> None:
-        """Redis stores nothing on disk here, so a restart is a flush."""
-        for end in (redis.restart, redis.flush, redis.kill):
-            async with Redis.from_url(redis.url) as client:
-                await client.set("key", "value")
-            await end()
-            if end == redis.kill:
-                await redis.start()
-            async with Redis.from_url(redis.url) as client:
-                assert await client.dbsize() == 0
 
 
 @pytest.mark.whole

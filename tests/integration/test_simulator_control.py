@@ -10,13 +10,12 @@ import aiohttp
 import pytest
 
 from tests.paths import ROOT
-from tests.simulator.probe import PATHS, Probe, probing
+from tests.simulator.probe import Probe, probing
 
 # These tests are about the simulator, not the service, so only `make test-all` runs them.
 pytestmark = pytest.mark.whole
 
 KEPT = 20
-RELEASE = "/callbacks/release"
 
 
 @pytest.fixture(scope="module")
@@ -24,35 +23,6 @@ async def running_probe() -> AsyncIterator[Probe]:
     """One simulator for this file, with few kept records."""
     async with probing(records_max=KEPT) as probe:
         yield probe
-
-
-@pytest.mark.parametrize(
-    ("path", "body", "says"),
-    [
-        ("/scenarios", {"scenario": "no_such"}, "scenario must be one of"),
-        ("/scenarios", {"scenario": "cancel", "match": {"api": "b2c"}}, "applies only to stk"),
-        ("/scenarios", {"scenario": "cancel", "match": {"colour": "red"}}, "unknown member: col"),
-        ("/scenarios", {"scenario": "cancel", "times": 0}, "times must be a whole number from 1"),
-        ("/switches", {"time_scale": 1.0, "in_flight_shape": "D"}, "must be one of A, B, C"),
-        ("/switches", {"time_scale": 1.0, "colour": "red"}, "unknown switch 'colour'"),
-        ("/switches", {"missing_products": ["c2b"]}, "missing_products must be a list of some of"),
-        (RELEASE, {"order": "shuffled"}, "order must be one of in_order, reversed, at_once"),
-        (RELEASE, {"count": 0}, "count must be a whole number from 1"),
-        (RELEASE, {"url_contains": 7}, "url_contains must be text"),
-        (RELEASE, {"colour": "red"}, "unknown member: colour"),
-        ("/listener", {}, "open must be true or false"),
-    ],
-)
-async def test_an_invalid_control_call_is_refused_with_the_reason_and_changes_nothing(
-    probe: Probe, path: str, body: object, says: str
-) -> None:
-    await hold_three(probe)
-    before = (await probe.control("GET", "/switches")).body
-    answer = await probe.control("POST", path, body)
-    assert answer.status == 400
-    assert says in answer.body["error"]
-    assert (await probe.control("GET", "/switches")).body == before
-    assert (await probe.control("GET", "")).body == {"open": True, "pending": 0, "held": 3}
 
 
 class TestChoice:
@@ -66,11 +36,6 @@ class TestChoice:
         await probe.finish("stk", **changes)
         assert probe.receiver.codes == [1032]
 
-    async def test_a_retry_after_a_magic_refusal_succeeds(self, probe: Probe) -> None:
-        """A fault that passes by itself meets only the first call with a reference."""
-        body = probe.body("b2c", PartyB="254700000023")
-        assert [(await probe.call(PATHS["b2c"], body)).status for _ in range(2)] == [429, 200]
-
     async def test_the_newest_matching_rule_is_used_until_it_is_used_up(self, probe: Probe) -> None:
         """Rules go before magic numbers. A rule with `times` is used that often."""
         for scenario, match in (("ignore", {"api": "stk"}), ("cancel", {"reference": "INV1"})):
@@ -80,24 +45,6 @@ class TestChoice:
             await probe.finish("stk", AccountReference="INV1")
         assert probe.receiver.codes == [1032, 1037, 0]
         assert (await probe.control("GET", "/scenarios")).body["rules"] == []
-
-    async def test_the_newest_rule_is_used_with_any_kind_of_match(self, probe: Probe) -> None:
-        """The newest rule may match by another field than the older rules."""
-        matches: list[dict[str, Any]] = [
-            {"reference": "p1"},
-            {},
-            {"phone_number": "254711000111"},
-            {"amount": 1500},
-            {"url_contains": "/results/"},
-            {"party": "254711000111"},
-        ]
-        for number, match in enumerate(matches):
-            params = {"error_code": f"{number}"}
-            probe.simulator.scenario("internal_error_without_acting", params=params, **match)
-            answer = await probe.send("b2c", OriginatorConversationID="p1")
-            assert answer.body["errorCode"] == f"{number}"
-        shown = (await probe.control("GET", "/scenarios")).body["rules"]
-        assert [rule["params"]["error_code"] for rule in shown] == ["5", "4", "3", "2", "1", "0"]
 
 
 class TestRecords:
@@ -171,72 +118,6 @@ async def hold_three(probe: Probe) -> list[str]:
     held: list[Any] = (await probe.control("GET", "/callbacks")).body["held"]
     await probe.control("POST", "/switches", {"hold_callbacks": False})
     return [delivery["body"]["Result"]["ConversationID"] for delivery in held]
-
-
-def received_ids(probe: Probe) -> list[str]:
-    """Return the ids of the received results, in order."""
-    return [received.body["Result"]["ConversationID"] for received in probe.receiver.received]
-
-
-class TestHolding:
-    """The simulator holds results until a test releases them."""
-
-    async def test_a_held_result_is_not_delivered_although_money_moved(self, probe: Probe) -> None:
-        """A held result is not pending. Turning the switch off does not release it."""
-        assert len(set(await hold_three(probe))) == 3
-        assert len(probe.simulator.ledger.movements) == 3
-        assert (await probe.control("GET", "")).body == {"open": True, "pending": 0, "held": 3}
-        assert not probe.receiver.received
-
-    @pytest.mark.parametrize("order", ["in_order", "reversed", "at_once"])
-    async def test_held_results_are_released_once_in_the_given_order(
-        self, probe: Probe, order: str
-    ) -> None:
-        """The receiver may fail (§8.3). With `at_once`, the results do not wait for each other."""
-        held = await hold_three(probe)
-        probe.receiver.answer_status = 500
-        probe.receiver.answers_after = 3 if order == "at_once" else 0
-        answer = await probe.control("POST", RELEASE, {"order": order})
-        assert (answer.body["count"], answer.body["held"]) == (3, 0)
-        assert [item["status"] for item in answer.body["items"]] == [500] * 3
-        got = received_ids(probe)
-        assert sorted(got) == sorted(held)
-        assert order == "at_once" or got == (held if order == "in_order" else held[::-1])
-        assert (await probe.control("POST", RELEASE)).body["count"] == 0
-
-    async def test_some_results_are_released_and_the_rest_stays_held(self, probe: Probe) -> None:
-        """The call chooses them by count and order, or by a part of the address."""
-        held = await hold_three(probe)
-        await probe.control("POST", RELEASE, {"order": "reversed", "count": 1})
-        assert received_ids(probe) == held[2:]
-        url = (await probe.control("GET", "/callbacks")).body["held"][1]["url"]
-        answer = await probe.control("POST", RELEASE, {"url_contains": url})
-        assert (received_ids(probe), answer.body["held"]) == ([held[2], held[1]], 1)
-
-    async def test_a_result_is_released_unchanged(self, probe: Probe) -> None:
-        """A failure that a success overtook is still delivered as a failure."""
-        probe.simulator.switches.change({"hold_callbacks": True})
-        probe.simulator.scenario("failure_then_success", api="stk")
-        await probe.finish("stk")
-        await probe.control("POST", RELEASE, {"order": "reversed"})
-        assert probe.receiver.codes == [0, 1037]
-
-    @pytest.mark.parametrize("by", ["switch", "rule"])
-    async def test_every_kind_of_message_is_held(self, probe: Probe, by: str) -> None:
-        """The switch holds timeout messages and copies too. A rule holds only matching results."""
-        if by == "switch":
-            probe.simulator.switches.change({"hold_callbacks": True})
-            probe.simulator.scenario("timeout_message", api="b2c")
-            probe.simulator.scenario("duplicate_callbacks", api="stk")
-            probe.simulator.scenario("callback_before_answer", api="b2b")
-        else:
-            probe.simulator.scenario("held_callback")
-        for api in ("b2c", "stk", "b2b"):
-            await probe.finish(api)
-        await probe.finish("status", OriginatorConversationID="p1")
-        assert not probe.receiver.received
-        await probe.control("POST", RELEASE)
-        assert len(probe.receiver.received) == (2 + 3 + 1 + 1 if by == "switch" else 4)
 
 
 async def test_the_command_prints_its_addresses_and_reads_its_keys_from_the_environment(

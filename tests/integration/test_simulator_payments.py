@@ -114,25 +114,6 @@ class TestMoney:
             await probe.simulator.idle()
         assert probe.simulator.ledger.count("REF1") == movements
 
-    async def test_a_till_is_paid_as_buy_goods(self, probe: Probe) -> None:
-        """PartyB is the till, and the short code is the store number (§2.1)."""
-        await probe.finish("stk", TransactionType="CustomerBuyGoodsOnline", PartyB="5551234")
-        assert len(probe.simulator.ledger.movements) == 1
-
-    @pytest.mark.parametrize(
-        ("api", "switch", "left"),
-        [("b2c", "utility_balance", 500), ("b2b", "working_balance", 200)],
-    )
-    async def test_an_account_pays_until_it_is_empty(
-        self, probe: Probe, api: str, switch: str, left: int
-    ) -> None:
-        """The next payout ends with code 1 (§4.7)."""
-        probe.simulator.switches.change({switch: 2000})
-        for _ in range(2):
-            await probe.finish(api)
-        assert [str(code) for code in probe.receiver.codes] == ["0", "1"]
-        assert getattr(probe.simulator.switches, switch) == left
-
     async def test_many_payments_at_once_move_their_money_once_each(self, probe: Probe) -> None:
         credential = probe.credential()
         for _ in range(5):
@@ -178,48 +159,6 @@ class TestRefusals:
         assert (await probe.send("stk")).status == status
 
     @pytest.mark.parametrize(
-        ("api", "status", "code", "echoes"),
-        [
-            ("stk", 404, "404.001.03", False),
-            ("stk_query", 404, "404.001.03", False),
-            ("b2c", 401, "401.002.01", True),
-            ("b2b", 401, "401.002.01", True),
-            ("status", 400, "400.003.01", False),
-        ],
-    )
-    async def test_an_expired_token_is_refused_in_the_shape_of_the_api(
-        self, probe: Probe, api: str, status: int, code: str, echoes: bool
-    ) -> None:
-        """The status depends on the API, and the payout APIs echo the token."""
-        assert (await probe.control("POST", "/tokens/expire")).body == {"expired": 1}
-        answer = await probe.call(PATHS[api], {})
-        assert answer.error[:2] == (status, code)
-        assert (probe.token in answer.text) is echoes
-
-    async def test_a_call_that_no_api_reads_gets_its_own_envelope(self, probe: Probe) -> None:
-        """Daraja's message about a wrong content type is misleading (§1, §2)."""
-        bearer = {"Authorization": f"Bearer {probe.token}", "Content-Type": "text/plain"}
-        grant = {"Authorization": "Basic eDp5"}
-        answers = [
-            await probe.call(PUSH, {}, headers={}),
-            await probe.call("/mpesa/nothing/v1", {}),
-            await probe.call(PUSH, method="GET"),
-            await probe.call(PUSH, raw=b'{"Amount":'),
-            await probe.call(PUSH, probe.body("stk"), headers=bearer),
-            await probe.fetch_token(Authorization="Bearer x"),
-            await probe.call("/oauth/v1/generate", method="GET", headers=grant),
-        ]
-        assert [(answer.status, answer.body["errorCode"]) for answer in answers] == [
-            (404, "404.001.04"),
-            (404, "404.001.01"),
-            (405, "405.001"),
-            (400, "400.002.05"),
-            (400, "400.002.02"),
-            (400, "400.008.01"),
-            (400, "400.008.02"),
-        ]
-
-    @pytest.mark.parametrize(
         ("api", "field", "value"),
         [
             ("stk", "BusinessShortCode", "12"),
@@ -253,14 +192,6 @@ class TestRefusals:
         called = "Remarks" if field == "TransactionDesc" else field
         assert answer.error == (400, "400.002.02", f"Bad Request - Invalid {called}")
         assert not probe.simulator.courier.pending
-
-    async def test_a_wrong_password_and_an_unknown_shortcode_differ_only_in_the_message(
-        self, probe: Probe
-    ) -> None:
-        answer = await probe.send("stk", Password="d3Jvbmc=")
-        assert answer.error == (500, "500.001.1001", "[MerchantValidate] - Wrong credentials")
-        answer = await probe.send("stk", BusinessShortCode="999999")
-        assert answer.error == (500, "500.001.1001", "Merchant does not exist")
 
     async def test_a_phone_number_with_a_live_prompt_is_locked_until_it_ends(
         self, probe: Probe

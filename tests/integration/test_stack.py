@@ -3,7 +3,6 @@
 `test_servers` tests the stack's own servers.
 """
 
-import asyncio
 import shutil
 import signal
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from tests.integration.own_servers import LONG_SECONDS, folder, one, postgres, python, redis
+from tests.integration.own_servers import folder, one, postgres, python, redis
 from tests.stack import stack as stack_module
 from tests.stack.databases import connection, database_name
 from tests.stack.external import (
@@ -96,37 +95,6 @@ class TestGivenServers:
 
 class TestProcess:
     """A command that runs beside the tests."""
-
-    async def test_a_process_gets_only_the_given_environment(self, folder: Path) -> None:
-        """A process inherits no variable, so a test cannot depend on an undocumented variable."""
-        process = python(
-            "import os; print(sorted(os.environ.items() - {('LC_CTYPE', 'C.UTF-8')}))",
-            folder,
-            ONE="1",
-        )
-        await process.start()
-        assert await process.wait(within_seconds=LONG_SECONDS) == 0
-        assert process.log_text() == "[('ONE', '1')]\n"
-
-    async def test_a_frozen_process_handles_no_signal_until_its_thaw(self, folder: Path) -> None:
-        """The exit status of a killed process is the signal."""
-        program = (
-            "import signal, time\n"
-            "signal.signal(signal.SIGUSR1, lambda *_: print('handled'))\n"
-            "print('up')\n"
-            "while True: time.sleep(0.01)"
-        )
-        process = python(program, folder)
-        await process.start()
-        await process.wait_logged("up")
-        process.freeze()
-        process.send(signal.SIGUSR1)
-        await asyncio.sleep(0.1)
-        assert process.is_running
-        assert "handled" not in process.log_text()
-        process.thaw()
-        await process.wait_logged("handled")
-        assert await process.kill() == -signal.SIGKILL == process.returncode
 
     async def test_a_process_that_ignores_sigterm_is_killed_and_reported(
         self, folder: Path
