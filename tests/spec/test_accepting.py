@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from functools import partial
 from typing import Any
@@ -163,16 +162,3 @@ async def test_a_bill_is_paid_to_its_account_exactly_as_written(system: System) 
     assert movement["account_reference"] == account
     page = (await system.backend.get("/v1/payments", account_reference=account)).expect(200).json()
     assert [item["id"] for item in page["items"]] == [payment_id]
-
-
-async def test_payments_accepted_at_once_each_get_their_own_answer(system: System) -> None:
-    """Each payment has its own id and amount, and is paid once."""
-    bodies = [{"amount": n, "phone_number": f"072200{n}"} for n in range(1001, 1041)]
-    payments = await asyncio.gather(
-        *(_make_accepted(system.backend, "/v1/withdrawals", body) for body in bodies)
-    )
-    ids = [payment["id"] for payment in payments]
-    assert len(set(ids)) == len(ids)
-    for payment_id in ids:
-        assert (await system.settled(payment_id))["status"] == "success"
-    await system.assert_money_agrees(ids)

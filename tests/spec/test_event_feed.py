@@ -22,10 +22,7 @@ from tests.spec.playing import begin, stopped_payouts
 from tests.spec.requesting import (
     caller,
     cancel,
-    expect_problem,
     new_subject,
-    pointers,
-    send_request,
 )
 from tests.spec.system import System
 from tests.stack.client import Client
@@ -60,27 +57,6 @@ async def _make_cancelled(system: System, count: int) -> list[str]:
 
 
 # --- requests and pages ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("parameters", "wrong"),
-    [
-        # tests/unit/test_openapi_requests.py has the other forms of a wrong cursor.
-        *((f"after={cursor}", "?after") for cursor in ("", "%00", "events-15%0A", "payments-15")),
-        ("after=events-99999999999999999999", "?after"),  # beyond 64 bits
-        *((f"limit={limit}", "?limit") for limit in ("0", "101", "1.5", "")),
-        ("after=events-15&after=events-15", "?after"),
-        ("wait=5", "?wait"),
-    ],
-)
-async def test_the_feed_names_a_wrong_parameter(
-    system: System, parameters: str, wrong: str
-) -> None:
-    """The answer is 422. The parameter is unknown or repeated, or it has a wrong value."""
-    problem_details = expect_problem(
-        await send_request(system, "GET", f"/v1/events?{parameters}"), 422, "invalid_request"
-    )
-    assert pointers(problem_details) == {wrong}
 
 
 async def test_every_page_of_the_feed_has_a_cursor_for_the_next_one(system: System) -> None:

@@ -92,24 +92,6 @@ async def test_a_cancellation_is_published_once(system: System) -> None:
     )
 
 
-async def test_a_correction_is_published_as_a_second_event(system: System) -> None:
-    """The second event has the type "corrected", its own id and the next sequence number."""
-    async with listening(system) as listener:
-        payment_id = await begin(system, "b2c", "failure_then_success")
-        await system.in_stage(payment_id, "succeeded")
-        await _wait_for_events(system, listener, payment_id, count=2)
-    events = sorted(listener.events(payment_id), key=lambda event: event["sequence"])
-    assert [event["type"] for event in events] == [
-        "mkwanja.payment.failed",
-        "mkwanja.payment.corrected",
-    ]
-    assert [event["data"]["status"] for event in events] == ["failed", "success"]
-    assert events[0]["id"] != events[1]["id"]
-    assert [(item["id"], item["sequence"]) for item in events] == [
-        (str(entry["id"]), entry["sequence"]) for entry in await _event_entries(system, payment_id)
-    ]
-
-
 async def test_the_sweeper_republishes_an_event_that_is_not_recorded_as_published(
     system: System,
 ) -> None:

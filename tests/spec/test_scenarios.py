@@ -22,7 +22,6 @@ from tests.spec.playing import (
     failed,
     play,
 )
-from tests.spec.requesting import POCHI_PAYMENT, expect_problem
 from tests.spec.system import System
 
 # These payments are flagged: the service had published a failure, or had stored a success without
@@ -249,21 +248,6 @@ async def _one_of_each_kind(system: System) -> list[str]:
     return [await make() for make in makers]
 
 
-async def test_a_pochi_payment_is_sent_to_the_till_under_its_own_id(system: System) -> None:
-    payment_id = await system.pochi_payment(phone_number="0733000333", remarks="Order 771")
-    assert (await system.settled(payment_id))["phone_number"] == "254733000333"
-    [request] = await system.provider_requests(payment_id)
-    assert request["path"] == "/mpesa/b2pochi/v1/paymentrequest"
-    expected = {
-        "CommandID": "BusinessPayToPochi",
-        "OriginatorConversationID": payment_id,
-        "PartyB": "254733000333",
-        "Remarks": "Order 771",
-    }
-    assert {name: request["body"][name] for name in expected} == expected
-    await system.assert_money_agrees([payment_id])
-
-
 @pytest.mark.parametrize("scenario", ["cut_before_acting", "system_busy"])
 async def test_a_pochi_payment_that_daraja_does_not_know_is_never_sent_again(
     inquiring_system: System, scenario: str
@@ -277,19 +261,3 @@ async def test_a_pochi_payment_that_daraja_does_not_know_is_never_sent_again(
     await system.eventually(lambda: system.rows(not_found, payment_id), lambda rows: len(rows) >= 5)
     assert (await system.payment(payment_id))["stage"] == "in_doubt"
     assert await count_sends(system, payment_id) == 1
-
-
-async def test_the_problem_names_the_wrong_field_of_a_pochi_payment(system: System) -> None:
-    wrong: list[tuple[dict[str, object], str]] = [
-        ({**POCHI_PAYMENT, "amount": 9}, "/amount"),
-        ({**POCHI_PAYMENT, "amount": 250_001}, "/amount"),
-        ({**POCHI_PAYMENT, "purpose": "salary"}, "/purpose"),
-        ({**POCHI_PAYMENT, "account_reference": "A1"}, "/account_reference"),
-        ({"amount": 640}, "/phone_number"),
-        ({**POCHI_PAYMENT, "phone_number": "556677"}, "/phone_number"),
-        ({**POCHI_PAYMENT, "remarks": "x"}, "/remarks"),
-    ]
-    for body, pointer in wrong:
-        answer = await system.backend.pay("/v1/pochi-payments", body)
-        problem = expect_problem(answer, 422, "invalid_request")
-        assert [fault["pointer"] for fault in problem["errors"]] == [pointer]

@@ -7,15 +7,11 @@ import tomllib
 
 import aiohttp
 import pytest
-from aiohttp import web
 from packaging.requirements import Requirement
 
 from domain.adapters.aiohttp_version import TESTED_FIRST, TESTED_LAST, require_tested_aiohttp
 from domain.adapters.daraja.wire import DarajaSession
 from domain.adapters.settings.errors import SettingsError
-from gateway.edge.connections import Connections
-from gateway.edge.serving import listen
-from tests.stack.ports import release_port, reserve_port
 from tests.supply_chain.policy import ROOT, locked_versions
 
 FIRST, LAST = (".".join(map(str, release)) for release in (TESTED_FIRST, TESTED_LAST))
@@ -59,23 +55,6 @@ def test_pyproject_and_the_lock_have_the_tested_range() -> None:
     [bounds] = [each.specifier for each in map(Requirement, texts) if each.name == "aiohttp"]
     assert {str(bound) for bound in bounds} == {f">={FIRST}", f"<={LAST}"}
     assert locked_versions()["aiohttp"] == LAST
-
-
-async def test_nothing_listens_with_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`listen` raises the error before it starts the application."""
-    monkeypatch.setattr(aiohttp, "__version__", "3.15.0")
-    app, started = web.Application(), []
-
-    async def start(_app: web.Application) -> None:
-        started.append(True)
-
-    app.on_startup.append(start)
-    port = reserve_port()
-    with pytest.raises(SettingsError, match=r"aiohttp 3\.15\.0"):
-        async with listen(app, port, Connections()):
-            pass
-    release_port(port)
-    assert started == []
 
 
 async def test_no_request_goes_to_daraja_with_another_version(

@@ -6,8 +6,6 @@ Each test has the same 200 examples in every run. With `FUZZ_EXAMPLES=100000`, e
 
 from __future__ import annotations
 
-import asyncio
-import ipaddress
 import json
 import os
 from collections.abc import Callable
@@ -16,9 +14,6 @@ from decimal import Decimal
 from itertools import product
 from typing import Any
 
-from aiohttp import StreamReader
-from aiohttp.base_protocol import BaseProtocol
-from aiohttp.test_utils import make_mocked_request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -31,22 +26,17 @@ from domain.adapters.daraja.token import _parse_token
 from domain.adapters.strict_json import Unreadable, parse
 from domain.callback_address import PAYMENT_OPERATIONS
 from domain.errors import (
-    BodyTooLarge,
-    InvalidJson,
     OutcomeUnknown,
     ProductRefused,
     Throttled,
     TokenRefused,
     Unreachable,
-    UnsupportedMediaType,
 )
 from domain.kinds import Kind
 from domain.report import Report, ReportedOutcome
 from domain.values import is_receipt, parse_storable_text
 from gateway import cursors
-from gateway.edge.requests import read_json
 from gateway.schemas import queries
-from gateway.sources import is_allowed, source_address
 from tests.builders import PAYMENT_ID, a_payment
 from tests.unit.daraja_messages import CHECKOUT, TOKEN, answer_error
 from tests.unit.mutations import ANSWERS, CALLBACKS, mangled, mutated
@@ -248,39 +238,6 @@ def test_parsed_json_has_one_meaning(body: bytes) -> None:
     assert parse_strictly(body) == value
 
 
-def _read_request(body: bytes, content_type: str) -> object:
-    """The result of `read_json` for a request with this body."""
-
-    async def read() -> object:
-        loop = asyncio.get_running_loop()
-        payload = StreamReader(BaseProtocol(loop), 2**16, loop=loop)
-        payload.feed_data(body)
-        payload.feed_eof()
-        return await read_json(
-            make_mocked_request("POST", "/", {"Content-Type": content_type}, payload=payload)
-        )
-
-    return asyncio.run(read())
-
-
-_TYPES = st.sampled_from(
-    ["application/json"] * 8
-    + ["", "application/json; charset=utf-8", ";;=", "application/json; charset=\xff"]
-)
-
-
-@fuzzed
-@given(body=callbacks | st.binary(max_size=200), content_type=_TYPES)
-def test_a_request_body_is_json_of_one_meaning_or_rejected_with_a_reason(
-    body: bytes, content_type: str
-) -> None:
-    try:
-        value = _read_request(body, content_type)
-    except (InvalidJson, UnsupportedMediaType, BodyTooLarge):
-        return
-    assert json.dumps(parse_strictly(body), default=float) == json.dumps(value)
-
-
 _GENUINE = [
     queries.next_cursor(queries.PageParameters(), a_payment()),
     cursors.feed_cursor(cursors.FeedPlace(15, "0123456789ab")),
@@ -308,22 +265,3 @@ def test_a_cursor_that_we_would_not_write_is_rejected(text: str) -> None:
         with suppress(ValueError):
             written.append(write(read(text)))
     assert written in ([], [text])
-
-
-_HOPS = ["10.0.0.1", "10.0.0.2", "196.201.214.200", "::1", "[::1]:80", "10.0.0.1:99"]
-_HOPS += ["::ffff:10.0.0.1", "unknown", "", "[", "]:", "1:2:3", "fe80::1%x"]
-_hops = st.sampled_from(_HOPS) | st.text(max_size=80)
-
-
-@fuzzed
-@given(peer=_hops, forwarded=st.lists(st.lists(_hops, max_size=4).map(",".join), max_size=3))
-def test_a_source_is_short_and_ignores_the_header_of_an_untrusted_hop(
-    peer: str, forwarded: list[str]
-) -> None:
-    trusted = [ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::1/128")]
-    source = source_address(peer, forwarded, trusted)
-    assert len(source) <= 64
-    assert source.isascii()
-    assert source.isprintable()
-    if not is_allowed(peer, trusted):
-        assert source == source_address(peer, [], trusted)

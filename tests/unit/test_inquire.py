@@ -145,31 +145,6 @@ def test_the_interval_counts_inquiries_since_the_last_send_and_no_probes(
     assert entry_of(decision) is None
 
 
-def test_ten_inquiries_without_an_end_flag_a_payment_and_an_eleventh_follows() -> None:
-    inquiries = [an_inquiry(n, InquiryOutcome.NO_ANSWER, at=SENT_AT) for n in range(1, 11)]
-    payment = a_due_payment()
-    decision = decide_inquiry(payment, *inquiries)
-    assert inquiry_of(decision) == Inquiry(11, NOW)
-    assert decision.payment == replace(payment, needs_review=True, next_step_at=NOW + 300 * SECOND)
-    assert (entry_of(decision), event_of(decision)) == (HistoryEntry.NEEDS_A_PERSON, None)
-    again = decide_inquiry(replace(payment, needs_review=True), *inquiries)
-    assert (entry_of(again), inquiry_of(again)) == (None, Inquiry(11, NOW))
-
-
-@pytest.mark.parametrize(
-    ("failed_ago", "next_ago"), [(timedelta(minutes=10), timedelta(hours=1)), (timedelta(1), None)]
-)
-def test_a_deposit_that_failed_for_silence_gets_each_of_its_later_inquiries(
-    failed_ago: timedelta, next_ago: timedelta | None
-) -> None:
-    failed_at = NOW - failed_ago
-    payment = a_due_payment(Kind.DEPOSIT, S.FAILED, failure=SILENCE, finalized_at=failed_at)
-    decision = decide_inquiry(payment)
-    assert inquiry_of(decision) == Inquiry(1, NOW)
-    expected = None if next_ago is None else failed_at + next_ago
-    assert decision.payment == replace(payment, next_step_at=expected)
-
-
 # --- postponed inquiries --------------------------------------------------------------------------
 
 

@@ -64,21 +64,6 @@ def test_each_inquiry_outcome_is_silence_or_shows_that_daraja_has_the_payment(
     assert (outcome.is_silent, outcome.shows_that_daraja_has_it) == (is_silent, is_at_daraja)
 
 
-def test_only_the_first_answer_to_an_inquiry_counts() -> None:
-    unanswered = evidence_of(an_inquiry(1), an_inquiry(2))
-    once = unanswered.with_answer(1, V.FAILED, "1032")
-    assert once.inquiries == (an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2))
-    assert once.with_answer(1, V.PAID, "0") == once
-    assert unanswered.awaits_answer(1)
-    assert (once.awaits_answer(1), once.awaits_answer(2)) == (False, True)
-
-
-def test_an_answer_without_an_inquiry_is_ignored() -> None:
-    evidence = evidence_of(an_inquiry(1))
-    assert evidence.with_answer(7, V.PAID, "0") == evidence
-    assert not evidence.awaits_answer(7)
-
-
 # --- when to inquire ------------------------------------------------------------------------------
 
 
@@ -191,15 +176,6 @@ def test_a_stored_message_that_claims_success_holds_the_deposit_open() -> None:
     assert not is_confirmed([], without_id, claims_success=True)
 
 
-@pytest.mark.parametrize(("early", "expected"), [(INSTANT, False), (timedelta(0), True)])
-def test_a_deposit_without_a_possible_inquiry_fails_when_its_window_ends(
-    early: timedelta, expected: bool
-) -> None:
-    """Only a callback could report the result, and no callback came."""
-    without_id = a_due_payment(Kind.DEPOSIT, attempts=WITHOUT_ID)
-    assert is_confirmed([], without_id, now=WINDOW_ENDS - early) is expected
-
-
 @for_each("stage", Stage)
 @for_each("kind", Kind)
 def test_only_a_deposit_that_awaits_its_result_or_is_in_doubt_fails_for_silence(
@@ -265,11 +241,6 @@ def test_a_deposit_that_failed_for_silence_gets_four_more_inquiries_within_a_day
     payment = a_due_payment(Kind.DEPOSIT, Stage.FAILED, failure=SILENCE, finalized_at=SENT_AT)
     expected = None if next_at is None else SENT_AT + MINUTE * next_at
     assert next_inquiry_after_silence_at(payment, SENT_AT + MINUTE * since) == expected
-
-
-def test_a_deposit_that_fails_for_silence_now_gets_an_inquiry_in_ten_minutes() -> None:
-    payment = a_due_payment(Kind.DEPOSIT, Stage.FAILED, failure=SILENCE, finalized_at=None)
-    assert next_inquiry_after_silence_at(payment, NOW) == NOW + 10 * MINUTE
 
 
 @for_each(

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from domain.attempts import Attempt, IdKind, Outcome
 from domain.payment import Fact, Payment
-from domain.stages import TRANSITIONS, FactName, Guard, Stage, Transition
+from domain.stages import TRANSITIONS, FactName, Guard, Stage
 from tests.builders import (
     A_FAILURE,
-    AN_ACCOUNT,
     RECEIPT,
     a_payment,
     an_attempt,
@@ -105,12 +104,6 @@ def test_only_the_two_last_stages_are_final_and_have_a_final_status() -> None:
     assert {stage.public_status for stage in Stage if not stage.is_final} == {"pending"}
 
 
-@pytest.mark.parametrize("outcome", [None, *Outcome])
-def test_only_an_outcome_that_moved_no_money_is_accounted_for(outcome: Outcome | None) -> None:
-    """An attempt without an outcome may have acted."""
-    assert an_attempt(outcome).is_accounted_for == (outcome in (NOT_ACTED, REFUSED, FAILED))
-
-
 # A later outcome of an attempt counts only if it is in a later line.
 STRENGTH: list[list[Outcome | None]] = [
     [None],
@@ -152,38 +145,6 @@ def test_an_outcome_changes_only_the_attempt_that_it_names(
     assert [attempt.outcome for attempt in payment.apply(fact).attempts] == expected
 
 
-def test_a_result_about_all_sends_accounts_for_each_send() -> None:
-    payment = a_payment(stage=Stage.IN_DOUBT, attempts=attempts_with(UNKNOWN, None, ACKNOWLEDGED))
-    fact = Fact(
-        name=FactName.FAILURE_REPORTED, outcome=FAILED, failure=A_FAILURE, is_about_all_sends=True
-    )
-    after = payment.apply(fact)
-    assert after.stage is Stage.FAILED
-    assert [attempt.outcome for attempt in after.attempts] == [FAILED] * 3
-
-
-def test_a_failure_of_one_send_does_not_fail_a_payment_whose_other_send_is_unknown() -> None:
-    payment = a_payment(stage=Stage.IN_DOUBT, attempts=attempts_with(UNKNOWN, ACKNOWLEDGED))
-    fact = Fact(
-        name=FactName.FAILURE_REPORTED,
-        attempt_id=an_attempt_id(2),
-        outcome=FAILED,
-        failure=A_FAILURE,
-    )
-    after = payment.apply(fact)
-    assert (after.stage, after.failure) == (Stage.IN_DOUBT, None)
-    assert after.attempts[1].outcome is FAILED
-
-
-def test_a_claim_adds_a_numbered_attempt_and_makes_it_the_current_attempt() -> None:
-    payment = a_payment(attempts=attempts_with(NOT_ACTED))
-    after = payment.apply(
-        Fact(name=FactName.CLAIMED, attempt_id=an_attempt_id(2), account=AN_ACCOUNT)
-    )
-    assert after.attempts == (an_attempt(NOT_ACTED), an_attempt(None, number=2))
-    assert after.attempt_id == an_attempt_id(2)
-
-
 @pytest.mark.parametrize(
     "payment", [a_payment(stage=Stage.FAILED), a_payment(stage=Stage.SUCCEEDED, receipt=None)]
 )
@@ -193,11 +154,6 @@ def test_a_success_sets_receipt_and_name_and_clears_the_failure(payment: Payment
     after = payment.apply(success)
     assert (after.stage, after.failure) == (Stage.SUCCEEDED, None)
     assert (after.receipt, after.recipient_name) == (RECEIPT, "JANE DOE")
-
-
-def test_a_second_receipt_does_not_replace_the_first() -> None:
-    payment = a_payment(stage=Stage.SUCCEEDED)
-    assert payment.apply(Fact(name=FactName.SUCCESS_REPORTED, receipt="UC14OTHER1")) == payment
 
 
 # The facts that prove that money moved: from Daraja, or from a person who read M-PESA's statement.
@@ -285,7 +241,3 @@ def test_ids_disagree_only_if_all_known_ids_of_their_kind_differ(
     attempts = (FIRST, SECOND)
     payment = a_payment(stage=Stage.IN_DOUBT, attempts=attempts)
     assert payment.disagrees_with(frozenset(ids.items())) is expected
-
-
-def test_a_transition_without_a_guard_always_applies() -> None:
-    assert Transition(Stage.FAILED) == Transition(Stage.FAILED, Guard.ALWAYS, None)

@@ -57,11 +57,6 @@ def test_the_sample_limits_the_cases_of_a_table_and_omits_long_tests() -> None:
     assert "tests/spec/test_long.py::test_a_thousand" not in sample
 
 
-def test_a_seed_draws_the_same_cases_again_and_another_seed_draws_others() -> None:
-    assert selected(Part.SAMPLE) == selected(Part.SAMPLE)
-    assert set(selected(Part.SAMPLE, seed=2)) != set(selected(Part.SAMPLE))
-
-
 def test_files_that_wait_and_files_that_compute_take_turns() -> None:
     files = list(dict.fromkeys(name.partition("::")[0] for name in selected(Part.SAMPLE)))
     assert [name.split("/")[-2] for name in files] == ["soak", "unit", "spec", "unit"]

@@ -20,6 +20,7 @@ from domain.values import PaymentRequest, Purpose, Role
 from gateway.cursors import HistoryPlace, history_cursor
 from gateway.schemas.bodies import payment_request
 from gateway.schemas.queries import (
+    EventParameters,
     HistoryParameters,
     NoParameters,
     PageParameters,
@@ -147,6 +148,9 @@ VALUES_OF_FIELDS: list[tuple[Kind, str, list[object]]] = [
     (Kind.WITHDRAWAL, "remarks", ["a", "x" * 101, "a\0b", 5]),
     (Kind.WITHDRAWAL, "purpose", ["", "Salary", "bonus", 5, []]),
     (Kind.BILL_PAYMENT, "till", ["1234", "12345678", 555222]),
+    (Kind.POCHI_PAYMENT, "amount", [9, 250_001]),
+    (Kind.POCHI_PAYMENT, "phone_number", ["556677"]),
+    (Kind.POCHI_PAYMENT, "remarks", ["x"]),
     (Kind.DEPOSIT, "owner", ["", " ", "x" * 256, 5, "a\0b", "\ud800"]),
     (Kind.DEPOSIT, "metadata", [[], "a", 5, {str(n): "" for n in range(21)}]),
 ]
@@ -269,7 +273,10 @@ WRONG_PARAMETERS: list[tuple[Any, str, list[str]]] = [
     (PageParameters, "receipt", ["\0", "\ud800"]),
     (PageParameters, "idempotency_key", ["\0"]),
     (PageParameters, "colour", ["red"]),
+    (EventParameters, "after", ["", "\0", "events-15\n", "payments-15", "events-" + "9" * 20]),
+    (EventParameters, "limit", ["0", "101", "1.5", ""]),
     # parameters of other routes
+    (EventParameters, "wait", ["5"]),
     (NoParameters, "wait", ["5"]),
     (WaitParameters, "limit", ["5"]),
     (WaitParameters, "wait", ["61", "-1", "1.5", ""]),
