@@ -19,7 +19,7 @@ import uvloop
 
 from tests.benchmarks.cases.common import Options
 from tests.benchmarks.cases.table import CASES, USUAL
-from tests.benchmarks.figures import FLOOR, OURS, PEER, Table
+from tests.benchmarks.figures import OURS, Table
 from tests.benchmarks.floors import FLOORS
 from tests.benchmarks.peers import Peers
 from tests.benchmarks.subject import Source, unpacked
@@ -34,9 +34,8 @@ async def run(names: list[str], sources: list[Source], turns: int, options: Opti
             if name in FLOORS:
                 say(f"turn {turn}: {name}, floors")
                 async with Peers() as peers:
-                    floor, peer = await FLOORS[name](peers, options)
-                table.add(FLOOR, floor)
-                table.add(PEER, peer)
+                    for column, figures in (await FLOORS[name](peers, options)).items():
+                        table.add(column, figures)
             # Each source is first in every other turn.
             for source in sources if turn % 2 else reversed(sources):
                 say(f"turn {turn}: {name}, {source.name}")

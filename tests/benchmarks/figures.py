@@ -9,7 +9,7 @@ from statistics import median
 
 from tests.benchmarks.cases.common import Figures
 
-FLOOR, PEER, OURS = "floor", "peer", "this"
+FLOOR, PEER, GO, OURS = "floor", "peer", "go", "this"
 
 
 class Table:
@@ -25,6 +25,10 @@ class Table:
         for name, value in figures.items():
             self._values[name][column].append(value)
 
+    @property
+    def _has_go(self) -> bool:
+        return any(GO in by_column for by_column in self._values.values())
+
     def medians(self) -> dict[str, dict[str, float]]:
         """The median of each figure in each column."""
         return {
@@ -39,8 +43,8 @@ class Table:
     def to_markdown(self) -> str:
         """One row for each figure that we have ourselves."""
         base = [self._base] if self._base else []
-        columns = [FLOOR, PEER, *base, OURS]
-        ratios = [FLOOR, PEER, *base]
+        others = [FLOOR, PEER, *([GO] if self._has_go else []), *base]
+        columns, ratios = [*others, OURS], others
         header = ["figure", *columns, *(f"÷ {column}" for column in ratios)]
         rows = [header, ["---", *("---:" for _ in header[1:])]]
         for name, values in self.medians().items():
