@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
@@ -16,53 +15,10 @@ from domain.errors import LimitExceeded, RateLimited, StoreUnavailable
 from domain.failures import FailureReason
 from domain.kinds import Kind
 from domain.lifecycle.accept import Acceptance, NewPayment
-from domain.policy import Charge, LimitName
 from domain.stages import Stage
-from domain.values import Caller, Role
-from tests.integration.conftest import Store, a_new_payment, failure, new_id, success
+from tests.integration.conftest import Store, failure, new_id, success
+from tests.integration.metering import a_caller, a_phone, charged
 from tests.stack.databases import connection
-
-_CALLERS = iter(range(1_000_000))
-_PHONES = iter(range(254_700_000_000, 254_701_000_000))
-
-
-def a_caller() -> Caller:
-    return Caller("https://project.example/auth/v1", f"caller-{next(_CALLERS)}", Role.BACKEND)
-
-
-def a_phone() -> str:
-    return str(next(_PHONES))
-
-
-def charged(
-    caller: Caller | None = None,
-    kind: Kind = Kind.DEPOSIT,
-    *,
-    per_day: int | None = None,
-    phone_per_day: int | None = None,
-    per_minute: int | None = None,
-    key: str | None = None,
-    **changes: Any,
-) -> NewPayment:
-    """Return a new payment that is charged to the given limits."""
-    caller = caller or a_caller()
-    if kind is not Kind.BILL_PAYMENT:
-        changes.setdefault("phone_number", a_phone())
-    new = replace(a_new_payment(kind, key=key, **changes), caller=caller)
-    amount, phone = new.request.amount_kes, new.request.phone_number or ""
-    charges = [
-        (LimitName.CALLER_DAY, caller.key, amount, per_day),
-        (LimitName.PHONE_DAY, phone, amount, phone_per_day),
-        (LimitName.PHONE_MINUTE, phone, 1, per_minute),
-    ]
-    return replace(
-        new,
-        charges=tuple(
-            Charge(name, subject, cost, limit)
-            for name, subject, cost, limit in charges
-            if limit is not None
-        ),
-    )
 
 
 async def accept_all(

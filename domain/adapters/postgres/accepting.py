@@ -21,15 +21,18 @@ from domain.adapters.postgres.engine import CONTENDED, Database, is_about_rows, 
 from domain.adapters.postgres.epoch import EPOCH
 from domain.adapters.postgres.functions import LIMITS, Function
 from domain.adapters.postgres.limiting import (
+    FIND_USED,
     LIMIT_PARAMETERS,
+    LIMIT_VARIABLES,
     LOCK_LIMITS,
-    USED_IF_EXCEEDED,
+    RETURN_USED,
     AllowanceContended,
     Ceilings,
     find_refusals,
     usages_from,
 )
 from domain.adapters.postgres.locks import waited_for_an_advisory_lock
+from domain.adapters.postgres.meters import MAINTAIN_METERS
 from domain.adapters.postgres.payment_columns import (
     ACCEPTED_TYPES,
     INSERTED_NAMES,
@@ -101,14 +104,16 @@ ACCEPT = Function(
     body=f"""
 DECLARE
     stamp_of_now text := to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"');
+    {LIMIT_VARIABLES}
 BEGIN
     {LIMITS}
     IF cardinality(:lock_numbers) > 0 THEN
         {LOCK_LIMITS}
-        RETURN QUERY {USED_IF_EXCEEDED};
-        IF FOUND THEN
-            RETURN;
+        {FIND_USED}
+        IF busy IS NOT NULL THEN
+            {MAINTAIN_METERS}
         END IF;
+        {RETURN_USED}
     END IF;
     RETURN QUERY
     WITH batch AS (SELECT * FROM {unnest(ACCEPTED_TYPES)}),

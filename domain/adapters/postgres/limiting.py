@@ -1,8 +1,8 @@
 """Checks the limits, in the function that accepts the payments.
 
 The function locks each limit's key before it sums the payments. Two requests therefore never count
-the same remaining allowance. The sums are always computed from the payments themselves, so there
-is no stored count that could be wrong.
+the same remaining allowance. For a caller or a phone number with many payments, a meter holds the
+sum (`meters.py`).
 
 The database only compares sums with ceilings, for all payments of a batch together. If a ceiling is
 exceeded, it stores nothing, and returns what is used. The policy then decides which of the payments
@@ -20,12 +20,11 @@ from typing import Any
 from uuid import UUID
 
 from domain.adapters.postgres.locks import LOCK_LIMIT
+from domain.adapters.postgres.meters import BUSY_ROWS, changes_of, meter_of, sum_of_day
 from domain.errors import RequestRefused
 from domain.kinds import kinds_that
 from domain.lifecycle.accept import NewPayment
 from domain.policy import MINUTE, Allowances, LimitName, Usage
-from domain.stages import Stage
-from domain.values import NAIROBI
 
 # The parameters of the function that checks the limits. A number is that of a lock. The other
 # arrays have one value for each limit of a subject: what the batch costs, and the ceiling that the
@@ -41,41 +40,65 @@ LIMIT_PARAMETERS = {
 # `lock_numbers` is sorted, so that two batches lock in the same order.
 LOCK_LIMITS = f"PERFORM {LOCK_LIMIT} FROM unnest(:lock_numbers) AS number;"
 
-# Every payment counts against the limits of a day, unless it certainly moved no money.
-_COUNTS = f"(stage <> '{Stage.FAILED}' OR NOT coalesce(failure_safe_to_retry, false))"
-_OFFSET = f"interval '{NAIROBI.utcoffset(None)}'"
-_DAY_BEGAN_AT = f"(date_trunc('day', now() AT TIME ZONE {_OFFSET}) AT TIME ZONE {_OFFSET})"
 _PROMPTS = ", ".join(f"'{kind.value}'" for kind in kinds_that(lambda rules: rules.is_prompt))
+_DAYS = (LimitName.CALLER_DAY, LimitName.PHONE_DAY)
+_MINUTE_AGO = f"now() - interval '{MINUTE.total_seconds()} seconds'"
 
 
-def _sum_of(limit_name: LimitName, amount: str, condition: str) -> str:
-    """What each subject of `charged` has used of a limit."""
+def _used(condition: str, query: str, oldest: str = "NULL::timestamptz") -> str:
+    """What is used of each limit in `charged` that satisfies `condition`."""
     return f"""
-        SELECT charged.limit_name, charged.subject, used.amount, used.oldest FROM charged,
-        LATERAL (SELECT {amount} AS amount, min(created_at) AS oldest
-            FROM mkwanja.payments WHERE {condition}) AS used
-        WHERE charged.limit_name = '{limit_name}'"""
+        SELECT charged.position, charged.cost, charged.ceiling,
+            coalesce(used.amount, 0) AS amount, {oldest} AS oldest, used.rows_read
+        FROM charged, LATERAL ({query}) AS used WHERE {condition}"""
 
 
-# Selects what is used of each limit, if a ceiling is exceeded, and else nothing.
-USED_IF_EXCEEDED = f"""
+# Finds what is used of each limit, whether a ceiling is exceeded, and the positions of the limits
+# for which many rows were read.
+FIND_USED = f"""
     WITH charged AS MATERIALIZED (
-        SELECT * FROM unnest(:limit_names, :subjects, :costs, :ceilings)
-            AS batch(limit_name, subject, cost, ceiling)
-    ), used AS MATERIALIZED ({" UNION ALL ".join((
-        _sum_of(LimitName.CALLER_DAY, "sum(amount_kes)",
-            f"caller_key = charged.subject AND created_at >= {_DAY_BEGAN_AT} AND {_COUNTS}"),
-        _sum_of(LimitName.PHONE_DAY, "sum(amount_kes)",
-            f"phone_number = charged.subject AND created_at >= {_DAY_BEGAN_AT} AND {_COUNTS}"),
-        _sum_of(LimitName.PHONE_MINUTE, "count(*)",
-            "phone_number = charged.subject AND kind IN (" + _PROMPTS + ")"
-            f" AND created_at > now() - interval '{MINUTE.total_seconds()} seconds'"),
+        SELECT batch.*, CASE WHEN limit_name <> '{LimitName.PHONE_MINUTE}' THEN
+            ({meter_of("batch.limit_name", "batch.subject")}) END AS metered
+        FROM unnest(:limit_names, :subjects, :costs, :ceilings) WITH ORDINALITY
+            AS batch(limit_name, subject, cost, ceiling, position)
+    ), used AS ({" UNION ALL ".join((
+        *(_used(
+            f"charged.limit_name = '{limit_name}' AND charged.metered IS NULL",
+            sum_of_day(limit_name, "charged.subject"),
+        ) for limit_name in _DAYS),
+        _used(
+            "charged.metered IS NOT NULL",
+            "SELECT charged.metered + coalesce(changes.amount, 0) AS amount, changes.rows_read"
+            f" FROM ({changes_of('charged.limit_name', 'charged.subject')}) AS changes",
+        ),
+        _used(
+            f"charged.limit_name = '{LimitName.PHONE_MINUTE}'",
+            "SELECT count(*) AS amount, min(created_at) AS oldest, 0 AS rows_read"
+            " FROM mkwanja.payments WHERE phone_number = charged.subject"
+            f" AND kind IN ({_PROMPTS}) AND created_at > {_MINUTE_AGO}",
+            "used.oldest",
+        ),
     ))})
-    SELECT NULL::uuid, used.limit_name, used.subject, coalesce(used.amount, 0)::bigint,
-        used.oldest, now(), NULL::text, NULL::text
-    FROM used WHERE EXISTS (
-        SELECT FROM charged JOIN used AS of_limit USING (limit_name, subject)
-        WHERE coalesce(of_limit.amount, 0) + charged.cost > charged.ceiling)"""  # fmt: skip
+    SELECT bool_or(amount + cost > ceiling), array_agg(position), array_agg(amount),
+        array_agg(oldest), array_agg(position) FILTER (WHERE rows_read > {BUSY_ROWS})
+    INTO is_exceeded, positions, amounts, oldests, busy FROM used;"""  # fmt: skip
+
+# The variables of FIND_USED. `positions`, `amounts` and `oldests` have the same order.
+LIMIT_VARIABLES = """
+    is_exceeded boolean;
+    positions bigint[];
+    amounts bigint[];
+    oldests timestamptz[];
+    busy bigint[];"""
+
+# Returns what is used of each limit, if a ceiling is exceeded, and stores nothing.
+RETURN_USED = """
+    IF is_exceeded THEN
+        RETURN QUERY SELECT NULL::uuid, (:limit_names)[position], (:subjects)[position],
+            used.amount, used.oldest, now(), NULL::text, NULL::text
+        FROM unnest(positions, amounts, oldests) AS used(position, amount, oldest);
+        RETURN;
+    END IF;"""
 
 
 class AllowanceContended(Exception):
@@ -119,7 +142,7 @@ class Ceilings:
 
 
 def usages_from(rows: Iterable[Any]) -> dict[tuple[LimitName, str], Usage]:
-    """What is used of each limit, from the rows of USED_IF_EXCEEDED."""
+    """What is used of each limit, from the rows of RETURN_USED."""
     return {(LimitName(row.limit_name), row.subject): Usage(row.amount, row.oldest) for row in rows}
 
 

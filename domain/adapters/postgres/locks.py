@@ -23,7 +23,7 @@ BRAKES = 4_711_254_003
 
 # The limits of callers and phone numbers. `LIMITS` is the first of the lock's two numbers. The
 # second is computed from the caller or the phone number. A request gets this lock exclusively
-# before the request sums the payments.
+# before the request reads what is used. Only its holder changes a meter.
 LIMITS = 4_711
 
 LOCK_MIGRATION = f"pg_advisory_xact_lock({MIGRATION})"

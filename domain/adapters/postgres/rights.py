@@ -45,6 +45,7 @@ UPDATED_COLUMNS = {
         "probe_at",
     ),
     "event_publisher": ("published_through", "publisher", "turn_ends_at"),
+    "limit_meters": ("amount", "count_after"),
 }
 
 # The migrations insert the rows of these tables.

@@ -14,6 +14,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Date,
     DateTime,
     ForeignKey,
     Identity,
@@ -36,7 +37,7 @@ SCHEMA = "mkwanja"
 
 # The schema that this release needs. /readyz compares it with the database, and a test compares it
 # with the newest migration.
-REVISION = "0013"
+REVISION = "0014"
 
 metadata = MetaData(schema=SCHEMA)
 
@@ -262,4 +263,25 @@ event_publisher = Table(
     Column("published_through", BigInteger, nullable=False),
     Column("publisher", Uuid),
     Column("turn_ends_at", _moment),
+)
+
+# What busy callers and phone numbers have used of a limit of a day (`meters.py`).
+limit_meters = Table(
+    "limit_meters",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("limit_name", Text, primary_key=True),
+    Column("subject", Text, primary_key=True),
+    Column("amount", BigInteger),
+    Column("count_after", BigInteger),
+)
+
+limit_changes = Table(
+    "limit_changes",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("limit_name", Text, primary_key=True),
+    Column("subject", Text, primary_key=True),
+    Column("number", BigInteger, Identity(always=True), primary_key=True),
+    Column("amount", BigInteger, nullable=False),
 )
