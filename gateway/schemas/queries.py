@@ -11,7 +11,7 @@ from aiohttp import web
 from multidict import MultiMapping
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from domain.adapters.postgres.reading import PageQuery
+from domain.adapters.postgres.listing import PageQuery
 from domain.errors import FieldError, InvalidRequest
 from domain.kinds import Kind
 from domain.payment import Payment

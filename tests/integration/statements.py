@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
-from domain.adapters.postgres.reading import PageQuery, PostgresReadingStore
+from domain.adapters.postgres.listing import PageQuery
+from domain.adapters.postgres.reading import PostgresReadingStore
 from domain.attempts import IdKind
 from domain.kinds import Kind
 from domain.lifecycle.record_callback import raw_callback_change

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -16,13 +15,13 @@ from domain.adapters.batching import Abandoned, Lane
 from domain.adapters.postgres.brakes import ENGAGED
 from domain.adapters.postgres.engine import Database, Transaction
 from domain.adapters.postgres.functions import Function
+from domain.adapters.postgres.listing import PageQuery, page_statement
 from domain.adapters.postgres.outbox import COUNT_UNPUBLISHED
 from domain.adapters.postgres.payment_columns import payment_from
 from domain.adapters.postgres.rows import attempts_from
-from domain.adapters.postgres.statements import Statement, sql
+from domain.adapters.postgres.statements import sql
 from domain.adapters.postgres.tables import REVISION
 from domain.payment import Payment
-from domain.stages import Stage
 from domain.views import Entry
 
 # Reads payments with all that belongs to them in one statement, so they are of one moment. Each
@@ -68,26 +67,6 @@ SELECT (SELECT count(*) FROM mkwanja.payments WHERE needs_review) AS needing_rev
     {COUNT_UNPUBLISHED} AS unpublished
 """)
 
-_STAGES_OF_STATUS = {
-    status: [stage.value for stage in Stage if stage.public_status == status]
-    for status in ("pending", "success", "failed")
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PageQuery:
-    """Selects a page of payments, newest first.
-
-    `equal` maps columns to required values. `older_than` is the last payment of the previous page.
-    """
-
-    equal: Mapping[str, Any]
-    status: str | None = None
-    created_after: datetime | None = None
-    created_before: datetime | None = None
-    older_than: tuple[datetime, UUID] | None = None
-    limit: int = 20
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Situation:
@@ -130,7 +109,7 @@ class PostgresReadingStore:
     async def page(self, query: PageQuery) -> list[Payment]:
         """At most `query.limit` payments. Request one more to see if there is a next page."""
         async with self._database.transaction() as transaction:
-            rows = await transaction.rows(*_page_statement(query))
+            rows = await transaction.rows(*page_statement(query))
             return await _with_attempts(transaction, rows)
 
     async def history(self, payment_id: UUID, *, after: int, limit: int) -> list[Entry]:
@@ -183,32 +162,6 @@ class PostgresReadingStore:
         """
         async with self._database.transaction() as transaction:
             return not transaction.is_read_only
-
-
-def _page_statement(query: PageQuery) -> tuple[Statement, dict[str, Any]]:
-    """The statement that reads the page of `query`, and its parameters."""
-    parameters: dict[str, Any] = {"limit": query.limit}
-    conditions = ["true"]
-    for column, value in query.equal.items():
-        conditions.append(f"{column} = :{column}")
-        parameters[column] = value
-    if query.status is not None:
-        conditions.append("stage = ANY(CAST(:stages AS text[]))")
-        parameters["stages"] = _STAGES_OF_STATUS[query.status]
-    if query.created_after is not None:
-        conditions.append("created_at > :created_after")
-        parameters["created_after"] = query.created_after
-    if query.created_before is not None:
-        conditions.append("created_at < :created_before")
-        parameters["created_before"] = query.created_before
-    if query.older_than is not None:
-        conditions.append("(created_at, id) < (:older_than_time, :older_than_id)")
-        parameters["older_than_time"], parameters["older_than_id"] = query.older_than
-    statement = sql(
-        f"SELECT * FROM mkwanja.payments WHERE {' AND '.join(conditions)}"
-        " ORDER BY created_at DESC, id DESC LIMIT :limit"
-    )
-    return statement, parameters
 
 
 def _parse(rows: str | None) -> list[Any]:

@@ -37,7 +37,7 @@ SCHEMA = "mkwanja"
 
 # The schema that this release needs. /readyz compares it with the database, and a test compares it
 # with the newest migration.
-REVISION = "0014"
+REVISION = "0015"
 
 metadata = MetaData(schema=SCHEMA)
 
@@ -78,14 +78,45 @@ Index(
 )
 Index("payments_event_due", payments.c.event_due, postgresql_where=payments.c.event_due.isnot(None))
 Index("payments_newest", payments.c.created_at, payments.c.id)
-Index("payments_by_owner", payments.c.owner, payments.c.created_at, payments.c.id)
+Index(
+    "payments_of_owner",
+    payments.c.owner,
+    payments.c.created_at,
+    payments.c.id,
+    postgresql_where=payments.c.owner.isnot(None),
+)
+Index(
+    "payments_pending",
+    payments.c.kind,
+    payments.c.created_at,
+    payments.c.id,
+    postgresql_where=payments.c.finalized_at.is_(None),
+)
+Index(
+    "payments_final",
+    payments.c.kind,
+    text("(failure_reason IS NULL)"),
+    payments.c.created_at,
+    payments.c.id,
+    postgresql_where=payments.c.finalized_at.isnot(None),
+)
+Index(
+    "payments_final_of_owner",
+    payments.c.owner,
+    payments.c.kind,
+    text("(failure_reason IS NULL)"),
+    payments.c.created_at,
+    payments.c.id,
+    postgresql_where=payments.c.finalized_at.isnot(None) & payments.c.owner.isnot(None),
+)
 Index("payments_by_caller", payments.c.caller_key, payments.c.created_at)
 Index("payments_by_phone_number", payments.c.phone_number, payments.c.created_at, payments.c.id)
 Index(
-    "payments_by_account_reference",
+    "payments_of_reference",
     payments.c.account_reference,
     payments.c.created_at,
     payments.c.id,
+    postgresql_where=payments.c.account_reference.isnot(None),
 )
 Index("payments_by_idempotency_key", payments.c.idempotency_key)
 Index(
