@@ -53,6 +53,7 @@ LIST_EVENTS = Function(
     name="list_events",
     parameters={"lock_timeout": "text", "limit": "int"},
     returns={"listed": "int"},
+    joins_tables=True,
     body=f"""
 BEGIN
     listed := 0;

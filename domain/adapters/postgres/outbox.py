@@ -49,6 +49,7 @@ TAKE_TURN = Function(
         "limit": "int",
     },
     returns={"event_position": "bigint", "payment_id": "uuid", "event_body": "text"},
+    joins_tables=True,
     body=f"""
 DECLARE
     turn record;
