@@ -64,8 +64,9 @@ class Due:
     The values may be stale. The claim decides whether the payment may be sent.
 
     * `is_expired`: the payment is too old to be sent, by the database's clock.
-    * `is_due`: its next step is due now or within `HANDOVER_RETRY_AFTER`. When the sweeper hands
-      over a step, it moves the due time that far into the future, and the step still counts as due.
+    * `is_due`: its next step is due now or within `HANDOVER_RETRY_AFTER`. When the sweeper
+      hands over a step, it sets the step's due time to `HANDOVER_RETRY_AFTER` from then. Such a
+      step still counts as due.
     * `is_held`: a claim would fail now. Either a brake stops the claim (rules.md §17), or a person
       must look at the payment first.
     """
@@ -327,8 +328,8 @@ def expiry_change(payment_id: UUID) -> Change:
     """The change that fails a payment that is too old to be sent.
 
     It moves only a payment in `accepted` to `failed`. The attempts of such a payment show no sign
-    that Daraja acted. If a person must look at the payment, and a message or an answer shows that
-    Daraja has it, nothing changes, and the person decides.
+    that Daraja acted. If a message or an answer shows that Daraja may have acted, and the payment
+    needs review, nothing changes, and a person decides.
     """
 
     def decide(payment: Payment | None, context: Context) -> Decided:
