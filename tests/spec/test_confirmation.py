@@ -91,19 +91,6 @@ async def test_a_large_payment_succeeds_once_daraja_confirms_it(system: System, 
     await system.assert_money_agrees([payment_id])
 
 
-async def test_only_an_amount_above_the_limit_needs_a_confirmation(
-    system: System,
-) -> None:
-    for amount, inquiry_count in ((CONFIRM_ABOVE, 0), (CONFIRM_ABOVE + 1, 1)):
-        payment_id = await system.deposit(amount=amount)
-        payment = await system.settled(payment_id)
-        assert (payment["status"], payment["receipt"]) == (
-            "success",
-            await receipt_of(system, payment_id),
-        )
-        assert len(await _inquiries_at_daraja(system, payment_id)) == inquiry_count
-
-
 @pytest.mark.parametrize("api", _APIS)
 async def test_a_forged_success_never_settles_a_payment_that_failed(
     system: System, api: Api

@@ -108,32 +108,6 @@ async def test_a_failure_after_a_success_only_flags_the_payment(system: System, 
     await _assert_stored(system, one, "finalized", "contradiction", "contradiction")
 
 
-@pytest.mark.parametrize("api", _APIS)
-async def test_a_second_receipt_flags_the_payment(system: System, api: Api) -> None:
-    """The payment keeps the first receipt. The second callback is stored."""
-    one, first = await _begin_awaited(system, api), _new_receipt()
-    for receipt in (first, _new_receipt()):
-        await deliver_result(system, one, receipt=receipt)
-    await _assert_success(system, one.id, "succeeded", receipt=first)
-    await _assert_facts(system, one.id, "success_reported", "contradiction")
-    await _assert_stored(system, one, "finalized", "contradiction")
-
-
-@pytest.mark.parametrize("api", _APIS)
-async def test_a_success_with_another_amount_flags_the_payment(system: System, api: Api) -> None:
-    """Only a later success with the right amount finalizes the payment."""
-    one, receipt = await _begin_awaited(system, api), _new_receipt()
-    await deliver_result(system, one, amount=one.amount + 1, receipt=_new_receipt())
-    payment = await system.payment(one.id)
-    assert (payment["stage"], payment["receipt"]) == ("awaiting_result", None)
-    assert await event_types(system, one.id) == []
-    await deliver_result(system, one, receipt=receipt)
-    await _assert_success(system, one.id, "succeeded", receipt=receipt)
-    assert (await system.payment(one.id))["amount_settled"] == one.amount
-    await _assert_facts(system, one.id, "amount_differs", "success_reported")
-    await _assert_stored(system, one, "amount_differs", "finalized")
-
-
 async def test_a_success_without_receipt_gets_its_receipt_later(system: System) -> None:
     """The callback has no receipt and flags the deposit. An STK query settles the deposit.
 

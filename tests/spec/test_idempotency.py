@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from redis.asyncio import Redis
 
-from tests.spec.playing import count_sends, sweep
+from tests.spec.playing import count_sends
 from tests.spec.requesting import (
     BILL_PAYMENT,
     DEPOSIT,
@@ -195,15 +195,3 @@ async def test_an_expired_key_of_a_finished_payment_is_free(system: System) -> N
     assert_replayed(await post(system, "/v1/deposits", other, key=key), second)
     await system.settled(second.json()["id"])
     await system.assert_money_agrees([first["id"], second.json()["id"]])
-
-
-async def test_a_retry_does_not_send_a_payment_in_doubt_again(system: System) -> None:
-    await system.scenario("answer_and_callback_lost")
-    key = str(uuid4())
-    first = (await system.backend.pay("/v1/withdrawals", WITHDRAWAL, key=key)).expect(202)
-    payment_id = first.json()["id"]
-    await system.in_stage(payment_id, "in_doubt")
-    assert_replayed(await system.backend.pay("/v1/withdrawals", WITHDRAWAL, key=key), first)
-    await sweep(system, [payment_id])
-    assert await count_sends(system, payment_id) == 1
-    assert len(await system.eventually(lambda: system.movements(payment_id))) == 1

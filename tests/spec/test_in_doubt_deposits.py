@@ -23,7 +23,7 @@ from tests.spec.in_doubt import (
     wait_for_inquiries_about_each,
     wait_until_observed,
 )
-from tests.spec.playing import IN_DOUBT, PAID, failed, observe
+from tests.spec.playing import PAID, failed, observe
 from tests.spec.system import System
 
 _NO_RESULT = failed("no_result_confirmed", None, safe=False)
@@ -240,19 +240,6 @@ async def test_a_failure_found_by_inquiries_needs_two_answers_with_one_code(syst
         ] * count
 
 
-async def test_one_wrong_answer_to_an_inquiry_ends_nothing(system: System) -> None:
-    """Daraja answers the first STK query wrongly as failed, and the second one as paid."""
-    payment_id = await begin_in_doubt(
-        system, "stk", "lost_callback", InquiryRule("query_contradicts", {"code": 1037}, 1)
-    )
-    await wait_until_observed(system, {"it": PAID}, {"it": payment_id})
-    assert [inquiry["verdict"] for inquiry in await inquiries(system, payment_id)] == [
-        "failed",
-        "paid",
-    ]
-    assert await event_types(system, payment_id) == ["succeeded"]
-
-
 _IN_FLIGHT = (
     "in_flight_a",
     "in_flight_b",
@@ -279,16 +266,3 @@ async def test_a_deposit_under_way_is_never_read_as_failed(system: System) -> No
     await system.assert_money_agrees(list(ids.values()))
     for payment_id in ids.values():
         assert await event_types(system, payment_id) == ["succeeded"]
-
-
-async def test_a_deposit_in_doubt_is_never_sent_again(system: System) -> None:
-    """The connection broke, or Daraja was busy. The worker does not send the deposit again.
-
-    Without a `CheckoutRequestID` it cannot inquire, so the deposit fails when its result window is
-    over.
-    """
-    names = ("cut_before_acting", "system_busy", "maintenance")
-    ids = {name: await begin_in_doubt(system, "stk", name, times=1) for name in names}
-    for payment_id in ids.values():
-        assert IN_DOUBT.stage == (await system.in_stage(payment_id, "in_doubt"))["stage"]
-    await wait_until_observed(system, dict.fromkeys(ids, _NO_RESULT), ids, flagged_or_not=True)

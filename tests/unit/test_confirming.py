@@ -189,18 +189,6 @@ def test_a_message_never_postpones_an_inquiry(due: Any) -> None:
 # --- answers to the inquiries ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", [*OPEN, S.FAILED, S.SUBMITTING])
-def test_an_answer_to_an_inquiry_is_the_confirmation(stage: Stage) -> None:
-    decision = decide_callback(
-        a_due_payment(stage=stage),
-        STATUS_PAID,
-        an_inquiry(1, at=NOW - MINUTE),
-        operation="status-1",
-        confirm_above_kes=0,
-    )
-    assert payment_of(decision).stage is S.SUCCEEDED
-
-
 @pytest.mark.parametrize("stage", [*OPEN, S.SUBMITTING, S.FAILED])
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("is_answer", [True, False], ids=["answer", "callback"])
@@ -259,14 +247,6 @@ def test_a_receipt_that_another_payment_has_by_now_does_not_finalize_a_payout() 
     decision = decide_inquiry_answer(a_due_payment(), STATUS_PAID, an_inquiry(1), **known)
     assert payment_of(decision).stage is S.IN_DOUBT
     assert decision.disposition == D.RECEIPT_OF_ANOTHER_PAYMENT
-
-
-def test_a_confirmed_correction_is_announced() -> None:
-    payment = a_due_payment(stage=S.FAILED, needs_review=True)
-    decision = decide_inquiry_answer(payment, STATUS_PAID, an_inquiry(1), **unconfirmed())
-    after = payment_of(decision)
-    assert (after.stage, after.receipt) == (S.SUCCEEDED, RECEIPT)
-    assert event_of(decision) is EventType.CORRECTED
 
 
 # --- the schedule of the inquiries ----------------------------------------------------------------

@@ -14,7 +14,6 @@ from domain.adapters.daraja.status import STATUS, status_body
 from domain.attempts import Outcome
 from domain.changes import Exchange
 from domain.errors import OutcomeUnknown, ProductRefused, QueueUnavailable, Throttled, Unreachable
-from domain.evidence import InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.inquiry_changes import InquiryAnswer
 from domain.operations import OperationHealth
@@ -80,22 +79,6 @@ SPIKE = json_answer(429, fault={"detail": {"errorcode": "policies.ratelimit.Spik
 PUSHED = (an_attempt(Outcome.ACKNOWLEDGED, checkout_request_id=CHECKOUT),)
 DEPOSIT = a_due_payment(Kind.DEPOSIT, attempts=PUSHED)
 WITHDRAWAL, BILL = a_due_payment(Kind.WITHDRAWAL), a_due_payment(Kind.BILL_PAYMENT)
-
-
-async def test_an_answer_to_stk_query_is_read_at_once_and_recorded() -> None:
-    client, exchanges = OfflineClient(Tokens("one"), PAID), list[Exchange]()
-    report = await client.inquire(DEPOSIT, 1, exchanges)
-    assert report is not None
-    assert report.inquiry_outcome is InquiryOutcome.PAID
-    ((api, body),) = client.requests
-    assert (api, body["CheckoutRequestID"]) == (STK_QUERY, CHECKOUT)
-    ((exchange),) = exchanges
-    assert (exchange.attempt_id, exchange.api, exchange.http_status, exchange.outcome) == (
-        None,
-        "stk_query",
-        200,
-        "paid",
-    )
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from typing import Any
 from domain.adapters.daraja.messages import _normalize_short
 from domain.adapters.daraja.reports import UNREADABLE
 from domain.attempts import IdKind
-from domain.failures import FailureReason
 from domain.kinds import RULES, Kind
 from domain.report import Report, ReportedOutcome
 from tests.case_tables import for_each
@@ -131,13 +130,6 @@ def test_a_code_is_read_as_its_text_from_a_number_or_a_string(
 @for_each("code", [ABSENT, None, False, 0.0, "", [0], {}, "x" * 41, "0\n", "\ud800"])
 def test_a_code_of_another_type_makes_the_message_unreadable(operation: str, code: object) -> None:
     assert read_message(operation, MESSAGES[operation](code)) == UNREADABLE
-
-
-def test_a_deposits_failure_has_no_metadata_and_needs_none() -> None:
-    report = read_message("deposit", stk("1032", ABSENT))
-    assert report.failure is not None
-    assert report.failure.reason is FailureReason.CANCELLED_BY_CUSTOMER
-    assert (report.outcome, report.has_amount, report.receipt) == (FAILURE, False, None)
 
 
 def test_a_failures_transaction_id_is_never_a_receipt() -> None:

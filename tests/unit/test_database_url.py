@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from domain.adapters.postgres.urls import DatabaseUrl, read_database_url
+from domain.adapters.postgres.urls import read_database_url
 from domain.adapters.settings.common import MigrationSettings, read_settings
 from domain.adapters.settings.errors import SettingsError
 from tests.case_tables import for_each
@@ -314,16 +314,3 @@ def test_every_secret_of_a_url_is_listed() -> None:
         read_database_url("postgresql://h/d?user=u&password=p%40s&sslpassword=q").secrets
     ) == {"p@s", "q"}
     assert "p@ss" not in repr(read_database_url(URL))
-
-
-def test_a_plain_url_is_read_into_its_parts() -> None:
-    assert read_database_url(URL) == DatabaseUrl(
-        hosts=(("db.example", 6543),),
-        user="user",
-        password="p@ss",
-        database="mkwanja",
-        target_session_attrs=None,
-        tls={},
-        left_out=(),
-        secrets=("p%40ss", "p@ss"),
-    )

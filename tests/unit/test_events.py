@@ -67,12 +67,6 @@ def test_the_public_payment_has_the_fields_of_its_kind_and_no_others(kind: Kind)
     assert public_payment(a_payment(kind=kind)) == COMMON | OF_KIND[kind]
 
 
-def test_a_payment_to_a_till_shows_the_till_in_place_of_a_paybill() -> None:
-    view = public_payment(a_payment(kind=Kind.BILL_PAYMENT, paybill=None, till="555222"))
-    assert view["till"] == "555222"
-    assert "paybill" not in view
-
-
 def test_a_backend_also_sees_key_recipient_and_daraja_s_ids_of_every_attempt() -> None:
     attempts = (
         an_attempt(Outcome.UNKNOWN, checkout_request_id="ws_CO_1", merchant_request_id="m-1"),
@@ -89,15 +83,6 @@ def test_a_backend_also_sees_key_recipient_and_daraja_s_ids_of_every_attempt() -
         },
     }
     assert {name: view[name] for name in common} == common
-
-
-@pytest.mark.parametrize("stage", Stage)
-def test_every_stage_is_shown_with_its_public_status(stage: Stage) -> None:
-    view = public_payment(a_payment(stage=stage))
-    assert (view["stage"], view["status"]) == (stage.value, stage.public_status)
-    assert (view["receipt"] is not None) == (stage is Stage.SUCCEEDED)
-    assert (view["failure"] is not None) == (stage is Stage.FAILED)
-    assert (view["finalized_at"] is not None) == stage.is_final
 
 
 def test_a_failure_has_its_reason_a_sentence_and_whether_a_retry_is_safe() -> None:

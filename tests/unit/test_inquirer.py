@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
 
 import pytest
 
 from domain.errors import OutcomeUnknown, QueueUnavailable, StoreUnavailable, Throttled, Unreachable
-from domain.evidence import Inquiry
 from domain.kinds import Kind
-from domain.payment import Payment
-from domain.stages import Stage
 from tests.builders import NOW, a_due_payment
 from tests.unit.sending import AN_EXCHANGE, NOT_FOUND, World
 
@@ -25,13 +21,6 @@ async def test_an_inquiry_is_prepared_stored_sent_and_recorded_in_this_order(kin
     assert world.exchanges == (AN_EXCHANGE,)
 
 
-async def test_an_answer_that_comes_by_callback_is_not_recorded_by_the_inquirer() -> None:
-    world = World(a_due_payment())
-    world.inquiry_answer = None
-    await world.inquire()
-    assert world.steps == ["prepare", "store inquiry 1", "send inquiry 1"]
-
-
 async def test_a_job_for_a_payment_that_is_not_due_sends_no_inquiry() -> None:
     world = World(a_due_payment())
     await world.inquire(is_due=False)
@@ -40,12 +29,6 @@ async def test_a_job_for_a_payment_that_is_not_due_sends_no_inquiry() -> None:
     world = World(a_due_payment(next_step_at=NOW + timedelta(minutes=1)))
     await world.inquire()
     assert world.steps == ["prepare"]
-
-
-async def test_of_two_jobs_for_one_due_time_only_one_sends_an_inquiry() -> None:
-    world = World(a_due_payment())
-    await asyncio.gather(world.inquire(), world.inquire())
-    assert [step for step in world.steps if step.startswith("send")] == ["send inquiry 1"]
 
 
 async def test_an_inquiry_over_our_own_limit_is_postponed() -> None:
@@ -70,32 +53,6 @@ async def test_a_withdrawal_that_may_be_resent_is_resent_without_an_inquiry(is_d
     world = World(a_due_payment(), *NOT_FOUND)
     await world.inquire(is_due=is_due)
     assert world.steps == ["prepare", "claim", "send", "record"]
-
-
-@pytest.mark.parametrize(
-    ("payment", "inquiries"),
-    [
-        (a_due_payment(), NOT_FOUND[:1]),
-        (a_due_payment(needs_review=True), NOT_FOUND),
-        (a_due_payment(stage=Stage.AWAITING_RESULT), NOT_FOUND),
-        (a_due_payment(Kind.DEPOSIT), NOT_FOUND),
-    ],
-    ids=["one answer", "flagged", "awaiting", "deposit"],
-)
-async def test_a_payment_that_may_not_be_resent_gets_an_inquiry(
-    payment: Payment, inquiries: tuple[Inquiry, ...]
-) -> None:
-    world = World(payment, *inquiries)
-    await world.inquire()
-    assert "send" not in world.steps
-    assert f"send inquiry {len(inquiries) + 1}" in world.steps
-
-
-async def test_a_probe_inquires_about_a_final_payment() -> None:
-    world = World(a_due_payment(stage=Stage.FAILED, next_step_at=None))
-    world.inquiry_answer = None
-    await world.probe()
-    assert world.steps == ["prepare", "store inquiry 1", "send inquiry 1"]
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable, RuntimeError])

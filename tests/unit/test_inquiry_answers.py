@@ -30,7 +30,7 @@ from tests.builders import (
     a_send,
     an_inquiry,
 )
-from tests.decisions import answer_of, detail_of, entry_of, event_of, payment_of
+from tests.decisions import answer_of, entry_of, event_of, payment_of
 from tests.unit.deciding import (
     ANSWERED_FAILED,
     OWN_ID,
@@ -62,11 +62,6 @@ def decide_answer(payment: Payment, report: Report, *inquiries: Inquiry) -> Deci
     if payment.kind is Kind.DEPOSIT:
         return decide_inquiry_answer(payment, report, *inquiries, number=number)
     return decide_callback(payment, report, *inquiries, operation=f"status-{number}")
-
-
-def test_an_answer_that_comes_by_callback_changes_nothing_yet() -> None:
-    payment = a_due_payment()
-    assert decide_inquiry_answer(payment, None, an_inquiry(1)) == Decided(payment=payment)
 
 
 def test_an_answer_about_an_unknown_payment_changes_nothing() -> None:
@@ -111,15 +106,6 @@ def test_an_answer_without_a_result_changes_neither_the_payment_nor_its_due_time
     assert (decision.payment, entry_of(decision), event_of(decision)) == (payment, None, None)
     assert decision.disposition is Disposition.INQUIRY_ANSWERED
     assert not decision.is_message_flagged
-
-
-@pytest.mark.parametrize("stage", OPEN)
-def test_a_query_with_code_zero_is_a_success_without_a_receipt(stage: Stage) -> None:
-    decision = decide_answer(a_due_payment(Kind.DEPOSIT, stage), QUERY_PAID, an_inquiry(1))
-    after = payment_of(decision)
-    assert (after.stage, after.receipt, after.needs_review) == (S.SUCCEEDED, None, False)
-    assert event_of(decision) is EventType.SUCCEEDED
-    assert detail_of(decision) == {"provider_code": "0", "by": "inquiry"}
 
 
 @pytest.mark.parametrize("kind", PAYOUTS)
@@ -249,11 +235,3 @@ def test_a_result_outranks_the_silence_before_it() -> None:
     agreeing = replace(silent.pop(), outcome=V.FAILED, code="1032")
     failed = decide_answer(payment, ANSWERED_FAILED, *silent, agreeing, last)
     assert payment_of(failed).failure == A_FAILURE
-
-
-def test_silence_does_not_fail_a_deposit_while_a_stored_message_claims_success() -> None:
-    payment, answer = a_due_payment(Kind.DEPOSIT), ANSWERS[V.NO_RESULT]
-    decision = decide_inquiry_answer(
-        payment, answer, *silent_answers(3), number=4, claims_success=True
-    )
-    assert decision.payment == payment

@@ -15,8 +15,6 @@ from domain.callback_address import (
     inquiry_number,
     is_operation,
     is_timeout,
-    make_address,
-    make_token,
     status_operation,
 )
 from domain.changes import Disposition
@@ -24,7 +22,7 @@ from domain.evidence import InquiryOutcome
 from domain.kinds import Kind, kinds_that
 from domain.report import Report, ReportedOutcome
 from domain.stages import Stage
-from tests.builders import NOW, PAYMENT_ID, a_due_payment, a_report, an_attempt_id, an_inquiry
+from tests.builders import NOW, PAYMENT_ID, a_due_payment, a_report, an_inquiry
 from tests.decisions import (
     answer_of,
     breaker_reason_of,
@@ -182,13 +180,3 @@ _OTHER_OPERATIONS = ["status-0", "status-01", "status-1000000", "status-1-", "st
 @pytest.mark.parametrize("operation", [*sorted(PAYMENT_OPERATIONS), *_OTHER_OPERATIONS])
 def test_an_operation_of_no_inquiry_has_no_number(operation: str) -> None:
     assert inquiry_number(operation) is None
-
-
-def test_a_token_is_valid_for_one_operation_of_one_payment() -> None:
-    operations = [*ADDRESSES, "status-11", "status-2", "withdrawal", "withdrawal-timeout"]
-    tokens = {make_token("s3cret", str(PAYMENT_ID), operation) for operation in operations}
-    assert len(tokens) == len(operations)
-    one, other = (
-        make_address("https://pay.example", "s3cret", an_attempt_id(n), "status-1") for n in (1, 2)
-    )
-    assert one != other

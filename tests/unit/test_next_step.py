@@ -8,9 +8,8 @@ import pytest
 
 from domain.attempts import Outcome
 from domain.kinds import Kind
-from domain.payment import Fact
-from domain.stages import FactName, Stage, Step
-from tests.builders import INQUIRY_IDS, NOW, a_payment, an_attempt, an_attempt_id, attempts_with
+from domain.stages import Stage, Step
+from tests.builders import INQUIRY_IDS, NOW, a_payment, an_attempt, attempts_with
 from tests.case_tables import for_each
 
 INQUIRY_STEPS = {
@@ -72,25 +71,3 @@ def test_every_attempt_counts_as_a_send_unless_it_is_proved_without_effect(
     outcomes: tuple[Outcome | None, ...], expected: int
 ) -> None:
     assert a_payment(stage=Stage.IN_DOUBT, attempts=attempts_with(*outcomes)).send_count == expected
-
-
-CLAIM: dict[str, Any] = {"name": FactName.CLAIMED, "attempt_id": an_attempt_id(2), "at": NOW}
-
-
-def test_a_payment_in_doubt_is_claimed_only_if_a_resend_is_permitted() -> None:
-    payment = a_payment(kind=Kind.WITHDRAWAL, stage=Stage.IN_DOUBT)
-    assert payment.apply(Fact(**CLAIM)) == payment
-    after = payment.apply(Fact(**CLAIM, is_resend_permitted=True))
-    assert (after.stage, after.attempt_id) == (Stage.SUBMITTING, an_attempt_id(2))
-    assert [(one.number, one.outcome, one.claimed_at) for one in after.attempts] == [
-        (1, Outcome.UNKNOWN, None),
-        (2, None, NOW),
-    ]
-
-
-@pytest.mark.parametrize(
-    "stage", [stage for stage in Stage if stage not in (Stage.ACCEPTED, Stage.IN_DOUBT)]
-)
-def test_a_permitted_resend_claims_no_payment_that_is_under_way_or_final(stage: Stage) -> None:
-    payment = a_payment(kind=Kind.WITHDRAWAL, stage=stage)
-    assert payment.apply(Fact(**CLAIM, is_resend_permitted=True)) == payment

@@ -68,13 +68,6 @@ def test_a_payment_written_to_its_columns_reads_back_the_same(kind: Kind, stage:
     assert payment_from(json.loads(orjson.dumps(row, default=str))) == payment
 
 
-def test_a_payment_without_optional_parts_reads_back_the_same() -> None:
-    payment = a_payment(
-        caller_key=CALLER.key, attempts=(), owner=None, purpose=None, next_step_at=None
-    )
-    assert payment_from(row_of(payment)) == payment
-
-
 def test_a_success_that_an_older_process_stored_settled_the_requested_amount() -> None:
     payment = a_payment(stage=Stage.SUCCEEDED, caller_key=CALLER.key, attempts=())
     row = row_of(replace(payment, amount_settled_kes=None))

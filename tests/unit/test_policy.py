@@ -44,10 +44,6 @@ def day_of(
 
 
 class TestPermissions:
-    @pytest.mark.parametrize("kind", list(Kind))
-    def test_a_backend_may_create_every_kind(self, kind: Kind) -> None:
-        require_permission(BACKEND, kind)
-
     def test_a_user_may_deposit_but_move_no_money_out(self) -> None:
         require_permission(USER, Kind.DEPOSIT)
         for kind in kinds_that(lambda rules: rules.moves_money_out):

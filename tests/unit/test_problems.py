@@ -166,21 +166,9 @@ async def test_a_field_name_that_json_cannot_encode_is_escaped() -> None:
     assert body["errors"] == [{"pointer": "/\\ud800", "detail": "is not a known field: \\udfff"}]
 
 
-async def test_an_answer_passes_unchanged() -> None:
-    async def handler(_request: web.Request) -> web.StreamResponse:
-        return web.Response(status=202)
-
-    assert (await answer_with_problems(make_mocked_request("GET", "/"), handler)).status == 202
-
-
 def test_the_message_of_every_error_is_a_sentence() -> None:
     for kind in subclasses(PaymentServiceError) - {InvalidRequest, errors.Refused}:
         assert make_error(kind).message.endswith("."), kind
-
-
-async def test_a_limit_that_no_day_allows_has_no_time_of_reset() -> None:
-    error = errors.LimitExceeded("Too much.", limit="payment.amount_max", maximum=1000)
-    assert (await answer_error(error))[1]["resets_at"] is None
 
 
 @pytest.mark.parametrize(("wait_seconds", "retry_after"), [(0.001, "1"), (1.0, "1"), (59.2, "60")])

@@ -26,11 +26,10 @@ from domain.events import EventType
 from domain.failures import Failure, FailureReason
 from domain.kinds import Kind
 from domain.lifecycle.reconcile import lease_expiry_change
-from domain.lifecycle.record_answer import fact_of_answer
 from domain.lifecycle.submit import expiry_change
 from domain.payment import Payment
 from domain.report import ReportedOutcome
-from domain.stages import FactName, Stage
+from domain.stages import Stage
 from tests.builders import (
     NOW,
     PAYMENT_ID,
@@ -56,16 +55,6 @@ from tests.unit.deciding import (
 )
 
 IDS = frozenset({("checkout_request_id", "ws_CO_1")})
-
-
-@for_each(("error", "name", "outcome"), ANSWERS, ids=lambda value: type(value).__name__)
-def test_each_class_of_answer_is_one_fact(
-    error: ProviderError | None, name: FactName, outcome: Outcome
-) -> None:
-    fact = fact_of_answer(an_attempt_id(), error)
-    assert (fact.name, fact.outcome, fact.attempt_id) == (name, outcome, an_attempt_id())
-    assert fact.failure == (REFUSAL if isinstance(error, Refused) else None)
-    assert not fact.is_about_all_sends
 
 
 def test_every_class_of_provider_error_is_in_the_table() -> None:
@@ -212,11 +201,6 @@ def test_the_history_stores_no_text_of_other_answers(error: ProviderError | None
     payment = a_payment(stage=Stage.SUBMITTING)
     decision = decide_send_answer(payment, error, an_exchange("anything"))
     assert "provider_said" not in detail_of(decision)
-
-
-def test_an_answer_stores_its_exchanges() -> None:
-    exchange = an_exchange(None, status=None)
-    assert send_answer_change(OutcomeUnknown(), exchange).exchanges == (exchange,)
 
 
 def test_only_proof_that_a_payment_was_not_sent_clears_its_flag() -> None:

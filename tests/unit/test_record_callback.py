@@ -16,7 +16,7 @@ from domain.changes import Disposition, HistoryEntry
 from domain.events import EventType
 from domain.evidence import InquiryOutcome
 from domain.kinds import Kind
-from domain.lifecycle.record_callback import callback_change, raw_callback_change
+from domain.lifecycle.record_callback import raw_callback_change
 from domain.payment import Payment
 from domain.report import Report, ReportedOutcome
 from domain.stages import Stage
@@ -227,12 +227,6 @@ def test_a_message_at_an_address_of_another_kind_changes_nothing(
         assert (decision.disposition, decision.is_message_flagged) == (D.OTHER_OPERATION, True)
 
 
-def test_a_callback_change_looks_up_its_ids_and_receipt_and_stores_the_raw_body() -> None:
-    report = a_report(ids=frozenset({("conversation_id", "AG_1")}))
-    change = callback_change(PAYMENT_ID, a_callback(), report)
-    assert (change.ids, change.receipt, change.callback) == (report.ids, RECEIPT, a_callback())
-
-
 @pytest.mark.parametrize("stage", Stage)
 def test_a_callback_that_could_not_be_processed_is_stored_and_changes_nothing(stage: Stage) -> None:
     payment = a_payment(stage=stage)
@@ -310,13 +304,6 @@ def test_a_receipt_that_arrives_after_a_success_without_a_receipt_is_announced(
     assert (payment_of(decision).receipt, event_of(decision)) == (RECEIPT, EventType.RECEIPT_ADDED)
     assert decision.disposition is D.RECEIPT_ADDED
     assert entry_of(decision) == "success_reported"
-
-
-def test_a_repeated_result_is_a_duplicate_that_writes_no_history() -> None:
-    first = decide_callback(a_payment(stage=S.AWAITING_RESULT), a_report())
-    again = decide_callback(first.payment, a_report())
-    assert (again.payment, entry_of(again), event_of(again)) == (first.payment, None, None)
-    assert (again.disposition, again.is_message_flagged) == (D.DUPLICATE, False)
 
 
 @pytest.mark.parametrize(

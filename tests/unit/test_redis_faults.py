@@ -175,15 +175,3 @@ def test_a_fault_that_comes_and_goes_is_logged_once_and_reported_each_time() -> 
     assert [line["event"] for line in logs] == [
         "redis_refuses", "redis_refuses_no_more", "redis_away", "redis_answers",
     ]  # fmt: skip
-
-
-def test_an_outage_is_logged_at_its_start_and_at_its_end() -> None:
-    faults = Faults()
-    with capture_logs() as logs:
-        for _ in range(10):
-            faults.record_failure("wake-ups", ConnectionError("refused"))
-        assert faults.report == "away"
-        for _ in range(10):
-            faults.record_success("wake-ups", is_write=True)
-    assert [line["event"] for line in logs] == ["redis_away", "redis_answers"]
-    assert faults.report == "ok"

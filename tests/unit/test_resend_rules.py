@@ -259,7 +259,3 @@ def test_a_repeated_claim_after_a_lost_answer_to_its_commit_changes_nothing() ->
     first = decide(CLAIM, a_withdrawal(), *NOT_FOUND).payment
     again = decide(CLAIM, first, *NOT_FOUND)
     assert (again.payment, entry_of(again)) == (first, None)
-
-
-def test_a_payment_that_is_not_stored_is_not_claimed() -> None:
-    assert decide(CLAIM, None, *NOT_FOUND).payment is None

@@ -64,33 +64,6 @@ def test_a_body_with_only_the_required_fields_is_parsed(kind: Kind) -> None:
     )
 
 
-def test_a_body_with_all_fields_is_parsed() -> None:
-    metadata = {"order": "42", "é": ""}
-    body = {
-        "amount": 1,
-        "phone_number": "+254111000111",
-        "account_reference": "INV00042",
-        "description": "Invoice 42",
-        "owner": "user-9",
-        "metadata": metadata,
-    }
-    request = payment_request(Kind.DEPOSIT, body, a_caller())
-    assert (request.phone_number, request.account_reference) == ("254111000111", "INV00042")
-    assert (request.description, request.owner) == ("Invoice 42", "user-9")
-    assert request.metadata == metadata
-    body = {
-        "amount": 1,
-        "paybill": "888880",
-        "account_reference": "01/2-3.4 56",
-        "remarks": "Wages",
-    }
-    request = payment_request(Kind.BILL_PAYMENT, body, a_caller())
-    assert (request.paybill, request.account_reference) == ("888880", "01/2-3.4 56")
-    body = {**BODIES[Kind.WITHDRAWAL], "purpose": "salary", "remarks": "Wages"}
-    request = payment_request(Kind.WITHDRAWAL, body, a_caller())
-    assert (request.purpose, request.remarks) == (Purpose.SALARY, "Wages")
-
-
 @for_each(
     ("kind", "names"),
     [

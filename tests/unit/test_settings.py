@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from domain.adapters.settings.callbacks import CallbackSettings
 from domain.adapters.settings.common import MigrationSettings, ProcessSettings, read_settings
-from domain.adapters.settings.errors import SettingsError, raise_as_settings_error
+from domain.adapters.settings.errors import SettingsError
 from domain.adapters.settings.web import IngressSettings
 from domain.adapters.settings.worker import WorkerSettings
 from tests.certificates import LONG_AGO, certificate_pem, key_pem
@@ -339,19 +339,6 @@ def test_the_default_sources_are_the_fourteen_published_addresses(
 def test_a_log_level_may_be_written_in_lower_case(set_environment: SetEnvironment) -> None:
     set_environment(CALLBACKS, LOG_LEVEL="debug")
     assert read_settings(CallbackSettings).log_level == "DEBUG"
-
-
-def test_settings_cannot_be_changed_after_the_start(set_environment: SetEnvironment) -> None:
-    set_environment(CALLBACKS)
-    settings = read_settings(CallbackSettings)
-    with pytest.raises(ValueError, match="frozen"):
-        settings.port = 1  # type: ignore[misc]
-
-
-def test_a_fault_found_later_names_its_setting_in_the_same_form() -> None:
-    message = r"^cannot start; settings invalid: DATABASE_URL \(has no host\)$"
-    with pytest.raises(SettingsError, match=message), raise_as_settings_error("DATABASE_URL"):
-        raise ValueError("has no host")
 
 
 @pytest.mark.parametrize("process", PROCESSES)

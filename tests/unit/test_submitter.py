@@ -63,23 +63,9 @@ async def test_the_submitter_prepares_claims_sends_and_records_in_this_order(
     assert either.outcomes == [*earlier, Outcome.ACKNOWLEDGED]
 
 
-@pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.ACCEPTED])
-async def test_a_job_for_a_payment_past_acceptance_does_nothing(stage: Stage) -> None:
-    """The payment's row decides, because a job may run twice, late, or for a final payment."""
-    world = World(a_payment(stage=stage))
-    await world.submit_payment()
-    assert (world.steps, world.postponed_by) == ([], [])
-
-
 async def test_a_job_for_an_unknown_payment_does_nothing(world: World) -> None:
     await world.submitter.submit(uuid4())
     assert world.steps == []
-
-
-async def test_an_expired_payment_fails_without_a_claim() -> None:
-    world = World(a_payment(expires_at=NOW))
-    await world.submit_payment()
-    assert (world.steps, world.stage) == (["record"], Stage.FAILED)
 
 
 @pytest.mark.parametrize(
@@ -118,15 +104,6 @@ async def test_a_resend_that_is_no_longer_permitted_when_it_is_claimed_sends_not
     world = World(payment, *NOT_FOUND)
     await world.resend()
     assert (world.steps, world.payment) == (["prepare", "claim"], payment)
-
-
-async def test_a_worker_whose_claim_fails_sends_nothing(world: World) -> None:
-    def claim_by_another_worker() -> None:
-        world.payment = a_payment(stage=Stage.SUBMITTING)
-
-    world.on_claim = claim_by_another_worker
-    await world.submit_payment()
-    assert world.steps == ["prepare", "claim"]
 
 
 @pytest.mark.parametrize("is_committed", [True, False])

@@ -199,12 +199,6 @@ async def test_without_redis_no_inquiry_is_handed_over(method: str) -> None:
     assert (world.fetched, world.handed_over) == ([], [])
 
 
-async def test_payments_about_which_no_inquiry_is_possible_are_watched() -> None:
-    world = World(plan(due=[Step.WATCH]), replace(A_WITHDRAWAL, step=Step.WATCH))
-    assert (await world.sweeper.sweep())[Step.WATCH] == 1
-    assert world.changed == [PAYMENT_ID]
-
-
 async def test_an_open_breaker_starts_a_probe() -> None:
     world = World(plan(breaker_is_open=True))
     assert (await world.sweeper.sweep())["probe"] == 1
@@ -217,13 +211,6 @@ async def test_overdue_events_are_published_and_listed(has_unlisted: bool) -> No
     world = World(plan(has_overdue_events=True, has_unlisted=has_unlisted))
     assert (await world.sweeper.sweep())["announce"] == 1
     assert (world.publications, world.listed) == (1, int(has_unlisted))
-
-
-async def test_a_sweep_without_overdue_events_publishes_nothing() -> None:
-    """The process that made an event publishes it."""
-    world = World()
-    await world.sweeper.sweep()
-    assert (world.publications, world.listed) == (0, 0)
 
 
 async def test_a_bug_in_one_step_stops_no_other_step() -> None:
