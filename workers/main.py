@@ -27,6 +27,7 @@ from domain.adapters.daraja.credential import security_credential
 from domain.adapters.daraja.requests import RequestSettings
 from domain.adapters.daraja.token import TokenSource
 from domain.adapters.daraja.wire import DarajaSession
+from domain.adapters.garbage import collect_garbage_less_often
 from domain.adapters.postgres.accounts import Accounts
 from domain.adapters.postgres.changing import PostgresChangingStore
 from domain.adapters.postgres.claiming import PostgresClaimingStore
@@ -114,6 +115,7 @@ async def run_worker(settings: WorkerSettings) -> None:
         watch = asyncio.create_task(
             watch_former_accounts(parts.accounts, set(_accounts(settings).values()))
         )
+        collect_garbage_less_often()
         log.info("worker_ready")
         await stopping.wait()
         log.info("worker_draining")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import resource
 import signal
@@ -14,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 import structlog
 from aiohttp import web
 
+from domain.adapters.garbage import collect_garbage_less_often
 from gateway.edge.aiohttp_internals import answer_before_application, require_known_aiohttp
 from gateway.edge.answers import add_security_headers_to_answer
 from gateway.edge.connections import CONNECTIONS_MAX, Connection, Connections
@@ -29,8 +29,6 @@ _DRAIN_SECONDS = 10
 
 # Open files besides the connections of clients: the largest pool, Redis, the key set, logs.
 _OTHER_FILES = 400
-# New objects until a collection of the young ones, and such collections until the next generation.
-_COLLECTED_AFTER = (20_000, 20, 50)
 
 
 async def serve(
@@ -59,7 +57,7 @@ async def serve(
         cancels_abandoned=cancels_abandoned,
         sockets=inherited.sockets if inherited is not None else None,
     ):
-        _tune_garbage_collection()
+        collect_garbage_less_often()
         log.info(ready_event, port=port)
         if inherited is not None:
             os.write(inherited.ready, b"1")
@@ -108,17 +106,6 @@ async def listen(
         stack.callback(listener.close)
         yield
         connections.is_draining = True
-
-
-def _tune_garbage_collection() -> None:
-    """Lets collections skip the code and tables of the start, and makes them rarer.
-
-    With thousands of requests in progress, the collections of Python's defaults scan all of their
-    objects again and again.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_COLLECTED_AFTER)
 
 
 def _connections_max() -> int:

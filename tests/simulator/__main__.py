@@ -6,6 +6,7 @@ It prints one line when it listens. It accepts the values of DARAJA_* in its own
 import argparse
 import asyncio
 import errno
+import gc
 import os
 import signal
 import sys
@@ -60,6 +61,10 @@ async def _run(arguments: argparse.Namespace) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     simulator = await _start_simulator(arguments)
+    # It keeps all its records, and each of Python's usual collections would look at all of them.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
     sys.stdout.write(
         f"Daraja simulator on {simulator.base_url}, control on {simulator.control_url}/_control/ "
         "(scenarios: GET /_control/scenarios)\n"
