@@ -111,7 +111,7 @@ async def accept(
     StoreUnavailable. After StoreUnavailable, either both the payment and its key are stored, or
     neither is stored.
     """
-    payment_id = UUID(int=uuid_utils.uuid7().int)
+    payment_id = uuid_utils.uuid7()
     return await store.accept(
         NewPayment(
             id=payment_id,

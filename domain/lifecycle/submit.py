@@ -241,7 +241,7 @@ class Submitter:
                 await self._claim_and_send(payment_id, claim)
 
     async def _claim_and_send(self, payment_id: UUID, claim: _Claim) -> None:
-        attempt_id = UUID(int=uuid_utils.uuid7().int)
+        attempt_id = uuid_utils.uuid7()
         # The fence's time is half a lease. It starts before the worker asks PostgreSQL for the
         # claim. When it is over, the worker writes no first byte. So every first byte leaves while
         # the lease in the database is valid.

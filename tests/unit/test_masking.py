@@ -9,10 +9,11 @@ from typing import Any
 from uuid import UUID
 
 import uuid_utils.compat as uuid_utils
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from structlog.processors import JSONRenderer
 
+from domain.adapters import masking
 from domain.adapters.masking import Masking, mask_text
 from tests.case_tables import for_each
 
@@ -114,6 +115,15 @@ def test_a_subscriber_s_number_is_masked_in_any_value(value: Any) -> None:
 )
 def test_a_secret_of_the_process_is_masked_everywhere(before: str, secret: str, after: str) -> None:
     assert secret not in Masking([secret]).mask(f"{before}{secret}{after}").replace("[masked]", "")
+
+
+WORDS = st.sampled_from(["token", "passw", "eyJ", "sb", "bearer", "Name", "secret", "0711", "254"])
+
+
+@given(st.lists(WORDS | st.text(st.characters(categories=["L", "N"])), max_size=6).map("".join))
+@example("711000111")
+def test_a_short_text_is_not_compared_with_patterns_only_if_none_matches(text: str) -> None:
+    assert mask_text(text) == masking._mask_by_patterns(text)
 
 
 def test_a_value_that_is_not_json_is_written_as_its_masked_repr() -> None:

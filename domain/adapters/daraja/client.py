@@ -230,7 +230,7 @@ def _build_exchange(
         else masking.mask(answer.decode("utf-8", "replace").replace("\0", ""))
     )
     return Exchange(
-        id=UUID(int=uuid_utils.uuid7().int),
+        id=uuid_utils.uuid7(),
         attempt_id=attempt_id,
         api=api.name,
         request=SECRET_FIELDS.mask_fields(body),

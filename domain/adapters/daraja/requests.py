@@ -69,11 +69,13 @@ def clean_free_text(text: str | None, shortest: int, longest: int) -> str:
 
     Returns the default text if fewer than `shortest` characters remain, or no letter or digit.
     """
-    plain = "".join(
-        character
-        for character in unicodedata.normalize("NFKD", text or "")
-        if not unicodedata.combining(character)
-    )
+    plain = text or ""
+    if not plain.isascii():
+        plain = "".join(
+            character
+            for character in unicodedata.normalize("NFKD", plain)
+            if not unicodedata.combining(character)
+        )
     reduced = _NOT_FREE_TEXT.sub(" ", plain).strip()[:longest].rstrip()
     return reduced if len(reduced) >= shortest and _ALPHANUMERIC.search(reduced) else DEFAULT_TEXT
 

@@ -146,9 +146,10 @@ def _build_request(method: str, target: _Target, headers: Mapping[str, str], bod
         *([f"Content-Length: {len(body)}"] if body else []),
         "Connection: close",
     ]
-    if any("\r" in line or "\n" in line for line in lines):
+    head = "\r\n".join(lines)
+    if not head.count("\r") == head.count("\n") == len(lines) - 1:
         raise ValueError("a header has a line break")
-    return "\r\n".join(lines).encode("ascii") + b"\r\n\r\n" + body
+    return head.encode("ascii") + b"\r\n\r\n" + body
 
 
 def _build_tls_context() -> ssl.SSLContext:
