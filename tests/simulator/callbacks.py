@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal, get_args
 
-import aiohttp
-
+from tests.simulator.post import post
 from tests.simulator.shapes import format_iso
 from tests.simulator.switches import Switches
 from tests.simulator.traffic import redact
@@ -53,7 +52,7 @@ class Courier:
     def __init__(self, switches: Switches, records_max: int) -> None:
         self._switches = switches
         self._tasks: set[asyncio.Task[None]] = set()
-        self._session: aiohttp.ClientSession | None = None
+        self._connections = asyncio.Semaphore(CONNECTIONS_MAX)
         self.deliveries: deque[Delivery] = deque(maxlen=records_max)  # the newest
         self.delivered = 0
         self.held: list[Delivery] = []  # oldest first
@@ -110,28 +109,14 @@ class Courier:
         delivery.at = datetime.now(UTC)
         self.deliveries.append(delivery)
         self.delivered += 1
+        headers = {**delivery.headers, "Content-Type": "application/json;charset=UTF-8"}
         try:
-            async with self._open_session().post(
-                delivery.url,
-                data=delivery.raw,
-                headers={**delivery.headers, "Content-Type": "application/json;charset=UTF-8"},
-                allow_redirects=False,
-            ) as answer:
-                await answer.read()
-                delivery.status = answer.status
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            delivery.error = type(error).__name__
-
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
             # Each callback gets a new connection. A callback on a reused connection may be lost,
             # and it is never repeated.
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX, force_close=True),
-                timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS_MAX),
-                trust_env=False,
-            )
-        return self._session
+            async with asyncio.timeout(ANSWER_SECONDS_MAX), self._connections:
+                delivery.status = await post(delivery.url, delivery.raw, headers)
+        except (OSError, ValueError) as error:
+            delivery.error = type(error).__name__
 
     @property
     def pending(self) -> int:
@@ -157,6 +142,3 @@ class Courier:
     async def close(self) -> None:
         """Stop at once."""
         await self.clear()
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
