@@ -133,13 +133,25 @@ LATE = {
 }
 
 
-def receiver_of(changes: Changes, redis: Try) -> Receiver:
+class Announcer:
+    """Notes whether the publication of an event has begun."""
+
+    has_begun = False
+
+    def announce_soon(self, _result: ChangeResult) -> None:
+        self._task = asyncio.create_task(self._begin())
+
+    async def _begin(self) -> None:
+        self.has_begun = True
+
+
+def receiver_of(changes: Changes, redis: Try, announcer: object = None) -> Receiver:
     async def if_redis_answers(call: Callable[[], Awaitable[object]]) -> object:
         await redis()
         return await call()
 
     resources = SimpleNamespace(
-        changes=changes, if_redis_answers=if_redis_answers, announcer=Mock()
+        changes=changes, if_redis_answers=if_redis_answers, announcer=announcer or Mock()
     )
     settings = CallbackSettings.model_construct(
         callback_secrets=[_SECRET], callback_allowed_networks=[], trusted_proxies=[]
@@ -200,6 +212,17 @@ def test_the_receiver_answers_daraja_within_eight_seconds(case: Case) -> None:
 def test_a_message_whose_body_arrives_too_late_is_still_stored(case: Case) -> None:
     """A slow connection must not lose a result, so the receiver still tries to store it."""
     assert len(play(case)[0].tries) == case.tries_min
+
+
+def test_the_publication_begins_before_daraja_s_answer_is_composed() -> None:
+    announcer = Announcer()
+
+    async def has_begun_before_the_answer() -> bool:
+        await receive(receiver_of(Changes(lambda _now: works), works, announcer), 0)
+        return announcer.has_begun
+
+    with asyncio.Runner(loop_factory=VirtualTime) as runner:
+        assert runner.run(has_begun_before_the_answer())
 
 
 def test_the_receiver_tries_to_store_a_raw_message_even_at_the_last_moment() -> None:
