@@ -64,9 +64,9 @@ class Due:
     The values may be stale. The claim decides whether the payment may be sent.
 
     * `is_expired`: the payment is too old to be sent, by the database's clock.
-    * `is_due`: its next step is due now or within `HANDOVER_RETRY_AFTER`. When the sweeper
-      hands over a step, it sets the step's due time to `HANDOVER_RETRY_AFTER` from then. Such a
-      step still counts as due.
+    * `is_due`: its next step is due now, or will be due within `HANDOVER_RETRY_AFTER`. When the
+      sweeper hands over a step, it moves the step's due time into the future by this time, and the
+      step must still count as due.
     * `is_held`: a claim would fail now. Either a brake stops the claim (rules.md §17), or a person
       must look at the payment first.
     """
@@ -327,9 +327,9 @@ def _is_claimed_by(payment: Payment, attempt_id: UUID) -> bool:
 def expiry_change(payment_id: UUID) -> Change:
     """The change that fails a payment that is too old to be sent.
 
-    It moves only a payment in `accepted` to `failed`. The attempts of such a payment show no sign
-    that Daraja acted. If a message or an answer shows that Daraja may have acted, and the payment
-    needs review, nothing changes, and a person decides.
+    It moves only a payment in `accepted` to `failed`. No attempt of such a payment shows that
+    Daraja acted. But a stored message, or the answer to an inquiry, may show it all the same. If it
+    does, and the payment is flagged for review, nothing changes, and a person decides.
     """
 
     def decide(payment: Payment | None, context: Context) -> Decided:
