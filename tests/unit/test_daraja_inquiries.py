@@ -18,7 +18,7 @@ from domain.kinds import Kind
 from domain.lifecycle.inquiry_changes import InquiryAnswer
 from domain.operations import OperationHealth
 from domain.payment import Payment
-from domain.stages import Stage, Step
+from domain.stages import Step
 from tests.builders import PAYMENT_ID, a_due_payment, a_payment, an_attempt
 from tests.unit.client_parts import (
     ACCOUNT,
@@ -225,8 +225,3 @@ async def test_an_inquiry_reports_its_exchanges_and_the_health_of_its_operation(
     assert answer.health is health
     assert len(answer.exchanges) == len(answers)
     assert answer.report in (None, NO_ANSWER) or health is OperationHealth.WORKS
-
-
-def test_a_final_deposit_can_still_be_inquired_about() -> None:
-    """The inquiries after a failure by silence, and the breaker's probe, need this."""
-    assert a_payment(stage=Stage.FAILED, attempts=PUSHED).inquiry_step is Step.QUERY

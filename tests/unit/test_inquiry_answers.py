@@ -15,7 +15,7 @@ from domain.attempts import IdKind
 from domain.changes import Decided, Disposition, HistoryEntry, Reads
 from domain.events import EventType
 from domain.evidence import Inquiry, InquiryOutcome
-from domain.kinds import Kind, kinds_that
+from domain.kinds import Kind
 from domain.lifecycle.inquiry_changes import inquiry_answer_change
 from domain.payment import Payment
 from domain.report import Report
@@ -45,7 +45,6 @@ from tests.unit.deciding import (
 S, V = Stage, InquiryOutcome
 SENT_AT = NOW - timedelta(minutes=20)
 OPEN = (S.AWAITING_RESULT, S.IN_DOUBT)
-PAYOUTS = kinds_that(lambda rules: rules.moves_money_out)
 WITHOUT_RESULT = (V.UNDER_WAY, V.NOT_FOUND, V.NO_RESULT, V.VAGUE, V.NO_ANSWER)
 ANSWERS = {
     V.PAID: STATUS_PAID,
@@ -106,16 +105,6 @@ def test_an_answer_without_a_result_changes_neither_the_payment_nor_its_due_time
     assert (decision.payment, entry_of(decision), event_of(decision)) == (payment, None, None)
     assert decision.disposition is Disposition.INQUIRY_ANSWERED
     assert not decision.is_message_flagged
-
-
-@pytest.mark.parametrize("kind", PAYOUTS)
-def test_a_payout_ends_at_once_by_the_answer_of_transaction_status(kind: Kind) -> None:
-    """A success has the receipt of the answer."""
-    paid = decide_answer(a_due_payment(kind), STATUS_PAID, an_inquiry(1))
-    assert (payment_of(paid).stage, payment_of(paid).receipt) == (S.SUCCEEDED, RECEIPT)
-    assert (event_of(paid), paid.disposition) == (EventType.SUCCEEDED, Disposition.FINALIZED)
-    failed = decide_answer(a_due_payment(kind), ANSWERED_FAILED, an_inquiry(1))
-    assert (payment_of(failed).stage, event_of(failed)) == (S.FAILED, EventType.FAILED)
 
 
 @pytest.mark.parametrize(

@@ -183,11 +183,6 @@ def test_a_fault_is_named(file: Path, key: str, value: str, sentence: str) -> No
         assert key.removesuffix(".burst") in str(refused.value)
 
 
-def test_all_faults_are_named_at_once(file: Path) -> None:
-    with pytest.raises(ValueError, match=r"caller\.burst .*; payment\.amount_max .*"):
-        read(file, "[caller]\nburst = 0\n[payment]\namount_max = 0")
-
-
 def test_an_unreadable_file_is_explained(tmp_path: Path) -> None:
     for path, reason in ((tmp_path / "none.toml", "No such file"), (tmp_path, "directory")):
         with pytest.raises(ValueError, match=reason):

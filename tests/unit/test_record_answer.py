@@ -36,7 +36,6 @@ from tests.builders import (
     TIMES,
     a_payment,
     a_report,
-    an_attempt,
     an_attempt_id,
     attempts_with,
 )
@@ -152,19 +151,6 @@ def test_a_payment_that_stays_open_has_its_next_step_at_a_known_time(
 ) -> None:
     after = payment_of(decide_send_answer(a_payment(stage=Stage.SUBMITTING), error))
     assert after.next_step_at == NOW + timedelta(seconds=seconds)
-
-
-def test_an_acknowledgement_with_ids_of_another_payment_flags_the_payment() -> None:
-    payment = a_payment(stage=Stage.SUBMITTING)
-    after = payment_of(decide_send_answer(payment, None, ids=IDS, ids_of_others=IDS))
-    assert (after.stage, after.needs_review) == (Stage.AWAITING_RESULT, True)
-
-
-@pytest.mark.parametrize("stage", Stage)
-def test_the_ids_of_an_acknowledgement_are_stored_however_late_it_arrives(stage: Stage) -> None:
-    payment = a_payment(stage=stage, attempts=(an_attempt(),))
-    decision = decide_send_answer(payment, None, ids=IDS)
-    assert (decision.ids, decision.attempt_id) == (IDS, an_attempt_id())
 
 
 def an_exchange(answer: str | None, status: int | None = 400) -> Exchange:

@@ -185,13 +185,6 @@ def test_one_not_found_answer_permits_no_resend(second: InquiryOutcome | None) -
     assert not permitted(inquiries=(*not_found(1), an_inquiry(2, second, at=TRUSTED_AT)))
 
 
-def test_one_inquiry_answered_twice_is_one_answer() -> None:
-    evidence = evidence_of(an_inquiry(1, at=TRUSTED_AT))
-    for _ in range(2):
-        evidence = evidence.with_answer(1, V.NOT_FOUND, "SFC_IC0003")
-    assert not permitted(inquiries=evidence.inquiries)
-
-
 def test_not_found_is_trusted_only_if_the_inquiry_was_sent_long_enough_after_the_send() -> None:
     early = not_found(1, at=TRUSTED_AT - INSTANT)
     assert not permitted(inquiries=(*early, *not_found(2)))
@@ -253,9 +246,3 @@ def test_a_permitted_claim_begins_a_numbered_attempt_under_a_lease() -> None:
 
 def test_a_claim_holds_the_brakes_until_its_commit() -> None:
     assert CLAIM.reads is Reads.CLAIM
-
-
-def test_a_repeated_claim_after_a_lost_answer_to_its_commit_changes_nothing() -> None:
-    first = decide(CLAIM, a_withdrawal(), *NOT_FOUND).payment
-    again = decide(CLAIM, first, *NOT_FOUND)
-    assert (again.payment, entry_of(again)) == (first, None)
