@@ -58,7 +58,9 @@ class Lane(Generic[Item, Result]):
     """Runs items in batches, in order of arrival, at most `batches_at_once` at the same time.
 
     With more than one batch at once, Postgres can work on a batch while another batch waits for the
-    disk. Two batches never hold items with the same key.
+    disk. Two batches never hold items with the same key. If `runs_beside_one`, one more batch may
+    run beside an item that runs by itself: then an item that comes under light load does not wait
+    for the item before it. Under heavy load, many items still share each batch, which costs less.
 
     If `shared` returns the same value for a new item and for a queued item, the two share one run.
     An item never joins a batch that has started, so every waiter gets a result that is newer than
@@ -78,6 +80,7 @@ class Lane(Generic[Item, Result]):
         abandoned: Abandoned = Abandoned.RUN,
         batch_size_max: int = 200,
         batches_at_once: int = 1,
+        runs_beside_one: bool = False,
         alone_at_once_max: int = 4,
     ) -> None:
         self._run = run
@@ -93,6 +96,7 @@ class Lane(Generic[Item, Result]):
         self._busy_keys: set[Hashable] = set()
         self._alone_keys: set[Hashable] = set()
         self._batches_at_once = batches_at_once
+        self._runs_beside_one = runs_beside_one
         self._drivers: set[asyncio.Task[None]] = set()
         self._alone = asyncio.Semaphore(alone_at_once_max)
         self._alone_tasks: set[asyncio.Task[None]] = set()
@@ -162,12 +166,18 @@ class Lane(Generic[Item, Result]):
 
     def _ensure_driver(self) -> None:
         """Ensures that a task runs the items that wait."""
-        if self._queue and len(self._drivers) < self._batches_at_once:
+        if self._queue and self._may_run_beside(len(self._drivers)):
             self._drivers.add(asyncio.create_task(self._run_until_idle()))
+
+    def _may_run_beside(self, batches: int) -> bool:
+        """Whether one more batch may run beside so many `batches`."""
+        if batches < self._batches_at_once:
+            return True
+        return self._runs_beside_one and batches == 1 and len(self._busy_keys) <= 1
 
     async def _run_until_idle(self) -> None:
         try:
-            while self._queue:
+            while self._queue and self._may_run_beside(len(self._drivers) - 1):
                 batch = self._next_batch()
                 if not batch:
                     break

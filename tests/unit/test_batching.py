@@ -197,6 +197,50 @@ async def test_concurrent_batches_never_hold_two_items_of_a_key() -> None:
     ]
 
 
+async def test_a_batch_runs_beside_one_item_but_not_beside_a_batch() -> None:
+    """So an item waits for no lone item, and the items that wait for a batch share the next one."""
+    recorder, lane = a_lane(is_open=False, runs_beside_one=True)
+    items = [(str(number), number) for number in range(8)]
+    waiters = await submit_all(lane, items[0])
+    waiters += await submit_all(lane, *items[1:3])
+    assert recorder.batches == [items[:1], items[1:3]]
+    waiters += await submit_all(lane, *items[3:5])
+    assert lane.waiting == 2, "two batches are running"
+    recorder.open.set()
+    await asyncio.gather(*waiters)
+    recorder.open.clear()
+    waiters = await submit_all(lane, *items[5:7])
+    waiters += await submit_all(lane, items[7])
+    assert lane.waiting == 1, "a batch of two items is running"
+    recorder.open.set()
+    await asyncio.gather(*waiters)
+    assert recorder.batches[2:] == [items[3:5], items[5:7], items[7:]]
+
+
+async def test_the_batch_after_a_lone_item_waits_for_the_batch_beside_it() -> None:
+    """At the end of the lone item, the batch beside it has several items."""
+    recorder, lone = Recorder(), asyncio.Event()
+    recorder.open.clear()
+
+    async def run(items: Sequence[Item]) -> list[int | BaseException]:
+        if items != [("a", 1)]:
+            return await recorder.run(items)
+        await lone.wait()
+        return [10]
+
+    lane = Lane(run, key=key_of, runs_beside_one=True)
+    first = await submit_all(lane, ("a", 1))
+    rest = await submit_all(lane, ("b", 2), ("c", 3))
+    rest += await submit_all(lane, ("d", 4))
+    lone.set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert lane.waiting == 1
+    recorder.open.set()
+    await asyncio.gather(*first, *rest)
+    assert recorder.batches[-1] == [("d", 4)]
+
+
 async def test_waiters_of_the_same_item_share_one_run() -> None:
     recorder, lane = a_lane(is_open=False, shared=key_of)
     running = await submit_all(lane, ("z", 0))

@@ -45,7 +45,7 @@ class PostgresChangingStore:
         # One batch at a time: the changes that wait meanwhile share the next transaction. One
         # transaction for many payments costs about as much as one for a few.
         self._lane: Lane[Change, ChangeResult] = Lane(
-            self._change_batch, key=lambda change: change.payment_id
+            self._change_batch, key=lambda change: change.payment_id, runs_beside_one=True
         )
 
     async def change(self, change: Change) -> ChangeResult:
