@@ -45,6 +45,23 @@ async def grow(admin_url: str, payments: int) -> int:
         return existing * (copies + 1)
 
 
+async def copy_payments(admin_url: str, copies: int) -> None:
+    """Copies one payment of today into as many accepted payments, each to another phone number."""
+    own = (
+        "'id', gen_random_uuid(), 'idempotency_key', gen_random_uuid(),"
+        " 'phone_number', '2547' || lpad(number::text, 8, '0')"
+    )
+    async with databases.connection(admin_url) as server:
+        await server.execute(
+            "INSERT INTO mkwanja.payments SELECT (jsonb_populate_record(seed,"  # noqa: S608
+            f" jsonb_build_object({own}))).*"
+            f" FROM mkwanja.payments AS seed, generate_series(1, {copies}) AS number"
+            " WHERE seed.id = (SELECT id FROM mkwanja.payments ORDER BY id DESC LIMIT 1)",
+            timeout=600,
+        )
+        await server.execute("VACUUM (ANALYZE) mkwanja.payments", timeout=600)
+
+
 async def _copy(
     server: asyncpg.Connection[Any], table: str, columns: list[list[str]], seeds: int, copies: int
 ) -> None:

@@ -8,12 +8,13 @@ from tests.benchmarks.cases.common import Figures, Options
 from tests.benchmarks.cases.crowds import burst, overload
 from tests.benchmarks.cases.growth import growth
 from tests.benchmarks.cases.lives import delays, lives
-from tests.benchmarks.cases.requests import accepts, polls, replays
+from tests.benchmarks.cases.requests import accepts, busy, polls, replays
 from tests.benchmarks.subject import Source
 
 Case = Callable[[Source, Options], Awaitable[Figures]]
 CASES: Mapping[str, Case] = {
     "accepts": accepts,
+    "busy": busy,
     "replays": replays,
     "polls": polls,
     "lives": lives,
