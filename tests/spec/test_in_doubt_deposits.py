@@ -133,27 +133,6 @@ async def test_only_inquiries_after_the_result_window_count_as_silence(system: S
     assert await event_types(system, one.id) == ["failed", "corrected"]
 
 
-async def test_an_answer_that_says_under_processing_extends_the_result_window(
-    system: System,
-) -> None:
-    """Each answer "still under processing" starts the window again, for 15 minutes after the send.
-
-    From then on, these answers count as answers without a result, and the deposit fails.
-    """
-    payment_id = await begin_in_doubt(
-        system, "stk", "slow_result", InquiryRule("in_flight_a"), **_TEN_MINUTES
-    )
-    found = await wait_for_inquiries(system, payment_id, 7, after_window=True)
-    assert {inquiry["verdict"] for inquiry in found[:6]} == {"under_way"}
-    assert (await system.payment(payment_id))["stage"] == "awaiting_result"
-    earlier = (
-        "UPDATE mkwanja.attempts SET {0} = {0} - interval '15 minutes' WHERE payment_id = $1::uuid"
-    )
-    for column in ("claimed_at", "ended_at"):
-        await system.execute(earlier.format(column), payment_id)
-    await wait_until_observed(system, {"it": _NO_RESULT}, {"it": payment_id}, flagged_or_not=True)
-
-
 async def test_a_later_inquiry_corrects_a_deposit_that_failed_for_silence(system: System) -> None:
     payment_id = await begin_in_doubt(
         system, "stk", "lost_callback", InquiryRule("query_too_early")

@@ -15,9 +15,7 @@ from tests.spec.in_doubt import (
     InquiryRule,
     begin_each,
     begin_in_doubt,
-    history_facts,
     inquiries,
-    wait_for_inquiries,
     wait_for_inquiries_about_each,
     wait_until_observed,
 )
@@ -26,10 +24,8 @@ from tests.spec.playing import (
     PAID,
     PAID_LATER,
     Observed,
-    count_sends,
     failed,
     observe,
-    stopped_payouts,
 )
 from tests.spec.system import System
 
@@ -176,38 +172,6 @@ async def test_a_withdrawal_that_daraja_may_have_is_never_sent_again(system: Sys
     for payment_id in ids.values():
         found = [inquiry["verdict"] for inquiry in await inquiries(system, payment_id)]
         assert found.count("not_found") >= 2
-
-
-async def test_the_kill_switch_holds_back_a_resend(system: System) -> None:
-    """While payouts are stopped, answers "not found" cause no resend. After that they do."""
-    payment_id = await begin_in_doubt(system, "b2c", "cut_before_acting", times=1)
-    await system.in_stage(payment_id, "in_doubt")
-    async with stopped_payouts(system):
-        answered = (
-            "SELECT FROM mkwanja.inquiries WHERE payment_id = $1::uuid AND verdict = 'not_found'"
-        )
-        await system.eventually(
-            lambda: system.rows(answered, payment_id), lambda rows: len(rows) >= 4
-        )
-        assert await observe(system, {"it": payment_id}) == {"it": IN_DOUBT}
-    await wait_until_observed(system, {"it": PAID_LATER}, {"it": payment_id})
-    await system.assert_money_agrees([payment_id])
-
-
-@pytest.mark.whole
-async def test_a_withdrawal_is_sent_at_most_four_times(system: System) -> None:
-    """After four sends the service only inquires. After ten inquiries it flags the withdrawal."""
-    ids = {
-        name: await begin_in_doubt(system, "b2c", name)
-        for name in ("cut_before_acting", "system_busy")
-    }
-    await wait_until_observed(
-        system, dict.fromkeys(ids, replace(IN_DOUBT, sent=4, needs_review=True)), ids
-    )
-    for payment_id in ids.values():
-        await wait_for_inquiries(system, payment_id, 12)
-        assert await count_sends(system, payment_id) == 4
-        assert "needs_a_person" in await history_facts(system, payment_id)
 
 
 async def test_a_withdrawal_is_resent_without_an_inquiry_if_daraja_was_busy(system: System) -> None:

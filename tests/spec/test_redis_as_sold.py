@@ -16,9 +16,7 @@ from redis.asyncio import Redis
 
 from tests.integration.redis_as_sold import (
     KINDS,
-    limited_user,
     shards,
-    url_of_user,
     watched_by_sentinels,
 )
 from tests.spec.conftest import a_system
@@ -112,30 +110,6 @@ async def test_a_cluster_of_several_shards_stops_every_process_with_one_line() -
             (line,) = [line for line in process.log_text().splitlines() if "cannot start" in line]
             assert "REDIS_URL (is a cluster of 2 shards; " in line
             assert "Traceback" not in process.log_text()
-
-
-async def test_a_fault_of_redis_is_logged_once_and_stops_no_acceptance() -> None:
-    """First, Redis denies the user arq's keys. After Redis permits them, all payments are paid."""
-    user = limited_user("resetkeys ~mkwanja:* resetchannels &payment-events* +@all -@dangerous")
-    async with (
-        RedisServer(settings=[user]) as server,
-        a_system(env={"REDIS_URL": url_of_user(server.url)}) as system,
-    ):
-        payment_ids = [await system.deposit() for _ in range(5)]
-
-        check_report = await system.eventually(partial(_report, system), lambda text: text != "ok")
-        assert check_report.startswith("refuses: permission: ")
-        await asyncio.sleep(3)  # several sweeps, each refused by Redis in the same way
-        for name, events in _redis_events(system).items():
-            if not name.startswith("callbacks"):
-                assert events.count("redis_refuses") == 1, (name, events)
-                assert "redis_away" not in events
-        async with system.http.get(f"{system.stack.web_url}/metrics") as answer:
-            assert 'mkwanja_redis_fault{kind="permission"} 1.0' in await answer.text()
-        async with Redis.from_url(server.url) as admin:
-            await admin.acl_setuser("limited", enabled=True, keys=["*"], reset_keys=True)
-        for payment_id in payment_ids:
-            assert (await system.settled(payment_id))["status"] == "success"
 
 
 async def test_a_full_redis_stops_no_payment() -> None:
