@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from domain.adapters.postgres.brakes import BREAKER, KILL_SWITCH, Brakes
+from domain.adapters.postgres.meters import BUSY_ROWS
 from domain.adapters.postgres.rights import SERVICE_ROLE, UPDATED_COLUMNS
 from domain.adapters.postgres.tables import REVISION, metadata
 from domain.evidence import InquiryOutcome
@@ -25,6 +26,7 @@ from tests.integration.inquiries import (
     resendable,
     store_inquiry,
 )
+from tests.integration.metering import busy_caller, charged, wrong_meters
 from tests.integration.migrating import INSERT_ONLY, migrate
 from tests.integration.service_role import as_service, create_service_role
 from tests.stack.databases import connection, database_name, with_database
@@ -125,6 +127,16 @@ async def test_the_adapters_work_with_the_rights_of_the_role(roles: Roles) -> No
         through = published[-1].position
         assert await store.outbox.take_turn(publisher, published_through=through) == []
         assert await store.count_unpublished() == 0
+
+
+async def test_the_role_may_open_a_meter_that_takes_in_its_changes(roles: Roles) -> None:
+    """Triggers with the owner's rights delete rows, because the role may delete nothing."""
+    async with Store(roles.service_url) as store:
+        caller = await busy_caller(store)
+        for _ in range(BUSY_ROWS):
+            await store.accept(charged(caller, per_day=1_000_000))
+        assert await store.one("SELECT count(*) FROM mkwanja.limit_changes") < BUSY_ROWS
+        assert await wrong_meters(store) == []
 
 
 @pytest.mark.parametrize("table", INSERT_ONLY)
