@@ -144,24 +144,3 @@ async def test_a_successful_callback_outranks_a_failed_query(system: System) -> 
     assert (failure["reason"], failure["safe_to_retry"]) == ("no_response", False)
     await deliver_result(system, twice, receipt=receipt)
     await _assert_success(system, twice.id, "failed", "corrected", receipt=receipt)
-
-
-@pytest.mark.parametrize("status", ["Failed", "Reversed"])
-async def test_a_failed_status_answer_does_not_change_a_success(
-    system: System, status: str
-) -> None:
-    """The answer to our inquiry comes after the success. It flags the payment."""
-    held = InquiryRule("held_callback", {"status": status}, 1)
-    one = await _begin_awaited(system, "b2c", held, InquiryRule("cut_before_acting"))
-    await wait_for_inquiries(system, one.id, 1)
-    receipt = _new_receipt()
-    await deliver_result(system, one, receipt=receipt)
-    await system.eventually(lambda: _held_answers(system, one.id))
-    await system.control("POST", "/callbacks/release", {"url_contains": one.id})
-    await _assert_success(system, one.id, "succeeded", receipt=receipt)
-    await _assert_facts(system, one.id, "success_reported", "contradiction")
-
-
-async def _held_answers(system: System, payment_id: str) -> list[Any]:
-    held = (await system.control("GET", "/callbacks"))["held"]
-    return [callback for callback in held if payment_id in callback["url"]]

@@ -1,7 +1,6 @@
 """Published events: one CloudEvent for each finalization, on both Redis channels.
 
-The service publishes the stored bytes. The sweeper publishes an event again until its publication
-is recorded.
+The service publishes the stored bytes.
 """
 
 from __future__ import annotations
@@ -89,28 +88,4 @@ async def test_a_cancellation_is_published_once(system: System) -> None:
     assert (event["type"], event["data"]["failure"]["reason"]) == (
         "mkwanja.payment.failed",
         "cancelled_by_caller",
-    )
-
-
-async def test_the_sweeper_republishes_an_event_that_is_not_recorded_as_published(
-    system: System,
-) -> None:
-    """The sweeper publishes the same bytes again, and then records the publication."""
-    async with listening(system) as listener:
-        payment_id = await begin(system, "b2c", "approve")
-        await system.settled(payment_id)
-        await _wait_for_events(system, listener, payment_id)
-        first = listener.of(payment_id)
-        await _forget_publication(system, payment_id)
-        await _wait_for_events(system, listener, payment_id, count=2)
-    assert sorted(listener.of(payment_id)) == sorted(first * 2)
-
-
-async def _forget_publication(system: System, payment_id: str) -> None:
-    """Move the recorded position back, as if the process had died before it moved on."""
-    [entry] = await _event_entries(system, payment_id)
-    await system.execute(
-        "UPDATE mkwanja.event_publisher SET published_through ="
-        " (SELECT position - 1 FROM mkwanja.events WHERE history_id = $1)",
-        entry["id"],
     )

@@ -115,26 +115,6 @@ async def test_withdrawals_claimed_together_are_refused_once_and_then_wait(
     await system.wait_until_paid(withdrawals)
 
 
-@pytest.mark.parametrize("api", ["stk", "b2b", "b2pochi"])
-@pytest.mark.sampled(1)
-async def test_payments_of_the_other_kinds_are_held_in_the_same_way(
-    system: System, api: str
-) -> None:
-    """The simulator's seed selects the form of each refusal."""
-    name, pay = {
-        "stk": ("stk_push", system.deposit),
-        "b2b": ("b2b", system.bill_payment),
-        "b2pochi": ("b2pochi", system.pochi_payment),
-    }[api]
-    await system.control("POST", "/switches", {"missing_products": [api], "seed": 3})
-    waiting = [await pay() for _ in range(5)]
-    await system.wait_until_engaged(name)
-    other = await system.withdrawal()
-    await system.wait_until_paid([other])
-    await _add_missing_products(system)
-    await system.wait_until_paid(waiting)
-
-
 @pytest.mark.whole
 async def test_refusals_of_our_settings_fail_a_few_payments_and_hold_the_rest(
     system: System,

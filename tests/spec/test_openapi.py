@@ -119,17 +119,6 @@ async def tight_system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterato
         yield system
 
 
-async def test_every_example_of_a_request_is_accepted(system: System) -> None:
-    """Readers of the document copy its examples."""
-    witness, count = await Witness.of(system), 0
-    for path in _PAYING:
-        body = witness.described.operations["POST", path]["requestBody"]
-        for example in body["content"]["application/json"]["examples"].values():
-            (await witness.post(path, example["value"])).expect(202)
-            count += 1
-    assert count >= 7
-
-
 async def test_a_route_accepts_only_the_parameters_that_are_described(system: System) -> None:
     """Every other known parameter, and an unknown one, is answered 422."""
     witness = await Witness.of(system)
