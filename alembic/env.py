@@ -1,6 +1,7 @@
 """Runs the migrations in one transaction, one process at a time.
 
-Then it installs our functions, and sets all rights anew.
+Then it installs our functions, stores the retention, and sets all rights anew, in the same
+transaction. What may take long follows in short transactions (`postgres/bounding.py`).
 
 It needs only DATABASE_URL. It works through a transaction-mode pooler, because it keeps no session
 state.
@@ -16,19 +17,24 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from domain.adapters.masking import mask_text
+from domain.adapters.postgres.bounding import finish_release
 from domain.adapters.postgres.functions import install
 from domain.adapters.postgres.installed import FUNCTIONS
-from domain.adapters.postgres.locks import LOCK_MIGRATION
+from domain.adapters.postgres.locks import LOCK_MIGRATION, LOCK_UPKEEP
 from domain.adapters.postgres.migrating import open_migration
+from domain.adapters.postgres.partitions import store_retention
 from domain.adapters.postgres.rights import apply_rights
 from domain.adapters.postgres.tables import REVISION, SCHEMA, metadata
-from domain.adapters.settings.common import MigrationSettings, read_settings
+from domain.adapters.settings.common import ReleaseSettings, read_settings
 from domain.adapters.settings.errors import SettingsError
 
 
-def run_migrations(connection: Connection) -> None:
-    """Runs all migrations in the caller's transaction, so that a failure changes nothing."""
-    connection.execute(text(f"SELECT {LOCK_MIGRATION}"))
+def run_migrations(connection: Connection, settings: ReleaseSettings) -> bool:
+    """Runs all migrations in the caller's transaction, so that a failure changes nothing.
+
+    Returns whether the schema is that of this release.
+    """
+    connection.execute(text(f"SELECT {LOCK_MIGRATION}, {LOCK_UPKEEP}"))
     connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
     context.configure(connection=connection, target_metadata=metadata, version_table_schema=SCHEMA)
     with context.begin_transaction():
@@ -36,13 +42,22 @@ def run_migrations(connection: Connection) -> None:
         revision = context.get_context().get_current_revision()
     if revision == REVISION:
         install(connection, FUNCTIONS)
+        store_retention(connection, settings.kept_months)
     apply_rights(connection)
+    return revision == REVISION
+
+
+done = "nothing is changed"
 
 
 async def migrate() -> None:
-    settings = read_settings(MigrationSettings)
+    global done  # noqa: PLW0603 - alembic runs this file once, as a script
+    settings = read_settings(ReleaseSettings)
     async with open_migration(settings.database_url) as connection:
-        await connection.run_sync(run_migrations)
+        is_newest = await connection.run_sync(run_migrations, settings)
+    done = "the schema is migrated, run the release again for the rest"
+    if is_newest:
+        await finish_release(settings.database_url)
 
 
 if context.is_offline_mode():
@@ -58,6 +73,6 @@ except DBAPIError as error:
     # error.
     message = mask_text(str(error.orig).partition("\n")[0])
     statement = " ".join((error.statement or "COMMIT").split())[:300]
-    sys.exit(f"release: nothing is changed; {message}; in: {statement}")
+    sys.exit(f"release: {done}; {message}; in: {statement}")
 except OSError as error:
     sys.exit(f"release: Postgres cannot be reached: {error.strerror or type(error).__name__}")

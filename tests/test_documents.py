@@ -13,6 +13,7 @@ from jose import jwk, jwt
 
 from domain.adapters.policy_file import read_policy
 from domain.adapters.settings.callbacks import CallbackSettings
+from domain.adapters.settings.common import ReleaseSettings
 from domain.adapters.settings.web import IngressSettings
 from domain.adapters.settings.worker import WorkerSettings
 from tests.certificates import key_pem
@@ -57,7 +58,7 @@ def test_the_example_environment_names_every_setting_and_no_other() -> None:
     )
     read = {
         name.upper()
-        for settings in (IngressSettings, CallbackSettings, WorkerSettings)
+        for settings in (ReleaseSettings, IngressSettings, CallbackSettings, WorkerSettings)
         for name in settings.model_fields
     }
     assert named == read

@@ -55,6 +55,7 @@ from workers.daraja_inquirer import DarajaInquirer
 from workers.daraja_sender import DarajaSender
 from workers.jobs import run_step
 from workers.sweeper import sweep_until
+from workers.upkeep import keep_tables
 from workers.wakeups import QueueOrLocal
 
 log = structlog.get_logger()
@@ -68,6 +69,7 @@ _AT_ONCE_MAX = 100
 class _WorkerParts:
     """The parts of the process."""
 
+    database: Database
     redis: RedisClient
     wakeups: RedisWakeups
     local_steps: QueueOrLocal
@@ -115,6 +117,7 @@ async def run_worker(settings: WorkerSettings) -> None:
         watch = asyncio.create_task(
             watch_former_accounts(parts.accounts, set(_accounts(settings).values()))
         )
+        upkeep = asyncio.create_task(keep_tables(parts.database))
         collect_garbage_less_often()
         log.info("worker_ready")
         await stopping.wait()
@@ -126,10 +129,11 @@ async def run_worker(settings: WorkerSettings) -> None:
             )
         jobs.cancel()
         watch.cancel()
+        upkeep.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(REST_DRAIN_MAX.total_seconds()):
                 await asyncio.gather(
-                    jobs, sweeps, watch, parts.local_steps.drain(), return_exceptions=True
+                    jobs, sweeps, watch, upkeep, parts.local_steps.drain(), return_exceptions=True
                 )
                 await parts.changes.drain()
                 await parts.announcer.drain()
@@ -231,6 +235,7 @@ async def _compose(
         )
         accounts = Accounts(database)
         yield _WorkerParts(
+            database,
             redis,
             wakeups,
             local_steps,

@@ -48,6 +48,20 @@ payments_of_former_accounts = Gauge(
     "mkwanja_payments_of_former_accounts",
     "Open payments sent by an account that this worker is not configured for",
 )
+partitions_missing = Gauge(
+    "mkwanja_partitions_missing",
+    "Months that need a partition and have none; their rows go to the default partition",
+    ["table"],
+)
+partition_other_rows = Gauge(
+    "mkwanja_partition_other_rows", "1 while the default partition of a table has rows", ["table"]
+)
+partition_kept = Gauge(
+    "mkwanja_partition_kept",
+    "1 while a partition is kept although its retention is over, by reason",
+    ["table", "reason"],
+)
+keys_deleted = Counter("mkwanja_keys_deleted_total", "Idempotency keys deleted long after expiry")
 sweeps = Counter(
     "mkwanja_swept_total", "Payments that got their next step from the sweeper, by step", ["step"]
 )

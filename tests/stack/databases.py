@@ -6,7 +6,7 @@ transaction.
 
 import secrets
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -84,9 +84,11 @@ def with_database(url: str, name: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
 
 
-async def alembic(*arguments: str, url: str | None) -> tuple[int, str]:
+async def alembic(
+    *arguments: str, url: str | None, settings: Mapping[str, str] | None = None
+) -> tuple[int, str]:
     """Runs alembic as the Procfile's release line does. Returns its exit status and its output."""
-    env = bare() | ({"DATABASE_URL": url} if url is not None else {})
+    env = bare() | dict(settings or {}) | ({"DATABASE_URL": url} if url is not None else {})
     with tempfile.TemporaryDirectory() as folder:
         process = Process(
             "alembic",

@@ -10,13 +10,18 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from domain.adapters.settings.callbacks import CallbackSettings
-from domain.adapters.settings.common import MigrationSettings, ProcessSettings, read_settings
+from domain.adapters.settings.common import (
+    MigrationSettings,
+    ProcessSettings,
+    ReleaseSettings,
+    read_settings,
+)
 from domain.adapters.settings.errors import SettingsError
 from domain.adapters.settings.web import IngressSettings
 from domain.adapters.settings.worker import WorkerSettings
 from tests.certificates import LONG_AGO, certificate_pem, key_pem
 
-PROCESSES = (MigrationSettings, IngressSettings, CallbackSettings, WorkerSettings)
+PROCESSES = (MigrationSettings, ReleaseSettings, IngressSettings, CallbackSettings, WorkerSettings)
 SHARED = {
     "DATABASE_URL": "postgresql://mkwanja:Db-Passw0rd@db.example/mkwanja",
     "REDIS_URL": "rediss://:Redis-Passw0rd@r.example",
@@ -37,6 +42,7 @@ WORKER = {
 }
 NEEDED: dict[type[ProcessSettings], dict[str, str]] = {
     MigrationSettings: {"DATABASE_URL": SHARED["DATABASE_URL"]},
+    ReleaseSettings: {"DATABASE_URL": SHARED["DATABASE_URL"]},
     IngressSettings: INGRESS,
     CallbackSettings: CALLBACKS,
     WorkerSettings: WORKER,
@@ -190,6 +196,10 @@ INVALID: dict[type[ProcessSettings], dict[str, list[str]]] = {
         "TRUSTED_PROXIES": ["S3cret", "10.0.0.0/8,a\nb"],
         "PORT": ["S3cret", "0", "65536"],
         "LOG_LEVEL": ["S3cret", "a\nb"],
+    },
+    ReleaseSettings: {
+        "CALLBACKS_KEPT_MONTHS": ["2", "0", "-1", "3.5", "x", "1201"],
+        "EXCHANGES_KEPT_MONTHS": ["2", "0", "-1", "3.5", "x", "1201"],
     },
     IngressSettings: {
         "WEB_CONCURRENCY": ["0", "65", "two"],

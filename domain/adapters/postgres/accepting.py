@@ -74,10 +74,12 @@ _KEY_LIFETIME_SQL = f"interval '{int(KEY_LIFETIME.total_seconds())} seconds'"
 # * The key has expired.
 # * Its payment succeeded or failed, has no next step, and needs no review.
 # * Its payment has not changed for the time of one key lifetime.
-_IS_FREE = f"""(stored.expires_at <= now() AND coalesce((
+IS_SETTLED_SINCE = """coalesce((
     SELECT earlier.stage IN ('succeeded', 'failed') AND earlier.next_step_at IS NULL
-        AND NOT earlier.needs_review AND earlier.updated_at <= now() - {_KEY_LIFETIME_SQL}
-    FROM mkwanja.payments AS earlier WHERE earlier.id = stored.payment_id), false))"""
+        AND NOT earlier.needs_review AND earlier.updated_at <= {since}
+    FROM mkwanja.payments AS earlier WHERE earlier.id = stored.payment_id), false)"""
+_SETTLED_FOR_A_LIFETIME = IS_SETTLED_SINCE.format(since=f"now() - {_KEY_LIFETIME_SQL}")
+_IS_FREE = f"(stored.expires_at <= now() AND {_SETTLED_FOR_A_LIFETIME})"
 
 # Only the database knows the time of the acceptance. So the answer is rendered with a hole for each
 # time in it, and the database fills them. No JSON text contains this character.

@@ -39,13 +39,16 @@ def _quoted(texts: Iterable[str]) -> str:
     return ", ".join(f"'{text}'" for text in sorted(texts))
 
 
-# Queries of the function that loads a batch. `:evidence_ids` are payments.
+# Queries of the function that loads a batch. `:evidence_ids` are payments. The first and the last
+# of them select the partitions of `callbacks`, because an array of ids does not.
 INQUIRIES = """SELECT payment_id, number, asked_at, verdict, code, is_probe, of_former_account
             FROM mkwanja.inquiries WHERE payment_id = ANY(:evidence_ids)
             ORDER BY payment_id, number"""
 _IS_UNCONFIRMED = f"source_allowed AND disposition = '{Disposition.AWAITS_CONFIRMATION}'"
+_OF_PAYMENTS = """payment_id = ANY(:evidence_ids)
+                AND payment_id BETWEEN :first_evidence_id AND :last_evidence_id"""
 UNCONFIRMED_RECEIPTS = f"""SELECT DISTINCT receipt FROM mkwanja.callbacks
-            WHERE payment_id = ANY(:evidence_ids) AND {_IS_UNCONFIRMED}"""
+            WHERE {_OF_PAYMENTS} AND {_IS_UNCONFIRMED}"""
 MESSAGES = f"""SELECT payment_id,
                 bool_or(operation IN ({_quoted(PAYMENT_OPERATIONS)})) AS has_message,
                 bool_or(source_allowed AND word = '{ReportedOutcome.SUCCESS}') AS claims_success,
@@ -55,7 +58,7 @@ MESSAGES = f"""SELECT payment_id,
                 array_agg(DISTINCT receipt) FILTER (WHERE {_IS_UNCONFIRMED})
                     AS unconfirmed_receipts,
                 max(received_at) FILTER (WHERE {_IS_UNCONFIRMED}) AS unconfirmed_since
-            FROM mkwanja.callbacks WHERE payment_id = ANY(:evidence_ids) GROUP BY payment_id"""
+            FROM mkwanja.callbacks WHERE {_OF_PAYMENTS} GROUP BY payment_id"""
 
 
 def evidence_from(

@@ -51,6 +51,9 @@ _PLANNING = "SET enable_seqscan = off SET plan_cache_mode = force_generic_plan"
 # Without these, a join of a batch with a table that was still empty reads the table's whole index.
 _JOINS_BY_INDEX = " SET enable_hashjoin = off SET enable_mergejoin = off"
 
+# The search path is fixed, so a caller cannot replace an operator or a function by its own.
+_AS_OWNER = "SECURITY DEFINER SET search_path = pg_catalog, pg_temp "
+
 # Processes of another release may still call its functions. After this time they are removed.
 _KEPT_DAYS = 30
 _MARK = "installed by the release"
@@ -63,6 +66,8 @@ class Function:
     * `parameters` and `returns`: names and types. If `returns` is empty, it returns nothing.
     * `body`: PL/pgSQL from BEGIN to END, perhaps with DECLARE. It names parameters as `:name`.
     * `joins_tables`: whether it joins a batch with tables. Then every join uses an index.
+    * `runs_as_owner`: whether it runs with the rights of the schema's owner. The service's role may
+      then do what the function does, and nothing more.
 
     If a column and a variable have the same name, the name means the column.
     """
@@ -72,6 +77,7 @@ class Function:
     parameters: Mapping[str, str] = field(default_factory=dict)
     returns: Mapping[str, str] = field(default_factory=dict)
     joins_tables: bool = False
+    runs_as_owner: bool = False
 
     @cached_property
     def installed_name(self) -> str:
@@ -101,7 +107,8 @@ class Function:
 
     @cached_property
     def _settings(self) -> str:
-        return f"{_PLANNING}{_JOINS_BY_INDEX}" if self.joins_tables else _PLANNING
+        joins = _JOINS_BY_INDEX if self.joins_tables else ""
+        return f"{_AS_OWNER if self.runs_as_owner else ''}{_PLANNING}{joins}"
 
     @cached_property
     def _types(self) -> str:

@@ -45,6 +45,8 @@ LOAD = Function(
         "receipts": "text[]",
         # The payments whose decisions read evidence, and whether one of the decisions is a claim.
         "evidence_ids": "uuid[]",
+        "first_evidence_id": "uuid",
+        "last_evidence_id": "uuid",
         "has_claim": "boolean",
     },
     returns={
@@ -157,6 +159,8 @@ async def load_changes(transaction: Calls, batch: Sequence[Change]) -> Loaded:
         "originators": list(originators.values()),
         "receipts": [change.receipt for change in batch if change.receipt],
         "evidence_ids": evidence_ids,
+        "first_evidence_id": min(evidence_ids, default=None),
+        "last_evidence_id": max(evidence_ids, default=None),
         "has_claim": any(change.reads is Reads.CLAIM for change in batch),
     }
     [row] = await transaction.call(LOAD, parameters)

@@ -26,11 +26,17 @@ BRAKES = 4_711_254_003
 # before the request reads what is used. Only its holder changes a meter.
 LIMITS = 4_711
 
+# The upkeep of partitions. One process at a time makes or drops them, and none during a release.
+UPKEEP = 4_711_254_004
+
 LOCK_MIGRATION = f"pg_advisory_xact_lock({MIGRATION})"
 LOCK_FEED = f"pg_advisory_xact_lock({FEED})"
 LOCK_BRAKES = f"pg_advisory_xact_lock({BRAKES})"
 LOCK_BRAKES_SHARED = f"pg_advisory_xact_lock_shared({BRAKES})"
 LOCK_LIMIT = f"pg_advisory_xact_lock({LIMITS}, number)"  # `number` is a column of the query
+
+TRY_LOCK_UPKEEP = f"pg_try_advisory_xact_lock({UPKEEP})"
+LOCK_UPKEEP = f"pg_advisory_xact_lock({UPKEEP})"
 
 
 def waited_for_an_advisory_lock(error: BaseException) -> bool:

@@ -15,8 +15,11 @@ from domain.adapters.postgres.urls import read_database_url
 
 
 @asynccontextmanager
-async def open_migration(url: str) -> AsyncIterator[AsyncConnection]:
-    """A transaction without limits, because a migration may run for a long time."""
+async def open_migration(url: str, *, commits_each: bool = False) -> AsyncIterator[AsyncConnection]:
+    """A transaction without limits, because a migration may run for a long time.
+
+    If `commits_each`, each statement is a transaction of its own.
+    """
     address = read_database_url(url)
     arguments: dict[str, Any] = {
         **address.arguments(),
@@ -33,7 +36,11 @@ async def open_migration(url: str) -> AsyncIterator[AsyncConnection]:
         "postgresql+asyncpg://", connect_args=arguments, hide_parameters=True, poolclass=NullPool
     )
     try:
-        async with engine.begin() as connection:
-            yield connection
+        if commits_each:
+            async with engine.connect() as connection:
+                yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+        else:
+            async with engine.begin() as connection:
+                yield connection
     finally:
         await engine.dispose()

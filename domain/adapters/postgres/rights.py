@@ -18,7 +18,8 @@ from domain.adapters.postgres.tables import SCHEMA, metadata
 SERVICE_ROLE = "mkwanja_service"
 
 # All columns that the processes update. All other columns are only inserted: a payment's amount,
-# parties and owner stay as accepted, and the history stays as recorded. Nothing is ever deleted.
+# parties and owner stay as accepted, and the history stays as recorded. The role deletes nothing:
+# three functions of the owner do (`partitions.py`, `expired_keys.py`).
 UPDATED_COLUMNS = {
     # Processes of an older release also change `event_due`.
     "payments": (*CHANGED_NAMES, "event_due"),
@@ -48,8 +49,8 @@ UPDATED_COLUMNS = {
     "limit_meters": ("amount", "count_after"),
 }
 
-# The migrations insert the rows of these tables.
-_NEVER_INSERTED = frozenset({"brakes", "event_publisher"})
+# The migrations and the release insert the rows of these tables.
+_NEVER_INSERTED = frozenset({"brakes", "event_publisher", "retention"})
 
 # Supabase serves schemas to these roles over HTTP, and its projects have generous default grants
 # (rules.md §21). After every migration, these roles have no right on anything of ours, including

@@ -37,7 +37,7 @@ SCHEMA = "mkwanja"
 
 # The schema that this release needs. /readyz compares it with the database, and a test compares it
 # with the newest migration.
-REVISION = "0015"
+REVISION = "0016"
 
 metadata = MetaData(schema=SCHEMA)
 
@@ -163,6 +163,8 @@ idempotency_keys = Table(
     Column("expires_at", _moment, nullable=False),
 )
 
+Index("idempotency_keys_by_expiry", idempotency_keys.c.expires_at)
+
 payment_history = Table(
     "payment_history",
     metadata,
@@ -188,6 +190,7 @@ event_publications = Table(
 )
 Index("event_publications_of_history", event_publications.c.history_id)
 
+# This table and `daraja_exchanges` have monthly partitions (`partitions.py`).
 callbacks = Table(
     "callbacks",
     metadata,
@@ -283,6 +286,14 @@ unlisted_events = Table(
     Column("payment_id", Uuid, nullable=False),
     Column("sequence", Integer, nullable=False),
     UniqueConstraint("history_id", name="event_is_queued_once"),
+)
+
+# How many months of a partitioned table are kept. No row: all of them.
+retention = Table(
+    "retention",
+    metadata,
+    Column("table_name", Text, primary_key=True),
+    Column("kept_months", Integer, nullable=False),
 )
 
 # One row: up to which position of `events` all events are published, and which process has the turn

@@ -98,6 +98,9 @@ WRITE = Function(
         "answers": "json",
         "history": "json",
         "callbacks": "json",
+        # The first and the last payment of the callbacks. They select the partitions of the table.
+        "first_called_back": "uuid",
+        "last_called_back": "uuid",
         "exchanges": "json",
         "changes_breaker": "boolean",
         "operations": "text[]",
@@ -167,6 +170,7 @@ BEGIN
                 SELECT operation, source_allowed, disposition, body_sha256
                 FROM mkwanja.callbacks AS earlier
                 WHERE earlier.payment_id = batch.payment_id
+                    AND earlier.payment_id BETWEEN :first_called_back AND :last_called_back
                 ORDER BY earlier.received_at DESC LIMIT {_COMPARED_MESSAGES_MAX}
             ) AS recent
             WHERE (recent.operation, recent.source_allowed, recent.disposition, recent.body_sha256)
@@ -177,7 +181,10 @@ BEGIN
         SELECT id, payment_id, operation, now(), source_address,
             source_allowed, content_type, body, body_sha256, disposition, is_flagged, word, receipt
         FROM {recordset("callbacks", _CALLBACK_COLUMNS)}
-        WHERE NOT EXISTS (SELECT FROM mkwanja.callbacks AS earlier WHERE earlier.id = batch.id)
+        WHERE NOT EXISTS (
+                SELECT FROM mkwanja.callbacks AS earlier
+                WHERE earlier.id = batch.id AND earlier.payment_id = batch.payment_id
+                    AND earlier.payment_id BETWEEN :first_called_back AND :last_called_back)
             AND batch.id <> ALL(coalesce(repeated, '{{}}'));
     END IF;
     IF :exchanges IS NOT NULL THEN
@@ -271,6 +278,9 @@ async def write(
     if not any(rows.values()):
         return frozenset()
     parameters: dict[str, Any] = {name: records(rows_) for name, rows_ in rows.items()}
+    called_back = [item.change.payment_id for item in prepared if item.change.callback]
+    parameters["first_called_back"] = min(called_back, default=None)
+    parameters["last_called_back"] = max(called_back, default=None)
     parameters["changes_breaker"] = effects.changes_breaker
     parameters["operations"] = [operation.value for operation in effects.changed_operations]
     [written] = await transaction.call(WRITE, parameters)

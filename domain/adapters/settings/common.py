@@ -69,6 +69,25 @@ class MigrationSettings(ProcessSettings):
     database_url: DatabaseUrl
 
 
+class ReleaseSettings(MigrationSettings):
+    """The settings of a release (`alembic upgrade head`).
+
+    How many months of records are kept. If unset, all are kept. The database refuses less than
+    three months too.
+    """
+
+    callbacks_kept_months: int | None = Field(None, ge=3, le=1200)
+    exchanges_kept_months: int | None = Field(None, ge=3, le=1200)
+
+    @property
+    def kept_months(self) -> Mapping[str, int | None]:
+        """The months for each table."""
+        return {
+            "callbacks": self.callbacks_kept_months,
+            "daraja_exchanges": self.exchanges_kept_months,
+        }
+
+
 class PolicySettings(ProcessSettings):
     """The policy: who may do what, how much and how often.
 
