@@ -6,7 +6,7 @@ Also cancels a payment, if Daraja certainly has not acted on the payment.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
@@ -28,6 +28,7 @@ from domain.idempotency import FirstAnswer
 from domain.kinds import RULES, Default
 from domain.payment import Fact, Payment
 from domain.policy import Charge, may_see
+from domain.records import replace
 from domain.stages import FactName, Stage
 from domain.values import DEFAULT_TEXT, Caller, PaymentRequest, reference_from_id
 

@@ -8,6 +8,7 @@ import ipaddress
 import json
 import re
 from collections.abc import Mapping
+from functools import cache
 from urllib.parse import urlsplit
 
 Body = Mapping[str, object]
@@ -121,6 +122,7 @@ def url(body: Body, field: str) -> str:
     return text
 
 
+@cache
 def _is_this_machine(host: str) -> bool:
     if host == "localhost":
         return True

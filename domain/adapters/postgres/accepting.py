@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -53,6 +52,7 @@ from domain.errors import (
 from domain.idempotency import KEY_LIFETIME, FirstAnswer
 from domain.lifecycle.accept import Acceptance, NewPayment
 from domain.payment import Payment
+from domain.records import replace
 from domain.stages import Stage
 from domain.values import Caller
 from domain.views import timestamp

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -41,6 +41,7 @@ from domain.changes import HistoryEntry
 from domain.errors import ClaimUnknown, CommitOutcomeUnknown
 from domain.lifecycle.submit import Due
 from domain.payment import Payment
+from domain.records import replace
 from domain.stages import Stage, Step
 from domain.times import HANDOVER_RETRY_AFTER
 
