@@ -159,7 +159,7 @@ EXPLANATIONS = {
 _KIND_BY_PATTERN = {
     r"\b(?:MOVED|ASK|CROSSSLOT|TRYAGAIN)\b": FaultKind.CLUSTER,
     r"\bCLUSTERDOWN\b": FaultKind.CLUSTER_DOWN,
-    r"\bNOPERM\b": FaultKind.PERMISSION,
+    r"\bNOPERM\b|^ACL failure": FaultKind.PERMISSION,
     r"\b(?:WRONGPASS|NOAUTH)\b": FaultKind.CREDENTIALS,
     # UNBLOCKED: a command was waiting for a key when this server became a replica.
     r"\b(?:READONLY|UNBLOCKED)\b": FaultKind.READ_ONLY,

@@ -26,6 +26,14 @@ _COPIES_MAX = 20_000  # the most that one process writes within `LIFETIME`
 
 _PREFIX = f"{PREFIX}replay:"
 
+# One call for many copies. redis-py needs as much time for one answer as for one call.
+# KEYS: the names. ARGV: for each name the text, and the Unix time at which it expires.
+_WRITE = """
+for i, key in ipairs(KEYS) do
+  redis.call('SET', key, ARGV[2 * i - 1], 'EXAT', ARGV[2 * i])
+end
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Copy:
@@ -56,6 +64,7 @@ class Replays:
 
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
+        self._write_script = redis.register_script(_WRITE)
         self._counted_since = 0.0
         self._count = 0
         self._reads: Lane[str, bytes | None] = Lane(
@@ -77,22 +86,17 @@ class Replays:
         Leaves out an answer that is too long, and all copies after this process has written many.
         """
         now = time.time()
-        writes = []
+        names: list[str] = []
+        arguments: list[bytes | int] = []
         for one in copies:
             text = _encode(one)
             if len(text) <= _LENGTH_MAX and self._count_copy():
                 until = min(one.expires_at.timestamp(), now + LIFETIME.total_seconds())
-                writes.append((_name(one.caller_key, one.key), text, int(until)))
-        if not writes:
-            return
-        async with (
-            record_use(self._redis, "copies"),
-            self._redis.pipeline(transaction=False) as pipeline,
-        ):
-            for name, text, until_seconds in writes:
-                # The method `set` would check each of its many options first.
-                pipeline.execute_command("SET", name, text, "EXAT", until_seconds)
-            await pipeline.execute()
+                names.append(_name(one.caller_key, one.key))
+                arguments += [text, int(until)]
+        if names:
+            async with record_use(self._redis, "copies"):
+                await self._write_script(keys=names, args=arguments)
 
     def _count_copy(self) -> bool:
         """Counts one more copy. Returns whether this process may write it."""
