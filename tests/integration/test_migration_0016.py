@@ -24,12 +24,17 @@ from tests.integration.partitions import (
     partitions,
     where,
 )
-from tests.stack.databases import connection
+from tests.stack.databases import alembic, connection
 
 _INSERT_EXCHANGE = """
 INSERT INTO mkwanja.daraja_exchanges
     (id, payment_id, api, recorded_at, request, was_written, meaning)
 VALUES ($1, $1, 'b2c', now(), '{}', true, 'acknowledged') ON CONFLICT (id) DO NOTHING
+"""
+_INSERT_CALLBACK = """
+INSERT INTO mkwanja.callbacks (id, payment_id, operation, received_at, source_address,
+    source_allowed, body, body_sha256, disposition, is_flagged)
+VALUES ($1, $1, 'deposit', now(), '196.201.214.200', true, 'x', 'y', 'finalized', false)
 """
 _COUNT = "SELECT count(*) FROM mkwanja.{}"
 _CONSTRAINTS = f"SELECT count(*) FROM pg_constraint WHERE conname = '{BOUNDING}'"
@@ -84,12 +89,45 @@ async def test_a_row_with_an_id_of_a_far_month_stops_no_release_and_is_kept(fres
     await used(fresh)
     far = id_of(month(600))
     await insert_callback(fresh, far)
-    await migrate(fresh.url)
+    status, output = await alembic("upgrade", "head", url=fresh.url)
+    assert (status, output.count("\n")) == (0, 1)
+    assert "a row of callbacks has an id of a far month" in output
     assert await partitions(fresh, "callbacks") == {"callbacks_before"}
     assert await fresh.one(_CONSTRAINTS) == 0
     await insert_callback(fresh, far)
     assert await fresh.one("SELECT count(*) FROM mkwanja.callbacks WHERE payment_id = $1", far) == 2
     assert [result.missing for result in await make_partitions(fresh.database)] == [0, 0]
+
+
+async def test_processes_write_and_read_during_the_whole_upgrade(fresh: Store) -> None:
+    """No statement fails, also by a deadlock, and no row is lost."""
+    await used(fresh)
+    before = {table: await fresh.one(_COUNT.format(table)) for table in TABLES}
+    stopping = asyncio.Event()
+
+    async def write() -> int:
+        count = 0
+        async with connection(fresh.url) as raw:
+            while not stopping.is_set():
+                row_id = new_id()
+                async with raw.transaction():
+                    await raw.execute(_INSERT_CALLBACK, row_id)
+                    await raw.execute(_INSERT_EXCHANGE, row_id)
+                    found = "SELECT count(*) FROM mkwanja.callbacks WHERE payment_id = $1"
+                    assert await raw.fetchval(found, row_id) == 1
+                count += 1
+        return count
+
+    writers = [asyncio.create_task(write()) for _ in range(3)]
+    try:
+        await migrate(fresh.url)
+        await make_partitions(fresh.database)
+    finally:
+        stopping.set()
+        written = sum(await asyncio.gather(*writers))
+    for table in TABLES:
+        assert await fresh.one(_COUNT.format(table)) == before[table] + written
+        assert f"{table}_other" in await partitions(fresh, table)
 
 
 async def leave_half_done(store: Store, end_in: timedelta) -> None:

@@ -51,19 +51,25 @@ SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('mkwanja.' || CAS
 Result = TypeVar("Result")
 
 
-async def finish_release(url: str) -> None:
-    """Bounds the partitions of old rows, makes the months, and builds the index of the keys."""
-    for table, key in PARTITIONED.items():
-        await _bound_old_rows(url, table, key)
+async def finish_release(url: str) -> list[str]:
+    """Bounds the partitions of old rows, makes the months, and builds the index of the keys.
+
+    Returns the tables of which all rows stay in one partition.
+    """
+    unbounded = [
+        table for table, key in PARTITIONED.items() if not await _bound_old_rows(url, table, key)
+    ]
     await _run_shortly(url, _make_months)
     await _build_index_of_keys(url)
+    return unbounded
 
 
-async def _bound_old_rows(url: str, table: str, key: str) -> None:
+async def _bound_old_rows(url: str, table: str, key: str) -> bool:
     """Lets the partition of the old rows end, so that months can follow it.
 
     PostgreSQL reads the old rows once, while other processes read and write them. If a row has an
-    id of a far month, all rows stay in this partition, which is then never dropped.
+    id of a far month, all rows stay in this partition, which is then never dropped. Returns False
+    in this case.
     """
     old = f"{table}_before"
 
@@ -105,7 +111,7 @@ async def _bound_old_rows(url: str, table: str, key: str) -> None:
 
     end = await _run_shortly(url, add_constraint)
     if end is None:
-        return
+        return True
     try:
         async with open_migration(url) as connection:
             await _alter(connection, old, f"VALIDATE CONSTRAINT {BOUNDING}")
@@ -113,8 +119,9 @@ async def _bound_old_rows(url: str, table: str, key: str) -> None:
         await _run_shortly(url, remove_constraint)
         if sqlstate(error.orig or error) != _CHECK_VIOLATION:
             raise
-        return
+        return False
     await _run_shortly(url, partial(set_end, end=end))
+    return True
 
 
 async def _make_months(connection: AsyncConnection) -> None:

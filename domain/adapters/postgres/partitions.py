@@ -10,7 +10,7 @@ it gets a row if its month has no partition. So no row is ever refused.
 
 The functions run with the rights of the schema's owner, and no parameter of theirs names a table or
 a time. A process can therefore only make partitions that are needed anyway, and can only drop what
-the owner's retention setting permits (ADR 28).
+the owner's retention setting permits (ADR 30).
 """
 
 from __future__ import annotations
