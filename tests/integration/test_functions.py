@@ -14,6 +14,7 @@ from domain.adapters import postgres
 from domain.adapters.postgres.accepting import render_with_holes
 from domain.adapters.postgres.functions import LIMITS, Function
 from domain.adapters.postgres.installed import FUNCTIONS
+from domain.adapters.postgres.partitions import DROP_PARTITIONS
 from tests.integration.conftest import CALLER, Store, a_new_payment
 from tests.integration.migrating import migrate
 from tests.stack.databases import connection
@@ -35,6 +36,21 @@ def test_every_function_of_the_package_is_installed() -> None:
         if isinstance(value, Function)
     }
     assert defined == {function.installed_name for function in FUNCTIONS}
+
+
+def test_a_function_that_joins_a_table_joins_it_by_an_index() -> None:
+    """A session keeps the plans that it made while the tables were empty.
+
+    A kept plan that joined by a hash would read a whole table, for each event for example. Only the
+    function that drops a month's partitions reads whole tables.
+    """
+    joining = {
+        function
+        for function in FUNCTIONS
+        if "JOIN mkwanja." in function.body and function is not DROP_PARTITIONS
+    }
+    assert {function.name for function in joining} >= {"take_turn", "list_events"}
+    assert [function.name for function in joining if not function.joins_tables] == []
 
 
 async def test_a_release_installs_its_functions_and_removes_those_of_old_releases(

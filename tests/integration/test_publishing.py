@@ -10,8 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from domain.adapters.postgres import feed, outbox
-from domain.adapters.postgres.functions import Function
+from domain.adapters.postgres import outbox
 from domain.adapters.redis.bell import RedisBell
 from domain.adapters.redis.connection import RedisClient
 from domain.lifecycle import announce
@@ -20,7 +19,6 @@ from tests.builders import a_backlog_of
 from tests.integration.conftest import Store, failure, new_id, success
 from tests.integration.publishing import (
     Process,
-    end_every_turn,
     event_bodies,
     publisher_row,
     receive,
@@ -237,35 +235,3 @@ class TestOverdue:
             plan = await fresh.one(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}")
             found = json.loads(plan)[0]["Plan"]
             assert found["Shared Hit Blocks"] + found["Shared Read Blocks"] < 20, plan
-
-    async def test_listing_and_publishing_cost_the_same_when_the_tables_have_grown(
-        self, fresh: Store
-    ) -> None:
-        """A session keeps the plans that it made while the tables were empty.
-
-        A kept plan that joined by a hash would read all payments, or the whole history, for each
-        event.
-        """
-        calls = {
-            outbox.TAKE_TURN: ("2s", new_id(), None, 100),
-            feed.LIST_EVENTS: ("300ms", 100),
-        }
-        async with connection(fresh.url) as session:
-
-            async def pages_read(function: Function) -> int:
-                arguments = calls[function]
-                plan = await session.fetchval(
-                    f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {function.call.text}", *arguments
-                )
-                found = json.loads(plan)[0]["Plan"]
-                return int(found["Shared Hit Blocks"] + found["Shared Read Blocks"])
-
-            for function in calls:
-                await fresh.finalized()
-                await pages_read(function)
-            await fresh.execute(a_backlog_of(5_000))
-            await end_every_turn(fresh)
-            await Process(fresh).publish()
-            for function in calls:
-                await fresh.finalized()
-                assert await pages_read(function) < 150, function.name
