@@ -186,6 +186,18 @@ def test_a_message_never_postpones_an_inquiry(due: Any) -> None:
     assert payment_of(decision).next_step_at == due
 
 
+@pytest.mark.parametrize("stage", [*OPEN, S.FAILED, S.SUBMITTING])
+def test_an_answer_to_an_inquiry_is_the_confirmation(stage: Stage) -> None:
+    decision = decide_callback(
+        a_due_payment(stage=stage),
+        STATUS_PAID,
+        an_inquiry(1, at=NOW - MINUTE),
+        operation="status-1",
+        confirm_above_kes=0,
+    )
+    assert payment_of(decision).stage is S.SUCCEEDED
+
+
 # --- answers to the inquiries ---------------------------------------------------------------------
 
 

@@ -64,6 +64,15 @@ def test_each_inquiry_outcome_is_silence_or_shows_that_daraja_has_the_payment(
     assert (outcome.is_silent, outcome.shows_that_daraja_has_it) == (is_silent, is_at_daraja)
 
 
+def test_only_the_first_answer_to_an_inquiry_counts() -> None:
+    unanswered = evidence_of(an_inquiry(1), an_inquiry(2))
+    once = unanswered.with_answer(1, V.FAILED, "1032")
+    assert once.inquiries == (an_inquiry(1, V.FAILED, code="1032"), an_inquiry(2))
+    assert once.with_answer(1, V.PAID, "0") == once
+    assert unanswered.awaits_answer(1)
+    assert (once.awaits_answer(1), once.awaits_answer(2)) == (False, True)
+
+
 # --- when to inquire ------------------------------------------------------------------------------
 
 

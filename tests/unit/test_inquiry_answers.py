@@ -63,6 +63,11 @@ def decide_answer(payment: Payment, report: Report, *inquiries: Inquiry) -> Deci
     return decide_callback(payment, report, *inquiries, operation=f"status-{number}")
 
 
+def test_an_answer_that_comes_by_callback_changes_nothing_yet() -> None:
+    payment = a_due_payment()
+    assert decide_inquiry_answer(payment, None, an_inquiry(1)) == Decided(payment=payment)
+
+
 def test_an_answer_about_an_unknown_payment_changes_nothing() -> None:
     assert decide_inquiry_answer(None, QUERY_PAID) == Decided(payment=None)
 

@@ -156,6 +156,11 @@ def test_a_success_sets_receipt_and_name_and_clears_the_failure(payment: Payment
     assert (after.receipt, after.recipient_name) == (RECEIPT, "JANE DOE")
 
 
+def test_a_second_receipt_does_not_replace_the_first() -> None:
+    payment = a_payment(stage=Stage.SUCCEEDED)
+    assert payment.apply(Fact(name=FactName.SUCCESS_REPORTED, receipt="UC14OTHER1")) == payment
+
+
 # The facts that prove that money moved: from Daraja, or from a person who read M-PESA's statement.
 PAID = (FactName.SUCCESS_REPORTED, FactName.RESOLVED_PAID)
 

@@ -86,6 +86,20 @@ def test_the_table_has_each_result_in_every_stage() -> None:
     assert sorted((row[0], row[1]) for row in ROWS) == sorted(product((R.SUCCESS, R.FAILURE), S))
 
 
+@for_each("kind", Kind)
+@for_each("stage", Stage)
+@for_each("reported", [one for one in R if one not in (R.SUCCESS, R.FAILURE)])
+def test_a_message_without_a_result_moves_no_payment(
+    reported: ReportedOutcome, stage: Stage, kind: Kind
+) -> None:
+    decision = decide_callback(a_payment(stage=stage, kind=kind), a_report(reported))
+    expected = D.UNREADABLE if reported is R.UNREADABLE else D.INQUIRY_BROUGHT_FORWARD
+    if (reported, stage) == (R.UNDECIDED, S.ACCEPTED):
+        expected = D.CONTRADICTION
+    assert (payment_of(decision).stage, decision.disposition) == (stage, expected)
+    assert event_of(decision) is None
+
+
 @pytest.mark.parametrize("kind", Kind)
 def test_only_an_explicit_result_that_agrees_with_the_payment_finalizes_it(kind: Kind) -> None:
     """The test tries all combinations of outcome, stage, amount, ids, receipt, source and owner."""
@@ -290,6 +304,13 @@ def test_a_receipt_that_arrives_after_a_success_without_a_receipt_is_announced(
     assert (payment_of(decision).receipt, event_of(decision)) == (RECEIPT, EventType.RECEIPT_ADDED)
     assert decision.disposition is D.RECEIPT_ADDED
     assert entry_of(decision) == "success_reported"
+
+
+def test_a_repeated_result_is_a_duplicate_that_writes_no_history() -> None:
+    first = decide_callback(a_payment(stage=S.AWAITING_RESULT), a_report())
+    again = decide_callback(first.payment, a_report())
+    assert (again.payment, entry_of(again), event_of(again)) == (first.payment, None, None)
+    assert (again.disposition, again.is_message_flagged) == (D.DUPLICATE, False)
 
 
 @pytest.mark.parametrize(

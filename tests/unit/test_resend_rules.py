@@ -246,3 +246,9 @@ def test_a_permitted_claim_begins_a_numbered_attempt_under_a_lease() -> None:
 
 def test_a_claim_holds_the_brakes_until_its_commit() -> None:
     assert CLAIM.reads is Reads.CLAIM
+
+
+def test_a_repeated_claim_after_a_lost_answer_to_its_commit_changes_nothing() -> None:
+    first = decide(CLAIM, a_withdrawal(), *NOT_FOUND).payment
+    again = decide(CLAIM, first, *NOT_FOUND)
+    assert (again.payment, entry_of(again)) == (first, None)

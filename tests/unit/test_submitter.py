@@ -63,6 +63,14 @@ async def test_the_submitter_prepares_claims_sends_and_records_in_this_order(
     assert either.outcomes == [*earlier, Outcome.ACKNOWLEDGED]
 
 
+@pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not Stage.ACCEPTED])
+async def test_a_job_for_a_payment_past_acceptance_does_nothing(stage: Stage) -> None:
+    """The payment's row decides, because a job may run twice, late, or for a final payment."""
+    world = World(a_payment(stage=stage))
+    await world.submit_payment()
+    assert (world.steps, world.postponed_by) == ([], [])
+
+
 async def test_a_job_for_an_unknown_payment_does_nothing(world: World) -> None:
     await world.submitter.submit(uuid4())
     assert world.steps == []
