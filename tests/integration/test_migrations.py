@@ -72,7 +72,7 @@ class TestUpgrade:
         assert await differences(fresh.url) == []
         await fresh.execute(
             "ALTER TABLE mkwanja.payments DROP COLUMN receipt CASCADE;"
-            " DROP INDEX mkwanja.payments_due"
+            " DROP INDEX mkwanja.payments_newest"
         )
         assert {difference[0] for difference in await differences(fresh.url)} == {
             "add_column",

@@ -8,13 +8,15 @@ from domain.adapters.postgres.statements import sql
 from domain.attempts import Outcome
 from domain.stages import Stage
 
-# The query counts only payments that still have a next step. An index covers them, so finished
+# The query counts only payments that still have a next step. They are in `due_steps`, so finished
 # payments cost nothing. Accepted payments are not counted. Any account can send them, because
 # Daraja cannot have acted on their attempts.
 _OPEN = sql(f"""
 SELECT attempt.account, count(DISTINCT payment.id) AS payments
-FROM mkwanja.payments AS payment JOIN mkwanja.attempts AS attempt ON attempt.payment_id = payment.id
-WHERE payment.next_step_at IS NOT NULL AND payment.stage <> '{Stage.ACCEPTED}'
+FROM mkwanja.due_steps AS due
+JOIN mkwanja.payments AS payment ON payment.id = due.payment_id
+JOIN mkwanja.attempts AS attempt ON attempt.payment_id = payment.id
+WHERE payment.stage <> '{Stage.ACCEPTED}'
     AND attempt.outcome IS DISTINCT FROM '{Outcome.NOT_ACTED}'
 GROUP BY attempt.account ORDER BY payments DESC
 """)

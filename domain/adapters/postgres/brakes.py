@@ -248,10 +248,12 @@ _READ = sql(
 # their send, and payments whose inquiry step is due.
 _READ_OPERATIONS = sql(f"""
 SELECT name, is_engaged, reason, changed_at, probe_at, probes, (
-    SELECT count(*) FROM mkwanja.payments
-    WHERE (next_step = '{Step.SUBMIT}' AND stage = '{Stage.ACCEPTED}'
-           AND name = {OPERATION_OF_KIND_SQL})
-       OR (next_step_at <= now() AND name = {_case("next_step", OPERATION_OF_INQUIRY_STEP)})
+    SELECT count(*) FROM mkwanja.payments AS payment WHERE id IN (
+            SELECT payment_id FROM mkwanja.due_steps
+            WHERE next_step = '{Step.SUBMIT}' OR next_step_at <= now())
+        AND ((next_step = '{Step.SUBMIT}' AND stage = '{Stage.ACCEPTED}'
+              AND name = {OPERATION_OF_KIND_SQL})
+          OR (next_step_at <= now() AND name = {_case("next_step", OPERATION_OF_INQUIRY_STEP)}))
 ) AS waiting
 FROM mkwanja.brakes WHERE NOT {_STOPS_PAYOUTS} ORDER BY name
 """)

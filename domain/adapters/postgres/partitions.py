@@ -130,12 +130,12 @@ END""",
 )
 
 # Whether one of the payments before an id may still need the evidence: it is not settled, or an
-# event of it is not published. A payment that is not final always has a due step
-# (`nothing_waits_for_nobody`). OFFSET 0 makes PostgreSQL read the small partial indexes, and not
-# all payments of the past.
+# event of it is not published. A final payment may still have a due step. OFFSET 0 makes PostgreSQL
+# read the small partial indexes, and not all payments of the past.
 _UNSETTLED = """
-EXISTS (SELECT FROM (SELECT id FROM mkwanja.payments WHERE next_step_at IS NOT NULL OFFSET 0) AS due
-    WHERE due.id < limit_id)
+EXISTS (SELECT FROM (SELECT id FROM mkwanja.payments WHERE finalized_at IS NULL OFFSET 0) AS pending
+    WHERE pending.id < limit_id)
+OR EXISTS (SELECT FROM mkwanja.due_steps WHERE payment_id < limit_id)
 OR EXISTS (SELECT FROM (SELECT id FROM mkwanja.payments WHERE needs_review OFFSET 0) AS flagged
     WHERE flagged.id < limit_id)
 """

@@ -47,6 +47,8 @@ UPDATED_COLUMNS = {
     ),
     "event_publisher": ("published_through", "publisher", "turn_ends_at"),
     "limit_meters": ("amount", "count_after"),
+    # A trigger changes them together with the payment.
+    "due_steps": ("next_step", "next_step_at"),
 }
 
 # The migrations and the release insert the rows of these tables.

@@ -28,13 +28,17 @@ from domain.operations import Operation
 from domain.stages import Step
 
 # One statement fetches the due payments and moves their due times into the future. A payment that
-# makes no progress therefore does not stay in front of the others (rules.md §5).
+# makes no progress therefore does not stay in front of the others (rules.md §5). `due_steps` says
+# which payments may be due, and the locked row of the payment decides.
 _FETCH_DUE = sql(f"""
 WITH due AS (
-    SELECT id, next_step_at FROM mkwanja.payments
-    WHERE next_step = :step AND next_step_at <= now() AND kind = ANY(CAST(:kinds AS text[]))
-      AND {INQUIRY_IS_FREE}
-    ORDER BY next_step_at LIMIT :limit FOR UPDATE SKIP LOCKED
+    SELECT payment.id, payment.next_step_at
+    FROM mkwanja.due_steps AS listed
+    JOIN mkwanja.payments AS payment ON payment.id = listed.payment_id
+    WHERE listed.next_step = :step AND listed.next_step_at <= now()
+      AND listed.kind = ANY(CAST(:kinds AS text[]))
+      AND payment.next_step = :step AND payment.next_step_at <= now() AND {INQUIRY_IS_FREE}
+    ORDER BY listed.next_step_at LIMIT :limit FOR UPDATE OF payment SKIP LOCKED
 ), moved AS (
     UPDATE mkwanja.payments AS payment SET next_step_at = now() + CAST(:next_step_in AS interval)
     FROM due WHERE payment.id = due.id
@@ -56,7 +60,7 @@ WITH first_unpublished AS (
 )
 SELECT step.name AS step, CASE WHEN step.name = 'status' AND brakes.breaker_is_open THEN 0 ELSE (
         SELECT count(*) FROM (
-            SELECT FROM mkwanja.payments WHERE next_step = step.name AND next_step_at <= now()
+            SELECT FROM mkwanja.due_steps WHERE next_step = step.name AND next_step_at <= now()
             LIMIT CASE WHEN hold.name IS NULL THEN :limit
                 WHEN hold.probe_at <= now() THEN 1 ELSE 0 END) AS found
     ) END AS due,
