@@ -16,9 +16,16 @@ from domain.failures import FailureReason
 from domain.kinds import Kind
 from domain.lifecycle.accept import Acceptance, NewPayment
 from domain.stages import Stage
-from tests.integration.conftest import Store, failure, new_id, success
+from tests.integration.conftest import Store, failure, new_id, success, until
 from tests.integration.metering import a_caller, a_phone, charged
 from tests.stack.databases import connection
+
+_LOCK_WAITS = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted"
+_HOLD_KEY = """
+INSERT INTO mkwanja.idempotency_keys (caller_key, key, payment_id, fingerprint, answer_status,
+    answer_body, created_at, expires_at)
+VALUES ($1, $2, $3, '', 202, '', now(), now() + interval '1 day')
+"""
 
 
 async def accept_all(
@@ -52,6 +59,30 @@ class TestTheLastShilling:
         assert count_accepted(await accept_all([store, other], many)) == 7
         sql = "SELECT count(*) FROM mkwanja.payments WHERE caller_key = $1"
         assert await store.one(sql, caller.key) == 7
+
+    async def test_a_request_waits_while_another_process_may_use_the_last_shilling(
+        self, store: Store, other: Store
+    ) -> None:
+        """The first request has passed the check of the limit, and waits for its key's row."""
+        caller = a_caller()
+        first, second = (charged(caller, per_day=250) for _ in range(2))
+        async with connection(store.url) as raw:
+            holder = raw.transaction()
+            await holder.start()
+            await raw.execute(_HOLD_KEY, caller.key, first.idempotency_key, await store.accepted())
+            accepting_first = asyncio.create_task(store.accept(first))
+            await until(lambda: store.one(f"{_LOCK_WAITS} AND locktype = 'transactionid'"))
+            accepting_second = asyncio.create_task(other.accept(second))
+            await until(
+                lambda: store.one(
+                    f"SELECT $1 OR ({_LOCK_WAITS} AND locktype = 'advisory')",
+                    accepting_second.done(),
+                )
+            )
+            await holder.rollback()
+        results = await asyncio.gather(accepting_first, accepting_second, return_exceptions=True)
+        assert isinstance(results[0], Acceptance)
+        assert isinstance(results[1], LimitExceeded)
 
     @pytest.mark.parametrize(
         ("limit", "accepted"), [({"phone_per_day": 1000}, 4), ({"per_minute": 3}, 3)], ids=str
