@@ -1,4 +1,4 @@
-"""Keeps the tables in shape: makes monthly partitions, drops old ones, deletes expired keys.
+"""Keeps the tables in shape: partitions, expired keys, and the list of due steps.
 
 Every worker does this once an hour. In the database, one process at a time makes or drops
 partitions, and the others find nothing to do. What fails is tried again. Until then no row is
@@ -17,6 +17,7 @@ from domain.adapters import observability
 from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.expired_keys import BATCH_SIZE, delete_expired_keys
 from domain.adapters.postgres.partitions import drop_partitions, make_partitions
+from domain.adapters.postgres.sweeping import list_missing_steps
 from domain.errors import PaymentServiceError
 
 log = structlog.get_logger()
@@ -40,6 +41,7 @@ async def keep_tables(database: Database) -> None:
             await _try(make_missing_partitions, database),
             await _try(drop_old_partitions, database),
             await _try(delete_old_keys, database),
+            await _try(list_forgotten_payments, database),
         ]
         wait_seconds = _INTERVAL_SECONDS if all(results) else _RETRY_SECONDS
 
@@ -101,3 +103,14 @@ async def delete_old_keys(database: Database) -> bool:
             return True
         after = batch.last_expiry
         await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def list_forgotten_payments(database: Database) -> bool:
+    """Lists open payments whose due step the sweeper could not find. Returns whether none is left.
+
+    There is no such payment, unless triggers of the database were off while payments changed.
+    """
+    payment_ids = await list_missing_steps(database)
+    if payment_ids:
+        log.error("due_steps_were_missing", count=len(payment_ids), payment_id=str(payment_ids[0]))
+    return not payment_ids

@@ -11,6 +11,7 @@ from tests.integration.conftest import Store, acknowledgement, failure, success,
 from tests.integration.inquiries import askable_ids
 from tests.integration.migrating import a_record_in_use, differences, migrate
 from tests.stack.databases import connection
+from workers.upkeep import list_forgotten_payments
 
 MINUTE = timedelta(seconds=60)
 
@@ -90,6 +91,23 @@ async def test_a_missing_row_comes_back_with_the_next_change(fresh: Store) -> No
     payment_id = await fresh.accepted()
     await fresh.execute("DELETE FROM mkwanja.due_steps")
     await fresh.claiming.postpone(payment_id, MINUTE)
+    assert await fresh.rows(_WRONG) == []
+
+
+async def test_an_overdue_payment_that_is_not_listed_is_listed_by_the_upkeep(fresh: Store) -> None:
+    """Triggers were off. Payments that are listed, not due yet, or final stay as they are."""
+    forgotten, listed, later = [await fresh.accepted() for _ in range(3)]
+    await fresh.finalized()
+    for payment_id in (forgotten, listed):
+        await fresh.update(payment_id, "next_step_at = now() - interval '2 minutes'")
+    await fresh.execute(
+        "DELETE FROM mkwanja.due_steps WHERE payment_id = ANY($1)", [forgotten, later]
+    )
+    assert not await list_forgotten_payments(fresh.database)
+    due = await fresh.sweeping.fetch_due(Step.SUBMIT, limit=100, next_step_in=MINUTE)
+    assert {step.payment_id for step in due} == {forgotten, listed}
+    assert await list_forgotten_payments(fresh.database)
+    await fresh.claiming.postpone(later, MINUTE)
     assert await fresh.rows(_WRONG) == []
 
 

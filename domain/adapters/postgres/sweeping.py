@@ -72,6 +72,26 @@ FROM unnest(CAST(:steps AS text[])) AS step(name)
     {ALL_BRAKES}
 """)
 
+# The triggers that keep `due_steps` may have been off, for example in a restore. A payment without
+# its row there would wait for ever. The locked row decides, so a step that moves meanwhile is not
+# listed twice.
+_LIST_MISSING = sql("""
+WITH missing AS (
+    SELECT id, kind, next_step, next_step_at FROM mkwanja.payments AS payment
+    WHERE finalized_at IS NULL AND next_step_at <= now() - CAST(:overdue_by AS interval)
+      AND NOT EXISTS (
+          SELECT FROM mkwanja.due_steps AS listed
+          WHERE (listed.next_step, listed.next_step_at, listed.payment_id)
+              = (payment.next_step, payment.next_step_at, payment.id))
+    LIMIT :limit FOR UPDATE SKIP LOCKED
+)
+INSERT INTO mkwanja.due_steps (next_step, next_step_at, payment_id, kind)
+SELECT next_step, next_step_at, id, kind FROM missing ON CONFLICT DO NOTHING
+RETURNING payment_id
+""")
+_MISSING_MAX = 1_000
+_MISSING_OVERDUE_BY = timedelta(minutes=1)
+
 # If a process stops between two messages of one statement, or reads only a part of a large answer,
 # its session is neither idle nor running. The timeouts of Postgres 15 and 16 do not apply then, and
 # the session's locks would block other transactions. Postgres 17 has `transaction_timeout` for this
@@ -165,3 +185,14 @@ class PostgresSweepingStore:
     async def list_events(self) -> int:
         """See `domain.lifecycle.reconcile.SweepingStore.list_events`."""
         return await list_new_events(self._database)
+
+
+async def list_missing_steps(database: Database) -> list[UUID]:
+    """Lists open payments that are overdue and are not listed in `due_steps`, at most 1,000.
+
+    Returns their ids. Raises StoreUnavailable.
+    """
+    parameters = {"overdue_by": _MISSING_OVERDUE_BY, "limit": _MISSING_MAX}
+    async with database.transaction() as transaction:
+        rows = await transaction.rows(_LIST_MISSING, parameters)
+    return [row.payment_id for row in rows]
