@@ -47,6 +47,15 @@ _IS_VALID = text("""
 SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('mkwanja.' || CAST(:index AS text))
 """)
 
+_IS_BEING_BUILT = text(f"""
+SELECT EXISTS (SELECT FROM pg_stat_progress_create_index
+    WHERE relid = '{SCHEMA}.idempotency_keys'::regclass AND datname = current_database())
+""")
+_BUILD_POLL_SECONDS = 0.2
+
+# Another release built or dropped the same index at the same moment: a deadlock or a lock timeout,
+# "tuple concurrently updated", an index that exists already, or that is gone.
+_DISTURBED = (*CONTENDED, "XX000", "42P07", "42P01", "42704", "23505")
 
 Result = TypeVar("Result")
 
@@ -161,14 +170,18 @@ async def _run_shortly(url: str, step: Callable[[AsyncConnection], Awaitable[Res
 async def _build_index_of_keys(url: str) -> None:
     """Builds the index without a lock that a process would wait for.
 
-    If two releases build it at once, PostgreSQL may end one of the two as a deadlock.
+    No lock can hold off a second release, because the build would wait for the transaction of that
+    release. So two releases may disturb each other here, and then try again.
     """
     drop = f"DROP INDEX CONCURRENTLY IF EXISTS {SCHEMA}.{_KEYS_INDEX}"
     on = f"{SCHEMA}.idempotency_keys (expires_at)"
     create = f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {_KEYS_INDEX} ON {on}"
-    for tries_left in reversed(range(_TRIES)):
+    tries_left = _TRIES
+    while True:
         try:
             async with open_migration(url, commits_each=True) as connection:
+                while (await connection.execute(_IS_BEING_BUILT)).scalar():  # noqa: ASYNC110
+                    await asyncio.sleep(_BUILD_POLL_SECONDS)
                 is_valid = (await connection.execute(_IS_VALID, {"index": _KEYS_INDEX})).scalar()
                 if is_valid is False:  # a release was ended while it built the index
                     await connection.execute(text(drop))
@@ -176,6 +189,7 @@ async def _build_index_of_keys(url: str) -> None:
                     await connection.execute(text(create))
                 return
         except DBAPIError as error:
-            if not tries_left or sqlstate(error.orig or error) not in CONTENDED:
+            tries_left -= 1
+            if not tries_left or sqlstate(error.orig or error) not in _DISTURBED:
                 raise
         await asyncio.sleep(1)
