@@ -87,9 +87,15 @@ class TestFailures:
 
     @pytest.mark.parametrize("error", [QueueUnavailable(), RuntimeError("a bug")])
     async def test_without_redis_the_events_wait_in_order_and_the_turn_is_free(
-        self, fresh: Store, process: Process, second: Process, error: Exception
+        self,
+        fresh: Store,
+        process: Process,
+        second: Process,
+        error: Exception,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """The process that failed leaves its next events to others for a moment."""
+        monkeypatch.setattr(announce, "_REST_SECONDS", 60)
         process.bell.error = error
         payments = [(await fresh.claimed())[0] for _ in range(3)]
         bodies = [await process.finalize(payments[0])]
