@@ -232,10 +232,7 @@ async def test_the_server_ends_an_idle_transaction(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next statement of the transaction fails, and PostgreSQL keeps none of its writes."""
-    text = engine._OPEN.text
-    assert "session_timeout', '5s'" in text
-    shorter = sql(text.replace("session_timeout', '5s'", "session_timeout', '100ms'"))
-    monkeypatch.setattr(engine, "_OPEN", shorter)
+    shorten_idle_limit(monkeypatch)
 
     async def hang() -> None:
         async with database.transaction() as transaction:
@@ -246,3 +243,24 @@ async def test_the_server_ends_an_idle_transaction(
     with pytest.raises(StoreUnavailable):
         await hang()
     assert await query(database, "SELECT to_regnamespace('half_done')") is None
+
+
+async def test_the_server_ends_a_transaction_whose_process_stopped_after_begin(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It locks nothing, but it occupies a connection, perhaps one of a pooler's few."""
+    shorten_idle_limit(monkeypatch)
+
+    async def stop() -> None:
+        async with database.calls() as calls:
+            await asyncio.sleep(0.5)
+            await calls.rows(sql("SELECT 1"))
+
+    with pytest.raises(StoreUnavailable):
+        await stop()
+
+
+def shorten_idle_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorter = engine._BEGIN.replace("'5s'", "'100ms'")
+    assert shorter != engine._BEGIN
+    monkeypatch.setattr(engine, "_BEGIN", shorter)

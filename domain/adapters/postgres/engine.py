@@ -34,6 +34,10 @@ COMMAND_SECONDS = 6  # longer than `statement_timeout`, so that the server itsel
 
 _REPEAT_AFTER_SECONDS = 0.1
 
+# A process may stop right after this message. Its transaction locks nothing, but it would occupy a
+# pooler's connection to the server until the process continues.
+_BEGIN = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '5s'"
+
 # The first statement of a transaction. A commit must be on disk before we act on it, but a server,
 # database or role may have `synchronous_commit` off, so this statement switches it on. Other
 # settings of an operator (remote_write, remote_apply) stay. The statement also returns the
@@ -42,7 +46,7 @@ _REPEAT_AFTER_SECONDS = 0.1
 # middle of a message. No other limit covers that case.
 _OPEN = sql(
     "SELECT set_config('lock_timeout', '2s', true), set_config('statement_timeout', '5s', true),"
-    " set_config('idle_in_transaction_session_timeout', '5s', true), now() AS now,"
+    " now() AS now,"
     " CASE WHEN current_setting('server_version_num')::int >= 170000"
     "  THEN set_config('transaction_timeout', '10s', true) END,"
     " current_setting('transaction_read_only')::boolean AS is_read_only,"
@@ -224,7 +228,7 @@ class Database:
         for is_last in (False, True):
             session = await self._pool.borrow(wait_seconds=POOL_WAIT_SECONDS)
             try:
-                await session.connection.execute("BEGIN")
+                await session.connection.execute(_BEGIN)
                 if opening is None:
                     return session, None
                 row = await session.connection.fetchrow(opening.text)

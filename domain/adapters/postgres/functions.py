@@ -34,12 +34,11 @@ LIMITS = """PERFORM set_config('lock_timeout', :lock_timeout, true);
         PERFORM set_config('synchronous_commit', 'on', true);
     END IF;"""
 
-# The first statements of a function that begins a transaction of several calls. If our process
-# stops in the middle, PostgreSQL ends the transaction soon. In Postgres 17 and later,
+# The first statements of the first function in a transaction of several calls. The message that
+# begins the transaction has limited its idle time (engine.py). In Postgres 17 and later,
 # `transaction_timeout` also ends a transaction whose client stopped in the middle of a message.
 TRANSACTION_LIMITS = f"""{LIMITS}
     PERFORM set_config('statement_timeout', '5s', true),
-        set_config('idle_in_transaction_session_timeout', '5s', true),
         CASE WHEN current_setting('server_version_num')::int >= 170000
             THEN set_config('transaction_timeout', '10s', true) END;"""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -278,7 +279,7 @@ async def killed_before_publishing(crash_system: CrashSystem, without: str) -> N
 
 
 async def one_result_many_times_at_once(crash_system: CrashSystem, without: str) -> None:
-    """A result comes many times while the receiver waits for the row of another payment.
+    """A result comes many times while the receiver waits for the rows of two other payments.
 
     Each copy is stored. No batch contains two changes of the payment, because PostgreSQL would
     reject such a batch.
@@ -287,12 +288,18 @@ async def one_result_many_times_at_once(crash_system: CrashSystem, without: str)
     assert isinstance(postgres, PostgresServer)
     await crash_system.prepare("callbacks")
     await start_armed(system.stack, "callbacks", without=without)
-    slow, order = [await begin(crash_system, Kind.WITHDRAWAL) for _ in range(2)]
-    waited_for, item = await held_result(system, slow), await held_result(system, order)
+    *slow, order = [await begin(crash_system, Kind.WITHDRAWAL) for _ in range(3)]
+    item = await held_result(system, order)
     log_before = postgres.log_text()
-    async with open_transaction(system, _LOCK.format(slow.payment_id)) as holder:
-        one = asyncio.create_task(deliver(system, waited_for["url"], waited_for["body"]))
-        await wait_for_blocked(system, holder)
+    others = []
+    async with AsyncExitStack() as holders:
+        # At most two batches run at once, so the copies wait for the next one.
+        for other in slow:
+            lock = open_transaction(system, _LOCK.format(other.payment_id))
+            holder = await holders.enter_async_context(lock)
+            result = await held_result(system, other)
+            others.append(asyncio.create_task(deliver(system, result["url"], result["body"])))
+            await wait_for_blocked(system, holder)
         copies = [
             asyncio.create_task(deliver(system, item["url"], item["body"])) for _ in range(_COPIES)
         ]
@@ -300,7 +307,7 @@ async def one_result_many_times_at_once(crash_system: CrashSystem, without: str)
         for _ in range(5):
             async with system.http.get(f"{system.stack.callbacks_url}/healthz") as answer:
                 assert answer.status == 200
-    statuses = [answer.status for answer in await asyncio.gather(one, *copies)]
+    statuses = [answer.status for answer in await asyncio.gather(*others, *copies)]
     require(set(statuses) == {200}, f"the receiver answered {statuses}")
     kept = [
         row for row in await system.callbacks(order.payment_id) if row["operation"] == "withdrawal"
