@@ -225,6 +225,9 @@ _REVIEWED = replace(PAID, needs_review=True)
 # What is odd about Daraja's first answer → the payment after the second answer, which is good.
 _ODD_ANSWERS: dict[str, tuple[InquiryRule, Observed]] = {
     "two statuses that contradict each other": (InquiryRule("status_conflicting", times=1), PAID),
+    # Every answer is like this, so it must settle the payment.
+    "keys with spaces": (InquiryRule("spaced_keys"), PAID),
+    "no receipt": (InquiryRule("status_missing_receipt", times=1), PAID),
     "no status": (InquiryRule("status_missing_parameters", times=1), PAID),
     "another amount": (InquiryRule("status_wrong_amount", times=1), _REVIEWED),
     "the ids of another payment": (InquiryRule("status_foreign_ids", times=1), _REVIEWED),

@@ -49,6 +49,9 @@ _EACH_PAID = (
 _PAYOUT_PAID = (
     *_EACH_PAID,
     Play("missing_value", PAID),
+    Play("receipt_under_amount", PAID),
+    # The id belongs to no payment, and the ConversationID is right.
+    Play("result_names_another_id", PAID),
     Play("timeout_message", PAID, {"seconds": 0.5}),
 )
 _B2C_PAID = (*_PAYOUT_PAID, Play("single_object_parameter", PAID, {"code": 0}))
