@@ -22,6 +22,7 @@ from tests.integration.partitions import (
     partitions,
 )
 from tests.integration.service_role import as_service, create_service_role
+from tests.integration.unsettling import is_due, is_not_final, needs_review
 from tests.stack.databases import connection
 from tests.stack.servers import PostgresServer
 
@@ -95,22 +96,6 @@ async def test_without_a_setting_everything_is_kept(aged: Store) -> None:
 async def test_only_the_table_with_a_setting_is_dropped_from(aged: Store) -> None:
     await aged.execute("DELETE FROM mkwanja.retention WHERE table_name = 'daraja_exchanges'")
     assert await drop_all(aged) == [name_of("callbacks", -back) for back in (7, 6, 5)]
-
-
-async def needs_review(store: Store, payment_id: UUID) -> None:
-    await store.update(payment_id, "needs_review = true")
-
-
-async def is_due(store: Store, payment_id: UUID) -> None:
-    await store.update(payment_id, "next_step = 'query', next_step_at = now() + interval '1 day'")
-
-
-async def is_not_final(store: Store, payment_id: UUID) -> None:
-    await store.update(
-        payment_id,
-        "stage = 'in_doubt', finalized_at = NULL, receipt = NULL, next_step = 'watch',"
-        " next_step_at = now() + interval '1 day'",
-    )
 
 
 async def has_an_unpublished_event(store: Store, _: UUID) -> None:

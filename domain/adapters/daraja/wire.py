@@ -163,7 +163,6 @@ class _Connection(ResponseHandler):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        self._is_written = False
         self._has_received = False
         self._has_early_answer = False
 
@@ -183,7 +182,6 @@ class _Connection(ResponseHandler):
             self.abort()
             raise Unreachable("the server sent bytes or closed the connection before our request")
         assert self.transport is not None  # noqa: S101 - it is usable
-        self._is_written = True
         self.transport.write(request)
 
     async def read_answer(self, bytes_max: int) -> tuple[int, bytes]:
