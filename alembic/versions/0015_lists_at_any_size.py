@@ -5,7 +5,7 @@ of a kind, of a status, and of both for one owner have an index now. A final pay
 indexes once, because the index of pending payments is another one.
 
 Building the indexes blocks writes for some seconds per million payments. On a large database, an
-operator may build them before the upgrade, while everything runs (docs/deployment.md). Then this
+operator may build them before the upgrade, while everything runs (docs/deployment/postgres.md). Then this
 migration finds them.
 """
 

@@ -3,7 +3,8 @@
 No documented setting of aiohttp does what this module does. By default aiohttp waits for ever for a
 client that sends or reads slowly. It accepts any number of connections, and any number of bytes for
 chunk sizes and trailers. Its own error answers repeat text of the request and name aiohttp. A proxy
-in front can set some of these limits (docs/deployment.md), but a process must be safe without one.
+in front can set some of these limits (docs/deployment/proxy.md), but a process must be safe
+without one.
 
 At start, `require_known_aiohttp` rejects a version of aiohttp that we did not test.
 """

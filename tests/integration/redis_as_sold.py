@@ -25,7 +25,7 @@ from tests.stack.ports import release_port, reserve_port
 from tests.stack.servers import RedisServer
 
 PASSWORD = "L1mited-Passw0rd"
-# The rights that a user needs, as in docs/deployment.md.
+# The rights that a user needs, as in docs/deployment/redis.md.
 KEYS_AND_CHANNELS = "resetkeys ~mkwanja:* ~arq:* resetchannels &payment-events &payment-events:*"
 _REPLICATION = (f"masterauth {PASSWORD}", "repl-diskless-sync-delay 0")
 _SLOTS = 16384

@@ -165,7 +165,7 @@ def _parse_parameters(query: str) -> tuple[dict[str, str], list[str]]:
         _check_value(
             "channel_binding", parameters["channel_binding"], ("disable", "prefer", "require")
         )
-        # The driver has no channel binding. docs/deployment.md names the alternative.
+        # The driver has no channel binding. docs/deployment/postgres.md names the alternative.
         left_out.append("channel_binding")
     if "gssencmode" in parameters:
         # "require" demands an encryption that the driver does not have.

@@ -79,7 +79,7 @@ EXPLANATIONS = {
     FaultKind.PERMISSION: Explanation(
         Scope.USE,
         "the user of REDIS_URL may not use a command, a key or a channel that we need",
-        "Give the user the rights in docs/deployment.md, section 'Rights of the user'.",
+        "Give the user the rights in docs/deployment/redis.md, section 'Rights of the user'.",
     ),
     FaultKind.CERTIFICATE: Explanation(
         Scope.SERVER,

@@ -122,9 +122,9 @@ def _claim_and_send(world: World, claim: Callable[[UUID], bool], times: LifeTime
 
         def lose_claim() -> None:
             # The loss comes just before the answer is recorded, because no service can prevent a
-            # send between the loss and the answer (docs/deployment.md). The claim of a refused send
-            # is not lost: its payment would be sent again, which a law forbids. In reality this is
-            # harmless, because Daraja refuses the payment again.
+            # send between the loss and the answer (docs/deployment/postgres.md). The claim of a
+            # refused send is not lost: its payment would be sent again, which a law forbids. In
+            # reality this is harmless, because Daraja refuses the payment again.
             may_lose = world.loses_claims and answer.outcome != "refused"
             if may_lose and world.record.lose(claimed, before, instant(world.now)):
                 world.note("claim lost by the database")
