@@ -120,7 +120,8 @@ class Receiver:
             log.error("callback_not_stored", payment_id=str(payment_id))  # noqa: TRY400
             return web.Response(status=503, headers={"Retry-After": "2"})
         self._count_and_announce(payment_id, callback, result)
-        # The publication begins in this pause, because to compose Daraja's answer takes a while.
+        # Let the publication start now. Otherwise it would wait until our answer to Daraja is
+        # composed.
         await asyncio.sleep(0)
         answer = result.decided.effect(StoreAnswer)
         if answer is not None and answer.inquiry.outcome is InquiryOutcome.NOT_FOUND:

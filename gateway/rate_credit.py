@@ -1,11 +1,12 @@
-"""Lets in requests of callers on credit: Redis counts them a moment later, many in one round trip.
+"""Lets requests in on credit. Redis counts them a moment later, many in one round trip.
 
 Only callers with a large burst get credit (`rate_limits.py`). Until Redis has counted a caller's
 earlier requests, a process lets in at most `credit` more of them. If Redis then says that the
-caller is above its rate, the process refuses its requests by itself until the rate allows one.
+caller is above its rate, the process refuses the caller's requests, without asking Redis, until the
+rate allows one again.
 
 Redis counts every request, also those above the burst. So a caller never has more than its rate on
-average. At most, its burst is larger by the credit of each web process.
+average. Its burst may be larger, by at most the credits of all web processes together.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from domain.adapters.redis.rates import Spending
 from domain.policy import CallerLimits
 
-# Reports what callers spent. Returns the wait of each caller, or None if Redis did not count it.
+# Reports what callers spent. Returns the seconds that each caller must wait. Returns None for the
+# whole report if Redis did not count it.
 Report = Callable[[Sequence[Spending]], Awaitable[Sequence[float] | None]]
 
 _TIMER_SECONDS = 0.01  # a timer of the loop may be early by a few milliseconds
@@ -107,7 +109,7 @@ class CreditLedger:
         try:
             waits = await self._report(spendings) if spendings else None
         finally:
-            # If Redis is away, the requests stay uncounted, as the policy permits.
+            # If Redis is away, these requests are never counted. The policy permits that.
             by_caller = dict(zip((one.caller_key for one in spendings), waits or (), strict=False))
             for caller_key, account in changed.items():
                 account.counting = 0

@@ -38,12 +38,12 @@ log = structlog.get_logger()
 # overdue by this time.
 ANNOUNCEMENT_OVERDUE_BY = timedelta(seconds=2)
 
-# The maximum of each kind of step in one sweep. A backlog of one kind then does not delay the other
-# kinds.
+# The maximum number of steps of each kind in one sweep. A backlog of one kind then does not delay
+# the other kinds.
 STEPS_MAX = 200
 
-# The maximum of payments that a brake holds. It is smaller, because the sweeper can do nothing for
-# such a payment, except to fail it if it is too old.
+# The maximum number of held payments (a brake stops their claim) in one sweep. It is smaller,
+# because the sweeper can only fail a held payment that is too old.
 _HELD_STEPS_MAX = 50
 
 # One of this many sweeps ends stuck database sessions.
@@ -70,8 +70,8 @@ class SweepingStore(Protocol):
     async def plan_sweep(self, *, limit: int, overdue_by: timedelta) -> SweepPlan:
         """Counts the due steps of each kind, up to `limit`, and reads the brakes.
 
-        Also reads whether events have been unpublished for `overdue_by`, and whether such events
-        have no position in the feed.
+        Also reads whether the first unpublished event has waited for longer than `overdue_by`, and
+        if so, whether it has no position in the feed yet.
         """
         ...
 
@@ -214,8 +214,8 @@ class Sweeper:
         """Queues jobs for as many accepted payments as fit in the queue, longest due first.
 
         If a brake holds a payment, no job is queued, but the payment fails if it is too old. If the
-        cool-down of a held operation is over, one job is queued, and its claim probes the
-        operation.
+        cool-down of a held operation is over, one job is queued. Its payment is the probe: a worker
+        may claim and send it although the operation is held.
         """
         stopped_kinds = kinds_that(lambda rules: rules.moves_money_out and plan.payouts_are_stopped)
         held_kinds = kinds_that(
@@ -286,7 +286,8 @@ class Sweeper:
         return len(due)
 
     async def _probe_breaker(self) -> int:
-        # One account sends all kinds that carry the credential.
+        # All kinds whose requests contain the credential are sent by the same account, so the first
+        # of these kinds shows the account.
         [kind, *_] = kinds_that(lambda rules: rules.uses_credential)
         account = self._accounts.get(kind)
         payment_id = await self._due.start_probe(
@@ -331,10 +332,10 @@ def lease_expiry_change(payment_id: UUID, times: Times) -> Change:
         after = payment.apply(fact)
         if after.stage is payment.stage:
             return Decided(payment=payment)
-        # The send left at least half a lease ago. The wait between the send and the first inquiry
-        # is the usual one. If there is no id to inquire by, the payment waits a moment longer:
-        # PostgreSQL may have been unreachable until now, and a worker may be about to record the
-        # answer.
+        # A worker sends only in the first half of a lease, so the send is at least half a lease
+        # old. As usual, the first inquiry follows the send by `inquiry_first_after`. If there is no
+        # id to inquire by, the payment waits a moment longer: PostgreSQL may have been unreachable
+        # until now, and a worker may be about to record the answer.
         earliest = context.now
         if after.inquiry_step is None:
             earliest += min(times.inquiry_first_after, HANDOVER_RETRY_AFTER)

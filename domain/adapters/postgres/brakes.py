@@ -36,8 +36,9 @@ PAYOUT_BRAKES = (KILL_SWITCH, BREAKER)
 # the database may contain more brakes. This release ignores them.
 KNOWN_OPERATIONS = frozenset(Operation)
 
-# How often `Brakes.set` tries to change a brake. A claim locks the brakes until it commits. If the
-# claim's process hangs, Postgres ends the claim's transaction within 5 s, and a later try succeeds.
+# The number of times that `Brakes.set` tries to change a brake before it gives up. A claim locks
+# the brakes until it commits. If the claim's process hangs, Postgres ends the claim's transaction
+# within 5 s, and a later try succeeds.
 _TRIES_MAX = 5
 
 
@@ -86,11 +87,11 @@ _PROBED = f"""probes = probes + 1, probed_at = now(),
         cool_down = {_NEXT_COOL_DOWN},
         probe_at = now() + {_NEXT_COOL_DOWN}"""
 
-# Statements of a function that claims payouts. They wait for a process that is just stopping
-# payouts. A process that stops payouts later waits for our COMMIT, and can then read our claim. FOR
-# SHARE waits also for a change that was made without the advisory lock. Each statement of a
-# function sees what was committed before the statement began. So the next statement reads the
-# brakes as they are after both waits.
+# Statements of a function that claims payouts. If another process is setting a brake on payouts at
+# this moment, they wait for it. A process that begins to set a brake after them waits for our
+# COMMIT, and can then read our claim. FOR SHARE waits also for a change that was made without the
+# advisory lock. Each statement of a function sees what was committed before the statement began. So
+# the next statement reads the brakes as they are after both waits.
 WAIT_FOR_BRAKES = f"""PERFORM {LOCK_BRAKES_SHARED};
         PERFORM FROM mkwanja.brakes WHERE {_STOPS_PAYOUTS} ORDER BY name FOR SHARE;"""
 
@@ -141,9 +142,11 @@ FROM closed RETURNING name
 """)
 
 # The probe inquires about the payment that opened the breaker. If we have no id to inquire by, or
-# another account sent this payment, the probe inquires about the newest payment that:
-# * is of a kind that we inquire about by our own id, because such a payment always has this id;
-# * was sent by no other account. If another account had sent it, the answer would not show whether
+# another account sent this payment, the probe inquires about the newest payment of which both are
+# true:
+# * We inquire about its kind by an id that we make ourselves, so we always have an id to inquire
+#   by.
+# * No other account sent it. The answer about a payment of another account would not show whether
 #   Daraja accepts the credential in use.
 _PROBED_AMONG_MAX = 1000
 _OF_ANOTHER_ACCOUNT = """EXISTS (

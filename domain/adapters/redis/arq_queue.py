@@ -52,8 +52,9 @@ _JOB_LIFETIME_SECONDS = 600
 # The most payments of one job. If the worker of a job dies, the sweeper has to wake all of them.
 PAYMENTS_PER_JOB_MAX = 25
 
-# Each enqueue leaves one entry in this list. A worker that has room waits for the entry, and not
-# for its next look at the queue. The list holds at most one entry, because one look finds all jobs.
+# Each enqueue leaves one entry in this list. A worker that has room waits for this entry, so it
+# need not poll the queue often. The list holds at most one entry, because one look at the queue
+# finds all jobs.
 _NEWS = f"{PREFIX}new-jobs"
 _NEWS_LIFETIME_MS = 60_000
 
@@ -61,8 +62,8 @@ _NEWS_LIFETIME_MS = 60_000
 # or an older release may have queued the job.
 _LOOK_SECONDS = 0.2
 
-# If a worker has no room, it looks again this long after a payment has ended, so that one look
-# starts several jobs.
+# If a worker had no room and one of its payments ends, it waits this long before it looks at the
+# queue. More payments end meanwhile, so one look can start several jobs.
 _GATHER_SECONDS = 0.005
 
 _WAIT_IF_AWAY_SECONDS = 0.5
@@ -99,8 +100,8 @@ end
 return last - 2
 """
 
-# This script does for several jobs what arq's start_jobs does for one in four round trips: it marks
-# jobs as in progress, unless they have ended or another worker has marked them.
+# This script marks jobs as in progress, unless they have ended or another worker has marked them.
+# arq's start_jobs needs four round trips for each job, this script one for several jobs.
 # KEYS: the queue, then the in-progress key of each job. ARGV: the time now, the lifetime of a mark;
 # then the id of each job. Returns for each job its score if it is ours now, else false.
 _TAKE = """
@@ -196,8 +197,9 @@ class JobQueue:
 class JobLoop(Worker):
     """arq's worker, which takes many jobs in one round trip, and waits for news instead of polling.
 
-    It runs at most `payments_at_once` payments, and a job more. Unlike arq's, it needs no INFO
-    command at its start, for which Redis requires the right `@dangerous`.
+    It takes a job only while fewer than `payments_at_once` payments run. It does not split a job,
+    so the last job may exceed this number. Unlike arq's worker, it does not send INFO at its start,
+    because Redis permits INFO only with the right `@dangerous`.
     """
 
     def __init__(
@@ -228,13 +230,14 @@ class JobLoop(Worker):
         self._run_step = run_step
         self._take_script = redis.register_script(_TAKE)
         self._wait_for_news: Any = redis.blpop
-        # The payments that run, and those of jobs that are taken and not yet read.
+        # `_running` counts the payments that run and the payments of jobs that are taken but not
+        # yet read. `_unread` has only the latter, for each job.
         self._running = 0
         self._unread: dict[str, int] = {}
         self._payments_at_once = payments_at_once
         self._has_room = asyncio.Event()
         self._has_room.set()
-        # Redis must answer before redis-py's own time limit.
+        # The wait for news must end before redis-py's own time limit, or redis-py raises an error.
         limit_seconds = redis.connection_pool.connection_kwargs.get("socket_timeout")
         self._wait_seconds = min(_LOOK_SECONDS, (limit_seconds or _LOOK_SECONDS) / 2)
 
@@ -264,7 +267,8 @@ class JobLoop(Worker):
         waiting = [job_id for job_id in map(bytes.decode, job_ids) if job_id not in self.tasks]
         while waiting and self._has_room.is_set():
             wanted, waiting = self._split_by_room(waiting)
-            # If another worker has taken some of these jobs meanwhile, the next ones follow.
+            # If another worker took some of these jobs first, there is still room, and the loop
+            # tries the next jobs.
             for job_id, score in zip(wanted, await self._take(wanted), strict=True):
                 if score is not None:
                     self._start(job_id, int(score))

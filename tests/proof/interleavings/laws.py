@@ -24,7 +24,7 @@ from tests.proof.interleavings.times import LifeTimes
 _SENDS_MAX = 4
 _NOT_FOUND_NEEDED = 2
 _AGREEING_NEEDED = 2
-# The cool-down doubles after each probe, at most so often.
+# The cool-down (ms) doubles after each probe, but at most `_DOUBLINGS_MAX` times.
 _COOL_DOWN, _DOUBLINGS_MAX = 30_000, 5
 _SILENT_NEEDED, _SILENT_NEEDED_IF_VAGUE = 3, 5
 
@@ -32,6 +32,7 @@ _SILENT_NEEDED, _SILENT_NEEDED_IF_VAGUE = 3, 5
 _PROOFS = ("unsent", "throttled", "token_refused")
 
 _UNDER_WAY_MAX_MS = 15 * 60 * 1000
+# Answers to inquiries that say neither paid nor failed.
 _SILENT = ("under_way", "too_early", "vague")
 
 
@@ -58,7 +59,7 @@ class Witness:
         # A success with receipt and the right amount came from Daraja's own address.
         self.good_success = False
         self.confirms = confirms  # whether an inquiry must confirm a callback's success
-        self.amount_is_right = False  # a message that may finalize named the payment's amount
+        self.amount_is_right = False  # a message that may end the payment named the right one
         self.amount_is_disputed = False  # a callback named another amount
         self.claims_success = False
         self.failure_reported = False
@@ -74,7 +75,7 @@ class Witness:
     # What the witness sees
 
     def note_operation_answer(self, answer: OperationAnswer, begun: int, now: int) -> None:
-        """An answer about an operation is on record at `now`. Its transaction began at `begun`."""
+        """An answer about an operation is committed at `now`, by a transaction begun at `begun`."""
         operation, since = answer.operation, milliseconds(answer.since)
         held = self.held_since.get(operation)
         if answer.health is OperationHealth.WORKS and held is not None and held[0] < since:
@@ -173,7 +174,7 @@ class Witness:
     def _must_permit_resend(self, account: str, open_sends: list[Send]) -> None:
         """Check that rules.md §15 permits a resend."""
         if any(send.account != account for send in open_sends):
-            raise LawBroken("sent again by another account: Daraja accepts the id from it, too")
+            raise LawBroken("sent again by another account, which Daraja may pay a second time")
         if self.kind not in KEYED:
             raise LawBroken("sent again although its kind has no resend key")
         if len(open_sends) >= _SENDS_MAX:
@@ -205,7 +206,7 @@ class Witness:
         elif code and not self.failure_reported and not self._was_refused():
             same = [a for a in self.answers.values() if (a.outcome, a.code) == ("failed", code)]
             if len(same) < _AGREEING_NEEDED:
-                raise LawBroken(f"failed by {len(same)} answers of STK query, without a callback")
+                raise LawBroken(f"failed without a callback, by only {len(same)} STK queries")
 
     def _was_refused(self) -> bool:
         return any(send.outcome == "refused" for send in self.sends.values())
@@ -222,7 +223,7 @@ class Witness:
 
     @property
     def is_for_a_person(self) -> bool:
-        """Whether a callback named another amount, and no trusted message the right amount."""
+        """Whether a callback named another amount, and no trusted message named the right one."""
         return self.amount_is_disputed and not self.amount_is_right
 
     def _must_be_silent(self, now: int) -> None:
@@ -234,13 +235,13 @@ class Witness:
             raise LawBroken("failed for silence although a callback on record claims a success")
         if not self.first_id:
             return
-        # The core counts silent answers from the end of the result window. The window begins when
-        # the send's outcome is stored, at most a lease after the send. The witness does not see
-        # this time, so it tries each possible end.
+        # The core counts answers without an outcome from the end of the result window. The window
+        # begins when the send's outcome is stored, at most a lease after the send. The witness does
+        # not see this time, so it tries each possible end.
         latest = self._window_ends(last_left + self.times.lease)
         starts = [opens, latest, *(at for at in self.asked.values() if opens <= at <= latest)]
         if not any(self._silent_enough(since) for since in starts):
-            raise LawBroken("failed for silence without enough silent answers")
+            raise LawBroken("failed for silence without enough answers that name no outcome")
 
     def _window_ends(self, left_at: int) -> int:
         """The end of the result window.
@@ -292,7 +293,8 @@ def judge(record: Record, witness: Witness, daraja: Daraja, delivered: int) -> s
         return "succeeded"
     if payment.needs_review and record.unconfirmed_receipts and witness.is_of_another_account:
         return f"open, for review: a success waits to be confirmed, and {_NOT_CONFIGURED}"
-    # A person decides if Daraja denied a call that it had accepted, or if the amount is disputed.
+    # If Daraja denied a call that it had accepted, or if the amount is disputed, the payment waits
+    # for a person.
     is_held = (payment.stage is Stage.ACCEPTED and daraja.has_lied) or witness.is_for_a_person
     is_explained = _ids_contradict(witness) or (is_held and payment.needs_review)
     if witness.good_success and not is_explained:
@@ -302,7 +304,7 @@ def judge(record: Record, witness: Witness, daraja: Daraja, delivered: int) -> s
     return _explain_failure(payment, witness, daraja) if daraja.ledger else "failed"
 
 
-_NOT_CONFIGURED = "the account that sent it is no longer configured"
+_NOT_CONFIGURED = "the account that sent the payment is no longer configured"
 
 
 def _explain_failure(payment: Payment, witness: Witness, daraja: Daraja) -> str:
