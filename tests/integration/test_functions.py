@@ -77,8 +77,14 @@ async def test_a_release_installs_its_functions_and_removes_those_of_old_release
 
 async def test_the_settings_of_a_function_end_with_it(store: Store) -> None:
     """A function cannot change the durability or the limits of the session that it runs in."""
-    shown = ("lock_timeout", "synchronous_commit", "enable_seqscan", "plan_cache_mode")
-    names = ", ".join(f"'{name}'" for name in shown)
+    in_function = {
+        "lock_timeout": "321ms",
+        "synchronous_commit": "on",
+        "enable_seqscan": "off",
+        "plan_cache_mode": "force_generic_plan",
+        "max_parallel_workers_per_gather": "0",  # to start a worker takes longer than a call
+    }
+    names = ", ".join(f"'{name}'" for name in in_function)
     function = a_function(
         f"BEGIN {LIMITS} RETURN QUERY SELECT name, current_setting(name)"  # noqa: S608
         f" FROM unnest(ARRAY[{names}]) AS name; END",
@@ -88,15 +94,10 @@ async def test_the_settings_of_a_function_end_with_it(store: Store) -> None:
     await install(store, function)
     async with connection(store.url) as raw:
         await raw.execute("SET synchronous_commit = off")
-        before = [await raw.fetchval(f"SHOW {name}") for name in shown]
+        before = [await raw.fetchval(f"SHOW {name}") for name in in_function]
         rows = await raw.fetch(function.call.text, "321ms")
-        assert dict(rows) == {
-            "lock_timeout": "321ms",
-            "synchronous_commit": "on",
-            "enable_seqscan": "off",
-            "plan_cache_mode": "force_generic_plan",
-        }
-        assert [await raw.fetchval(f"SHOW {name}") for name in shown] == before
+        assert dict(rows) == in_function
+        assert [await raw.fetchval(f"SHOW {name}") for name in in_function] == before
 
 
 async def test_a_commit_is_durable_even_if_the_session_has_it_off(store: Store) -> None:
