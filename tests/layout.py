@@ -11,4 +11,8 @@ PRODUCT = sorted(
 )
 
 TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
-PURE = sorted([*(ROOT / "domain").glob("*.py"), *(ROOT / "domain" / "lifecycle").glob("*.py")])
+PURE = sorted(
+    path
+    for package in ("domain", "domain/lifecycle", "domain/story", "domain/explanations")
+    for path in (ROOT / package).glob("*.py")
+)

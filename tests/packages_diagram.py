@@ -26,6 +26,8 @@ PACKAGES = {
     "domain": "the pure core: payment, stages, rules, errors, policy",
     "domain.kinds": "the properties of each kind of payment",
     "domain.lifecycle": "accept, submit, inquire, record, reconcile, resolve, announce",
+    "domain.story": "tells the story of one payment, for operators",
+    "domain.explanations": "what failures and result codes mean, in English and Swahili",
     "domain.adapters": "shared by all adapters: batching, masking, logs and metrics, JSON",
     "domain.adapters.daraja": "requests to Daraja, and its answers and callbacks",
     "domain.adapters.postgres": "tables and statements",
