@@ -29,10 +29,10 @@ async def run_step(
     payment's row decides which step is due (rules.md §2).
     """
     try:
-        due = await submitter.submit(UUID(payment_id))
-        if due is not None and due.step in (Step.QUERY, Step.STATUS):
-            may_inquire = due.is_due and await is_charged(due.payment_id)
-            await inquirer.inquire(replace(due, is_due=may_inquire))
+        next_step = await submitter.submit(UUID(payment_id))
+        if next_step is not None and next_step.step in (Step.QUERY, Step.STATUS):
+            may_inquire = next_step.is_due and await is_charged(next_step.payment_id)
+            await inquirer.inquire(replace(next_step, is_due=may_inquire))
     except PaymentServiceError as error:
         # PostgreSQL or Redis is away. The payment's row still has its due time, so a sweeper
         # repeats the step.

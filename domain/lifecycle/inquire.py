@@ -40,7 +40,7 @@ from domain.lifecycle.inquiry_changes import (
     inquiry_change,
     postponement_change,
 )
-from domain.lifecycle.submit import Due, Submitter
+from domain.lifecycle.submit import NextStep, Submitter
 from domain.payment import Payment
 from domain.stages import Stage
 from domain.times import Times
@@ -86,16 +86,18 @@ class Inquirer:
         self._accounts = accounts
         self._probes: set[asyncio.Task[None]] = set()
 
-    async def inquire(self, due: Due) -> None:
+    async def inquire(self, next_step: NextStep) -> None:
         """Sends the payment again if that is permitted, or inquires about it if an inquiry is due.
 
         In all other cases nothing changes.
         """
-        can_be_resent = RULES[due.kind].can_be_sent_again and due.stage is Stage.IN_DOUBT
-        if can_be_resent and await self._may_be_resent(due.payment_id):
-            await self._submitter.resend(due.payment_id, due.kind)
-        elif due.is_due:
-            await self._inquire_when_ready(due.payment_id, is_breaker_probe=False)
+        can_be_resent = (
+            RULES[next_step.kind].can_be_sent_again and next_step.stage is Stage.IN_DOUBT
+        )
+        if can_be_resent and await self._may_be_resent(next_step.payment_id):
+            await self._submitter.resend(next_step.payment_id, next_step.kind)
+        elif next_step.is_due:
+            await self._inquire_when_ready(next_step.payment_id, is_breaker_probe=False)
 
     def probe_soon(self, payment_id: UUID) -> None:
         """Inquires about a payment, final or not, to test if Daraja accepts our credential."""

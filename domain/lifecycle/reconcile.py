@@ -26,7 +26,7 @@ from domain.kinds import RULES, Kind, kinds_that
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.inquire import Inquirer
 from domain.lifecycle.inquiry_changes import watch_change
-from domain.lifecycle.submit import Due, expiry_change
+from domain.lifecycle.submit import NextStep, expiry_change
 from domain.operations import Operation
 from domain.payment import Fact, Payment
 from domain.stages import FactName, Step
@@ -75,14 +75,14 @@ class SweepingStore(Protocol):
         """
         ...
 
-    async def fetch_due(
+    async def fetch_due_steps(
         self,
         step: Step,
         *,
         limit: int,
         next_step_in: timedelta,
         kinds: Collection[Kind] = tuple(Kind),
-    ) -> list[Due]:
+    ) -> list[NextStep]:
         """Fetches payments whose `step` is due, oldest first.
 
         The same statement moves their due times.
@@ -204,7 +204,7 @@ class Sweeper:
             return 0
 
     async def _end_leases(self) -> int:
-        due = await self._due.fetch_due(
+        due = await self._due.fetch_due_steps(
             Step.END_LEASE, limit=STEPS_MAX, next_step_in=HANDOVER_RETRY_AFTER
         )
         await self._change_all([lease_expiry_change(item.payment_id, self._times) for item in due])
@@ -241,7 +241,7 @@ class Sweeper:
     async def _submit_or_expire(
         self, kinds: Collection[Kind], *, limit: int, is_queued: bool
     ) -> int:
-        due = await self._due.fetch_due(
+        due = await self._due.fetch_due_steps(
             Step.SUBMIT, limit=limit, next_step_in=HANDOVER_RETRY_AFTER, kinds=kinds
         )
         too_old = [item for item in due if item.is_expired]
@@ -262,7 +262,7 @@ class Sweeper:
             return STEPS_MAX
 
     async def _watch(self) -> int:
-        due = await self._due.fetch_due(
+        due = await self._due.fetch_due_steps(
             Step.WATCH, limit=STEPS_MAX, next_step_in=HANDOVER_RETRY_AFTER
         )
         await self._change_all([watch_change(item.payment_id, self._times) for item in due])
@@ -278,7 +278,7 @@ class Sweeper:
         except QueueUnavailable:
             return 0  # without the shared count no worker inquires (rules.md §10)
         due = (
-            await self._due.fetch_due(step, limit=granted, next_step_in=HANDOVER_RETRY_AFTER)
+            await self._due.fetch_due_steps(step, limit=granted, next_step_in=HANDOVER_RETRY_AFTER)
             if granted
             else []
         )

@@ -58,7 +58,7 @@ _Claim = Callable[[UUID], Awaitable[Payment | None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Due:
+class NextStep:
     """A payment and its next step, read before a claim.
 
     The values may be stale. The claim decides whether the payment may be sent.
@@ -83,7 +83,7 @@ class Due:
 class ClaimingStore(Protocol):
     """What the worker reads and writes before it sends a payment."""
 
-    async def find_due(self, payment_id: UUID) -> Due | None:
+    async def find_next_step(self, payment_id: UUID) -> NextStep | None:
         """Returns the payment's next step, or None if the payment is not stored.
 
         Raises StoreUnavailable.
@@ -156,32 +156,32 @@ class Submitter:
         self._sends: set[asyncio.Task[None]] = set()
         self._recorder = AnswerRecorder(changes, announcer)
 
-    async def submit(self, payment_id: UUID) -> Due | None:
+    async def submit(self, payment_id: UUID) -> NextStep | None:
         """Submits the payment if its stage is `accepted`, and returns None.
 
         In any other stage the payment does not change, and its next step is returned. A payment
         that is too old fails. A payment that is held stays as it is.
         """
-        due = await self._claims.find_due(payment_id)
+        next_step = await self._claims.find_next_step(payment_id)
         if self._is_draining:
             return None
-        if due is None or due.stage is not Stage.ACCEPTED:
-            return due
-        if due.is_expired:
+        if next_step is None or next_step.stage is not Stage.ACCEPTED:
+            return next_step
+        if next_step.is_expired:
             self._announcer.announce_soon(await self._changes.change(expiry_change(payment_id)))
             return None
-        if due.is_held:
+        if next_step.is_held:
             # Checked before `prepare_send`, because a held payment would use up a turn of the rate
             # limit, and another payment would wait. A sweeper looks at it again within seconds.
             return None
 
         async def claim(attempt_id: UUID) -> Payment | None:
-            account = self._accounts.get(due.kind)
+            account = self._accounts.get(next_step.kind)
             return await self._claims.claim(
                 payment_id, attempt_id, lease=self._times.lease, account=account
             )
 
-        await self._send(payment_id, due.kind, claim)
+        await self._send(payment_id, next_step.kind, claim)
         return None
 
     async def resend(self, payment_id: UUID, kind: Kind) -> None:

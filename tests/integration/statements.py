@@ -24,11 +24,11 @@ async def send_every_statement(store: Store) -> None:
     await store.change(raw_callback_change(deposits[0][0], a_callback()))
     await store.change(failure((await store.claimed(Kind.WITHDRAWAL))[0], Kind.WITHDRAWAL))
     payment_id = await store.accepted(Kind.BILL_PAYMENT)
-    await store.claiming.find_due(payment_id)
+    await store.claiming.find_next_step(payment_id)
     await store.claiming.postpone(payment_id, timedelta(seconds=1))
     await store.accepting.first_answer("no caller", "no key")
     for step in Step:
-        await store.sweeping.fetch_due(step, limit=10, next_step_in=timedelta(seconds=60))
+        await store.sweeping.fetch_due_steps(step, limit=10, next_step_in=timedelta(seconds=60))
     publisher = new_id()
     events = await store.outbox.take_turn(publisher, published_through=None)
     if events:  # else another process has the turn

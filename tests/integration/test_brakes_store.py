@@ -112,7 +112,7 @@ class TestBrakesAndClaims:
         won = {kind: await fresh.claim(payment_id) for kind, payment_id in waiting.items()}
         assert {kind for kind, payment in won.items() if payment} == {Kind.DEPOSIT}
         assert await claim_resend(fresh, sent_before) is None
-        due = await fresh.claiming.find_due(waiting[Kind.WITHDRAWAL])
+        due = await fresh.claiming.find_next_step(waiting[Kind.WITHDRAWAL])
         assert due is not None
         assert due.is_held
         await brakes.set(name, is_engaged=False, reason="over")
@@ -284,7 +284,9 @@ class TestBreaker:
             fetched = []
             for step in (Step.STATUS, Step.QUERY):
                 counted = await count_due(fresh, step)
-                due = await fresh.sweeping.fetch_due(step, limit=10, next_step_in=timedelta(0))
+                due = await fresh.sweeping.fetch_due_steps(
+                    step, limit=10, next_step_in=timedelta(0)
+                )
                 assert counted == len(due)
                 fetched += [item.payment_id for item in due]
             return fetched

@@ -38,7 +38,7 @@ async def test_every_writer_keeps_the_list_of_due_steps(fresh: Store) -> None:
         await fresh.execute(
             "UPDATE mkwanja.payments SET next_step_at = now() WHERE next_step = $1", step
         )
-        assert await fresh.sweeping.fetch_due(step, limit=100, next_step_in=MINUTE)
+        assert await fresh.sweeping.fetch_due_steps(step, limit=100, next_step_in=MINUTE)
     assert await fresh.rows(_WRONG) == []
     failed, _ = await fresh.claimed(Kind.WITHDRAWAL)
     await fresh.change(failure(failed, Kind.WITHDRAWAL))
@@ -66,7 +66,7 @@ async def test_the_list_is_right_beside_many_writers(fresh: Store) -> None:
         async def sweep() -> None:
             for _ in range(20):
                 for step in Step:
-                    await other.sweeping.fetch_due(step, limit=3, next_step_in=-MINUTE)
+                    await other.sweeping.fetch_due_steps(step, limit=3, next_step_in=-MINUTE)
 
         await asyncio.gather(*(live(fresh) for _ in range(40)), sweep())
     assert await fresh.rows(_WRONG) == []
@@ -84,7 +84,7 @@ async def test_the_payment_decides_whether_its_step_is_due(fresh: Store) -> None
                 payment_id,
             )
     for step in (Step.SUBMIT, Step.QUERY):
-        assert await fresh.sweeping.fetch_due(step, limit=100, next_step_in=MINUTE) == []
+        assert await fresh.sweeping.fetch_due_steps(step, limit=100, next_step_in=MINUTE) == []
 
 
 async def test_a_missing_row_comes_back_with_the_next_change(fresh: Store) -> None:
@@ -104,7 +104,7 @@ async def test_an_overdue_payment_that_is_not_listed_is_listed_by_the_upkeep(fre
         "DELETE FROM mkwanja.due_steps WHERE payment_id = ANY($1)", [forgotten, later]
     )
     assert not await list_forgotten_payments(fresh.database)
-    due = await fresh.sweeping.fetch_due(Step.SUBMIT, limit=100, next_step_in=MINUTE)
+    due = await fresh.sweeping.fetch_due_steps(Step.SUBMIT, limit=100, next_step_in=MINUTE)
     assert {step.payment_id for step in due} == {forgotten, listed}
     assert await list_forgotten_payments(fresh.database)
     await fresh.claiming.postpone(later, MINUTE)

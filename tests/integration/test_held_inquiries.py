@@ -87,7 +87,7 @@ async def test_a_refused_inquiry_holds_its_operation_until_a_probe_is_answered(
     await record_health(fresh, first, inquiry.number, OperationHealth.PRODUCT_REFUSED)
     assert await is_engaged(fresh, operation)
     assert await count_due(fresh, step) == 0
-    assert await fresh.sweeping.fetch_due(step, limit=9, next_step_in=timedelta(0)) == []
+    assert await fresh.sweeping.fetch_due_steps(step, limit=9, next_step_in=timedelta(0)) == []
     assert await store_inquiry(fresh, waiting[0]) == (None, None)
     assert await store_inquiry(fresh, waiting[0], is_probe=True) == (None, None)
     await end_cool_down(fresh, operation)

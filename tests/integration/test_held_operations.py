@@ -51,7 +51,7 @@ async def test_a_refused_product_holds_only_its_operation_and_for_all_workers(
     await hold(fresh, kind)
     won = {each: await second_worker.claim(waiting[each]) for each in Kind}
     assert {each for each, payment in won.items() if payment is None} == {kind}
-    found = await second_worker.claiming.find_due(waiting[kind])
+    found = await second_worker.claiming.find_next_step(waiting[kind])
     assert found is not None
     assert found.is_held
     assert await brake_changes(fresh) == [(RULES[kind].operation.value, True)]

@@ -59,7 +59,7 @@ async def test_the_row_has_the_due_step_from_acceptance_to_the_end(
     await make_due(store, payment_id)
     await store_inquiry(store, payment_id)
     await store.change(postponement_change(payment_id, TIMES.lease))
-    await store.sweeping.fetch_due(inquiry_step, limit=100, next_step_in=TIMES.lease)
+    await store.sweeping.fetch_due_steps(inquiry_step, limit=100, next_step_in=TIMES.lease)
     assert await step_of(store, payment_id) is inquiry_step
     await store.change(success(payment_id, kind))
     assert await step_of(store, payment_id) is None

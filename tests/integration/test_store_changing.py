@@ -319,7 +319,7 @@ class TestBatches:
                     works += [process.change(acknowledgement(*each)) for each in order]
                 await fresh.execute("UPDATE mkwanja.payments SET next_step_at = now()")
                 works += [
-                    process.sweeping.fetch_due(step, limit=20, next_step_in=TWO_SECONDS)
+                    process.sweeping.fetch_due_steps(step, limit=20, next_step_in=TWO_SECONDS)
                     for process in (fresh, second)
                     for step in (Step.END_LEASE, Step.QUERY, Step.STATUS)
                 ]

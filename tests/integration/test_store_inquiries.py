@@ -44,7 +44,7 @@ async def inquiries(store: Store, payment_id: UUID) -> list[dict[str, Any]]:
 
 
 async def fetch_due_ids(store: Store, step: Step) -> list[UUID]:
-    due = await store.sweeping.fetch_due(step, limit=100, next_step_in=timedelta(seconds=5))
+    due = await store.sweeping.fetch_due_steps(step, limit=100, next_step_in=timedelta(seconds=5))
     return [item.payment_id for item in due]
 
 

@@ -30,7 +30,7 @@ async def overdue(store: Store, count: int) -> list[UUID]:
 
 
 async def fetch_due_ids(store: Store, *, limit: int = 100) -> list[UUID]:
-    due = await store.sweeping.fetch_due(Step.SUBMIT, limit=limit, next_step_in=MINUTE)
+    due = await store.sweeping.fetch_due_steps(Step.SUBMIT, limit=limit, next_step_in=MINUTE)
     return [item.payment_id for item in due]
 
 
@@ -51,7 +51,7 @@ class TestDue:
             payment_id = await fresh.accepted(Kind.BILL_PAYMENT)
             is_due = "next_step_at = now(), expires_at = now() + $2::interval"
             await fresh.update(payment_id, is_due, left)
-            (due,) = await fresh.sweeping.fetch_due(Step.SUBMIT, limit=1, next_step_in=MINUTE)
+            (due,) = await fresh.sweeping.fetch_due_steps(Step.SUBMIT, limit=1, next_step_in=MINUTE)
             assert (due.payment_id, due.is_expired) == (payment_id, is_expired)
             assert (due.kind, due.stage) == (Kind.BILL_PAYMENT, Stage.ACCEPTED)
 

@@ -64,14 +64,14 @@ async def test_while_postgres_is_read_only_writes_are_unavailable_and_reads_work
     async with read_only(fresh):
         for work in (
             lambda: fresh.accept(a_new_payment()),
-            lambda: fresh.claiming.find_due(accepted),
+            lambda: fresh.claiming.find_next_step(accepted),
             lambda: fresh.claiming.claim(accepted, new_id(), lease=TIMES.lease, account=None),
             lambda: fresh.claiming.postpone(accepted, NOW),
             lambda: fresh.change(acknowledgement(claimed, attempt_id)),
             lambda: fresh.change(success(claimed)),
             lambda: fresh.change(raw_callback_change(claimed, a_callback())),
             lambda: fresh.sweeping.plan_sweep(limit=10, overdue_by=NOW),
-            lambda: fresh.sweeping.fetch_due(Step.SUBMIT, limit=10, next_step_in=NOW),
+            lambda: fresh.sweeping.fetch_due_steps(Step.SUBMIT, limit=10, next_step_in=NOW),
             lambda: fresh.outbox.take_turn(new_id(), published_through=None),
         ):
             with pytest.raises(StoreUnavailable):

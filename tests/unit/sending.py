@@ -18,7 +18,7 @@ from domain.fence import Fence, OpenAttempt
 from domain.kinds import Kind
 from domain.lifecycle.inquire import Inquirer
 from domain.lifecycle.inquiry_changes import InquiryAnswer
-from domain.lifecycle.submit import Due, Submitter
+from domain.lifecycle.submit import NextStep, Submitter
 from domain.payment import Fact, Payment
 from domain.report import Report, ReportedOutcome
 from domain.stages import FactName, Stage
@@ -82,7 +82,7 @@ class World:
         await self.submitter.resend(PAYMENT_ID, self.payment.kind)
 
     async def inquire(self, *, is_due: bool = True) -> None:
-        await self.inquirer.inquire(replace(self._due(), is_due=is_due))
+        await self.inquirer.inquire(replace(self._next_step(), is_due=is_due))
 
     async def probe(self) -> None:
         self.inquirer.probe_soon(PAYMENT_ID)
@@ -96,9 +96,9 @@ class World:
     def outcomes(self) -> list[Outcome | None]:
         return [attempt.outcome for attempt in self.payment.attempts]
 
-    def _due(self) -> Due:
+    def _next_step(self) -> NextStep:
         payment: Payment = self.payment
-        return Due(
+        return NextStep(
             payment_id=payment.id,
             kind=payment.kind,
             stage=payment.stage,
@@ -107,8 +107,8 @@ class World:
 
     # --- PostgreSQL -------------------------------------------------------------------------------
 
-    async def find_due(self, payment_id: UUID) -> Due | None:
-        return self._due() if payment_id == self.payment.id else None
+    async def find_next_step(self, payment_id: UUID) -> NextStep | None:
+        return self._next_step() if payment_id == self.payment.id else None
 
     async def claim(
         self, _payment_id: UUID, attempt_id: UUID, *, lease: timedelta, account: Account

@@ -14,7 +14,7 @@ from domain.changes import Change, ChangeResult, Decided
 from domain.errors import QueueUnavailable, StoreUnavailable
 from domain.kinds import RULES, Kind
 from domain.lifecycle.reconcile import STEPS_MAX, Sweeper, SweepPlan
-from domain.lifecycle.submit import Due
+from domain.lifecycle.submit import NextStep
 from domain.operations import Operation
 from domain.stages import Stage, Step
 from domain.times import BREAKER_COOL_DOWN_MAX
@@ -27,7 +27,7 @@ NOTHING_DUE = SweepPlan(
     engaged_brakes=frozenset(),
     breaker_is_open=False,
 )
-A_WITHDRAWAL = Due(
+A_WITHDRAWAL = NextStep(
     payment_id=PAYMENT_ID,
     kind=Kind.WITHDRAWAL,
     stage=Stage.ACCEPTED,
@@ -42,7 +42,7 @@ class World:
     A call of a method in `errors` raises.
     """
 
-    def __init__(self, plan: SweepPlan = NOTHING_DUE, *due: Due) -> None:
+    def __init__(self, plan: SweepPlan = NOTHING_DUE, *due: NextStep) -> None:
         self.plan = plan
         self.due = list(due)
         self.errors: dict[str, Exception] = {}
@@ -74,16 +74,16 @@ class World:
         assert (limit, overdue_by > timedelta(0)) == (STEPS_MAX, True)
         return self.plan
 
-    async def fetch_due(
+    async def fetch_due_steps(
         self,
         step: Step,
         *,
         limit: int,
         next_step_in: timedelta,
         kinds: Collection[Kind] = tuple(Kind),
-    ) -> list[Due]:
+    ) -> list[NextStep]:
         assert next_step_in <= timedelta(seconds=5)
-        self._may_raise(f"fetch_due {step}")
+        self._may_raise(f"fetch_due_steps {step}")
         self.fetched.append((step, limit, frozenset(kinds)))
         return [item for item in self.due if item.step is step and item.kind in kinds][:limit]
 
@@ -215,13 +215,13 @@ async def test_overdue_events_are_published_and_listed(has_unlisted: bool) -> No
 
 async def test_a_bug_in_one_step_stops_no_other_step() -> None:
     world = World(plan(due=[Step.WATCH, Step.SUBMIT]), A_WITHDRAWAL)
-    world.errors[f"fetch_due {Step.WATCH}"] = RuntimeError("a bug")
+    world.errors[f"fetch_due_steps {Step.WATCH}"] = RuntimeError("a bug")
     steps = await world.sweeper.sweep()
     assert (steps[Step.WATCH], steps[Step.SUBMIT]) == (0, 1)
 
 
 async def test_a_sweep_ends_if_postgres_is_away() -> None:
     world = World(plan(due=[Step.WATCH]))
-    world.errors[f"fetch_due {Step.WATCH}"] = StoreUnavailable()
+    world.errors[f"fetch_due_steps {Step.WATCH}"] = StoreUnavailable()
     with pytest.raises(StoreUnavailable):
         await world.sweeper.sweep()

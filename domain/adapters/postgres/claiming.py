@@ -35,11 +35,11 @@ from domain.adapters.postgres.engine import (
 )
 from domain.adapters.postgres.functions import LIMITS, Function
 from domain.adapters.postgres.payment_columns import payment_from
-from domain.adapters.postgres.rows import due_from, records, recordset
+from domain.adapters.postgres.rows import next_step_from, records, recordset
 from domain.adapters.postgres.statements import sql
 from domain.changes import HistoryEntry
 from domain.errors import ClaimUnknown, CommitOutcomeUnknown
-from domain.lifecycle.submit import Due
+from domain.lifecycle.submit import NextStep
 from domain.payment import Payment
 from domain.records import replace
 from domain.stages import Stage, Step
@@ -47,7 +47,7 @@ from domain.times import HANDOVER_RETRY_AFTER
 
 # A function that is a transaction of its own. If the database refuses writes, no claim can succeed.
 # The function then fails, so that the worker does not charge the limit of requests to Daraja.
-_FIND_DUE = Function(
+_FIND_NEXT_STEPS = Function(
     "find_due",
     parameters={"lock_timeout": "text", "ids": "uuid[]", "soon": "interval"},
     returns={
@@ -171,7 +171,7 @@ END
 """,
 )
 
-CLAIMING_FUNCTIONS = (_FIND_DUE, _CLAIM, _POSTPONE)
+CLAIMING_FUNCTIONS = (_FIND_NEXT_STEPS, _CLAIM, _POSTPONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +187,9 @@ class PostgresClaimingStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._lookups: Lane[UUID, Due | None] = Lane(self._find_due_batch, key=lambda item: item)
+        self._lookups: Lane[UUID, NextStep | None] = Lane(
+            self._find_next_steps, key=lambda item: item
+        )
         self._postponements: Lane[tuple[UUID, timedelta], None] = Lane(
             self._postpone_batch, key=lambda item: item[0]
         )
@@ -195,8 +197,8 @@ class PostgresClaimingStore:
             self._claim_batch, key=lambda claim: claim.payment_id
         )
 
-    async def find_due(self, payment_id: UUID) -> Due | None:
-        """See `domain.lifecycle.submit.ClaimingStore.find_due`."""
+    async def find_next_step(self, payment_id: UUID) -> NextStep | None:
+        """See `domain.lifecycle.submit.ClaimingStore.find_next_step`."""
         return await self._lookups.submit(payment_id)
 
     async def claim(
@@ -209,14 +211,14 @@ class PostgresClaimingStore:
         """See `domain.lifecycle.submit.ClaimingStore.postpone`."""
         await self._postponements.submit((payment_id, wait))
 
-    async def _find_due_batch(self, ids: Sequence[UUID]) -> list[Due | None]:
+    async def _find_next_steps(self, ids: Sequence[UUID]) -> list[NextStep | None]:
         parameters = {"ids": list(ids), "soon": HANDOVER_RETRY_AFTER}
-        rows = await self._database.call_repeatable(_FIND_DUE, parameters)
-        due_by_id = {
-            row.id: replace(due_from(row), is_due=bool(row.is_due), is_held=row.is_held)
+        rows = await self._database.call_repeatable(_FIND_NEXT_STEPS, parameters)
+        next_step_by_id = {
+            row.id: replace(next_step_from(row), is_due=bool(row.is_due), is_held=row.is_held)
             for row in rows
         }
-        return [due_by_id.get(payment_id) for payment_id in ids]
+        return [next_step_by_id.get(payment_id) for payment_id in ids]
 
     async def _postpone_batch(self, batch: Sequence[tuple[UUID, timedelta]]) -> list[None]:
         parameters = {

@@ -16,14 +16,14 @@ from domain.account import Account
 from domain.adapters.postgres.payment_columns import as_moment, as_uuid
 from domain.attempts import Attempt, IdKind, Outcome, ProviderId
 from domain.kinds import Kind
-from domain.lifecycle.submit import Due
+from domain.lifecycle.submit import NextStep
 from domain.stages import Stage, Step
 
 
-def due_from(row: Any) -> Due:
+def next_step_from(row: Any) -> NextStep:
     """The fields of a payment that its next step needs."""
     step = Step(row.next_step) if row.next_step else None
-    return Due(
+    return NextStep(
         payment_id=as_uuid(row.id),
         kind=Kind(row.kind),
         stage=Stage(row.stage),

@@ -18,12 +18,12 @@ from domain.adapters.postgres.brakes import (
 from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.feed import list_new_events
 from domain.adapters.postgres.outbox import FIRST_UNPUBLISHED
-from domain.adapters.postgres.rows import due_from
+from domain.adapters.postgres.rows import next_step_from
 from domain.adapters.postgres.statements import sql
 from domain.errors import StoreUnavailable
 from domain.kinds import Kind, kinds_that
 from domain.lifecycle.reconcile import SweepPlan
-from domain.lifecycle.submit import Due
+from domain.lifecycle.submit import NextStep
 from domain.operations import Operation
 from domain.stages import Step
 
@@ -139,15 +139,15 @@ class PostgresSweepingStore:
             ),
         )
 
-    async def fetch_due(
+    async def fetch_due_steps(
         self,
         step: Step,
         *,
         limit: int,
         next_step_in: timedelta,
         kinds: Collection[Kind] = tuple(Kind),
-    ) -> list[Due]:
-        """See `domain.lifecycle.reconcile.SweepingStore.fetch_due`."""
+    ) -> list[NextStep]:
+        """See `domain.lifecycle.reconcile.SweepingStore.fetch_due_steps`."""
         parameters = {
             "step": step.value,
             "kinds": [kind.value for kind in kinds],
@@ -156,7 +156,7 @@ class PostgresSweepingStore:
         }
         async with self._database.transaction() as transaction:
             rows = await transaction.rows(_FETCH_DUE, parameters)
-        return [due_from(row) for row in rows]
+        return [next_step_from(row) for row in rows]
 
     async def end_stuck_sessions(self) -> int:
         """See `domain.lifecycle.reconcile.SweepingStore.end_stuck_sessions`."""

@@ -31,7 +31,7 @@ from domain.fence import Fence, OpenAttempt
 from domain.kinds import Kind
 from domain.lifecycle import inquiry_changes, reconcile, record_answer, submit
 from domain.lifecycle.inquiry_changes import InquiryAnswer
-from domain.lifecycle.submit import Due
+from domain.lifecycle.submit import NextStep
 from domain.operations import OperationHealth
 from domain.report import Report
 from domain.stages import Stage, Step
@@ -66,7 +66,7 @@ def _not_sent(error: ProviderError) -> tuple[ReadAnswer, Answer]:
 
 def job(world: World) -> Flow:
     """Do the payment's next step, as `take_next_step` does."""
-    found = world.record.find_due(instant(world.now))
+    found = world.record.find_next_step(instant(world.now))
     if found.stage is not Stage.ACCEPTED:
         if found.step in (Step.QUERY, Step.STATUS):
             yield from _inquire(world, found)
@@ -226,7 +226,7 @@ def _record(
     yield from world.write("answer", change, first=before_write)
 
 
-def _inquire(world: World, found: Due) -> Flow:
+def _inquire(world: World, found: NextStep) -> Flow:
     """Send the payment again or inquire about it, as `Inquirer.inquire` does."""
     times = world.times
     record, now = world.record, instant(world.now)
@@ -322,7 +322,7 @@ def sweep(world: World, step: Step) -> Flow:
     """Do what a sweeper does with a due row, after it moved the row's due time."""
     times = world.times.worker
     match step:
-        case Step.SUBMIT if world.record.find_due(instant(world.now)).is_expired:
+        case Step.SUBMIT if world.record.find_next_step(instant(world.now)).is_expired:
             yield 0
             yield from world.write("expiry", submit.expiry_change(PAYMENT_ID))
         case Step.END_LEASE:

@@ -1,10 +1,10 @@
 """One payment's rows in memory, changed as Postgres changes them: atomically, under one lock.
 
 `change` stamps and writes a decision as `adapters/postgres/changing.py` and `writing.py` do.
-`claim`, `find_due`, `postpone` and `fetch_due` do in Python what the product does in SQL.
-tests/integration tests that SQL in a real Postgres. There is no other payment here, so no id and no
-receipt belongs to another payment. After each change, `_check` compares the row with its rules
-(`LawBroken`).
+`claim`, `find_next_step`, `postpone` and `fetch_due_steps` do in Python what the product does in
+SQL. tests/integration tests that SQL in a real Postgres. There is no other payment here, so no id
+and no receipt belongs to another payment. After each change, `_check` compares the row with its
+rules (`LawBroken`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from domain.events import EventType
 from domain.evidence import Evidence, Inquiry
 from domain.kinds import Kind
 from domain.lifecycle.judge_report import REMINDERS
-from domain.lifecycle.submit import Due
+from domain.lifecycle.submit import NextStep
 from domain.operations import OPERATION_OF_INQUIRY_STEP, Operation
 from domain.payment import Payment
 from domain.report import ReportedOutcome
@@ -213,10 +213,10 @@ class Record:
 
     # As the SQL of claiming.py and sweeping.py does it
 
-    def find_due(self, now: datetime) -> Due:
+    def find_next_step(self, now: datetime) -> NextStep:
         payment = self.payment
         at = payment.next_step_at
-        return Due(
+        return NextStep(
             payment_id=payment.id,
             kind=payment.kind,
             stage=payment.stage,
@@ -282,7 +282,7 @@ class Record:
             return None
         return None if step is Step.STATUS and self.brakes.breaker else step
 
-    def fetch_due(self, next_step_in: timedelta, now: datetime) -> None:
+    def fetch_due_steps(self, next_step_in: timedelta, now: datetime) -> None:
         self.payment = replace(self.payment, next_step_at=now + next_step_in)
 
     def publish(self, place: int) -> None:

@@ -255,13 +255,13 @@ class World(Clockwork):
             is_told = self._waits_for_a_person
             if self._quiet_sweeps > (_ENOUGH_QUIET_SWEEPS if is_told else _QUIET_SWEEPS_MAX):
                 return
-        self.record.fetch_due(HANDOVER_RETRY_AFTER, now)
+        self.record.fetch_due_steps(HANDOVER_RETRY_AFTER, now)
         self.note(f"swept: {step.value}")
         self.begin(flows.sweep(self, step))
         hold, is_unsent = self.record.hold_of_sends, self.stage is Stage.ACCEPTED
         if is_unsent and self.is_calm and hold.is_closed(now):  # nothing happens before the probe
             self._sweep_in(max(_HANDED_OVER_MS, milliseconds(hold.probe_at) - self.now))
-        elif is_unsent and self.record.find_due(now).is_held:
+        elif is_unsent and self.record.find_next_step(now).is_held:
             # A real sweeper finds the payment every five seconds. Most of these sweeps are left
             # out.
             self._sweep_in(self.rng.choice((_HANDED_OVER_MS, 60_000, 900_000)))
