@@ -34,6 +34,7 @@ from gateway.ingress_handlers import Handler, IngressHandlers
 from gateway.openapi.document import document
 from gateway.rate_limits import RateLimits
 from gateway.recent_answers import RecentAnswers
+from gateway.reference import Reference
 from gateway.resources import HEALTH_ROUTES, Resources
 
 # Reads leave this many connections of the pool free for writes.
@@ -118,6 +119,8 @@ def ingress_app(settings: IngressSettings) -> web.Application:
     for route, handler in handler_by_route.items():
         add = app.router.add_get if route.method == "GET" else app.router.add_post
         add(route.path, handler)
+    if settings.api_reference == "on":
+        Reference().add_routes(app)
     allow_origins(app, settings.cors_allowed_origins, "/v1/")
     # The health routes read from PostgreSQL too, but must not wait in `handlers.reads`, the queue
     # of all other requests that read.

@@ -17,10 +17,13 @@ _OUR_FAULTS = frozenset({500, 501, 502, 504})
 
 
 def add_security_headers(response: web.StreamResponse) -> None:
-    """Removes the Server header, and forbids caching and guessing of the content type."""
+    """Removes the Server header, and forbids caching and guessing of the content type.
+
+    Only an answer that says itself how long it may be cached, such as a style sheet, is cached.
+    """
     response.headers.popall("Server", None)
     response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Cache-Control"] = "no-store"
+    response.headers.setdefault("Cache-Control", "no-store")
 
 
 async def add_security_headers_to_answer(

@@ -42,7 +42,6 @@ from gateway.routes import (
 from gateway.schemas.kind_schema import EXAMPLE_ID, EXAMPLE_KEY
 
 VERSION = "0.1.0"
-DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 _DESCRIPTION = f"""Payments between your systems and M-PESA: authenticated, idempotent, recorded.
 
@@ -126,7 +125,6 @@ def document() -> dict[str, Any]:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
     return {
         "openapi": "3.1.0",
-        "jsonSchemaDialect": DIALECT,
         "info": {"title": "Mkwanja", "version": VERSION, "description": _DESCRIPTION},
         "servers": [{"url": "/"}],
         "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],

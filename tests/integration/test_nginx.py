@@ -186,6 +186,21 @@ async def test_nginx_forwards_no_internal_route(proxy: Proxy, name: str) -> None
         assert (await proxy.ask(name, "GET", path))[0] == 404, path
 
 
+async def test_the_documents_and_the_api_reference_pass(proxy: Proxy) -> None:
+    """The largest file passes whole, compressed and not compressed."""
+    for path in ("/openapi.json", "/docs", "/docs/start.js"):
+        assert (await proxy.ask("pay.example", "GET", path))[0] == 200, path
+    bundle = "/docs/swagger-ui-bundle.js"
+    plain, compressed = [
+        await proxy.ask("pay.example", "GET", bundle, headers={"Accept-Encoding": coding})
+        for coding in ("identity", "gzip")
+    ]
+    assert plain[2] == compressed[2]
+    assert compressed[1]["Content-Encoding"] == "gzip"
+    for path in ("/docsx", "/docs/../metrics", "/docs/%2e%2e/metrics"):
+        assert (await proxy.ask("pay.example", "GET", path))[0] == 404, path
+
+
 async def test_the_receiver_sees_the_true_source_and_not_a_forged_source(proxy: Proxy) -> None:
     """A peer may write Daraja's address into X-Forwarded-For.
 

@@ -22,6 +22,7 @@ from domain.values import Purpose
 from gateway.edge.problems import HTTP_PROBLEMS, PROBLEMS
 from gateway.ingress import ingress_app
 from gateway.openapi.document import VERSION, document
+from gateway.reference import PATHS as PAGES
 from tests.case_tables import for_each
 from tests.described import Described
 from tests.paths import ROOT
@@ -48,7 +49,9 @@ async def test_the_router_and_the_document_have_the_same_routes(
         for route in app.router.routes()
         if route.resource is not None and route.method not in ("HEAD", "OPTIONS")
     }
-    assert served == set(DESCRIBED.operations)
+    # The pages for people are not part of the API.
+    pages = {("GET", path) for path in PAGES}
+    assert served == set(DESCRIBED.operations) | pages
 
 
 def test_every_process_makes_the_same_document() -> None:

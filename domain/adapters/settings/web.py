@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import NoDecode
@@ -32,6 +32,8 @@ class IngressSettings(SharedSettings, ExpirySettings):
     jwt_secret: str | None = Field(None, min_length=32)
     # The origins of web pages that may call from a browser. The default allows none.
     cors_allowed_origins: Annotated[list[Origin], NoDecode] = Field(default_factory=list)
+    # Whether the process serves the API reference at /docs.
+    api_reference: Literal["on", "off"] = "on"
 
     _split = field_validator("cors_allowed_origins", "jwt_former_issuers", mode="before")(
         split_at_commas

@@ -1,0 +1,1 @@
+"""Programs of Node that tests run. `package-lock.json` fixes every byte of them."""
