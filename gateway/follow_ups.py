@@ -17,7 +17,7 @@ from gateway.resources import Resources
 
 
 class FollowUps:
-    """The lane of what follows. A request whose client is gone is followed up too."""
+    """Does this work in batches, also for a request whose client is gone."""
 
     def __init__(self, resources: Resources, wakeups: RedisWakeups, replays: Replays) -> None:
         self._resources = resources

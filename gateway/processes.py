@@ -23,8 +23,8 @@ import uuid_utils
 log = structlog.get_logger()
 
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
-# A process that has died is replaced after this time, so that one that dies again and again does
-# not keep the machine busy.
+# The parent replaces a process that died after this time. Otherwise a process that dies again and
+# again would keep the machine busy.
 _REPLACED_AFTER_SECONDS = 1.0
 
 

@@ -21,8 +21,8 @@ _BODY_BYTES_MAX = 4096
 class RecentAnswers:
     """The newest answers by caller and idempotency key.
 
-    An answer is kept for ten minutes. Its key is held for at least a day, so a kept answer is never
-    that of an earlier use of the key.
+    An answer is kept for ten minutes. Its key is not free for at least a day, so the key cannot
+    have been used for another payment meanwhile.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

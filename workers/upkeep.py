@@ -1,8 +1,9 @@
 """Keeps the tables in shape: partitions, expired keys, and the list of due steps.
 
 Every worker does this once an hour. In the database, one process at a time makes or drops
-partitions, and the others find nothing to do. What fails is tried again. Until then no row is
-refused and none is lost, because a default partition gets the rows of a month without partition.
+partitions, and the others find nothing to do. If a job fails, the worker tries it again. Until then
+no row is refused and none is lost, because a default partition gets the rows of a month without
+partition.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ async def make_missing_partitions(database: Database) -> bool:
 async def drop_old_partitions(database: Database) -> bool:
     """Drops the partitions whose retention is over and that no payment needs.
 
-    Returns whether no partition has to be tried again soon.
+    Always returns True: the next hour is early enough for a partition that is kept.
     """
     while True:
         tables = await drop_partitions(database)

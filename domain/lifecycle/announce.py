@@ -2,9 +2,9 @@
 
 The commit that changed a payment also put the event's body into the outbox in PostgreSQL. The
 process of that commit then calls `publish_soon`. One process at a time takes a turn as publisher:
-it fetches a batch, publishes it on Redis, and records its end together with the next fetch. The
-sweeper calls `publish_soon` too, if events are overdue. This happens if Redis was not reachable, or
-if the publisher was killed.
+it fetches a batch, publishes it on Redis, and records the end of this batch together with the next
+fetch. The sweeper calls `publish_soon` too, if events are overdue. This happens if Redis was not
+reachable, or if the publisher was killed.
 
 If another process has the turn, this process need not wait: the publisher fetches again after each
 batch, and that fetch sees every event that was committed before this process looked
@@ -30,7 +30,7 @@ log = structlog.get_logger()
 # After this time another process may take the turn, because the publisher may be dead.
 TURN_SECONDS = 4.0
 
-# The publisher stops publishing a batch after this time, so that it has ended before its turn ends.
+# The publisher stops publishing a batch after this time, so that it stops before its turn ends.
 _PUBLISH_SECONDS_MAX = 2.0
 assert 2 * _PUBLISH_SECONDS_MAX <= TURN_SECONDS  # noqa: S101
 
@@ -60,10 +60,10 @@ class Outbox(Protocol):
     ) -> Sequence[OutboxEvent]:
         """Records what this publisher published, and fetches the next events in their order.
 
-        If there are events, the publisher has the turn for TURN_SECONDS. If there are none, nothing
-        is left to publish, or another publisher has the turn. `published_through` is the position
-        of the last event of the previous batch. It is ignored if the publisher has lost its turn
-        since. Raises StoreUnavailable.
+        If it returns events, the publisher has the turn for TURN_SECONDS. If it returns none,
+        nothing is left to publish, or another publisher has the turn. `published_through` is the
+        position of the last event of the previous batch. It is ignored if the publisher has lost
+        its turn since. Raises StoreUnavailable.
         """
         ...
 
@@ -138,7 +138,8 @@ class Announcer:
         published_through = None
         time = asyncio.get_running_loop().time
         while True:
-            # The flag is reset before the fetch, because the fetch sees what was committed before.
+            # Reset the flag before the fetch: the fetch sees all events that were committed before
+            # it.
             self._is_wanted = False
             events = await self._outbox.take_turn(
                 self._publisher, published_through=published_through

@@ -139,7 +139,7 @@ def decide_without_claim(
     account: Account | None,
     inquire_after: timedelta,
 ) -> Decided:
-    """Decides about `fact`, the answer to a send of whose attempt the database has no record.
+    """Decides about `fact`, the answer to a send whose attempt is not in the database.
 
     `account` is the account of the send. If Daraja cannot have acted, nothing changes. Otherwise
     the answer proves that there was a send, so the database lost a committed claim. The decision

@@ -127,8 +127,8 @@ class TokenVerifier:
         entry = self._cache.get(digest)
         if entry is not None:
             if entry.is_by_key_set and self._keys is not None:
-                # Without this refresh, a token in constant use would stay valid after its key was
-                # removed.
+                # Without this refresh, a token in constant use would stay valid after the issuer
+                # removed its key.
                 if not self._keys.is_fresh:
                     await self._keys.refresh_if_old()
                 self._clear_if_keys_changed()

@@ -1,8 +1,8 @@
-"""Refuses requests that cannot get a place, before anything but their heads is looked at.
+"""Refuses requests that cannot get a place, as soon as their heads are read.
 
-While a process is overloaded, a refusal must cost less than a service. So its bytes are composed
-once. It is sent without looking for the route, checking the token or reading the body, and it ends
-its connection, so that a connection that waits gets its turn.
+While a process is overloaded, a refusal must cost less than an answer. So the bytes of the refusal
+are composed once. The process sends them without looking for the route, checking the token or
+reading the body. Then it ends the connection, so that a connection that waits gets its turn.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ import random
 import time
 from collections.abc import Callable
 
-# The longest time is doubled after a second with more than twice as many refusals as this, and
-# halved after a second with less than half as many. A refusal costs about 0.1 ms, so these refusals
+# The longest time doubles after a second with more than twice this number of refusals. It halves
+# after a second with less than half this number. A refusal costs about 0.1 ms, so these refusals
 # use up a few per cent of a process's time.
 _REFUSALS_PER_SECOND = 250
 _LONGEST_AT_FIRST = 4

@@ -65,7 +65,8 @@ _IN_FLIGHT_WAIT_SECONDS = 5
 # as Postgres waits for a lock.
 _RETRIES_AT_ONCE = 4
 
-# How often the policy decides about a batch, if other processes use up the same limits meanwhile.
+# How many times the policy decides about one batch. It decides again if another process used up
+# more of the same limits meanwhile.
 _DECISIONS_MAX = 3
 
 _KEY_LIFETIME_SQL = f"interval '{int(KEY_LIFETIME.total_seconds())} seconds'"
@@ -73,7 +74,7 @@ _KEY_LIFETIME_SQL = f"interval '{int(KEY_LIFETIME.total_seconds())} seconds'"
 # A key is free again only if all of this is true:
 # * The key has expired.
 # * Its payment succeeded or failed, has no next step, and needs no review.
-# * Its payment has not changed for the time of one key lifetime.
+# * Its payment has not changed for as long as a key lives.
 IS_SETTLED_SINCE = """coalesce((
     SELECT earlier.stage IN ('succeeded', 'failed') AND earlier.next_step_at IS NULL
         AND NOT earlier.needs_review AND earlier.updated_at <= {since}
@@ -87,8 +88,8 @@ _HOLE = "\x01"
 _ANSWER_TIMES = 2  # created_at and updated_at
 _NO_TIME = datetime(1, 1, 1, tzinfo=UTC)
 
-# Stores the whole batch, or nothing if a limit is exceeded. The rows of used limits come before any
-# row is written. A key that is not free creates no payment and returns no row.
+# Stores the whole batch. If a limit is exceeded, it stores nothing, and returns what is used of
+# each limit. A key that is not free creates no payment and returns no row.
 ACCEPT = Function(
     "accept_payments",
     parameters={"lock_timeout": "text", **LIMIT_PARAMETERS}
@@ -283,8 +284,8 @@ class PostgresAcceptingStore:
     ) -> list[Row]:
         rows = [(new, bodies[new.id], uuid_utils.uuid7()) for new in batch]
         try:
-            # If a lost call did store the batch, the second call finds its keys used by the same
-            # payments, and stores nothing.
+            # If the answer to the first call was lost, but the call stored the batch, the second
+            # call finds the keys used by the same payments, and stores nothing.
             return await self._database.call_repeatable(
                 ACCEPT, accepted_arrays(rows) | ceilings.parameters()
             )

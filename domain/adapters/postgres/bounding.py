@@ -1,8 +1,8 @@
-"""What a release does after its migration, in short transactions of its own.
+"""What `alembic upgrade head` does after the migrations, in short transactions of its own.
 
 A migration is one transaction, so it may not read a large table while other processes wait for its
-locks. Each step here can be repeated. If a step fails, or the release is killed, the service works
-as before, and the next release continues.
+locks. Each step here can be repeated. If a step fails, or the command is killed, the service works
+as before, and the next run continues.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ Result = TypeVar("Result")
 
 
 async def finish_release(url: str) -> list[str]:
-    """Bounds the partitions of old rows, makes the months, and builds the index of the keys.
+    """Gives the partitions of old rows an end, makes the months, and indexes the keys by expiry.
 
     Returns the tables of which all rows stay in one partition.
     """
@@ -74,11 +74,11 @@ async def finish_release(url: str) -> list[str]:
 
 
 async def _bound_old_rows(url: str, table: str, key: str) -> bool:
-    """Lets the partition of the old rows end, so that months can follow it.
+    """Gives the partition of the old rows an end, so that monthly partitions can follow it.
 
-    PostgreSQL reads the old rows once, while other processes read and write them. If a row has an
-    id of a far month, all rows stay in this partition, which is then never dropped. Returns False
-    in this case.
+    PostgreSQL reads the old rows once, while other processes read and write them. If the id of a
+    row names a time after the end of next month, all rows, also new ones, go to this partition, and
+    it is never dropped. Returns False in this case.
     """
     old = f"{table}_before"
 

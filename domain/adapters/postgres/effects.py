@@ -39,9 +39,9 @@ class BatchEffects:
 
     @property
     def changed_operations(self) -> list[Operation]:
-        """The operations that may be probed or held, with all others that may change then.
+        """All operations that the batch may change, if it may probe or hold one.
 
-        Most batches release operations at most, and have none of these.
+        Empty for most batches: at most, they release operations.
         """
         answers = self.operation_answers
         is_refused = any(item.health is not OperationHealth.WORKS for item in answers)

@@ -184,7 +184,7 @@ class Database:
     async def call_repeatable(
         self, function: Function, parameters: Mapping[str, Any] | None = None
     ) -> list[Row]:
-        """The same as `call`, for a function that does no more if it runs twice.
+        """The same as `call`, for a function that changes nothing more if it runs a second time.
 
         If the connection was lost, for example because Postgres restarted, the function is called
         once again after a short pause. PgBouncer refuses the first statement after a restart of

@@ -1,8 +1,8 @@
 """Deletes idempotency keys that have been free for a long time, in small batches.
 
 A key is free a day after it has expired and its payment is settled (`accepting.py`). We keep it 30
-days longer: a late correction by Daraja makes the key protect its payment again, and until then a
-caller may still repeat an old request.
+days longer, because Daraja may correct a failed payment late. If the caller then repeats its old
+request, the key still protects the caller against paying twice.
 
 The function runs with the rights of the schema's owner, and decides by itself which keys may go. A
 process can therefore delete no key that still protects a payment.

@@ -24,12 +24,13 @@ _BATCH_SIZE = 500
 # readers also reduce a backlog.
 _BATCHES_MAX = 4
 
-# The longest wait for another process that is listing. A reader can read without its events.
+# The longest wait for another process that is listing. A reader then reads what is listed already.
 _LOCK_TIMEOUT = "300ms"
 
 # `unlisted_events` is a queue. A trigger adds an event in the commit that stores the event. Another
 # trigger removes the event when it is listed (migration 0006). If a commit is late, its events may
-# have lower numbers than events that are listed already. They are then listed with the next batch.
+# have lower numbers than events that are listed already. The late events are listed with the next
+# batch.
 _HAS_UNLISTED = "EXISTS (SELECT FROM mkwanja.unlisted_events)"
 
 # Lists events in the order of the queue, but the events of one payment always by `sequence`. A

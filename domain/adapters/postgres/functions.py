@@ -6,9 +6,9 @@ in PL/pgSQL keeps the plans of its statements in whichever session it runs, so i
 every pooler. Each of its statements also sees what was committed before that statement began. So a
 function can lock rows first, and then read what belongs to them.
 
-The SQL stands in Python, beside the code that calls it. The release installs it after the
-migrations (`install`). A function's name contains a hash of its text, so processes of two releases
-can run at the same time.
+The SQL stands in Python, beside the code that calls it. `alembic upgrade head` installs it after
+the migrations (`install`). A function's name contains a hash of its text, so processes of two
+releases can run at the same time.
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ TRANSACTION_LIMITS = f"""{LIMITS}
         CASE WHEN current_setting('server_version_num')::int >= 170000
             THEN set_config('transaction_timeout', '10s', true) END;"""
 
-# A plan is kept for a long time. It must not depend on how many rows the tables had, or how many
-# parameters were given, when it was made: a scan of a table that was still empty would later read
-# millions of rows. Such a plan knows no LIMIT either, so above some 100,000 rows it would start a
-# parallel worker for each call. That takes 3 to 12 ms, and each of our calls reads few rows.
+# A session keeps a plan for a long time. The plan must not depend on how many rows the tables had,
+# or how many parameters were given, when it was made: a plan that scans a table that was still
+# empty would later read millions of rows. A generic plan does not know the value of a LIMIT. Above
+# some 100,000 rows it would therefore start a parallel worker for each call, which takes 3 to
+# 12 ms, although each of our calls reads few rows.
 _PLANNING = (
     "SET enable_seqscan = off SET plan_cache_mode = force_generic_plan"
     " SET max_parallel_workers_per_gather = 0"

@@ -1,4 +1,4 @@
-"""The functions that a release installs in the database.
+"""The functions that `alembic upgrade head` installs in the database.
 
 Each of them stands beside the code that calls it.
 """

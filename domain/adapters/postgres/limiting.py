@@ -26,9 +26,9 @@ from domain.kinds import kinds_that
 from domain.lifecycle.accept import NewPayment
 from domain.policy import MINUTE, Allowances, LimitName, Usage
 
-# The parameters of the function that checks the limits. A number is that of a lock. The other
-# arrays have one value for each limit of a subject: what the batch costs, and the ceiling that the
-# cost and the used amount together must not exceed.
+# The parameters of the function that checks the limits. `lock_numbers` name advisory locks. The
+# other arrays have one value for each limit of a subject: what the batch costs, and the ceiling
+# that the cost and the used amount together must not exceed.
 LIMIT_PARAMETERS = {
     "lock_numbers": "int[]",
     "limit_names": "text[]",
@@ -126,7 +126,7 @@ class Ceilings:
     def above(
         cls, usages: Mapping[tuple[LimitName, str], Usage], allowed: Sequence[NewPayment]
     ) -> Ceilings:
-        """`allowed` fit the limits, if no more is used than `usages`."""
+        """The batch `allowed` fits the limits if no more is used than `usages` says."""
         costs = _add_costs(allowed)
         return cls({key: (cost, usages[key].amount + cost) for key, cost in costs.items()})
 

@@ -108,11 +108,12 @@ class Loaded:
 
     Owners are ids of payments as text, because most of them are only compared.
 
-    `id_owners`: the payments that have a provider id of the batch, or to which one was given.
-    `originators`: other payments whose own id is an OriginatorConversationID in the batch. Such an
-    id needs no row in `provider_ids`: if we send a payment's own id, Daraja knows the payment by
-    that id, even before it has acknowledged the send.
-    `receipt_owners`: the payments that have a receipt that this batch could store.
+    * `id_owners`: the payment of each stored provider id that a payment of the batch has, or that
+      a change of the batch brings.
+    * `originators`: other payments whose own id is an OriginatorConversationID in the batch. Such
+      an id needs no row in `provider_ids`: if we send a payment's own id, Daraja knows the payment
+      by that id, even before it has acknowledged the send.
+    * `receipt_owners`: the payments that have a receipt that this batch could store.
     """
 
     now: datetime

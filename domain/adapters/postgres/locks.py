@@ -7,8 +7,8 @@ other form. A test (`tests/unit/test_single_homes.py`) ensures that no other fil
 
 from __future__ import annotations
 
-# Migrations. A release locks it exclusively, so that two releases at the same time do not run a
-# migration twice.
+# Migrations. `alembic upgrade head` locks it exclusively, so that two runs of the command at the
+# same time do not run a migration twice.
 MIGRATION = 4_711_254_001
 
 # The order of the feed. A process that lists events locks it exclusively, so this process sees all
@@ -26,7 +26,7 @@ BRAKES = 4_711_254_003
 # before the request reads what is used. Only its holder changes a meter.
 LIMITS = 4_711
 
-# The upkeep of partitions. One process at a time makes or drops them, and none during a release.
+# The upkeep of partitions. One process at a time makes or drops them, and none during a migration.
 UPKEEP = 4_711_254_004
 
 LOCK_MIGRATION = f"pg_advisory_xact_lock({MIGRATION})"

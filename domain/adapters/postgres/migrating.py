@@ -1,4 +1,4 @@
-"""The connection for migrations. Only a release uses it, and the processes do not."""
+"""The connection for migrations. Only `alembic upgrade head` uses it, and the processes do not."""
 
 from __future__ import annotations
 

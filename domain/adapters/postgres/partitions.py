@@ -53,9 +53,9 @@ WHERE parent.relnamespace = 'mkwanja'::regnamespace AND parent.relkind = 'p'
 
 _TABLES = ", ".join(f"('{table}')" for table in PARTITIONED)
 
-# While a release gives the old rows a partition with an end (`bounding.py`), a constraint refuses
-# ids of far months. If the release was killed, the constraint is removed long before an id of those
-# months exists.
+# While `alembic upgrade head` gives the old rows a partition with an end (`bounding.py`), a
+# constraint refuses ids of later months. If the command was killed, this removes the constraint
+# long before such an id exists.
 BOUNDING = "ids_before_the_months"
 _DISARM = f"""IF EXISTS (
             SELECT FROM pg_constraint
@@ -139,7 +139,8 @@ OR EXISTS (SELECT FROM mkwanja.due_steps WHERE payment_id < limit_id)
 OR EXISTS (SELECT FROM (SELECT id FROM mkwanja.payments WHERE needs_review OFFSET 0) AS flagged
     WHERE flagged.id < limit_id)
 """
-# If there are many unpublished events, it does not search them: nothing is dropped then.
+# If there are more unpublished events than this, the function does not search them, and drops
+# nothing.
 _UNPUBLISHED_MAX = 5_000
 _UNPUBLISHED = f"""
 (SELECT count(*) > {_UNPUBLISHED_MAX} OR coalesce(bool_or(waiting.payment_id < limit_id), false)
@@ -152,8 +153,9 @@ FROM (
         ORDER BY event.position LIMIT {_UNPUBLISHED_MAX + 1})
 ) AS waiting)
 """
-# Drops at most one partition of each table, so a call locks a table only for a moment. A key
-# protects its payment only for a day after the payment is settled, and months have passed.
+# Drops at most one partition of each table, so a call locks a table only for a moment. It need not
+# check keys: a key protects its payment only until a day after the payment is settled, and months
+# have passed.
 DROP_PARTITIONS = Function(
     "drop_partitions",
     parameters={"lock_timeout": "text"},
@@ -241,7 +243,7 @@ class Dropped:
 
 
 async def make_partitions(database: Database) -> list[Made]:
-    """Makes the partitions that are needed soon. Empty if another process is at it."""
+    """Makes the partitions that are needed soon. Empty if another process is doing so."""
     rows = await database.call(MAKE_PARTITIONS, {"lock_timeout": _LOCK_TIMEOUT})
     return [Made(row.table_name, tuple(row.made), row.missing, row.has_other_rows) for row in rows]
 

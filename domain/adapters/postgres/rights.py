@@ -51,7 +51,7 @@ UPDATED_COLUMNS = {
     "due_steps": ("next_step", "next_step_at"),
 }
 
-# The migrations and the release insert the rows of these tables.
+# Only the migrations and `alembic upgrade head` insert rows of these tables.
 _NEVER_INSERTED = frozenset({"brakes", "event_publisher", "retention"})
 
 # Supabase serves schemas to these roles over HTTP, and its projects have generous default grants

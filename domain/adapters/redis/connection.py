@@ -28,7 +28,7 @@ _ANSWER_SECONDS = 2
 _POOL_SIZE = 50
 _POOL_WAIT_SECONDS = 2
 
-# How long the start of a process waits for Redis. A process also starts without Redis.
+# How long a process waits for Redis at its start. After that it starts without Redis.
 _START_SECONDS = 2.0
 
 # If a server closes this many connections in a row before its first answer, we assume that it

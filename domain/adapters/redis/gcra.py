@@ -5,9 +5,9 @@ algorithm: the callers' rates (`rates.py`), and the limits of requests and inqui
 (`sharing.py`). Our version has four additions:
 
 * Classes of requests. Each class may use only a part of the burst. Under load, a class with a
-  larger part still finds room when the others do not. Each class also has its own share of the
-  rate, so the other classes cannot block it for ever. A request that uses this share also counts
-  against the common limit.
+  larger part still finds room when the classes with smaller parts do not. Each class also has its
+  own share of the rate, so the other classes cannot block it for ever. A request that uses this
+  share also counts against the common limit.
 * Slowing down. When Daraja answers that we send too much, a script halves a factor of the rate. The
   factor recovers by a tenth of the full rate each second.
 * Several requests in one call: the script grants as many as fit.

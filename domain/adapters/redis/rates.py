@@ -19,7 +19,8 @@ from domain.policy import CallerLimits
 _CHARGE, _REFUND = Script(CHARGE), Script(REFUND)
 _CHARGE_AFTERWARDS = Script(CHARGE_AFTERWARDS)
 
-# Redis runs nothing else while a script runs, so one call has only so many callers.
+# The most callers of one call. Redis runs nothing else while a script runs, so scripts must be
+# short.
 _CALLERS_PER_CALL = 200
 
 

@@ -116,7 +116,8 @@ class SharedRate:
         lane = self._lanes.get(request_class)
         if lane is None:
             run = partial(self._charge_batch, request_class)
-            # A charge cannot be undone, so a request that is cancelled while it waits charges none.
+            # A charge cannot be undone, so a request that is cancelled while it waits is not
+            # charged.
             lane = self._lanes[request_class] = Lane(run, key=id, abandoned=Abandoned.DROP)
         return await lane.submit(object())
 
