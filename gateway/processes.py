@@ -1,7 +1,7 @@
 """Runs several processes that serve one port: a parent that forks them, and replaces any that dies.
 
 The processes share one listening socket. So each connection goes to a process that has room for it,
-and a connection that waits is lost neither when a process dies nor when it is replaced.
+and no waiting connection is lost when a process dies.
 
 If a process ends before it is ready, it would end again, so the parent ends all others and exits.
 If the parent is killed, the processes finish the requests under way and exit.

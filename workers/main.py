@@ -192,8 +192,8 @@ async def _compose(
         turns = Turns(
             SharedRate(redis, "rate", per_second=settings.daraja_requests_per_second), budgets
         )
-        # Claims and changes run at the same time, so that a claim does not wait for the disk twice.
-        # What waits for a claim, or for a change, shares the next one.
+        # Claims and changes run at the same time. Otherwise a claim could wait for the disk twice:
+        # once for a change before it, and once for itself.
         changes = PostgresChangingStore(database)
         sweeping = PostgresSweepingStore(database)
         announcer = Announcer(PostgresOutbox(database), RedisBell(redis))

@@ -59,8 +59,8 @@ class Lane(Generic[Item, Result]):
 
     With more than one batch at once, Postgres can work on a batch while another batch waits for the
     disk. Two batches never hold items with the same key. If `runs_beside_one`, one more batch may
-    run beside an item that runs by itself: then an item that comes under light load does not wait
-    for the item before it. Under heavy load, many items still share each batch, which costs less.
+    run beside a batch of one item. Under light load an item then does not wait for the item before
+    it. Under heavy load, many items still share each batch, which costs less.
 
     If `shared` returns the same value for a new item and for a queued item, the two share one run.
     An item never joins a batch that has started, so every waiter gets a result that is newer than
@@ -170,7 +170,7 @@ class Lane(Generic[Item, Result]):
             self._drivers.add(asyncio.create_task(self._run_until_idle()))
 
     def _may_run_beside(self, batches: int) -> bool:
-        """Whether one more batch may run beside so many `batches`."""
+        """Whether one more batch may run if `batches` run already."""
         if batches < self._batches_at_once:
             return True
         return self._runs_beside_one and batches == 1 and len(self._busy_keys) <= 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 
-# New objects until a collection of the young ones, and such collections until the next generation.
+# Python's thresholds: the young objects are collected after 20,000 new objects, the middle
+# # generation after 20 of these collections, the oldest after 50 of those.
 _COLLECTED_AFTER = (20_000, 20, 50)
 
 

@@ -4,11 +4,11 @@ Each client has a limited time to send a head or a body, to read an answer, or t
 that time is over, the process closes the connection. The process never closes a connection while it
 works on the connection's request.
 
-If the maximum number of connections is open, the process closes those of slow clients: first the
-ones that have used up most of their time, and only ones that have used up a tenth of it. Many
-silent connections therefore cannot lock out other clients. If no client is so slow, new connections
-wait in the kernel's queue, and each answer ends its connection, so that a connection that waits
-gets its turn. A client that is not slow is never cut off to make room.
+If the maximum number of connections is open, the process closes those of slow clients, which have
+used up at least a tenth of their time. The slowest go first. Many silent connections therefore
+cannot lock out other clients. If no client is so slow, new connections wait in the kernel's queue,
+and each answer ends its connection, so that a connection that waits gets its turn. A client that is
+not slow is never cut off to make room.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ log = structlog.get_logger()
 # The kernel cuts this number to its own limit (net.core.somaxconn, 4096 by default).
 BACKLOG = 16_384
 
-# After so many accepts the loop does other work, such as reading the new connections.
+# After this many accepts the loop does other work, such as reading the new connections.
 _ACCEPTS_AT_ONCE = 16
 # While there is no room, the process looks this often for peers that have been slow for too long.
 _LOOK_SECONDS = 0.25

@@ -184,7 +184,7 @@ def problem_body(problem: Problem, detail: str) -> dict[str, Any]:
 
 
 def _retry_after(error: errors.PaymentServiceError) -> dict[str, str]:
-    """The Retry-After header in whole seconds: of a rate limit rounded up, of a 503 at random."""
+    """The Retry-After header: the wait of a rate limit, rounded up; a random time for a 503."""
     match error:
         case errors.RateLimited():
             return {"Retry-After": str(math.ceil(error.wait_seconds))}

@@ -17,7 +17,7 @@ _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
 def main() -> None:
-    """Prepares this process by the first argument, then becomes the command in the others."""
+    """Prepares this process as the first argument says, then becomes the command in the others."""
     prepare(json.loads(sys.argv[1]))
     command = sys.argv[2:]
     try:

@@ -32,8 +32,8 @@ PAYOUT_IDS = {
     "conversationid": IdKind.CONVERSATION,
 }
 
-# Daraja uses a few dozen names. A hostile sender can use any number of them, so only some are
-# remembered, and no long ones.
+# Daraja uses a few dozen names. A hostile sender can use any number of names, so at most 256 are
+# remembered, and only short ones.
 _REMEMBERED = 256
 _REMEMBERED_LENGTH_MAX = 64
 

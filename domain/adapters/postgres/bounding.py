@@ -63,7 +63,7 @@ Result = TypeVar("Result")
 async def finish_release(url: str) -> list[str]:
     """Gives the partitions of old rows an end, makes the months, and indexes the keys by expiry.
 
-    Returns the tables of which all rows stay in one partition.
+    Returns the tables whose rows all stay in one partition.
     """
     unbounded = [
         table for table, key in PARTITIONED.items() if not await _bound_old_rows(url, table, key)

@@ -30,7 +30,7 @@ PARTITIONED = {"callbacks": "payment_id", "daraja_exchanges": "id"}
 # No month is dropped before it is this old. A setting below this is refused.
 KEPT_MONTHS_MIN = 3
 
-# Partitions exist for this month and for so many months after it.
+# Partitions exist for this month and for this many months after it.
 MONTHS_AHEAD = 2
 
 # Machines' clocks differ, so an exchange may have an earlier time than its payment.

@@ -107,7 +107,7 @@ def arm(arming: Arming) -> None:
 
 
 def _announce_together(payments: int) -> None:
-    """Let this process announce no event before so many different payments have an event."""
+    """Let this process announce no event before `payments` different payments have an event."""
     owner, name, announce_soon = located(_ANNOUNCE)
     waiting: set[UUID] = set()
 

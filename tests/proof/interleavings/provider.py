@@ -78,8 +78,8 @@ class Daraja:
     """Everything that Daraja does for the payment of one life.
 
     If `is_truthful`, "throttled" always means that Daraja did not act. Two kinds of lives need
-    this: lives in which two accounts use one id, because Daraja accepts the id from both; and lives
-    that lose a claim, because the record then does not show the answer "throttled".
+    this. In some lives two accounts use one id, and Daraja accepts the id from both. Other lives
+    lose a claim, and the record then does not show the answer "throttled".
     """
 
     def __init__(

@@ -111,7 +111,7 @@ class FaultInjector:
                 await self._system.control("POST", "/tokens/expire", {})
 
     async def _freeze(self, fault: PlannedFault) -> None:
-        """Freeze and thaw a process. It does not hold the turn, because a kill may come between."""
+        """Freeze and thaw a process. Other faults go on meanwhile, so a kill may hit it."""
         process = self._stack.process(fault.target)
         frozen = process.pid
         process.freeze()
