@@ -73,7 +73,7 @@ class Simulator:
         self.traffic = Traffic(records_max)
         self._parts = Parts(environment or {}, self.switches, records_max)
         self.ledger, self.courier = self._parts.ledger, self._parts.courier
-        self.vault = self._parts.vault
+        self.phones, self.vault = self._parts.phones, self._parts.vault
         self.tokens = Tokens(self._parts)
         lives = Lives(self._parts)
         self._query = StkQuery(self._parts)

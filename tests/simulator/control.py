@@ -14,12 +14,14 @@ from aiohttp import web
 
 from tests.simulator.callbacks import ORDERS, Order
 from tests.simulator.catalogue import CATALOGUE
+from tests.simulator.phones import PAGE
 from tests.simulator.scenarios import Match
 
 if TYPE_CHECKING:  # the simulator composes this module
     from tests.simulator.app import Simulator
 
 DEFAULT_CLOSED_SECONDS = 3.0
+MOVEMENTS_SHOWN = 20
 
 
 class ControlError(ValueError):
@@ -132,6 +134,25 @@ def control_routes(simulator: Simulator) -> web.RouteTableDef:
             return close(request, {"seconds": body.get("seconds")})
         await simulator.open_listener()
         return answer({"open": True})
+
+    @routes.get("/_control/phones")
+    async def show_phones(_request: web.Request) -> web.Response:
+        return web.Response(text=PAGE.read_text(encoding="utf-8"), content_type="text/html")
+
+    @routes.get("/_control/phones/state")
+    async def phones_state(_request: web.Request) -> web.Response:
+        newest = simulator.ledger.movements[: -MOVEMENTS_SHOWN - 1 : -1]
+        movements = [movement.to_json() for movement in newest]
+        is_on = switches.answered_by_hand
+        prompts = simulator.phones.to_json()
+        return answer({"answered_by_hand": is_on, "prompts": prompts, "movements": movements})
+
+    @routes.post("/_control/phones/{prompt_id}")
+    async def answer_prompt(request: web.Request) -> web.Response:
+        simulator.phones.answer(
+            request.match_info["prompt_id"], (await _read_body(request)).get("answer")
+        )
+        return answer({"answered": True})
 
     @routes.post("/_control/tokens/expire")
     async def expire_tokens(_request: web.Request) -> web.Response:

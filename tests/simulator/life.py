@@ -12,6 +12,7 @@ from tests.simulator.forms import has_special_characters
 from tests.simulator.ledger import Movement
 from tests.simulator.parts import Parts
 from tests.simulator.results import build_message
+from tests.simulator.scenarios import ORDINARY
 from tests.simulator.script import B2C_SHAPED, Code
 from tests.simulator.shapes import format_iso, nairobi_now, placeholder_receipt
 
@@ -53,7 +54,9 @@ class Lives:
         code = payment.refusal
         if code is None:
             code = choice.code(payout=payment.kind != "stk")
-        if not at_once:
+        if self._is_answered_by_hand(payment):
+            code = await self._parts.phones.ask(payment)
+        elif not at_once:
             await self._wait_for_result(payment, code)
         if choice.has("special_characters_fail") and has_special_characters(payment.sent):
             self._expire(payment)
@@ -69,6 +72,14 @@ class Lives:
         if script.success_after_seconds is not None and payment.refusal is None:
             await courier.pause(script.success_after_seconds, real=choice.seconds)
             await self._send_result(payment, self._settle(payment, 0))
+
+    def _is_answered_by_hand(self, payment: Payment) -> bool:
+        return (
+            self._parts.switches.answered_by_hand
+            and payment.kind == "stk"
+            and payment.refusal is None
+            and payment.choice is ORDINARY
+        )
 
     async def _wait_for_result(self, payment: Payment, code: Code) -> None:
         script, courier = payment.choice.script, self._parts.courier

@@ -6,6 +6,7 @@ from tests.simulator.book import Book
 from tests.simulator.callbacks import Courier
 from tests.simulator.forms import Forms
 from tests.simulator.ledger import Ledger
+from tests.simulator.phones import Phones
 from tests.simulator.settings import Initiator, Merchant, Vault
 from tests.simulator.shapes import Identities
 from tests.simulator.switches import Switches
@@ -26,6 +27,7 @@ class Parts:
         self.book = Book(self.merchant.shortcodes)
         self.ledger = Ledger()
         self.courier = Courier(switches, records_max)
+        self.phones = Phones(switches)
         self.prompts: dict[str, str] = {}  # by phone number: CheckoutRequestID of the live prompt
 
     async def clear(self) -> None:

@@ -40,6 +40,9 @@ class Switches:
     initiator_locked: bool = False  # §4.5: set by three wrong credentials
     # Results and timeout messages wait until the control API releases them.
     hold_callbacks: bool = False
+    # phones.py: a person answers prompts on a page, and has so many seconds (real)
+    answered_by_hand: bool = False
+    prompt_seconds: float = 60.0
 
     def to_json(self) -> dict[str, object]:
         """All switches by name."""

@@ -85,6 +85,7 @@ async def _run(stack: Stack, console: Console) -> None:
     async with AsyncExitStack() as running:
         with console.status("starting"):
             await running.enter_async_context(stack)
+            await _show_prompts(stack)
         _introduce(stack, console)
         logs = asyncio.create_task(_show_logs(stack, console))
         try:
@@ -94,6 +95,15 @@ async def _run(stack: Stack, console: Console) -> None:
             await asyncio.gather(logs, return_exceptions=True)
         with suppress(OSError):  # the terminal may be closed
             console.print("Stopping ...")
+
+
+async def _show_prompts(stack: Stack) -> None:
+    """Lets a person answer the customers' prompts on the simulator's page."""
+    async with (
+        aiohttp.ClientSession(trust_env=False) as client,
+        client.post(f"{stack.control_url}/switches", json={"answered_by_hand": True}) as answer,
+    ):
+        answer.raise_for_status()
 
 
 async def _wait_for_stop(stack: Stack) -> None:
@@ -129,6 +139,7 @@ def _introduce(stack: Stack, console: Console) -> None:
         "ingress (the API)": stack.web_url,
         "callback receiver": stack.callbacks_url,
         "simulator of Daraja": f"{stack.simulator_url} (control: {stack.control_url}/scenarios)",
+        "customers' phones": f"{stack.control_url}/phones (answer a prompt within a minute)",
         "PostgreSQL": stack.database_url,
         "Redis": stack.redis_url,
         "folder with logs": str(stack.folder),
