@@ -18,9 +18,9 @@ HANDOVER_RETRY_AFTER = timedelta(seconds=5)
 CALL_MAX = timedelta(seconds=15)
 
 # A job may take this long for its work before and after the call. If it takes longer, arq cancels
-# the job, but the job's send continues. The time is short because of workers that die. Other
-# workers skip a dead worker's jobs until the longest time of a job (`Times.job_max`) is over. All
-# that time these jobs stay at the head of the queue.
+# the job, but the job's send continues. The time is short because workers can die: until the
+# longest time of a job (`Times.job_max`) is over, other workers skip a dead worker's jobs, which
+# stay at the head of the queue.
 _JOB_BEYOND_CALL = timedelta(seconds=15)
 
 # A worker probes a held operation, or an open breaker, after a cool-down (rules.md §17). Each
