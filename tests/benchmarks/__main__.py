@@ -62,6 +62,9 @@ def parse_arguments() -> argparse.Namespace:
         help="the payments in the database of `growth`",
     )
     parser.add_argument(
+        "--web-processes", type=int, default=1, help="WEB_CONCURRENCY of our web process"
+    )
+    parser.add_argument(
         "--statements", action="store_true", help="print what PostgreSQL spends on each statement"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures there")
@@ -80,6 +83,7 @@ def main() -> None:
         arguments.rate,
         has_statements=arguments.statements,
         sizes=arguments.sizes,
+        web_processes=arguments.web_processes,
     )
     with ExitStack() as stack:
         sources = [Source(OURS, ROOT)]

@@ -17,6 +17,10 @@ from tests.stack import databases
 _OWN_TEXTS = ("key", "idempotency_key", "value", "receipt")
 _SECONDS_BETWEEN_COPIES = 1
 
+# Retention drops old messages, and a copy of each would need much of the disk.
+_MESSAGES = ("mkwanja.callbacks", "mkwanja.daraja_exchanges")
+PAYMENTS_WITH_MESSAGES = 1_000_000
+
 # Tables whose rows always name a payment or a history entry. The brakes name one only sometimes.
 _TABLES = """
 SELECT class.oid::regclass::text AS name, array_agg(ARRAY[quote_ident(attname),
@@ -28,9 +32,12 @@ GROUP BY class.oid HAVING bool_or(atttypid = 'uuid'::regtype AND attnotnull)
 """
 
 
-async def grow(admin_url: str, payments: int) -> int:
+async def grow(
+    admin_url: str, payments: int, *, with_messages: int = PAYMENTS_WITH_MESSAGES
+) -> int:
     """Copies all payments until there are at least so many. Returns how many there are.
 
+    Only about the newest `with_messages` copies have callbacks and exchanges.
     `admin_url` must name a superuser, because insert-only tables and triggers are in the way.
     """
     async with databases.connection(admin_url) as server:
@@ -39,7 +46,10 @@ async def grow(admin_url: str, payments: int) -> int:
         if copies:
             await server.execute("SET session_replication_role = replica")  # no triggers
             for row in await server.fetch(_TABLES):
-                await _copy(server, row["name"], row["columns"], existing, copies)
+                number = copies
+                if row["name"] in _MESSAGES:
+                    number = min(copies, -(-with_messages // existing))
+                await _copy(server, row["name"], row["columns"], existing, number)
         await server.execute("VACUUM (ANALYZE)")
         await server.execute("CHECKPOINT")
         return existing * (copies + 1)

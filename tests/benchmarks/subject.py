@@ -109,7 +109,8 @@ async def site(
 ) -> AsyncIterator[Site]:
     """Starts these processes of `source`, one of each kind, with servers of their own."""
     settings: dict[str, Any] = {"processes": processes, "time_scale": TIME_SCALE}
-    settings["env"] = {**ENVIRONMENT, **(env or {})}
+    web = {"WEB_CONCURRENCY": str(options.web_processes)}
+    settings["env"] = {**ENVIRONMENT, **web, **(env or {})}
     async with (
         DurablePostgres(has_statements=options.has_statements) as postgres,
         Stack(postgres=postgres, root=source.root, **settings) as stack,

@@ -43,3 +43,16 @@ async def test_the_copies_are_whole_payments(fresh: Store, postgres: PostgresSer
                 f"EXISTS (SELECT FROM {row['parent']} AS parent WHERE {referenced} = child.{own})"
             )
             assert (dict(row), lost) == (dict(row), 0)
+
+
+async def test_only_the_newest_copies_have_messages(fresh: Store, postgres: PostgresServer) -> None:
+    """A retention has dropped those of the others."""
+    for _ in range(2):
+        await fresh.finalized()
+    admin_url = with_database(postgres.admin_url, database_name(fresh.url))
+    assert await grow(admin_url, 10, with_messages=4) == 10
+    payments = await fresh.rows(
+        "SELECT id IN (SELECT payment_id FROM mkwanja.callbacks) AS has FROM mkwanja.payments"
+        " ORDER BY created_at DESC"
+    )
+    assert [row["has"] for row in payments] == [True] * 6 + [False] * 4

@@ -28,6 +28,7 @@ class Options:
     crowds: Sequence[int] = (1_000, 4_000, 20_000)  # the connections of `overload`
     sizes: Sequence[int] = (10_000, 1_000_000)  # the payments of `growth`
     burst: int = 20_000  # the requests of `burst`
+    web_processes: int = 1
 
 
 def user_tokens(issuer: Issuer) -> list[str]:
