@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from typing_extensions import TypeAliasType
 
 from domain import values
 from domain.kinds import KindRules, Reference
@@ -139,18 +140,22 @@ Owner = Annotated[str, _check_line(1, OWNER_LENGTH_MAX), _line_schema(1, OWNER_L
 StorableText = Annotated[
     str, _check_text(values.parse_storable_text), WithJsonSchema(_STORABLE_SCHEMA)
 ]
-Metadata = Annotated[
-    dict[StorableText, StorableText],
-    Field(max_length=values.METADATA_PAIRS_MAX),
-    WithJsonSchema(
-        {
-            "type": "object",
-            "maxProperties": values.METADATA_PAIRS_MAX,
-            "propertyNames": _STORABLE_SCHEMA,
-            "additionalProperties": _STORABLE_SCHEMA,
-        }
-    ),
-]
+# An alias gets a schema of its own in the document, so generators of clients make one type of it.
+Metadata = TypeAliasType(
+    "Metadata",
+    Annotated[
+        dict[StorableText, StorableText],
+        Field(max_length=values.METADATA_PAIRS_MAX),
+        WithJsonSchema(
+            {
+                "type": "object",
+                "maxProperties": values.METADATA_PAIRS_MAX,
+                "propertyNames": _STORABLE_SCHEMA,
+                "additionalProperties": _STORABLE_SCHEMA,
+            }
+        ),
+    ],
+)
 
 Flag = Annotated[bool, BeforeValidator(_parse_boolean)]
 Moment = Annotated[

@@ -28,11 +28,7 @@ _TOGETHER = {"dependentRequired": dict.fromkeys(_NAMES_FOR_BACKENDS, _NAMES_FOR_
 def _payment(schema: KindSchema) -> type[BaseModel]:
     """The model of a payment of one kind."""
     rules = schema.rules
-    one_party = (
-        {"oneOf": [{"required": [name]} for name in rules.parties]}
-        if len(rules.parties) > 1
-        else {}
-    )
+    one_party = _exactly_one(*rules.parties) if len(rules.parties) > 1 else {}
     return model_of_members(
         schema.answer_name,
         schema.answer_description,
@@ -40,6 +36,18 @@ def _payment(schema: KindSchema) -> type[BaseModel]:
         types={Kind: Literal[rules.kind.value]},
         more=_TOGETHER | one_party,
     )
+
+
+def _exactly_one(first: str, second: str) -> dict[str, Any]:
+    """The keywords of JSON Schema for an object that has one of two members.
+
+    With `oneOf`, generators of clients would make two types of it, without its other members.
+    """
+    return {
+        "if": {"required": [first]},
+        "then": {"not": {"required": [second]}},
+        "else": {"required": [second]},
+    }
 
 
 # The list of kinds is known only at run time.

@@ -27,33 +27,41 @@ from gateway.schemas.kind_schema import (
 )
 
 
+def _describe_parties(schema: dict[str, Any]) -> None:
+    """Adds the two forms of the body to its schema.
+
+    Each form has all fields, because a generator of clients makes a type of each form.
+    """
+    fields = schema["properties"]
+    schema["oneOf"] = [
+        {
+            "title": title,
+            "type": "object",
+            "required": [*schema["required"], *required],
+            "properties": {
+                **fields,
+                **{name: _without_null(fields[name]) for name in required},
+                **{name: {"type": "null"} for name in absent},
+            },
+            "additionalProperties": False,
+        }
+        for title, required, absent in (
+            ("To a paybill", ("paybill", "account_reference"), ("till",)),
+            ("To a till", ("till",), ("paybill", "account_reference")),
+        )
+    ]
+
+
+def _without_null(field: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a field that is required here, and may be null in the other form."""
+    (value,) = [option for option in field["anyOf"] if option != {"type": "null"}]
+    return {**value, "description": field["description"]}
+
+
 class BillPaymentBody(Body):
     """We pay a paybill with its account reference, or a till. Backends only."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "oneOf": [
-                {
-                    "title": "To a paybill",
-                    "required": ["paybill", "account_reference"],
-                    "properties": {
-                        "paybill": {"type": "string"},
-                        "account_reference": {"type": "string"},
-                        "till": {"type": "null"},
-                    },
-                },
-                {
-                    "title": "To a till",
-                    "required": ["till"],
-                    "properties": {
-                        "till": {"type": "string"},
-                        "paybill": {"type": "null"},
-                        "account_reference": {"type": "null"},
-                    },
-                },
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra=_describe_parties)
 
     amount: Annotated[int, check_amount(BILL_PAYMENT), amount_schema(BILL_PAYMENT)] = Field(
         description="Whole Kenyan shillings."

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, suppress
 
 import aiohttp
 import asyncpg
+import httpx
 from redis.exceptions import RedisError
 from rich.console import Console
 from rich.text import Text
@@ -24,10 +25,18 @@ from tests.stack.external import NotOursError
 from tests.stack.following import Follower
 from tests.stack.processes import ProcessError, describe_end
 from tests.stack.stack import Stack
+from tests.stack.typed_client import NotGeneratedError
 
 _EXPECTED = (
-    *(DemoFailedError, ProcessError, NotOursError, UnexpectedAnswerError),
-    *(aiohttp.ClientError, asyncpg.PostgresError, asyncpg.InterfaceError, RedisError, OSError),
+    *(DemoFailedError, ProcessError, NotOursError, UnexpectedAnswerError, NotGeneratedError),
+    *(
+        aiohttp.ClientError,
+        httpx.HTTPError,
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        RedisError,
+        OSError,
+    ),
 )
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _TOKEN_SECONDS = 12 * 3600
