@@ -70,9 +70,8 @@ class Health:
     ) -> None:
         """`finish` runs the work of a request to its end, also if its client disconnects.
 
-        `is_one_of_many`: other processes serve the same port. Then /metrics has only the metrics
-        that are the same in all processes, because each scrape may reach another process, and the
-        numbers of one process would look like those of all.
+        `is_one_of_many`: other processes serve the same port, and each scrape may reach another
+        one. Then /metrics leaves out what it cannot show for all processes together.
         """
         self._resources = resources
         self._is_one_of_many = is_one_of_many
@@ -120,7 +119,7 @@ class Health:
     async def metrics(self, _request: web.Request) -> web.Response:
         """GET /metrics"""
         await self._gauges.result()
-        body, content_type = observability.metrics_text(only_common=self._is_one_of_many)
+        body, content_type = observability.metrics_text(only_ours=self._is_one_of_many)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _check(self) -> tuple[dict[str, bool], str, str]:

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 import structlog
 import uuid_utils
 
+from domain.adapters import observability
+
 log = structlog.get_logger()
 
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
@@ -45,14 +47,16 @@ def fork_processes(count: int, sockets: Sequence[socket.socket]) -> Inherited:
     Must be called before the process has threads or an event loop.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    observability.share_among_processes(count)
     return _Parent(count, sockets).run()
 
 
 class _Parent:
     def __init__(self, count: int, sockets: Sequence[socket.socket]) -> None:
-        self._count = count
         self._sockets = sockets
-        self._running: set[int] = set()
+        # The processes by pid, each with the number of its slot for metrics.
+        self._running: dict[int, int] = {}
+        self._free_slots = list(range(count, 0, -1))
         self._ending = False
         self._status = 0
         # Only the parent has the writing end, so the processes read its end when the parent dies.
@@ -61,7 +65,7 @@ class _Parent:
     def run(self) -> Inherited:
         """Returns in the forked processes only."""
         while True:
-            while len(self._running) < self._count and not self._ending:
+            while self._free_slots and not self._ending:
                 if (inherited := self._fork()) is not None:
                     return inherited
             if not self._running:
@@ -71,6 +75,7 @@ class _Parent:
     def _fork(self) -> Inherited | None:
         """Forks one process and waits until it is ready. Returns None in the parent."""
         ready_end, ready_begin = os.pipe()
+        slot = self._free_slots.pop()
         pid = os.fork()
         if pid == 0:
             os.close(ready_end)
@@ -78,9 +83,10 @@ class _Parent:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             # Otherwise all processes would make the same ids.
             uuid_utils.reseed_rng()
+            observability.use_slot(slot)
             return Inherited(self._sockets, ready_begin, self._alive[0])
         os.close(ready_begin)
-        self._running.add(pid)
+        self._running[pid] = slot
         is_ready = os.read(ready_end, 1) == b"1"
         os.close(ready_end)
         if not is_ready:
@@ -95,11 +101,12 @@ class _Parent:
         for pid in list(self._running):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
-                self._running.discard(pid)
+                self._free_slots.append(self._running.pop(pid))
                 self._note_end(pid, os.waitstatus_to_exitcode(status))
 
     def _note_end(self, pid: int, status: int) -> None:
         if not self._ending:
+            observability.processes_died.inc()
             log.error("process_died", pid=pid, status=status)
             time.sleep(_REPLACED_AFTER_SECONDS)
         elif status and not self._status:

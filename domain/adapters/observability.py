@@ -8,16 +8,29 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from types import TracebackType
 from typing import Any
 
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Gauge, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Gauge, Metric, generate_latest
+from prometheus_client.registry import Collector
 
+from domain.adapters.counting import NUMBERS, Counter, Histogram, WorstGauge
 from domain.adapters.masking import Masking, redact_exception
 
+UNKNOWN_ROUTE = "unknown"
+
+requests = Counter(
+    "mkwanja_requests_total", "Requests answered, by route", ["route", "method", "status"]
+)
+request_seconds = Histogram(
+    "mkwanja_request_duration_seconds",
+    "Seconds from the head of a request to the end of its answer",
+    ["route", "method"],
+    bounds=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
 accepted = Counter("mkwanja_payments_accepted_total", "Payments accepted", ["kind"])
 replayed = Counter(
     "mkwanja_replays_total", "Requests with a used idempotency key that got the stored answer"
@@ -75,18 +88,25 @@ shed = Counter(
     "Requests and connections refused under load, by reason",
     ["reason"],
 )
-key_set_age_seconds = Gauge(
-    "mkwanja_key_set_age_seconds", "Seconds since the key set was last fetched; -1 if there is none"
+key_set_loaded_at = WorstGauge(
+    "mkwanja_key_set_age_seconds",
+    "Seconds since the key set was last fetched; -1 if there is none",
+    choose=lambda _: -1.0,  # also the value of a process that never fetches a key set
 )
-key_set_age_seconds.set(-1)  # also the value of a process that never fetches a key set
 key_set_fetches = Counter(
     "mkwanja_key_set_fetches_total", "Fetches of the key set, by result", ["result"]
 )
-queue_available = Gauge("mkwanja_redis_available", "1 while Redis answers this process")
-redis_fault = Gauge(
+queue_available = WorstGauge(
+    "mkwanja_redis_available", "1 while Redis answers the processes", choose=min
+)
+redis_fault = WorstGauge(
     "mkwanja_redis_fault",
     "1 while Redis answers but refuses our commands, by kind of fault",
     ["kind"],
+    choose=max,
+)
+processes_died = Counter(
+    "mkwanja_processes_died_total", "Web processes that died and were replaced (WEB_CONCURRENCY)"
 )
 
 # A request for /metrics reads these gauges from Postgres. So every process shows the same values,
@@ -104,22 +124,63 @@ needing_review = Gauge("mkwanja_payments_needing_review", "Payments that a perso
 unpublished = Gauge("mkwanja_events_unpublished", "Events that are not yet published")
 
 
-_COMMON_NAMES = (
-    "mkwanja_brake_engaged",
-    "mkwanja_open_payments",
-    "mkwanja_overdue_seconds",
-    "mkwanja_payments_needing_review",
-    "mkwanja_events_unpublished",
-)
+# prometheus_client writes the text of a registry, or of a part of it.
+class _OurMetrics(Collector):
+    def collect(self) -> Iterator[Metric]:
+        return (metric for metric in REGISTRY.collect() if metric.name.startswith("mkwanja_"))
 
 
-def metrics_text(*, only_common: bool = False) -> tuple[bytes, str]:
+def share_among_processes(count: int) -> None:
+    """Lets `count` processes, forked after this call, add up their metrics."""
+    NUMBERS.share_among(count)
+
+
+def use_slot(number: int) -> None:
+    """Says which of the processes this is, from 1. A process that replaces another has its number.
+
+    A forked process calls this once, before it counts anything.
+    """
+    NUMBERS.use_slot(number)
+
+
+def metrics_text(*, only_ours: bool = False) -> tuple[bytes, str]:
     """Return the body and the content type of /metrics.
 
-    `only_common`: only the metrics that are the same in every process, which come from Postgres.
+    `only_ours`: leave out the library's own metrics of one process, such as its memory, because
+    another process answers the next scrape.
     """
-    registry = REGISTRY.restricted_registry(_COMMON_NAMES) if only_common else REGISTRY
-    return generate_latest(registry), CONTENT_TYPE_LATEST
+    return generate_latest(_OurMetrics() if only_ours else REGISTRY), CONTENT_TYPE_LATEST
+
+
+# The functions that count an answer, by route, method and status, so that a request looks up one
+# key and not two sets of labels.
+_CountAnswer = tuple[Callable[[], None], Callable[[float], None]]
+_count_answer: dict[tuple[str, str, int], _CountAnswer] = {}
+
+
+def count_request(route: str, method: str, status: int, seconds: float) -> None:
+    """Counts an answered request. `route`: its pattern, or `UNKNOWN_ROUTE`."""
+    # The method of an unknown route is any text that a client chose, so it makes no series.
+    key = (route, method if route != UNKNOWN_ROUTE else "any", status)
+    found = _count_answer.get(key)
+    if found is None:
+        route, method, _ = key
+        found = _count_answer[key] = (
+            requests.labels(route=route, method=method, status=status).inc,
+            request_seconds.labels(route=route, method=method).observe,
+        )
+    count, observe = found
+    count()
+    observe(seconds)
+
+
+def key_set_age(now: Callable[[], float]) -> Callable[[Sequence[float]], float]:
+    """Computes the metric from the times at which the processes loaded their sets; 0 is never."""
+
+    def age(loaded_at: Sequence[float]) -> float:
+        return now() - min(loaded_at) if all(loaded_at) else -1.0
+
+    return age
 
 
 def set_up_logging(level: str, *, process: str, secrets: Sequence[str] = ()) -> None:

@@ -56,7 +56,7 @@ FIRST_RETRY_AFTER_SECONDS = 2.0
 # for a day, we no longer trust the keys.
 KEEP_SECONDS = 24 * 3600.0
 
-_NO_AGE = -1.0  # the metric's value while there is no set
+_NEVER = 0.0  # for the metric: no set was loaded
 _TICK_SECONDS = 1.0  # the interval at which the background task checks the set's age
 
 _EMPTY_HINT = (
@@ -126,16 +126,14 @@ class KeySet:
         If the endpoint is down, this method does not raise.
         """
         # The metric is computed at each scrape, so that it also grows while no fetch happens.
-        observability.key_set_age_seconds.set_function(
-            lambda: _NO_AGE if self.age_seconds is None else self.age_seconds
-        )
+        observability.key_set_loaded_at.choose_by(observability.key_set_age(self._clock))
         await self._wait_for_fetch()
         self._background = asyncio.create_task(self._keep_fresh(), name="key set refresh")
 
     async def close(self) -> None:
         """Stops all fetches."""
         self._is_closed = True
-        observability.key_set_age_seconds.set_function(lambda: _NO_AGE)
+        observability.key_set_loaded_at.set(_NEVER)
         tasks = [task for task in (self._background, self._fetching) if task is not None]
         for task in tasks:
             task.cancel()
@@ -259,6 +257,7 @@ class KeySet:
         # the answer was on its way.
         self._keys, self._loaded_at, self._failed_at = keys, began_at, -math.inf
         self._loaded_by = number
+        observability.key_set_loaded_at.set(began_at)
         observability.key_set_fetches.labels(result="loaded").inc()
         if is_changed:
             self._generation += 1

@@ -8,6 +8,8 @@ import structlog
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
+from domain.adapters.observability import UNKNOWN_ROUTE, count_request
+
 log = structlog.get_logger()
 
 # The pattern of a request's route, for the log.
@@ -34,7 +36,7 @@ async def add_security_headers_to_answer(
 
 
 class AccessLog(AbstractAccessLogger):
-    """Logs one line `request` for each answer: route, method, status and milliseconds.
+    """Counts each answer, and logs one line `request`: route, method, status and milliseconds.
 
     The line contains no text that the client wrote. Slow answers and faults of ours are logged at
     INFO. All other answers, including every 4xx and 503, are logged only at DEBUG, because a flood
@@ -47,6 +49,8 @@ class AccessLog(AbstractAccessLogger):
         self._logs_all = log.is_enabled_for(logging.DEBUG)
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
+        route = request.get(ROUTE, UNKNOWN_ROUTE)
+        count_request(route, request.method, response.status, time)
         is_slow = response.status < 400 and time > SLOW_SECONDS
         is_notable = is_slow or response.status in _OUR_FAULTS
         if not is_notable and not self._logs_all:
@@ -54,7 +58,7 @@ class AccessLog(AbstractAccessLogger):
         write_event = log.info if is_notable else log.debug
         write_event(
             "request",
-            route=request.get(ROUTE, "unknown"),
+            route=route,
             method=request.method,
             status=response.status,
             milliseconds=round(time * 1000, 1),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.typedefs import Middleware
 
+from domain.adapters.observability import UNKNOWN_ROUTE
 from gateway.edge.answers import ROUTE
 from gateway.edge.problems import Handler
 
@@ -66,9 +67,9 @@ async def answer_expect_header(request: web.Request) -> None:
 
 
 def route_pattern(request: web.Request) -> str:
-    """The pattern of the request's route, such as `/v1/payments/{payment_id}`, or "unknown"."""
+    """The pattern of the request's route, such as `/v1/payments/{payment_id}`."""
     resource = request.match_info.route.resource
-    return resource.canonical if resource is not None else "unknown"
+    return resource.canonical if resource is not None else UNKNOWN_ROUTE
 
 
 def _is_ambiguous(request: web.Request) -> bool:

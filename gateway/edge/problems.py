@@ -231,4 +231,4 @@ def _encodable(text: str) -> str:
 
 def _route(request: web.Request) -> str:
     resource = request.match_info.route.resource
-    return resource.canonical if resource is not None else "unknown"
+    return resource.canonical if resource is not None else observability.UNKNOWN_ROUTE

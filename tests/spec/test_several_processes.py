@@ -116,20 +116,65 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-async def test_metrics_shows_only_what_all_processes_have_in_common(system: System) -> None:
-    """A scrape reaches any process. Its own counters would look like those of all."""
-    await _pay(system)
-    async with system.http.get(f"{system.stack.web_url}/metrics") as answer:
+async def _metrics(system: System) -> dict[str, float]:
+    """The series of /metrics, as any of the processes shows them on a new connection."""
+    async with (
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(PATIENCE_SECONDS)) as session,
+        session.get(f"{system.stack.web_url}/metrics") as answer,
+    ):
         text = await answer.text()
-    names = {line.partition("{")[0].split()[0] for line in text.splitlines() if line[0] != "#"}
-    assert "mkwanja_open_payments" in names
-    assert names <= {
-        "mkwanja_brake_engaged",
-        "mkwanja_open_payments",
-        "mkwanja_overdue_seconds",
-        "mkwanja_payments_needing_review",
-        "mkwanja_events_unpublished",
-    }
+    lines = [line.rpartition(" ") for line in text.splitlines() if line[0] != "#"]
+    return {name: float(value) for name, _, value in lines}
+
+
+async def _metrics_of_each(system: System) -> list[dict[str, float]]:
+    """The series of /metrics, as each of the processes shows them."""
+    shown = []
+    children = _children(system)
+    for asked in children:
+        others = [pid for pid in children if pid != asked]
+        for pid in others:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            shown.append(await _metrics(system))
+        finally:
+            for pid in others:
+                os.kill(pid, signal.SIGCONT)
+    return shown
+
+
+_DEPOSITS = 'mkwanja_requests_total{method="POST",route="/v1/deposits",status="202"}'
+_DURATIONS = 'mkwanja_request_duration_seconds_count{method="POST",route="/v1/deposits"}'
+_ACCEPTED = 'mkwanja_payments_accepted_total{kind="deposit"}'
+
+
+async def test_the_metrics_of_the_processes_add_up(system: System) -> None:
+    """Each process shows the requests of all, also while the others are frozen.
+
+    A process that dies leaves its counts, and its replacement does not count them again.
+    """
+    assert await _pay_often(system, 30) == {202: 30}
+    for shown in await _metrics_of_each(system):
+        assert [shown[name] for name in (_DEPOSITS, _DURATIONS, _ACCEPTED)] == [30] * 3
+    before = set(_children(system))
+    for killed in before:
+        os.kill(killed, signal.SIGKILL)
+    assert await until(
+        lambda: len(_children(system)) == _COUNT and not before & set(_children(system)),
+        within_seconds=PATIENCE_SECONDS,
+    )
+    assert await _pay_often(system, 10) == {202: 10}
+    for shown in await _metrics_of_each(system):
+        assert [shown[name] for name in (_DEPOSITS, _DURATIONS, _ACCEPTED)] == [40] * 3
+        assert shown["mkwanja_processes_died_total"] == _COUNT
+
+
+async def test_metrics_shows_nothing_of_a_single_process(system: System) -> None:
+    """Another process answers the next scrape, so its memory would look like a jump."""
+    await _pay(system)
+    shown = await _metrics(system)
+    assert shown['mkwanja_open_payments{stage="accepted"}'] >= 0
+    assert not [name for name in shown if not name.startswith("mkwanja_")]
 
 
 @pytest.mark.parametrize("fault", ["port", "parser"])
