@@ -35,7 +35,7 @@ GROUP BY class.oid HAVING bool_or(atttypid = 'uuid'::regtype AND attnotnull)
 async def grow(
     admin_url: str, payments: int, *, with_messages: int = PAYMENTS_WITH_MESSAGES
 ) -> int:
-    """Copies all payments until there are at least so many. Returns how many there are.
+    """Copies all payments until there are at least `payments`. Returns how many there are.
 
     Only about the newest `with_messages` copies have callbacks and exchanges.
     `admin_url` must name a superuser, because insert-only tables and triggers are in the way.

@@ -23,7 +23,7 @@ _KEYS = "SELECT count(*) FROM mkwanja.idempotency_keys"
 
 
 async def settled(store: Store, *, days_ago: int = 40) -> UUID:
-    """A payment that succeeded, and whose key expired, so many days ago."""
+    """A payment that succeeded, and whose key expired, `days_ago` days ago."""
     payment_id = await store.finalized()
     await store.update(payment_id, "updated_at = now() - $2 * interval '1 day'", days_ago)
     await store.execute(
@@ -36,7 +36,7 @@ async def settled(store: Store, *, days_ago: int = 40) -> UUID:
 
 
 async def copy_key(store: Store, payment_id: UUID, count: int) -> None:
-    """Store so many more expired keys of the payment. Ten of them expire at the same time."""
+    """Store `count` more expired keys of the payment. Ten of them expire at the same time."""
     await store.execute(
         "INSERT INTO mkwanja.idempotency_keys SELECT caller_key, 'copy-' || nth, fingerprint,"
         " payment_id, answer_status, answer_body, created_at,"

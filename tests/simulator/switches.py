@@ -40,7 +40,7 @@ class Switches:
     initiator_locked: bool = False  # §4.5: set by three wrong credentials
     # Results and timeout messages wait until the control API releases them.
     hold_callbacks: bool = False
-    # phones.py: a person answers prompts on a page, and has so many seconds (real)
+    # phones.py: how many real seconds a person has to answer a prompt on a page
     answered_by_hand: bool = False
     prompt_seconds: float = 60.0
 

@@ -52,7 +52,7 @@ async def _pay_often(system: System, times: int) -> Counter[int]:
 
 
 async def test_a_frozen_process_takes_no_connection_from_the_others(system: System) -> None:
-    """All processes wait on one socket, so whichever has time accepts."""
+    """All processes wait on one socket, so a process that has time accepts the connection."""
     children = _children(system)
     assert len(children) == _COUNT
     for frozen in children:

@@ -1,4 +1,4 @@
-"""A process keeps the first answers that it gave lately, and only so many of them."""
+"""A process keeps the first answers that it gave lately, up to a maximum."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ class Clock:
 
 
 def longest_after(clock: Clock, returns: Returns, refusals: int) -> int:
-    """The longest time that a caller may get in the second after one with so many refusals."""
+    """The longest time that a caller may get in the second after one with `refusals`."""
     for _ in range(refusals):
         returns.seconds()
     clock.now += 1

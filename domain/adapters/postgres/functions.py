@@ -2,7 +2,7 @@
 
 PostgreSQL plans a statement anew each time, unless the statement is prepared. A prepared statement
 belongs to a session, which a transaction-mode pooler does not keep for us (rules.md §9). A function
-in PL/pgSQL keeps the plans of its statements in whichever session it runs, so it works through
+in PL/pgSQL keeps the plans of its statements in each session that runs it, so it works through
 every pooler. Each of its statements also sees what was committed before that statement began. So a
 function can lock rows first, and then read what belongs to them.
 

@@ -5,8 +5,8 @@ sum is too slow for each commit. A meter (`limit_meters`) then holds the sum, to
 changes (`limit_changes`) that it has not taken in yet. It is only a faster way to the same sum:
 without a meter, the payments are summed, and a meter may be deleted at any time.
 
-Triggers of the database insert a change whenever a payment begins or ceases to count, whichever
-process writes it. They only insert, so a payment that ends waits for no meter.
+If a payment begins or ceases to count, triggers of the database insert a change, also for processes
+of an older release. The triggers only insert, so a payment that ends waits for no meter.
 
 A meter is opened in three steps, each at an acceptance under the lock of the limit:
 
@@ -68,8 +68,8 @@ _OWN_NUMBER = "CAST(CAST(pg_current_xact_id() AS text) AS bigint)"
 _OLDEST_NUMBER = "CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)"
 
 # Maintains the meters of the limits `busy`, which are positions in the arrays of the limits. The
-# transaction must hold their locks. An update of a counted meter lets it take in its changes, by a
-# trigger. None of these statements waits for another transaction.
+# transaction must hold their locks. When the row of a meter with an amount is updated, a trigger
+# adds the meter's changes to it. None of these statements waits for another transaction.
 MAINTAIN_METERS = f"""
     UPDATE mkwanja.limit_meters AS meter SET
         count_after = coalesce(meter.count_after, {_OWN_NUMBER}),

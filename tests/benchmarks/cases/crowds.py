@@ -86,7 +86,7 @@ async def overload(source: Source, options: Options) -> Figures:
 
 
 async def crowd(url: str, requests: list[str], connections: int, options: Options) -> Report:
-    """Lets so many clients send for some time."""
+    """Lets one client for each connection send for some time."""
     return await run_load(
         url, requests, connections=connections, seconds=options.seconds * 6, is_obedient=True
     )
