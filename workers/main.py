@@ -224,7 +224,7 @@ async def _compose(
 
         local_steps = QueueOrLocal(wakeups, run_here)
         sweeper = Sweeper(
-            due=sweeping,
+            store=sweeping,
             changes=changes,
             wakeups=local_steps,
             announcer=announcer,

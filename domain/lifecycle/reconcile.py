@@ -142,7 +142,7 @@ class Sweeper:
     def __init__(
         self,
         *,
-        due: SweepingStore,
+        store: SweepingStore,
         changes: ChangingStore,
         wakeups: Wakeups,
         announcer: Announcer,
@@ -151,7 +151,7 @@ class Sweeper:
         times: Times,
         accounts: Mapping[Kind, Account],
     ) -> None:
-        self._due = due
+        self._store = store
         self._changes = changes
         self._wakeups = wakeups
         self._announcer = announcer
@@ -164,7 +164,7 @@ class Sweeper:
 
     async def sweep(self) -> Mapping[str, int]:
         """Runs one round; returns the number of steps of each kind. Raises StoreUnavailable."""
-        plan = await self._due.plan_sweep(limit=STEPS_MAX, overdue_by=ANNOUNCEMENT_OVERDUE_BY)
+        plan = await self._store.plan_sweep(limit=STEPS_MAX, overdue_by=ANNOUNCEMENT_OVERDUE_BY)
         self._log_brake_changes(plan.engaged_brakes)
         steps: dict[str, Callable[[], Awaitable[int]]] = {
             Step.END_LEASE: self._end_leases,
@@ -175,14 +175,14 @@ class Sweeper:
         }
         steps = {step: run for step, run in steps.items() if plan.due[Step(step)]}
         if self._rounds % _STUCK_SESSIONS_EVERY == 0:
-            steps["stuck"] = self._due.end_stuck_sessions
+            steps["stuck"] = self._store.end_stuck_sessions
         self._rounds += 1
         if plan.breaker_is_open:
             steps["probe"] = self._probe_breaker
         if plan.has_overdue_events:
             steps["announce"] = self._announce_owed
         if plan.has_unlisted:
-            steps["list"] = self._due.list_events
+            steps["list"] = self._store.list_events
         return {name: await self._run_step(name, step) for name, step in steps.items()}
 
     def _log_brake_changes(self, engaged: frozenset[str]) -> None:
@@ -204,7 +204,7 @@ class Sweeper:
             return 0
 
     async def _end_leases(self) -> int:
-        due = await self._due.fetch_due_steps(
+        due = await self._store.fetch_due_steps(
             Step.END_LEASE, limit=STEPS_MAX, next_step_in=HANDOVER_RETRY_AFTER
         )
         await self._change_all([lease_expiry_change(item.payment_id, self._times) for item in due])
@@ -241,7 +241,7 @@ class Sweeper:
     async def _submit_or_expire(
         self, kinds: Collection[Kind], *, limit: int, is_queued: bool
     ) -> int:
-        due = await self._due.fetch_due_steps(
+        due = await self._store.fetch_due_steps(
             Step.SUBMIT, limit=limit, next_step_in=HANDOVER_RETRY_AFTER, kinds=kinds
         )
         too_old = [item for item in due if item.is_expired]
@@ -262,7 +262,7 @@ class Sweeper:
             return STEPS_MAX
 
     async def _watch(self) -> int:
-        due = await self._due.fetch_due_steps(
+        due = await self._store.fetch_due_steps(
             Step.WATCH, limit=STEPS_MAX, next_step_in=HANDOVER_RETRY_AFTER
         )
         await self._change_all([watch_change(item.payment_id, self._times) for item in due])
@@ -278,7 +278,9 @@ class Sweeper:
         except QueueUnavailable:
             return 0  # without the shared count no worker inquires (rules.md §10)
         due = (
-            await self._due.fetch_due_steps(step, limit=granted, next_step_in=HANDOVER_RETRY_AFTER)
+            await self._store.fetch_due_steps(
+                step, limit=granted, next_step_in=HANDOVER_RETRY_AFTER
+            )
             if granted
             else []
         )
@@ -290,7 +292,7 @@ class Sweeper:
         # of these kinds shows the account.
         [kind, *_] = kinds_that(lambda rules: rules.uses_credential)
         account = self._accounts.get(kind)
-        payment_id = await self._due.start_probe(
+        payment_id = await self._store.start_probe(
             self._times.breaker_cool_down, BREAKER_COOL_DOWN_MAX, account
         )
         if payment_id is None:

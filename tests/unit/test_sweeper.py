@@ -56,7 +56,7 @@ class World:
         self.free_places = 100
         anything: Any = self
         self.sweeper = Sweeper(
-            due=anything,
+            store=anything,
             changes=anything,
             wakeups=anything,
             announcer=anything,
