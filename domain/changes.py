@@ -73,6 +73,7 @@ class HistoryEntry(StrEnum):
     ACCOUNT_NOT_CONFIGURED = "account_not_configured"
     REVIEWED = "reviewed"
     INQUIRY_ASKED_FOR = "inquiry_asked_for"
+    REQUEUED = "requeued"
 
 
 # Raises at import if a fact has no entry with its text.

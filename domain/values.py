@@ -77,6 +77,12 @@ class Caller:
         return f"{len(self.issuer)}:{self.issuer}{self.subject}"
 
 
+def split_caller_key(key: str) -> tuple[str, str]:
+    """The issuer and the subject of a `Caller.key`."""
+    length, _, names = key.partition(":")
+    return names[: int(length)], names[int(length) :]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaymentRequest:
     """What a caller asked for, after validation.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import sys
 
@@ -12,13 +11,14 @@ from domain.adapters.observability import set_up_logging
 from domain.adapters.settings.common import read_settings
 from domain.adapters.settings.errors import SettingsError
 from domain.adapters.settings.worker import WorkerSettings
+from workers.commands.arguments import OneLineParser
+from workers.commands.running import add_commands, operate
 from workers.main import run_worker
-from workers.operating import add_commands, operate
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m workers", description=__doc__)
-    add_commands(parser.add_subparsers(dest="command"))
+    parser = OneLineParser(prog="python -m workers", description=__doc__)
+    add_commands(parser)
     arguments = parser.parse_args()
     try:
         if arguments.command is not None:

@@ -107,6 +107,7 @@ ENTRIES: Mapping[HistoryEntry, tuple[Actor, str]] = {
     ),
     _H.REVIEWED: (Actor.OPERATOR, "An operator reviewed the payment."),
     _H.INQUIRY_ASKED_FOR: (Actor.OPERATOR, "An operator asked for one more inquiry."),
+    _H.REQUEUED: (Actor.OPERATOR, "An operator gave the payment its next step at once."),
 }
 
 _D = Disposition

@@ -31,6 +31,7 @@ from domain.story.sentences import (
     OPERATIONS,
     Actor,
 )
+from domain.values import split_caller_key
 from domain.views import timestamp
 
 # Of things that were stored in one commit, the cause comes before its effect.
@@ -167,9 +168,8 @@ def _entry_line(
 
 
 def _request_details(payment: Payment) -> dict[str, str]:
-    # The key of a caller begins with a length (`Caller.key`).
-    caller = payment.caller_key.partition(":")[2]
-    details = {"caller": caller, "idempotency key": payment.idempotency_key}
+    issuer, subject = split_caller_key(payment.caller_key)
+    details = {"caller": subject, "issuer": issuer, "idempotency key": payment.idempotency_key}
     if payment.request.owner is not None:
         details["owner"] = payment.request.owner
     return details

@@ -100,6 +100,21 @@ async def a_ready_command(
             await process.wait()
 
 
+@asynccontextmanager
+async def a_running_command(
+    system: System, *arguments: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Start a command that does not end by itself, and yield its process."""
+    process = await _start(system, "-m", "workers", *arguments)
+    try:
+        async with asyncio.timeout(_COMMAND_SECONDS):
+            yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
 async def _start(
     system: OnStack, *arguments: str, env: Mapping[str, str] | None = None
 ) -> asyncio.subprocess.Process:

@@ -35,7 +35,7 @@ _MODULES = (
     "gateway.ingress",
     "gateway.edge.serving",
     "workers.main",
-    "workers.operating",
+    "workers.commands.running",
     "tests.proof.failpoints.arming",
     "tests.simulator.app",
     "tests.simulator.settings",

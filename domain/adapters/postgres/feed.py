@@ -90,6 +90,11 @@ JOIN mkwanja.payment_history AS history ON history.id = event.history_id
 WHERE event.owner = :owner AND event.position > :after ORDER BY event.position LIMIT :limit
 """)
 
+_BEFORE_LAST = sql("""
+SELECT coalesce((SELECT position FROM mkwanja.events
+    ORDER BY position DESC OFFSET :count LIMIT 1), 0) AS position
+""")
+
 # A publisher does not wait until the positions that it gave are on disk (outbox.py). A reader must
 # wait: after a crash of the server, the events that it has seen would get other positions. This
 # statement writes a message that nothing reads, so the COMMIT waits for the disk, and for a
@@ -153,6 +158,13 @@ class Feed:
         async with self._database.transaction() as transaction:
             [row] = await transaction.rows(_IS_LISTED, {"position": position, "mark": mark})
         return bool(row.is_listed)
+
+    async def position_before_last(self, count: int) -> int:
+        """The position after which the last `count` events come."""
+        await list_new_events(self._database)
+        async with self._database.transaction() as transaction:
+            [row] = await transaction.rows(_BEFORE_LAST, {"count": count})
+        return int(row.position)
 
     async def page(self, *, after: int, limit: int, owner: str | None) -> list[ListedEvent]:
         """At most `limit` events after the position `after`.

@@ -189,27 +189,48 @@ def mask_payment(payment: Payment) -> Payment:
     request = payment.request
     return replace(
         payment,
-        idempotency_key=mask_text(payment.idempotency_key),
-        recipient_name=_masked(payment.recipient_name),
+        idempotency_key=_mask(payment.idempotency_key),
+        recipient_name=_mask_if_set(payment.recipient_name),
         attempts=tuple(_mask_attempt(attempt) for attempt in payment.attempts),
         request=replace(
             request,
-            phone_number=_masked(request.phone_number),
-            account_reference=_masked(request.account_reference),
-            description=_masked(request.description),
-            remarks=_masked(request.remarks),
-            metadata={mask_text(key): mask_text(text) for key, text in request.metadata.items()},
+            phone_number=_mask_if_set(request.phone_number),
+            account_reference=_mask_if_set(request.account_reference),
+            description=_mask_if_set(request.description),
+            remarks=_mask_if_set(request.remarks),
+            metadata={_mask(key): _mask(text) for key, text in request.metadata.items()},
         ),
     )
 
 
+def mask_view(value: Any) -> Any:
+    """`value`, made of JSON, with phone numbers masked in every text. Our own ids stay readable."""
+    match value:
+        case dict():
+            return {name: mask_view(inner) for name, inner in value.items()}
+        case list():
+            return [mask_view(inner) for inner in value]
+        case str():
+            return _mask(value)
+        case _:
+            return value
+
+
 def _mask_attempt(attempt: Attempt) -> Attempt:
-    masked = frozenset((kind, mask_text(value)) for kind, value in attempt.provider_ids)
+    masked = frozenset((kind, _mask(value)) for kind, value in attempt.provider_ids)
     return replace(attempt, provider_ids=masked)
 
 
-def _masked(text: str | None) -> str | None:
-    return mask_text(text) if text is not None else None
+def _mask_if_set(text: str | None) -> str | None:
+    return _mask(text) if text is not None else None
+
+
+def _mask(text: str) -> str:
+    """`text` masked. A UUID stays, although its last digits may look like a phone number."""
+    try:
+        return text if str(UUID(text)) == text else mask_text(text)
+    except ValueError:
+        return mask_text(text)
 
 
 def _mask_bytes(body: bytes) -> bytes:

@@ -101,17 +101,15 @@ class PolicySettings(ProcessSettings):
         return read_policy(self.policy_file)
 
 
-class SharedSettings(MigrationSettings, PolicySettings):
-    """The settings that every process reads."""
+class RedisSettings(ProcessSettings):
+    """Where Redis is, and how its certificate is verified."""
 
-    database_pool_size: int = Field(10, ge=1, le=200)
     redis_url: RedisUrl
     # Some hosting providers set REDIS_URL themselves, and sign the certificate of Redis themselves.
     redis_ca_file: Annotated[Path | None, AfterValidator(require_certificates)] = None
     # If None, a parameter of REDIS_URL decides. If REDIS_URL does not decide either, the
     # certificate is verified in full.
     redis_tls_verify: TlsVerify | None = None
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator("redis_ca_file")
     @classmethod
@@ -122,6 +120,13 @@ class SharedSettings(MigrationSettings, PolicySettings):
                 "certificate; change REDIS_URL, or remove this setting"
             )
         return path
+
+
+class SharedSettings(RedisSettings, MigrationSettings, PolicySettings):
+    """The settings that every process reads."""
+
+    database_pool_size: int = Field(10, ge=1, le=200)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @field_validator("log_level", mode="before")
     @classmethod

@@ -1,0 +1,100 @@
+"""Prints tables for people, and one JSON document for programs.
+
+A table fits the terminal. If the output is no terminal, it is plain text without colours, one row a
+line. Texts of callers and of Daraja may contain control characters, which could write to the
+operator's terminal. They are printed as escapes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+# A cell's text, and a text that is printed dim after it, if there is one.
+Cell = str | tuple[str, str]
+
+# Wide enough that no row of a pipe is wrapped.
+_PIPE_WIDTH = 100_000
+
+_CELL_CHARACTERS_MAX = 500
+
+
+class Output:
+    """Where a command prints. With `is_json`, it prints one JSON document and nothing else."""
+
+    def __init__(self, *, is_json: bool) -> None:
+        self.is_json = is_json
+        is_terminal = sys.stdout.isatty()
+        self._console = Console(
+            file=sys.stdout,
+            width=None if is_terminal else _PIPE_WIDTH,
+            markup=False,
+            highlight=False,
+            emoji=False,
+        )
+
+    def print_json(self, document: Mapping[str, Any]) -> None:
+        """Prints the one document. Call it only with `is_json`."""
+        print(json.dumps(document, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+
+    def print_line(self, text: str = "", *, style: str = "") -> None:
+        """Prints a line for a person, and nothing with `is_json`."""
+        if not self.is_json:
+            self._print(Text(printable(text), style=style))
+
+    def print_result(self, text: str, document: Mapping[str, Any]) -> None:
+        """Prints `text` for a person, or `document` with `is_json`."""
+        if self.is_json:
+            self.print_json(document)
+        else:
+            self.print_line(text)
+
+    def print_table(self, headers: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+        """Prints `rows` below `headers`. Without headers it prints names and values."""
+        if self.is_json:
+            return
+        table = Table(box=None, show_header=any(headers), header_style="bold", pad_edge=False)
+        for header in headers:
+            table.add_column(header, overflow="fold")
+        for row in rows:
+            table.add_row(*(_as_text(cell) for cell in row))
+        self._print(table)
+
+    def _print(self, item: Text | Table) -> None:
+        with self._console.capture() as captured:
+            self._console.print(item, soft_wrap=isinstance(item, Text))
+        # rich fills each row up to the width of its columns.
+        for line in captured.get().splitlines() or [""]:
+            print(line.rstrip())
+
+
+def printable(text: str) -> str:
+    """`text` with each control character as an escape, such as `\\x1b`."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else ascii(character)[1:-1] for character in text
+    )
+
+
+def clock(at: datetime | None) -> str:
+    """`at` in UTC, for tables."""
+    return "" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def _as_text(cell: Cell) -> Text:
+    text, remark = cell if isinstance(cell, tuple) else (cell, "")
+    shown = Text(shorten(printable(text), _CELL_CHARACTERS_MAX))
+    return shown.append("  " + printable(remark), style="dim") if remark else shown
+
+
+def shorten(text: str, characters_max: int) -> str:
+    """The beginning of `text`."""
+    return text if len(text) <= characters_max else text[: characters_max - 1] + "…"
