@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -20,10 +22,13 @@ from tests.certificates import key_pem
 from tests.layout import PRODUCT
 from tests.paths import ROOT, name
 from tests.sampling import COLLECTED
+from workers.commands.arguments import OneLineParser
+from workers.commands.running import COMMANDS, add_commands
 
 README = ROOT / "README.md"
 USING = ROOT / "docs" / "using.md"
 ARCHITECTURE = sorted((ROOT / "docs" / "architecture").glob("*.md"))
+RUNBOOK = sorted((ROOT / "docs" / "runbook").glob("*.md"))
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/*.md")])
 
 
@@ -117,6 +122,25 @@ def test_every_promise_has_a_test_that_is_played(request: pytest.FixtureRequest)
         if tests and {file for file, _ in tests} <= files and not tests & played
     ]
     assert missed == []
+
+
+def test_the_command_line_accepts_every_command_that_the_runbook_shows() -> None:
+    """The page of the commands has an example of each."""
+    shown = {
+        command.replace("\\\n", " ")
+        for document in RUNBOOK
+        for command in re.findall(
+            r"(?:^ *|`)python -m workers ((?:[^`\n]|\\\n)+)", document.read_text(), re.MULTILINE
+        )
+        if "…" not in command and "COMMAND" not in command and "|" not in command
+    }
+    parser = OneLineParser()
+    add_commands(parser)
+    arguments = [
+        parser.parse_args(shlex.split(each.replace("PAYMENT_ID", str(UUID(int=1)))))
+        for each in shown
+    ]
+    assert {each.command for each in arguments} == {command.name for command in COMMANDS}
 
 
 def test_every_make_target_that_a_document_names_exists() -> None:

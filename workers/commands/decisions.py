@@ -8,6 +8,7 @@ from datetime import timedelta
 from uuid import UUID
 
 from domain.adapters.postgres.changing import PostgresChangingStore
+from domain.adapters.postgres.storytelling import mask_payment
 from domain.adapters.redis.connection import connect
 from domain.adapters.redis.wakeups import RedisWakeups
 from domain.adapters.settings.common import RedisSettings, read_settings
@@ -25,6 +26,7 @@ from domain.stages import Step
 from domain.times import DEFAULT_TIMES, Times
 from workers.commands import arguments as given
 from workers.commands.command import DONE, Call, Command
+from workers.commands.payments import payment_view
 
 
 def _add_ask(parser: argparse.ArgumentParser) -> None:
@@ -83,13 +85,7 @@ async def _resolve(call: Call) -> int:
     settled = f" with KES {payment.amount_settled_kes}" if payment.amount_settled_kes else ""
     call.output.print_result(
         f"{payment.kind} {payment.id}: {payment.stage}{settled}, no longer flagged for review",
-        {
-            "payment_id": str(payment.id),
-            "kind": payment.kind.value,
-            "stage": payment.stage.value,
-            "amount_settled": payment.amount_settled_kes,
-            "needs_review": payment.needs_review,
-        },
+        {"payment": payment_view(mask_payment(payment))},
     )
     return DONE
 
