@@ -130,7 +130,7 @@ def test_the_command_line_accepts_every_command_that_the_runbook_shows() -> None
         command.replace("\\\n", " ")
         for document in RUNBOOK
         for command in re.findall(
-            r"(?:^ *|`)python -m workers ((?:[^`\n]|\\\n)+)", document.read_text(), re.MULTILINE
+            r"(?:^ *|`)python -m workers ((?:\\\n|[^`\n])+)", document.read_text(), re.MULTILINE
         )
         if "…" not in command and "COMMAND" not in command and "|" not in command
     }
