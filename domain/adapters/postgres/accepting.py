@@ -82,8 +82,8 @@ IS_SETTLED_SINCE = """coalesce((
 _SETTLED_FOR_A_LIFETIME = IS_SETTLED_SINCE.format(since=f"now() - {_KEY_LIFETIME_SQL}")
 _IS_FREE = f"(stored.expires_at <= now() AND {_SETTLED_FOR_A_LIFETIME})"
 
-# Only the database knows the time of the acceptance. So the answer is rendered with a hole for each
-# time in it, and the database fills them. No JSON text contains this character.
+# Only the database knows the time of the acceptance. So the answer is rendered with this character
+# in place of each time, and the database replaces it. No JSON text contains this character.
 _HOLE = "\x01"
 _ANSWER_TIMES = 2  # created_at and updated_at
 _NO_TIME = datetime(1, 1, 1, tzinfo=UTC)

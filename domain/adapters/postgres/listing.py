@@ -1,18 +1,19 @@
 """The statements that read pages of payments, newest first.
 
-PostgreSQL assumes that matching payments lie evenly among the others. If all of them are old, it
-would walk back through an index by time, and skip a million rows. So a statement here compares and
-orders by *all* columns of one index. No other index has that order, so PostgreSQL must use it. If
-a kind or a status is not given, the page is merged from the newest payments of each.
+PostgreSQL assumes that the payments that match lie evenly among the others. If all of them are old,
+PostgreSQL would walk back through an index by time, and skip a million rows. So a statement here
+compares and orders by *all* columns of one index. No other index has that order, so PostgreSQL must
+use this one. If a kind or a status is not given, the page is merged from the newest payments of
+each kind or status.
 
 So a page costs the same at any depth, and reads a few rows for each that it returns. These pages
 read more, but never the whole table:
 
-* A kind or a status, together with a phone number or an account reference, reads the payments of
-  that number or reference until the page is full.
-* An idempotency key, or several of these filters, reads all payments that match the rarest of them,
-  by PostgreSQL's statistics: an owner, a phone number, a reference, `needs_review`. An owner's
-  pending payments count as two filters.
+* A filter by kind or status, together with a phone number or an account reference, reads the
+  payments of that number or reference until the page is full.
+* A filter by idempotency key, or by several of owner, phone number, reference and `needs_review`,
+  reads all payments that match the rarest of these, by PostgreSQL's statistics. An owner's pending
+  payments count as two filters.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from uuid import UUID
 from domain.adapters.postgres.statements import Statement, sql
 from domain.kinds import Kind
 
-# The statuses as SQL. The indexes of final payments contain the second column of a final status.
-# Pending payments have an index of their own, in which finished payments cost nothing.
+# The statuses as SQL. `_SUCCEEDED` is a column of the indexes of final payments. Pending payments
+# have an index of their own, in which finished payments cost nothing.
 _IS_PENDING, _IS_FINAL = "finalized_at IS NULL", "finalized_at IS NOT NULL"
 _SUCCEEDED = "(failure_reason IS NULL)"
 _FINAL_STATUSES = {"success": "true", "failed": "false"}
@@ -140,7 +141,7 @@ def _select(part: _Part, equal: Mapping[str, Any]) -> str:
         *(f"{column} IS NOT NULL" for column in part.leading if column in _BY_TIME),
         *(f"{column} = :{column}" for column in equal if column not in part.leading),
     ]
-    # No index has the order of the second form.
+    # The second form orders by a row value. No index has this order, so PostgreSQL sorts.
     order = (
         ", ".join(f"{column} DESC" for column in columns)
         if part.has_index
