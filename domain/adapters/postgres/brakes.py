@@ -230,7 +230,7 @@ RELEASE_OPERATIONS = f"""IF :changes_breaker THEN
 # Every brake, for /metrics.
 ENGAGED = sql("SELECT name, is_engaged FROM mkwanja.brakes")
 
-_SET = sql("""
+SET = sql("""
 WITH changed AS (
     UPDATE mkwanja.brakes
     SET is_engaged = :is_engaged, reason = CASE WHEN :is_engaged THEN :reason END,
@@ -307,7 +307,7 @@ class Brakes:
             try:
                 async with self._database.transaction() as transaction:
                     await transaction.run(LOCK_BRAKES_FOR_CHANGE)
-                    return [row.name for row in await transaction.rows(_SET, parameters)]
+                    return [row.name for row in await transaction.rows(SET, parameters)]
             except Exception as error:
                 if sqlstate(error) not in CONTENDED:
                     raise

@@ -1,0 +1,1 @@
+"""What an operator deploys the service with: images, units, and the program for backups."""
