@@ -31,6 +31,7 @@ from gateway.edge.requests import BODY_BYTES_MAX
 from gateway.follow_ups import FollowUps
 from gateway.health import Health
 from gateway.ingress_handlers import Handler, IngressHandlers
+from gateway.openapi.asyncapi import asyncapi_document
 from gateway.openapi.document import document
 from gateway.rate_limits import RateLimits
 from gateway.recent_answers import RecentAnswers
@@ -41,7 +42,7 @@ from gateway.resources import HEALTH_ROUTES, Resources
 _CONNECTIONS_FOR_WRITES = 3
 
 # An overloaded process answers requests for these routes too.
-_ROUTES_WITHOUT_PLACE = HEALTH_ROUTES | {routes.DOCUMENT.path}
+_ROUTES_WITHOUT_PLACE = HEALTH_ROUTES | {routes.DOCUMENT.path, routes.EVENTS_DOCUMENT.path}
 
 
 def ingress_app(settings: IngressSettings) -> web.Application:
@@ -114,7 +115,8 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         routes.READ_PAYMENT: handlers.read_payment,
         routes.CANCEL_PAYMENT: handlers.cancel_payment,
         routes.READ_HISTORY: handlers.read_history,
-        routes.DOCUMENT: _document_handler(),
+        routes.DOCUMENT: _document_handler(document()),
+        routes.EVENTS_DOCUMENT: _document_handler(asyncapi_document()),
     }
     for route, handler in handler_by_route.items():
         add = app.router.add_get if route.method == "GET" else app.router.add_post
@@ -134,11 +136,11 @@ def ingress_app(settings: IngressSettings) -> web.Application:
     return app
 
 
-def _document_handler() -> Handler:
-    body = orjson.dumps(document())
+def _document_handler(content: dict[str, Any]) -> Handler:
+    body = orjson.dumps(content)
 
     async def get(_request: web.Request) -> web.Response:
-        """GET /openapi.json"""
+        """GET /openapi.json or /asyncapi.json"""
         return web.Response(body=body, content_type="application/json")
 
     return get

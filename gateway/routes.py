@@ -194,6 +194,19 @@ DOCUMENT = Route(
     success_responses={200: SuccessResponse(views.Document, "The OpenAPI 3.1 document.")},
     is_open=True,
 )
+EVENTS_DOCUMENT = Route(
+    name="readEventsDocument",
+    method="GET",
+    path="/asyncapi.json",
+    tag="Operations",
+    summary="Read the document of the events",
+    success_responses={
+        200: SuccessResponse(
+            views.EventsDocument, "The AsyncAPI 3 document: the channels and what they carry."
+        )
+    },
+    is_open=True,
+)
 # `health.py` adds these routes to both processes of the gateway.
 HEALTH = (
     Route(
@@ -238,5 +251,6 @@ ROUTES = (
     READ_HISTORY,
     LIST_EVENTS,
     DOCUMENT,
+    EVENTS_DOCUMENT,
     *HEALTH,
 )

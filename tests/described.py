@@ -120,7 +120,7 @@ def _closed(value: Any) -> Any:
     if (
         closed.get("type") == "object"
         and "properties" in closed
-        and "openapi" not in closed["properties"]
+        and not {"openapi", "asyncapi"} & closed["properties"].keys()
     ):
         closed.setdefault("additionalProperties", False)
     return closed

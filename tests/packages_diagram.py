@@ -20,7 +20,7 @@ PACKAGES = {
     "gateway": "the web process and the callback receiver: start, routes, handlers",
     "gateway.auth": "authentication: tokens and their keys",
     "gateway.edge": "the first checks of each connection and request: limits, HTTP, problems",
-    "gateway.openapi": "/openapi.json",
+    "gateway.openapi": "/openapi.json and /asyncapi.json",
     "gateway.schemas": "the bodies and parameters that callers send, one module for each kind",
     "workers": "the worker process and the sweeper",
     "workers.commands": "the operator's commands",

@@ -1,1 +1,1 @@
-"""`/openapi.json`, made from the routes, the models of bodies and the table of problems."""
+"""`/openapi.json` and `/asyncapi.json`, made from the code that serves and publishes."""

@@ -107,15 +107,7 @@ class _Schemas(GenerateJsonSchema):
 
 def document() -> dict[str, Any]:
     """The OpenAPI 3.1 document. Every call returns the same document."""
-    models = sorted(
-        {model for route in ROUTES for model in _models(route)}, key=lambda model: model.__name__
-    )
-    _, definitions = models_json_schema(
-        [(model, "validation") for model in models],
-        ref_template="#/components/schemas/{model}",
-        schema_generator=_Schemas,
-    )
-    schemas = {name: _for_callers(schema) for name, schema in definitions["$defs"].items()}
+    schemas = component_schemas({model for route in ROUTES for model in _models(route)})
     problem_by_code = {
         problem.code: problem for route in ROUTES for problem in (*route.problems, BUG)
     }
@@ -144,6 +136,16 @@ def document() -> dict[str, Any]:
             "examples": problem_examples(problems),
         },
     }
+
+
+def component_schemas(models: Iterable[type[BaseModel]]) -> dict[str, Any]:
+    """The schemas of `models`, and of the models that they use, by name."""
+    _, definitions = models_json_schema(
+        [(model, "validation") for model in sorted(models, key=lambda model: model.__name__)],
+        ref_template="#/components/schemas/{model}",
+        schema_generator=_Schemas,
+    )
+    return {name: _for_callers(schema) for name, schema in definitions["$defs"].items()}
 
 
 def _models(route: Route) -> Iterable[type[BaseModel]]:

@@ -49,9 +49,23 @@ _HISTORY_ITEM = {
     "stage": Stage.ACCEPTED.value,
     "detail": {},
 }
-_PAID_EVENT = event_body(
-    EventType.SUCCEEDED, event_id=UUID(int=EXAMPLE_ID.int + 2), payment=_PAID, at=_ENDED_AT
-)
+_PAYMENTS_OF_EVENTS = {
+    EventType.SUCCEEDED: _PAID,
+    EventType.FAILED: _CANCELLED,
+    EventType.CORRECTED: _PAID,
+    EventType.RECEIPT_ADDED: _PAID,
+}
+# An example event of each type, as it is published.
+EVENT_EXAMPLES: Mapping[EventType, str] = {
+    kind: event_body(
+        kind,
+        event_id=UUID(int=EXAMPLE_ID.int + 2),
+        payment=_PAYMENTS_OF_EVENTS[kind],
+        at=_ENDED_AT,
+    )
+    for kind in EventType
+}
+_PAID_EVENT = EVENT_EXAMPLES[EventType.SUCCEEDED]
 
 
 def body_examples(route_name: str) -> Mapping[str, dict[str, Any]]:

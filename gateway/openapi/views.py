@@ -126,3 +126,9 @@ class Document(BaseModel):
     """This document."""
 
     openapi: Literal["3.1.0"]
+
+
+class EventsDocument(BaseModel):
+    """The document of the events."""
+
+    asyncapi: Literal["3.0.0"]

@@ -85,7 +85,9 @@ async def test_users_get_no_answer_that_contradicts_the_document(
 ) -> None:
     """No user ever gets another user's data."""
     run = await _played(generous_system, "users", tmp_path, *_USERS_MAY, *_USERS_PHASES)
-    assert run.statuses("POST /v1/deposits") >= {202, 401, 422}, run.table()
+    assert run.statuses("POST /v1/deposits") >= {202, 401}, run.table()
+    # Which faults a short run tries depends on chance. The backend's run tries each one.
+    assert run.statuses("POST /v1/deposits") & {400, 422}, run.table()
     _assert_reading_was_tried(run)
     assert run.checks["object_level_authorization"] > 0
 

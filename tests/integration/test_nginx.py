@@ -188,7 +188,7 @@ async def test_nginx_forwards_no_internal_route(proxy: Proxy, name: str) -> None
 
 async def test_the_documents_and_the_api_reference_pass(proxy: Proxy) -> None:
     """The largest file passes whole, compressed and not compressed."""
-    for path in ("/openapi.json", "/docs", "/docs/start.js"):
+    for path in ("/openapi.json", "/asyncapi.json", "/docs", "/docs/start.js"):
         assert (await proxy.ask("pay.example", "GET", path))[0] == 200, path
     bundle = "/docs/swagger-ui-bundle.js"
     plain, compressed = [

@@ -177,7 +177,7 @@ async def _read_everything(witness: Witness, payment_id: str) -> None:
     ):
         for query in ("", *(f"?{parameter}" for parameter in parameters)):
             await witness.send_request(operation, payment_id=payment_id, query=query)
-    for path in ("/healthz", "/readyz", "/metrics", "/openapi.json"):
+    for path in ("/healthz", "/readyz", "/metrics", "/openapi.json", "/asyncapi.json"):
         await witness.send_request(("GET", path), token="")
 
 

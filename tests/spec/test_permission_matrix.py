@@ -61,7 +61,7 @@ TABLE: dict[str, tuple[int, int, int, int]] = {
 }
 
 # These routes need no token.
-OPEN = ("/healthz", "/readyz", "/metrics", "/openapi.json")
+OPEN = ("/healthz", "/readyz", "/metrics", "/openapi.json", "/asyncapi.json")
 
 _BODIES = {
     "deposits": DEPOSIT,
