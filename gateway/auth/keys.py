@@ -8,7 +8,8 @@ The cache promises:
 * If the issuer removes a key, tokens with this key are rejected within ten minutes.
 * Exception: while the endpoint is down, the last good set is used, for at most one day.
 
-The age of the set and the fetches are metrics. `jwks.py` selects the usable keys of a set.
+The age of the set and the fetches are metrics. `domain/adapters/jwks.py` selects the usable keys of
+a set.
 `verifier.py` decides which tokens are valid.
 """
 
@@ -24,8 +25,8 @@ import aiohttp
 import structlog
 
 from domain.adapters import observability
+from domain.adapters.jwks import KID_LENGTH_MAX, NoKeySet, PublicKey, read_key_set
 from domain.errors import KeysUnavailable, UnknownKey
-from gateway.auth.jwks import KID_LENGTH_MAX, NoKeySet, PublicKey, read_key_set
 
 # A real set has a few keys of 200 to 400 bytes each.
 BODY_BYTES_MAX = 64 * 1024

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from domain.adapters.jwks import KID_LENGTH_MAX, decode_base64url
 from domain.adapters.strict_json import parse
 from domain.errors import Unauthenticated
-from gateway.auth.jwks import KID_LENGTH_MAX, decode_base64url
 
 # Supabase's tokens have about 1 KiB. The rest is room for custom claims. aiohttp accepts a header
 # of 8,190 bytes. This limit is lower, so that the answer to a slightly longer token says so.

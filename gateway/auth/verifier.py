@@ -31,9 +31,9 @@ from jose.backends.cryptography_backend import (
 )
 from jose.exceptions import ExpiredSignatureError, JWKError
 
+from domain.adapters.jwks import decode_base64url
 from domain.errors import NotPermitted, Unauthenticated
 from domain.values import Caller, Role
-from gateway.auth.jwks import decode_base64url
 from gateway.auth.keys import KeySet
 from gateway.auth.token_parts import (
     Algorithm,

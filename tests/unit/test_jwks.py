@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.auth.jwks import NoKeySet, read_key_set
+from domain.adapters.jwks import NoKeySet, read_key_set
 from tests.case_tables import for_each
 from tests.integration.keys import jwk, rsa_jwk
 

@@ -7,19 +7,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import NoDecode
 
-from domain.adapters.settings.common import ExpirySettings, SharedSettings
+from domain.adapters.settings.common import ExpirySettings, ProcessSettings, SharedSettings
 from domain.adapters.settings.values import HttpUrl, Issuers, Origin, Text, split_at_commas
 
 
-class IngressSettings(SharedSettings, ExpirySettings):
-    """The settings of the web process.
+class TokenSettings(ProcessSettings):
+    """How tokens are checked.
 
     SUPABASE_URL sets JWT_JWKS_URL and JWT_ISSUER by Supabase's conventions.
     """
 
-    port: int = Field(8080, ge=1, le=65535)
-    # How many processes serve the port. Each has its own pool of connections to Postgres.
-    web_concurrency: int = Field(1, ge=1, le=64)
     supabase_url: HttpUrl | None = None
     jwt_jwks_url: HttpUrl | None = None
     jwt_issuer: Text
@@ -30,14 +27,8 @@ class IngressSettings(SharedSettings, ExpirySettings):
     jwt_audience: Text = "authenticated"
     # RFC 7518 §3.2: the secret must be at least as long as the hash.
     jwt_secret: str | None = Field(None, min_length=32)
-    # The origins of web pages that may call from a browser. The default allows none.
-    cors_allowed_origins: Annotated[list[Origin], NoDecode] = Field(default_factory=list)
-    # Whether the process serves the API reference at /docs.
-    api_reference: Literal["on", "off"] = "on"
 
-    _split = field_validator("cors_allowed_origins", "jwt_former_issuers", mode="before")(
-        split_at_commas
-    )
+    _split_issuers = field_validator("jwt_former_issuers", mode="before")(split_at_commas)
 
     @model_validator(mode="before")
     @classmethod
@@ -57,3 +48,17 @@ class IngressSettings(SharedSettings, ExpirySettings):
                 "missing: JWT_JWKS_URL (or SUPABASE_URL, which also sets the issuer; or JWT_SECRET)"
             )
         return secret
+
+
+class IngressSettings(SharedSettings, ExpirySettings, TokenSettings):
+    """The settings of the web process."""
+
+    port: int = Field(8080, ge=1, le=65535)
+    # How many processes serve the port. Each has its own pool of connections to Postgres.
+    web_concurrency: int = Field(1, ge=1, le=64)
+    # The origins of web pages that may call from a browser. The default allows none.
+    cors_allowed_origins: Annotated[list[Origin], NoDecode] = Field(default_factory=list)
+    # Whether the process serves the API reference at /docs.
+    api_reference: Literal["on", "off"] = "on"
+
+    _split_origins = field_validator("cors_allowed_origins", mode="before")(split_at_commas)

@@ -11,7 +11,12 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
-from domain.adapters.settings.common import ExpirySettings, MigrationSettings, SharedSettings
+from domain.adapters.settings.common import (
+    ExpirySettings,
+    MigrationSettings,
+    ProcessSettings,
+    SharedSettings,
+)
 from domain.adapters.settings.values import CallbackSecrets, HttpUrl, Text, split_at_commas
 from domain.times import DEFAULT_TIMES
 
@@ -38,28 +43,79 @@ class OperatorSettings(MigrationSettings):
     )
 
 
-class WorkerSettings(SharedSettings, ExpirySettings):
+class DarajaAppSettings(ProcessSettings):
+    """Where Daraja is, and the credentials of our app."""
+
+    daraja_base_url: HttpUrl
+    daraja_consumer_key: Text
+    daraja_consumer_secret: Text
+
+    @field_validator("daraja_base_url")
+    @classmethod
+    def _strip_slash(cls, url: str) -> str:
+        return url.rstrip("/")
+
+
+class CertificateSettings(ProcessSettings):
+    """Daraja's certificate, with whose key the initiator's password is encrypted."""
+
+    daraja_certificate_file: Path
+
+    @field_validator("daraja_certificate_file")
+    @classmethod
+    def _require_rsa_certificate(cls, path: Path) -> Path:
+        try:
+            key = x509.load_pem_x509_certificate(path.read_bytes()).public_key()
+        except (OSError, ValueError):
+            raise ValueError(
+                "must be a readable PEM file with the X.509 certificate of Daraja"
+            ) from None
+        if not isinstance(key, rsa.RSAPublicKey):
+            # pydantic reports only ValueErrors.
+            raise ValueError("must hold an RSA certificate")  # noqa: TRY004
+        return path
+
+
+class CallbackAddressSettings(ProcessSettings):
+    """The address at which Daraja reaches the callback receiver."""
+
+    callback_base_url: HttpUrl
+
+    @field_validator("callback_base_url")
+    @classmethod
+    def _require_url_that_daraja_accepts(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme != "https" and parts.hostname not in _LOCAL_HOSTS:
+            raise ValueError("must start with https://, except for localhost")
+        if url != url.lower():
+            raise ValueError("must be in lower case, because Daraja rejected an upper-case host")
+        if parts.query or parts.fragment:
+            raise ValueError("must have no query and no fragment")
+        for word in _FORBIDDEN_WORDS:
+            if word in url:
+                raise ValueError(f"must not contain {word!r}, because Daraja rejects such URLs")
+        return url.rstrip("/")
+
+
+class WorkerSettings(
+    SharedSettings, ExpirySettings, DarajaAppSettings, CertificateSettings, CallbackAddressSettings
+):
     """The settings of the worker.
 
     Times are in seconds. The other times of a send derive from the lease (`domain/times.py`).
     """
 
-    daraja_base_url: HttpUrl
-    daraja_consumer_key: Text
-    daraja_consumer_secret: Text
     daraja_shortcode: str = Field(pattern=r"^\d{5,7}$", description="5 to 7 digits")
     daraja_passkey: Text
     daraja_till: str | None = Field(None, pattern=r"^\d{5,7}$", description="5 to 7 digits")
     daraja_payout_shortcode: str = Field("", pattern=r"^(\d{5,7})?$", description="5 to 7 digits")
     daraja_initiator_name: Text
     daraja_initiator_password: Text
-    daraja_certificate_file: Path
     daraja_requests_per_second: float = Field(20, gt=0, le=100_000)
     daraja_stk_queries_per_minute: float = Field(5, gt=0, le=1_000_000)
     daraja_status_queries_per_minute: float = Field(60, gt=0, le=1_000_000)
     # If set, this limit replaces the limits of STK queries and of status queries.
     daraja_inquiries_per_minute: float | None = Field(None, gt=0, le=1_000_000)
-    callback_base_url: HttpUrl
     callback_secrets: Annotated[CallbackSecrets, NoDecode]
     sweep_interval_seconds: float = Field(1, gt=0, le=60)
     submitting_lease_seconds: float = Field(DEFAULT_TIMES.lease.total_seconds(), ge=3, le=600)
@@ -85,40 +141,6 @@ class WorkerSettings(SharedSettings, ExpirySettings):
     worker_metrics_port: int | None = Field(None, ge=1, le=65535)
 
     _split_secrets = field_validator("callback_secrets", mode="before")(split_at_commas)
-
-    @field_validator("daraja_base_url")
-    @classmethod
-    def _strip_slash(cls, url: str) -> str:
-        return url.rstrip("/")
-
-    @field_validator("callback_base_url")
-    @classmethod
-    def _require_url_that_daraja_accepts(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme != "https" and parts.hostname not in _LOCAL_HOSTS:
-            raise ValueError("must start with https://, except for localhost")
-        if url != url.lower():
-            raise ValueError("must be in lower case, because Daraja rejected an upper-case host")
-        if parts.query or parts.fragment:
-            raise ValueError("must have no query and no fragment")
-        for word in _FORBIDDEN_WORDS:
-            if word in url:
-                raise ValueError(f"must not contain {word!r}, because Daraja rejects such URLs")
-        return url.rstrip("/")
-
-    @field_validator("daraja_certificate_file")
-    @classmethod
-    def _require_rsa_certificate(cls, path: Path) -> Path:
-        try:
-            key = x509.load_pem_x509_certificate(path.read_bytes()).public_key()
-        except (OSError, ValueError):
-            raise ValueError(
-                "must be a readable PEM file with the X.509 certificate of Daraja"
-            ) from None
-        if not isinstance(key, rsa.RSAPublicKey):
-            # pydantic reports only ValueErrors.
-            raise ValueError("must hold an RSA certificate")  # noqa: TRY004
-        return path
 
     @field_validator("daraja_payout_shortcode")
     @classmethod

@@ -1,8 +1,8 @@
 """Parses a key set (JWKS) and selects the keys that may check a signature.
 
 Only public ES256 and RS256 keys for signatures are usable. Any other key is skipped and its fault
-is reported, so that one bad key does not make the good keys unusable. `keys.py` decides when a set
-is fetched and how long it is used.
+is reported, so that one bad key does not make the good keys unusable. `gateway/auth/keys.py`
+decides when a set is fetched and how long it is used. `doctor` reads a set once.
 """
 
 from __future__ import annotations
