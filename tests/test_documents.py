@@ -31,6 +31,9 @@ ARCHITECTURE = sorted((ROOT / "docs" / "architecture").glob("*.md"))
 RUNBOOK = sorted((ROOT / "docs" / "runbook").glob("*.md"))
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/**/*.md")])
 
+# These words leave open who acts, or how many.
+_VAGUE = re.compile(r"(?i)\b(?:whoever|(?:no|some|any)body|so (?:many|often)(?! that))\b")
+
 
 def test_the_shown_program_mints_a_token_that_a_backend_can_use(tmp_path: Path) -> None:
     program = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
@@ -67,6 +70,16 @@ def test_the_example_environment_names_every_setting_and_no_other() -> None:
         for name in settings.model_fields
     }
     assert named == read
+
+
+def test_every_document_and_module_names_who_acts_and_how_many() -> None:
+    """A text says "the caller" and "50 times", in place of "somebody" and "so often"."""
+    vague = {
+        name(path): found
+        for path in [*DOCUMENTS, *PRODUCT]
+        if (found := _VAGUE.findall(path.read_text()))
+    }
+    assert vague == {}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
