@@ -163,3 +163,4 @@ class Health:
             )
         observability.needing_review.set(situation.needing_review)
         observability.unpublished.set(situation.unpublished)
+        observability.event_lag_seconds.set(situation.event_lag_seconds)

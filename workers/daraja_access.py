@@ -80,6 +80,7 @@ class Turns:
         QueueUnavailable.
         """
         wait_seconds = await self._rate.charge(turn)
+        observability.count_turn(turn.name, wait_seconds)
         if wait_seconds > 0:
             raise Throttled("our own limit", wait_seconds=wait_seconds)
 

@@ -229,7 +229,25 @@ class _Count:
 
 
 class Counter(_Metric[_Count]):
-    """Counts events. Its value is the sum over all processes."""
+    """Counts events. Its value is the sum over all processes.
+
+    `from_start`: the labels of series that are 0 from the start. Prometheus notices no increase of
+    a series that begins with 1, so an alert needs this to notice a first event.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        label_names: Sequence[str] = (),
+        *,
+        from_start: Iterable[Labels] = (),
+        numbers: SharedNumbers = NUMBERS,
+        registers: bool = True,
+    ) -> None:
+        super().__init__(name, documentation, label_names, numbers=numbers, registers=registers)
+        for labels in from_start:
+            self.labels(**dict(zip(self.label_names, labels, strict=True)))
 
     def inc(self, amount: float = 1.0) -> None:
         """Counts for a counter without labels."""

@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from domain.adapters.counting import NUMBERS, Counter, Histogram, WorstGauge
 from domain.adapters.masking import Masking, redact_exception
+from domain.changes import Disposition
 
 UNKNOWN_ROUTE = "unknown"
 
@@ -37,17 +38,44 @@ replayed = Counter(
 )
 refused = Counter("mkwanja_requests_refused_total", "Requests refused, by problem code", ["code"])
 callbacks_stored = Counter(
-    "mkwanja_callbacks_stored_total", "Callbacks stored, by disposition", ["disposition"]
+    "mkwanja_callbacks_stored_total",
+    "Callbacks stored, by disposition",
+    ["disposition"],
+    from_start=[(disposition.value,) for disposition in Disposition],
 )
 callbacks_repeated = Counter(
     "mkwanja_callbacks_repeated_total",
     "Callbacks not stored again, because enough identical copies are stored",
 )
 callbacks_refused = Counter(
-    "mkwanja_callbacks_refused_total", "Callback requests refused, by reason", ["reason"]
+    "mkwanja_callbacks_refused_total",
+    "Callback requests refused, by reason",
+    ["reason"],
+    from_start=[("not_stored",), ("source",)],
 )
 submissions = Counter("mkwanja_submissions_total", "Submissions to Daraja, by outcome", ["outcome"])
 throttled = Counter("mkwanja_throttled_total", "Requests that Daraja's rate limiter refused")
+daraja_requests = Counter(
+    "mkwanja_daraja_requests_total",
+    "Requests to Daraja, each try counted, by operation and outcome of the answer",
+    ["operation", "outcome"],
+)
+daraja_request_seconds = Histogram(
+    "mkwanja_daraja_request_duration_seconds",
+    "Seconds from a request to Daraja to its answer, or to the error",
+    ["operation"],
+    bounds=(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0),
+)
+turns = Counter(
+    "mkwanja_limiter_turns_total",
+    "Requests to Daraja that the rate of all workers let pass (granted) or made wait (refused)",
+    ["class", "result"],
+)
+turn_wait_seconds = Counter(
+    "mkwanja_limiter_wait_seconds_total",
+    "Seconds for which the rate of all workers made requests to Daraja wait",
+    ["class"],
+)
 inquiries = Counter(
     "mkwanja_inquiries_total",
     "Inquiries, by API and by the outcome of the answer",
@@ -122,6 +150,9 @@ overdue_seconds = Gauge(
 )
 needing_review = Gauge("mkwanja_payments_needing_review", "Payments that a person should review")
 unpublished = Gauge("mkwanja_events_unpublished", "Events that are not yet published")
+event_lag_seconds = Gauge(
+    "mkwanja_event_lag_seconds", "Seconds that the oldest unpublished event has waited; 0 if none"
+)
 
 
 # prometheus_client writes the text of a registry, or of a part of it.
@@ -172,6 +203,19 @@ def count_request(route: str, method: str, status: int, seconds: float) -> None:
     count, observe = found
     count()
     observe(seconds)
+
+
+def count_daraja_request(operation: str, outcome: str, seconds: float) -> None:
+    """Counts a request to Daraja. `outcome` must come from a list of ours, and not from Daraja."""
+    daraja_requests.labels(operation=operation, outcome=outcome).inc()
+    daraja_request_seconds.labels(operation=operation).observe(seconds)
+
+
+def count_turn(request_class: str, wait_seconds: float) -> None:
+    """Counts a request's turn under the shared rate: granted if it need not wait."""
+    result = "refused" if wait_seconds > 0 else "granted"
+    turns.labels(**{"class": request_class, "result": result}).inc()
+    turn_wait_seconds.labels(**{"class": request_class}).inc(wait_seconds)
 
 
 def key_set_age(now: Callable[[], float]) -> Callable[[Sequence[float]], float]:

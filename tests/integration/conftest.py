@@ -121,6 +121,10 @@ class Store:
     async def find(self, payment_id: UUID) -> Payment | None:
         return await self._reading.payment(payment_id)
 
+    async def event_lag_seconds(self) -> float:
+        """Read how long the oldest unpublished event has waited, as /metrics shows it."""
+        return (await self._reading.situation()).event_lag_seconds
+
     async def history(self, payment_id: UUID) -> list[dict[str, Any]]:
         """Read the payment's history, oldest entry first."""
         sql = "SELECT * FROM mkwanja.payment_history WHERE payment_id = $1 ORDER BY sequence"

@@ -90,6 +90,23 @@ class TestOrder:
         await process.publish()
         assert process.bell.bodies == [body, "the late event"]
 
+    async def test_the_lag_is_the_age_of_the_oldest_unpublished_event(
+        self, fresh: Store, process: Process
+    ) -> None:
+        """An event counts before and after it has a position. Without such events the lag is 0."""
+        assert await fresh.event_lag_seconds() == 0
+        await fresh.finalized()
+        newest = await fresh.one("SELECT max(recorded_at) FROM mkwanja.payment_history")
+        await fresh.finalized()
+        lag_seconds = await fresh.event_lag_seconds()
+        now = await fresh.one("SELECT now()")
+        assert 0 < lag_seconds <= (now - newest).total_seconds()
+        later = await fresh.event_lag_seconds()
+        assert later > lag_seconds
+        await process.publish()
+        assert await fresh.count_unpublished() == 0
+        assert await fresh.event_lag_seconds() == 0
+
 
 class TestTurns:
     """One process at a time publishes. No event waits for a timer."""

@@ -5,6 +5,7 @@ A payment's request passes the fence before its first byte. Each answer is class
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +16,7 @@ import orjson
 import structlog
 import uuid_utils.compat as uuid_utils
 
+from domain.adapters import observability
 from domain.adapters.daraja.answers import read_answer
 from domain.adapters.daraja.authorized import AuthorizedCalls, Tokens
 from domain.adapters.daraja.deposit import STK_QUERY, read_query_answer, stk_query_body
@@ -129,6 +131,7 @@ class DarajaClient:
         status: int | None = None
         answer: bytes | None = None
         outcome = "no answer"
+        begun_at = time.monotonic()
         try:
             status, answer = await self._post(api, body, None, token)
             if api is STATUS:
@@ -150,6 +153,7 @@ class DarajaClient:
         else:
             return report
         finally:
+            _count(api, outcome, begun_at)
             exchanges.append(
                 _build_exchange(None, api, body, status is not None, status, answer, outcome, token)
             )
@@ -163,6 +167,7 @@ class DarajaClient:
         status: int | None = None
         answer: bytes | None = None
         outcome = "acknowledged"
+        begun_at = time.monotonic()
         try:
             fence.check()
             status, answer = await self._post(api, body, fence, token)
@@ -175,6 +180,7 @@ class DarajaClient:
             outcome = type(problem).__name__
             raise problem from error
         finally:
+            _count(api, outcome, begun_at)
             open_attempt.exchanges.append(
                 _build_exchange(
                     open_attempt.attempt_id,
@@ -200,6 +206,12 @@ class DarajaClient:
             bytes_max=_ANSWER_BYTES_MAX,
             seconds_max=self._call_seconds,
         )
+
+
+def _count(api: Api, outcome: str, begun_at: float) -> None:
+    # After a colon, the outcome has a code that Daraja chose.
+    name = outcome.partition(":")[0]
+    observability.count_daraja_request(api.name, name, time.monotonic() - begun_at)
 
 
 def _classify_broken_exchange(error: BaseException, fence: Fence) -> ProviderError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from typing import Protocol
 import aiohttp
 import structlog
 
+from domain.adapters import observability
 from domain.adapters.daraja.wire import DarajaSession
 from domain.adapters.strict_json import Unreadable, parse
 from domain.errors import OutcomeUnknown, ProviderError, QueueUnavailable, Refused, Unreachable
@@ -168,7 +170,7 @@ class TokenSource:
         shared = await self._read_shared(refused)
         if shared is None or not shared.is_fresh(self._clock()):
             try:
-                shared = await self._fetch_token()
+                shared = await self._fetch_and_count()
             except ProviderError:
                 if shared is None:
                     raise
@@ -195,6 +197,19 @@ class TokenSource:
             bytes_max=_BODY_BYTES_MAX,
             seconds_max=_FETCH_SECONDS,
         )
+
+    async def _fetch_and_count(self) -> Token:
+        begun_at, outcome = time.monotonic(), "error"
+        try:
+            token = await self._fetch_token()
+            outcome = "fetched"
+        except ProviderError as error:
+            outcome = type(error).__name__
+            raise
+        else:
+            return token
+        finally:
+            observability.count_daraja_request("oauth", outcome, time.monotonic() - begun_at)
 
     async def _fetch_token(self) -> Token:
         now = self._clock()

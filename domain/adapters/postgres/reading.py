@@ -16,7 +16,7 @@ from domain.adapters.postgres.brakes import ENGAGED
 from domain.adapters.postgres.engine import Database, Transaction
 from domain.adapters.postgres.functions import Function
 from domain.adapters.postgres.listing import PageQuery, page_statement
-from domain.adapters.postgres.outbox import COUNT_UNPUBLISHED
+from domain.adapters.postgres.outbox import COUNT_UNPUBLISHED, FIRST_UNPUBLISHED
 from domain.adapters.postgres.payment_columns import payment_from
 from domain.adapters.postgres.rows import attempts_from
 from domain.adapters.postgres.statements import sql
@@ -65,7 +65,11 @@ GROUP BY stage, due.next_step
 """)
 _FLAGS = sql(f"""
 SELECT (SELECT count(*) FROM mkwanja.payments WHERE needs_review) AS needing_review,
-    {COUNT_UNPUBLISHED} AS unpublished
+    {COUNT_UNPUBLISHED} AS unpublished,
+    (SELECT coalesce(greatest(0, extract(epoch FROM now() - min(recorded_at))), 0)
+        FROM ({FIRST_UNPUBLISHED}) AS first
+        JOIN mkwanja.payment_history AS history ON history.id = first.history_id
+    ) AS event_lag_seconds
 """)
 
 
@@ -77,6 +81,7 @@ class Situation:
     overdue_seconds_by_step: Mapping[str, float]
     needing_review: int
     unpublished: int
+    event_lag_seconds: float
     brakes: Mapping[str, bool]
 
 
@@ -148,6 +153,7 @@ class PostgresReadingStore:
             overdue_seconds_by_step=overdue,
             needing_review=flags.needing_review,
             unpublished=flags.unpublished,
+            event_lag_seconds=float(flags.event_lag_seconds),
             brakes={row.name: row.is_engaged for row in brakes},
         )
 
