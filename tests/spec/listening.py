@@ -8,18 +8,32 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from cloudevents.core.exceptions import CloudEventValidationError
 from redis.asyncio import Redis
 
+from tests.cloud_events import parse_event
 from tests.spec.system import System
 
 CHANNEL_OF_ALL = "payment-events"
 
 
 class Listener:
-    """Collects all messages that are published from now on."""
+    """Collects all messages that are published from now on.
+
+    Each message must be a CloudEvent by the official package.
+    """
 
     def __init__(self) -> None:
         self.received: list[tuple[str, bytes]] = []
+        self.faults: list[str] = []
+
+    def receive(self, channel: str, body: bytes) -> None:
+        """Keeps a message, and notes if it is no CloudEvent."""
+        self.received.append((channel, body))
+        try:
+            parse_event(body)
+        except (AssertionError, ValueError, CloudEventValidationError) as error:
+            self.faults.append(f"{body!r}: {error!r}")
 
     def of(self, payment_id: str) -> list[tuple[str, bytes]]:
         """The messages about one payment, as channel and body."""
@@ -47,11 +61,12 @@ async def listening(system: System) -> AsyncIterator[Listener]:
     async def listen() -> None:
         async for message in subscriber.listen():
             if message["type"] == "pmessage":
-                listener.received.append((message["channel"].decode(), message["data"]))
+                listener.receive(message["channel"].decode(), message["data"])
 
     task = asyncio.create_task(listen())
     try:
         yield listener
+        assert listener.faults == []
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -9,6 +9,7 @@ from itertools import product
 from typing import Any
 
 import pytest
+from cloudevents.core.exceptions import CloudEventValidationError
 
 from domain.attempts import Outcome
 from domain.events import EventType, event_type
@@ -26,6 +27,7 @@ from domain.views import (
 )
 from tests.builders import NOW, PAYMENT_ID, RECEIPT, a_payment, an_attempt, an_attempt_id
 from tests.case_tables import for_each
+from tests.cloud_events import parse_event
 
 COMMON = {
     "id": str(PAYMENT_ID),
@@ -134,6 +136,32 @@ def test_an_event_is_one_cloudevents_object() -> None:
         "datacontenttype": "application/json",
         "data": public_payment(payment),
     }
+
+
+@for_each("kind", EventType)
+def test_the_official_package_of_cloudevents_reads_an_event_of_each_type(kind: EventType) -> None:
+    """It finds the same attributes and the same payment, of each kind and in each stage."""
+    for payment_kind, stage in product(Kind, Stage):
+        payment = a_payment(kind=payment_kind, stage=stage, metadata={"é": "😀"})
+        event = parse_event(event_body(kind, event_id=an_attempt_id(9), payment=payment, at=NOW))
+        assert (event.get_type(), event.get_id()) == (kind.value, str(an_attempt_id(9)))
+        assert event.get_time() == NOW
+        assert event.get_data() == public_payment(payment)
+
+
+@for_each(
+    ("name", "value"),
+    [
+        ("specversion", "2.0"), ("id", ""), ("source", ""), ("type", "mkwanja.payment.unknown"),
+        ("time", "yesterday"), ("sequence", "4"), ("sequence", 2**31), ("Subject", "x"),
+        ("data_content", 1), ("subject", ""),
+    ],
+)  # fmt: skip
+def test_an_object_that_is_no_event_of_ours_is_not_read(name: str, value: object) -> None:
+    """Otherwise the tests that read events might never fail."""
+    body = event_body(EventType.SUCCEEDED, event_id=an_attempt_id(9), payment=a_payment(), at=NOW)
+    with pytest.raises((AssertionError, ValueError, CloudEventValidationError)):
+        parse_event(json.dumps({**json.loads(body), name: value}))
 
 
 def test_an_event_has_no_member_that_only_backends_may_see() -> None:
