@@ -55,11 +55,13 @@ async def migrate() -> None:
     settings = read_settings(ReleaseSettings)
     async with open_migration(settings.database_url) as connection:
         is_newest = await connection.run_sync(run_migrations, settings)
-    done = "the schema is migrated, run the release again for the rest"
+    done = "the schema is migrated, run `alembic upgrade head` again for the rest"
     if is_newest:
         for table in await finish_release(settings.database_url):
-            far = "has an id of a far month, so all its rows stay in one partition"
-            sys.stderr.write(f"release: a row of {table} {far}\n")
+            sys.stderr.write(
+                f"release: the id of a row of {table} names a time after next month, so all rows of"
+                f" {table} stay in one partition\n"
+            )
 
 
 if context.is_offline_mode():

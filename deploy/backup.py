@@ -186,7 +186,7 @@ async def restore(folder: Path, url: str) -> None:
         await _print_protection(connection)
     finally:
         connection.terminate()
-    print('next: run the release line, then docs/deployment/backup.md, "After the restore"')
+    print('next: run `alembic upgrade head`, then docs/deployment/backup.md, "After the restore"')
 
 
 async def protect(name: str, url: str) -> None:

@@ -76,7 +76,7 @@ STEPS = "SELECT id, next_step FROM mkwanja.payments ORDER BY id"
 async def migrate(
     url: str, direction: str = "upgrade", revision: str = "head", **settings: str
 ) -> None:
-    """Run alembic with `settings`, as the release line of the Procfile does."""
+    """Run alembic with `settings`, as the Procfile's line `release` does."""
     status, output = await alembic(direction, revision, url=url, settings=settings)
     assert status == 0, output
 

@@ -1,4 +1,4 @@
-"""The functions that a release installs: their rights, their settings, and the plans they keep."""
+"""The functions that the migrations install: their rights, settings, and kept plans."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ async def first_column(url: str, sql: str, *arguments: Any) -> list[Any]:
 
 
 class TestUpgrade:
-    """`alembic upgrade head`, as the release line of the Procfile runs it."""
+    """`alembic upgrade head`, as the Procfile's line `release` runs it."""
 
     async def test_an_upgrade_of_an_empty_database_creates_the_schema_of_tables_py(
         self, fresh: Store

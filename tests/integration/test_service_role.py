@@ -32,7 +32,7 @@ from tests.integration.service_role import as_service, create_service_role
 from tests.stack.databases import connection, database_name, with_database
 from tests.stack.servers import PostgresServer
 
-# The migrations and the release insert the rows of these tables.
+# Only the migrations and `alembic upgrade head` insert rows of these tables.
 NEVER_INSERTED = ("brakes", "event_publisher", "retention")
 TABLES = sorted(table.name for table in metadata.tables.values())
 # SQLSTATE 42501: PostgreSQL checks the right before any trigger runs.

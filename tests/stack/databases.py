@@ -87,7 +87,7 @@ def with_database(url: str, name: str) -> str:
 async def alembic(
     *arguments: str, url: str | None, settings: Mapping[str, str] | None = None
 ) -> tuple[int, str]:
-    """Runs alembic as the Procfile's release line does. Returns its exit status and its output."""
+    """Runs alembic like the Procfile's line `release`. Returns its exit status and its output."""
     env = bare() | dict(settings or {}) | ({"DATABASE_URL": url} if url is not None else {})
     with tempfile.TemporaryDirectory() as folder:
         process = Process(

@@ -183,7 +183,7 @@ async def _build_index_of_keys(url: str) -> None:
                 while (await connection.execute(_IS_BEING_BUILT)).scalar():  # noqa: ASYNC110
                     await asyncio.sleep(_BUILD_POLL_SECONDS)
                 is_valid = (await connection.execute(_IS_VALID, {"index": _KEYS_INDEX})).scalar()
-                if is_valid is False:  # a release was ended while it built the index
+                if is_valid is False:  # an earlier run was killed while it built the index
                     await connection.execute(text(drop))
                 if not is_valid:
                     await connection.execute(text(create))

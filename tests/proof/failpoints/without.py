@@ -53,7 +53,7 @@ def _without(function: Function, condition: str, *, times: int = 1) -> Function:
 
 
 async def install(function: Function, url: str) -> None:
-    """Creates the function in the database, as a release does."""
+    """Creates the function in the database, as `alembic upgrade head` does."""
     async with connection(url) as database:
         await database.execute(function.definition)
 
