@@ -21,6 +21,10 @@ PaymentServiceError
 │   ├── RateLimited                too soon after other requests; says when to try again
 │   ├── PaymentNotFound            no such payment, or it belongs to another owner
 │   ├── TooLateToCancel
+│   ├── EndpointNotFound           no such webhook endpoint, or it belongs to another backend
+│   ├── DeliveryNotFound
+│   ├── EndpointNotEnabled         a disabled or paused endpoint gets no message
+│   ├── TooManyEndpoints
 │   └── ResolutionRefused          evidence contradicts an operator's decision
 ├── Unavailable                    we must change something; the caller may repeat the request
 │   ├── StoreUnavailable           PostgreSQL is not reachable, or does not answer in time
@@ -178,6 +182,22 @@ class TooLateToCancel(RequestRefused):
 
     Poll its status for the result.
     """
+
+
+class EndpointNotFound(RequestRefused):
+    """There is no such webhook endpoint."""
+
+
+class DeliveryNotFound(RequestRefused):
+    """The webhook endpoint has no such delivery."""
+
+
+class EndpointNotEnabled(RequestRefused):
+    """The webhook endpoint is disabled or paused. Set its status to enabled first."""
+
+
+class TooManyEndpoints(RequestRefused):
+    """This caller has as many webhook endpoints as it may have. Delete one first."""
 
 
 class ResolutionRefused(RequestRefused):

@@ -136,6 +136,12 @@ def require_permission(caller: Caller, kind: Kind) -> None:
         raise NotPermitted("Only a backend (role service_role) may move money out.")
 
 
+def require_backend(caller: Caller) -> None:
+    """Raises NotPermitted if `caller` may have no webhook endpoint: it would get all events."""
+    if not caller.is_backend:
+        raise NotPermitted("Only a backend (role service_role) may have webhook endpoints.")
+
+
 def may_see(caller: Caller, payment: Payment) -> bool:
     """Whether `caller` may see `payment`: a backend sees all payments, a user only its own."""
     return caller.is_backend or payment.request.owner == caller.subject

@@ -17,6 +17,7 @@ from uuid import UUID
 PAGE = re.compile(r"payments-(0|[1-9][0-9]{0,15})-([0-9a-f]{32})-([0-9a-f]{16})")
 FEED = re.compile(r"events-(0|[1-9][0-9]{0,17}-[0-9a-f]{12})")
 HISTORY = re.compile(r"history-([1-9][0-9]{0,8})-([0-9a-f]{32})")
+DELIVERIES = re.compile(r"deliveries-([1-9][0-9]{0,17})-([0-9a-f]{32})")
 
 # The detail for a cursor of another epoch of the database.
 UNKNOWN_EVENT = (
@@ -58,6 +59,14 @@ class HistoryPlace:
     payment_id: UUID
 
 
+@dataclass(frozen=True, slots=True)
+class DeliveryPlace:
+    """The endpoint, and the number of its delivery, before which a page begins."""
+
+    number: int
+    endpoint_id: UUID
+
+
 def page_cursor(place: PagePlace) -> str:
     """The cursor of GET /v1/payments. `filters` is 16 hexadecimal digits."""
     microseconds = (place.created_at - _EPOCH) // _MICROSECOND
@@ -90,6 +99,17 @@ def history_place(cursor: str) -> HistoryPlace:
     """Parses a cursor that `history_cursor` wrote."""
     match = _match(HISTORY, cursor)
     return HistoryPlace(int(match[1]), UUID(match[2]))
+
+
+def delivery_cursor(place: DeliveryPlace) -> str:
+    """The cursor of GET /v1/webhook-endpoints/{endpoint_id}/deliveries."""
+    return f"deliveries-{place.number}-{place.endpoint_id.hex}"
+
+
+def delivery_place(cursor: str) -> DeliveryPlace:
+    """Parses a cursor that `delivery_cursor` wrote."""
+    match = _match(DELIVERIES, cursor)
+    return DeliveryPlace(int(match[1]), UUID(match[2]))
 
 
 def _match(pattern: re.Pattern[str], cursor: str) -> re.Match[str]:

@@ -16,8 +16,9 @@ from typing_extensions import TypeAliasType
 
 from domain import values
 from domain.kinds import KindRules, Reference
+from domain.webhooks.endpoint import DESCRIPTION_LENGTH_MAX
 from gateway import cursors
-from gateway.cursors import FeedPlace, HistoryPlace, PagePlace
+from gateway.cursors import DeliveryPlace, FeedPlace, HistoryPlace, PagePlace
 
 OWNER_LENGTH_MAX = 255
 ITEMS_MAX = 100
@@ -170,6 +171,12 @@ PageCursor = Annotated[
 ]
 FeedCursor = Annotated[
     FeedPlace, BeforeValidator(cursors.feed_place), _pattern_schema(cursors.FEED)
+]
+EndpointDescription = Annotated[
+    str, _check_line(1, DESCRIPTION_LENGTH_MAX), _line_schema(1, DESCRIPTION_LENGTH_MAX)
+]
+DeliveryCursor = Annotated[
+    DeliveryPlace, BeforeValidator(cursors.delivery_place), _pattern_schema(cursors.DELIVERIES)
 ]
 HistoryCursor = Annotated[
     HistoryPlace, BeforeValidator(cursors.history_place), _pattern_schema(cursors.HISTORY)

@@ -164,3 +164,4 @@ class Health:
         observability.needing_review.set(situation.needing_review)
         observability.unpublished.set(situation.unpublished)
         observability.event_lag_seconds.set(situation.event_lag_seconds)
+        observability.paused_endpoints.set(situation.paused_endpoints)

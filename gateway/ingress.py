@@ -11,11 +11,13 @@ from domain.adapters.postgres.accepting import PostgresAcceptingStore
 from domain.adapters.postgres.engine import POOL_WAIT_SECONDS
 from domain.adapters.postgres.epoch import EpochReader
 from domain.adapters.postgres.feed import Feed
+from domain.adapters.postgres.webhook_endpoints import WebhookEndpoints
 from domain.adapters.redis.rates import CallerRates
 from domain.adapters.redis.replays import Replays
 from domain.adapters.redis.wakeups import RedisWakeups
 from domain.adapters.settings.errors import raise_as_settings_error
 from domain.adapters.settings.web import IngressSettings
+from domain.adapters.webhooks.sealing import KeySeal
 from gateway import routes
 from gateway.auth.keys import KeySet
 from gateway.auth.verifier import TokenVerifier
@@ -37,6 +39,8 @@ from gateway.rate_limits import RateLimits
 from gateway.recent_answers import RecentAnswers
 from gateway.reference import Reference
 from gateway.resources import HEALTH_ROUTES, Resources
+from gateway.route import Route
+from gateway.webhooks.handlers import WebhookHandlers
 
 # Reads leave this many connections of the pool free for writes.
 _CONNECTIONS_FOR_WRITES = 3
@@ -78,6 +82,14 @@ def ingress_app(settings: IngressSettings) -> web.Application:
             patience_seconds=POOL_WAIT_SECONDS,
         ),
     )
+    webhooks = WebhookHandlers(
+        endpoints=WebhookEndpoints(resources.database),
+        seal=KeySeal(settings.webhook_secrets_key),
+        allowed_networks=settings.webhook_allowed_networks,
+        verifier=verifier,
+        rate_limits=handlers.rate_limits,
+        reads=handlers.reads,
+    )
     places = RequestPlaces(
         INGRESS_PLACES_MAX,
         is_counted=lambda request: request[ROUTE] not in _ROUTES_WITHOUT_PLACE,
@@ -108,19 +120,22 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         await resources.close()
 
     app.cleanup_ctx.append(lifetime)
-    handler_by_route: dict[routes.Route, Handler] = {
+    handler_by_route: dict[Route, Handler] = {
         **{route: handlers.create_payment(kind) for kind, route in routes.CREATE_PAYMENT.items()},
         routes.LIST_PAYMENTS: handlers.list_payments,
         routes.LIST_EVENTS: handlers.list_events,
         routes.READ_PAYMENT: handlers.read_payment,
         routes.CANCEL_PAYMENT: handlers.cancel_payment,
         routes.READ_HISTORY: handlers.read_history,
+        **webhooks.by_route(),
         routes.DOCUMENT: _document_handler(document()),
         routes.EVENTS_DOCUMENT: _document_handler(asyncapi_document()),
     }
     for route, handler in handler_by_route.items():
-        add = app.router.add_get if route.method == "GET" else app.router.add_post
-        add(route.path, handler)
+        if route.method == "GET":
+            app.router.add_get(route.path, handler)  # and HEAD
+        else:
+            app.router.add_route(route.method, route.path, handler)
     if settings.api_reference == "on":
         Reference().add_routes(app)
     allow_origins(app, settings.cors_allowed_origins, "/v1/")

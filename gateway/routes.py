@@ -6,101 +6,18 @@ The router is filled from this table, and `/openapi.json` is made from it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
-from pydantic import BaseModel
-
-from domain import errors
 from domain.kinds import Kind
-from gateway.edge.problems import HTTP_PROBLEMS, PROBLEMS, Problem
 from gateway.openapi import views
+from gateway.route import Route, SuccessResponse
 from gateway.schemas import SCHEMAS
-from gateway.schemas.kind_schema import Body
 from gateway.schemas.queries import (
     EventParameters,
     HistoryParameters,
-    NoParameters,
     PageParameters,
-    Parameters,
     WaitParameters,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class SuccessResponse:
-    """A response that is not a problem. A `model` of None: the body is plain text."""
-
-    model: type[BaseModel] | None
-    description: str
-    headers: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Route:
-    """One method of one path. `is_open`: the route needs no token, and ignores a token."""
-
-    name: str  # the operationId
-    method: Literal["GET", "POST"]
-    path: str
-    tag: str
-    summary: str
-    description: str = ""
-    query: type[Parameters] = NoParameters
-    body: type[Body] | None = None
-    success_responses: Mapping[int, SuccessResponse]
-    is_open: bool = False
-
-    @property
-    def has_payment_id(self) -> bool:
-        return "{payment_id}" in self.path
-
-    @property
-    def problems(self) -> list[Problem]:
-        """The problems that a caller of this route can get.
-
-        The sets `_ERRORS_OF_…` name errors that only some routes under /v1 can get. Every route
-        under /v1 can get the other errors.
-        """
-        http_problems = [
-            problem for status, problem in HTTP_PROBLEMS.items() if self._may_answer(status)
-        ]
-        if self.is_open:
-            return http_problems
-        impossible_errors = {
-            *(() if self.body else _ERRORS_OF_BODIES),
-            *(() if self.path.endswith("/cancel") else _ERRORS_OF_CANCELLING),
-            *(() if self.has_payment_id else _ERRORS_OF_IDS),
-        }
-        own = [problem for error, problem in PROBLEMS.items() if error not in impossible_errors]
-        return [*own, *(problem for problem in http_problems if problem not in own)]
-
-    def _may_answer(self, http_status: int) -> bool:
-        """Whether a request for this route can get the problem of `http_status`."""
-        match http_status:
-            case 404:  # an id that contains a slash, or an empty id, makes another path
-                return self.has_payment_id
-            case 405:  # the document describes only the methods that exist
-                return False
-            case 413:
-                return self.body is not None
-            case _:
-                return True
-
-
-_ERRORS_OF_BODIES = {
-    errors.InvalidJson,
-    errors.IdempotencyKeyMissing,
-    errors.IdempotencyKeyInvalid,
-    errors.IdempotencyKeyReused,
-    errors.IdempotencyKeyInFlight,
-    errors.LimitExceeded,
-    errors.BodyTooLarge,
-    errors.UnsupportedMediaType,
-}
-_ERRORS_OF_IDS = {errors.PaymentNotFound}
-_ERRORS_OF_CANCELLING = {errors.TooLateToCancel}
-
+from gateway.webhooks.routes import WEBHOOK_ROUTES
 
 _ACCEPTED = SuccessResponse(
     views.Payment,
@@ -250,6 +167,7 @@ ROUTES = (
     CANCEL_PAYMENT,
     READ_HISTORY,
     LIST_EVENTS,
+    *WEBHOOK_ROUTES,
     DOCUMENT,
     EVENTS_DOCUMENT,
     *HEALTH,

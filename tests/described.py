@@ -55,7 +55,7 @@ class Described:
 
     def codes(self, answer: Any) -> set[str]:
         """The problem codes that an answer may have."""
-        schema = answer["content"].get("application/problem+json", {}).get("schema", {})
+        schema = answer.get("content", {}).get("application/problem+json", {}).get("schema", {})
         return {
             self.resolved(each)["properties"]["code"]["const"]
             for each in schema.get("oneOf", [schema] if schema else [])
@@ -81,11 +81,14 @@ class Described:
         answer = self.operations[operation]["responses"].get(str(status))
         if answer is None:
             return [f"{operation}: {status} is not described"]
-        media = headers["Content-Type"].partition(";")[0]
-        if media not in answer["content"]:
-            return [f"{operation} {status}: {media} is not described"]
-        value = body.decode() if media == "text/plain" else json.loads(body)
-        found = self.faults(answer["content"][media]["schema"], value)
+        if "content" not in answer:
+            found = [f"{status} has a body"] if body or "Content-Type" in headers else []
+        else:
+            media = headers["Content-Type"].partition(";")[0]
+            if media not in answer["content"]:
+                return [f"{operation} {status}: {media} is not described"]
+            value = body.decode() if media == "text/plain" else json.loads(body)
+            found = self.faults(answer["content"][media]["schema"], value)
         for name, header in answer.get("headers", {}).items():
             described = self.resolved(header)
             if name not in headers:

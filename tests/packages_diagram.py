@@ -22,18 +22,22 @@ PACKAGES = {
     "gateway.edge": "the first checks of each connection and request: limits, HTTP, problems",
     "gateway.openapi": "/openapi.json and /asyncapi.json",
     "gateway.schemas": "the bodies and parameters that callers send, one module for each kind",
+    "gateway.webhooks": "the routes of webhook endpoints",
     "workers": "the worker process and the sweeper",
     "workers.commands": "the operator's commands",
+    "workers.webhooks": "webhooks: finds what is due, sends it, records it",
     "domain": "the pure core: payment, stages, rules, errors, policy",
     "domain.kinds": "the properties of each kind of payment",
     "domain.lifecycle": "accept, submit, inquire, record, reconcile, resolve, announce",
     "domain.story": "tells the story of one payment, for operators",
     "domain.explanations": "what failures and result codes mean, in English and Swahili",
+    "domain.webhooks": "webhooks: endpoints, retries, signatures, the addresses that may be called",
     "domain.adapters": "shared by all adapters: batching, masking, logs and metrics, JSON",
     "domain.adapters.daraja": "requests to Daraja, and its answers and callbacks",
     "domain.adapters.postgres": "tables and statements",
     "domain.adapters.redis": "queue, rates, copies of answers, publishing",
     "domain.adapters.settings": "the environment",
+    "domain.adapters.webhooks": "requests to endpoints, and the sealing of their keys",
 }
 # Almost all packages import these, and the arrows to these would hide all other arrows.
 _NOT_DRAWN = ("domain", "domain.kinds", "domain.adapters")

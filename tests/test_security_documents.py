@@ -19,6 +19,7 @@ BOUNDARIES = (
     "Client → ingress",
     "Daraja → callback receiver",
     "Worker → Daraja",
+    "Worker → webhook endpoints",
     "Processes → Postgres",
     "Processes → Redis",
     "Operator",

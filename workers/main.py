@@ -57,6 +57,7 @@ from workers.jobs import run_step
 from workers.sweeper import sweep_until
 from workers.upkeep import keep_tables
 from workers.wakeups import QueueOrLocal
+from workers.webhooks.sweeper import WebhookSweeper
 
 log = structlog.get_logger()
 
@@ -79,6 +80,7 @@ class _WorkerParts:
     announcer: Announcer
     changes: PostgresChangingStore
     accounts: Accounts
+    webhooks: WebhookSweeper
     job_seconds_max: float
 
 
@@ -107,6 +109,7 @@ async def run_worker(settings: WorkerSettings) -> None:
                 parts.redis,
                 run_next_step,
                 stopping,
+                serve_endpoint=parts.webhooks.serve,
                 payments_at_once=_AT_ONCE_MAX,
                 job_seconds_max=parts.job_seconds_max,
             )
@@ -114,6 +117,7 @@ async def run_worker(settings: WorkerSettings) -> None:
         sweeps = asyncio.create_task(
             sweep_until(stopping, parts.sweeper, interval_seconds=settings.sweep_interval_seconds)
         )
+        webhooks = asyncio.create_task(parts.webhooks.sweep_until(stopping))
         watch = asyncio.create_task(
             watch_former_accounts(parts.accounts, set(_accounts(settings).values()))
         )
@@ -123,6 +127,7 @@ async def run_worker(settings: WorkerSettings) -> None:
         await stopping.wait()
         log.info("worker_draining")
         parts.submitter.drain()
+        parts.webhooks.deliverer.stop_claiming()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(
                 parts.submitter.wait_for_sends(), timeout=SENDS_DRAIN_MAX.total_seconds()
@@ -133,7 +138,14 @@ async def run_worker(settings: WorkerSettings) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(REST_DRAIN_MAX.total_seconds()):
                 await asyncio.gather(
-                    jobs, sweeps, watch, upkeep, parts.local_steps.drain(), return_exceptions=True
+                    jobs,
+                    sweeps,
+                    webhooks,
+                    watch,
+                    upkeep,
+                    parts.local_steps.drain(),
+                    parts.webhooks.deliverer.drain(),
+                    return_exceptions=True,
                 )
                 await parts.changes.drain()
                 await parts.announcer.drain()
@@ -245,6 +257,7 @@ async def _compose(
             announcer,
             changes,
             accounts,
+            WebhookSweeper(settings, database, wakeups, clock=boot_clock),
             times.job_max.total_seconds(),
         )
 

@@ -137,6 +137,10 @@ processes_died = Counter(
     "mkwanja_processes_died_total", "Web processes that died and were replaced (WEB_CONCURRENCY)"
 )
 
+webhook_attempts = Counter(
+    "mkwanja_webhook_attempts_total", "Webhooks sent, by the outcome of the attempt", ["outcome"]
+)
+
 # A request for /metrics reads these gauges from Postgres. So every process shows the same values,
 # even if no worker runs.
 brake_engaged = Gauge(
@@ -152,6 +156,10 @@ needing_review = Gauge("mkwanja_payments_needing_review", "Payments that a perso
 unpublished = Gauge("mkwanja_events_unpublished", "Events that are not yet published")
 event_lag_seconds = Gauge(
     "mkwanja_event_lag_seconds", "Seconds that the oldest unpublished event has waited; 0 if none"
+)
+paused_endpoints = Gauge(
+    "mkwanja_webhook_endpoints_paused",
+    "Endpoints of backends that get no webhooks, because they failed for days",
 )
 
 

@@ -68,6 +68,14 @@ PROBLEMS: Mapping[type[errors.PaymentServiceError], Problem] = {
         _RETRY_SOON,
     ),
     errors.TooLateToCancel: Problem(409, "too_late_to_cancel", "Too late to cancel"),
+    errors.EndpointNotFound: Problem(404, "webhook_endpoint_not_found", "No such webhook endpoint"),
+    errors.DeliveryNotFound: Problem(404, "webhook_delivery_not_found", "No such delivery"),
+    errors.EndpointNotEnabled: Problem(
+        409, "webhook_endpoint_not_enabled", "The webhook endpoint is not enabled"
+    ),
+    errors.TooManyEndpoints: Problem(
+        409, "too_many_webhook_endpoints", "Too many webhook endpoints"
+    ),
     errors.BodyBroken: Problem(
         400, "malformed_http", "The service does not accept this form of HTTP", is_last=True
     ),

@@ -30,16 +30,16 @@ from gateway.openapi.problem_schemas import (
     problem_response,
     problem_schemas,
 )
+from gateway.route import Route, SuccessResponse
 from gateway.routes import (
     CANCEL_PAYMENT,
     LIST_EVENTS,
     READ_HISTORY,
     READ_PAYMENT,
     ROUTES,
-    Route,
-    SuccessResponse,
 )
 from gateway.schemas.kind_schema import EXAMPLE_ID, EXAMPLE_KEY
+from gateway.webhooks.schemas import DELIVERY_NUMBER_MAX
 
 VERSION = "0.1.0"
 
@@ -61,6 +61,7 @@ _DESCRIPTION = f"""Payments between your systems and M-PESA: authenticated, idem
 _TAGS = {
     "Payments": "Make payments, and read their results.",
     "Events": "Read published events again.",
+    "Webhooks": "Get events over HTTP, signed as Standard Webhooks.",
     "Operations": "For the operators of the service. No token is needed.",
 }
 
@@ -79,6 +80,13 @@ _HEADERS: Mapping[str, dict[str, Any]] = {
         "schema": {"type": "string", "const": "true"},
     },
     **PROBLEM_HEADERS,
+}
+
+_UUID = ({"type": "string", "format": "uuid"}, str(EXAMPLE_ID))
+_ID_SCHEMAS: Mapping[str, tuple[dict[str, Any], object]] = {
+    "payment_id": _UUID,
+    "endpoint_id": _UUID,
+    "number": ({"type": "integer", "minimum": 1, "maximum": DELIVERY_NUMBER_MAX}, 1),
 }
 
 _PAYMENT_LINKS = {
@@ -188,18 +196,12 @@ def _operation(route: Route) -> dict[str, Any]:
 
 def _parameters(route: Route) -> list[dict[str, Any]]:
     parameters: list[dict[str, Any]] = []
-    if route.has_payment_id:
-        schema = {"type": "string", "format": "uuid"}
+    for name in route.ids:
+        schema, example = _ID_SCHEMAS[name]
         parameters.append(
-            {
-                "name": "payment_id",
-                "in": "path",
-                "required": True,
-                "schema": schema,
-                "example": str(EXAMPLE_ID),
-            }
+            {"name": name, "in": "path", "required": True, "schema": schema, "example": example}
         )
-    if route.body is not None:
+    if route.makes_payment:
         parameters.append(
             {
                 "name": "X-Idempotency-Key",
@@ -241,6 +243,8 @@ def _parameter(
 
 
 def _success_response(route: Route, status: int, response: SuccessResponse) -> dict[str, Any]:
+    if response.is_empty:
+        return {"description": response.description}
     model = response.model
     content: dict[str, Any] = {
         "schema": {"type": "string"} if model is None else _reference(model.__name__)

@@ -24,6 +24,7 @@ from gateway.edge.problems import PROBLEMS, Problem, extra_members, problem_body
 from gateway.schemas import SCHEMAS
 from gateway.schemas.deposit import DEPOSIT_EXAMPLE
 from gateway.schemas.kind_schema import EXAMPLE_CREATED_AT, EXAMPLE_ID
+from gateway.webhooks.examples import ANSWER_EXAMPLES, BODY_EXAMPLES
 
 _ENDED_AT = EXAMPLE_CREATED_AT + timedelta(seconds=9)
 _ENDED = replace(DEPOSIT_EXAMPLE, updated_at=_ENDED_AT, finalized_at=_ENDED_AT)
@@ -70,6 +71,8 @@ _PAID_EVENT = EVENT_EXAMPLES[EventType.SUCCEEDED]
 
 def body_examples(route_name: str) -> Mapping[str, dict[str, Any]]:
     """Example bodies for a route, by what they show."""
+    if route_name in BODY_EXAMPLES:
+        return BODY_EXAMPLES[route_name]
     return next(
         schema.body_examples for schema in SCHEMAS.values() if schema.route_name == route_name
     )
@@ -77,6 +80,8 @@ def body_examples(route_name: str) -> Mapping[str, dict[str, Any]]:
 
 def answer_examples(route_name: str, status: int) -> dict[str, Any]:
     """Example success answers of a route, by what they show."""
+    if route_name in ANSWER_EXAMPLES:
+        return ANSWER_EXAMPLES[route_name]
     for schema in SCHEMAS.values():
         if schema.route_name == route_name:
             return {

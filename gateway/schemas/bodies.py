@@ -30,7 +30,7 @@ def payment_request(kind: Kind, body: object, caller: Caller) -> PaymentRequest:
     try:
         checked = schema.body.model_validate(body)
     except ValidationError as error:
-        raise InvalidRequest([*describe_faults(error, _body_pointer), *own_faults]) from None
+        raise InvalidRequest([*describe_faults(error, body_pointer), *own_faults]) from None
     if own_faults:
         raise InvalidRequest(own_faults)
     owner = checked.owner if caller.is_backend else caller.subject
@@ -50,7 +50,8 @@ def _find_owner_faults(body: Mapping[str, Any], caller: Caller) -> list[FieldErr
     return []
 
 
-def _body_pointer(location: tuple[Any, ...]) -> str:
+def body_pointer(location: tuple[Any, ...]) -> str:
+    """The JSON pointer of a place in a body."""
     # If a key of `metadata` is wrong, pydantic adds the part "[key]" after the key.
     path = location[:-1] if len(location) > 2 and location[-1] == "[key]" else location
     parts = [str(part) for part in path]

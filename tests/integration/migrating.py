@@ -32,6 +32,7 @@ INSERT_ONLY = {
     "daraja_exchanges": "payment_id",
     "events": "owner",
     "brake_history": "reason",
+    "webhook_attempts": "outcome",
 }
 
 

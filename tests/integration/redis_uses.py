@@ -11,8 +11,9 @@ from typing import Any
 from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
 
-from domain.adapters.redis.arq_queue import JobLoop, end_task
+from domain.adapters.redis.arq_queue import JobLoop
 from domain.adapters.redis.bell import RedisBell
+from domain.adapters.redis.cancelling import end_task
 from domain.adapters.redis.connection import RedisClient, connect
 from domain.adapters.redis.rates import CallerRates, Spending
 from domain.adapters.redis.replays import Copy, CopyToWrite, Replays

@@ -25,6 +25,9 @@ _ROUTES = [
     ("GET", "/v1/payments/x"),
     ("POST", "/v1/payments/x/cancel"),
     ("GET", "/v1/payments/x/history"),
+    ("POST", "/v1/webhook-endpoints"),
+    ("PATCH", "/v1/webhook-endpoints/x"),
+    ("DELETE", "/v1/webhook-endpoints/x"),
 ]
 
 

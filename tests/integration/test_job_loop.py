@@ -14,7 +14,8 @@ import pytest
 from arq.constants import in_progress_key_prefix, job_key_prefix
 
 from domain.adapters.redis import arq_queue
-from domain.adapters.redis.arq_queue import QUEUE, JobLoop, end_task
+from domain.adapters.redis.arq_queue import QUEUE, JobLoop
+from domain.adapters.redis.cancelling import end_task
 from domain.adapters.redis.connection import RedisClient
 from domain.adapters.redis.faults import FaultKind, classify_error
 from domain.adapters.redis.wakeups import RedisWakeups

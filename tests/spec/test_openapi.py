@@ -9,9 +9,11 @@ from uuid import uuid4
 
 import pytest
 
+from domain.webhooks.endpoint import ENDPOINTS_PER_CALLER_MAX
 from tests.described import Described, Operation
 from tests.spec.conftest import a_system
 from tests.spec.playing import stopped_payouts
+from tests.spec.receiving import PATH, UNRESOLVED
 from tests.spec.requesting import (
     BILL_PAYMENT,
     DEPOSIT,
@@ -43,7 +45,8 @@ _PROVOKED = {
     "invalid_json", "idempotency_key_missing", "idempotency_key_invalid", "unauthenticated",
     "not_permitted", "payment_not_found", "route_not_found", "too_late_to_cancel", "body_too_large",
     "unsupported_media_type", "invalid_request", "idempotency_key_reused", "limit_exceeded",
-    "rate_limited",
+    "rate_limited", "webhook_endpoint_not_found", "webhook_delivery_not_found",
+    "webhook_endpoint_not_enabled", "too_many_webhook_endpoints",
 }  # fmt: skip
 
 # The limits are so low that the tests reach each of them.
@@ -82,13 +85,19 @@ class Witness:
         operation: Operation,
         *,
         payment_id: str = "",
+        endpoint_id: str = "",
+        number: str = "",
         query: str = "",
         token: str | None = None,
         **options: Any,
     ) -> Answer:
         """Send a request, and check its answer."""
         bearer = self.system.stack.issuer.backend_token() if token is None else token
-        path = operation[1].replace("{payment_id}", payment_id) + query
+        path = operation[1] + query
+        for name, value in {
+            "{payment_id}": payment_id, "{endpoint_id}": endpoint_id, "{number}": number,
+        }.items():  # fmt: skip
+            path = path.replace(name, value)
         answer = await send_request(self.system, operation[0], path, token=bearer, **options)
         return self.check(operation, answer)
 
@@ -191,6 +200,66 @@ async def _cancel_a_payment(witness: Witness) -> None:
             assert answer.expect(200).json()["failure"]["reason"] == "cancelled_by_caller"
 
 
+def _of_endpoint(action: str) -> Operation:
+    method, _, rest = action.partition(" ")
+    return (method, f"{PATH}/{{endpoint_id}}{rest}")
+
+
+_CREATE_ENDPOINT: Operation = ("POST", PATH)
+_LIST_ENDPOINTS: Operation = ("GET", PATH)
+_DELIVERIES = _of_endpoint("GET /deliveries")
+_REDELIVER = _of_endpoint("POST /deliveries/{number}/redeliver")
+_DELETE_ENDPOINT = _of_endpoint("DELETE ")
+_WITH_BODY = (_CREATE_ENDPOINT, _of_endpoint("PATCH "))
+_WITHOUT_BODY = (
+    _of_endpoint("GET "), _of_endpoint("POST /rotate-secret"), _of_endpoint("POST /test"),
+    _DELIVERIES, _REDELIVER,
+)  # fmt: skip
+_JSON: Headers = [("Content-Type", "application/json")]
+
+
+async def _use_endpoints(witness: Witness) -> None:
+    """Sends good and bad requests for each route of webhook endpoints."""
+    body = json.dumps({"url": UNRESOLVED}).encode()
+
+    async def send(operation: Operation, endpoint_id: str = "", **options: Any) -> Answer:
+        if operation in _WITH_BODY:
+            options = {"data": body, "headers": _JSON, **options}
+        options = {"number": "1", **options}
+        return await witness.send_request(operation, endpoint_id=endpoint_id, **options)
+
+    endpoint_id = (await send(_CREATE_ENDPOINT)).expect(201).json()["id"]
+    (await send(_of_endpoint("POST /test"), endpoint_id)).expect(202)
+    everything = (_LIST_ENDPOINTS, *_WITH_BODY, *_WITHOUT_BODY, _DELETE_ENDPOINT)
+    for operation in everything:
+        for token in ("", witness.system.stack.issuer.mint(role="postgres")):
+            await send(operation, endpoint_id, token=token)
+        await send(operation, endpoint_id, query="?colour=red")
+        if operation not in (_CREATE_ENDPOINT, _LIST_ENDPOINTS):
+            for other in (UNKNOWN_PAYMENT_ID, "no-id", "a/b"):
+                await send(operation, other)
+    for operation in (_LIST_ENDPOINTS, *_WITHOUT_BODY):
+        (await send(operation, endpoint_id)).expect(
+            202 if operation[1].endswith(("/test", "/redeliver")) else 200
+        )
+    (await send(_REDELIVER, endpoint_id, number="99")).expect(404)
+    for query in ("limit=0", "limit=1", "cursor=rubbish"):
+        await send(_DELIVERIES, endpoint_id, query=f"?{query}")
+    for operation in _WITH_BODY:
+        for wrong in (b"{", b"[]", b'{"url": 1}', b" " * 17 * 1024):
+            await send(operation, endpoint_id, data=wrong)
+        await send(operation, endpoint_id, headers=[("Content-Type", "text/plain")])
+    disable = json.dumps({"status": "disabled"}).encode()
+    (await send(_of_endpoint("PATCH "), endpoint_id, data=disable)).expect(200)
+    for operation in (_of_endpoint("POST /test"), _REDELIVER):
+        (await send(operation, endpoint_id)).expect(409)
+    for _ in range(ENDPOINTS_PER_CALLER_MAX - 1):
+        (await send(_CREATE_ENDPOINT)).expect(201)
+    (await send(_CREATE_ENDPOINT)).expect(409)
+    for item in (await send(_LIST_ENDPOINTS)).json()["items"]:
+        (await send(_DELETE_ENDPOINT, item["id"])).expect(204)
+
+
 async def test_every_answer_is_as_described(tight_system: System) -> None:
     """Status, headers and members agree with the document, for good and bad requests."""
     system = tight_system
@@ -205,6 +274,7 @@ async def test_every_answer_is_as_described(tight_system: System) -> None:
     await _cancel_a_payment(witness)
     await _read_everything(witness, settled["id"])
     await _read_everything(witness, failed["id"])
+    await _use_endpoints(witness)
     # These requests exceed a phone's limits for a day and for a minute, and a caller's rate.
     await witness.post("/v1/withdrawals", {**WITHDRAWAL, "phone_number": "0722000333"})
     await witness.post("/v1/deposits", body)
@@ -233,8 +303,17 @@ async def test_answers_without_postgres_are_as_described(tight_system: System) -
     try:
         for path, body in _PAYING.items():
             (await witness.post(path, body)).expect(503)
-        for operation in (_LIST, _EVENTS, _READ, _HISTORY, _CANCEL):
-            (await witness.send_request(operation, payment_id=UNKNOWN_PAYMENT_ID)).expect(503)
+        for operation in (
+            *(_LIST, _EVENTS, _READ, _HISTORY, _CANCEL, _LIST_ENDPOINTS, _DELETE_ENDPOINT),
+            *_WITHOUT_BODY,
+        ):
+            answer = await witness.send_request(
+                operation,
+                payment_id=UNKNOWN_PAYMENT_ID,
+                endpoint_id=UNKNOWN_PAYMENT_ID,
+                number="1",
+            )
+            answer.expect(503)
 
         async def readiness() -> int:
             return (await witness.send_request(("GET", "/readyz"), token="")).status

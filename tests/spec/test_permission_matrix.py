@@ -5,6 +5,7 @@ A row is a request, a column is a caller, and a cell is the status of the answer
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.spec.conftest import a_used_system
+from tests.spec.receiving import UNRESOLVED, call, delete_all, register
 from tests.spec.requesting import (
     BILL_PAYMENT,
     DEPOSIT,
@@ -22,6 +24,7 @@ from tests.spec.requesting import (
     send_request,
 )
 from tests.spec.system import System
+from tests.stack.client import Client
 from tests.stack.lending import Lending
 
 # Two users of the app. Each owns a payment.
@@ -58,6 +61,15 @@ TABLE: dict[str, tuple[int, int, int, int]] = {
     "POST /v1/payments/for_alice/cancel": (409, 404, 409, 409),
     "POST /v1/payments/bobs/cancel": (404, 409, 409, 409),
     "POST /v1/payments/shops/cancel": (404, 404, 409, 409),
+    "POST /v1/webhook-endpoints": (403, 403, 201, 201),
+    "GET /v1/webhook-endpoints": (403, 403, 200, 200),
+    "GET /v1/webhook-endpoints/shops": (403, 403, 200, 404),
+    "PATCH /v1/webhook-endpoints/shops": (403, 403, 200, 404),
+    "DELETE /v1/webhook-endpoints/doomed": (403, 403, 204, 404),
+    "POST /v1/webhook-endpoints/shops/rotate-secret": (403, 403, 200, 404),
+    "POST /v1/webhook-endpoints/shops/test": (403, 403, 202, 404),
+    "GET /v1/webhook-endpoints/shops/deliveries": (403, 403, 200, 404),
+    "POST /v1/webhook-endpoints/shops/deliveries/1/redeliver": (403, 403, 202, 404),
 }
 
 # These routes need no token.
@@ -80,6 +92,7 @@ class Cast:
 
     tokens: dict[str, str]
     payments: dict[str, str]
+    endpoints: dict[str, str]  # of webhooks; both belong to shop
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +103,7 @@ async def shared_system(lending: Lending) -> AsyncIterator[System]:
 
 
 @pytest.fixture(scope="module")
-async def cast(shared_system: System) -> Cast:
+async def cast(shared_system: System) -> AsyncIterator[Cast]:
     issuer = shared_system.stack.issuer
     stranger = "stranger"
     tokens = {
@@ -118,16 +131,30 @@ async def cast(shared_system: System) -> Cast:
         "bobs": await pay("/v1/deposits", deposit_body(20), "bob"),
         "shops": await pay("/v1/withdrawals", deposit_body(20), "shop"),
     }
-    return Cast(tokens, payments)
+    async with (
+        Client(shared_system.stack.web_url, tokens["shop"]) as shop,
+        Client(shared_system.stack.web_url, tokens["desk"]) as desk,
+    ):
+        endpoints = {name: await register(shop, UNRESOLVED) for name in ("shops", "doomed")}
+        (await call(endpoints["shops"], "POST", "/test")).expect(202)
+        yield Cast(tokens, payments, {name: each.id for name, each in endpoints.items()})
+        for client in (shop, desk):
+            await delete_all(client)
 
 
 async def _status(system: System, cast: Cast, row: str, caller: str) -> int:
     method, path, *rest = row.split(" ")
     for name, payment_id in cast.payments.items():
         path = path.replace(f"payments/{name}", f"payments/{payment_id}")
+    for name, endpoint_id in cast.endpoints.items():
+        path = path.replace(f"webhook-endpoints/{name}", f"webhook-endpoints/{endpoint_id}")
     token = cast.tokens[caller]
     body = _BODIES.get(path.rpartition("/")[2])
-    if body is None:
+    if method == "PATCH" or path.endswith("webhook-endpoints"):
+        data = json.dumps({"url": UNRESOLVED}) if method != "GET" else None
+        headers = [("Content-Type", "application/json")]
+        answer = await send_request(system, method, path, token=token, data=data, headers=headers)
+    elif body is None:
         answer = await send_request(system, method, path, token=token)
     else:
         answer = await post(system, path, {**body, **({"owner": BOB} if rest else {})}, token=token)
@@ -150,7 +177,9 @@ async def test_the_table_has_every_route_for_every_owner(shared_system: System) 
         (await send_request(shared_system, "GET", "/openapi.json", token="")).expect(200).json()
     )
     served = {
-        f"{method.upper()} {path.replace('{payment_id}', name)}"
+        f"{method.upper()} {path.replace('{payment_id}', name)}".replace(
+            "{endpoint_id}", "doomed" if method == "delete" else "shops"
+        ).replace("{number}", "1")
         for path, item in document["paths"].items()
         for method in item
         if method in ("get", "post", "put", "patch", "delete") and path.startswith("/v1")

@@ -73,6 +73,13 @@ class Client:
         """Sends GET to a path of the ingress."""
         return await self._send("GET", path, params=query)
 
+    async def send(self, method: str, path: str, body: object = None) -> Answer:
+        """Sends a request, with `body` as JSON unless it is None."""
+        if body is None:
+            return await self._send(method, path)
+        headers = {"Content-Type": "application/json"}
+        return await self._send(method, path, data=json.dumps(body).encode(), headers=headers)
+
     async def payment(self, payment_id: str) -> Any:
         """Returns a payment as it is now."""
         return (await self.get(f"/v1/payments/{payment_id}")).expect(200).json()

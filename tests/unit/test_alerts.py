@@ -72,6 +72,10 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {"mkwanja_payments_of_former_accounts": "1x90"},
         {"mkwanja_payments_of_former_accounts": "0x90"},
     ),
+    "MkwanjaWebhookEndpointPaused": (
+        {"mkwanja_webhook_endpoints_paused": "1x60"},
+        {"mkwanja_webhook_endpoints_paused": "0x60"},
+    ),
     "MkwanjaDarajaDoesNotAnswer": (
         {
             'mkwanja_daraja_requests_total{operation="b2c",outcome="OutcomeUnknown"}': "0+30x60",

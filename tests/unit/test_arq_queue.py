@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from domain.adapters.redis import arq_queue
-from domain.adapters.redis.arq_queue import end_task, require_tested_arq
+from domain.adapters.redis.arq_queue import require_tested_arq
+from domain.adapters.redis.cancelling import end_task
 from domain.adapters.redis.connection import connect
 from domain.adapters.redis.wakeups import RedisWakeups
 from domain.adapters.settings.errors import SettingsError

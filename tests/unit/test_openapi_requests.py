@@ -15,17 +15,18 @@ from domain.errors import IdempotencyKeyInvalid, InvalidRequest
 from domain.idempotency import validate_key
 from domain.kinds import Kind
 from gateway.openapi.document import document
+from gateway.route import Route
 from gateway.routes import (
     CREATE_PAYMENT,
     LIST_EVENTS,
     LIST_PAYMENTS,
     READ_HISTORY,
     READ_PAYMENT,
-    Route,
 )
 from gateway.schemas import SCHEMAS
 from gateway.schemas.bodies import payment_request
 from gateway.schemas.queries import parse_query
+from gateway.webhooks.routes import LIST_DELIVERIES
 from tests.builders import a_caller
 from tests.case_tables import for_each
 from tests.described import Described
@@ -172,6 +173,7 @@ def test_the_document_and_the_service_agree_about_a_parameter(name: str) -> None
         (LIST_PAYMENTS, "limit"),
         (LIST_EVENTS, "limit"),
         (READ_HISTORY, "limit"),
+        (LIST_DELIVERIES, "limit"),
         (READ_PAYMENT, "wait"),
     ],
 )
@@ -202,6 +204,7 @@ _CURSORS: list[tuple[Route, str, str]] = [
     (LIST_PAYMENTS, "cursor", f"payments-1772349300123000-{_PAYMENT_HEX}-0123456789abcdef"),
     (LIST_EVENTS, "after", "events-15-0123456789ab"),
     (READ_HISTORY, "cursor", f"history-40-{_PAYMENT_HEX}"),
+    (LIST_DELIVERIES, "cursor", f"deliveries-40-{_PAYMENT_HEX}"),
 ]
 _NO_CURSORS = [
     *("", "x", "0", "events-", "events-15", "events--1", "events-01", "events-15\n", "é"),

@@ -69,7 +69,9 @@ SELECT (SELECT count(*) FROM mkwanja.payments WHERE needs_review) AS needing_rev
     (SELECT coalesce(greatest(0, extract(epoch FROM now() - min(recorded_at))), 0)
         FROM ({FIRST_UNPUBLISHED}) AS first
         JOIN mkwanja.payment_history AS history ON history.id = first.history_id
-    ) AS event_lag_seconds
+    ) AS event_lag_seconds,
+    (SELECT count(*) FROM mkwanja.webhook_endpoints
+        WHERE status = 'paused' AND deleted_at IS NULL) AS paused_endpoints
 """)
 
 
@@ -82,6 +84,7 @@ class Situation:
     needing_review: int
     unpublished: int
     event_lag_seconds: float
+    paused_endpoints: int
     brakes: Mapping[str, bool]
 
 
@@ -154,6 +157,7 @@ class PostgresReadingStore:
             needing_review=flags.needing_review,
             unpublished=flags.unpublished,
             event_lag_seconds=float(flags.event_lag_seconds),
+            paused_endpoints=flags.paused_endpoints,
             brakes={row.name: row.is_engaged for row in brakes},
         )
 

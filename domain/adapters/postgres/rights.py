@@ -49,6 +49,33 @@ UPDATED_COLUMNS = {
     "limit_meters": ("amount", "count_after"),
     # A trigger changes them together with the payment.
     "due_steps": ("next_step", "next_step_at"),
+    # An endpoint never changes its owner.
+    "webhook_endpoints": (
+        "url",
+        "event_types",
+        "description",
+        "status",
+        "status_reason",
+        "sealed_key",
+        "previous_sealed_key",
+        "previous_key_until",
+        "position",
+        "last_number",
+        "failing_since",
+        "turn",
+        "turn_ends_at",
+        "woken_until",
+        "updated_at",
+        "deleted_at",
+    ),
+    "webhook_deliveries": (
+        "status",
+        "attempts",
+        "is_sending",
+        "next_attempt_at",
+        "retry_until",
+        "ended_at",
+    ),
 }
 
 # Only the migrations and `alembic upgrade head` insert rows of these tables.

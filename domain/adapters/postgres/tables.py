@@ -32,12 +32,13 @@ from sqlalchemy import (
 from sqlalchemy.types import TypeEngine
 
 from domain.adapters.postgres.payment_columns import PAYMENT_COLUMNS
+from domain.adapters.postgres.webhook_tables import add_webhook_tables
 
 SCHEMA = "mkwanja"
 
 # The schema that this release needs. /readyz compares it with the database, and a test compares it
 # with the newest migration.
-REVISION = "0017"
+REVISION = "0018"
 
 metadata = MetaData(schema=SCHEMA)
 
@@ -332,3 +333,5 @@ limit_changes = Table(
     Column("number", BigInteger, Identity(always=True), primary_key=True),
     Column("amount", BigInteger, nullable=False),
 )
+
+add_webhook_tables(metadata)

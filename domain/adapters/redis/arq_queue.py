@@ -1,5 +1,7 @@
 """The queue of jobs. Only this module uses arq. A job carries only ids of payments.
 
+One other sort of job carries the id of an endpoint of webhooks.
+
 `JobQueue` writes jobs in arq's format, and every process uses it. `run_jobs` runs arq's worker.
 Both depend on details of arq that its documentation does not promise, so no process starts with a
 version of arq that we did not test.
@@ -32,6 +34,7 @@ from arq.version import VERSION
 from arq.worker import Worker, func
 from redis.exceptions import RedisError
 
+from domain.adapters.redis.cancelling import end_task
 from domain.adapters.redis.connection import RedisClient, record_use
 from domain.adapters.redis.faults import FaultKind
 from domain.adapters.redis.names import PREFIX, TAG
@@ -42,6 +45,7 @@ log = structlog.get_logger()
 
 QUEUE = f"{default_queue_name}:{TAG}"
 STEP_JOB = "take_next_step"
+SERVE_JOB = "serve_endpoint"
 
 _TESTED_VERSIONS = "0.28"
 
@@ -73,11 +77,12 @@ _PROBE_LIFETIME_MS = 10_000
 
 _USE = "jobs"
 
-_CANCEL_AGAIN_SECONDS = 0.1
-
 # Does the work of one payment of a job. The argument is the payment id from the job. It is not
 # validated and may be any JSON value.
 RunStep = Callable[[str], Awaitable[None]]
+
+# Starts to serve an endpoint of webhooks, and returns at once. The argument is the endpoint's id.
+ServeEndpoint = Callable[[str], None]
 
 # This script writes the same keys as arq's enqueue_job. It needs one round trip for all jobs, not
 # three for each job, and writes only as many jobs as fit in the queue. It does not check for a
@@ -178,16 +183,27 @@ class JobQueue:
 
         The new jobs go before all jobs that were queued in the last `ahead_ms` milliseconds.
         """
-        if not payment_ids:
+        jobs = list(_split_into_jobs(payment_ids))
+        await self._enqueue(STEP_JOB, jobs, length_max=length_max, ahead_ms=ahead_ms)
+
+    async def enqueue_endpoints(self, endpoint_ids: Sequence[UUID], *, length_max: int) -> None:
+        """Queues a job for each endpoint of webhooks, until the queue holds `length_max` jobs."""
+        jobs = [[endpoint_id] for endpoint_id in endpoint_ids]
+        await self._enqueue(SERVE_JOB, jobs, length_max=length_max, ahead_ms=0)
+
+    async def _enqueue(
+        self, function: str, jobs: Sequence[Sequence[UUID]], *, length_max: int, ahead_ms: int
+    ) -> None:
+        if not jobs:
             return
         now_ms = int(time.time() * 1000)
         keys = [QUEUE, _NEWS]
         arguments: list[Any] = [length_max, _JOB_LIFETIME_SECONDS * 1000, now_ms - ahead_ms]
         arguments.append(_NEWS_LIFETIME_MS)
-        for ids in _split_into_jobs(payment_ids):
+        for ids in jobs:
             job_id = _new_job_id(len(ids))
             job = serialize_job(
-                STEP_JOB, tuple(map(str, ids)), {}, None, now_ms, serializer=encode_job
+                function, tuple(map(str, ids)), {}, None, now_ms, serializer=encode_job
             )
             keys.append(job_key_prefix + job_id)
             arguments += [job_id, job]
@@ -206,12 +222,16 @@ class JobLoop(Worker):
         self,
         redis: RedisClient,
         run_step: RunStep,
+        serve_endpoint: ServeEndpoint | None = None,
         *,
         payments_at_once: int,
         job_seconds_max: float,
     ) -> None:
         super().__init__(
-            functions=[func(cast("WorkerCoroutine", self._run_payments), name=STEP_JOB)],
+            functions=[
+                func(cast("WorkerCoroutine", self._run_payments), name=STEP_JOB),
+                func(cast("WorkerCoroutine", self._serve), name=SERVE_JOB),
+            ],
             queue_name=QUEUE,
             # arq uses the additions of ArqRedis only for cron jobs, and we have none.
             redis_pool=cast("ArqRedis", redis),
@@ -228,6 +248,7 @@ class JobLoop(Worker):
         )
         self._redis = redis
         self._run_step = run_step
+        self._serve_endpoint = serve_endpoint
         self._take_script = redis.register_script(_TAKE)
         self._wait_for_news: Any = redis.blpop
         # `_running` counts the payments that run and the payments of jobs that are taken but not
@@ -311,6 +332,12 @@ class JobLoop(Worker):
             if result is not None:
                 raise result
 
+    async def _serve(self, context: dict[Any, Any], endpoint_id: str) -> None:
+        """Hands an endpoint over. Its webhooks occupy no place of a payment while they are sent."""
+        self._add_running(-self._unread.pop(context["job_id"], 0))
+        if self._serve_endpoint is not None:
+            self._serve_endpoint(endpoint_id)
+
     async def _run_payment(self, payment_id: str) -> None:
         try:
             await self._run_step(payment_id)
@@ -323,6 +350,7 @@ async def run_jobs(
     run_step: RunStep,
     stopping: asyncio.Event,
     *,
+    serve_endpoint: ServeEndpoint | None = None,
     payments_at_once: int,
     job_seconds_max: float,
 ) -> None:
@@ -332,7 +360,11 @@ async def run_jobs(
     """
     while not stopping.is_set():
         worker = JobLoop(
-            redis, run_step, payments_at_once=payments_at_once, job_seconds_max=job_seconds_max
+            redis,
+            run_step,
+            serve_endpoint,
+            payments_at_once=payments_at_once,
+            job_seconds_max=job_seconds_max,
         )
         try:
             await _run_until(worker, stopping)
@@ -362,28 +394,6 @@ async def _run_until(worker: Worker, stopping: asyncio.Event) -> None:
         await end_task(main)
         for task in worker.tasks.values():
             task.add_done_callback(_log_lost_end)
-
-
-async def end_task(task: asyncio.Task[None]) -> None:
-    """Cancels `task` again and again until it has ended.
-
-    One cancellation is not always enough. redis-py sends with `asyncio.wait_for`. In Python 3.11
-    `wait_for` swallows a cancellation that arrives at the moment at which the send completes. If
-    `end_task` itself is cancelled meanwhile, it still waits, because a running task would keep the
-    process alive.
-    """
-    own_cancellation: asyncio.CancelledError | None = None
-    while not task.done():
-        task.cancel()
-        try:
-            await asyncio.wait({task}, timeout=_CANCEL_AGAIN_SECONDS)
-        except asyncio.CancelledError as error:
-            own_cancellation = error
-    if own_cancellation is not None:
-        raise own_cancellation
-    if not task.cancelled():
-        # Retrieves the exception, which `_run_until` has raised already.
-        task.exception()
 
 
 def _log_lost_end(task: asyncio.Task[None]) -> None:

@@ -86,6 +86,11 @@ class RedisWakeups:
         async with record_use(self._redis, "wake-ups"):
             await self._lane.submit(payment_id)
 
+    async def wake_endpoints(self, endpoint_ids: Sequence[UUID]) -> None:
+        """Queues jobs for endpoints of webhooks, behind payments. Raises QueueUnavailable."""
+        async with record_use(self._redis, "wake-ups"):
+            await self._queue.enqueue_endpoints(endpoint_ids, length_max=_QUEUE_LENGTH_MAX)
+
     async def _enqueue_new(self, payment_ids: Sequence[UUID]) -> list[None]:
         await self._queue.enqueue(payment_ids, length_max=_QUEUE_LENGTH_MAX)
         return [None] * len(payment_ids)

@@ -13,18 +13,33 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from domain.adapters.policy_file import read_policy
 from domain.adapters.postgres.urls import read_database_url
 from domain.adapters.redis.address import TlsVerify, find_url_secrets, require_certificates
 from domain.adapters.settings.errors import SettingsError
-from domain.adapters.settings.values import DatabaseUrl, PolicyFile, RedisUrl
+from domain.adapters.settings.values import (
+    DatabaseUrl,
+    IpNetwork,
+    LongSecret,
+    PolicyFile,
+    RedisUrl,
+    parse_networks,
+    split_at_commas,
+)
 from domain.kinds import RULES, Kind
 from domain.policy import Policy
 
 # The value of a setting with one of these suffixes is a secret.
-_SECRET_SUFFIXES = ("_secret", "_secrets", "_password", "_passkey", "_consumer_key")
+_SECRET_SUFFIXES = (
+    "_secret",
+    "_secrets",
+    "_secrets_key",
+    "_password",
+    "_passkey",
+    "_consumer_key",
+)
 
 
 # These messages are plainer than pydantic's.
@@ -152,6 +167,20 @@ class ExpirySettings(ProcessSettings):
             kind: timedelta(seconds=getattr(self, rules.expiry_setting))
             for kind, rules in RULES.items()
         }
+
+
+class WebhookSettings(ProcessSettings):
+    """The settings of webhooks that the web process and the worker share."""
+
+    # Networks to which webhooks may be sent although they are not public, also without TLS.
+    webhook_allowed_networks: Annotated[list[IpNetwork], NoDecode] = Field(default_factory=list)
+    # Seals the signing keys of endpoints in the database: the first secret seals, and each opens.
+    webhook_secrets_key: Annotated[list[LongSecret], NoDecode] = Field(default_factory=list)
+
+    _parse_webhook_networks = field_validator("webhook_allowed_networks", mode="before")(
+        parse_networks
+    )
+    _split_webhook_secrets = field_validator("webhook_secrets_key", mode="before")(split_at_commas)
 
 
 SettingsType = TypeVar("SettingsType", bound=ProcessSettings)

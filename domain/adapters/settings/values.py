@@ -78,6 +78,15 @@ HttpUrl = Annotated[str, AfterValidator(_require_url("http", "https"))]
 Text = Annotated[str, Field(min_length=1)]
 
 
+def _require_long(secret: str) -> str:
+    if len(secret) < 32:
+        raise ValueError("each secret must have at least 32 characters")
+    return secret
+
+
+LongSecret = Annotated[str, AfterValidator(_require_long)]
+
+
 def _require_issuers(names: list[str]) -> list[str]:
     if len(set(names)) != len(names) or not all(
         name.isprintable() and " " not in name for name in names

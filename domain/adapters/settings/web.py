@@ -7,7 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import NoDecode
 
-from domain.adapters.settings.common import ExpirySettings, ProcessSettings, SharedSettings
+from domain.adapters.settings.common import (
+    ExpirySettings,
+    ProcessSettings,
+    SharedSettings,
+    WebhookSettings,
+)
 from domain.adapters.settings.values import HttpUrl, Issuers, Origin, Text, split_at_commas
 
 
@@ -50,7 +55,7 @@ class TokenSettings(ProcessSettings):
         return secret
 
 
-class IngressSettings(SharedSettings, ExpirySettings, TokenSettings):
+class IngressSettings(SharedSettings, ExpirySettings, TokenSettings, WebhookSettings):
     """The settings of the web process."""
 
     port: int = Field(8080, ge=1, le=65535)

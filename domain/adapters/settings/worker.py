@@ -16,6 +16,7 @@ from domain.adapters.settings.common import (
     MigrationSettings,
     ProcessSettings,
     SharedSettings,
+    WebhookSettings,
 )
 from domain.adapters.settings.values import CallbackSecrets, HttpUrl, Text, split_at_commas
 from domain.times import DEFAULT_TIMES
@@ -98,7 +99,12 @@ class CallbackAddressSettings(ProcessSettings):
 
 
 class WorkerSettings(
-    SharedSettings, ExpirySettings, DarajaAppSettings, CertificateSettings, CallbackAddressSettings
+    SharedSettings,
+    ExpirySettings,
+    WebhookSettings,
+    DarajaAppSettings,
+    CertificateSettings,
+    CallbackAddressSettings,
 ):
     """The settings of the worker.
 
@@ -137,6 +143,8 @@ class WorkerSettings(
     operation_cool_down_seconds: float = Field(
         DEFAULT_TIMES.operation_cool_down.total_seconds(), gt=0, le=900
     )
+    # The longest time for one webhook, from the lookup of the name to the answer.
+    webhook_timeout_seconds: float = Field(15, gt=0, le=15)
     # The port of the worker's own /metrics. If unset, the worker listens on no port.
     worker_metrics_port: int | None = Field(None, ge=1, le=65535)
 

@@ -1,0 +1,1 @@
+"""Sends webhooks over HTTP, and seals the keys that sign them."""

@@ -1,0 +1,1 @@
+"""The routes by which backends manage the endpoints that get webhooks."""

@@ -1,0 +1,127 @@
+"""The bodies and parameters of the routes of webhook endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+)
+
+from domain.errors import FieldError, InvalidRequest
+from domain.events import EventType
+from domain.webhooks.addresses import URL_LENGTH_MAX, Network, parse_url
+from gateway.fields import DeliveryCursor, EndpointDescription, Limit
+from gateway.schemas.bodies import body_pointer
+from gateway.schemas.faults import describe_faults
+from gateway.schemas.queries import Parameters
+
+DELIVERY_NUMBER_MAX = 10**15
+
+EVENT_TYPES = [each.value for each in EventType]
+
+
+def _check_url(text: str, info: ValidationInfo) -> str:
+    return parse_url(text, (info.context or {})["allowed_networks"])
+
+
+def _parse_event_types(value: Any) -> Any:
+    is_list = isinstance(value, list) and all(isinstance(each, str) for each in value)
+    if not is_list or not value or len(set(value)) < len(value) or set(value) - {*EVENT_TYPES}:
+        raise ValueError(
+            "must be null for all events, or a list that has some of these types, each once: "
+            + ", ".join(EVENT_TYPES)
+        )
+    return value
+
+
+Url = Annotated[
+    str,
+    AfterValidator(_check_url),
+    WithJsonSchema({"type": "string", "pattern": "^https?://[!-~]+$", "maxLength": URL_LENGTH_MAX}),
+]
+EventTypes = Annotated[
+    list[str],
+    BeforeValidator(_parse_event_types),
+    WithJsonSchema(
+        {
+            "type": "array",
+            "items": {"type": "string", "enum": EVENT_TYPES},
+            "minItems": 1,
+            "uniqueItems": True,
+        }
+    ),
+]
+
+_URL_TEXT = (
+    "Where the events go. It must start with https:// and lead to a public address, unless the "
+    "operator allows others. No redirect is followed."
+)
+_TYPES_TEXT = "The types of the events that the endpoint gets. Null: all."
+
+
+def _drop_default(schema: dict[str, Any]) -> None:
+    """A member that is left out does not change, so the default has no meaning for callers."""
+    schema.pop("default", None)
+
+
+class _EndpointBody(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class NewEndpointBody(_EndpointBody):
+    """A new endpoint."""
+
+    url: Url = Field(description=_URL_TEXT)
+    event_types: EventTypes | None = Field(None, description=_TYPES_TEXT)
+    description: EndpointDescription | None = Field(None, description="A text for people.")
+
+
+class EndpointChangesBody(_EndpointBody):
+    """What to change. A member that is left out stays as it is."""
+
+    url: Url = Field(default="", description=_URL_TEXT)
+    event_types: EventTypes | None = Field(None, description=_TYPES_TEXT)
+    description: EndpointDescription | None = Field(None, description="A text for people.")
+    status: Literal["enabled", "disabled"] = Field(
+        default="enabled",
+        description=(
+            "`disabled` stops all messages. `enabled` continues where they stopped, also after the "
+            "service paused the endpoint."
+        ),
+        json_schema_extra=_drop_default,
+    )
+
+
+class DeliveryParameters(Parameters):
+    """GET /v1/webhook-endpoints/{endpoint_id}/deliveries"""
+
+    limit: Limit = 20
+    cursor: DeliveryCursor | None = Field(
+        None,
+        description="`next_cursor` of the previous page. It is valid only for this endpoint.",
+    )
+
+
+EndpointBody = TypeVar("EndpointBody", bound=_EndpointBody)
+
+
+def parse_body(
+    model: type[EndpointBody], body: object, allowed_networks: Sequence[Network]
+) -> EndpointBody:
+    """Parses a body. Raises InvalidRequest with every wrong field."""
+    if not isinstance(body, dict):
+        raise InvalidRequest([FieldError("", "must be a JSON object")])
+    context: Mapping[str, Any] = {"allowed_networks": allowed_networks}
+    try:
+        return model.model_validate(body, context=context)
+    except ValidationError as error:
+        raise InvalidRequest(describe_faults(error, body_pointer)) from None

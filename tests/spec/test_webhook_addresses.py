@@ -1,0 +1,95 @@
+"""Without WEBHOOK_ALLOWED_NETWORKS no webhook goes to an address that is not public."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.spec.receiving import PATH, call, receiving, register
+from tests.spec.requesting import expect_problem, pointers
+from tests.spec.system import System
+
+URL = "https://shop.example.com/webhooks"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://shop.example.com/webhooks",
+        "https://127.0.0.1/webhooks",
+        "https://localhost:8443/webhooks",
+        "https://[::ffff:169.254.169.254]/latest/meta-data",
+        "https://user:password@shop.example.com/",
+        "no url",
+    ],
+)
+async def test_a_url_that_may_not_be_called_is_refused_at_once(system: System, url: str) -> None:
+    refused = expect_problem(
+        await system.backend.send("POST", PATH, {"url": url}), 422, "invalid_request"
+    )
+    assert pointers(refused) == {"/url"}
+
+
+async def test_a_name_that_leads_to_this_machine_is_not_called(system: System) -> None:
+    """2130706433 is a name by its form, and the system resolves it to 127.0.0.1."""
+    async with receiving() as receiver:
+        url = receiver.url.replace("http://127.0.0.1", "https://2130706433")
+        endpoint = await register(system.backend, url)
+        try:
+            (await call(endpoint, "POST", "/test")).expect(202)
+            [item] = await system.eventually(
+                endpoint.deliveries, lambda items: items[0]["attempts"]
+            )
+            assert item["attempts"][0]["outcome"] == "address_not_allowed"
+            assert item["attempts"][0]["http_status"] is None
+            assert receiver.messages == []
+        finally:
+            (await call(endpoint, "DELETE", "")).expect(204)
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({}, "/url"),
+        ({"url": 1}, "/url"),
+        ({"url": URL, "event_types": []}, "/event_types"),
+        ({"url": URL, "event_types": ["mkwanja.payment.paid"]}, "/event_types"),
+        ({"url": URL, "event_types": "mkwanja.payment.failed"}, "/event_types"),
+        ({"url": URL, "event_types": ["mkwanja.payment.failed"] * 2}, "/event_types"),
+        ({"url": URL, "description": ""}, "/description"),
+        ({"url": URL, "description": "a\nb"}, "/description"),
+        ({"url": URL, "secret": "whsec_mine"}, "/secret"),
+        ([], ""),
+    ],
+)
+async def test_a_body_with_a_wrong_field_is_refused_and_the_field_is_named(
+    system: System, body: Any, pointer: str
+) -> None:
+    refused = expect_problem(await system.backend.send("POST", PATH, body), 422, "invalid_request")
+    assert pointers(refused) == {pointer}
+
+
+async def test_a_change_with_a_wrong_field_changes_nothing(system: System) -> None:
+    endpoint = await register(system.backend, URL)
+    try:
+        for body in (
+            {"status": "paused"},
+            {"url": None},
+            {"status": None},
+            {"id": "x"},
+            {"description": "new", "url": "http://shop.example.com/"},
+        ):
+            expect_problem(await call(endpoint, "PATCH", "", body), 422, "invalid_request")
+        changed = await call(
+            endpoint, "PATCH", "", {"description": "The shop", "status": "disabled"}
+        )
+        shown = changed.expect(200).json()
+        assert (shown["url"], shown["description"], shown["status"]) == (
+            URL, "The shop", "disabled",
+        )  # fmt: skip
+        assert shown["status_reason"] == "disabled_by_caller"
+        cleared = (await call(endpoint, "PATCH", "", {"description": None})).expect(200).json()
+        assert (cleared["description"], cleared["status"]) == (None, "disabled")
+    finally:
+        (await call(endpoint, "DELETE", "")).expect(204)
