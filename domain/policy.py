@@ -42,19 +42,22 @@ class WithoutRedis(StrEnum):
 class CallerLimits:
     """The limits of one caller. None: no limit.
 
-    A caller may send `burst` requests at once, and on average `requests_per_second`.
+    A caller may send `burst` requests at once, and on average `requests_per_second`. In each web
+    process, at most `waiting_at_once` of its requests may wait: for a final payment, or for events.
     """
 
     requests_per_second: float | None = None
     burst: int = 1
     amount_per_day_kes: int | None = None
+    waiting_at_once: int | None = None
 
 
 # The default limits of a user stop a runaway client, but not a busy client: one user can use at
 # most about half of a web process's capacity. If operators know the app, they set lower limits
-# (docs/using.md, "Policy"). Backends have no default limits, because they are our own services.
-_USER_LIMITS = CallerLimits(requests_per_second=1_000, burst=10_000)
-_BACKEND_LIMITS = CallerLimits()
+# (docs/using.md, "Policy"). Backends are our own services. Their only default limit is
+# `waiting_at_once`, which stops a leak of connections.
+_USER_LIMITS = CallerLimits(requests_per_second=1_000, burst=10_000, waiting_at_once=100)
+_BACKEND_LIMITS = CallerLimits(waiting_at_once=4_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

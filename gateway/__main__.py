@@ -56,6 +56,7 @@ def _ingress() -> Coroutine[Any, Any, None]:
             settings.port,
             ready_event="web_ready",
             cancels_abandoned=True,
+            has_waiting=True,
             inherited=inherited,
         )
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from domain.adapters.postgres.feed import FeedPlace
+
 # These patterns use only syntax that every regex dialect has, and no flags. The readers accept
 # every text that matches.
 PAGE = re.compile(r"payments-(0|[1-9][0-9]{0,15})-([0-9a-f]{32})-([0-9a-f]{16})")
@@ -37,18 +39,6 @@ class PagePlace:
     created_at: datetime
     payment_id: UUID
     filters: str
-
-
-@dataclass(frozen=True, slots=True)
-class FeedPlace:
-    """The event after which the feed continues.
-
-    In another epoch of the database, another event can have the same position. `mark` tells the two
-    events apart. A `mark` of None means the beginning of the feed.
-    """
-
-    position: int = 0
-    mark: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from typing_extensions import TypeAliasType
 
 from domain import values
+from domain.adapters.postgres.feed import FeedPlace
 from domain.kinds import KindRules, Reference
 from domain.webhooks.endpoint import DESCRIPTION_LENGTH_MAX
 from gateway import cursors
-from gateway.cursors import DeliveryPlace, FeedPlace, HistoryPlace, PagePlace
+from gateway.cursors import DeliveryPlace, HistoryPlace, PagePlace
 
 OWNER_LENGTH_MAX = 255
 ITEMS_MAX = 100

@@ -30,6 +30,7 @@ from gateway.edge.plain_http import answer_expect_header, plain_http_only
 from gateway.edge.problems import RETURNS, answer_with_problems
 from gateway.edge.read_queue import ReadQueue
 from gateway.edge.requests import BODY_BYTES_MAX
+from gateway.event_handlers import EventHandlers
 from gateway.follow_ups import FollowUps
 from gateway.health import Health
 from gateway.ingress_handlers import Handler, IngressHandlers
@@ -41,6 +42,9 @@ from gateway.reference import Reference
 from gateway.resources import HEALTH_ROUTES, Resources
 from gateway.route import Route
 from gateway.webhooks.handlers import WebhookHandlers
+from gateway.tail import EventTail
+from gateway.waiting import WaitForPayments
+from gateway.waiting_places import WaitingPlaces
 
 # Reads leave this many connections of the pool free for writes.
 _CONNECTIONS_FOR_WRITES = 3
@@ -65,6 +69,13 @@ def ingress_app(settings: IngressSettings) -> web.Application:
             allow_anonymous=policy.allow_anonymous,
         )
     replays = Replays(resources.redis)
+    feed = Feed(resources.database)
+    reads = ReadQueue(
+        at_once=max(1, settings.database_pool_size - _CONNECTIONS_FOR_WRITES),
+        patience_seconds=POOL_WAIT_SECONDS,
+    )
+    tail = EventTail(feed, reads, resources.redis)
+    waiting_places = WaitingPlaces(policy)
     handlers = IngressHandlers(
         resources=resources,
         policy=policy,
@@ -75,12 +86,18 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         follow_ups=FollowUps(resources, RedisWakeups(resources.redis), replays),
         replays=replays,
         recent_answers=RecentAnswers(),
-        feed=Feed(resources.database),
         epochs=EpochReader(resources.database),
-        reads=ReadQueue(
-            at_once=max(1, settings.database_pool_size - _CONNECTIONS_FOR_WRITES),
-            patience_seconds=POOL_WAIT_SECONDS,
-        ),
+        reads=reads,
+        waiting=WaitForPayments(tail, resources.reading, reads),
+        waiting_places=waiting_places,
+    )
+    events = EventHandlers(
+        authenticate=handlers.authenticate_within_rate,
+        verifier=verifier,
+        feed=feed,
+        reads=reads,
+        tail=tail,
+        waiting_places=waiting_places,
     )
     webhooks = WebhookHandlers(
         endpoints=WebhookEndpoints(resources.database),
@@ -111,6 +128,7 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         if keys is not None:
             await keys.start()
         yield
+        await tail.close()
         await handlers.reads.drain()
         await handlers.accepting.drain()
         await handlers.follow_ups.drain()
@@ -119,11 +137,15 @@ def ingress_app(settings: IngressSettings) -> web.Application:
             await keys.close()
         await resources.close()
 
+    async def end_waits(_app: web.Application) -> None:
+        tail.stop()
+
     app.cleanup_ctx.append(lifetime)
+    app.on_shutdown.append(end_waits)
     handler_by_route: dict[Route, Handler] = {
         **{route: handlers.create_payment(kind) for kind, route in routes.CREATE_PAYMENT.items()},
         routes.LIST_PAYMENTS: handlers.list_payments,
-        routes.LIST_EVENTS: handlers.list_events,
+        routes.LIST_EVENTS: events.get,
         routes.READ_PAYMENT: handlers.read_payment,
         routes.CANCEL_PAYMENT: handlers.cancel_payment,
         routes.READ_HISTORY: handlers.read_history,

@@ -9,17 +9,14 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from domain.adapters import observability
 from domain.adapters.postgres.accepting import PostgresAcceptingStore
 from domain.adapters.postgres.epoch import EpochReader
-from domain.adapters.postgres.feed import Feed, ListedEvent
 from domain.adapters.redis.replays import Copy, CopyToWrite, Replays
 from domain.changes import ChangeResult
 from domain.errors import (
-    FieldError,
-    InvalidRequest,
     PaymentNotFound,
     RequestRefused,
     StoreUnavailable,
@@ -33,7 +30,7 @@ from domain.policy import Policy, list_charges, may_see, require_permission
 from domain.values import Caller
 from domain.views import public_entry, public_payment
 from gateway.auth.verifier import TokenVerifier
-from gateway.cursors import UNKNOWN_EVENT, FeedPlace, HistoryPlace, feed_cursor, history_cursor
+from gateway.cursors import HistoryPlace, history_cursor
 from gateway.edge.load import count_place_for
 from gateway.edge.read_queue import ReadQueue
 from gateway.edge.requests import idempotency_key, read_json
@@ -43,7 +40,6 @@ from gateway.recent_answers import RecentAnswers
 from gateway.resources import Resources
 from gateway.schemas.bodies import payment_request
 from gateway.schemas.queries import (
-    EventParameters,
     HistoryParameters,
     PageParameters,
     WaitParameters,
@@ -53,8 +49,10 @@ from gateway.schemas.queries import (
     parse_query,
     reject_parameters,
 )
+from gateway.waiting import WaitForPayments
+from gateway.waiting_places import WaitingPlaces
 
-Handler = Callable[[web.Request], Awaitable[web.Response]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +77,10 @@ class IngressHandlers:
     follow_ups: FollowUps
     replays: Replays
     recent_answers: RecentAnswers
-    feed: Feed
     epochs: EpochReader
     reads: ReadQueue
+    waiting: WaitForPayments
+    waiting_places: WaitingPlaces
 
     def create_payment(self, kind: Kind) -> Handler:
         """The handler of POST for one kind of payment."""
@@ -133,17 +132,18 @@ class IngressHandlers:
         return post
 
     async def read_payment(self, request: web.Request) -> web.Response:
-        """GET /v1/payments/{id}.
-
-        The parameter `wait` is validated. Waiting is not built: the answer comes at once.
-        """
-        caller = await self._authenticate_within_rate(request)
-        parse_query(WaitParameters, request.query)
-        return _payment_response(await self._read_visible_payment(request, caller), caller)
+        """GET /v1/payments/{id}. With `?wait=` the answer may wait until the payment is final."""
+        caller = await self.authenticate_within_rate(request)
+        seconds = parse_query(WaitParameters, request.query).wait
+        payment = await self._read_visible_payment(request, caller)
+        if seconds and not payment.stage.is_final and request.method != hdrs.METH_HEAD:
+            with self.waiting_places.occupy(request, caller, "payment"):
+                payment = await self.waiting.read_when_final(payment, seconds)
+        return _payment_response(payment, caller)
 
     async def cancel_payment(self, request: web.Request) -> web.Response:
         """POST /v1/payments/{id}/cancel"""
-        caller = await self._authenticate_within_rate(request)
+        caller = await self.authenticate_within_rate(request)
         reject_parameters(request)
         payment_id = _payment_id(request)
 
@@ -159,7 +159,7 @@ class IngressHandlers:
 
     async def list_payments(self, request: web.Request) -> web.Response:
         """GET /v1/payments"""
-        caller = await self._authenticate_within_rate(request)
+        caller = await self.authenticate_within_rate(request)
         parameters = parse_query(PageParameters, request.query)
         payments = await self.reads.run(
             lambda: self.resources.reading.page(page_query(parameters, caller))
@@ -174,7 +174,7 @@ class IngressHandlers:
 
     async def read_history(self, request: web.Request) -> web.Response:
         """GET /v1/payments/{id}/history"""
-        caller = await self._authenticate_within_rate(request)
+        caller = await self.authenticate_within_rate(request)
         parameters = parse_query(HistoryParameters, request.query)
         payment = await self._read_visible_payment(request, caller)
         after = history_position(parameters, payment)
@@ -192,32 +192,13 @@ class IngressHandlers:
             }
         )
 
-    async def list_events(self, request: web.Request) -> web.Response:
-        """GET /v1/events: events as they were published, in the order of their commits."""
-        caller = await self._authenticate_within_rate(request)
-        parameters = parse_query(EventParameters, request.query)
-        after = parameters.after or FeedPlace()
-        owner = None if caller.is_backend else caller.subject
-
-        async def page() -> list[ListedEvent]:
-            if after.mark is not None and not await self.feed.has_event(after.position, after.mark):
-                raise InvalidRequest([FieldError("?after", UNKNOWN_EVENT)])
-            return await self.feed.page(after=after.position, limit=parameters.limit, owner=owner)
-
-        events = await self.reads.run(page)
-        cursor = feed_cursor(FeedPlace(events[-1].position, events[-1].mark) if events else after)
-        # Each body was fixed in the commit that made the event, so it is not rendered again.
-        items = ",".join(event.body for event in events)
-        body = f'{{"items":[{items}],"next_cursor":"{cursor}"}}'
-        return web.Response(body=body.encode(), content_type="application/json")
-
     async def _authenticate(self, request: web.Request) -> Caller:
         """Returns the caller. Raises Overloaded if its requests occupy too many places already."""
         caller = await self.verifier.authenticate(request.headers.getall("Authorization", []))
         count_place_for(request, caller.key)
         return caller
 
-    async def _authenticate_within_rate(self, request: web.Request) -> Caller:
+    async def authenticate_within_rate(self, request: web.Request) -> Caller:
         """The caller, if its rate allows the request.
 
         `create_payment` does not call this method. It must look for a first answer before it

@@ -17,12 +17,16 @@ from gateway.schemas.queries import NoParameters, Parameters
 
 @dataclass(frozen=True, slots=True)
 class SuccessResponse:
-    """A response that is not a problem. A `model` of None: the body is plain text, or empty."""
+    """A response that is not a problem. A `model` of None: the body is plain text, or empty.
+
+    `may_be_stream`: a caller that prefers it gets a stream of server-sent events.
+    """
 
     model: type[BaseModel] | None
     description: str
     headers: tuple[str, ...] = ()
     is_empty: bool = False
+    may_be_stream: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,6 +53,10 @@ class Route:
     def makes_payment(self) -> bool:
         """Whether the route needs an idempotency key."""
         return self.body is not None and issubclass(self.body, Body)
+
+    @property
+    def may_be_stream(self) -> bool:
+        return any(response.may_be_stream for response in self.success_responses.values())
 
     @property
     def problems(self) -> list[Problem]:

@@ -64,7 +64,7 @@ READ_PAYMENT = Route(
     method="GET",
     path="/v1/payments/{payment_id}",
     tag="Payments",
-    summary="Read one payment",
+    summary="Read one payment, or wait until it is final",
     query=WaitParameters,
     success_responses={200: SuccessResponse(views.Payment, "The payment in its present state.")},
 )
@@ -97,10 +97,15 @@ LIST_EVENTS = Route(
     summary="List all events in the order of their commits",
     description=(
         "Read here the events that you missed on Redis. Backends see all events. An app's user "
-        "sees only the events of its own payments."
+        "sees only the events of its own payments. With `Accept: text/event-stream` the answer is "
+        "a stream: it has the events from now on, or after `Last-Event-ID` or `after`, as soon as "
+        "they are stored. `id` is a cursor, `data` is the event in one line. An event of the type "
+        "`end` says why the service ends the stream, and how to continue."
     ),
     query=EventParameters,
-    success_responses={200: SuccessResponse(views.EventPage, "The events after the cursor.")},
+    success_responses={
+        200: SuccessResponse(views.EventPage, "The events after the cursor.", may_be_stream=True)
+    },
 )
 DOCUMENT = Route(
     name="readDocument",

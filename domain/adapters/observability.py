@@ -6,6 +6,7 @@ Each log line is a JSON object with a named event, and has no phone number and n
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import threading
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
@@ -116,6 +117,15 @@ shed = Counter(
     "Requests and connections refused under load, by reason",
     ["reason"],
 )
+waiting_requests = WorstGauge(
+    "mkwanja_waiting_requests",
+    "Requests that wait now: for a final payment (payment), or for events (stream)",
+    ["what"],
+    choose=math.fsum,
+)
+streams_ended = Counter(
+    "mkwanja_streams_ended_total", "Streams of events that the service ended, by reason", ["reason"]
+)
 key_set_loaded_at = WorstGauge(
     "mkwanja_key_set_age_seconds",
     "Seconds since the key set was last fetched; -1 if there is none",
@@ -197,8 +207,11 @@ _CountAnswer = tuple[Callable[[], None], Callable[[float], None]]
 _count_answer: dict[tuple[str, str, int], _CountAnswer] = {}
 
 
-def count_request(route: str, method: str, status: int, seconds: float) -> None:
-    """Counts an answered request. `route`: its pattern, or `UNKNOWN_ROUTE`."""
+def count_request(route: str, method: str, status: int, seconds: float | None) -> None:
+    """Counts an answered request. `route`: its pattern, or `UNKNOWN_ROUTE`.
+
+    `seconds` is None for a request that waited on purpose, because its time says nothing.
+    """
     # The method of an unknown route is any text that a client chose, so it makes no series.
     key = (route, method if route != UNKNOWN_ROUTE else "any", status)
     found = _count_answer.get(key)
@@ -210,7 +223,8 @@ def count_request(route: str, method: str, status: int, seconds: float) -> None:
         )
     count, observe = found
     count()
-    observe(seconds)
+    if seconds is not None:
+        observe(seconds)
 
 
 def count_daraja_request(operation: str, outcome: str, seconds: float) -> None:

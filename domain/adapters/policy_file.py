@@ -53,6 +53,7 @@ class _Limits(_Table):
     requests_per_second: _PerSecond = None
     burst: int | None = Field(None, ge=1, le=1_000_000)
     amount_per_day: _Count = None
+    waiting_at_once: _Count = None
 
 
 class _Caller(_Limits):
@@ -178,6 +179,7 @@ def _merge_limits(own: _Limits, common: _Limits, default: CallerLimits) -> Calle
         requests_per_second=per_second,
         burst=burst,
         amount_per_day_kes=choose("amount_per_day", default.amount_per_day_kes),
+        waiting_at_once=choose("waiting_at_once", default.waiting_at_once),
     )
 
 
@@ -188,6 +190,7 @@ def _limit_values(limits: CallerLimits) -> dict[str, object]:
         "requests_per_second": limits.requests_per_second,
         **burst,
         "amount_per_day": limits.amount_per_day_kes,
+        "waiting_at_once": limits.waiting_at_once,
     }
 
 

@@ -56,6 +56,12 @@ def bearer_token(authorization: list[str]) -> str:
     return token
 
 
+def token_expiry(authorization: list[str]) -> float:
+    """The `exp` claim (Unix seconds) of a token that `TokenVerifier` has accepted."""
+    segments = bearer_token(authorization).split(".")
+    return read_time(parse_json_object(segments[1], "payload"), "exp")
+
+
 def parse_json_object(segment: str, part: str) -> dict[str, object]:
     """Parses a segment as a JSON object. Rejects repeated names, NaN and extreme depth."""
     try:

@@ -14,6 +14,8 @@ log = structlog.get_logger()
 
 # The pattern of a request's route, for the log.
 ROUTE = web.RequestKey("route", str)
+# The request waited on purpose, so its time says nothing about the service.
+WAITED = web.RequestKey("waited", bool)
 SLOW_SECONDS = 1.0
 _OUR_FAULTS = frozenset({500, 501, 502, 504})
 
@@ -50,8 +52,9 @@ class AccessLog(AbstractAccessLogger):
 
     def log(self, request: web.BaseRequest, response: web.StreamResponse, time: float) -> None:
         route = request.get(ROUTE, UNKNOWN_ROUTE)
-        count_request(route, request.method, response.status, time)
-        is_slow = response.status < 400 and time > SLOW_SECONDS
+        has_waited = WAITED in request
+        count_request(route, request.method, response.status, None if has_waited else time)
+        is_slow = response.status < 400 and time > SLOW_SECONDS and not has_waited
         is_notable = is_slow or response.status in _OUR_FAULTS
         if not is_notable and not self._logs_all:
             return

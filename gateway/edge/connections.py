@@ -16,13 +16,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from operator import itemgetter
 
 import orjson
 from aiohttp import web
 
 from domain.adapters import observability
-from domain.errors import BodyBroken
+from domain.errors import BodyBroken, Overloaded
 from gateway.edge.aiohttp_internals import Awaited, ServerConnection, UnroutedResponse
 from gateway.edge.answers import AccessLog
 from gateway.edge.problems import PROBLEMS, problem_body
@@ -48,6 +49,10 @@ DRAIN_SECONDS = 3.0
 # More than the requests that the ingress works on (INGRESS_PLACES_MAX), because many connections
 # are idle or slow.
 CONNECTIONS_MAX = 4096
+# Connections whose requests only wait (for a final payment, or for events) are not among these.
+# They cost memory and no work. Two thousand streams and as many waits of one caller have room: one
+# caller gets at most half (waiting_places.py).
+WAITING_MAX = 8192
 # If there is no room, a connection may be closed only after its client has used up this part of its
 # time: 1 s of the time for a head, 3 s of that for a body.
 _CUT_FROM_PART = 0.1
@@ -70,16 +75,19 @@ _MALFORMED_BODY = orjson.dumps(problem_body(_MALFORMED, f"{_MALFORMED.title}."))
 class Connections:
     """All connections of a process.
 
-    At most `at_most` of them may be open. `is_draining`: the process is stopping. `is_full`: new
-    connections wait until others end. `when_one_ends` is called when a connection ends.
+    At most `at_most` of them may be open, besides at most `waiting_max` whose requests only wait.
+    `is_draining`: the process is stopping. `is_full`: new connections wait until others end.
+    `when_one_ends` is called when a connection ends.
     """
 
-    def __init__(self, at_most: int = CONNECTIONS_MAX) -> None:
+    def __init__(self, at_most: int = CONNECTIONS_MAX, waiting_max: int = WAITING_MAX) -> None:
         self.at_most = at_most
+        self.waiting_max = waiting_max
         self.is_draining = False
         self.is_full = False
         self.when_one_ends: Callable[[], None] | None = None
         self._open: set[Connection] = set()
+        self._waiting_requests: set[Connection] = set()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -114,8 +122,26 @@ class Connections:
 
     def discard(self, connection: Connection) -> None:
         self._open.discard(connection)
+        self._waiting_requests.discard(connection)
         if self.is_full and self.when_one_ends is not None:
             self.when_one_ends()
+
+    def set_aside(self, connection: Connection) -> None:
+        """Makes room for another connection, because this one's request only waits.
+
+        Raises Overloaded if too many requests wait.
+        """
+        if len(self._waiting_requests) >= self.waiting_max:
+            observability.shed.labels(reason="overloaded").inc()
+            raise Overloaded
+        self.discard(connection)
+        self._waiting_requests.add(connection)
+
+    def take_back(self, connection: Connection) -> None:
+        """Counts the connection again. There may then be more than `at_most` for a moment."""
+        if connection in self._waiting_requests:
+            self._waiting_requests.discard(connection)
+            self._open.add(connection)
 
     async def watch(self) -> None:
         """Closes each connection whose client's time is over, until this task is cancelled."""
@@ -188,7 +214,19 @@ class Connection(ServerConnection):
 
     def ends_after_answer(self) -> bool:
         """While other connections wait for room, each answer ends its connection."""
-        return self._connections.is_full
+        return self._connections.is_full or len(self._connections) > self._connections.at_most
+
+    @contextmanager
+    def only_waiting(self) -> Iterator[None]:
+        """Counts the connection apart during the block, because its request only waits.
+
+        Raises Overloaded if too many requests wait.
+        """
+        self._connections.set_aside(self)
+        try:
+            yield
+        finally:
+            self._connections.take_back(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._connections.discard(self)

@@ -9,7 +9,13 @@ from aiohttp import hdrs, web
 
 # The headers of an answer that a page may read.
 _EXPOSED = ("Location", "Idempotency-Replayed", "Retry-After", "WWW-Authenticate")
-_ALLOWED = ("Authorization", "Content-Type", "X-Idempotency-Key", "Idempotency-Key")
+_ALLOWED = (
+    "Authorization",
+    "Content-Type",
+    "X-Idempotency-Key",
+    "Idempotency-Key",
+    "Last-Event-ID",
+)
 # Browsers cache the answer to a preflight request for this long. A change of CORS_ALLOWED_ORIGINS
 # therefore takes up to ten minutes to reach each browser.
 _PREFLIGHT_SECONDS = 600

@@ -80,7 +80,8 @@ class RequestPlaces:
             try:
                 return await handler(request)
             except asyncio.CancelledError:
-                observability.shed.labels(reason="abandoned").inc()
+                if place.is_occupied:  # else the request only waited
+                    observability.shed.labels(reason="abandoned").inc()
                 raise
             finally:
                 if place.is_occupied:
@@ -159,6 +160,13 @@ def release_place_while_waiting(request: web.Request) -> Iterator[None]:
     place.places.release(place)
     yield
     place.places.occupy(place)
+
+
+def give_up_place(request: web.Request) -> None:
+    """Lets other requests use the request's place from now on, for a request that only waits."""
+    place = request.get(_PLACE)
+    if place is not None and place.is_occupied:
+        place.places.release(place)
 
 
 class ConcurrencyLimit:

@@ -28,6 +28,8 @@ BODY_BYTES_MAX = 16 * 1024
 
 Body = TypeVar("Body", bytes, bytearray)
 
+EVENT_STREAM = "text/event-stream"
+
 _QUOTED = re.compile(r'"(?:[ !#-\[\]-~]|\\["\\])*"')
 
 # Our bodies have two levels. A parser should not follow thousands of levels.
@@ -142,3 +144,31 @@ def _unquote(value: str) -> str:
             'Idempotency-Key begins with a quote, but is not a quoted string. Send k1 or "k1".'
         )
     return re.sub(r"\\(.)", r"\1", value[1:-1])
+
+
+def prefers_event_stream(accept: list[str]) -> bool:
+    """Whether the client prefers a stream to JSON. `accept`: all values of its Accept header.
+
+    Only a client that names `text/event-stream` gets a stream. If it weighs both the same, a client
+    that also names JSON gets JSON.
+    """
+    weights: dict[str, float] = {}
+    for item in ",".join(accept).split(","):
+        media_type, *parameters = (part.strip().lower() for part in item.split(";"))
+        weights[media_type] = next(
+            (_weight(part[2:]) for part in parameters if part[:2] == "q="), 1
+        )
+    stream = weights.get(EVENT_STREAM, 0.0)
+    named = weights.get("application/json")
+    if named is not None:
+        return stream > named
+    return stream > 0 and stream >= weights.get("application/*", weights.get("*/*", 0.0))
+
+
+def _weight(text: str) -> float:
+    """The weight of a media type. A weight that is no number from 0 to 1 counts as 0."""
+    try:
+        weight = float(text)
+    except ValueError:
+        return 0.0
+    return weight if 0 <= weight <= 1 else 0.0

@@ -16,7 +16,7 @@ from aiohttp import web
 from domain.adapters.garbage import collect_garbage_less_often
 from gateway.edge.aiohttp_internals import answer_before_application, require_known_aiohttp
 from gateway.edge.answers import add_security_headers_to_answer
-from gateway.edge.connections import CONNECTIONS_MAX, Connection, Connections
+from gateway.edge.connections import CONNECTIONS_MAX, WAITING_MAX, Connection, Connections
 from gateway.edge.early_refusal import ANSWER_EARLY
 from gateway.edge.listener import Listener, listening_sockets
 from gateway.processes import Inherited
@@ -37,12 +37,13 @@ async def serve(
     *,
     ready_event: str,
     cancels_abandoned: bool,
+    has_waiting: bool = False,
     inherited: Inherited | None = None,
 ) -> None:
     """Serves `app` until SIGTERM or SIGINT, then waits for the requests under way.
 
-    `cancels_abandoned`: cancel a request if its client disconnects. `inherited`: this process is
-    one of several that serve the port.
+    `cancels_abandoned`: cancel a request if its client disconnects. `has_waiting`: the process has
+    requests that only wait. `inherited`: this process is one of several that serve the port.
     """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -53,7 +54,7 @@ async def serve(
     async with listen(
         app,
         port,
-        Connections(_connections_max()),
+        Connections(*_connections_max(WAITING_MAX if has_waiting else 0)),
         cancels_abandoned=cancels_abandoned,
         sockets=inherited.sockets if inherited is not None else None,
     ):
@@ -108,21 +109,26 @@ async def listen(
         connections.is_draining = True
 
 
-def _connections_max() -> int:
-    """Increases the limit of open files if needed. Returns how many connections may be open."""
+def _connections_max(waiting_wanted: int) -> tuple[int, int]:
+    """Increases the limit of open files if needed.
+
+    Returns how many connections may be open, and how many more whose requests only wait. If the
+    limit is too low for both, a third of the files is for requests that wait.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = CONNECTIONS_MAX + _OTHER_FILES
+    wanted = CONNECTIONS_MAX + waiting_wanted
+    needed = wanted + _OTHER_FILES
     if soft != resource.RLIM_INFINITY and soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    at_most = (
-        CONNECTIONS_MAX
-        if soft == resource.RLIM_INFINITY
-        else min(CONNECTIONS_MAX, soft - _OTHER_FILES)
-    )
-    if at_most < CONNECTIONS_MAX:
-        log.warning("few_open_files", connections_max=at_most, wanted=CONNECTIONS_MAX)
-    return max(at_most, 1)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return CONNECTIONS_MAX, waiting_wanted
+    files = max(soft - _OTHER_FILES, 1)
+    waiting_max = files // 3 if waiting_wanted else 0
+    at_most = min(CONNECTIONS_MAX, files - waiting_max)
+    waiting_max = min(waiting_wanted, files - at_most)
+    log.warning("few_open_files", connections_max=at_most, waiting_max=waiting_max, wanted=wanted)
+    return at_most, waiting_max
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

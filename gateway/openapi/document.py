@@ -19,11 +19,12 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from pydantic_core import core_schema
 
 from domain.idempotency import KEY_LENGTH_MAX, VISIBLE_ASCII
+from gateway.cursors import FEED
 from gateway.edge.problems import BUG, Problem
-from gateway.edge.requests import BODY_BYTES_MAX
+from gateway.edge.requests import BODY_BYTES_MAX, EVENT_STREAM
 from gateway.fields import text_schema
 from gateway.openapi import views
-from gateway.openapi.examples import answer_examples, body_examples
+from gateway.openapi.examples import answer_examples, body_examples, stream_example
 from gateway.openapi.problem_schemas import (
     PROBLEM_HEADERS,
     problem_examples,
@@ -39,6 +40,7 @@ from gateway.routes import (
     ROUTES,
 )
 from gateway.schemas.kind_schema import EXAMPLE_ID, EXAMPLE_KEY
+from gateway.schemas.queries import LAST_EVENT_ID
 from gateway.webhooks.schemas import DELIVERY_NUMBER_MAX
 
 VERSION = "0.1.0"
@@ -215,6 +217,19 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
                 "example": EXAMPLE_KEY,
             }
         )
+    if route.may_be_stream:
+        parameters.append(
+            {
+                "name": LAST_EVENT_ID,
+                "in": "header",
+                "required": False,
+                "description": (
+                    "The last `id` of a stream that you have received. The answer continues after "
+                    "it. It counts before the parameter `after`."
+                ),
+                "schema": text_schema(FEED),
+            }
+        )
     query: dict[str, Any] = route.query.model_json_schema(
         ref_template="#/components/schemas/{model}", schema_generator=_Schemas
     )
@@ -255,6 +270,11 @@ def _success_response(route: Route, status: int, response: SuccessResponse) -> d
         "description": response.description,
         "content": {"text/plain" if model is None else "application/json": content},
     }
+    if response.may_be_stream:
+        described["content"][EVENT_STREAM] = {
+            "schema": {"type": "string"},
+            "examples": {"one": {"value": stream_example()}},
+        }
     if response.headers:
         described["headers"] = {
             name: {"$ref": f"#/components/headers/{name}"} for name in response.headers

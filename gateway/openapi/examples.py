@@ -19,7 +19,6 @@ from domain.kinds import PAYMENT_MAX_KES
 from domain.policy import LimitName
 from domain.stages import Stage
 from domain.views import event_body, public_payment, timestamp
-from gateway.cursors import FeedPlace, feed_cursor
 from gateway.edge.problems import PROBLEMS, Problem, extra_members, problem_body
 from gateway.schemas import SCHEMAS
 from gateway.schemas.deposit import DEPOSIT_EXAMPLE
@@ -69,6 +68,16 @@ EVENT_EXAMPLES: Mapping[EventType, str] = {
 _PAID_EVENT = EVENT_EXAMPLES[EventType.SUCCEEDED]
 
 
+_EVENT_CURSOR = "events-1-1f2e3d4c5b6a"
+
+
+def stream_example() -> str:
+    """An example of a stream with one event."""
+    return (
+        f"retry: 3000\nid: events-0\n\nid: {_EVENT_CURSOR}\ndata: {_PAID_EVENT}\n\n: heartbeat\n\n"
+    )
+
+
 def body_examples(route_name: str) -> Mapping[str, dict[str, Any]]:
     """Example bodies for a route, by what they show."""
     if route_name in BODY_EXAMPLES:
@@ -104,7 +113,7 @@ def answer_examples(route_name: str, status: int) -> dict[str, Any]:
             return {
                 "one": {
                     "items": [json.loads(_PAID_EVENT)],
-                    "next_cursor": feed_cursor(FeedPlace(1, "1f2e3d4c5b6a")),
+                    "next_cursor": _EVENT_CURSOR,
                 }
             }
         case "healthz":

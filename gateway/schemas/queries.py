@@ -8,15 +8,16 @@ from typing import Literal, TypeVar
 from uuid import UUID
 
 from aiohttp import web
-from multidict import MultiMapping
+from multidict import CIMultiDictProxy, MultiMapping
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from domain.adapters.postgres.feed import FeedPlace
 from domain.adapters.postgres.listing import PageQuery
 from domain.errors import FieldError, InvalidRequest
 from domain.kinds import Kind
 from domain.payment import Payment
 from domain.values import Caller
-from gateway.cursors import PagePlace, page_cursor
+from gateway.cursors import PagePlace, feed_place, page_cursor
 from gateway.fields import (
     ITEMS_MAX,
     FeedCursor,
@@ -32,6 +33,9 @@ from gateway.fields import (
 from gateway.schemas.faults import describe_faults
 
 Model = TypeVar("Model", bound=BaseModel)
+
+# The header with the last `id:` of a stream that a client has had.
+LAST_EVENT_ID = "Last-Event-ID"
 
 
 class Parameters(BaseModel):
@@ -69,7 +73,7 @@ class EventParameters(Parameters):
         None,
         description="`next_cursor` of the previous answer. The default is the feed's beginning.",
     )
-    limit: Limit = 20
+    limit: Limit = Field(20, description="Not for a stream, which has no end.")
 
 
 class HistoryParameters(Parameters):
@@ -87,8 +91,8 @@ class WaitParameters(Parameters):
     wait: WaitSeconds = Field(
         0,
         description=(
-            "How many seconds the answer may wait until the payment is final. The service does not "
-            "wait yet: the answer comes at once."
+            "How many seconds the answer may wait until the payment is final. If the payment is "
+            "final, or after this time, the answer is the payment in its present state."
         ),
     )
 
@@ -108,6 +112,31 @@ def parse_query(model: type[Model], parameters: MultiMapping[str]) -> Model:
         return model.model_validate(dict(parameters))
     except ValidationError as error:
         raise InvalidRequest(describe_faults(error, lambda location: f"?{location[0]}")) from None
+
+
+def feed_start(
+    parameters: EventParameters, headers: CIMultiDictProxy[str], *, is_stream: bool
+) -> FeedPlace | None:
+    """Where the caller wants to begin. None: it does not say.
+
+    The header `Last-Event-ID` counts before `?after=`, because a client that reconnects repeats its
+    URL, but sends the newest id. Raises InvalidRequest with everything that is wrong.
+    """
+    faults: list[FieldError] = []
+    if is_stream and "limit" in parameters.model_fields_set:
+        faults.append(FieldError("?limit", "is not for a stream; leave it out"))
+    ids = headers.getall(LAST_EVENT_ID, [])
+    place = parameters.after
+    if len(ids) > 1:
+        faults.append(FieldError(LAST_EVENT_ID, "is sent more than once"))
+    elif ids and ids[0]:
+        try:
+            place = feed_place(ids[0])
+        except ValueError as error:
+            faults.append(FieldError(LAST_EVENT_ID, f"{error}; send the last `id:` you received"))
+    if faults:
+        raise InvalidRequest(faults)
+    return place
 
 
 def reject_parameters(request: web.Request) -> None:

@@ -23,6 +23,7 @@ from domain.adapters.daraja.reports import read_report
 from domain.adapters.daraja.secret_fields import SECRET_FIELDS
 from domain.adapters.daraja.status import read_status_acknowledgement
 from domain.adapters.daraja.token import _parse_token
+from domain.adapters.postgres.feed import FeedPlace
 from domain.adapters.strict_json import Unreadable, parse
 from domain.callback_address import PAYMENT_OPERATIONS
 from domain.errors import (
@@ -240,7 +241,7 @@ def test_parsed_json_has_one_meaning(body: bytes) -> None:
 
 _GENUINE = [
     queries.next_cursor(queries.PageParameters(), a_payment()),
-    cursors.feed_cursor(cursors.FeedPlace(15, "0123456789ab")),
+    cursors.feed_cursor(FeedPlace(15, "0123456789ab")),
     cursors.history_cursor(cursors.HistoryPlace(40, PAYMENT_ID)),
 ]
 _changed = st.tuples(

@@ -144,7 +144,7 @@ def test_a_number_is_printed_as_a_person_would_write_it(
 
 
 def test_limits_of_both_roles_are_printed_once(file: Path) -> None:
-    limits = "requests_per_second = 5\nburst = 10\namount_per_day = 700"
+    limits = "requests_per_second = 5\nburst = 10\namount_per_day = 700\nwaiting_at_once = 9"
     printed = tomllib.loads(format_policy(read(file, f"[caller]\n{limits}")))
     assert printed["caller"] == {**tomllib.loads(limits), "without_redis": "allow"}
     assert (printed["users"], "backends" in printed) == ({"allow_anonymous": False}, False)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from domain.adapters.postgres.engine import CONTENDED, Database, sqlstate
 from domain.adapters.postgres.functions import LIMITS, Function
@@ -77,17 +78,21 @@ SELECT EXISTS (
 ) AS is_listed
 """)
 
-_PAGE = sql(f"""
-SELECT event.position, {_MARK} AS mark, history.event_body
+_SELECT = f"""
+SELECT event.position, {_MARK} AS mark, event.owner, history.payment_id, history.event_body
 FROM mkwanja.events AS event
 JOIN mkwanja.payment_history AS history ON history.id = event.history_id
-WHERE event.position > :after ORDER BY event.position LIMIT :limit
-""")
+"""
+_PAGE = sql(f"{_SELECT} WHERE event.position > :after ORDER BY event.position LIMIT :limit")
 _OWN_PAGE = sql(f"""
-SELECT event.position, {_MARK} AS mark, history.event_body
-FROM mkwanja.events AS event
-JOIN mkwanja.payment_history AS history ON history.id = event.history_id
+{_SELECT}
 WHERE event.owner = :owner AND event.position > :after ORDER BY event.position LIMIT :limit
+""")
+# Begins with the event at the position itself, so that the reader can compare its mark.
+_TAIL = sql(f"{_SELECT} WHERE event.position >= :position ORDER BY event.position LIMIT :limit")
+_LAST = sql(f"""
+SELECT event.position, {_MARK} AS mark FROM mkwanja.events AS event
+ORDER BY event.position DESC LIMIT 1
 """)
 
 _BEFORE_LAST = sql("""
@@ -109,15 +114,34 @@ END
 
 
 @dataclass(frozen=True, slots=True)
+class FeedPlace:
+    """The event after which a reader continues.
+
+    In another epoch of the database, another event can have the same position. `mark` tells the two
+    events apart. A `mark` of None means the beginning of the feed.
+    """
+
+    position: int = 0
+    mark: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ListedEvent:
-    """An event's body and its position in the feed.
+    """An event's body, its payment and the payment's owner, and its position in the feed.
 
     The `mark` distinguishes it from another event that a restored database has at that position.
     """
 
     position: int
     mark: str
+    owner: str | None
+    payment_id: UUID
     body: str
+
+    @property
+    def place(self) -> FeedPlace:
+        """The place right after this event."""
+        return FeedPlace(self.position, self.mark)
 
 
 async def list_new_events(database: Database) -> int:
@@ -181,4 +205,33 @@ class Feed:
                 rows = await transaction.rows(_OWN_PAGE, {**parameters, "owner": owner})
             if rows and not transaction.is_read_only:
                 await transaction.run(_WAIT_FOR_DISK)
-        return [ListedEvent(row.position, row.mark, row.event_body) for row in rows]
+        return [_event(row) for row in rows]
+
+    async def end(self) -> FeedPlace:
+        """The place after the last event of all that are committed now. It is on disk too."""
+        await list_new_events(self._database)
+        async with self._database.transaction() as transaction:
+            rows = await transaction.rows(_LAST)
+            if rows and not transaction.is_read_only:
+                await transaction.run(_WAIT_FOR_DISK)
+        return FeedPlace(rows[0].position, rows[0].mark) if rows else FeedPlace()
+
+    async def page_after(self, place: FeedPlace, *, limit: int) -> list[ListedEvent] | None:
+        """At most `limit` events of all owners after `place`, in one query.
+
+        None if the event at `place` does not exist: see `has_event`.
+        """
+        await list_new_events(self._database)
+        known = 0 if place.mark is None else 1
+        parameters = {"position": place.position, "limit": limit + known}
+        async with self._database.transaction() as transaction:
+            rows = await transaction.rows(_TAIL, parameters)
+            if len(rows) > known and not transaction.is_read_only:
+                await transaction.run(_WAIT_FOR_DISK)
+        if known and (not rows or (rows[0].position, rows[0].mark) != (place.position, place.mark)):
+            return None
+        return [_event(row) for row in rows[known:]]
+
+
+def _event(row: Any) -> ListedEvent:
+    return ListedEvent(row.position, row.mark, row.owner, row.payment_id, row.event_body)
