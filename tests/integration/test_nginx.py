@@ -179,6 +179,34 @@ async def test_a_request_and_its_replay_pass(proxy: Proxy) -> None:
         assert (refused[0], json.loads(refused[2])["code"]) == (status, code)
 
 
+async def test_a_stream_passes_each_event_at_once(proxy: Proxy) -> None:
+    """The stream stays open, and nginx does not wait until it has more bytes."""
+    token = proxy.stack.issuer.user_token()
+    async with (
+        aiohttp.ClientSession(trust_env=False) as http,
+        http.get(
+            f"https://127.0.0.1:{proxy.port}/v1/events",
+            ssl=_trusting(),
+            server_hostname="pay.example",
+            headers={
+                "Host": "pay.example",
+                "Accept": "text/event-stream",
+                "Authorization": f"Bearer {token}",
+            },
+        ) as stream,
+    ):
+        assert stream.content_type == "text/event-stream"
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert b"\nid: events-" in b"\n" + await stream.content.readuntil(b"\n\n")
+            for _ in range(2):
+                payment = json.loads((await proxy.deposit(uuid4().hex))[2])
+                path = f"/v1/payments/{payment['id']}/cancel"
+                headers = {"Authorization": f"Bearer {token}"}
+                assert (await proxy.ask("pay.example", "POST", path, headers=headers))[0] == 200
+                event = await stream.content.readuntil(b"\n\n")
+                assert payment["id"].encode() in event
+
+
 @pytest.mark.parametrize("name", ["pay.example", "callbacks.example"])
 async def test_nginx_forwards_no_internal_route(proxy: Proxy, name: str) -> None:
     health = ("/metrics", "/readyz", "/healthz", "/v1/../metrics", "/v1/%2e%2e/metrics")
