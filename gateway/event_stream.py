@@ -72,7 +72,7 @@ ReadPage = Callable[[int, int], Awaitable[Sequence[ListedEvent]]]
 class EventStream:
     """Sends the events after `place`: first from pages of the feed, then from the subscription.
 
-    `read_page` returns the caller's events after a position: at most so many.
+    `read_page` returns the caller's events after a position, up to a number of them.
     `expires_at`: when the token expires (Unix seconds).
     """
 

@@ -39,7 +39,7 @@ _PAUSE_SECONDS = 0.02
 _PAUSE_SECONDS_PER_DELIVERY = 0.0001
 _RETRY_SECONDS = 0.25  # while Postgres is away
 _PAGE_SIZE = 500
-# A reader that is so many events behind is cut off. All queues share the same bytes.
+# A reader that is this number of events behind is cut off. All queues share the same bytes.
 QUEUE_MAX = 2_000
 
 

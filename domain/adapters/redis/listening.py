@@ -1,6 +1,6 @@
 """Listens for events on Redis pub/sub. A message is only a bell: the record is in Postgres.
 
-Redis may lose a message, and redis-py loses every message while it is not connected. Whoever uses
+Redis may lose a message, and redis-py loses every message while it is not connected. A caller of
 this module must therefore also look by itself from time to time.
 """
 
