@@ -41,10 +41,10 @@ from gateway.recent_answers import RecentAnswers
 from gateway.reference import Reference
 from gateway.resources import HEALTH_ROUTES, Resources
 from gateway.route import Route
-from gateway.webhooks.handlers import WebhookHandlers
 from gateway.tail import EventTail
 from gateway.waiting import WaitForPayments
 from gateway.waiting_places import WaitingPlaces
+from gateway.webhooks.handlers import WebhookHandlers
 
 # Reads leave this many connections of the pool free for writes.
 _CONNECTIONS_FOR_WRITES = 3
