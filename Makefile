@@ -39,8 +39,9 @@ demo: setup ## play three payments and show the life of each (less than a minute
 run: setup ## start the whole stack and keep it running; print a token and a curl line to try
 	@$(BIN)/python -m tests.stack run
 
-lock: setup ## write requirements.lock from pyproject.toml (needs uv)
+lock: setup ## write both lock files from pyproject.toml (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --no-emit-index-url --extra dev --quiet -o requirements.lock pyproject.toml
+	uv pip compile --universal --generate-hashes --python-version 3.11 --no-emit-index-url --quiet -c requirements.lock -o deploy/requirements-product.lock pyproject.toml
 
 #: Check
 
