@@ -39,6 +39,8 @@ NAIROBI = timezone(timedelta(hours=3), "EAT")
 DESCRIPTION_LENGTH_MAX = 13
 REMARKS_LENGTH = (2, 100)
 METADATA_PAIRS_MAX = 20
+# Of the reason that an operator gives.
+REASON_LENGTH = (3, 500)
 DEFAULT_TEXT = "Payment"
 
 # /openapi.json prints these patterns too. They therefore use only syntax that every regular
@@ -153,6 +155,11 @@ def parse_line(text: str, shortest: int, longest: int) -> str:
     if not text.strip() or any(not character.isprintable() for character in text):
         raise ValueError("must be one line of printable characters, and not blank")
     return text
+
+
+def parse_reason(text: str) -> str:
+    """`text` as an operator's reason, without white space around it."""
+    return parse_line(text.strip(), *REASON_LENGTH)
 
 
 def parse_storable_text(text: str) -> str:

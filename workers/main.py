@@ -38,7 +38,7 @@ from domain.adapters.redis.address import require_one_shard
 from domain.adapters.redis.arq_queue import run_jobs
 from domain.adapters.redis.bell import RedisBell
 from domain.adapters.redis.connection import RedisClient, connect
-from domain.adapters.redis.sharing import InquiryBudget, SharedRate, SharedText
+from domain.adapters.redis.sharing import REQUEST_RATE, InquiryBudget, SharedRate, SharedText
 from domain.adapters.redis.wakeups import RedisWakeups
 from domain.adapters.settings.errors import raise_as_settings_error
 from domain.adapters.settings.worker import WorkerSettings
@@ -202,7 +202,7 @@ async def _compose(
         wakeups = RedisWakeups(redis)
         budgets = _budgets(settings, redis)
         turns = Turns(
-            SharedRate(redis, "rate", per_second=settings.daraja_requests_per_second), budgets
+            SharedRate(redis, REQUEST_RATE, per_second=settings.daraja_requests_per_second), budgets
         )
         # Claims and changes run at the same time. Otherwise a claim could wait for the disk twice:
         # once for a change before it, and once for itself.

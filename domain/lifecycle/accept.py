@@ -5,7 +5,7 @@ Also cancels a payment, if Daraja certainly has not acted on the payment.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -156,15 +156,33 @@ async def cancel(store: ChangingStore, payment_id: UUID, *, caller: Caller) -> C
     def decide(payment: Payment | None, _context: Context) -> Decided:
         if payment is None or not may_see(caller, payment):
             raise PaymentNotFound
-        if payment.stage is Stage.FAILED and payment.failure == _CANCELLED:
-            return Decided(payment=payment)
-        after = payment.apply(Fact(name=FactName.CANCELLED_BY_CALLER, failure=_CANCELLED))
-        if after.stage is not Stage.FAILED or payment.stage is Stage.FAILED or payment.needs_review:
-            raise TooLateToCancel
-        entry = NewEntry.of_fact(FactName.CANCELLED_BY_CALLER)
-        return Decided(payment=after, entry=entry, effects=event_effects(payment, after))
+        return _decide_cancellation(payment, {})
 
     return await store.change(Change(payment_id=payment_id, decide=decide))
+
+
+def operator_cancellation_change(payment_id: UUID, *, reason: str, operator: str) -> Change:
+    """The change by which an operator cancels a payment for its caller, as `cancel` does.
+
+    Its decision raises PaymentNotFound, TooLateToCancel.
+    """
+
+    def decide(payment: Payment | None, _context: Context) -> Decided:
+        if payment is None:
+            raise PaymentNotFound
+        return _decide_cancellation(payment, {"reason": reason, "operator": operator})
+
+    return Change(payment_id=payment_id, decide=decide)
+
+
+def _decide_cancellation(payment: Payment, detail: Mapping[str, str]) -> Decided:
+    if payment.stage is Stage.FAILED and payment.failure == _CANCELLED:
+        return Decided(payment=payment)
+    after = payment.apply(Fact(name=FactName.CANCELLED_BY_CALLER, failure=_CANCELLED))
+    if after.stage is not Stage.FAILED or payment.stage is Stage.FAILED or payment.needs_review:
+        raise TooLateToCancel
+    entry = NewEntry.of_fact(FactName.CANCELLED_BY_CALLER, detail)
+    return Decided(payment=after, entry=entry, effects=event_effects(payment, after))
 
 
 def _with_defaults(request: PaymentRequest, payment_id: UUID) -> PaymentRequest:

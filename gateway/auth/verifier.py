@@ -76,6 +76,15 @@ class _CachedCaller:
     is_by_key_set: bool
 
 
+@dataclass(frozen=True, slots=True)
+class VerifiedClaims:
+    """The claims of a valid token, and its `exp` (Unix seconds)."""
+
+    claims: dict[str, object]
+    expires_at: float
+    is_by_key_set: bool
+
+
 class TokenVerifier:
     """Authenticates a request by its Authorization header.
 
@@ -136,7 +145,21 @@ class TokenVerifier:
                 return caller
         return await self._verify(token, digest)
 
+    async def read_claims(self, token: str) -> VerifiedClaims:
+        """The claims of a valid token, whatever its role. The console signs operators in by it.
+
+        Raises Unauthenticated, or KeysUnavailable while no keys are loaded.
+        """
+        return await self._verify_claims(bearer_token([f"Bearer {token}"]))
+
     async def _verify(self, token: str, digest: bytes) -> Caller:
+        verified = await self._verify_claims(token)
+        caller = self._check_role(verified.claims)
+        # There was no await since the key was found, so the key is of the present generation.
+        self._store(digest, caller, verified.expires_at, is_by_key_set=verified.is_by_key_set)
+        return caller
+
+    async def _verify_claims(self, token: str) -> VerifiedClaims:
         segments = _TOKEN.fullmatch(token)
         if segments is None:
             raise Unauthenticated("The token is not a signed JWT.")
@@ -152,10 +175,7 @@ class TokenVerifier:
         expires_at = self._check_claims(claims)
         key = await self._find_key(algorithm, kid)
         self._check_signature(token, algorithm, key)
-        caller = self._check_role(claims)
-        # There was no await since the key was found, so the key is of the present generation.
-        self._store(digest, caller, expires_at, is_by_key_set=algorithm != "HS256")
-        return caller
+        return VerifiedClaims(claims, expires_at, is_by_key_set=algorithm != "HS256")
 
     async def _find_key(self, algorithm: Algorithm, kid: str | None) -> Key:
         """The key that checks the token. The algorithm alone selects the secret or the key set."""

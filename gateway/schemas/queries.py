@@ -148,6 +148,14 @@ def reject_parameters(request: web.Request) -> None:
 def page_query(parameters: PageParameters, caller: Caller) -> PageQuery:
     """The query for the payments that `caller` asks for. An app's user sees only its own payments.
 
+    See `page_query_of`.
+    """
+    return page_query_of(parameters, None if caller.is_backend else caller.subject)
+
+
+def page_query_of(parameters: PageParameters, owner: str | None) -> PageQuery:
+    """The query for the payments of `owner`, or of all owners.
+
     The query reads one payment more than a page, to find out whether there is a next page.
     """
     equal = parameters.model_dump(
@@ -161,8 +169,8 @@ def page_query(parameters: PageParameters, caller: Caller) -> PageQuery:
         },
         exclude_none=True,
     )
-    if not caller.is_backend:
-        equal["owner"] = caller.subject
+    if owner is not None:
+        equal["owner"] = owner
     return PageQuery(
         equal=equal,
         status=parameters.status,

@@ -33,6 +33,7 @@ INSERT_ONLY = {
     "events": "owner",
     "brake_history": "reason",
     "webhook_attempts": "outcome",
+    "console_disclosures": "reason",
 }
 
 

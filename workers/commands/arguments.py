@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NoReturn, TypeVar
 from uuid import UUID
 
-from domain.values import is_receipt
+from domain.values import is_receipt, parse_reason
 from workers.commands.command import WRONG_INPUT
 
 _T = TypeVar("_T")
@@ -85,10 +85,12 @@ def _search_text(text: str) -> str:
 
 
 def reason(text: str) -> str:
-    text = text.strip()
-    if not 3 <= len(text) <= 500 or not text.isprintable():
-        raise argparse.ArgumentTypeError("give the reason in 3 to 500 printable characters")
-    return text
+    try:
+        return parse_reason(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            "give the reason in 3 to 500 printable characters"
+        ) from None
 
 
 def amount(text: str) -> int:

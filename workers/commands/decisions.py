@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
-from datetime import timedelta
 from uuid import UUID
 
 from domain.adapters.postgres.changing import PostgresChangingStore
@@ -96,15 +94,9 @@ def _times() -> Times:
     `resolve` must work even if the worker's settings are wrong.
     """
     try:
-        settings = read_settings(OperatorSettings)
+        return read_settings(OperatorSettings).decision_times
     except SettingsError:
         return DEFAULT_TIMES
-    return replace(
-        DEFAULT_TIMES,
-        result_window=timedelta(seconds=settings.deposit_result_window_seconds),
-        not_found_trusted_after=timedelta(seconds=settings.not_found_trusted_after_seconds),
-        inquiry_interval_max=timedelta(seconds=settings.inquiry_interval_max_seconds),
-    )
 
 
 async def _requeue(call: Call) -> int:

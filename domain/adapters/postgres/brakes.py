@@ -238,8 +238,8 @@ WITH changed AS (
     WHERE name = ANY(CAST(:names AS text[])) AND is_engaged <> :is_engaged
     RETURNING name, changed_at
 )
-INSERT INTO mkwanja.brake_history (changed_at, name, is_engaged, reason)
-SELECT changed_at, name, :is_engaged, :reason FROM changed RETURNING name
+INSERT INTO mkwanja.brake_history (changed_at, name, is_engaged, reason, operator)
+SELECT changed_at, name, :is_engaged, :reason, :operator FROM changed RETURNING name
 """)
 
 _READ = sql(
@@ -297,12 +297,19 @@ class Brakes:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def set(self, *names: str, is_engaged: bool, reason: str) -> list[str]:
+    async def set(
+        self, *names: str, is_engaged: bool, reason: str, operator: str | None = None
+    ) -> list[str]:
         """Engages or releases the named brakes, and returns the names of those that changed.
 
         First waits for claims that are about to commit.
         """
-        parameters = {"names": list(names), "is_engaged": is_engaged, "reason": reason}
+        parameters = {
+            "names": list(names),
+            "is_engaged": is_engaged,
+            "reason": reason,
+            "operator": operator,
+        }
         for is_last in (*[False] * (_TRIES_MAX - 1), True):
             try:
                 async with self._database.transaction() as transaction:

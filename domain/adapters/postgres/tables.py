@@ -38,7 +38,7 @@ SCHEMA = "mkwanja"
 
 # The schema that this release needs. /readyz compares it with the database, and a test compares it
 # with the newest migration.
-REVISION = "0018"
+REVISION = "0019"
 
 metadata = MetaData(schema=SCHEMA)
 
@@ -187,6 +187,14 @@ payment_history = Table(
     Column("event_body", Text),
     UniqueConstraint("payment_id", "sequence", name="history_is_numbered"),
 )
+# The decisions of operators (`console.py`).
+Index(
+    "payment_history_decisions",
+    payment_history.c.recorded_at,
+    postgresql_where=payment_history.c.what.in_(
+        ["resolved_paid", "resolved_unpaid", "reviewed", "inquiry_asked_for"]
+    ),
+)
 
 event_publications = Table(
     "event_publications",
@@ -270,8 +278,26 @@ brake_history = Table(
     Column("name", Text, nullable=False),
     Column("is_engaged", Boolean, nullable=False),
     Column("reason", Text, nullable=False),
+    # Set only by the console.
+    Column("operator", Text),
 )
 Index("brake_history_by_time", brake_history.c.changed_at)
+
+# Who saw phone numbers and names of a payment in full, in the console.
+console_disclosures = Table(
+    "console_disclosures",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("payment_id", Uuid, nullable=False),
+    Column("disclosed_at", _moment, nullable=False),
+    Column("operator", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+Index(
+    "console_disclosures_of_payment",
+    console_disclosures.c.payment_id,
+    console_disclosures.c.disclosed_at,
+)
 
 events = Table(
     "events",

@@ -21,6 +21,9 @@ _LOCK_SECONDS = 12
 
 _BURST_MICROSECONDS = 1_000_000
 
+# The name of the limit of all requests to Daraja.
+REQUEST_RATE = "rate"
+
 _WRITE = f"""{ALSO_WHEN_FULL}
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -30,6 +31,7 @@ from domain.adapters.settings.values import (
 )
 from domain.kinds import RULES, Kind
 from domain.policy import Policy
+from domain.times import DEFAULT_TIMES, Times
 
 # The value of a setting with one of these suffixes is a secret.
 _SECRET_SUFFIXES = (
@@ -181,6 +183,34 @@ class WebhookSettings(ProcessSettings):
         parse_networks
     )
     _split_webhook_secrets = field_validator("webhook_secrets_key", mode="before")(split_at_commas)
+
+
+class DecisionSettings(ProcessSettings):
+    """The worker's times by which an operator's decision is judged, too.
+
+    The web process judges the decisions that are made in the console. Its times must be the
+    worker's, so both usually share one environment.
+    """
+
+    deposit_result_window_seconds: float = Field(
+        DEFAULT_TIMES.result_window.total_seconds(), gt=0, le=86_400
+    )
+    not_found_trusted_after_seconds: float = Field(
+        DEFAULT_TIMES.not_found_trusted_after.total_seconds(), gt=0, le=86_400
+    )
+    inquiry_interval_max_seconds: float = Field(
+        DEFAULT_TIMES.inquiry_interval_max.total_seconds(), gt=0, le=86_400
+    )
+
+    @property
+    def decision_times(self) -> Times:
+        """The default times, with these three in their places."""
+        return replace(
+            DEFAULT_TIMES,
+            result_window=timedelta(seconds=self.deposit_result_window_seconds),
+            not_found_trusted_after=timedelta(seconds=self.not_found_trusted_after_seconds),
+            inquiry_interval_max=timedelta(seconds=self.inquiry_interval_max_seconds),
+        )
 
 
 SettingsType = TypeVar("SettingsType", bound=ProcessSettings)

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import NoDecode
 
 from domain.adapters.settings.common import (
+    DecisionSettings,
     ExpirySettings,
     ProcessSettings,
     SharedSettings,
@@ -55,7 +56,9 @@ class TokenSettings(ProcessSettings):
         return secret
 
 
-class IngressSettings(SharedSettings, ExpirySettings, TokenSettings, WebhookSettings):
+class IngressSettings(
+    SharedSettings, ExpirySettings, DecisionSettings, TokenSettings, WebhookSettings
+):
     """The settings of the web process."""
 
     port: int = Field(8080, ge=1, le=65535)
@@ -63,6 +66,8 @@ class IngressSettings(SharedSettings, ExpirySettings, TokenSettings, WebhookSett
     web_concurrency: int = Field(1, ge=1, le=64)
     # The origins of web pages that may call from a browser. The default allows none.
     cors_allowed_origins: Annotated[list[Origin], NoDecode] = Field(default_factory=list)
+    # Turns the console on (docs/console.md). The keys of its sessions derive from this secret.
+    console_secret: str | None = Field(None, min_length=32)
     # Whether the process serves the API reference at /docs.
     api_reference: Literal["on", "off"] = "on"
 

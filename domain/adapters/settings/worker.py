@@ -12,6 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
 from domain.adapters.settings.common import (
+    DecisionSettings,
     ExpirySettings,
     MigrationSettings,
     ProcessSettings,
@@ -27,21 +28,11 @@ _FORBIDDEN_WORDS = ("mpesa", "m-pesa", "safaricom", "exe", "exec", "cmd", "sql",
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
-class OperatorSettings(MigrationSettings):
+class OperatorSettings(MigrationSettings, DecisionSettings):
     """The settings that the operator's commands read.
 
     The commands use the worker's times, if these are set in the command's environment.
     """
-
-    deposit_result_window_seconds: float = Field(
-        DEFAULT_TIMES.result_window.total_seconds(), gt=0, le=86_400
-    )
-    not_found_trusted_after_seconds: float = Field(
-        DEFAULT_TIMES.not_found_trusted_after.total_seconds(), gt=0, le=86_400
-    )
-    inquiry_interval_max_seconds: float = Field(
-        DEFAULT_TIMES.inquiry_interval_max.total_seconds(), gt=0, le=86_400
-    )
 
 
 class DarajaAppSettings(ProcessSettings):
@@ -101,6 +92,7 @@ class CallbackAddressSettings(ProcessSettings):
 class WorkerSettings(
     SharedSettings,
     ExpirySettings,
+    DecisionSettings,
     WebhookSettings,
     DarajaAppSettings,
     CertificateSettings,
@@ -127,15 +119,6 @@ class WorkerSettings(
     submitting_lease_seconds: float = Field(DEFAULT_TIMES.lease.total_seconds(), ge=3, le=600)
     inquiry_first_after_seconds: float = Field(
         DEFAULT_TIMES.inquiry_first_after.total_seconds(), gt=0, le=3600
-    )
-    inquiry_interval_max_seconds: float = Field(
-        DEFAULT_TIMES.inquiry_interval_max.total_seconds(), gt=0, le=86_400
-    )
-    deposit_result_window_seconds: float = Field(
-        DEFAULT_TIMES.result_window.total_seconds(), gt=0, le=86_400
-    )
-    not_found_trusted_after_seconds: float = Field(
-        DEFAULT_TIMES.not_found_trusted_after.total_seconds(), gt=0, le=86_400
     )
     breaker_cool_down_seconds: float = Field(
         DEFAULT_TIMES.breaker_cool_down.total_seconds(), gt=0, le=3600
