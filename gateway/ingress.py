@@ -21,6 +21,7 @@ from domain.adapters.webhooks.sealing import KeySeal
 from gateway import routes
 from gateway.auth.keys import KeySet
 from gateway.auth.verifier import TokenVerifier
+from gateway.console.composition import add_console
 from gateway.edge.aiohttp_internals import make_application
 from gateway.edge.answers import ROUTE
 from gateway.edge.cors import allow_origins
@@ -160,6 +161,15 @@ def ingress_app(settings: IngressSettings) -> web.Application:
             app.router.add_route(route.method, route.path, handler)
     if settings.api_reference == "on":
         Reference().add_routes(app)
+    if settings.console_secret is not None:
+        add_console(
+            app,
+            secret=settings.console_secret,
+            resources=resources,
+            verifier=verifier,
+            reads=handlers.reads,
+            times=settings.decision_times,
+        )
     allow_origins(app, settings.cors_allowed_origins, "/v1/")
     # The health routes read from PostgreSQL too, but must not wait in `handlers.reads`, the queue
     # of all other requests that read.

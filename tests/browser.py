@@ -6,6 +6,7 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from playwright.async_api import Page, async_playwright
 
@@ -23,8 +24,11 @@ class Tab:
 
 
 @asynccontextmanager
-async def open_tab() -> AsyncIterator[Tab]:
-    """A tab of a fresh browser, which has no cookies, no cache and no extensions."""
+async def open_tab(**options: Any) -> AsyncIterator[Tab]:
+    """A tab of a fresh browser, which has no cookies, no cache and no extensions.
+
+    `options` are those of playwright's `Browser.new_page`, such as `java_script_enabled`.
+    """
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=CHROMIUM,
@@ -32,7 +36,7 @@ async def open_tab() -> AsyncIterator[Tab]:
             args=["--no-sandbox", "--disable-dev-shm-usage"],
         )
         try:
-            tab = Tab(await browser.new_page())
+            tab = Tab(await browser.new_page(**options))
             tab.page.on("console", lambda message: _note(tab, message.type, message.text))
             tab.page.on("pageerror", lambda error: tab.complaints.append(str(error)))
             tab.page.on("requestfailed", lambda request: tab.complaints.append(request.url))

@@ -19,6 +19,7 @@ PATH = ROOT / "docs" / "architecture" / "packages.md"
 PACKAGES = {
     "gateway": "the web process and the callback receiver: start, routes, handlers",
     "gateway.auth": "authentication: tokens and their keys",
+    "gateway.console": "the pages for operators at /console",
     "gateway.edge": "the first checks of each connection and request: limits, HTTP, problems",
     "gateway.openapi": "/openapi.json and /asyncapi.json",
     "gateway.schemas": "the bodies and parameters that callers send, one module for each kind",

@@ -7,6 +7,7 @@ An expected failure ends with one message and status 1. Ctrl-C ends `demo` with 
 import argparse
 import asyncio
 import json
+import secrets
 import signal
 import sys
 from contextlib import AsyncExitStack, suppress
@@ -71,7 +72,10 @@ def main() -> int:
             asyncio.run(run_demo(console))
         else:
             stack = Stack(
-                workers=arguments.workers, time_scale=arguments.time_scale, keep=arguments.keep
+                workers=arguments.workers,
+                time_scale=arguments.time_scale,
+                keep=arguments.keep,
+                process_env={"web": {"CONSOLE_SECRET": secrets.token_urlsafe(32)}},
             )
             asyncio.run(_run(stack, console))
     except KeyboardInterrupt:
@@ -141,11 +145,15 @@ def _introduce(stack: Stack, console: Console) -> None:
     """Prints addresses, tokens and commands. Each can be pasted, also from a narrow terminal."""
     user = stack.issuer.mint(expires_in_seconds=_TOKEN_SECONDS)
     backend = stack.issuer.mint(role="service_role", expires_in_seconds=_TOKEN_SECONDS)
+    operator = stack.issuer.mint(
+        sub="local-operator", role="operator", expires_in_seconds=_TOKEN_SECONDS
+    )
     body = json.dumps(
         {"amount": 250, "phone_number": "0711000111", "account_reference": "INV00042"}
     )
     texts = {
         "ingress (the API)": stack.web_url,
+        "console (sign in with the token of an operator)": f"{stack.web_url}/console",
         "callback receiver": stack.callbacks_url,
         "simulator of Daraja": f"{stack.simulator_url} (control: {stack.control_url}/scenarios)",
         "customers' phones": f"{stack.control_url}/phones (answer a prompt within a minute)",
@@ -154,6 +162,7 @@ def _introduce(stack: Stack, console: Console) -> None:
         "folder with logs": str(stack.folder),
         "token of an app user": user,
         "token of a backend": backend,
+        "token of an operator": operator,
         "send a deposit": f"curl -sS {stack.web_url}/v1/deposits -H 'Authorization: Bearer {user}'"
         f" -H 'Content-Type: application/json' -H 'X-Idempotency-Key: first-deposit' -d '{body}'",
         "read its status": f"curl -sS '{stack.web_url}/v1/payments?limit=1'"

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.statements import sql
 
-# A bar counts at most so many payments. Its success rate and its times are those of its newest
-# payments, at most so many.
+# The most payments that a bar counts, and the most of its newest payments from which it has its
+# success rate and its times.
 COUNTED_MAX = 10_000
 SAMPLED_MAX = 500
 
