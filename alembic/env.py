@@ -1,7 +1,7 @@
 """Runs the migrations in one transaction, one process at a time.
 
-Then it installs our functions, stores the retention, and sets all rights anew, in the same
-transaction. What may take long follows in short transactions (`postgres/bounding.py`).
+Then it installs our functions, stores the retention, turns broadcasts on or off, and sets all rights
+anew, in the same transaction. What may take long follows in short transactions (`postgres/bounding.py`).
 
 It needs only DATABASE_URL. It works through a transaction-mode pooler, because it keeps no session
 state.
@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from domain.adapters.masking import mask_text
 from domain.adapters.postgres.bounding import finish_release
+from domain.adapters.postgres.broadcasting import set_broadcasts
 from domain.adapters.postgres.functions import install
 from domain.adapters.postgres.installed import FUNCTIONS
 from domain.adapters.postgres.locks import LOCK_MIGRATION, LOCK_UPKEEP
@@ -43,6 +44,7 @@ def run_migrations(connection: Connection, settings: ReleaseSettings) -> bool:
     if revision == REVISION:
         install(connection, FUNCTIONS)
         store_retention(connection, settings.kept_months)
+        set_broadcasts(connection, is_on=settings.supabase_realtime == "on")
     apply_rights(connection)
     return revision == REVISION
 

@@ -95,6 +95,8 @@ class ReleaseSettings(MigrationSettings):
 
     callbacks_kept_months: int | None = Field(None, ge=3, le=1200)
     exchanges_kept_months: int | None = Field(None, ge=3, le=1200)
+    # Whether events are broadcast by Supabase's Realtime.
+    supabase_realtime: Literal["on", "off"] = "off"
 
     @property
     def kept_months(self) -> Mapping[str, int | None]:
