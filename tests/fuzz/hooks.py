@@ -39,6 +39,10 @@ def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -
         amount = case.body.get("amount")
         if isinstance(amount, float):
             case.body["amount"] = int(amount)
+        # A pattern cannot say which URLs lead to a public address. This name has no address, so no
+        # message leaves.
+        if "url" in case.body:
+            case.body["url"] = "https://shop.invalid/webhooks"
         if os.environ["FUZZ_IDENTITY"] == "users":
             case.body.pop("owner", None)  # the document says in prose that only backends may set it
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.described import Described, Operation
 from tests.spec.conftest import a_system
+from tests.spec.receiving import LOCAL, PATH, receiving
 from tests.spec.requesting import new_subject, post, send_request
 from tests.spec.system import System
 from tests.stack.client import Answer, Client
@@ -21,7 +22,7 @@ _MAPS = {"metadata", "detail", "provider_ids"}
 @pytest.fixture(scope="module")
 async def own_system() -> AsyncIterator[System]:
     """A system that no other test uses, with the default limits."""
-    async with a_system() as system:
+    async with a_system(env=LOCAL) as system:
         yield system
 
 
@@ -98,7 +99,8 @@ async def test_each_example_answer_has_the_form_of_a_real_answer(
         description["operationId"]: _examples(answer["content"])
         for description in described.operations.values()
         for status, answer in description["responses"].items()
-        if status.startswith("2") and "examples" in answer["content"].get("application/json", {})
+        if status.startswith("2")
+        and "examples" in answer.get("content", {}).get("application/json", {})
     }
     assert shown.keys() == real.keys()
     for name, examples in shown.items():
@@ -138,9 +140,47 @@ async def _real_answers(
     real["listEvents"].append(
         await system.eventually(page_with_the_event, lambda page: page["items"])
     )
+    real |= await _answers_about_endpoints(system, user)
     for name, path in (("healthz", "/healthz"), ("readyz", "/readyz")):
         real[name].append((await send_request(system, "GET", path, token="")).expect(200).json())
     return real
+
+
+async def _answers_about_endpoints(system: System, user: Client) -> dict[str, list[Any]]:
+    """Answers of each operation on webhook endpoints, by its operationId."""
+    backend = system.backend
+    async with receiving() as receiver:
+        body = {
+            "url": receiver.url,
+            "event_types": ["mkwanja.payment.succeeded"],
+            "description": "The shop",
+        }
+        created = (await backend.send("POST", PATH, body)).expect(201).json()
+        path = f"{PATH}/{created['id']}"
+        await system.settled(await _deposit(user))
+
+        async def deliveries() -> Any:
+            return (await backend.get(f"{path}/deliveries")).expect(200).json()
+
+        delivered = await system.eventually(
+            deliveries, lambda page: [item["status"] for item in page["items"]] == ["delivered"]
+        )
+        answers = {
+            "createWebhookEndpoint": created,
+            "listWebhookDeliveries": delivered,
+            "listWebhookEndpoints": (await backend.get(PATH)).json(),
+            "readWebhookEndpoint": (await backend.get(path)).json(),
+            "rotateWebhookSecret": (await backend.send("POST", f"{path}/rotate-secret")).json(),
+            "testWebhookEndpoint": (await backend.send("POST", f"{path}/test")).json(),
+            "redeliverWebhook": (
+                await backend.send("POST", f"{path}/deliveries/1/redeliver")
+            ).json(),
+            "changeWebhookEndpoint": (
+                await backend.send("PATCH", path, {"status": "disabled"})
+            ).json(),
+        }
+        (await backend.send("DELETE", path)).expect(204)
+    return {name: [answer] for name, answer in answers.items()}
 
 
 async def _deposit(user: Client) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from domain.adapters.postgres.contention import blockable_transaction
 from domain.adapters.postgres.engine import Database, Transaction
 from domain.adapters.postgres.pool import Row
 from domain.adapters.postgres.statements import sql
@@ -189,7 +190,7 @@ class WebhookDeliveries:
 
         None if there is no enabled endpoint at all.
         """
-        async with self._database.transaction() as transaction:
+        async with blockable_transaction(self._database) as transaction:
             rows = await transaction.rows(_WAKE)
             if not rows:
                 [row] = await transaction.rows(_HAS_ENDPOINT)
@@ -201,7 +202,7 @@ class WebhookDeliveries:
 
         None if another worker has the turn, or if the endpoint is not enabled.
         """
-        async with self._database.transaction() as transaction:
+        async with blockable_transaction(self._database) as transaction:
             rows = await transaction.rows(_TAKE_TURN, {"endpoint_id": endpoint_id, "turn": turn})
             if not rows:
                 return None
@@ -225,7 +226,7 @@ class WebhookDeliveries:
         If another worker has claimed the delivery since, only a success is applied.
         """
         place = {"endpoint_id": endpoint_id, "number": number}
-        async with self._database.transaction() as transaction:
+        async with blockable_transaction(self._database) as transaction:
             [endpoint] = await transaction.rows(_LOCK_ENDPOINT, {"endpoint_id": endpoint_id})
             [delivery] = await transaction.rows(_READ_DELIVERY, place)
             await transaction.run(
@@ -266,7 +267,7 @@ class WebhookDeliveries:
 
     async def end_turn(self, endpoint_id: UUID, turn: UUID) -> None:
         """Lets other workers send to the endpoint at once."""
-        async with self._database.transaction() as transaction:
+        async with blockable_transaction(self._database) as transaction:
             await transaction.run(_END_TURN, {"endpoint_id": endpoint_id, "turn": turn})
 
 

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import uuid_utils.compat as uuid_utils
 
+from domain.adapters.postgres.contention import blockable_transaction
 from domain.adapters.postgres.engine import Database, Transaction
 from domain.adapters.postgres.pool import Row
 from domain.adapters.postgres.statements import sql
@@ -129,7 +130,7 @@ class WebhookEndpoints:
         sealed_key: bytes,
     ) -> Endpoint:
         """Stores an endpoint that gets the events from now on. Raises TooManyEndpoints."""
-        async with self._database.transaction() as transaction:
+        async with blockable_transaction(self._database) as transaction:
             rows = await transaction.rows(
                 _CREATE,
                 {
@@ -147,13 +148,13 @@ class WebhookEndpoints:
 
     async def list_own(self, caller_key: str) -> list[Endpoint]:
         """All endpoints of the caller, oldest first."""
-        async with self._database.transaction() as transaction:
+        async with blockable_transaction(self._database) as transaction:
             rows = await transaction.rows(_LIST, {"caller_key": caller_key})
         return [_endpoint(row) for row in rows]
 
     async def read(self, caller_key: str, endpoint_id: UUID) -> Endpoint:
         """Raises EndpointNotFound."""
-        async with self._database.transaction() as transaction:
+        async with blockable_transaction(self._database) as transaction:
             rows = await transaction.rows(_READ, {"id": endpoint_id, "caller_key": caller_key})
         return _endpoint(_only(rows))
 
@@ -165,7 +166,7 @@ class WebhookEndpoints:
         If the endpoint becomes enabled, its waiting deliveries are due at once. Raises
         EndpointNotFound.
         """
-        async with self._database.transaction() as transaction:
+        async with blockable_transaction(self._database) as transaction:
             row = await _lock(transaction, caller_key, endpoint_id)
             status = changes.get("status", row.status)
             is_changed = status != row.status
@@ -189,12 +190,12 @@ class WebhookEndpoints:
 
     async def delete(self, caller_key: str, endpoint_id: UUID) -> None:
         """Ends all messages to the endpoint. Raises EndpointNotFound."""
-        async with self._database.transaction() as transaction:
+        async with blockable_transaction(self._database) as transaction:
             _only(await transaction.rows(_DELETE, {"id": endpoint_id, "caller_key": caller_key}))
 
     async def rotate(self, caller_key: str, endpoint_id: UUID, *, sealed_key: bytes) -> Endpoint:
         """Replaces the key. The old one signs too for 24 hours. Raises EndpointNotFound."""
-        async with self._database.transaction() as transaction:
+        async with blockable_transaction(self._database) as transaction:
             rows = await transaction.rows(
                 _ROTATE,
                 {
@@ -208,7 +209,7 @@ class WebhookEndpoints:
 
     async def send_test(self, caller_key: str, endpoint_id: UUID) -> Delivery:
         """Makes a delivery of a test event. Raises EndpointNotFound, EndpointNotEnabled."""
-        async with self._database.transaction() as transaction:
+        async with blockable_transaction(self._database) as transaction:
             row = await _lock_enabled(transaction, caller_key, endpoint_id)
             event_id = uuid_utils.uuid7()
             return await _add_delivery(
@@ -226,7 +227,7 @@ class WebhookEndpoints:
 
         Raises EndpointNotFound, EndpointNotEnabled, DeliveryNotFound.
         """
-        async with self._database.transaction() as transaction:
+        async with blockable_transaction(self._database) as transaction:
             row = await _lock_enabled(transaction, caller_key, endpoint_id)
             place = {"id": endpoint_id, "number": number}
             rows = await transaction.rows(_READ_DELIVERY, place)
@@ -243,7 +244,7 @@ class WebhookEndpoints:
 
         Raises EndpointNotFound.
         """
-        async with self._database.transaction() as transaction:
+        async with blockable_transaction(self._database) as transaction:
             _only(await transaction.rows(_READ, {"id": endpoint_id, "caller_key": caller_key}))
             rows = await transaction.rows(
                 _PAGE, {"id": endpoint_id, "before": before or _AFTER_ALL, "limit": limit}
