@@ -245,7 +245,7 @@ class TestConstraints:
     @pytest.mark.parametrize(
         ("constraint", "assignment"),
         [
-            ("nothing_waits_for_nobody", "next_step_at = NULL, next_step = NULL"),
+            ("open_payment_has_a_due_time", "next_step_at = NULL, next_step = NULL"),
             ("next_step_has_a_time", "next_step_at = NULL"),
             ("next_step_has_a_time", "next_step = NULL"),
             ("next_step_is_known", "next_step = 'wait'"),

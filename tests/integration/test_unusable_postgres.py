@@ -145,7 +145,7 @@ async def test_an_error_about_a_row_is_logged_without_the_row(fresh: Store) -> N
         "SET phone_number = :number, next_step_at = NULL, next_step = NULL WHERE id = :id"
     )
     number = "2547" + "99000111"  # in two parts, because a traceback shows lines of this file
-    with pytest.raises(Exception, match="nothing_waits_for_nobody") as caught:
+    with pytest.raises(Exception, match="open_payment_has_a_due_time") as caught:
         async with fresh.database.transaction() as transaction:
             await transaction.run(break_it, {"number": number, "id": payment_id})
     assert is_about_rows(caught.value)
