@@ -53,7 +53,7 @@ class EventHandlers:
         parameters = parse_query(EventParameters, request.query)
         is_stream = prefers_event_stream(request.headers.getall(hdrs.ACCEPT, []))
         start = feed_start(parameters, request.headers, is_stream=is_stream)
-        name = LAST_EVENT_ID if request.headers.get(LAST_EVENT_ID) else "?after"
+        name = LAST_EVENT_ID if LAST_EVENT_ID in request.headers else "?after"
         if is_stream:
             return await self._stream(request, caller, start, name)
         return await self._list(caller, start or FeedPlace(), name, parameters.limit)

@@ -22,6 +22,7 @@ from uuid import UUID
 import structlog
 
 from domain.adapters.postgres.feed import Feed, FeedPlace, ListedEvent
+from domain.adapters.redis.cancelling import end_task
 from domain.adapters.redis.connection import RedisClient
 from domain.adapters.redis.listening import ring_on_events
 from domain.errors import PaymentServiceError
@@ -217,8 +218,7 @@ class EventTail:
                 await self._read_safely()
                 await self._wait_for_bell()
         finally:
-            listening.cancel()
-            await asyncio.gather(listening, return_exceptions=True)
+            await end_task(listening)
             self._task, self._place = None, None
             if self._is_used():  # a request came while the subscription ended
                 self._ensure_running()

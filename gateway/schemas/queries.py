@@ -129,7 +129,7 @@ def feed_start(
     place = parameters.after
     if len(ids) > 1:
         faults.append(FieldError(LAST_EVENT_ID, "is sent more than once"))
-    elif ids and ids[0]:
+    elif ids:
         try:
             place = feed_place(ids[0])
         except ValueError as error:

@@ -15,6 +15,7 @@ from domain.adapters.redis.arq_queue import JobLoop
 from domain.adapters.redis.bell import RedisBell
 from domain.adapters.redis.cancelling import end_task
 from domain.adapters.redis.connection import RedisClient, connect
+from domain.adapters.redis.listening import listen
 from domain.adapters.redis.rates import CallerRates, Spending
 from domain.adapters.redis.replays import Copy, CopyToWrite, Replays
 from domain.adapters.redis.sharing import SharedRate, SharedText
@@ -34,6 +35,7 @@ USES: dict[str, Use] = {
     "consume hand-over": lambda redis: RedisWakeups(redis).consume_hand_over(new_id()),
     "room": lambda redis: RedisWakeups(redis).room(),
     "bell": lambda redis: RedisBell(redis).ring([OutboxEvent(1, new_id(), "{}")]),
+    "listen": lambda redis: _listen_once(redis),  # noqa: PLW0108 - defined below
     "read copy": lambda redis: Replays(redis).read("caller", "key", now=datetime.now(UTC)),
     "write copy": lambda redis: Replays(redis).write(
         [CopyToWrite("caller", "key", _COPY, datetime.now(UTC) + timedelta(hours=1))]
@@ -52,6 +54,20 @@ USES: dict[str, Use] = {
     "lock": lambda redis: _locked(redis),  # noqa: PLW0108 - defined below
     "jobs": lambda redis: _one_round_of_jobs(redis),  # noqa: PLW0108
 }
+
+
+async def _listen_once(redis: RedisClient) -> None:
+    """Listen for events until the subscription has begun."""
+    rung = asyncio.Event()
+    listening = asyncio.create_task(listen(redis, rung.set))
+    waiting = asyncio.create_task(rung.wait())
+    try:
+        await asyncio.wait({listening, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if listening.done():
+            listening.result()
+    finally:
+        await end_task(listening)
+        waiting.cancel()
 
 
 async def _locked(redis: RedisClient) -> None:

@@ -240,6 +240,7 @@ async def test_wrong_values_of_a_stream_are_named(system: System) -> None:
     wrong = ("Last-Event-ID", "events-1")
     for headers, query, names in (
         ([wrong], "", {"Last-Event-ID"}),
+        ([("Last-Event-ID", "")], "", {"Last-Event-ID"}),
         ([wrong], "?limit=5", {"Last-Event-ID", "?limit"}),
         ([("Last-Event-ID", "events-0"), ("Last-Event-ID", "events-0")], "", {"Last-Event-ID"}),
         ([("Last-Event-ID", f"events-{10**17}-0123456789ab")], "", {"Last-Event-ID"}),

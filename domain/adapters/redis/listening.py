@@ -26,21 +26,29 @@ _SILENT_SECONDS = 5.0
 async def ring_on_events(redis: RedisClient, ring: Callable[[], None]) -> NoReturn:
     """Calls `ring` for each event that is published, until the task is cancelled.
 
-    Subscribes again if the connection is lost. Uses one connection of the pool.
+    Subscribes again if the connection is lost. End its task by `end_task`.
     """
     while True:
-        subscriber: Any = redis.pubsub()
-        try:
-            with suppress(QueueUnavailable):
-                async with record_use(redis, "subscribe", is_write=False):
-                    await subscriber.subscribe(CHANNEL)
-                ring()  # events may have been published before the subscription
-                async with record_use(redis, "subscribe", is_write=False):
-                    await _listen(subscriber, ring)
-        finally:
-            with suppress(RedisError, OSError, TimeoutError):
-                await subscriber.aclose()
+        with suppress(QueueUnavailable):
+            await listen(redis, ring)
         await asyncio.sleep(_RECONNECT_AFTER_SECONDS)
+
+
+async def listen(redis: RedisClient, ring: Callable[[], None]) -> NoReturn:
+    """Subscribes, and calls `ring` then and for each event. Uses one connection of the pool.
+
+    Raises QueueUnavailable if Redis refuses the subscription or the connection is lost.
+    """
+    subscriber: Any = redis.pubsub()
+    try:
+        async with record_use(redis, "listen", is_write=False):
+            await subscriber.subscribe(CHANNEL)
+        ring()  # events may have been published before the subscription
+        async with record_use(redis, "listen", is_write=False):
+            await _listen(subscriber, ring)
+    finally:
+        with suppress(RedisError, OSError, TimeoutError):
+            await subscriber.aclose()
 
 
 async def _listen(subscriber: Any, ring: Callable[[], None]) -> NoReturn:
