@@ -1,10 +1,10 @@
 """One stream of server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html).
 
 The events are in the feed's order, none is skipped, and none comes twice: the stream sends only
-events after its last position. The first block has no event. Its `id` lets a client that loses the
-connection before its first event continue at the right place.
+events after its last position. The first block has no event, but an `id`. A client that loses the
+connection before its first event continues from this `id`.
 
-Each end that the service chooses is an event of the type `end`, which says why and what to do.
+If the service ends the stream, its last event has the type `end`, and says why and what to do.
 """
 
 from __future__ import annotations

@@ -53,8 +53,8 @@ CONNECTIONS_MAX = 4096
 # They cost memory and no work. Two thousand streams and as many waits of one caller have room: one
 # caller gets at most half (waiting_places.py).
 WAITING_MAX = 8192
-# If there is no room, a connection may be closed only after its client has used up this part of its
-# time: 1 s of the time for a head, 3 s of that for a body.
+# If there is no room for a new connection, the process closes an old one, but not before its client
+# had this part of its time: 1 s of the time for a head, 3 s of that for a body.
 _CUT_FROM_PART = 0.1
 # This many are closed together, because each search for the connections to close scans all of them.
 _CUT_AT_ONCE = 256

@@ -61,7 +61,7 @@ _OFF = (
 
 
 def set_broadcasts(connection: Connection, *, is_on: bool) -> None:
-    """Creates or removes the trigger and the policy, in the transaction of the release.
+    """Creates or removes the trigger and the policy, in the transaction of `alembic upgrade head`.
 
     Raises SettingsError if the database has no Realtime.
     """

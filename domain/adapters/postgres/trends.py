@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.statements import sql
 
-# The most payments that a bar counts, and the most of its newest payments from which it has its
-# success rate and its times.
+# A bar counts at most this many payments, and has its success rate and times from the newest of
+# them, at most the second number.
 COUNTED_MAX = 10_000
 SAMPLED_MAX = 500
 
