@@ -45,6 +45,7 @@ from gateway.edge.requests import read_bytes
 from gateway.health import Health
 from gateway.resources import Resources
 from gateway.sources import Sources
+from gateway.tracing import trace_callback
 
 log = structlog.get_logger()
 
@@ -260,6 +261,7 @@ def callbacks_app(settings: CallbackSettings) -> web.Application:
         await resources.close()
 
     app.cleanup_ctx.append(lifetime)
-    app.router.add_post("/results/{payment_id}/{operation}/{token}", receiver.receive)
+    receive = trace_callback(receiver.receive, receiver.verified_payment_id, resources.tracer)
+    app.router.add_post("/results/{payment_id}/{operation}/{token}", receive)
     Health(resources).add_routes(app)
     return app

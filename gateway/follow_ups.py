@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Protocol
 from uuid import UUID
 
 from domain.adapters.batching import Lane
 from domain.adapters.redis.replays import CopyToWrite, Replays
-from domain.adapters.redis.wakeups import RedisWakeups
 from gateway.resources import Resources
+
+
+class NewWakeups(Protocol):
+    """Wakes a worker for new payments."""
+
+    async def wake_new(self, payment_ids: Sequence[UUID]) -> None:
+        """Queues jobs for the payments. Raises QueueUnavailable."""
+        ...
 
 
 class FollowUps:
     """Does this work in batches, also for a request whose client is gone."""
 
-    def __init__(self, resources: Resources, wakeups: RedisWakeups, replays: Replays) -> None:
+    def __init__(self, resources: Resources, wakeups: NewWakeups, replays: Replays) -> None:
         self._resources = resources
         self._wakeups = wakeups
         self._replays = replays

@@ -17,6 +17,7 @@ from domain.adapters.redis.replays import Replays
 from domain.adapters.redis.wakeups import RedisWakeups
 from domain.adapters.settings.errors import raise_as_settings_error
 from domain.adapters.settings.web import IngressSettings
+from domain.adapters.tracing import TracedWakeups
 from domain.adapters.webhooks.sealing import KeySeal
 from gateway import routes
 from gateway.auth.keys import KeySet
@@ -32,7 +33,7 @@ from gateway.edge.problems import RETURNS, answer_with_problems
 from gateway.edge.read_queue import ReadQueue
 from gateway.edge.requests import BODY_BYTES_MAX
 from gateway.event_handlers import EventHandlers
-from gateway.follow_ups import FollowUps
+from gateway.follow_ups import FollowUps, NewWakeups
 from gateway.health import Health
 from gateway.ingress_handlers import Handler, IngressHandlers
 from gateway.openapi.asyncapi import asyncapi_document
@@ -43,6 +44,7 @@ from gateway.reference import Reference
 from gateway.resources import HEALTH_ROUTES, Resources
 from gateway.route import Route
 from gateway.tail import EventTail
+from gateway.tracing import trace_acceptance
 from gateway.waiting import WaitForPayments
 from gateway.waiting_places import WaitingPlaces
 from gateway.webhooks.handlers import WebhookHandlers
@@ -84,7 +86,7 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         verifier=verifier,
         rate_limits=RateLimits(resources, policy, CallerRates(resources.redis)),
         accepting=PostgresAcceptingStore(resources.database),
-        follow_ups=FollowUps(resources, RedisWakeups(resources.redis), replays),
+        follow_ups=FollowUps(resources, _wakeups(resources), replays),
         replays=replays,
         recent_answers=RecentAnswers(),
         epochs=EpochReader(resources.database),
@@ -144,7 +146,10 @@ def ingress_app(settings: IngressSettings) -> web.Application:
     app.cleanup_ctx.append(lifetime)
     app.on_shutdown.append(end_waits)
     handler_by_route: dict[Route, Handler] = {
-        **{route: handlers.create_payment(kind) for kind, route in routes.CREATE_PAYMENT.items()},
+        **{
+            route: trace_acceptance(handlers.create_payment(kind), resources.tracer)
+            for kind, route in routes.CREATE_PAYMENT.items()
+        },
         routes.LIST_PAYMENTS: handlers.list_payments,
         routes.LIST_EVENTS: events.get,
         routes.READ_PAYMENT: handlers.read_payment,
@@ -181,6 +186,11 @@ def ingress_app(settings: IngressSettings) -> web.Application:
     )
     health.add_routes(app)
     return app
+
+
+def _wakeups(resources: Resources) -> NewWakeups:
+    wakeups, tracer = RedisWakeups(resources.redis), resources.tracer
+    return wakeups if tracer is None else TracedWakeups(wakeups.wake_new, tracer)
 
 
 def _document_handler(content: dict[str, Any]) -> Handler:

@@ -17,8 +17,10 @@ from domain.adapters.redis.faults import EXPLANATIONS, Scope, classify_error
 from domain.adapters.redis.names import PREFIX
 from domain.adapters.settings.common import SharedSettings
 from domain.adapters.settings.errors import raise_as_settings_error
+from domain.adapters.tracing import TracedBell, TracedChanges, start_tracing
+from domain.changes import ChangingStore
 from domain.errors import QueueUnavailable
-from domain.lifecycle.announce import Announcer
+from domain.lifecycle.announce import Announcer, Bell
 
 # After a failure of Redis, the process does not use it for this long. Otherwise every request would
 # wait for another failure.
@@ -48,9 +50,16 @@ class Resources:
             ca_file=settings.redis_ca_file,
             verify=settings.redis_tls_verify,
         )
-        self.changes = PostgresChangingStore(self.database)
+        self.tracer = tracer = start_tracing(settings, process)
+        self._changes = PostgresChangingStore(self.database)
+        self.changes: ChangingStore = (
+            self._changes if tracer is None else TracedChanges(self._changes, tracer)
+        )
         self.reading = PostgresReadingStore(self.database)
-        self.announcer = Announcer(PostgresOutbox(self.database), RedisBell(self.redis))
+        bell: Bell = RedisBell(self.redis)
+        if tracer is not None:
+            bell = TracedBell(bell, tracer)
+        self.announcer = Announcer(PostgresOutbox(self.database), bell)
         self._redis_rests_until = 0.0
 
     async def start(self) -> None:
@@ -60,10 +69,14 @@ class Resources:
 
     async def close(self) -> None:
         """Finishes the work under way, then disconnects."""
-        await self.changes.drain()
+        await self._changes.drain()
         await self.announcer.drain()
+        if self.tracer is not None:
+            self.tracer.begin_close()
         await self.redis.aclose(close_connection_pool=True)
         await self.database.close()
+        if self.tracer is not None:
+            await self.tracer.wait_closed()
 
     async def if_redis_answers(self, ask: Callable[[], Awaitable[object]]) -> object | None:
         """The result of `ask`, or None if Redis refuses it or is away.

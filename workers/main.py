@@ -42,6 +42,7 @@ from domain.adapters.redis.sharing import REQUEST_RATE, InquiryBudget, SharedRat
 from domain.adapters.redis.wakeups import RedisWakeups
 from domain.adapters.settings.errors import raise_as_settings_error
 from domain.adapters.settings.worker import WorkerSettings
+from domain.adapters.tracing import Tracer, start_tracing, trace_job
 from domain.kinds import RULES, Kind
 from domain.lifecycle.announce import Announcer
 from domain.lifecycle.inquire import Inquirer
@@ -55,6 +56,7 @@ from workers.daraja_inquirer import DarajaInquirer
 from workers.daraja_sender import DarajaSender
 from workers.jobs import run_step
 from workers.sweeper import sweep_until
+from workers.tracing import Ports
 from workers.upkeep import keep_tables
 from workers.wakeups import QueueOrLocal
 from workers.webhooks.sweeper import WebhookSweeper
@@ -81,6 +83,7 @@ class _WorkerParts:
     changes: PostgresChangingStore
     accounts: Accounts
     webhooks: WebhookSweeper
+    tracer: Tracer | None
     job_seconds_max: float
 
 
@@ -107,7 +110,7 @@ async def run_worker(settings: WorkerSettings) -> None:
         jobs = asyncio.create_task(
             run_jobs(
                 parts.redis,
-                run_next_step,
+                trace_job(run_next_step, parts.tracer),
                 stopping,
                 serve_endpoint=parts.webhooks.serve,
                 payments_at_once=_AT_ONCE_MAX,
@@ -166,6 +169,9 @@ async def _compose(
 ) -> AsyncIterator[_WorkerParts]:
     times, own_accounts = _times(settings), _accounts(settings)
     async with AsyncExitStack() as stack:
+        # The spans are sent while PostgreSQL and Redis are closed.
+        if (tracer := start_tracing(settings, "worker")) is not None:
+            stack.push_async_callback(tracer.wait_closed)
         database = Database(
             settings.database_url,
             pool_size=settings.database_pool_size,
@@ -181,6 +187,8 @@ async def _compose(
         stack.push_async_callback(_close_within, CLOSE_MAX, redis.aclose)
         with raise_as_settings_error("REDIS_URL"):
             require_one_shard(await redis.count_shards())
+        if tracer is not None:
+            stack.callback(tracer.begin_close)
         session = DarajaSession()
         client = DarajaClient(
             session=session,
@@ -206,14 +214,22 @@ async def _compose(
         )
         # Claims and changes run at the same time. Otherwise a claim could wait for the disk twice:
         # once for a change before it, and once for itself.
-        changes = PostgresChangingStore(database)
+        store = PostgresChangingStore(database)
         sweeping = PostgresSweepingStore(database)
-        announcer = Announcer(PostgresOutbox(database), RedisBell(redis))
         access = DarajaAccess(client, Slots(_AT_ONCE_MAX), turns)
-        submitter = Submitter(
+        ports = Ports(
             claims=PostgresClaimingStore(database),
+            changes=store,
+            sender=DarajaSender(client, access, turns, draining=draining),
+            inquirer=DarajaInquirer(client, access, turns),
+            bell=RedisBell(redis),
+        ).traced_by(tracer)
+        changes = ports.changes
+        announcer = Announcer(PostgresOutbox(database), ports.bell)
+        submitter = Submitter(
+            claims=ports.claims,
             changes=changes,
-            provider=DarajaSender(client, access, turns, draining=draining),
+            provider=ports.sender,
             announcer=announcer,
             times=times,
             accounts=own_accounts,
@@ -221,7 +237,7 @@ async def _compose(
         )
         inquirer = Inquirer(
             changes=changes,
-            provider=DarajaInquirer(client, access, turns),
+            provider=ports.inquirer,
             submitter=submitter,
             announcer=announcer,
             times=times,
@@ -255,9 +271,10 @@ async def _compose(
             inquirer,
             sweeper,
             announcer,
-            changes,
+            store,
             accounts,
-            WebhookSweeper(settings, database, wakeups, clock=boot_clock),
+            WebhookSweeper(settings, database, wakeups, clock=boot_clock, tracer=tracer),
+            tracer,
             times.job_max.total_seconds(),
         )
 

@@ -3,7 +3,7 @@
 The numbers are in memory that the processes share. Each process writes only its own slot, and a
 scrape reads all slots, so any process shows the numbers of all, also of a frozen one. A process
 that replaces a dead one continues its slot. So the counts of a dead process neither vanish nor
-count twice. prometheus_client still writes the text (ADR 32 says why it does not keep the numbers).
+count twice. prometheus_client still writes the text (ADR 38 says why it does not keep the numbers).
 
 Only the thread of the event loop may change a number. Any thread may read.
 """

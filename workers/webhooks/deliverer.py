@@ -21,8 +21,9 @@ from domain.adapters.postgres.webhook_deliveries import (
     ClaimedDelivery,
     WebhookDeliveries,
 )
+from domain.adapters.tracing import MessageSender
 from domain.adapters.webhooks.sealing import KeySeal, KeyUnreadable
-from domain.adapters.webhooks.sender import Sent, WebhookSender
+from domain.adapters.webhooks.sender import Sent
 from domain.errors import PaymentServiceError
 from domain.webhooks.endpoint import Attempt, DeliveryStatus, EndpointStatus
 from domain.webhooks.retries import Verdict
@@ -59,7 +60,7 @@ class Deliverer:
     def __init__(
         self,
         deliveries: WebhookDeliveries,
-        sender: WebhookSender,
+        sender: MessageSender,
         seal: KeySeal,
         *,
         clock: Callable[[], float],

@@ -16,6 +16,7 @@ from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.webhook_deliveries import WebhookDeliveries
 from domain.adapters.redis.wakeups import RedisWakeups
 from domain.adapters.settings.worker import WorkerSettings
+from domain.adapters.tracing import MessageSender, TracedWebhooks, Tracer
 from domain.adapters.webhooks.sealing import KeySeal
 from domain.adapters.webhooks.sender import WebhookSender
 from domain.errors import PaymentServiceError, QueueUnavailable
@@ -37,14 +38,17 @@ class WebhookSweeper:
         wakeups: RedisWakeups,
         *,
         clock: Callable[[], float],
+        tracer: Tracer | None = None,
     ) -> None:
         self._interval_seconds = settings.sweep_interval_seconds
         self._deliveries = WebhookDeliveries(database)
         self._wakeups = wakeups
-        sender = WebhookSender(
+        sender: MessageSender = WebhookSender(
             allowed=settings.webhook_allowed_networks,
             seconds_max=settings.webhook_timeout_seconds,
         )
+        if tracer is not None:
+            sender = TracedWebhooks(sender, tracer)
         seal = KeySeal(settings.webhook_secrets_key)
         self.deliverer = Deliverer(self._deliveries, sender, seal, clock=clock)
 

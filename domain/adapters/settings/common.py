@@ -141,7 +141,28 @@ class RedisSettings(ProcessSettings):
         return path
 
 
-class SharedSettings(RedisSettings, MigrationSettings, PolicySettings):
+class TraceSettings(ProcessSettings):
+    """Whether traces are sent. The library of OpenTelemetry reads these variables itself.
+
+    It reads others too, for example OTEL_EXPORTER_OTLP_HEADERS and OTEL_TRACES_SAMPLER.
+    """
+
+    otel_exporter_otlp_endpoint: str | None = None
+    otel_exporter_otlp_traces_endpoint: str | None = None
+    otel_traces_exporter: Literal["otlp", "none"] | None = None
+    otel_exporter_otlp_protocol: Literal["http/protobuf"] | None = None
+    otel_sdk_disabled: bool = False
+
+    @property
+    def has_traces(self) -> bool:
+        has_endpoint = self.otel_exporter_otlp_endpoint or self.otel_exporter_otlp_traces_endpoint
+        is_wanted = self.otel_traces_exporter == "otlp" or (
+            self.otel_traces_exporter is None and has_endpoint is not None
+        )
+        return is_wanted and not self.otel_sdk_disabled
+
+
+class SharedSettings(RedisSettings, MigrationSettings, PolicySettings, TraceSettings):
     """The settings that every process reads."""
 
     database_pool_size: int = Field(10, ge=1, le=200)
