@@ -12,6 +12,7 @@ from domain.adapters.settings.common import read_settings
 from domain.adapters.settings.errors import SettingsError
 from domain.adapters.settings.worker import WorkerSettings
 from workers.commands.arguments import OneLineParser
+from workers.commands.doctor import DOCTOR
 from workers.commands.running import add_commands, operate
 from workers.main import run_worker
 
@@ -22,7 +23,9 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         if arguments.command is not None:
-            set_up_logging("WARNING", process="operator")
+            # `doctor` prints what it finds. On stdout, a log line would break a JSON document.
+            level = "CRITICAL" if arguments.command == DOCTOR.name else "WARNING"
+            set_up_logging(level, process="operator", to=sys.stderr)
             sys.exit(operate(arguments))
         settings = read_settings(WorkerSettings)
         set_up_logging(settings.log_level, process="worker", secrets=settings.secrets)

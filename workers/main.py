@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,7 +24,7 @@ from domain.adapters.aiohttp_version import require_tested_aiohttp
 from domain.adapters.daraja.client import DarajaClient
 from domain.adapters.daraja.credential import security_credential
 from domain.adapters.daraja.requests import RequestSettings
-from domain.adapters.daraja.token import TokenSource
+from domain.adapters.daraja.token import TokenSource, token_name
 from domain.adapters.daraja.wire import DarajaSession
 from domain.adapters.garbage import collect_garbage_less_often
 from domain.adapters.postgres.accounts import Accounts
@@ -202,7 +201,7 @@ async def _compose(
                 base_url=settings.daraja_base_url,
                 consumer_key=settings.daraja_consumer_key,
                 consumer_secret=settings.daraja_consumer_secret,
-                store=SharedText(redis, f"token:{_short_digest(settings.daraja_consumer_key)}"),
+                store=SharedText(redis, token_name(settings.daraja_consumer_key)),
                 clock=time.time,
             ),
             call_seconds=times.call_max.total_seconds(),
@@ -294,10 +293,6 @@ def boot_clock() -> float:
     if hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
-
-
-def _short_digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _times(settings: WorkerSettings) -> Times:

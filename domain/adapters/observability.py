@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
@@ -249,8 +249,10 @@ def key_set_age(now: Callable[[], float]) -> Callable[[Sequence[float]], float]:
     return age
 
 
-def set_up_logging(level: str, *, process: str, secrets: Sequence[str] = ()) -> None:
-    """Write our logs and the libraries' logs to standard output, masked.
+def set_up_logging(
+    level: str, *, process: str, secrets: Sequence[str] = (), to: TextIO | None = None
+) -> None:
+    """Write our logs and the libraries' logs to standard output, or to `to`, masked.
 
     Libraries log from WARNING on. Python's own warnings and uncaught exceptions are logged too.
     `secrets` are those of this process.
@@ -273,7 +275,7 @@ def set_up_logging(level: str, *, process: str, secrets: Sequence[str] = ()) -> 
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stdout),
+        logger_factory=structlog.PrintLoggerFactory(file=to or sys.stdout),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(

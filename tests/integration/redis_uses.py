@@ -15,6 +15,7 @@ from domain.adapters.redis.arq_queue import JobLoop
 from domain.adapters.redis.bell import RedisBell
 from domain.adapters.redis.cancelling import end_task
 from domain.adapters.redis.connection import RedisClient, connect
+from domain.adapters.redis.inspecting import inspect_redis
 from domain.adapters.redis.listening import listen
 from domain.adapters.redis.rates import CallerRates, Spending
 from domain.adapters.redis.replays import Copy, CopyToWrite, Replays
@@ -51,6 +52,7 @@ USES: dict[str, Use] = {
     "slow down": lambda redis: SharedRate(redis, "rate", per_second=1000).slow_down(),
     "read token": lambda redis: SharedText(redis, "token:1").read(),
     "write token": lambda redis: SharedText(redis, "token:1").write("text", ttl_seconds=60),
+    "inspect": inspect_redis,
     "lock": lambda redis: _locked(redis),  # noqa: PLW0108 - defined below
     "jobs": lambda redis: _one_round_of_jobs(redis),  # noqa: PLW0108
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from domain.adapters.postgres.inspecting import inspect_database
 from tests.integration.conftest import PATIENCE_SECONDS, Store
 from tests.integration.statements import send_every_statement
 from tests.stack import pooler
@@ -47,6 +48,15 @@ async def test_every_statement_works_through_a_pooler_without_sessions(
             await process.__aexit__()
     sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'mkwanja-test'"
     assert await store.one(sql) >= 1
+
+
+async def test_doctor_notices_the_pooler(pooled_url: str, store: Store) -> None:
+    pooled = Store(pooled_url, pool_size=1)
+    try:
+        assert (await inspect_database(pooled.database)).is_pooled
+        assert not (await inspect_database(store.database)).is_pooled
+    finally:
+        await pooled.database.close()
 
 
 async def test_payments_of_all_kinds_settle_through_a_pooler(

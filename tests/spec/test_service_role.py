@@ -5,13 +5,16 @@ Only the release runs as the owner of the database.
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from tests.integration.service_role import as_service, create_service_role
 from tests.spec.conftest import INQUIRE_SOON, a_system
 from tests.spec.in_doubt import begin_in_doubt, inquiries
+from tests.spec.operating import operate
 from tests.spec.system import System
 from tests.stack.external import postgres_server
 from tests.stack.install import temporary_folder
@@ -60,3 +63,28 @@ async def test_the_service_role_may_settle_payments_in_doubt(system: System) -> 
     assert [inquiry["verdict"] for inquiry in await inquiries(system, lost)][-1] == "paid"
     assert (await system.settled(refused))["failure"]["reason"] == "no_result_confirmed"
     _assert_nothing_was_refused(system)
+
+
+async def test_doctor_finds_each_right_that_the_role_lacks(system: System) -> None:
+    env = system.stack.env("callbacks")
+
+    async def rights() -> Any:
+        result = await operate(system, "doctor", "--json", "--process", "callbacks", env=env)
+        checks = json.loads(result.out)["checks"]
+        [finding] = [finding for finding in checks if finding["check"] == "database rights"]
+        return finding
+
+    granted = await rights()
+    assert granted["state"] == "ok", granted
+    await system.execute("REVOKE INSERT ON mkwanja.payments FROM mkwanja_service")
+    await system.execute("REVOKE UPDATE (outcome) ON mkwanja.attempts FROM mkwanja_service")
+    lacking = await rights()
+    await system.execute("GRANT INSERT ON mkwanja.payments TO mkwanja_service")
+    await system.execute("GRANT UPDATE (outcome) ON mkwanja.attempts TO mkwanja_service")
+    assert lacking["state"] == "failed"
+    assert "UPDATE on attempts.outcome, INSERT on payments" in lacking["text"]
+    await system.execute("GRANT DELETE ON mkwanja.payment_history TO mkwanja_service")
+    too_much = await rights()
+    await system.execute("REVOKE DELETE ON mkwanja.payment_history FROM mkwanja_service")
+    assert too_much["state"] == "warning"
+    assert "payment_history" in too_much["text"]

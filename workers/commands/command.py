@@ -17,11 +17,16 @@ WRONG_INPUT = 2
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a command: its arguments, the database, and where it prints."""
+    """One call of a command: its arguments, where it prints, and the database if it needs it."""
 
     arguments: argparse.Namespace
-    database: Database
     output: Output
+    opened: Database | None = None
+
+    @property
+    def database(self) -> Database:
+        assert self.opened is not None, "this command needs no database"  # noqa: S101
+        return self.opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,7 @@ class Command:
     help: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[Call], Awaitable[int]]
+    needs_database: bool = True
 
 
 class WrongInput(Exception):

@@ -16,6 +16,7 @@ from workers.commands.accounts import ACCOUNTS
 from workers.commands.brakes import OPERATIONS, PAYOUTS
 from workers.commands.command import DONE, REFUSED, WRONG_INPUT, Call, Command
 from workers.commands.decisions import ASK, REQUEUE, RESOLVE
+from workers.commands.doctor import DOCTOR
 from workers.commands.events import EVENTS
 from workers.commands.output import Output
 from workers.commands.payments import LIST, SHOW
@@ -32,6 +33,7 @@ COMMANDS: tuple[Command, ...] = (
     PAYOUTS,
     OPERATIONS,
     ACCOUNTS,
+    DOCTOR,
 )
 _READING = (SHOW, LIST, EXPLAIN, EVENTS, ACCOUNTS)
 
@@ -67,9 +69,11 @@ def operate(arguments: argparse.Namespace) -> int:
 
 
 async def _run(command: Command, arguments: argparse.Namespace, output: Output) -> int:
+    if not command.needs_database:
+        return await command.run(Call(arguments, output))
     settings = read_settings(MigrationSettings)
     async with _database(settings.database_url) as database:
-        return await command.run(Call(arguments, database, output))
+        return await command.run(Call(arguments, output, database))
 
 
 @asynccontextmanager

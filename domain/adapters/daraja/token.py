@@ -8,6 +8,7 @@ worker at a time renews it before it expires, so that the others need not wait.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import re
 import time
@@ -67,6 +68,11 @@ class TokenStore(Protocol):
     def lock(self) -> AbstractAsyncContextManager[bool]:
         """Return a lock that one worker at a time holds. Yields False if another worker has it."""
         ...
+
+
+def token_name(consumer_key: str) -> str:
+    """The name under which the workers share the token of this app. The key itself is a secret."""
+    return f"token:{hashlib.sha256(consumer_key.encode()).hexdigest()[:16]}"
 
 
 class TokenSource:

@@ -9,6 +9,8 @@ docs/database-roles.md explains how to create the role and how to serve the view
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from sqlalchemy import Connection, text
 
 from domain.adapters.postgres.functions import grants_to_call
@@ -178,21 +180,38 @@ def apply_rights(connection: Connection) -> None:
             connection.execute(text(statement))
 
 
-def service_grants(existing: set[tuple[str, str]]) -> list[str]:
-    """The grants of the service's role on the (table, column) pairs that exist.
+@dataclass(frozen=True, slots=True)
+class TableRights:
+    """The rights of the service's role on one table: to read it, and these."""
+
+    may_insert: bool
+    updated_columns: tuple[str, ...]
+
+
+def service_rights(existing: set[tuple[str, str]]) -> dict[str, TableRights]:
+    """The rights of the service's role, by table, on the (table, column) pairs that exist.
 
     After a downgrade, some of the pairs that this release uses do not exist.
     """
-    grants = [f"GRANT USAGE ON SCHEMA {SCHEMA} TO {SERVICE_ROLE}"]
     ours = {table.name for table in metadata.tables.values()}
-    for name in sorted({table for table, _ in existing}):
-        rights = ["SELECT"]
-        if name in ours - _NEVER_INSERTED:
-            rights.append("INSERT")
-        updated = [column for column in UPDATED_COLUMNS.get(name, ()) if (name, column) in existing]
-        if updated:
-            rights.append(f"UPDATE ({', '.join(updated)})")
-        # The service reads `alembic_version` to check whether its code fits the schema.
-        if name in ours or name == "alembic_version":
-            grants.append(f"GRANT {', '.join(rights)} ON {SCHEMA}.{name} TO {SERVICE_ROLE}")
+    # The service reads `alembic_version` to check whether its code fits the schema.
+    return {
+        name: TableRights(
+            may_insert=name in ours - _NEVER_INSERTED,
+            updated_columns=tuple(
+                column for column in UPDATED_COLUMNS.get(name, ()) if (name, column) in existing
+            ),
+        )
+        for name in sorted({table for table, _ in existing} & (ours | {"alembic_version"}))
+    }
+
+
+def service_grants(existing: set[tuple[str, str]]) -> list[str]:
+    """The grants that give the service's role its rights."""
+    grants = [f"GRANT USAGE ON SCHEMA {SCHEMA} TO {SERVICE_ROLE}"]
+    for name, table in service_rights(existing).items():
+        rights = ["SELECT", *(["INSERT"] if table.may_insert else [])]
+        if table.updated_columns:
+            rights.append(f"UPDATE ({', '.join(table.updated_columns)})")
+        grants.append(f"GRANT {', '.join(rights)} ON {SCHEMA}.{name} TO {SERVICE_ROLE}")
     return grants

@@ -25,7 +25,7 @@ from domain.times import DEFAULT_TIMES
 # Daraja rejects a callback URL that contains one of these words (daraja.md §8.4).
 _FORBIDDEN_WORDS = ("mpesa", "m-pesa", "safaricom", "exe", "exec", "cmd", "sql", "query")
 
-_LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 class OperatorSettings(MigrationSettings, DecisionSettings):
@@ -77,7 +77,7 @@ class CallbackAddressSettings(ProcessSettings):
     @classmethod
     def _require_url_that_daraja_accepts(cls, url: str) -> str:
         parts = urlsplit(url)
-        if parts.scheme != "https" and parts.hostname not in _LOCAL_HOSTS:
+        if parts.scheme != "https" and parts.hostname not in LOCAL_HOSTS:
             raise ValueError("must start with https://, except for localhost")
         if url != url.lower():
             raise ValueError("must be in lower case, because Daraja rejected an upper-case host")
