@@ -32,7 +32,7 @@ async def check_callback_address() -> list[Finding]:
         findings.append(
             warning(
                 _CHECK,
-                "CALLBACK_BASE_URL names this machine, so only a simulator here can reach it",
+                "CALLBACK_BASE_URL names this machine, so no other machine can reach it",
                 "Set the public address of the callback receiver.",
             )
         )

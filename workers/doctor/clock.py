@@ -11,6 +11,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 
 from domain.adapters.postgres.engine import Database
+from domain.adapters.postgres.inspecting import read_clock
 from domain.adapters.settings.common import MigrationSettings, read_settings
 from domain.adapters.settings.errors import SettingsError
 from domain.adapters.settings.worker import DarajaAppSettings
@@ -31,12 +32,10 @@ async def check_clock_of_postgres() -> list[Finding]:
         return [skipped(check, "DATABASE_URL")]
     database = Database(url, pool_size=1, application_name="mkwanja-doctor")
     try:
-        # The first transaction also opens the connection, which takes time.
-        async with database.transaction():
-            pass
+        await read_clock(database)
         began_at = time.time()
-        async with database.transaction() as transaction:
-            now, ended_at = transaction.now, time.time()
+        now = await read_clock(database)
+        ended_at = time.time()
     except StoreUnavailable:
         return [skipped(check, "PostgreSQL")]
     finally:

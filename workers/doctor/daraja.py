@@ -73,7 +73,7 @@ async def check_daraja_credentials() -> list[Finding]:
             warning(
                 _CHECK,
                 f"{parts.hostname} gave an access token, but without TLS",
-                "Use https:// in DARAJA_BASE_URL, unless it is a simulator.",
+                "Use https:// in DARAJA_BASE_URL, because Daraja accepts nothing else.",
             )
         ]
     return [ok(_CHECK, f"{parts.hostname} gave an access token")]
@@ -103,7 +103,7 @@ def _explain(error: ProviderError | QueueUnavailable) -> Finding:
             return failed(
                 _CHECK,
                 "Daraja refused the consumer key or secret",
-                "Copy both from the app on the portal. Sandbox and production have other keys.",
+                "Copy both from the app on the portal. The keys must belong to DARAJA_BASE_URL.",
             )
         case OutcomeUnknown():
             return failed(

@@ -93,6 +93,15 @@ class DatabaseFacts:
     deletable_tables: tuple[str, ...]
 
 
+async def read_clock(database: Database) -> datetime:
+    """The time by the database's clock. Raises StoreUnavailable.
+
+    A first call also opens the connection, which takes time.
+    """
+    async with database.transaction() as transaction:
+        return transaction.now
+
+
 async def inspect_database(database: Database) -> DatabaseFacts:
     """Reads the facts. Raises StoreUnavailable."""
     async with database.transaction() as transaction:
