@@ -1,8 +1,8 @@
 """Serves endpoints: claims deliveries, sends them, and records each attempt.
 
-Each endpoint has a task of its own while it has something to send, and a few requests at the same
-time. An endpoint that answers slowly therefore delays no other. If this process dies or freezes,
-another worker sends the same deliveries again, with the same `webhook-id`.
+While an endpoint has due deliveries, a task of its own sends them, a few at the same time. An
+endpoint that answers slowly therefore delays no other. If this process dies or freezes, another
+worker sends the same deliveries again, with the same `webhook-id`.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _ENDPOINTS_MAX = 100
 # The connections of the worker's pool that webhooks use at the same time. Payments use the others.
 _DATABASE_CALLS_MAX = 2
 
-# After this part of the turn, a claimed delivery is not sent any more, for example because the
-# process was frozen. The rest of the turn is enough for a whole attempt.
+# A delivery that was claimed longer ago than this is not sent, for example after the process was
+# frozen. The rest of the turn is enough for a whole attempt.
 _SEND_WITHIN_SECONDS = TURN_SECONDS / 3
 
 # The turn is renewed at least this often, also while no request ends.

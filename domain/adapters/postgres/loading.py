@@ -40,7 +40,7 @@ LOAD = Function(
         # The provider ids that the changes bring: kinds and values.
         "kinds": "text[]",
         "provider_values": "text[]",
-        # The payments of other changes whose own id a change brings as a provider id.
+        # Other payments whose own id is an OriginatorConversationID in the batch.
         "originators": "uuid[]",
         "receipts": "text[]",
         # The payments whose decisions read evidence, and whether one of the decisions is a claim.
