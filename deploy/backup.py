@@ -230,7 +230,7 @@ def _replay(dump: Path, manifest: Manifest, env: Mapping[str, str]) -> int:
     """
     listing = ["pg_restore", "--list", str(dump)]
     listed = subprocess.run(listing, env=env, stdout=subprocess.PIPE, check=False)
-    # The release grants the rights anew, so the roles of the old server need not exist here.
+    # `alembic upgrade head` grants the rights anew, so the old server's roles need not exist here.
     entries = [line for line in listed.stdout.splitlines() if b" POLICY mkwanja " not in line]
     to_sql = ["pg_restore", "--no-owner", "--no-privileges", "--use-list=/dev/stdin", "--file=-"]
     execute = ["psql", "--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1"]

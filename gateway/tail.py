@@ -4,8 +4,8 @@ The tail runs only while a request waits. Redis pub/sub is only its bell. Each t
 and at least once a second, the tail reads the new events from Postgres by one query for all
 requests. A lost message of Redis therefore delays an event by a second at most.
 
-* A request that waits for a payment gets a `Wait`. It registers first and reads the payment then.
-  An event of the payment wakes it, and it reads the payment again.
+* A request that waits for a payment gets a `Wait`. The request first registers and then reads the
+  payment. An event of the payment wakes it, and it reads the payment again.
 * A stream (`event_stream.py`) gets a `Subscription`: a bounded queue of events in the feed's order.
 """
 
@@ -171,7 +171,7 @@ class EventTail:
     def subscribe(self, owner: str | None) -> Iterator[Subscription]:
         """Queues every event of `owner` (None: of all) that is listed during the block.
 
-        The tail may not have begun yet. When it begins, it marks the subscription as behind.
+        If the tail has not begun yet, it marks the subscription as behind when it begins.
         """
         subscription = Subscription()
         if self.is_stopping:

@@ -15,8 +15,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 URL_LENGTH_MAX = 2048
 
-# Networks that Python calls global, or that some versions of Python do not know, and that lead
-# into the inside of a network or nowhere.
+# Networks that lead into the inside of a network, or nowhere, although Python, or an older version
+# of it, calls them global.
 _NOT_PUBLIC = [
     ipaddress.ip_network(text)
     for text in (

@@ -29,7 +29,8 @@ _WAIT_MAX = timedelta(hours=6)
 _JITTER = 0.25  # the share of a wait that is random
 
 # If an endpoint works again after it failed for this long, its waiting deliveries are sent at once.
-# The limit keeps a delivery that always fails from being sent again after each other's success.
+# Without this limit, a delivery that always fails would be sent again after each success of
+# another.
 _RECOVERY_AFTER = timedelta(minutes=1)
 
 

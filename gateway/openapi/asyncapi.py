@@ -32,7 +32,7 @@ _SUMMARIES: Mapping[EventType, str] = {
     EventType.RECEIPT_ADDED: "The receipt of a payment that had succeeded without one.",
 }
 
-# The keywords of a schema that draft 7 of JSON Schema, on which AsyncAPI builds, names otherwise.
+# AsyncAPI builds on draft 7 of JSON Schema. These keywords have another name there.
 _DRAFT_7_NAMES = {"dependentRequired": "dependencies"}
 
 
@@ -96,7 +96,7 @@ def _redis_channel(
 
 
 def _sending(channel: str, summary: str) -> dict[str, Any]:
-    """An operation of the service. In AsyncAPI 3, `send` means that the described side sends."""
+    """An operation: the service sends. In AsyncAPI 3, the described side is the one that acts."""
     return {
         "action": "send",
         "channel": {"$ref": f"#/channels/{channel}"},

@@ -66,7 +66,7 @@ SET url = :url, event_types = :event_types, description = :description, status =
     status_reason = :status_reason, failing_since = :failing_since, updated_at = now()
 WHERE id = :id RETURNING {_COLUMNS}
 """)
-# The owner has another chance of the whole time for deliveries that waited.
+# Deliveries that waited are due now, and get the whole time for retries again.
 _RESUME = sql("""
 UPDATE mkwanja.webhook_deliveries SET next_attempt_at = now(), retry_until = now() + :retry_for
 WHERE endpoint_id = :id AND next_attempt_at IS NOT NULL AND NOT is_sending

@@ -1,7 +1,7 @@
 """Looks up names in threads of our own.
 
-The lookups of Daraja's name share a few threads of the event loop. A name server that never answers
-for an endpoint's name must not occupy those.
+The lookups of Daraja's name use the few threads of the event loop. A name server that never answers
+for an endpoint's name must not occupy these few threads.
 """
 
 from __future__ import annotations
