@@ -11,6 +11,7 @@ from aiohttp import web
 from domain.adapters.postgres.brakes import BREAKER, KILL_SWITCH, Brakes
 from domain.adapters.postgres.console import ConsoleStore
 from domain.adapters.postgres.listing import PageQuery
+from domain.adapters.postgres.webhook_health import DeliveryHealth, read_delivery_health
 from domain.adapters.redis.watching import SharedState, read_shared_state
 from gateway.console.actions import REFUSALS, describe_refusal
 from gateway.console.pages import Pages, format_count, format_seconds
@@ -127,6 +128,7 @@ class Operations:
         """GET /console/health"""
         situation = await self._read(self._resources.reading.situation)
         traffic = await self._read(self._store.traffic)
+        deliveries = await self._read(lambda: read_delivery_health(self._resources.database))
         redis = await self._resources.if_redis_answers(
             lambda: read_shared_state(self._resources.redis)
         )
@@ -141,6 +143,7 @@ class Operations:
                 _queue_tile(shared),
                 _overdue_tile(max(overdue.values(), default=0.0)),
                 _events_tile(situation.unpublished),
+                _deliveries_tile(deliveries),
                 _review_tile(situation.needing_review),
             ],
             open_by_stage=situation.open_by_stage,
@@ -189,6 +192,16 @@ def _events_tile(unpublished: int) -> Tile:
     if not unpublished:
         return Tile("Events", "All published", "Subscribers are up to date.", "good")
     return Tile("Events", f"{unpublished:,} wait", "They are not published yet.", "wait")
+
+
+def _deliveries_tile(health: DeliveryHealth) -> Tile:
+    text = f"{format_count(health.enabled, 'endpoint')} enabled, {health.stopped:,} stopped."
+    if health.overdue_seconds >= 1:
+        tone = "bad" if health.overdue_seconds > _OVERDUE_SECONDS else "wait"
+        late = format_seconds(health.overdue_seconds)
+        return Tile("Webhooks", f"{late} overdue", f"{health.waiting:,} wait. {text}", tone)
+    figure = f"{health.waiting:,} wait" if health.waiting else "None waits"
+    return Tile("Webhooks", figure, text, "wait" if health.stopped else "good")
 
 
 def _review_tile(count: int) -> Tile:

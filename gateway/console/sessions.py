@@ -77,7 +77,7 @@ class Sessions:
 
     def open(self, cookie: str | None) -> Session | None:
         """The session in the cookie, or None if it is not ours or has ended."""
-        if not cookie:
+        if not cookie or not cookie.isascii():
             return None
         now = self._clock()
         try:
@@ -100,6 +100,8 @@ class Sessions:
 
     def open_search(self, sealed: str) -> str | None:
         """The text that `seal_search` sealed, or None if it is not ours or older than a day."""
+        if not sealed.isascii():
+            return None
         try:
             return self._searches.decrypt(sealed, ttl=24 * 3600).decode()
         except InvalidToken:

@@ -34,6 +34,10 @@ class FailedSignIns:
         self._clock = clock
         self._by_address: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
+    def __len__(self) -> int:
+        """The number of remembered addresses."""
+        return len(self._by_address)
+
     def require_patience(self, address: str) -> None:
         """Raises RateLimited if the address failed too often in this minute."""
         began_at, count = self._by_address.get(address, (0.0, 0))

@@ -103,7 +103,12 @@ class TestHealth:
     ) -> None:
         await system.settled(await system.deposit())
         page = await operator.get("/console/health")
-        for text in ("No brake is engaged", "Full rate", "stk_push acknowledged"):
+        for text in (
+            "No brake is engaged",
+            "Full rate",
+            "stk_push acknowledged",
+            "Webhooks None waits",
+        ):
             assert text in page.text, text
         await operator.post("/console/brakes/payouts/stop", {"reason": _REASON})
         await system.withdrawal()

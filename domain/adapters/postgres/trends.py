@@ -1,7 +1,7 @@
 """How many payments there were, how they ended, and how long they took, for the console's charts.
 
-The queries read a limited number of rows for each bar, through the index `payments_newest`. So the
-charts cost the same however many payments there are.
+The query reads a limited number of rows for each bar, through an index by time. So the charts cost
+the same however many payments there are.
 """
 
 from __future__ import annotations
