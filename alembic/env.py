@@ -24,7 +24,7 @@ from domain.adapters.postgres.installed import FUNCTIONS
 from domain.adapters.postgres.locks import LOCK_MIGRATION, LOCK_UPKEEP
 from domain.adapters.postgres.migrating import open_migration
 from domain.adapters.postgres.partitions import store_retention
-from domain.adapters.postgres.rights import apply_rights
+from domain.adapters.postgres.rights import apply_rights, grant_calls
 from domain.adapters.postgres.tables import REVISION, SCHEMA, metadata
 from domain.adapters.settings.common import ReleaseSettings, read_settings
 from domain.adapters.settings.errors import SettingsError
@@ -39,6 +39,9 @@ def run_migrations(connection: Connection, settings: ReleaseSettings) -> bool:
     connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
     context.configure(connection=connection, target_metadata=metadata, version_table_schema=SCHEMA)
     with context.begin_transaction():
+        found = context.get_context().get_current_revision()
+        if found is not None and found > REVISION and is_upgrade():  # they are numbered
+            return keep_newer_schema(connection, found)
         context.run_migrations()
         revision = context.get_context().get_current_revision()
     if revision == REVISION:
@@ -47,6 +50,27 @@ def run_migrations(connection: Connection, settings: ReleaseSettings) -> bool:
         set_broadcasts(connection, is_on=settings.supabase_realtime == "on")
     apply_rights(connection)
     return revision == REVISION
+
+
+def is_upgrade() -> bool:
+    """Whether the command is `alembic upgrade`."""
+    options = context.config.cmd_opts
+    return options is not None and options.cmd[0].__name__ == "upgrade"
+
+
+def keep_newer_schema(connection: Connection, found: str) -> bool:
+    """Prepares the schema of a newer release for the processes of this one, after a rollback.
+
+    Only this release's functions are missing. All tables, rights and settings of the newer release
+    stay, because its processes may still run. Returns False.
+    """
+    install(connection, FUNCTIONS)
+    grant_calls(connection)
+    sys.stderr.write(
+        f"release: the schema is {found}, of a newer release than this one ({REVISION}). It stays,"
+        " and the functions of this release are installed\n"
+    )
+    return False
 
 
 done = "nothing is changed"

@@ -59,6 +59,18 @@ async def first_column(url: str, sql: str, *arguments: Any) -> list[Any]:
         return [row[0] for row in await raw.fetch(sql, *arguments)]
 
 
+OUR_FUNCTIONS = "FROM pg_proc WHERE pronamespace = 'mkwanja'::regnamespace AND prokind = 'f'"
+FUNCTION_COUNT = f"SELECT count(*)::int {OUR_FUNCTIONS}"
+DROP_FUNCTIONS = f"""
+DO $$ DECLARE one regprocedure; BEGIN
+    FOR one IN SELECT oid::regprocedure {OUR_FUNCTIONS}
+        AND obj_description(oid, 'pg_proc') LIKE 'installed by %' LOOP
+        EXECUTE 'DROP FUNCTION ' || one;
+    END LOOP;
+END $$
+"""
+
+
 class TestUpgrade:
     """`alembic upgrade head`, as the Procfile's line `release` runs it."""
 
@@ -100,6 +112,25 @@ class TestUpgrade:
             REVISION
         ]
         assert await differences(empty) == []
+
+    async def test_an_older_release_keeps_a_newer_schema_and_installs_its_functions(
+        self, empty: str
+    ) -> None:
+        """After a rollback, its processes work, and those of the newer release lose no right."""
+        await migrate(empty)
+        async with Store(empty) as store:
+            await store.execute("UPDATE mkwanja.alembic_version SET version_num = '9999'")
+            functions = await store.one(FUNCTION_COUNT)
+            await store.execute(DROP_FUNCTIONS)
+            assert await store.one(FUNCTION_COUNT) < functions
+            status, output = await alembic("upgrade", "head", url=empty)
+            assert (status, len(output.splitlines())) == (0, 1), output
+            assert f"the schema is 9999, of a newer release than this one ({REVISION})" in output
+            assert await store.one(FUNCTION_COUNT) == functions
+            assert await store.one("SELECT version_num FROM mkwanja.alembic_version") == "9999"
+            await store.finalized()
+        status, output = await alembic("downgrade", "0001", url=empty)
+        assert status != 0, output
 
     async def test_only_the_served_view_is_created_outside_our_schema(
         self, database_url: str

@@ -14,6 +14,7 @@ from domain.adapters.postgres.engine import is_about_rows
 from domain.adapters.postgres.feed import Feed
 from domain.adapters.postgres.reading import PostgresReadingStore
 from domain.adapters.postgres.statements import sql
+from domain.adapters.postgres.tables import REVISION
 from domain.errors import StoreUnavailable
 from domain.lifecycle.record_callback import raw_callback_change
 from domain.stages import Stage, Step
@@ -153,3 +154,21 @@ async def test_an_error_about_a_row_is_logged_without_the_row(fresh: Store) -> N
     assert event["sqlstate"] == "23514"
     assert number not in str(event)
     assert "test_unusable_postgres" in event["traceback"]
+
+
+@pytest.mark.parametrize(
+    ("revision", "is_migrated"),
+    [("0001", False), (REVISION, True), ("9999", True)],
+    ids=["of an older release", "of this release", "of a newer release"],
+)
+async def test_a_process_is_ready_on_its_own_schema_and_on_a_newer_one(
+    fresh: Store, revision: str, is_migrated: bool
+) -> None:
+    """Processes of the previous release serve until those of the new one replace them."""
+    reading = PostgresReadingStore(fresh.database)
+    number = "UPDATE mkwanja.alembic_version SET version_num = $1"
+    try:
+        await fresh.execute(number, revision)
+        assert await reading.is_migrated() is is_migrated
+    finally:
+        await fresh.execute(number, REVISION)  # other tests borrow this database

@@ -162,9 +162,15 @@ class PostgresReadingStore:
         )
 
     async def is_migrated(self) -> bool:
-        """Whether the database has the schema that this code was written for."""
+        """Whether the database has the schema that this code was written for, or a newer one.
+
+        Each migration keeps the processes of the previous release working. They stay ready, because
+        a load balancer would otherwise have no process at all between the migration and the first
+        new process.
+        """
         async with self._database.transaction() as transaction:
-            return [row.version_num for row in await transaction.rows(_REVISION)] == [REVISION]
+            revisions = [row.version_num for row in await transaction.rows(_REVISION)]
+        return len(revisions) == 1 and revisions[0] >= REVISION  # they are numbered
 
     async def is_writable(self) -> bool:
         """Whether the database accepts writes.

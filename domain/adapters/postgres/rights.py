@@ -169,8 +169,7 @@ def apply_rights(connection: Connection) -> None:
         rows = connection.execute(_COLUMNS, {"schema": SCHEMA})
         for statement in service_grants({(row.relname, row.attname) for row in rows}):
             connection.execute(text(statement))
-        for statement in grants_to_call(connection, SERVICE_ROLE):
-            connection.exec_driver_sql(statement)
+        grant_calls(connection)
         connection.execute(text(_CREATE_SERVICE_POLICIES))
     if (
         connection.execute(_HAS_ROLE, {"name": "authenticated"}).scalar()
@@ -178,6 +177,13 @@ def apply_rights(connection: Connection) -> None:
     ):
         for statement in _GRANT_OWN_PAYMENTS:
             connection.execute(text(statement))
+
+
+def grant_calls(connection: Connection) -> None:
+    """Lets the service's role, if it exists, call the installed functions. Revokes nothing."""
+    if connection.execute(_HAS_ROLE, {"name": SERVICE_ROLE}).scalar():
+        for statement in grants_to_call(connection, SERVICE_ROLE):
+            connection.exec_driver_sql(statement)
 
 
 @dataclass(frozen=True, slots=True)
