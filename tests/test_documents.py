@@ -163,6 +163,18 @@ def test_every_make_target_that_a_document_names_exists() -> None:
         assert named <= targets, (document, named - targets)
 
 
+def test_each_decision_has_the_number_of_its_file_and_no_other_has_it() -> None:
+    """Two branches may take the same number. The later one must take the next."""
+    decisions = sorted(ROOT.glob("docs/adr/*.md"))
+    headings = [path.read_text().partition("\n")[0] for path in decisions]
+    assert [heading.split()[1] for heading in headings] == [
+        f"{number}." for number in range(1, len(decisions) + 1)
+    ]
+    assert [int(path.name.split("-")[0]) for path in decisions] == list(
+        range(1, len(decisions) + 1)
+    )
+
+
 def test_every_commit_that_contributing_names_exists() -> None:
     named = re.findall(r"\| `([0-9a-f]{7,40})` \|", (ROOT / "CONTRIBUTING.md").read_text())
     assert named
