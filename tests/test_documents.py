@@ -22,6 +22,7 @@ from tests.certificates import key_pem
 from tests.layout import PRODUCT
 from tests.paths import ROOT, name
 from tests.sampling import COLLECTED
+from tests.snippets import Snippet, find_test, playing_tests, snippets
 from workers.commands.arguments import OneLineParser
 from workers.commands.running import COMMANDS, add_commands
 
@@ -156,10 +157,27 @@ def test_the_command_line_accepts_every_command_that_the_runbook_shows() -> None
     assert {each.command for each in arguments} == {command.name for command in COMMANDS}
 
 
+@pytest.mark.parametrize(
+    "snippet", snippets(), ids=lambda each: f"{each.document} {each.text[:40]!r}"
+)
+def test_every_snippet_of_a_document_is_played_or_says_what_it_needs(snippet: Snippet) -> None:
+    """tests/snippets.py names the test, or what the snippet needs: Supabase, for example."""
+    assert find_test(snippet) is not None
+
+
+def test_every_test_that_plays_snippets_exists() -> None:
+    missing = [
+        (file, test)
+        for file, test in playing_tests()
+        if not file.exists() or f"def {test}" not in file.read_text()
+    ]
+    assert missing == []
+
+
 def test_every_make_target_that_a_document_names_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for document in DOCUMENTS:
-        named = set(re.findall(r"`make ([a-z]+)", document.read_text()))
+        named = set(re.findall(r"(?:`|^ *)make ([a-z-]+)", document.read_text(), re.MULTILINE))
         assert named <= targets, (document, named - targets)
 
 

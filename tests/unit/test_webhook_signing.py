@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from domain.webhooks.signing import KEY_BYTES, new_key, secret_text, signed_headers
+from tests.snippets import snippets
 
 EVENT_ID = UUID("0199a0b1-c2d3-7e4f-8a5b-6c7d8e9f0a1b")
 
@@ -52,3 +55,17 @@ def test_new_keys_are_long_and_differ() -> None:
     keys = {new_key() for _ in range(100)}
     assert len(keys) == 100
     assert {len(key) for key in keys} == {KEY_BYTES}
+
+
+def test_the_shown_receiver_accepts_each_event_once() -> None:
+    [program] = [each.text for each in snippets() if each.document == "docs/webhooks.md"
+                 and each.language == "python"]  # fmt: skip
+    shown: dict[str, Any] = {}
+    exec(program, shown)  # noqa: S102 - the program of our own document
+    key, seen, body = new_key(), set[str](), f'{{"id": "{EVENT_ID}"}}'.encode()
+    headers = signed_headers([key], event_id=EVENT_ID, unix_seconds=int(time.time()), body=body)
+    receive = functools.partial(shown["receive"], headers=headers, body=body, seen=seen)
+    assert receive(secret_text(key)) == {"id": str(EVENT_ID)}
+    assert receive(secret_text(key)) is None
+    with pytest.raises(WebhookVerificationError):
+        receive(secret_text(new_key()))
