@@ -12,8 +12,8 @@ from domain.events import EventType
 from domain.views import EVENT_SOURCE
 
 
-def parse_event(body: bytes | str) -> CloudEvent:
-    """The event in `body`. Fails if `body` is no CloudEvent 1.0, or no event of ours."""
+def parse_cloud_event(body: bytes | str) -> CloudEvent:
+    """The event in `body`. Fails if `body` is no CloudEvent 1.0 with JSON and a time in UTC."""
     event = JSONFormat().read(CloudEvent, body)
     assert isinstance(event, CloudEvent)
     attributes = json.loads(body)
@@ -25,10 +25,16 @@ def parse_event(body: bytes | str) -> CloudEvent:
     assert event.get_attributes() == {**attributes, "time": time}
     assert event.get_data() == data
     assert event.get_specversion() == "1.0"
+    assert event.get_datacontenttype() == "application/json"
+    return event
+
+
+def parse_event(body: bytes | str) -> CloudEvent:
+    """The event about a payment in `body`. Fails if `body` is no such event."""
+    event = parse_cloud_event(body)
     assert event.get_source() == EVENT_SOURCE
     assert event.get_type() in set(EventType)
-    assert event.get_datacontenttype() == "application/json"
-    assert event.get_subject() == data["id"]
+    assert event.get_subject() == json.loads(body)["data"]["id"]
     sequence = event.get_extension("sequence")
     assert isinstance(sequence, int)
     # CloudEvents §Integer: the type of an attribute has 32 bits.

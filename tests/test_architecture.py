@@ -210,6 +210,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
         "domain/adapters/observability.py",
         "domain/adapters/settings/",
         "gateway/webhooks/",
+        "gateway/openapi/asyncapi.py",
         "gateway/openapi/examples.py",
         "gateway/routes.py",
         "gateway/ingress.py",

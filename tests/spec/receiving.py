@@ -17,6 +17,7 @@ from uuid import uuid4
 from aiohttp import web
 from standardwebhooks.webhooks import Webhook
 
+from tests.cloud_events import parse_cloud_event
 from tests.spec.system import System
 from tests.stack.client import Answer, Client
 
@@ -66,9 +67,10 @@ class Message:
         return json.loads(self.body)
 
     def check(self, secret: str) -> None:
-        """Raise an error if `secret` did not sign the message."""
+        """Raise an error if `secret` did not sign the message, or if it is no CloudEvent."""
         verified = Webhook(secret).verify(self.body, self.headers)
         assert verified["id"] == self.headers["webhook-id"]
+        assert parse_cloud_event(self.body).get_id() == verified["id"]
 
 
 @dataclass
@@ -185,8 +187,11 @@ async def make_events(system: System, payment_ids: Sequence[str], *, count: int 
                 " INSERT INTO mkwanja.payment_history (id, payment_id, sequence, recorded_at,"
                 " what, previous_stage, stage, detail, event_type, event_body)"
                 " SELECT $2::uuid, id, sequence, now(), 'stored_by_a_test', 'failed', 'failed',"
-                " '{}', 'mkwanja.payment.failed', json_build_object('id', $2::text, 'subject',"
-                " id, 'type', 'mkwanja.payment.failed', 'sequence', sequence)::text FROM payment",
+                " '{}', 'mkwanja.payment.failed', json_build_object('specversion', '1.0',"
+                " 'id', $2::text, 'source', '/mkwanja/payments', 'subject', id,"
+                " 'type', 'mkwanja.payment.failed', 'time', '2026-03-01T07:15:00.000Z',"
+                " 'sequence', sequence, 'datacontenttype', 'application/json',"
+                " 'data', json_build_object('id', id))::text FROM payment",
                 payment_id,
                 str(uuid4()),
             )

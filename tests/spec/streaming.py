@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 
+from tests.cloud_events import parse_event
 from tests.spec.playing import stopped_payouts
 from tests.spec.requesting import cancel
 from tests.spec.system import PATIENCE_SECONDS, System
@@ -55,6 +56,7 @@ class Stream:
         elif "data" in fields:
             assert fields.keys() == {"id", "data"}, fields
             self.cursors.append(fields["id"])
+            parse_event(fields["data"])
             self.events.append(json.loads(fields["data"]))
         elif "id" in fields:
             assert not self.first_id, "a second block has an id without an event"

@@ -10,7 +10,15 @@ import pytest
 
 from tests.described import Described, Operation
 from tests.spec.conftest import a_system
-from tests.spec.receiving import LOCAL, PATH, receiving
+from tests.spec.receiving import (
+    LOCAL,
+    PATH,
+    answering,
+    call,
+    delete_all,
+    receiving,
+    registered,
+)
 from tests.spec.requesting import new_subject, post, send_request
 from tests.spec.system import System
 from tests.stack.client import Answer, Client
@@ -95,6 +103,7 @@ async def test_each_example_answer_has_the_form_of_a_real_answer(
     token = own_system.stack.issuer.user_token(new_subject())
     async with Client(own_system.stack.web_url, token) as user:
         real = await _real_answers(own_system, described, user, token)
+    real |= await _real_answers_about_webhooks(own_system, described)
     shown: dict[str, dict[str, Any]] = {
         description["operationId"]: _examples(answer["content"])
         for description in described.operations.values()
@@ -140,47 +149,49 @@ async def _real_answers(
     real["listEvents"].append(
         await system.eventually(page_with_the_event, lambda page: page["items"])
     )
-    real |= await _answers_about_endpoints(system, user)
     for name, path in (("healthz", "/healthz"), ("readyz", "/readyz")):
         real[name].append((await send_request(system, "GET", path, token="")).expect(200).json())
     return real
 
 
-async def _answers_about_endpoints(system: System, user: Client) -> dict[str, list[Any]]:
-    """Answers of each operation on webhook endpoints, by its operationId."""
-    backend = system.backend
-    async with receiving() as receiver:
-        body = {
-            "url": receiver.url,
-            "event_types": ["mkwanja.payment.succeeded"],
-            "description": "The shop",
-        }
-        created = (await backend.send("POST", PATH, body)).expect(201).json()
-        path = f"{PATH}/{created['id']}"
-        await system.settled(await _deposit(user))
-
-        async def deliveries() -> Any:
-            return (await backend.get(f"{path}/deliveries")).expect(200).json()
-
+async def _real_answers_about_webhooks(
+    system: System, described: Described
+) -> dict[str, list[Any]]:
+    """Answers of each operation of webhook endpoints, by its operationId."""
+    real: dict[str, list[Any]] = defaultdict(list)
+    examples = {
+        description["operationId"]: _examples(description["requestBody"]["content"])
+        for description in described.operations.values()
+        if "requestBody" in description
+    }
+    for body in examples["createWebhookEndpoint"].values():
+        created = await system.backend.send("POST", PATH, body)
+        real["createWebhookEndpoint"].append(created.expect(201).json())
+    for item in real["createWebhookEndpoint"]:
+        assert item["url"].startswith("https://")
+    await delete_all(system.backend)
+    texts = {"event_types": ["mkwanja.payment.succeeded"], "description": "The shop"}
+    async with receiving() as receiver, registered(system, receiver, **texts) as endpoint:
+        receiver.respond = answering(200, "ok")
+        test = await call(endpoint, "POST", "/test")
+        real["testWebhookEndpoint"].append(test.expect(202).json())
+        await system.settled(await system.deposit())
         delivered = await system.eventually(
-            deliveries, lambda page: [item["status"] for item in page["items"]] == ["delivered"]
+            endpoint.deliveries,
+            lambda found: [each["status"] for each in found] == ["delivered"] * 2,
         )
-        answers = {
-            "createWebhookEndpoint": created,
-            "listWebhookDeliveries": delivered,
-            "listWebhookEndpoints": (await backend.get(PATH)).json(),
-            "readWebhookEndpoint": (await backend.get(path)).json(),
-            "rotateWebhookSecret": (await backend.send("POST", f"{path}/rotate-secret")).json(),
-            "testWebhookEndpoint": (await backend.send("POST", f"{path}/test")).json(),
-            "redeliverWebhook": (
-                await backend.send("POST", f"{path}/deliveries/1/redeliver")
-            ).json(),
-            "changeWebhookEndpoint": (
-                await backend.send("PATCH", path, {"status": "disabled"})
-            ).json(),
-        }
-        (await backend.send("DELETE", path)).expect(204)
-    return {name: [answer] for name, answer in answers.items()}
+        real["listWebhookDeliveries"].append({"items": delivered[-1:], "next_cursor": None})
+        again = await call(endpoint, "POST", f"/deliveries/{delivered[-1]['number']}/redeliver")
+        real["redeliverWebhook"].append(again.expect(202).json())
+        rotated = await call(endpoint, "POST", "/rotate-secret")
+        real["rotateWebhookSecret"].append(rotated.expect(200).json())
+        real["readWebhookEndpoint"].append(await endpoint.read())
+        listed = await system.backend.get(PATH)
+        real["listWebhookEndpoints"].append(listed.expect(200).json())
+        for body in examples["changeWebhookEndpoint"].values():
+            changed = await call(endpoint, "PATCH", "", body)
+            real["changeWebhookEndpoint"].append(changed.expect(200).json())
+    return real
 
 
 async def _deposit(user: Client) -> str:
