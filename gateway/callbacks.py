@@ -101,7 +101,7 @@ class Receiver:
             return web.Response(status=413)
         if loop.time() >= give_up_at:
             give_up_at = loop.time() + _STORE_LATE_SECONDS
-        report = UNREADABLE if _is_encoded(request) else _parse_report(operation, body)
+        report = UNREADABLE if _is_encoded(request) else _parse_report(payment_id, operation, body)
         callback = StoredCallback(
             id=UUID(int=uuid_utils.uuid7().int),
             operation=operation,
@@ -204,12 +204,12 @@ class Receiver:
         self.resources.announcer.announce_soon(result)
 
 
-def _parse_report(operation: str, body: bytes) -> Report:
+def _parse_report(payment_id: UUID, operation: str, body: bytes) -> Report:
     try:
         return read_report(operation, body)
     except Exception:
         # This is a bug of ours. The raw message is stored anyway.
-        log.exception("callback_not_read", operation=operation)
+        log.exception("callback_not_read", payment_id=str(payment_id), operation=operation)
         return UNREADABLE
 
 

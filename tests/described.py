@@ -15,7 +15,7 @@ from jsonschema_rs import Draft202012Validator
 # Headers of HTTP itself and of proxies. They say nothing about payments.
 _USUAL_HEADERS = {
     "cache-control", "connection", "content-length", "content-type", "date", "server", "vary",
-    "x-content-type-options",
+    "x-content-type-options", "x-request-id",
 }  # fmt: skip
 
 Operation = tuple[str, str]  # ("GET", "/v1/payments/{payment_id}")

@@ -149,6 +149,38 @@ def test_no_import_changes_another_module() -> None:
     assert found == []
 
 
+_LEVELS = {"debug", "info", "warning", "error", "exception"}
+
+
+def _log_calls(
+    node: ast.AST, arguments: frozenset[str] = frozenset()
+) -> Iterator[tuple[ast.Call, frozenset[str]]]:
+    """Each call that logs, with the arguments of the functions around it."""
+    for inner in ast.iter_child_nodes(node):
+        around = arguments
+        match inner:
+            case ast.FunctionDef(args=args) | ast.AsyncFunctionDef(args=args):
+                around |= {each.arg for each in (*args.posonlyargs, *args.args, *args.kwonlyargs)}
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="log" | "_log"), attr=level)):
+                if level in _LEVELS:
+                    yield inner, around
+            case _:
+                pass
+        yield from _log_calls(inner, around)
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=name)
+def test_a_log_line_about_a_payment_has_its_id(path: Path) -> None:
+    """A function that gets one payment logs `payment_id`, so one search finds all its lines."""
+    found = [
+        f"{name(path)}:{call.lineno}"
+        for call, around in _log_calls(tree(path))
+        if around & {"payment", "payment_id"}
+        and not {"payment_id", None} & {keyword.arg for keyword in call.keywords}
+    ]
+    assert found == []
+
+
 def daraja_names() -> set[str]:
     """The field names of Daraja's messages, as its adapter spells them."""
     words = {text for path in DARAJA.glob("*.py") for text, _ in texts(path)}

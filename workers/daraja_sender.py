@@ -60,6 +60,7 @@ class DarajaSender:
                 # payment of this kind.
                 log.error(  # noqa: TRY400 - the reason is known, so a stack trace adds nothing
                     "daraja_refuses_our_configuration",
+                    payment_id=str(payment.id),
                     provider_code=error.code,
                     kind=payment.kind.value,
                 )

@@ -109,9 +109,9 @@ class Inquirer:
         try:
             await self._inquire_when_ready(payment_id, is_breaker_probe=True)
         except PaymentServiceError as error:
-            log.warning("probe_postponed", error=type(error).__name__)
+            log.warning("probe_postponed", payment_id=str(payment_id), error=type(error).__name__)
         except Exception:
-            log.exception("probe_failed")
+            log.exception("probe_failed", payment_id=str(payment_id))
 
     async def _may_be_resent(self, payment_id: UUID) -> bool:
         is_permitted = False

@@ -1,10 +1,16 @@
-"""The headers and the log line of every answer, in both processes."""
+"""The headers and the log line of every answer, in both processes.
+
+Each request has an id, which is in its answer and in every log line about it.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
+from uuid import UUID
 
 import structlog
+import uuid_utils
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
@@ -17,6 +23,12 @@ ROUTE = web.RequestKey("route", str)
 # The request waited on purpose, so its time says nothing about the service.
 WAITED = web.RequestKey("waited", bool)
 SLOW_SECONDS = 1.0
+
+# The caller, or a proxy, may choose the id of a request. A shorter text could be a phone number,
+# and a text with other characters could forge a log line or a header.
+REQUEST_ID_HEADER = "X-Request-Id"
+_CHOSEN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{15,63}")
+_REQUEST_ID = web.RequestKey("request_id", str)
 _OUR_FAULTS = frozenset({500, 501, 502, 504})
 
 
@@ -30,17 +42,40 @@ def add_security_headers(response: web.StreamResponse) -> None:
     response.headers.setdefault("Cache-Control", "no-store")
 
 
-async def add_security_headers_to_answer(
-    _request: web.Request, response: web.StreamResponse
-) -> None:
-    """`add_security_headers` with the signature of aiohttp's `on_response_prepare`."""
+def request_id(request: web.BaseRequest) -> str:
+    """The id of the request: the one in its header, if that is of a safe form, or a new one."""
+    known: str | None = request.get(_REQUEST_ID)
+    if known is None:
+        chosen = request.headers.get(REQUEST_ID_HEADER)
+        is_safe = chosen is not None and _CHOSEN_ID.fullmatch(chosen)
+        known = chosen if chosen is not None and is_safe else str(uuid_utils.uuid7())
+        request[_REQUEST_ID] = known
+    return known
+
+
+async def add_headers_to_answer(request: web.Request, response: web.StreamResponse) -> None:
+    """Adds the headers that every answer of the application has (for `on_response_prepare`)."""
     add_security_headers(response)
+    response.headers[REQUEST_ID_HEADER] = request_id(request)
+
+
+def payment_id_of(request: web.BaseRequest, response: web.StreamResponse) -> str | None:
+    """The payment that an answer shows or made. None if the request was refused."""
+    if response.status >= 400 or not isinstance(request, web.Request):
+        return None
+    location = response.headers.get("Location", "")
+    text = request.match_info.get("payment_id") or location.rpartition("/")[2]
+    try:
+        return str(UUID(text))
+    except ValueError:
+        return None
 
 
 class AccessLog(AbstractAccessLogger):
     """Counts each answer, and logs one line `request`: route, method, status and milliseconds.
 
-    The line contains no text that the client wrote. Slow answers and faults of ours are logged at
+    The line has the ids of the request and, if the request was not refused, of its payment. It
+    contains no other text that the client wrote. Slow answers and faults of ours are logged at
     INFO. All other answers, including every 4xx and 503, are logged only at DEBUG, because a flood
     of requests must not fill the disk, and because a log line costs half as much time as a
     rejection. Metrics count the rejections.
@@ -58,9 +93,12 @@ class AccessLog(AbstractAccessLogger):
         is_notable = is_slow or response.status in _OUR_FAULTS
         if not is_notable and not self._logs_all:
             return
+        payment_id = payment_id_of(request, response)
         write_event = log.info if is_notable else log.debug
         write_event(
             "request",
+            request_id=request_id(request),
+            **({} if payment_id is None else {"payment_id": payment_id}),
             route=route,
             method=request.method,
             status=response.status,

@@ -8,7 +8,13 @@ import aiohttp_cors
 from aiohttp import hdrs, web
 
 # The headers of an answer that a page may read.
-_EXPOSED = ("Location", "Idempotency-Replayed", "Retry-After", "WWW-Authenticate")
+_EXPOSED = (
+    "Location",
+    "Idempotency-Replayed",
+    "Retry-After",
+    "WWW-Authenticate",
+    "X-Request-Id",
+)
 _ALLOWED = (
     "Authorization",
     "Content-Type",

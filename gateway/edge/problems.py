@@ -15,6 +15,7 @@ from domain import errors
 from domain.adapters import observability
 from domain.adapters.masking import mask_text
 from domain.views import timestamp
+from gateway.edge.answers import request_id
 from gateway.edge.returns import Returns
 
 log = structlog.get_logger()
@@ -117,7 +118,7 @@ async def answer_with_problems(request: web.Request, handler: Handler) -> web.St
         if isinstance(error, errors.LimitExceeded | errors.RateLimited):
             observability.limited.labels(limit=error.limit).inc()
         if problem is BUG:
-            log.exception("unmapped_error")
+            log.exception("unmapped_error", request_id=request_id(request))
         return _problem_response(
             problem, error.message, more=extra_members(error), headers=_retry_after(error)
         )
@@ -127,7 +128,7 @@ async def answer_with_problems(request: web.Request, handler: Handler) -> web.St
     except Exception:
         # The log shows the route's pattern, because the path and the body can contain a phone
         # number.
-        log.exception("request_failed", route=_route(request))
+        log.exception("request_failed", request_id=request_id(request), route=_route(request))
         return _problem_response(BUG, "You may send the same request again, with the same key.")
 
 
@@ -143,12 +144,12 @@ async def answer_with_statuses(request: web.Request, handler: Handler) -> web.St
     except errors.PaymentServiceError as error:
         problem = problem_of(error)
         if problem is BUG:
-            log.exception("unmapped_error")
+            log.exception("unmapped_error", request_id=request_id(request))
     except web.HTTPException as error:
         problem = _http_problem(error)
         headers = _allow_header(error)
     except Exception:
-        log.exception("request_failed", route=_route(request))
+        log.exception("request_failed", request_id=request_id(request), route=_route(request))
         problem = BUG
     observability.callbacks_refused.labels(reason=problem.code).inc()
     response = web.Response(status=problem.status, headers={**(problem.headers or {}), **headers})

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from domain.adapters.garbage import collect_garbage_less_often
 from gateway.edge.aiohttp_internals import answer_before_application, require_known_aiohttp
-from gateway.edge.answers import add_security_headers_to_answer
+from gateway.edge.answers import add_headers_to_answer
 from gateway.edge.connections import CONNECTIONS_MAX, WAITING_MAX, Connection, Connections
 from gateway.edge.early_refusal import ANSWER_EARLY
 from gateway.edge.listener import Listener, listening_sockets
@@ -85,7 +85,7 @@ async def listen(
     """
     require_known_aiohttp()
     loop = asyncio.get_running_loop()
-    app.on_response_prepare.append(add_security_headers_to_answer)
+    app.on_response_prepare.append(add_headers_to_answer)
     async with AsyncExitStack() as stack:
         watching = asyncio.create_task(connections.watch())
         stack.push_async_callback(_cancel, watching)

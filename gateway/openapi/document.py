@@ -57,6 +57,8 @@ _DESCRIPTION = f"""Payments between your systems and M-PESA: authenticated, idem
 * **Bodies** are JSON (RFC 8259) in UTF-8, with at most {BODY_BYTES_MAX} bytes and without repeated
   keys. Unknown fields of bodies and unknown or repeated parameters are rejected. Ignore members of
   answers that you do not know, because we may add members.
+* **Each answer** has `X-Request-Id`, by which we find the log lines of your request. You may choose
+  it: 16 to 64 letters, digits, `.`, `_` and `-`. A refusal under overload may lack it.
 * **Cursors** are opaque. Send a cursor back unchanged, to the list that returned it.
 * **The format `plain-text`** is our own: one line of printable characters that is not blank."""
 

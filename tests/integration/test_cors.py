@@ -14,7 +14,7 @@ from tests.stack.stack import Stack
 
 _OURS, _OTHER_OF_OURS = "https://app.example.co.ke", "http://localhost:5173"
 _DEPOSIT = {"amount": 9, "phone_number": "0711000111"}
-_EXPOSED = {"Location", "Idempotency-Replayed", "Retry-After", "WWW-Authenticate"}
+_EXPOSED = {"Location", "Idempotency-Replayed", "Retry-After", "WWW-Authenticate", "X-Request-Id"}
 _ROUTES = [
     ("POST", "/v1/deposits"),
     ("POST", "/v1/withdrawals"),

@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import aiohttp
 import pytest
@@ -24,7 +24,10 @@ from tests.stack.processes import Process, procfile_commands
 from tests.stack.shape import Shape
 from tests.stack.stack import Stack
 
-_FIELDS = {"event", "process", "level", "timestamp", "route", "method", "status", "milliseconds"}
+_FIELDS = {
+    *("event", "process", "level", "timestamp"),
+    *("request_id", "route", "method", "status", "milliseconds"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +71,7 @@ async def test_a_request_is_logged_by_its_route(stack: Stack) -> None:
         # A process logs after it has answered.
         await stack.process(process).wait_logged(r'"status":\s*(404|403)')
         lines = _logged(stack, process)
-        assert all(set(line) == _FIELDS for line in lines)
+        assert all(set(line) - {"payment_id"} == _FIELDS for line in lines)
         text = stack.process(process).log_text()
         assert [secret for secret in secrets if secret in text] == []
         logged += [
@@ -130,3 +133,36 @@ async def test_with_an_untested_aiohttp_no_process_starts(stack: Stack, tmp_path
         )
         line = await _refusal_to_start(stack, tmp_path, name, [sys.executable, "-c", program])
         assert line.startswith(f"{name}: cannot start; aiohttp 3.99.0 is installed, and only ")
+
+
+async def test_a_request_and_its_log_line_have_one_id(stack: Stack) -> None:
+    """The caller, or a proxy, may choose the id. An id of another form is replaced.
+
+    If the request was not refused, the line also has the payment's id, as all lines about it.
+    """
+    chosen = "4bf92f3577b34da6a3ce929d0e0e4736"
+    unsafe = ("0711000777", "x" * 65, "4bf92f3577b34da6 a3ce929d", "{4bf92f3577b34da6a3ce9}")
+    headers = {"Authorization": f"Bearer {stack.issuer.user_token()}"}
+    body = {"amount": 3, "phone_number": "0711000778"}
+    ids: list[tuple[str, str]] = []
+    payment_id = ""
+    async with aiohttp.ClientSession(trust_env=False, headers=headers) as http:
+        for number, sent in enumerate((chosen, None, *unsafe)):
+            own = {"X-Idempotency-Key": f"key-{number}", **({"X-Request-Id": sent} if sent else {})}
+            request = http.post(f"{stack.web_url}/v1/deposits", json=body, headers=own)
+            async with request as answer:
+                payment_id = (await answer.json())["id"]
+                ids.append((answer.headers["X-Request-Id"], payment_id))
+        async with http.get(f"{stack.web_url}/v1/payments/{payment_id}") as answer:
+            ids.append((answer.headers["X-Request-Id"], payment_id))
+        async with http.get(f"{stack.web_url}/v1/payments/{uuid4()}") as answer:
+            refused = answer.headers["X-Request-Id"]
+    assert ids[0][0] == chosen
+    assert len({request_id for request_id, _ in ids}) == len(ids)
+    assert all(UUID(request_id).version == 7 for request_id, _ in ids[1:])
+    await stack.process("web").wait_logged(refused)
+    payment_by_request = {
+        line["request_id"]: line.get("payment_id") for line in _logged(stack, "web")
+    }
+    assert {each: payment_by_request[each] for each, _ in ids} == dict(ids)
+    assert payment_by_request[refused] is None
