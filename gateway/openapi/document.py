@@ -41,6 +41,7 @@ from gateway.routes import (
 )
 from gateway.schemas.kind_schema import EXAMPLE_ID, EXAMPLE_KEY
 from gateway.schemas.queries import LAST_EVENT_ID
+from gateway.webhooks.message import describe_message
 from gateway.webhooks.schemas import DELIVERY_NUMBER_MAX
 
 VERSION = "0.1.0"
@@ -134,6 +135,7 @@ def document() -> dict[str, Any]:
         "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
         "security": [{_TOKEN: []}],
         "paths": paths,
+        "webhooks": {"event": describe_message(_reference("Event"))},
         "components": {
             "securitySchemes": {
                 _TOKEN: {

@@ -18,7 +18,7 @@ from domain.webhooks.endpoint import (
     EndpointStatus,
     StatusReason,
 )
-from domain.webhooks.signing import KEY_BYTES, secret_text
+from domain.webhooks.signing import KEY_BYTES, secret_text, signed_headers
 from gateway.schemas.kind_schema import EXAMPLE_CREATED_AT, EXAMPLE_ID
 from gateway.webhooks.views import public_delivery, public_endpoint
 
@@ -72,6 +72,13 @@ _DELIVERED = Delivery(
             answer=b"ok",
         ),
     ),
+)
+
+WEBHOOK_EXAMPLE_HEADERS = signed_headers(
+    [bytes(KEY_BYTES)],
+    event_id=_NEW.event_id,
+    unix_seconds=int(_LATER.timestamp()),
+    body=b"{}",
 )
 
 BODY_EXAMPLES: Mapping[str, dict[str, Any]] = {

@@ -186,6 +186,27 @@ async def test_a_name_with_one_address_that_is_allowed_is_called_there_only(
         assert (sent.outcome, sent.answer) == (AttemptOutcome.DELIVERED, b"ok")
 
 
+async def test_a_literal_ipv6_address_is_called_with_its_own_host_header() -> None:
+    seen: list[str] = []
+
+    async def receive(request: web.Request) -> web.Response:
+        seen.append(request.host)
+        return web.Response(text="ok")
+
+    try:
+        serving = _serving(receive, host="::1")
+        port = await serving.__aenter__()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    try:
+        async with a_sender(allowed=[ipaddress.ip_network("::1/128")]) as sender:
+            sent = await sender.send(f"http://[::1]:{port}/w", {}, b"{}")
+        assert sent.outcome is AttemptOutcome.DELIVERED
+        assert seen == [f"[::1]:{port}"]
+    finally:
+        await serving.__aexit__(None, None, None)
+
+
 async def test_a_name_server_that_never_answers_costs_one_thread_and_a_timeout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -220,13 +241,14 @@ async def test_a_name_without_address_is_reported() -> None:
 async def _serving(
     receive: Callable[[web.Request], Awaitable[web.StreamResponse]],
     tls: ssl.SSLContext | None = None,
+    host: str = "127.0.0.1",
 ) -> AsyncIterator[int]:
     app = web.Application()
     app.router.add_post("/w", receive)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
+        site = web.TCPSite(runner, host, 0, ssl_context=tls)
         await site.start()
         yield int(runner.addresses[0][1])
     finally:

@@ -206,3 +206,14 @@ async def retry_now(system: System, endpoint: Registered) -> None:
         " WHERE endpoint_id = $1::uuid AND next_attempt_at > now() AND NOT is_sending",
         endpoint.id,
     )
+
+
+async def postpone_retries(system: System, endpoint: Registered) -> None:
+    """Let no delivery return by itself within this test."""
+    waiting = "SELECT FROM mkwanja.webhook_deliveries WHERE endpoint_id = $1::uuid AND is_sending"
+    await system.eventually(lambda: system.rows(waiting, endpoint.id), lambda rows: not rows)
+    await system.execute(
+        "UPDATE mkwanja.webhook_deliveries SET next_attempt_at = now() + interval '1 hour'"
+        " WHERE endpoint_id = $1::uuid AND next_attempt_at IS NOT NULL",
+        endpoint.id,
+    )

@@ -15,6 +15,7 @@ from tests.integration.service_role import as_service, create_service_role
 from tests.spec.conftest import INQUIRE_SOON, a_system
 from tests.spec.in_doubt import begin_in_doubt, inquiries
 from tests.spec.operating import operate
+from tests.spec.receiving import LOCAL, accept, answering, call, receiving, registered
 from tests.spec.system import System
 from tests.stack.external import postgres_server
 from tests.stack.install import temporary_folder
@@ -29,7 +30,7 @@ async def system() -> AsyncIterator[System]:
         where = {"DATABASE_URL": as_service(url, password)}
         roles = dict.fromkeys(("web", "callbacks", "worker"), where)
         async with a_system(
-            env=INQUIRE_SOON, process_env=roles, postgres=server, database_url=url
+            env={**INQUIRE_SOON, **LOCAL}, process_env=roles, postgres=server, database_url=url
         ) as system:
             yield system
         await server.drop_database(url)
@@ -52,6 +53,24 @@ async def test_the_service_role_may_pay_read_list_and_announce(system: System) -
     feed = (await system.backend.get("/v1/events")).expect(200).json()
     assert {event["subject"] for event in feed["items"]} == set(ids)
     assert (await system.backend.get("/v1/payments")).expect(200).json()["items"]
+    _assert_nothing_was_refused(system)
+
+
+async def test_the_service_role_may_serve_webhook_endpoints(system: System) -> None:
+    """Every route of endpoints works, and messages are sent, recorded, and sent again."""
+    async with receiving() as receiver:
+        receiver.respond = answering(500)
+        async with registered(system, receiver) as endpoint:
+            await system.settled(await system.deposit())
+            await system.eventually(
+                endpoint.deliveries, lambda items: items and items[0]["attempts"]
+            )
+            receiver.respond = accept
+            for status in ("disabled", "enabled"):
+                (await call(endpoint, "PATCH", "", {"status": status})).expect(200)
+            for action in ("/rotate-secret", "/test", "/deliveries/1/redeliver"):
+                assert (await call(endpoint, "POST", action)).status in {200, 202}
+            await system.eventually(lambda: len(receiver.accepted) == 3)
     _assert_nothing_was_refused(system)
 
 

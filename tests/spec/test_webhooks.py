@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from aiohttp import web
 from cloudevents.core.bindings.http import HTTPMessage, from_http_event
 
 from tests.spec.conftest import BRISK, TIME_SCALE
@@ -18,6 +20,7 @@ from tests.spec.receiving import (
     call,
     hang,
     make_events,
+    postpone_retries,
     receiving,
     register,
     registered,
@@ -172,6 +175,7 @@ async def test_an_endpoint_that_was_down_for_an_hour_gets_every_event(system: Sy
             " WHERE id = $1::uuid",
             endpoint.id,
         )
+        await postpone_retries(system, endpoint)
         async with receiving(port) as receiver:
             (await call(endpoint, "POST", "/test")).expect(202)
             await system.eventually(
@@ -230,6 +234,31 @@ async def test_an_endpoint_that_hangs_delays_no_other(system: System, receiver: 
         )
         attempts = [attempt for item in items for attempt in item["attempts"]]
         assert {attempt["outcome"] for attempt in attempts} == {"timeout"}
+
+
+async def test_a_later_event_of_a_payment_waits_until_the_earlier_one_is_answered(
+    system: System, receiver: Receiver
+) -> None:
+    """Events of other payments do not wait."""
+    held, other = await _make_cancelled(system, 2)
+    go_on = asyncio.Event()
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        if (await request.json())["subject"] == held:
+            await go_on.wait()
+        return await accept(request)
+
+    receiver.respond = respond
+    async with registered(system, receiver):
+        await make_events(system, [held, other], count=3)
+        await system.eventually(lambda: len(receiver.events([other])) == 3)
+        arrived = [message.event["subject"] for message in receiver.messages]
+        assert arrived.count(held) == 1
+        go_on.set()
+        events = await system.eventually(
+            lambda: receiver.events([held]), lambda found: len(found) == 3
+        )
+        assert _sequences(events, held) == sorted(_sequences(events, held))
 
 
 async def test_a_redirect_is_a_failure_and_is_not_followed(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from typing import Any
+from uuid import UUID
 
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
@@ -19,6 +20,7 @@ from domain.failures import FailureReason
 from domain.kinds import Kind
 from domain.stages import Stage
 from domain.values import Purpose
+from domain.webhooks.signing import signed_headers
 from gateway.edge.problems import HTTP_PROBLEMS, PROBLEMS
 from gateway.ingress import ingress_app
 from gateway.openapi.document import VERSION, document
@@ -173,3 +175,15 @@ def test_every_body_and_answer_has_an_example() -> None:
     ]
     paths = ("/openapi.json", "/asyncapi.json", "/metrics")
     assert without == [(("GET", path), "200") for path in paths]
+
+
+def test_the_document_describes_the_message_to_an_endpoint() -> None:
+    """Its headers are those that we send, and its body is an event."""
+    operation = DESCRIBED.document["webhooks"]["event"]["post"]
+    sent = signed_headers([b"key"], event_id=UUID(int=1), unix_seconds=1, body=b"{}")
+    assert {each["name"] for each in operation["parameters"]} == set(sent)
+    content = operation["requestBody"]["content"]
+    assert content == {
+        "application/cloudevents+json": {"schema": {"$ref": "#/components/schemas/Event"}}
+    }
+    assert "Event" in DESCRIBED.document["components"]["schemas"]

@@ -118,7 +118,7 @@ class WebhookSender:
             },
             allow_redirects=False,
             ssl=self._open_tls() if is_https else False,
-            server_hostname=url.host if is_https else None,
+            server_hostname=(url.host or "").rstrip(".") if is_https else None,
         )
         async with request as response:
             answer = await _read_beginning(response)
