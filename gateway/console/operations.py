@@ -208,7 +208,7 @@ def _review_tile(count: int) -> Tile:
     if not count:
         return Tile("Review", "Nothing to review", "No payment waits for a person.", "good")
     return Tile(
-        "Review", format_count(count, "payment"), "Workers flagged them for a person.", "wait"
+        "Review", format_count(count, "payment"), "Flagged for a person to look at.", "wait"
     )
 
 

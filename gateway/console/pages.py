@@ -8,6 +8,7 @@ browsers cache them for good.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -36,6 +37,7 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Frame-Options": "DENY",
 }
+_CAPITAL_INSIDE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _CACHED_FOR_GOOD = "public, max-age=31536000, immutable"
 
 
@@ -111,8 +113,8 @@ def format_count(count: int, one: str, many: str | None = None) -> str:
 
 
 def format_words(name: str) -> str:
-    """A name of ours as words: bill_payment becomes bill payment."""
-    return str(name).replace("_", " ")
+    """A name of ours as words: bill_payment is "bill payment", TokenRefused "token refused"."""
+    return _CAPITAL_INSIDE.sub(" ", name).replace("_", " ").lower()
 
 
 # Each unit, in seconds, and from when on a duration is shown in it.

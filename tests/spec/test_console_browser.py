@@ -120,7 +120,7 @@ async def test_without_scripts_the_lists_and_pages_still_read(system: System) ->
             assert await page.locator("main h1").count() == 1
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.whole)])
 async def test_no_page_scrolls_sideways_on_a_phone(system: System, scheme: str) -> None:
     payment_id = await system.deposit()
     await system.settled(payment_id)
@@ -137,6 +137,7 @@ async def test_no_page_scrolls_sideways_on_a_phone(system: System, scheme: str) 
             assert background == ("rgb(246, 247, 248)" if scheme == "light" else "rgb(16, 20, 24)")
 
 
+@pytest.mark.whole
 async def test_the_list_says_when_the_session_has_ended(system: System) -> None:
     async with open_tab() as tab:
         await _sign_in(system, tab.page)
@@ -163,15 +164,19 @@ async def test_the_pictures_of_the_documents_are_made() -> None:
         await system.execute(
             "UPDATE mkwanja.payments SET needs_review = true WHERE id = $1::uuid", in_doubt
         )
+        await system.control("POST", "/switches", {"missing_products": ["b2c"]})
+        await system.withdrawal()
+        await system.wait_until_engaged("b2c")
         for name, path, viewport, scheme in (
             ("payments", "", _DESKTOP, "light"),
             ("payment", f"/payments/{cancelled}", {"width": 1280, "height": 1000}, "light"),
-            ("brakes", "/brakes", _DESKTOP, "dark"),
+            ("brakes", "/brakes", {"width": 1280, "height": 900}, "light"),
             ("phone", f"/payments/{in_doubt}", _PHONE, "dark"),
+            ("health", "/health", {"width": 1280, "height": 720}, "dark"),
         ):
             async with open_tab(viewport=viewport, color_scheme=scheme) as tab:
                 await _sign_in(system, tab.page)
                 await tab.page.goto(f"{system.stack.web_url}/console{path}")
                 await tab.page.wait_for_load_state("networkidle")
                 await tab.page.screenshot(path=_PICTURES / f"{name}.png", scale="css")
-        assert len(list(_PICTURES.glob("*.png"))) == 4
+        assert len(list(_PICTURES.glob("*.png"))) == 5

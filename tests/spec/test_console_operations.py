@@ -130,3 +130,20 @@ class TestCharts:
             assert page.source.count("<svg") == 3
             for text in ("Payments accepted", "Success rate", "Time from acceptance to the end"):
                 assert text in page.text
+
+
+class TestOutages:
+    async def test_a_page_says_that_postgres_is_away_and_health_says_that_redis_is_away(
+        self,
+    ) -> None:
+        """The sign-in needs neither."""
+        async with a_console_system() as system, an_operator(system) as operator:
+            await system.stack.redis.stop()
+            page = await operator.get("/console/health")
+            assert page.status == 200
+            assert "Queue Redis is away" in page.text
+            await system.stack.postgres.stop()
+            async with Visitor(system) as other:
+                page = await other.sign_in()
+            assert page.status == 503
+            assert "Not available right now" in page.text

@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from domain.adapters.postgres.trends import Bar
+from domain.kinds import Kind
 from gateway.console.charts import Period, draw
-from gateway.console.pages import Pages, format_count, format_seconds
+from gateway.console.pages import Pages, format_count, format_seconds, format_words
 from tests.paths import ROOT
 
 _STYLE = (ROOT / "gateway" / "console" / "static" / "console.css").read_text()
@@ -98,7 +99,9 @@ def test_charts_of_no_payments_are_drawn_too() -> None:
     assert times.series[0].marks == ()
 
 
-def test_numbers_are_said_in_words() -> None:
+def test_names_and_numbers_are_said_in_words() -> None:
+    names = ("bill_payment", Kind.DEPOSIT, "OutcomeUnknown")
+    assert [format_words(each) for each in names] == ["bill payment", "deposit", "outcome unknown"]
     assert [format_count(number, "job") for number in (0, 1, 1_200)] == [
         "0 jobs",
         "1 job",
