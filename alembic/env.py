@@ -25,7 +25,7 @@ from domain.adapters.postgres.locks import LOCK_MIGRATION, LOCK_UPKEEP
 from domain.adapters.postgres.migrating import open_migration
 from domain.adapters.postgres.partitions import store_retention
 from domain.adapters.postgres.rights import apply_rights, grant_calls
-from domain.adapters.postgres.tables import REVISION, SCHEMA, metadata
+from domain.adapters.postgres.tables import REVISION, SCHEMA, is_at_least, metadata
 from domain.adapters.settings.common import ReleaseSettings, read_settings
 from domain.adapters.settings.errors import SettingsError
 
@@ -40,7 +40,7 @@ def run_migrations(connection: Connection, settings: ReleaseSettings) -> bool:
     context.configure(connection=connection, target_metadata=metadata, version_table_schema=SCHEMA)
     with context.begin_transaction():
         found = context.get_context().get_current_revision()
-        if found is not None and found > REVISION and is_upgrade():  # they are numbered
+        if found not in (None, REVISION) and is_at_least(found, REVISION) and is_upgrade():
             return keep_newer_schema(connection, found)
         context.run_migrations()
         revision = context.get_context().get_current_revision()

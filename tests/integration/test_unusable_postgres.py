@@ -158,8 +158,8 @@ async def test_an_error_about_a_row_is_logged_without_the_row(fresh: Store) -> N
 
 @pytest.mark.parametrize(
     ("revision", "is_migrated"),
-    [("0001", False), (REVISION, True), ("9999", True)],
-    ids=["of an older release", "of this release", "of a newer release"],
+    [("0001", False), (REVISION, True), ("9999", True), ("head", False)],
+    ids=["of an older release", "of this release", "of a newer release", "of another service"],
 )
 async def test_a_process_is_ready_on_its_own_schema_and_on_a_newer_one(
     fresh: Store, revision: str, is_migrated: bool

@@ -20,7 +20,7 @@ from domain.adapters.postgres.outbox import COUNT_UNPUBLISHED, FIRST_UNPUBLISHED
 from domain.adapters.postgres.payment_columns import payment_from
 from domain.adapters.postgres.rows import attempts_from
 from domain.adapters.postgres.statements import sql
-from domain.adapters.postgres.tables import REVISION
+from domain.adapters.postgres.tables import REVISION, is_at_least
 from domain.payment import Payment
 from domain.views import Entry
 
@@ -170,7 +170,7 @@ class PostgresReadingStore:
         """
         async with self._database.transaction() as transaction:
             revisions = [row.version_num for row in await transaction.rows(_REVISION)]
-        return len(revisions) == 1 and revisions[0] >= REVISION  # they are numbered
+        return len(revisions) == 1 and is_at_least(revisions[0], REVISION)
 
     async def is_writable(self) -> bool:
         """Whether the database accepts writes.

@@ -48,6 +48,7 @@ def protection_script(backup: str) -> str:
         "is_engaged": "true",
         "reason": _literal(reason),
         "names": _literal(f"{{{KILL_SWITCH}}}"),
+        "operator": "NULL",  # the restore sets the brake
     }
     flag_unsent = {
         "wait": f"interval '{TIME_FOR_A_PERSON.days} days'",

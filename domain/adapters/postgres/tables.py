@@ -40,6 +40,12 @@ SCHEMA = "mkwanja"
 # with the newest migration.
 REVISION = "0020"
 
+
+def is_at_least(found: str, revision: str) -> bool:
+    """Whether the revision `found` is `revision` or a newer one. Revisions are numbered."""
+    return found.isdecimal() and found >= revision
+
+
 metadata = MetaData(schema=SCHEMA)
 
 _moment = DateTime(timezone=True)
