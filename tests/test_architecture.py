@@ -247,6 +247,8 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
         "gateway/routes.py",
         "gateway/ingress.py",
         "workers/webhooks/",
+        "workers/commands/webhooks.py",
+        "workers/commands/running.py",
         "workers/main.py",
     ),
     "hook": (),

@@ -148,10 +148,10 @@ def test_the_command_line_accepts_every_command_that_the_runbook_shows() -> None
         )
         if "…" not in command and "COMMAND" not in command and "|" not in command
     }
-    parser = OneLineParser()
+    parser, an_id = OneLineParser(), str(UUID(int=1))
     add_commands(parser)
     arguments = [
-        parser.parse_args(shlex.split(each.replace("PAYMENT_ID", str(UUID(int=1)))))
+        parser.parse_args(shlex.split(re.sub(r"(PAYMENT|ENDPOINT)_ID", an_id, each)))
         for each in shown
     ]
     assert {each.command for each in arguments} == {command.name for command in COMMANDS}

@@ -35,6 +35,7 @@ class StatusReason(StrEnum):
     """Why an endpoint is not enabled."""
 
     BY_CALLER = "disabled_by_caller"
+    BY_OPERATOR = "disabled_by_operator"
     GONE = "answered_410"
     FAILING = "failed_for_days"
 

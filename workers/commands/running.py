@@ -21,6 +21,7 @@ from workers.commands.events import EVENTS
 from workers.commands.output import Output
 from workers.commands.payments import LIST, SHOW
 from workers.commands.stories import EXPLAIN
+from workers.commands.webhooks import WEBHOOKS
 
 COMMANDS: tuple[Command, ...] = (
     SHOW,
@@ -33,6 +34,7 @@ COMMANDS: tuple[Command, ...] = (
     PAYOUTS,
     OPERATIONS,
     ACCOUNTS,
+    WEBHOOKS,
     DOCTOR,
 )
 _READING = (SHOW, LIST, EXPLAIN, EVENTS, ACCOUNTS)

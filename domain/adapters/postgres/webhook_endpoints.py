@@ -159,7 +159,12 @@ class WebhookEndpoints:
         return _endpoint(_only(rows))
 
     async def change(
-        self, caller_key: str, endpoint_id: UUID, changes: Mapping[str, Any]
+        self,
+        caller_key: str,
+        endpoint_id: UUID,
+        changes: Mapping[str, Any],
+        *,
+        disabled_by: StatusReason = StatusReason.BY_CALLER,
     ) -> Endpoint:
         """Changes some of `url`, `event_types`, `description` and `status`.
 
@@ -173,7 +178,7 @@ class WebhookEndpoints:
             values = {name: changes.get(name, row[name]) for name in (
                 "url", "event_types", "description",
             )}  # fmt: skip
-            reason = None if status == EndpointStatus.ENABLED else StatusReason.BY_CALLER
+            reason = None if status == EndpointStatus.ENABLED else disabled_by
             [changed] = await transaction.rows(
                 _CHANGE,
                 {

@@ -28,6 +28,7 @@ return redis.acl_check_cmd(unpack(ARGV)) and 1 or 0
 _COMMANDS = (
     ("PUBLISH", CHANNEL, ""),
     ("PUBLISH", f"{CHANNEL}:0", ""),
+    ("SUBSCRIBE", CHANNEL),
     ("ZADD", QUEUE, "1", "job"),
     ("ZREM", QUEUE, "job"),
     ("ZRANGEBYSCORE", QUEUE, "0", "1"),
