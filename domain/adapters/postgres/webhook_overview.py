@@ -38,7 +38,7 @@ class EndpointLine:
 
 
 class WebhookOverview:
-    """Reads endpoints, whoever owns them. Raises StoreUnavailable."""
+    """Reads the endpoints of all owners. Raises StoreUnavailable."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
