@@ -6,14 +6,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
 
 from domain.adapters.postgres.brakes import BREAKER, KILL_SWITCH, Brakes
+from domain.adapters.postgres.console import ConsoleStore
 from domain.adapters.postgres.meters import BUSY_ROWS
 from domain.adapters.postgres.rights import SERVICE_ROLE, UPDATED_COLUMNS
 from domain.adapters.postgres.tables import REVISION, metadata
+from domain.adapters.postgres.trends import Trends
+from domain.adapters.postgres.webhook_health import read_delivery_health
 from domain.evidence import InquiryOutcome
 from domain.kinds import Kind
 from domain.lifecycle.accept import cancel
@@ -128,6 +132,30 @@ async def test_the_adapters_work_with_the_rights_of_the_role(roles: Roles) -> No
         through = published[-1].position
         assert await store.outbox.take_turn(publisher, published_through=through) == []
         assert await store.count_unpublished() == 0
+
+
+async def test_the_console_works_with_the_rights_of_the_role(roles: Roles) -> None:
+    """It records disclosures and brakes, and reads what its pages show."""
+    async with Store(roles.service_url) as store:
+        payment = await store.accepted()
+        console = ConsoleStore(store.database)
+        await console.record_disclosure(payment, operator="wanjiru", reason="a test")
+        [disclosure] = await console.disclosures(payment, limit=5)
+        assert (disclosure.operator, disclosure.reason) == ("wanjiru", "a test")
+        for is_engaged in (True, False):
+            await Brakes(store.database).set(
+                KILL_SWITCH, is_engaged=is_engaged, reason="a test", operator="wanjiru"
+            )
+        assert (await console.brake_changes(limit=1))[0].operator == "wanjiru"
+        assert (await console.last_entries([payment]))[payment].name == "accepted"
+        assert await console.decisions(limit=5) == []
+        assert await console.traffic() is not None
+        assert (await read_delivery_health(store.database)).enabled == 0
+        began_at = datetime.now(UTC) - timedelta(minutes=30)
+        [bar] = await Trends(store.database).read(
+            began_at=began_at, width=timedelta(hours=1), bars=1
+        )
+        assert bar.count > 0
 
 
 async def test_the_role_may_open_a_meter_that_takes_in_its_changes(roles: Roles) -> None:
