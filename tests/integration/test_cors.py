@@ -66,7 +66,13 @@ async def test_a_configured_origin_passes_the_preflight(
     stack: Stack, http: aiohttp.ClientSession
 ) -> None:
     """The preflight needs no token. Its answer never allows cookies or all origins."""
-    wanted = {"authorization", "content-type", "idempotency-key", "x-idempotency-key"}
+    wanted = {
+        "authorization",
+        "content-type",
+        "idempotency-key",
+        "x-idempotency-key",
+        "last-event-id",
+    }
     for origin, (method, path) in product((_OURS, _OTHER_OF_OURS), _ROUTES):
         headers = _preflight(method, origin, ",".join(wanted))
         async with http.options(stack.web_url + path, headers=headers) as answer:

@@ -25,9 +25,11 @@ from tests.stack.ports import release_port, reserve_port
 _HEAD = b"POST /echo HTTP/1.1\r\nHost: x\r\n"
 _GOOD = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 _LARGE_REQUEST = b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n"
+_WAIT_REQUEST = b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n"
 _WORK_REQUEST = b"GET /work HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 _LARGE = 32 * 1024 * 1024  # more than the buffers of the sockets hold
 _AT_MOST = 60
+_WAITING_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,13 @@ def _app(working: asyncio.Event) -> web.Application:
         await working.wait()
         return web.Response()
 
+    async def only_wait(request: web.Request) -> web.Response:
+        connection = request.protocol
+        assert isinstance(connection, connections.Connection)
+        with connection.only_waiting():
+            await working.wait()
+        return web.Response()
+
     async def healthz(_request: web.Request) -> web.Response:
         return web.Response()
 
@@ -81,6 +90,7 @@ def _app(working: asyncio.Event) -> web.Application:
     app.router.add_post("/echo", echo)
     app.router.add_get("/large", large)
     app.router.add_get("/work", long_work)
+    app.router.add_get("/wait", only_wait)
     app.router.add_get("/healthz", healthz)
     return app
 
@@ -93,7 +103,7 @@ async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
     monkeypatch.setattr(connections, "_CHECK_INTERVAL_SECONDS", 0.05)
     monkeypatch.setattr(requests, "BODY_SECONDS", 0.2)
     working = asyncio.Event()
-    port, open_ones = reserve_port(), Connections(_AT_MOST)
+    port, open_ones = reserve_port(), Connections(_AT_MOST, _WAITING_MAX)
     async with listen(_app(working), port, open_ones):
         server = Server(port, open_ones, working)
         yield server
@@ -205,6 +215,42 @@ async def test_a_connection_whose_request_is_being_served_is_not_closed(server: 
         await _rest(other)  # until the server has closed it
     server.working.set()
     assert (await _rest(reader))[9:12] == b"200"
+
+
+async def test_connections_whose_requests_only_wait_leave_room_for_others(server: Server) -> None:
+    """They are not closed, however long they wait. Too many of them are refused."""
+    waiting = [await server.opened(_WAIT_REQUEST) for _ in range(_WAITING_MAX)]
+    await until(lambda: _are_waiting(server, _WAITING_MAX))
+    silent = [await server.opened(b"GET /heal") for _ in range(2 * _AT_MOST)]
+    assert await server.status() == b"200"
+    reader, _ = await server.opened(_WAIT_REQUEST)
+    assert (await reader.readuntil(b"\r\n\r\n"))[9:12] == b"503"
+    for other, _ in silent:
+        await _rest(other)  # until the server has closed it
+    server.working.set()
+    # More connections are open now than may be, so answers end them.
+    heads = [await reader.readuntil(b"\r\n\r\n") for reader, _ in waiting]
+    assert {head[9:12] for head in heads} == {b"200"}
+    await until(lambda: _are_at_most(server, _AT_MOST))
+    assert await server.status() == b"200"
+
+
+async def test_a_client_that_leaves_while_it_waits_is_counted_no_more(server: Server) -> None:
+    for _ in range(2):
+        waiting = [await server.opened(_WAIT_REQUEST) for _ in range(_WAITING_MAX)]
+        await until(lambda: _are_waiting(server, _WAITING_MAX))
+        for _, writer in waiting:
+            writer.transport.abort()
+        await until(lambda: _are_waiting(server, 0))
+    assert len(server.connections) == 0
+
+
+async def _are_waiting(server: Server, count: int) -> bool:
+    return len(server.connections._waiting_requests) == count
+
+
+async def _are_at_most(server: Server, count: int) -> bool:
+    return len(server.connections) <= count
 
 
 async def test_if_every_connection_has_a_request_a_new_one_waits(

@@ -14,6 +14,7 @@ from gateway.edge.load import (
     ConcurrencyLimit,
     RequestPlaces,
     count_place_for,
+    give_up_place,
     release_place_while_waiting,
 )
 
@@ -119,6 +120,22 @@ async def test_a_request_that_waits_for_its_client_holds_neither_place_nor_share
     assert await waiting.start("a", 120) == 0  # as many of the 80 as possible hold a place again
     await waiting.abandon()
     assert await waiting.start("b", 120) == 50
+
+
+async def test_a_request_that_gives_up_its_place_holds_neither_place_nor_share(
+    requests: MakeRequests,
+) -> None:
+    """It is released once: the end of the request, or of its client, changes no count."""
+
+    async def wait(request: web.Request) -> None:
+        give_up_place(request)
+
+    waiting, others = requests(load_of(100)), requests(load_of(100))
+    for _ in range(2):
+        assert await waiting.start("a", 150, wait) == 150
+        assert await waiting.start("b", 120) == 50
+        await waiting.abandon()
+    assert await others.start("b", 120) == 50
 
 
 async def test_a_concurrency_limit_counts_each_name_separately() -> None:
