@@ -186,13 +186,14 @@ async def test_a_stream_reads_pages_and_skips_what_its_queue_repeats(served: Ser
     def pages(after: int, limit: int) -> list[ListedEvent]:
         served.subscription.push(frames(after + 50, min(after + 149, total)))
         if after + limit >= total:
-            served.subscription.finish(End.SHUTDOWN)
+            served.subscription.push(frames(total - 5, total + 5))
+            asyncio.get_running_loop().call_later(0.2, served.subscription.finish, End.SHUTDOWN)
         return [event(position) for position in range(after + 1, min(after + limit, total) + 1)]
 
     served.pages = pages
     served.subscription.mark_behind()
     text = await served.text()
-    assert positions(text) == list(range(1, total + 1))
+    assert positions(text) == list(range(1, total + 6))
 
 
 async def test_more_events_than_its_queue_holds_only_make_a_stream_read_more_pages(

@@ -106,13 +106,23 @@ async def test_the_tail_looks_by_itself_when_no_message_comes(
 
 
 @pytest.mark.usefixtures("no_polls")
-async def test_an_event_before_the_tail_begins_wakes_a_wait(tail: EventTail, store: Store) -> None:
+async def test_an_event_before_the_tail_begins_wakes_a_wait(
+    store: Store, redis: RedisClient
+) -> None:
     """The request registered before the event, and the tail began after it."""
     payment_id, _ = await store.claimed()
+    reads, may_begin = ReadQueue(at_once=1, patience_seconds=PATIENCE_SECONDS), asyncio.Event()
+    blocking = asyncio.create_task(reads.run(may_begin.wait))
+    await asyncio.sleep(0)
+    tail = EventTail(Feed(store.database), reads, redis)
     with tail.wait_for(payment_id) as wait:
+        await until(lambda: _listeners(redis))
         await store.changing.change(success(payment_id))
         await list_new_events(store.database)
+        may_begin.set()
+        await blocking
         assert await _rung(wait)
+    await tail.close()
 
 
 async def test_the_tail_marks_a_stream_as_behind_when_it_begins(tail: EventTail) -> None:

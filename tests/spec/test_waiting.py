@@ -22,7 +22,7 @@ from tests.spec.requesting import (
     send_request,
 )
 from tests.spec.streaming import count_waiting, streaming, wait_until_waiting
-from tests.spec.system import System
+from tests.spec.system import PATIENCE_SECONDS, System
 from tests.stack.client import Answer
 
 _CHANNEL = "payment-events"
@@ -39,6 +39,11 @@ def _wait(system: System, payment_id: str, seconds: str = _LONGEST) -> asyncio.T
     return asyncio.create_task(system.backend.get(f"/v1/payments/{payment_id}", wait=seconds))
 
 
+async def _woken(wait: asyncio.Task[Answer]) -> Answer:
+    """The answer of a wait that an event ends, long before its own time is over."""
+    return await asyncio.wait_for(wait, PATIENCE_SECONDS)
+
+
 @asynccontextmanager
 async def _waiting_for(system: System, count: int = 1) -> AsyncIterator[tuple[str, list[Any]]]:
     """A payment that no worker sends, and requests that wait for it."""
@@ -52,7 +57,7 @@ async def _waiting_for(system: System, count: int = 1) -> AsyncIterator[tuple[st
 
 async def test_a_wait_ends_when_the_payment_succeeds(system: System) -> None:
     payment_id = await system.deposit()
-    answer = await _wait(system, payment_id)
+    answer = await _woken(_wait(system, payment_id))
     assert answer.expect(200).json()["status"] == "success"
     assert answer.json() == await system.payment(payment_id)
 
@@ -62,7 +67,7 @@ async def test_a_wait_ends_when_the_payment_is_cancelled(system: System) -> None
     async with _waiting_for(system, 3) as (payment_id, waits):
         assert not any(wait.done() for wait in waits)
         (await cancel(system, payment_id)).expect(200)
-        for answer in await asyncio.gather(*waits):
+        for answer in await asyncio.gather(*map(_woken, waits)):
             payment = answer.expect(200).json()
             assert payment["failure"]["reason"] == "cancelled_by_caller"
     assert await count_waiting(system, "payment") == 0
@@ -76,7 +81,7 @@ async def test_a_wait_ends_without_redis(system: System) -> None:
         await system.stack.redis.stop()
         try:
             (await cancel(system, payment_id)).expect(200)
-            assert (await wait).expect(200).json()["status"] == "failed"
+            assert (await _woken(wait)).expect(200).json()["status"] == "failed"
         finally:
             await system.stack.redis.start()
 
@@ -90,7 +95,7 @@ async def test_a_wait_outlasts_a_restart_of_postgres(system: System) -> None:
         assert not wait.done()
         await system.stack.postgres.start()
         await system.eventually(lambda: cancel(system, payment_id), lambda one: one.status == 200)
-        assert (await wait).expect(200).json()["status"] == "failed"
+        assert (await _woken(wait)).expect(200).json()["status"] == "failed"
 
 
 async def test_a_wait_that_ends_too_soon_answers_the_present_state(system: System) -> None:
@@ -165,7 +170,7 @@ async def test_a_draining_process_answers_waits_and_ends_streams_at_once() -> No
             wait = _wait(system, payment_id)
             await wait_until_waiting(system, "payment", 1)
             assert await system.stack.process("web").terminate(within_seconds=20) == 0
-            assert (await wait).expect(200).json()["status"] == "pending"
+            assert (await _woken(wait)).expect(200).json()["status"] == "pending"
             await system.eventually(lambda: stream.is_closed)
             assert stream.end["reason"] == "shutdown"
             assert "Last-Event-ID" in stream.end["detail"]
