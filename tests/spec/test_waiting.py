@@ -40,7 +40,7 @@ def _wait(system: System, payment_id: str, seconds: str = _LONGEST) -> asyncio.T
 
 
 async def _woken(wait: asyncio.Task[Answer]) -> Answer:
-    """The answer of a wait that an event ends, long before its own time is over."""
+    """The answer, which comes long before the time of `wait` is over."""
     return await asyncio.wait_for(wait, PATIENCE_SECONDS)
 
 
@@ -132,7 +132,8 @@ async def test_a_head_request_does_not_wait(system: System) -> None:
         payment_id = await system.withdrawal()
         path = f"/v1/payments/{payment_id}?wait={_LONGEST}"
         token = system.stack.issuer.backend_token()
-        answer = await send_request(system, "HEAD", path, token=token)
+        asking = asyncio.create_task(send_request(system, "HEAD", path, token=token))
+        answer = await _woken(asking)
         assert answer.expect(200).body == b""
         (await cancel(system, payment_id)).expect(200)
 
