@@ -24,7 +24,10 @@ async def _described(system: System) -> Described:
 async def test_the_page_shows_every_operation_and_breaks_no_rule_of_its_policy(
     system: System,
 ) -> None:
-    """All requests of the page go to the service, and the browser reports no violation."""
+    """It also shows the messages to webhook endpoints. All requests of the page go to the service.
+
+    The browser reports no violation.
+    """
     described = await _described(system)
     async with open_tab() as tab:
         await tab.page.goto(f"{system.stack.web_url}/docs")
@@ -47,7 +50,12 @@ async def test_the_page_shows_every_operation_and_breaks_no_rule_of_its_policy(
         assert {urlsplit(url).netloc for url in tab.requested if not url.startswith("data:")} == {
             urlsplit(system.stack.web_url).netloc
         }
-    assert shown == set(described.operations)
+    messages = {
+        (method.upper(), name)
+        for name, item in described.document["webhooks"].items()
+        for method in item
+    }
+    assert shown == set(described.operations) | messages
 
 
 @needs_chromium
