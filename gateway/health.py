@@ -164,4 +164,5 @@ class Health:
         observability.needing_review.set(situation.needing_review)
         observability.unpublished.set(situation.unpublished)
         observability.event_lag_seconds.set(situation.event_lag_seconds)
+        observability.webhook_lag_seconds.set(situation.delivery_lag_seconds)
         observability.paused_endpoints.set(situation.paused_endpoints)

@@ -164,6 +164,10 @@ overdue_seconds = Gauge(
 )
 needing_review = Gauge("mkwanja_payments_needing_review", "Payments that a person should review")
 unpublished = Gauge("mkwanja_events_unpublished", "Events that are not yet published")
+webhook_lag_seconds = Gauge(
+    "mkwanja_webhook_lag_seconds",
+    "Seconds that the oldest webhook whose time has come has waited for a worker; 0 if none",
+)
 event_lag_seconds = Gauge(
     "mkwanja_event_lag_seconds", "Seconds that the oldest unpublished event has waited; 0 if none"
 )

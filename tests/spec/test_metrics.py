@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.spec.conftest import a_system
+from tests.spec.receiving import LOCAL, receiving, registered
+from tests.spec.requesting import cancel
 from tests.spec.system import System
 from tests.stack.ports import release_port, reserve_port
 
@@ -74,3 +76,32 @@ async def test_requests_are_counted_by_route_and_status(system: System) -> None:
     name = 'mkwanja_request_duration_seconds_count{method="POST",route="/v1/deposits"}'
     assert shown[name] - before.get(name, 0) == 1
     assert not [name for name in shown if re.search("0711000111|PROPFIND|BREW", name)]
+
+
+async def test_the_lag_of_webhooks_grows_while_no_worker_sends_them() -> None:
+    """An event that an endpoint already has does not count, and neither does one of before it."""
+    async with (
+        a_system(env=LOCAL, processes=("web", "callbacks")) as system,
+        receiving() as receiver,
+    ):
+        await _make_cancelled(system)
+
+        async def lag_seconds() -> float:
+            return (await _series(system, system.stack.web_url))["mkwanja_webhook_lag_seconds"]
+
+        async with registered(system, receiver):
+            assert await lag_seconds() == 0
+            payment_id = await _make_cancelled(system)
+            await system.eventually(lag_seconds)
+            await system.stack.start_process("worker")
+            await system.eventually(lambda: receiver.events([payment_id]))
+            await system.eventually(lag_seconds, lambda seconds: seconds == 0)
+
+
+async def _make_cancelled(system: System) -> str:
+    """A withdrawal that its caller cancelled, which is an event without any worker."""
+    payment_id = await system.withdrawal()
+    (await cancel(system, payment_id)).expect(200)
+    unlisted = "SELECT count(*) AS count FROM mkwanja.unlisted_events"
+    await system.eventually(lambda: system.rows(unlisted), lambda rows: rows[0]["count"] == 0)
+    return payment_id

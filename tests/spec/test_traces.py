@@ -78,8 +78,12 @@ async def test_one_trace_of_a_deposit_shows_every_hop(collector: Collector) -> N
 
 
 async def test_each_payment_has_a_trace_of_its_own(collector: Collector) -> None:
-    """A repeated request is one more hop of the payment that it made."""
-    async with a_system(env=_env(collector, _AT_ONCE), processes=("web",)) as system:
+    """A repeated request is one more hop of the payment that it made.
+
+    Several web processes send their spans too, although one parent forks them.
+    """
+    env = {**_env(collector, _AT_ONCE), "WEB_CONCURRENCY": "2"}
+    async with a_system(env=env, processes=("web",)) as system:
         body, key = deposit_body(), "same-key"
         first = (await system.user.pay("/v1/deposits", body, key=key)).expect(202).json()["id"]
         other = await system.deposit()

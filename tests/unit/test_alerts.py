@@ -76,6 +76,10 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {"mkwanja_webhook_endpoints_paused": "1x60"},
         {"mkwanja_webhook_endpoints_paused": "0x60"},
     ),
+    "MkwanjaWebhooksLate": (
+        {"mkwanja_webhook_lag_seconds": "61x60"},
+        {"mkwanja_webhook_lag_seconds": "60x60"},
+    ),
     "MkwanjaDarajaDoesNotAnswer": (
         {
             'mkwanja_daraja_requests_total{operation="b2c",outcome="OutcomeUnknown"}': "0+30x60",

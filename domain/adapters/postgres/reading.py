@@ -71,7 +71,19 @@ SELECT (SELECT count(*) FROM mkwanja.payments WHERE needs_review) AS needing_rev
         JOIN mkwanja.payment_history AS history ON history.id = first.history_id
     ) AS event_lag_seconds,
     (SELECT count(*) FROM mkwanja.webhook_endpoints
-        WHERE status = 'paused' AND deleted_at IS NULL) AS paused_endpoints
+        WHERE status = 'paused' AND deleted_at IS NULL) AS paused_endpoints,
+    (SELECT coalesce(greatest(0, extract(epoch FROM now() - min(waiting.since))), 0)
+        FROM mkwanja.webhook_endpoints AS endpoint CROSS JOIN LATERAL (
+            (SELECT delivery.next_attempt_at AS since FROM mkwanja.webhook_deliveries AS delivery
+                WHERE delivery.endpoint_id = endpoint.id AND delivery.next_attempt_at <= now()
+                ORDER BY delivery.next_attempt_at LIMIT 1)
+            UNION ALL
+            (SELECT history.recorded_at FROM mkwanja.events AS event
+                JOIN mkwanja.payment_history AS history ON history.id = event.history_id
+                WHERE event.position > endpoint.position ORDER BY event.position LIMIT 1)
+        ) AS waiting
+        WHERE endpoint.status = 'enabled' AND endpoint.deleted_at IS NULL
+    ) AS delivery_lag_seconds
 """)
 
 
@@ -84,6 +96,7 @@ class Situation:
     needing_review: int
     unpublished: int
     event_lag_seconds: float
+    delivery_lag_seconds: float
     paused_endpoints: int
     brakes: Mapping[str, bool]
 
@@ -157,6 +170,7 @@ class PostgresReadingStore:
             needing_review=flags.needing_review,
             unpublished=flags.unpublished,
             event_lag_seconds=float(flags.event_lag_seconds),
+            delivery_lag_seconds=float(flags.delivery_lag_seconds),
             paused_endpoints=flags.paused_endpoints,
             brakes={row.name: row.is_engaged for row in brakes},
         )
