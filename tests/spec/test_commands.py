@@ -249,6 +249,17 @@ async def test_each_command_prints_one_json_document(cast: Cast) -> None:
         assert set(json.loads(result.expect(0).out)) == names, command
 
 
+async def test_the_history_of_the_brakes_names_the_operator(cast: Cast) -> None:
+    reason = ("--reason", "ticket 10", "--operator", "wanjiru")
+    await cast.system.execute(
+        "UPDATE mkwanja.brakes SET is_engaged = true, reason = 'a test',"
+        " cool_down = interval '1 hour', probe_at = now() + interval '1 hour' WHERE name = 'b2b'"
+    )
+    (await cast.run("operations", "release", "b2b", *reason)).expect(0)
+    recorded = "SELECT name, operator FROM mkwanja.brake_history WHERE reason = 'ticket 10'"
+    assert await cast.system.rows(recorded) == [{"name": "b2b", "operator": "wanjiru"}]
+
+
 async def test_a_command_says_that_postgres_is_away(cast: Cast) -> None:
     nowhere = "postgresql://user@127.0.0.1:1/nothing"
     result = (await cast.run("show", "INV0042", DATABASE_URL=nowhere)).expect(2)

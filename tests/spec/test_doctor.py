@@ -228,13 +228,20 @@ async def test_a_certificate_that_ended_or_ends_soon_is_a_warning(
 
 
 async def test_the_workers_go_on_with_the_token_that_the_check_fetched(place: Place) -> None:
-    """Daraja ends the token of the workers when it issues a new one."""
+    """Daraja ends the token of the workers when it issues a new one. They fetch no other."""
     system = place.system
+
+    async def count_tokens() -> int:
+        requests = (await system.control("GET", "/requests"))["items"]
+        return sum("/oauth/" in request["path"] for request in requests)
+
     first = await system.withdrawal()
     await system.settled(first)
+    before = await count_tokens()
     await place.checks(0)
     second = await system.withdrawal()
     await system.wait_until_paid([first, second])
+    assert await count_tokens() == before + 1
 
 
 async def test_no_check_prints_a_secret(place: Place) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from domain.adapters.postgres.brakes import BREAKER, KILL_SWITCH, Brake, Brakes
 from domain.operations import Operation
 from domain.views import timestamp
-from workers.commands.arguments import add_json, add_reason
+from workers.commands.arguments import add_json, add_operator, add_reason, operator_name
 from workers.commands.command import DONE, Call, Command
 from workers.commands.output import Output
 
@@ -22,10 +22,12 @@ def _add_payouts(parser: argparse.ArgumentParser) -> None:
         "stop", help="stop payouts, wait for those that are being sent now, and print each of them"
     )
     add_reason(stop)
+    add_operator(stop)
     start = actions.add_parser(
         "start", help="release the kill switch; the breaker closes by itself, or with --breaker"
     )
     add_reason(start)
+    add_operator(start)
     start.add_argument(
         "--breaker",
         action="store_true",
@@ -39,18 +41,23 @@ def _add_payouts(parser: argparse.ArgumentParser) -> None:
 async def _run_payouts(call: Call) -> int:
     brakes, arguments = Brakes(call.database), call.arguments
     if arguments.action == "stop":
-        return await _stop(brakes, arguments.reason, call.output)
+        return await _stop(brakes, _decision(arguments), call.output)
     released: list[str] = []
     if arguments.action == "start":
         names = (KILL_SWITCH, BREAKER) if arguments.breaker else (KILL_SWITCH,)
-        released = list(await brakes.set(*names, is_engaged=False, reason=arguments.reason))
+        released = list(await brakes.set(*names, is_engaged=False, **_decision(arguments)))
         for name in released:
             call.output.print_line(f"{name}: released")
     return await _print_brakes(brakes, released, call.output)
 
 
-async def _stop(brakes: Brakes, reason: str, output: Output) -> int:
-    changed = await brakes.set(KILL_SWITCH, is_engaged=True, reason=reason)
+def _decision(arguments: argparse.Namespace) -> dict[str, str]:
+    """The reason and the operator's name, which the history of the brakes records."""
+    return {"reason": arguments.reason, "operator": operator_name(arguments)}
+
+
+async def _stop(brakes: Brakes, decision: dict[str, str], output: Output) -> int:
+    changed = await brakes.set(KILL_SWITCH, is_engaged=True, **decision)
     output.print_line(
         "payouts are stopped: no more payouts are claimed"
         if changed
@@ -113,6 +120,7 @@ def _add_operations(parser: argparse.ArgumentParser) -> None:
     )
     release.add_argument("name", choices=[operation.value for operation in Operation])
     add_reason(release, "what was repaired")
+    add_operator(release)
     for action in (status, release):
         add_json(action)
 
@@ -121,7 +129,7 @@ async def _run_operations(call: Call) -> int:
     brakes, arguments, output = Brakes(call.database), call.arguments, call.output
     released: list[str] = []
     if arguments.action == "release":
-        if await brakes.set(arguments.name, is_engaged=False, reason=arguments.reason):
+        if await brakes.set(arguments.name, is_engaged=False, **_decision(arguments)):
             released = [arguments.name]
             output.print_line(
                 f"{arguments.name}: released; the payments that wait for it go on within seconds"
