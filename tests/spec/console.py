@@ -124,5 +124,6 @@ class Visitor:
 async def an_operator(system: System) -> AsyncIterator[Visitor]:
     """A visitor who has signed in."""
     async with Visitor(system) as visitor:
-        assert (await visitor.sign_in()).status == 200
+        page = await visitor.sign_in()
+        assert page.status == 200, page.text
         yield visitor
