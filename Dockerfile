@@ -21,9 +21,8 @@ COPY alembic alembic
 COPY domain domain
 COPY gateway gateway
 COPY workers workers
-COPY deploy/__init__.py deploy/backup.py deploy/programs.py deploy/
 # The root file system may be read-only, so the code is compiled here.
-RUN python -m compileall -q alembic domain gateway workers deploy
+RUN python -m compileall -q alembic domain gateway workers
 ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 10001:10001
 EXPOSE 8080 8081
@@ -44,5 +43,5 @@ COPY --from=service /app /app
 WORKDIR /app
 ENV PYTHONPATH=/packages PYTHONDONTWRITEBYTECODE=1
 USER postgres
-ENTRYPOINT ["python3", "-m", "deploy.backup"]
+ENTRYPOINT ["python3", "-m", "workers.backup"]
 CMD ["--help"]

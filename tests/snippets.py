@@ -47,7 +47,7 @@ _PLAYED = (
     ("sh", r"curl -o openapi", "tests/integration/test_typed_client.py"),
     ("sh", r"curl ", f"{_COMMANDS}::test_every_curl_line_of_the_documents_gets_an_answer"),
     ("sh", r"python -m workers ", f"{_COMMANDS}::test_every_command_of_an_operator_runs"),
-    ("sh", r"python -m deploy.backup ", "tests/integration/test_backup.py"),
+    ("sh", r"python -m workers.backup ", "tests/integration/test_backup.py"),
     ("sql", r"CREATE ROLE mkwanja_service", "tests/integration/service_role.py"),
     ("sql", r"", f"{_COMMANDS}::test_every_sql_statement_of_the_documents_runs"),
     ("python", r"# mint.py", "tests/test_documents.py::test_the_shown_program_mints_a_token"),

@@ -23,7 +23,7 @@ _NOT_OF_THE_PRODUCT = {"pytest", "mypy", "ruff", "hypothesis", "embedded-postgre
 
 _IMPORT_ALL = """
 import importlib, importlib.util, pathlib, pkgutil, sys
-for name in ("domain", "gateway", "workers", "deploy"):
+for name in ("domain", "gateway", "workers"):
     for module in pkgutil.walk_packages([name], name + "."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
@@ -105,7 +105,7 @@ def test_the_commands_run_with_the_files_and_packages_of_the_image(
 ) -> None:
     assert "[payment]" in run(image, "-m", "gateway", "policy")
     assert "payouts" in run(image, "-m", "workers", "--help")
-    assert "restore" in run(image, "-m", "deploy.backup", "--help")
+    assert "restore" in run(image, "-m", "workers.backup", "--help")
     assert run(image, "-m", "alembic", "heads").strip() == f"{REVISION} (head)"
 
 

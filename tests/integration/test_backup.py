@@ -15,8 +15,6 @@ from typing import Any
 
 import pytest
 
-from deploy.backup import read_manifest
-from deploy.programs import BackupError
 from domain.kinds import Kind
 from tests.integration.conftest import Store
 from tests.integration.migrating import differences
@@ -26,6 +24,8 @@ from tests.stack.backups import back_up, client_programs
 from tests.stack.databases import alembic
 from tests.stack.ports import release_port, reserve_port
 from tests.stack.servers import PostgresServer
+from workers.backup.command import read_manifest
+from workers.backup.programs import BackupError
 
 __all__ = ["postgres"]
 

@@ -1,4 +1,4 @@
-"""Runs `python -m deploy.backup` as an operator would, with the programs of the wheel."""
+"""Runs `python -m workers.backup` as an operator would, with the programs of the wheel."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def back_up(
     """Runs the command. Only DATABASE_URL and a PATH are in its environment, beside `env`."""
     path = f"{client_programs()}{os.pathsep}{bare()['PATH']}"
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "deploy.backup", *map(str, arguments)),
+        *(sys.executable, "-m", "workers.backup", *map(str, arguments)),
         cwd=ROOT,
         env={"PATH": path, "DATABASE_URL": url, **(env or {})},
         stdout=asyncio.subprocess.PIPE,

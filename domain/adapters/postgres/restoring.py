@@ -1,7 +1,7 @@
 """What makes a restored database pay nothing again, as a script for the restore's own transaction.
 
-The restore of a backup is one transaction (`deploy/backup.py`). Its last statements are these, so
-no process ever sees a restored database without them (rules.md §17).
+The restore of a backup is one transaction (`workers/backup/command.py`). Its last statements are
+these, so no process ever sees a restored database without them (rules.md §17).
 
 A payment that is `accepted` in the backup may have been sent after the backup was made. Nothing in
 the database shows it. Therefore the script flags each such payment for review. No worker sends a

@@ -1,6 +1,6 @@
 """Saves the database to a folder, and restores it into an empty database.
 
-`python -m deploy.backup save FOLDER`, `restore FOLDER`, and `protect NAME` for a database that
+`python -m workers.backup save FOLDER`, `restore FOLDER`, and `protect NAME` for a database that
 another program has restored. They need DATABASE_URL, which names the owner of the tables. The first
 two also need pg_dump, pg_restore and psql of the server's major version on the PATH.
 docs/deployment/backup.md says when to use them, and what a person does after a restore.
@@ -27,12 +27,12 @@ from typing import Annotated, Any
 import asyncpg
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from deploy.programs import BackupError, check_programs, environment
 from domain.adapters.masking import mask_text
 from domain.adapters.postgres.restoring import protection_script
 from domain.adapters.postgres.urls import read_database_url
 from domain.adapters.settings.common import MigrationSettings, read_settings
 from domain.adapters.settings.errors import SettingsError
+from workers.backup.programs import BackupError, check_programs, environment
 
 SCHEMAS = ("mkwanja", "mkwanja_api")
 DUMP = "database.dump"
@@ -78,7 +78,7 @@ class Manifest(BaseModel):
 
 def main() -> None:
     """Runs the command. Exits with 1 and one line if it is refused or fails."""
-    parser = argparse.ArgumentParser(prog="python -m deploy.backup", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m workers.backup", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (("save", "write a backup"), ("restore", "restore into an empty database")):
         commands.add_parser(name, help=text).add_argument("folder", type=Path)
@@ -308,7 +308,3 @@ def _counts(manifest: Manifest) -> str:
     return (
         f"{manifest.rows['mkwanja.payments']} payments, {total} rows in {len(manifest.rows)} tables"
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,1 +1,0 @@
-"""What an operator deploys the service with: images, units, and the program for backups."""
