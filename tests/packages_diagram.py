@@ -28,6 +28,7 @@ PACKAGES = {
     "workers.commands": "the operator's commands",
     "workers.webhooks": "webhooks: finds what is due, sends it, records it",
     "workers.doctor": "checks of the settings and of every server that the service needs",
+    "workers.backup": "saves the database, and restores it so that it pays nothing again",
     "domain": "the pure core: payment, stages, rules, errors, policy",
     "domain.kinds": "the properties of each kind of payment",
     "domain.lifecycle": "accept, submit, inquire, record, reconcile, resolve, announce",
