@@ -40,8 +40,9 @@ _ENDPOINTS_MAX = 100
 # The connections of the worker's pool that webhooks use at the same time. Payments use the others.
 _DATABASE_CALLS_MAX = 2
 
-# A delivery that was claimed longer ago than this is not sent, for example after the process was
-# frozen. The rest of the turn is enough for a whole attempt.
+# A worker has an endpoint for a *turn* (webhook_deliveries.py). If a delivery was claimed longer
+# ago than this, for example because the process was frozen, it is not sent. So each attempt that
+# begins has enough of the turn left to end in it.
 _SEND_WITHIN_SECONDS = TURN_SECONDS / 3
 
 # The turn is renewed at least this often, also while no request ends.

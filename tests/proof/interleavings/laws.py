@@ -59,7 +59,7 @@ class Witness:
         # A success with receipt and the right amount came from Daraja's own address.
         self.good_success = False
         self.confirms = confirms  # whether an inquiry must confirm a callback's success
-        self.amount_is_right = False  # a message that may end the payment named the right one
+        self.amount_is_right = False  # a message that may end the payment named its amount
         self.amount_is_disputed = False  # a callback named another amount
         self.claims_success = False
         self.failure_reported = False
@@ -103,7 +103,7 @@ class Witness:
         if before.needs_review:
             raise LawBroken("claimed although the payment is flagged for a person")
         if now >= self.times.expires_after:
-            raise LawBroken("claimed past its age")
+            raise LawBroken("claimed although the payment was too old to be sent")
         if open_sends := self._open_sends:
             self._must_permit_resend(account, open_sends)
         self.sends[attempt_id] = Send(now, account)
@@ -174,7 +174,7 @@ class Witness:
     def _must_permit_resend(self, account: str, open_sends: list[Send]) -> None:
         """Check that rules.md §15 permits a resend."""
         if any(send.account != account for send in open_sends):
-            raise LawBroken("sent again by another account, which Daraja may pay a second time")
+            raise LawBroken("sent again by another account, so Daraja may pay a second time")
         if self.kind not in KEYED:
             raise LawBroken("sent again although its kind has no resend key")
         if len(open_sends) >= _SENDS_MAX:
@@ -235,13 +235,13 @@ class Witness:
             raise LawBroken("failed for silence although a callback on record claims a success")
         if not self.first_id:
             return
-        # The core counts answers without an outcome from the end of the result window. The window
-        # begins when the send's outcome is stored, at most a lease after the send. The witness does
-        # not see this time, so it tries each possible end.
+        # From the end of the result window on, the core counts answers without an outcome. The
+        # window begins when the send's outcome is stored, at most a lease after the send. The
+        # witness does not see this time, so it tries each possible end.
         latest = self._window_ends(last_left + self.times.lease)
         starts = [opens, latest, *(at for at in self.asked.values() if opens <= at <= latest)]
         if not any(self._silent_enough(since) for since in starts):
-            raise LawBroken("failed for silence without enough answers that name no outcome")
+            raise LawBroken("failed for silence after too few answers that name no outcome")
 
     def _window_ends(self, left_at: int) -> int:
         """The end of the result window.
@@ -276,7 +276,7 @@ def judge_money(record: Record, daraja: Daraja) -> None:
         raise LawBroken(f"I7: {payment.stage} with the amount settled {settled}, not {AMOUNT_KES}")
     is_safe = payment.failure is not None and payment.failure.safe_to_retry
     # Not judged if Daraja pays after it reported a failure, because no service can foresee that.
-    # For payouts, the contract excludes it. For deposits, it happened after two codes (§2.4).
+    # For payouts, the contract excludes it. For deposits, it was reported (daraja.md §2.4).
     if is_safe and daraja.ledger and not daraja.has_lied and not daraja.paid_after_failure:
         raise LawBroken("a payment that was paid is called safe to retry")
 
