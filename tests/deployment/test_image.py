@@ -7,6 +7,8 @@ import re
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.deployment.image import DOCKERFILE, copied_files, make_application, stages
 from tests.paths import ROOT
 from tests.stack.environment import bare
@@ -51,6 +53,7 @@ def test_the_image_has_no_test_no_document_and_no_secret() -> None:
     assert "\nADD" not in DOCKERFILE.read_text()
 
 
+@pytest.mark.whole
 async def test_the_health_check_follows_the_process(tmp_path: Path) -> None:
     """It fails before the start and after the end. Neither PostgreSQL nor Redis is there."""
     make_application(tmp_path)

@@ -94,12 +94,14 @@ def test_the_lock_of_the_product_has_all_that_the_product_needs() -> None:
     assert {name for name, _ in needed} - locked_versions(PRODUCT_LOCK).keys() == set()
 
 
+@pytest.mark.whole
 def test_every_module_of_the_product_is_imported_without_another_package(
     image: tuple[Path, Mapping[str, str]],
 ) -> None:
     assert int(run(image, "-c", _IMPORT_ALL)) > 500
 
 
+@pytest.mark.whole
 def test_the_commands_run_with_the_files_and_packages_of_the_image(
     image: tuple[Path, Mapping[str, str]],
 ) -> None:

@@ -27,6 +27,10 @@ from tests.stack.servers import PostgresServer
 from workers.backup.command import read_manifest
 from workers.backup.programs import BackupError
 
+# These tests start servers or programs of their own, so only `make test-all` runs them.
+pytestmark = pytest.mark.whole
+
+
 __all__ = ["postgres"]
 
 SCHEMAS = "SELECT count(*)::int FROM pg_namespace WHERE nspname LIKE 'mkwanja%'"

@@ -115,6 +115,7 @@ async def test_an_event_is_listed_even_if_realtime_refuses_it(project: Project) 
     assert await project.count_messages() == 0
 
 
+@pytest.mark.whole
 async def test_the_service_role_lists_events_and_needs_no_right_to_realtime(
     postgres: PostgresServer, project: Project
 ) -> None:
@@ -125,6 +126,7 @@ async def test_the_service_role_lists_events_and_needs_no_right_to_realtime(
     assert await project.hear(ANNE, f"payments:{ANNE}") == [event["id"]]
 
 
+@pytest.mark.whole
 async def test_broadcasts_end_with_the_setting_and_a_release_may_be_repeated(
     project: Project,
 ) -> None:
@@ -136,6 +138,7 @@ async def test_broadcasts_end_with_the_setting_and_a_release_may_be_repeated(
     assert await project.store.one(left) == 0
 
 
+@pytest.mark.whole
 async def test_a_release_without_broadcasts_needs_no_right_to_realtime(project: Project) -> None:
     """On Supabase another role owns the tables of Realtime."""
     await migrate(project.store.url)
@@ -144,6 +147,7 @@ async def test_a_release_without_broadcasts_needs_no_right_to_realtime(project: 
     await migrate(project.store.url)
 
 
+@pytest.mark.whole
 async def test_a_database_without_realtime_refuses_the_setting(postgres: PostgresServer) -> None:
     url = await postgres.create_database()
     status, output = await alembic("upgrade", "head", url=url, settings=RELEASE_ON)

@@ -7,6 +7,10 @@ import pytest
 from tests.browser import CHROMIUM, NO_CHROMIUM, open_tab
 from tests.simulator.probe import Probe, eventually
 
+# These tests start servers or programs of their own, so only `make test-all` runs them.
+pytestmark = pytest.mark.whole
+
+
 PHONE = "254711000111"
 
 

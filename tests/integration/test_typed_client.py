@@ -22,6 +22,10 @@ from tests.stack.shape import Shape
 from tests.stack.stack import Stack
 from tests.stack.typed_client import PACKAGE, generate_client
 
+# These tests start servers or programs of their own, so only `make test-all` runs them.
+pytestmark = pytest.mark.whole
+
+
 _USING = (ROOT / "docs" / "using.md").read_text()
 (_SHOWN,) = re.findall(r"```python\n(.*?)```", _USING, re.DOTALL)
 

@@ -59,6 +59,7 @@ async def test_the_page_shows_every_operation_and_breaks_no_rule_of_its_policy(
 
 
 @needs_chromium
+@pytest.mark.whole
 async def test_a_reader_can_send_a_request_from_the_page_with_a_pasted_token(
     system: System,
 ) -> None:
@@ -87,6 +88,7 @@ async def test_a_reader_can_send_a_request_from_the_page_with_a_pasted_token(
 
 
 @needs_chromium
+@pytest.mark.whole
 async def test_a_link_cannot_make_the_page_show_another_document(system: System) -> None:
     """Swagger UI has parameters in the address for this. They are off."""
     other = "?url=/healthz&configUrl=/healthz&urls.primaryName=other"

@@ -98,6 +98,7 @@ async def test_an_operator_works_in_a_real_browser(system: System) -> None:
     assert (await system.payment(in_doubt))["failure"]["reason"] == "resolved_by_operator"
 
 
+@pytest.mark.whole
 async def test_without_scripts_the_lists_and_pages_still_read(system: System) -> None:
     """The forms work too."""
     payment_id = await system.deposit(amount=418)
@@ -120,7 +121,8 @@ async def test_without_scripts_the_lists_and_pages_still_read(system: System) ->
             assert await page.locator("main h1").count() == 1
 
 
-@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.whole)])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.whole
 async def test_no_page_scrolls_sideways_on_a_phone(system: System, scheme: str) -> None:
     payment_id = await system.deposit()
     await system.settled(payment_id)

@@ -24,7 +24,9 @@ async def worker_port() -> AsyncIterator[int]:
 @pytest.fixture
 async def system(worker_port: int) -> AsyncIterator[System]:
     worker: dict[str, str | None] = {"WORKER_METRICS_PORT": str(worker_port)}
-    async with a_system(process_env={"worker": worker}) as system:
+    # After "system busy", a slow machine may leave no time for a second try in the same claim.
+    env: dict[str, str | None] = {"INQUIRY_FIRST_AFTER_SECONDS": "2"}
+    async with a_system(env=env, process_env={"worker": worker}) as system:
         yield system
 
 
@@ -39,12 +41,15 @@ async def test_requests_to_daraja_are_counted_by_operation_and_outcome(
     system: System, worker_port: int
 ) -> None:
     """Each try counts, with its duration. A refused try is no acknowledgement."""
+    url = f"http://127.0.0.1:{worker_port}"
+    before = await _series(system, url)  # of tests that used this process
     await system.scenario("system_busy", api="b2c", times=1)
     paid = [await system.deposit(), await system.deposit(), await system.withdrawal()]
     await system.wait_until_paid(paid)
-    shown = await _series(system, f"http://127.0.0.1:{worker_port}")
+    shown = {
+        name: value - before.get(name, 0) for name, value in (await _series(system, url)).items()
+    }
     name = "mkwanja_daraja_requests_total"
-    assert shown[f'{name}{{operation="oauth",outcome="fetched"}}'] == 1
     assert shown[f'{name}{{operation="stk_push",outcome="acknowledged"}}'] == 2
     assert shown[f'{name}{{operation="b2c",outcome="acknowledged"}}'] == 1
     assert shown[f'{name}{{operation="b2c",outcome="Resendable"}}'] == 1
@@ -78,6 +83,7 @@ async def test_requests_are_counted_by_route_and_status(system: System) -> None:
     assert not [name for name in shown if re.search("0711000111|PROPFIND|BREW", name)]
 
 
+@pytest.mark.whole
 async def test_the_lag_of_webhooks_grows_while_no_worker_sends_them() -> None:
     """An event that an endpoint already has does not count, and neither does one of before it."""
     async with (

@@ -77,6 +77,7 @@ async def test_one_trace_of_a_deposit_shows_every_hop(collector: Collector) -> N
         assert not [span for span in collector.spans if "711000222" in str(span)]
 
 
+@pytest.mark.whole
 async def test_each_payment_has_a_trace_of_its_own(collector: Collector) -> None:
     """A repeated request is one more hop of the payment that it made.
 
@@ -99,6 +100,7 @@ async def test_each_payment_has_a_trace_of_its_own(collector: Collector) -> None
         assert "replay" not in names
 
 
+@pytest.mark.whole
 async def test_sigterm_sends_the_spans_that_wait(collector: Collector) -> None:
     async with a_system(env=_env(collector, _AT_THE_END)) as system:
         payment_id = await system.deposit()
@@ -119,6 +121,7 @@ async def _end(system: System, process: str) -> None:
 
 
 @pytest.mark.parametrize("fault", ["hangs", "is away"])
+@pytest.mark.whole
 async def test_a_collector_that_fails_disturbs_no_payment_and_no_end(
     collector: Collector, fault: str
 ) -> None:

@@ -128,6 +128,7 @@ async def test_an_event_is_sent_again_if_the_worker_dies_before_it_records_the_a
         assert [attempt["number"] for attempt in delivery["attempts"]] == [2]
 
 
+@pytest.mark.whole
 async def test_a_worker_that_was_frozen_changes_nothing_about_a_delivered_event(
     system: System, receiver: Receiver
 ) -> None:
@@ -156,6 +157,7 @@ async def test_a_worker_that_was_frozen_changes_nothing_about_a_delivered_event(
         assert len(set(receiver.ids())) == 1
 
 
+@pytest.mark.whole
 async def test_two_workers_send_each_event_once(system: System, receiver: Receiver) -> None:
     await system.stack.start_process("worker.2")
     try:
@@ -187,6 +189,7 @@ async def test_events_arrive_while_redis_is_away(system: System, receiver: Recei
             await system.stack.redis.start()
 
 
+@pytest.mark.whole
 async def test_a_worker_ends_in_time_while_an_endpoint_hangs(
     system: System, receiver: Receiver
 ) -> None:
@@ -202,6 +205,7 @@ async def test_a_worker_ends_in_time_while_an_endpoint_hangs(
         await system.eventually(lambda: receiver.accepted)
 
 
+@pytest.mark.whole
 async def test_a_sealed_secret_is_in_no_row_and_no_log_and_signs(
     system: System, receiver: Receiver
 ) -> None:

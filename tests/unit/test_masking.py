@@ -8,6 +8,7 @@ import time
 from typing import Any
 from uuid import UUID
 
+import pytest
 import uuid_utils.compat as uuid_utils
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -167,3 +168,21 @@ def test_the_time_of_masking_is_linear_in_the_length_of_a_hostile_text(hostile: 
 def line_of(event: dict[str, Any]) -> str:
     line = JSONRenderer()(None, "info", Masking()(None, "info", event))
     return line if isinstance(line, str) else line.decode()
+
+
+@pytest.mark.parametrize(
+    ("event", "shown"),
+    [
+        ({"payment_id": "01a229fe-c075-74e7-b486-762190946622"}, True),
+        ({"attempt_id": "01a229fe-c075-74e7-b486-762190946622"}, True),
+        ({"other_id": "01a229fe-c075-74e7-b486-762190946622"}, False),
+        ({"payment_id": "01a229fe-c075-44e7-b486-762190946622"}, False),
+        ({"payment_id": "254711000111"}, False),
+        ({"payment_id": 254711000111}, False),
+    ],
+)
+def test_a_log_line_shows_the_whole_id_of_a_payment_and_no_phone_number(
+    event: dict[str, object], shown: bool
+) -> None:
+    """Only a UUIDv7 can be an id of ours."""
+    assert (Masking()(None, "", event) == event) is shown
