@@ -22,10 +22,6 @@ from tests.stack.shape import Shape
 from tests.stack.stack import Stack
 from tests.stack.typed_client import PACKAGE, generate_client
 
-# These tests start servers or programs of their own, so only `make test-all` runs them.
-pytestmark = pytest.mark.whole
-
-
 _USING = (ROOT / "docs" / "using.md").read_text()
 (_SHOWN,) = re.findall(r"```python\n(.*?)```", _USING, re.DOTALL)
 
@@ -55,12 +51,14 @@ def _mypy(client_folder: Path, *files: Path | str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.whole
 def test_the_generated_client_and_the_demo_have_no_fault_of_types(client_folder: Path) -> None:
     """The settings of this project are strict, and apply to the generated files too."""
     printed = _mypy(client_folder, PACKAGE, ROOT / "tests" / "stack" / "demo_story.py")
     assert printed.startswith("Success"), printed
 
 
+@pytest.mark.whole
 def test_the_types_of_the_client_show_a_wrong_call(client_folder: Path, tmp_path: Path) -> None:
     """A misspelt field, an amount as text, a missing key, and an answer that may be a problem."""
     right = _SHOWN

@@ -18,6 +18,7 @@ from tests.node.packages import HERE as NODE_PROGRAMS
 from tests.node.packages import node_packages
 from tests.snippets import shell_lines, snippets
 from tests.spec.operating import operate
+from tests.spec.receiving import PATH
 from tests.spec.system import PATIENCE_SECONDS, System
 from tests.stack.client import Client
 
@@ -39,10 +40,13 @@ async def payment_id(system: System) -> AsyncIterator[str]:
 
 async def test_every_command_of_an_operator_runs(system: System, payment_id: str) -> None:
     """A command does its work, or refuses with a reason (exit code 1)."""
-    lines = sorted(shell_lines("python -m workers"), key=lambda line: _ENDS_WITH in line)
+    lines = sorted(shell_lines("python -m workers "), key=lambda line: _ENDS_WITH in line)
     assert len(lines) > 10
+    endpoint = {"url": "https://shop.example.com/webhooks"}
+    created = (await system.backend.send("POST", PATH, endpoint)).expect(201).json()
+    names = {"PAYMENT_ID": payment_id, "ENDPOINT_ID": created["id"]}
     for line in lines:
-        words = shlex.split(line.replace("PAYMENT_ID", payment_id))[3:]
+        words = [names.get(word, word) for word in shlex.split(line)[3:]]
         if "--follow" in words:
             continue  # it does not end; tests/spec/test_reading_commands.py plays it
         result = await operate(system, *words, env={"REDIS_URL": system.stack.redis_url})
