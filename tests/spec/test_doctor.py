@@ -21,6 +21,7 @@ from tests.certificates import certificate_pem, write_certificate
 from tests.spec.conftest import a_system
 from tests.spec.operating import CommandResult, operate
 from tests.spec.system import System
+from tests.stack import pooler
 from tests.stack.databases import connection
 
 _NOWHERE = "127.0.0.1:1"
@@ -184,6 +185,7 @@ async def roles(place: Place, **attributes: str) -> AsyncIterator[dict[str, str]
                 await admin.execute(f"DROP ROLE {name}")
 
 
+@pytest.mark.skipif(pooler.IS_WANTED, reason="the pooler knows only the role of the system")
 async def test_a_role_without_rights_and_a_read_only_role_are_found(place: Place) -> None:
     read_only = "SET default_transaction_read_only = on"
     async with roles(place, doctor_poor="", doctor_reads=read_only) as urls:
