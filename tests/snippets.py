@@ -67,7 +67,11 @@ _PLAYED = (
 )
 
 # What a snippet needs that no test has.
-_NEEDED = (("js", r"const \{ data(:|) ", "Supabase"),)
+_NEEDED = (
+    ("js", r"const \{ data(:|) ", "Supabase"),
+    ("sh", r"docker |install --directory", "a daemon of Docker (tests/deployment plays the parts)"),
+    ("sh", r"useradd|systemctl|cd /srv|systemd-run", "a machine with systemd, as root"),
+)
 
 
 @cache
