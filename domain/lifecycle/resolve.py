@@ -41,8 +41,8 @@ class OperatorDecision(StrEnum):
 
     PAID = "paid"  # the statement shows the payment
     UNPAID = "unpaid"  # the statement shows that no money moved, and none can move any more
-    # Only clears the flag. The flag kept a payment in `accepted` from being sent, so a worker now
-    # sends such a payment.
+    # Clears the flag. The flag kept a payment in `accepted` from being sent, so a worker now sends
+    # such a payment.
     REVIEWED = "reviewed"
 
 
@@ -80,8 +80,11 @@ def resolution_change(
             **_amount_detail(resolution),
         }
         reviewed = NewEntry(HistoryEntry.REVIEWED, detail)
+        settled = replace(after, needs_review=False)
+        if settled.stage is Stage.ACCEPTED:
+            settled = replace(settled, next_step_at=context.now)  # a restore has postponed it
         return Decided(
-            payment=replace(after, needs_review=False),
+            payment=settled,
             entry=reviewed if fact is None else NewEntry.of_fact(fact.name, detail),
             effects=event_effects(payment, after),
         )
@@ -141,6 +144,10 @@ def _resolved_fact(
                 raise ResolutionRefused(
                     "A stored callback says that the payment was paid. After 'reviewed' a worker"
                     " would send the payment."
+                )
+            if payment.stage is Stage.ACCEPTED and context.now >= payment.expires_at:
+                raise ResolutionRefused(
+                    "The payment is too old to be sent. Decide 'paid' or 'unpaid' by the statement."
                 )
             return None
 

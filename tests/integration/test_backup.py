@@ -111,12 +111,16 @@ async def test_a_restore_stops_payouts_and_flags_what_may_have_been_sent(
         brake = await store.rows("SELECT * FROM mkwanja.brake_history")
         assert [(row["name"], row["is_engaged"]) for row in brake] == [("kill_switch", True)]
         flagged = await store.rows(
-            "SELECT payment.id, payment.stage, detail FROM mkwanja.payments AS payment"
+            "SELECT payment.id, payment.stage, detail,"
+            " next_step_at > now() + interval '50 years' AS waits_for_a_person"
+            " FROM mkwanja.payments AS payment"
             " JOIN mkwanja.payment_history AS history"
             " ON payment_id = payment.id AND history.sequence = payment.sequence WHERE needs_review"
         )
     assert [row["stage"] for row in flagged] == ["accepted", "accepted"]
     assert all(str(row["id"]) in said.output for row in flagged)
+    # The sweeper would fail a payment that is too old as unsent and safe to retry.
+    assert all(row["waits_for_a_person"] for row in flagged)
     reasons = {brake[0]["reason"], *(json.loads(row["detail"])["reason"] for row in flagged)}
     assert len(reasons) == 1
     assert reasons.pop().startswith("restored from the backup of 20")

@@ -103,7 +103,7 @@ def test_a_payment_that_the_statement_shows_as_unpaid_fails(kind: Kind, stage: S
     assert (event_of(decision), detail_of(decision)) == (EventType.FAILED, DECIDED_BY)
 
 
-@pytest.mark.parametrize("stage", Stage)
+@pytest.mark.parametrize("stage", [stage for stage in Stage if stage is not S.ACCEPTED])
 def test_a_review_clears_the_flag_and_changes_nothing_else(stage: Stage) -> None:
     payment = a_flagged_payment(stage)
     decision = resolve(payment, REVIEWED)
@@ -320,3 +320,17 @@ def test_the_result_window_follows_the_settings_of_the_worker() -> None:
         decide(
             resolution_change(PAYMENT_ID, UNPAID, longer), sent_ago(4 * MINUTE, kind=Kind.DEPOSIT)
         )
+
+
+def test_a_reviewed_payment_that_waits_to_be_sent_is_sent_at_once() -> None:
+    """A restore has postponed its step for a lifetime."""
+    lifetime = timedelta(days=36_500)
+    waiting = a_flagged_payment(S.ACCEPTED, expires_at=NOW + MINUTE, next_step_at=NOW + lifetime)
+    settled = payment_of(resolve(waiting, REVIEWED))
+    assert (settled.stage, settled.needs_review, settled.next_step_at) == (S.ACCEPTED, False, NOW)
+
+
+def test_a_payment_that_is_too_old_to_be_sent_cannot_be_resolved_as_reviewed() -> None:
+    """The sweeper would then fail it as safe to retry, although M-PESA may have paid it."""
+    too_old = a_flagged_payment(S.ACCEPTED, expires_at=NOW - MINUTE)
+    assert "too old to be sent" in refusal(too_old, REVIEWED)

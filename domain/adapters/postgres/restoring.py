@@ -19,9 +19,9 @@ from domain.adapters.postgres.statements import Statement, sql
 from domain.changes import HistoryEntry
 from domain.stages import Stage
 
-# For this long a person can settle the flagged payments. Then the sweeper fails those that are too
-# old to be sent.
-TIME_FOR_A_PERSON = timedelta(days=30)
+# The sweeper must never fail a flagged payment as unsent, because the restore has lost the record
+# that would show that Daraja paid it. So no step of it is due in a person's lifetime.
+TIME_FOR_A_PERSON = timedelta(days=36_500)
 
 _FLAG_UNSENT = sql(f"""
 WITH flagged AS (
