@@ -8,6 +8,7 @@ from uuid import UUID
 
 from aiohttp import web
 
+from domain.adapters.masking import mask_text
 from domain.adapters.tracing import HopKind, Tracer, hop
 from gateway.edge.answers import request_id
 
@@ -34,7 +35,7 @@ def trace_acceptance(handler: Handler, tracer: Tracer | None) -> Handler:
                 accept.is_first = "Idempotency-Replayed" not in response.headers
                 accept.name = "accept" if accept.is_first else "replay"
                 accept.attributes["http.response.status_code"] = response.status
-                accept.attributes["mkwanja.request_id"] = request_id(request)
+                accept.attributes["mkwanja.request_id"] = mask_text(request_id(request))
                 accept.caller_trace = _caller_trace(request)
             return response
 
