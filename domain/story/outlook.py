@@ -27,9 +27,11 @@ def describe_outlook(record: PaymentRecord) -> str:
     if step is None or payment.next_step_at is None:
         return "No step is planned."
     if payment.stage is Stage.ACCEPTED and payment.needs_review:
+        # A restore has postponed the step, because the payment may have been sent.
+        end = max(payment.expires_at, payment.next_step_at)
         return (
             "The payment is flagged for a person, so no worker sends it. Decide by `resolve`, or "
-            f"it fails unsent after {_clock(payment.expires_at)}."
+            f"it fails unsent after {_clock(end)}."
         )
     told = f"{_STEPS[step]} {_when(payment.next_step_at, record.read_at)}."
     if payment.stage.is_final:
