@@ -33,8 +33,11 @@ async def system() -> AsyncIterator[System]:
 
 
 async def _sign_in(system: System, page: Page) -> None:
-    """By keyboard: the token's field has the focus, and Tab leads to the button."""
+    """By keyboard: the token's field gets the focus by itself, and Tab leads to the button."""
     await page.goto(f"{system.stack.web_url}/console")
+    # `goto` returns at the event `load`. A busy browser sets the focus after that, with its first
+    # frame. Text that is typed before is lost, and the browser then refuses to send an empty field.
+    await expect(page.get_by_label("Token")).to_be_focused()
     await page.keyboard.insert_text(operator_token(system))
     await page.keyboard.press("Tab")
     await page.keyboard.press("Enter")
