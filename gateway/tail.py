@@ -1,8 +1,9 @@
 """The tail of the feed: one reader for all requests of a process that wait for events.
 
-The tail runs only while a request waits. Redis pub/sub is only its bell. Each time the bell rings,
-and at least once a second, the tail reads the new events from Postgres by one query for all
-requests. A lost message of Redis therefore delays an event by a second at most.
+The tail runs only while a request waits. Redis pub/sub is only its bell. The tail reads the new
+events from Postgres by one query for all requests. It does so each time the bell rings, and when
+the bell has been silent for a second. A lost message of Redis therefore delays an event by about a
+second.
 
 * A request that waits for a payment gets a `Wait`. The request first registers and then reads the
   payment. An event of the payment wakes it, and it reads the payment again.
@@ -31,16 +32,17 @@ from gateway.edge.read_queue import ReadQueue
 
 log = structlog.get_logger()
 
-# The longest time between two reads. It is also the longest delay if Redis loses a message.
+# The tail reads if the bell was silent for this time, because Redis may have lost a message.
 _POLL_SECONDS = 1.0
-# The shortest time between two reads, and the time that follows for each stream or wait that the
-# last read woke. While many clients wait, the process thus has time for its other requests, and
-# each client gets several events in one write.
+# The pause after each read. It gives the process time for its other requests while many clients
+# wait, and each client gets several events in one write.
 _PAUSE_SECONDS = 0.02
+# The pause is longer by this time for each stream or wait that the read woke.
 _PAUSE_SECONDS_PER_DELIVERY = 0.0001
-_RETRY_SECONDS = 0.25  # while Postgres is away
+_RETRY_SECONDS = 0.25  # the pause after a read that failed because Postgres is away
 _PAGE_SIZE = 500
-# A reader that is this number of events behind is cut off. All queues share the same bytes.
+# A stream that has sent all older events, and is then this number of events behind, is cut off.
+# Long queues cost little memory, because all queues refer to the same frames.
 QUEUE_MAX = 2_000
 
 
@@ -91,8 +93,8 @@ class Wait:
 class Subscription:
     """The events that a stream has not sent yet.
 
-    `is_behind`: the stream must read pages of the feed first, because events may have come before
-    its queue. `end`: the stream must end after the events in the queue.
+    `is_behind`: the stream must read pages of the feed first, because the queue may lack earlier
+    events that the stream has not sent either. `end`: the stream must end after the events in the queue.
     """
 
     __slots__ = ("_changed", "_queue", "end", "is_behind", "is_catching_up")
@@ -157,7 +159,7 @@ class EventTail:
 
     @contextmanager
     def wait_for(self, payment_id: UUID) -> Iterator[Wait]:
-        """Rings the wait for each event of the payment that is listed during the block."""
+        """Rings the wait for each event of the payment that enters the feed during the block."""
         wait = Wait()
         self._waits[payment_id].add(wait)
         self._ensure_running()
@@ -169,7 +171,7 @@ class EventTail:
 
     @contextmanager
     def subscribe(self, owner: str | None) -> Iterator[Subscription]:
-        """Queues every event of `owner` (None: of all) that is listed during the block.
+        """Queues every event of `owner` (None: of all) that enters the feed during the block.
 
         If the tail has not begun yet, it marks the subscription as behind when it begins.
         """
@@ -220,7 +222,7 @@ class EventTail:
         finally:
             await end_task(listening)
             self._task, self._place = None, None
-            if self._is_used():  # a request came while the subscription ended
+            if self._is_used():  # a request came while the listener was ending
                 self._ensure_running()
 
     async def _wait_for_bell(self) -> None:
@@ -252,7 +254,10 @@ class EventTail:
             place = self._place
             events = await self._reads.run(partial(self._feed.page_after, place, limit=_PAGE_SIZE))
             if events is None:
-                log.warning("event_tail_restarts", reason="the database has other events")
+                log.warning(
+                    "event_tail_restarts",
+                    reason="the tail's last event is not in the database's feed (a restore, or another server)",
+                )
                 self._place = None
                 for subscription in self._all_streams():
                     subscription.finish(End.UNKNOWN_EVENT)
