@@ -31,7 +31,6 @@ _HURRY = {
     "fsync": "off",
     "full_page_writes": "off",
     "max_wal_size": "16GB",
-    "maintenance_work_mem": "1GB",
     "autovacuum": "off",
 }
 _CONNECTIONS = 2
@@ -44,13 +43,6 @@ FROM pg_class AS class JOIN pg_attribute ON attrelid = class.oid
 WHERE relnamespace = 'mkwanja'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition
   AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
 GROUP BY class.oid HAVING bool_or(atttypid = 'uuid'::regtype AND attnotnull)
-"""
-
-# `REINDEX` makes them ready again.
-_INDEXES_REST = """
-UPDATE pg_index SET indisready = false, indisvalid = false WHERE indrelid IN (
-  SELECT relid FROM pg_partition_tree($1::text::regclass) WHERE isleaf
-)
 """
 
 
@@ -128,14 +120,11 @@ async def _copy(turns: asyncio.Semaphore, admin_url: str, table: _Table, copies:
     async with turns, databases.connection(admin_url) as server:
         await server.execute("SET session_replication_role = replica")  # no triggers
         await server.execute(f"CREATE TEMPORARY TABLE seed AS TABLE {table.name}")
-        # To build the indexes once, at the end, is faster than to write them row by row.
-        await server.execute(_INDEXES_REST, table.name)
         await server.execute(
             f"INSERT INTO {table.name} ({names}) OVERRIDING SYSTEM VALUE "  # noqa: S608
             f"SELECT {values} FROM ({series}) AS series CROSS JOIN seed",
             timeout=3600,
         )
-        await server.execute(f"REINDEX TABLE {table.name}", timeout=3600)
 
 
 def _copied(column: str, kind: str) -> str:
