@@ -94,7 +94,8 @@ class Subscription:
     """The events that a stream has not sent yet.
 
     `is_behind`: the stream must read pages of the feed first, because the queue may lack earlier
-    events that the stream has not sent either. `end`: the stream must end after the events in the queue.
+    events that the stream has not sent either. `end`: the stream must end after the events in the
+    queue.
     """
 
     __slots__ = ("_changed", "_queue", "end", "is_behind", "is_catching_up")
@@ -254,10 +255,8 @@ class EventTail:
             place = self._place
             events = await self._reads.run(partial(self._feed.page_after, place, limit=_PAGE_SIZE))
             if events is None:
-                log.warning(
-                    "event_tail_restarts",
-                    reason="the tail's last event is not in the database's feed (a restore, or another server)",
-                )
+                # A restored backup, or another server.
+                log.warning("event_tail_restarts", reason="the feed lacks the tail's last event")
                 self._place = None
                 for subscription in self._all_streams():
                     subscription.finish(End.UNKNOWN_EVENT)

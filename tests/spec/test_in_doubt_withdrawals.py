@@ -101,7 +101,7 @@ async def test_a_withdrawal_on_which_daraja_never_acted_is_resent_under_its_id(
         )
 
 
-# Why a resend is not permitted → Daraja's answers to inquiries about a withdrawal on which it never acted.
+# Why a resend is not permitted → Daraja's answers to inquiries about the withdrawal.
 _NOT_PERMITTED = {
     "only one answer is a trusted not found": (
         _NOT_TRUSTED_YET,
