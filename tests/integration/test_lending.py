@@ -69,6 +69,15 @@ class TestStacks:
                     Operation
                 )
 
+    async def test_a_loan_ends_with_a_running_postgres(
+        self, lending: Lending, postgres: PostgresServer
+    ) -> None:
+        """The borrower stopped it. Tests that borrow no stack use this server too."""
+        async with lending.stack(_SHAPE) as stack:
+            await stack.postgres.stop()
+        async with connection(postgres.url) as raw:
+            assert await raw.fetchval("SELECT 1") == 1
+
     async def test_a_loan_restarts_workers_and_processes_with_other_settings(
         self, lending: Lending
     ) -> None:

@@ -148,16 +148,34 @@ _DURATIONS = 'mkwanja_request_duration_seconds_count{method="POST",route="/v1/de
 _ACCEPTED = 'mkwanja_payments_accepted_total{kind="deposit"}'
 
 
+def _counted_since(earlier: dict[str, float], shown: dict[str, float]) -> list[float]:
+    counts = (_DEPOSITS, _DURATIONS, _ACCEPTED)
+    return [shown[name] - earlier.get(name, 0) for name in counts]
+
+
+async def _wait_until_counted(system: System, earlier: dict[str, float], deposits: int) -> None:
+    """Wait until the processes have counted all answers.
+
+    A process writes an answer, and then counts it with the time that it took. The kernel may run
+    the client before the process counts. A process that is frozen then counts only after the thaw.
+    """
+
+    async def counted() -> list[float]:
+        return _counted_since(earlier, await _metrics(system))
+
+    await system.eventually(counted, lambda counts: counts == [deposits] * 3)
+
+
 async def test_the_metrics_of_the_processes_add_up(system: System) -> None:
     """Each process shows the requests of all, also while the others are frozen.
 
     A process that dies leaves its counts, and its replacement does not count them again.
     """
-    counts = (_DEPOSITS, _DURATIONS, _ACCEPTED)
     earlier = await _metrics(system)  # other tests have used these processes
     assert await _pay_often(system, 30) == {202: 30}
+    await _wait_until_counted(system, earlier, 30)
     for shown in await _metrics_of_each(system):
-        assert [shown[name] - earlier.get(name, 0) for name in counts] == [30] * 3
+        assert _counted_since(earlier, shown) == [30] * 3
     before = set(_children(system))
     for killed in before:
         os.kill(killed, signal.SIGKILL)
@@ -166,8 +184,9 @@ async def test_the_metrics_of_the_processes_add_up(system: System) -> None:
         within_seconds=PATIENCE_SECONDS,
     )
     assert await _pay_often(system, 10) == {202: 10}
+    await _wait_until_counted(system, earlier, 40)
     for shown in await _metrics_of_each(system):
-        assert [shown[name] - earlier.get(name, 0) for name in counts] == [40] * 3
+        assert _counted_since(earlier, shown) == [40] * 3
         died = "mkwanja_processes_died_total"
         assert shown[died] - earlier.get(died, 0) == _COUNT
 

@@ -79,6 +79,8 @@ class Lending:
             if not others_used_it:
                 # Workers would go on with the payments that the borrower left open.
                 await owned.stack.kill_workers()
+            # The other stacks, and the tests without a stack, use this server too.
+            await self._postgres.recover()
             owned.is_lent = False
 
     async def _find_or_start(self, shape: Shape, *, others_used_it: bool) -> _Owned:
