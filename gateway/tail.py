@@ -41,7 +41,7 @@ _PAUSE_SECONDS = 0.02
 _PAUSE_SECONDS_PER_DELIVERY = 0.0001
 _RETRY_SECONDS = 0.25  # the pause after a read that failed because Postgres is away
 _PAGE_SIZE = 500
-# A stream that has sent all older events, and is then this number of events behind, is cut off.
+# After a stream has caught up with the feed, it is cut off if more events wait in its queue.
 # Long queues cost little memory, because all queues refer to the same frames.
 QUEUE_MAX = 2_000
 
@@ -58,13 +58,13 @@ class End(StrEnum):
 
 
 class Frame:
-    """One event of the feed, in the bytes of a stream. All streams share one object."""
+    """One event of the feed, encoded once for all streams that get it."""
 
     __slots__ = ("place", "wire")
 
     def __init__(self, event: ListedEvent) -> None:
         self.place = event.place
-        # The event's body is JSON, so it is one line.
+        # The body is compact JSON, so it contains no line break.
         self.wire = f"id: {feed_cursor(event.place)}\ndata: {event.body}\n\n".encode()
 
 
@@ -93,9 +93,11 @@ class Wait:
 class Subscription:
     """The events that a stream has not sent yet.
 
-    `is_behind`: the stream must read pages of the feed first, because the queue may lack earlier
-    events that the stream has not sent either. `end`: the stream must end after the events in the
-    queue.
+    `is_behind`: earlier events may be missing in the queue. The stream must read them from pages of
+    the feed before it sends more of the queue.
+    `is_catching_up`: the stream reads pages. If the queue overflows now, the stream need not end,
+    because the pages have these events too.
+    `end`: the stream must end after the events in the queue.
     """
 
     __slots__ = ("_changed", "_queue", "end", "is_behind", "is_catching_up")
@@ -134,7 +136,10 @@ class Subscription:
         return frames
 
     async def changed(self, until: float) -> None:
-        """Waits until something changes after `take`, or until the loop's time `until`."""
+        """Waits until there is work for the stream, or until the loop's time `until`.
+
+        Work is a new event in the queue, a mark, or an end.
+        """
         try:
             async with asyncio.timeout_at(until):
                 await self._changed.wait()
@@ -160,7 +165,7 @@ class EventTail:
 
     @contextmanager
     def wait_for(self, payment_id: UUID) -> Iterator[Wait]:
-        """Rings the wait for each event of the payment that enters the feed during the block."""
+        """Gives a `Wait` that rings each time an event of the payment enters the feed."""
         wait = Wait()
         self._waits[payment_id].add(wait)
         self._ensure_running()
@@ -188,7 +193,7 @@ class EventTail:
             self._end_if_unused()
 
     def stop(self) -> None:
-        """Wakes all requests for their last answer, because the process stops."""
+        """Tells every waiting request to answer now, and every stream to end."""
         self.is_stopping = True
         self._wake_all_waits()
         for subscription in self._all_streams():
@@ -246,7 +251,8 @@ class EventTail:
     async def _read(self) -> None:
         if self._place is None:
             self._place = await self._reads.run(self._feed.end)
-            # Events may have come after a request registered and before this place.
+            # A request may have registered before an event that the feed has already. The tail will
+            # not read this event any more, so the requests must look for themselves.
             self._wake_all_waits()
             for subscription in self._all_streams():
                 subscription.mark_behind()

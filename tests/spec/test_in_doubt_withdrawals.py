@@ -1,7 +1,8 @@
 """Withdrawals in doubt: the service inquires about them, and may send them again.
 
-It resends a withdrawal after two trusted answers "not found", or if Daraja was busy at every send.
-Every send has the payment's one id.
+It resends a withdrawal after two answers "not found", or if Daraja was busy at every send. It
+trusts an answer only if the inquiry was sent long enough after the last send. Every send has the
+payment's one id.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from tests.spec.playing import (
 from tests.spec.system import System
 
 _SILENCE = InquiryRule("lost_callback")
-# Daraja does not answer the first two inquiries. They come so soon after the send that the service
-# would not trust an answer "not found".
-_NOT_TRUSTED_YET = InquiryRule("lost_callback", times=2)
+# Daraja leaves the first two inquiries unanswered. They come too soon after the send: the service
+# would not trust their answers, and so the tests could not count the trusted ones.
+_SILENT_AT_FIRST = InquiryRule("lost_callback", times=2)
 
 
 @pytest.fixture
@@ -101,15 +102,16 @@ async def test_a_withdrawal_on_which_daraja_never_acted_is_resent_under_its_id(
         )
 
 
-# Why a resend is not permitted → Daraja's answers to inquiries about the withdrawal.
+# The keys say why the service may not resend the withdrawal. The values are Daraja's answers to
+# the inquiries about it.
 _NOT_PERMITTED = {
     "only one answer is a trusted not found": (
-        _NOT_TRUSTED_YET,
+        _SILENT_AT_FIRST,
         InquiryRule("not_found", times=1),
         _SILENCE,
     ),
     "three answers belong to one inquiry": (
-        _NOT_TRUSTED_YET,
+        _SILENT_AT_FIRST,
         InquiryRule("duplicate_callbacks", times=1),
         _SILENCE,
     ),
@@ -225,7 +227,8 @@ async def test_the_status_in_the_answer_decides_and_not_its_result_code(
 
 _REVIEWED = replace(PAID, needs_review=True)
 
-# What is odd about Daraja's first answer → the payment after the second answer, which is good.
+# The keys say what is odd about Daraja's first answer. The values are this answer, and what the
+# payment becomes. The second answer is good.
 _ODD_ANSWERS: dict[str, tuple[InquiryRule, Observed]] = {
     "two statuses that contradict each other": (InquiryRule("status_conflicting", times=1), PAID),
     # In this case all answers have such keys, so one of them must settle the payment.
@@ -250,7 +253,7 @@ _ODD_ANSWERS: dict[str, tuple[InquiryRule, Observed]] = {
 
 
 async def test_a_withdrawal_is_paid_once_after_an_odd_answer_to_an_inquiry(system: System) -> None:
-    """A contradiction also flags the payment."""
+    """If the odd answer names another amount or another payment, the payment is flagged too."""
     ids = await begin_each(
         {
             label: begin_in_doubt(system, "b2c", "answer_and_callback_lost", answer)
