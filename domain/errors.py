@@ -108,7 +108,7 @@ class BodyBroken(RequestRefused):
 
 
 class UnsupportedMediaType(RequestRefused):
-    """Send the body as application/json, in UTF-8."""
+    """Send the body as JSON in UTF-8, with the header Content-Type: application/json."""
 
 
 class IdempotencyKeyMissing(RequestRefused):
@@ -197,7 +197,10 @@ class EndpointNotEnabled(RequestRefused):
 
 
 class TooManyEndpoints(RequestRefused):
-    """This caller has as many webhook endpoints as it may have. Delete one first."""
+    """This caller has as many webhook endpoints as it may have.
+
+    Delete one first. A disabled endpoint counts too.
+    """
 
 
 class ResolutionRefused(RequestRefused):

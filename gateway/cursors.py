@@ -21,11 +21,11 @@ FEED = re.compile(r"events-(0|[1-9][0-9]{0,17}-[0-9a-f]{12})")
 HISTORY = re.compile(r"history-([1-9][0-9]{0,8})-([0-9a-f]{32})")
 DELIVERIES = re.compile(r"deliveries-([1-9][0-9]{0,17})-([0-9a-f]{32})")
 
-# The detail for a cursor of another epoch of the database.
+# The detail for a cursor that was invented, or that is of another epoch of the database.
 UNKNOWN_EVENT = (
-    "names an event that this database does not have, because the database was restored, or a "
-    "failover lost its last commits. Read again without this cursor, and skip the events whose ids "
-    "you already have"
+    "names an event that this database does not have. Either this service did not return the "
+    "cursor, or the database was restored, or a failover lost its last commits. Read again without "
+    "this cursor, and skip the events whose ids you already have"
 )
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -105,5 +105,7 @@ def delivery_place(cursor: str) -> DeliveryPlace:
 def _match(pattern: re.Pattern[str], cursor: str) -> re.Match[str]:
     match = pattern.fullmatch(cursor)
     if match is None:
-        raise ValueError("is not a cursor that this service returned")
+        raise ValueError(
+            "is not a cursor that this list returned. Send one back unchanged, or leave it out"
+        )
     return match

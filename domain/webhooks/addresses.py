@@ -1,19 +1,17 @@
 """The addresses to which a webhook may be sent: public ones, and those that the operator allows.
 
 A backend chooses the URL of its endpoint. Without these rules it could make our workers call our
-own servers, or the metadata service of the cloud, which gives out credentials.
+own servers, or the metadata service of the cloud, which gives out credentials. `urls.py` checks the
+URL itself.
 """
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-URL_LENGTH_MAX = 2048
 
 # Networks that lead into the inside of a network, or nowhere, although Python, or an older version
 # of it, calls them global.
@@ -34,10 +32,6 @@ _NOT_PUBLIC = [
     )
 ]
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-_LOOPBACK: tuple[Address, ...] = (
-    ipaddress.IPv4Address("127.0.0.1"),
-    ipaddress.IPv6Address("::1"),
-)
 
 
 def may_call(address: Address, *, is_https: bool, allowed: Sequence[Network]) -> bool:
@@ -79,42 +73,3 @@ def parse_address(text: str) -> Address | None:
         return ipaddress.ip_address(text.strip("[]").partition("%")[0])
     except ValueError:
         return None
-
-
-def parse_url(text: str, allowed: Sequence[Network]) -> str:
-    """`text` if it can be the URL of an endpoint. Raises ValueError with what to send instead.
-
-    A name is resolved only when a message is sent, and its addresses are checked then, because a
-    name can get another address at any time.
-    """
-    if len(text) > URL_LENGTH_MAX:
-        raise ValueError(f"must have at most {URL_LENGTH_MAX} characters")
-    if not text.isascii() or not text.isprintable() or " " in text or "\\" in text:
-        raise ValueError("must be ASCII without blanks; encode other characters with %")
-    try:
-        parts = urlsplit(text)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        raise ValueError("is not a URL, such as https://shop.example.com/webhooks") from None
-    if parts.scheme not in ("https", "http") or not host or port == 0:
-        raise ValueError("must be a URL that starts with https:// and names a host")
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("must have no user name and no password")
-    if "#" in text:
-        raise ValueError("must have no fragment (#)")
-    _require_callable(host, is_https=parts.scheme == "https", allowed=allowed)
-    return text
-
-
-def _require_callable(host: str, *, is_https: bool, allowed: Sequence[Network]) -> None:
-    if not is_https and not allowed:
-        raise ValueError("must start with https://")
-    address = parse_address(host)
-    is_local_name = host.rstrip(".") == "localhost" or host.rstrip(".").endswith(".localhost")
-    known = (address,) if address is not None else _LOOPBACK if is_local_name else ()
-    if known and not any(may_call(each, is_https=is_https, allowed=allowed) for each in known):
-        raise ValueError(
-            "must not lead to an address that is not public"
-            if is_https
-            else "must start with https://, because the operator has not allowed this address"
-        )

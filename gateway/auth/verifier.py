@@ -55,6 +55,9 @@ SECRET_BYTES_MIN = 32
 VERIFIED_FOR_SECONDS = 300.0
 VERIFIED_TOKENS_MAX = 10_000
 
+# The role of a token that opens the console only. `Role` does not have it, so it has no right here.
+OPERATOR_ROLE = "operator"
+
 _TOKEN = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 _OPTIONS = {
     **{f"verify_{name}": True for name in ("signature", "aud", "iss", "exp", "nbf", "iat", "sub")},
@@ -256,7 +259,7 @@ class TokenVerifier:
         try:
             role = Role(str(claims["role"]))
         except ValueError:
-            raise NotPermitted("The token's role may not use this service.") from None
+            raise NotPermitted(_describe_wrong_role(claims["role"])) from None
         # A user has signed in if `is_anonymous` is `false` or absent.
         if (
             role is Role.USER
@@ -290,6 +293,13 @@ class TokenVerifier:
         if self._keys is not None and self._keys.generation != self._generation:
             self._cache.clear()
             self._generation = self._keys.generation
+
+
+def _describe_wrong_role(role: object) -> str:
+    send = f"Send a token of the role {Role.USER} (an app's user) or {Role.BACKEND} (a backend)."
+    if role == OPERATOR_ROLE:
+        return f"The role {role} signs in at /console and may not call the API under /v1. {send}"
+    return f"The token's role may not use this service. {send}"
 
 
 def _require_cryptography_backend() -> None:

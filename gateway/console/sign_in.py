@@ -13,12 +13,11 @@ from typing import Any
 from aiohttp import web
 
 from domain.errors import NotPermitted, RateLimited, Unauthenticated
-from gateway.auth.verifier import TokenVerifier, VerifiedClaims
+from gateway.auth.verifier import OPERATOR_ROLE, TokenVerifier, VerifiedClaims
 from gateway.console.pages import Pages
 from gateway.console.sessions import Operator, Sessions, delete_cookie, set_cookie
 from gateway.console.visits import HOME, SIGN_IN, Visit, local_path, redirect
 
-OPERATOR_ROLE = "operator"
 _NAME_LENGTH_MAX = 100
 
 # One address may fail this often a minute. Behind a proxy that is the proxy's address.

@@ -124,7 +124,7 @@ async def answer_with_problems(request: web.Request, handler: Handler) -> web.St
         )
     except web.HTTPException as error:
         problem = _http_problem(error)
-        return _problem_response(problem, f"{problem.title}.", headers=_allow_header(error))
+        return _problem_response(problem, _http_detail(error), headers=_allow_header(error))
     except Exception:
         # The log shows the route's pattern, because the path and the body can contain a phone
         # number.
@@ -205,6 +205,16 @@ def _retry_after(error: errors.PaymentServiceError) -> dict[str, str]:
 
 def _http_problem(error: web.HTTPException) -> Problem:
     return HTTP_PROBLEMS.get(error.status, Problem(error.status, "http_error", error.reason))
+
+
+def _http_detail(error: web.HTTPException) -> str:
+    match error:
+        case web.HTTPMethodNotAllowed():
+            return f"This path takes only {', '.join(sorted(error.allowed_methods))}."
+        case web.HTTPNotFound():
+            return "No such route. /openapi.json lists all routes of the API."
+        case _:
+            return f"{_http_problem(error).title}."
 
 
 def _allow_header(error: web.HTTPException) -> dict[str, str]:

@@ -15,9 +15,11 @@ from domain.errors import (
     BodyBroken,
     BodyTooLarge,
     BodyTooSlow,
+    FieldError,
     IdempotencyKeyInvalid,
     IdempotencyKeyMissing,
     InvalidJson,
+    InvalidRequest,
     UnsupportedMediaType,
 )
 from domain.idempotency import validate_key
@@ -107,7 +109,25 @@ async def read_json(request: web.Request) -> object:
         # Numbers need not be exact, because an amount that is not a whole number is rejected.
         return parse(body, depth_max=_DEPTH_MAX, has_exact_numbers=False, may_begin_with_bom=False)
     except Unreadable as error:
+        if not body.strip():
+            raise InvalidJson("The body is empty. Send a JSON object.") from None
         raise InvalidJson(_DETAILS[error.fault].format(error.detail)) from None
+
+
+async def require_no_body(request: web.Request) -> None:
+    """Raises InvalidRequest if the request has a body, for routes that take none.
+
+    Some clients cannot send a POST without a body, so `{}` is accepted too. The content type is not
+    looked at. Raises the errors of `read_bytes` too, except for BodyTooLarge.
+    """
+    if not request.body_exists:
+        return
+    try:
+        body = await read_bytes(request, BODY_BYTES_MAX)
+    except BodyTooLarge:
+        body = None
+    if body is None or b"".join(body.split()) not in (b"", b"{}"):
+        raise InvalidRequest([FieldError("", "must be left out: this call takes no body")])
 
 
 def _is_json(request: web.Request) -> bool:

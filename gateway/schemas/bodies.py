@@ -30,7 +30,9 @@ def payment_request(kind: Kind, body: object, caller: Caller) -> PaymentRequest:
     try:
         checked = schema.body.model_validate(body)
     except ValidationError as error:
-        raise InvalidRequest([*describe_faults(error, body_pointer), *own_faults]) from None
+        raise InvalidRequest(
+            [*describe_faults(error, body_pointer, schema.body.model_fields), *own_faults]
+        ) from None
     if own_faults:
         raise InvalidRequest(own_faults)
     owner = checked.owner if caller.is_backend else caller.subject

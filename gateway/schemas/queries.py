@@ -111,7 +111,8 @@ def parse_query(model: type[Model], parameters: MultiMapping[str]) -> Model:
     try:
         return model.model_validate(dict(parameters))
     except ValidationError as error:
-        raise InvalidRequest(describe_faults(error, lambda location: f"?{location[0]}")) from None
+        faults = describe_faults(error, lambda place: f"?{place[0]}", model.model_fields)
+        raise InvalidRequest(faults) from None
 
 
 def feed_start(
@@ -133,7 +134,9 @@ def feed_start(
         try:
             place = feed_place(ids[0])
         except ValueError as error:
-            faults.append(FieldError(LAST_EVENT_ID, f"{error}; send the last `id:` you received"))
+            faults.append(
+                FieldError(LAST_EVENT_ID, f"{error}. The cursor is the last `id:` you received")
+            )
     if faults:
         raise InvalidRequest(faults)
     return place

@@ -22,7 +22,7 @@ from gateway.auth.verifier import TokenVerifier
 from gateway.cursors import DeliveryPlace, delivery_cursor
 from gateway.edge.load import count_place_for
 from gateway.edge.read_queue import ReadQueue
-from gateway.edge.requests import read_json
+from gateway.edge.requests import read_json, require_no_body
 from gateway.rate_limits import RateLimits
 from gateway.route import Route
 from gateway.schemas.queries import parse_query, reject_parameters
@@ -113,6 +113,7 @@ class WebhookHandlers:
         """DELETE /v1/webhook-endpoints/{endpoint_id}"""
         caller = await self._authenticate(request)
         reject_parameters(request)
+        await require_no_body(request)
         endpoint_id = _endpoint_id(request)
         await self.reads.run(lambda: self.endpoints.delete(caller.key, endpoint_id))
         return web.Response(status=204)
@@ -121,6 +122,7 @@ class WebhookHandlers:
         """POST /v1/webhook-endpoints/{endpoint_id}/rotate-secret"""
         caller = await self._authenticate(request)
         reject_parameters(request)
+        await require_no_body(request)
         endpoint_id, key = _endpoint_id(request), new_key()
         sealed_key = self.seal.seal(key, endpoint_id)
         endpoint = await self.reads.run(
@@ -132,6 +134,7 @@ class WebhookHandlers:
         """POST /v1/webhook-endpoints/{endpoint_id}/test"""
         caller = await self._authenticate(request)
         reject_parameters(request)
+        await require_no_body(request)
         endpoint_id = _endpoint_id(request)
         delivery = await self.reads.run(lambda: self.endpoints.send_test(caller.key, endpoint_id))
         return _response(public_delivery(delivery), status=202)
@@ -166,6 +169,7 @@ class WebhookHandlers:
         """POST /v1/webhook-endpoints/{endpoint_id}/deliveries/{number}/redeliver"""
         caller = await self._authenticate(request)
         reject_parameters(request)
+        await require_no_body(request)
         endpoint_id, number = _endpoint_id(request), _number(request)
         delivery = await self.reads.run(
             lambda: self.endpoints.redeliver(caller.key, endpoint_id, number)

@@ -9,7 +9,7 @@ from gateway.webhooks.schemas import DeliveryParameters, EndpointChangesBody, Ne
 _PATH = "/v1/webhook-endpoints"
 _ONE = f"{_PATH}/{{endpoint_id}}"
 _TAG = "Webhooks"
-_NO_BODY = "A body is not read."
+_NO_BODY = "Send no body, or `{}`."
 
 CREATE_ENDPOINT = Route(
     name="createWebhookEndpoint",
@@ -21,7 +21,10 @@ CREATE_ENDPOINT = Route(
         "From now on, every event is sent to the URL, signed as Standard Webhooks. The body is the "
         "event, and `webhook-id` its id. Any status from 200 to 299 accepts it. Otherwise the "
         "service tries again for three days, with growing waits. An endpoint may get an event more "
-        "than once, and later events before earlier ones: order them by `sequence`."
+        "than once, and later events before earlier ones: order them by `sequence`.\n\n"
+        "**This call is not idempotent, and `X-Idempotency-Key` has no effect on it.** If you get "
+        "no answer, list your endpoints before you repeat the call. If the endpoint is there, get "
+        "its secret by `rotate-secret`. If it is there twice, delete one of the two."
     ),
     body=NewEndpointBody,
     success_responses={
@@ -74,7 +77,11 @@ ROTATE_SECRET = Route(
     path=f"{_ONE}/rotate-secret",
     tag=_TAG,
     summary="Replace the secret of a webhook endpoint",
-    description=(f"For 24 hours each message has a signature by the old secret too. {_NO_BODY}"),
+    description=(
+        "For 24 hours each message has a signature by the old secret too. The call is not "
+        "idempotent: if you get no answer, repeat the call, and give the newest secret to your "
+        f"receiver at once, because the secret before the last two is valid no more. {_NO_BODY}"
+    ),
     success_responses={
         200: SuccessResponse(
             views.WebhookEndpointWithSecret, "The endpoint. Store its new secret now."
@@ -107,7 +114,10 @@ REDELIVER = Route(
     path=f"{_ONE}/deliveries/{{number}}/redeliver",
     tag=_TAG,
     summary="Send the event of a delivery again",
-    description=f"This makes another delivery, with the same `webhook-id`. {_NO_BODY}",
+    description=(
+        "This makes another delivery, with the same `webhook-id`. But if the delivery is still "
+        f"pending, it becomes due now, and the answer shows it. {_NO_BODY}"
+    ),
     success_responses={202: SuccessResponse(views.WebhookDelivery, "The event will be sent.")},
 )
 

@@ -18,8 +18,9 @@ from pydantic import (
 
 from domain.errors import FieldError, InvalidRequest
 from domain.events import EventType
-from domain.webhooks.addresses import URL_LENGTH_MAX, Network, parse_url
-from gateway.fields import DeliveryCursor, EndpointDescription, Limit
+from domain.webhooks.addresses import Network
+from domain.webhooks.urls import URL, URL_LENGTH_MAX, parse_url
+from gateway.fields import DeliveryCursor, EndpointDescription, Limit, text_schema
 from gateway.schemas.bodies import body_pointer
 from gateway.schemas.faults import describe_faults
 from gateway.schemas.queries import Parameters
@@ -27,30 +28,41 @@ from gateway.schemas.queries import Parameters
 DELIVERY_NUMBER_MAX = 10**15
 
 EVENT_TYPES = [each.value for each in EventType]
+_TYPES_IN_WORDS = ", ".join(EVENT_TYPES)
 
 
 def _check_url(text: str, info: ValidationInfo) -> str:
     return parse_url(text, (info.context or {})["allowed_networks"])
 
 
-def _parse_event_types(value: Any) -> Any:
-    is_list = isinstance(value, list) and all(isinstance(each, str) for each in value)
-    if not is_list or not value or len(set(value)) < len(value) or set(value) - {*EVENT_TYPES}:
-        raise ValueError(
-            "must be null for all events, or a list that has some of these types, each once: "
-            + ", ".join(EVENT_TYPES)
-        )
+def _require_list(value: Any) -> Any:
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"must be null for all events, or a list of {_TYPES_IN_WORDS}")
     return value
+
+
+def _check_event_type(value: Any) -> Any:
+    if value not in EVENT_TYPES:
+        raise ValueError(f"is not a type of event. Send one of {_TYPES_IN_WORDS}")
+    return value
+
+
+def _reject_repetition(types: list[str]) -> list[str]:
+    repeated = [each for each in EVENT_TYPES if types.count(each) > 1]
+    if repeated:
+        raise ValueError(f"has {', '.join(repeated)} more than once. Write each type once")
+    return types
 
 
 Url = Annotated[
     str,
     AfterValidator(_check_url),
-    WithJsonSchema({"type": "string", "pattern": "^https?://[!-~]+$", "maxLength": URL_LENGTH_MAX}),
+    WithJsonSchema(text_schema(URL, maxLength=URL_LENGTH_MAX)),
 ]
 EventTypes = Annotated[
-    list[str],
-    BeforeValidator(_parse_event_types),
+    list[Annotated[str, BeforeValidator(_check_event_type)]],
+    BeforeValidator(_require_list),
+    AfterValidator(_reject_repetition),
     WithJsonSchema(
         {
             "type": "array",
@@ -63,7 +75,8 @@ EventTypes = Annotated[
 
 _URL_TEXT = (
     "Where the events go. It must start with https:// and lead to a public address, unless the "
-    "operator allows others. No redirect is followed."
+    "operator allows others. Write an international host in its ASCII form (punycode), and other "
+    "characters that are not ASCII with % escapes. No redirect is followed."
 )
 _TYPES_TEXT = "The types of the events that the endpoint gets. Null: all."
 
@@ -124,4 +137,4 @@ def parse_body(
     try:
         return model.model_validate(body, context=context)
     except ValidationError as error:
-        raise InvalidRequest(describe_faults(error, body_pointer)) from None
+        raise InvalidRequest(describe_faults(error, body_pointer, model.model_fields)) from None

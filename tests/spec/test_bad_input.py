@@ -95,8 +95,11 @@ async def test_a_refusal_names_every_wrong_field(quiet: System) -> None:
 
 async def test_the_service_refuses_a_body_that_is_not_json(quiet: System) -> None:
     """A body gets 400 if RFC 8259 does not allow it, or if two parsers may read it differently."""
+    for empty in (b"", b" \n"):
+        problem = expect_problem(await post(quiet, "/v1/deposits", empty), 400, "invalid_json")
+        assert "The body is empty" in problem["detail"]
     for body in (
-        *(b"", b'{"amount":', b'{"amount":NaN}', b'{"description":"\xff\xfe"}'),
+        *(b'{"amount":', b'{"amount":NaN}', b'{"description":"\xff\xfe"}'),
         *(b'{"amount":1,"\\u0061mount":2}', b'{"a":' * 100 + b"1" + b"}" * 100),
         *(b'{"amount":' + b"9" * 5000 + b"}", b"\xef\xbb\xbf{}"),
     ):
@@ -178,5 +181,7 @@ async def test_unknown_routes_and_wrong_methods_are_answered_with_problems(
 ) -> None:
     """An unknown route or payment gets 404. A wrong method gets 405 with an Allow header."""
     answer = await send_request(quiet, method, path)
-    expect_problem(answer, status, answer.json()["code"])
+    problem = expect_problem(answer, status, answer.json()["code"])
     assert ("Allow" in answer.headers) == (status == 405)
+    allowed = answer.headers.get("Allow", "").split(",")
+    assert ", ".join(allowed) in problem["detail"]

@@ -14,6 +14,7 @@ from tests.spec.console import (
     an_operator,
     operator_token,
 )
+from tests.spec.requesting import expect_problem
 from tests.spec.system import System
 from tests.stack.client import Client
 
@@ -83,7 +84,8 @@ class TestSignIn:
             for path in ("/v1/payments", "/v1/events"):
                 assert (await client.get(path)).status == 403
             body = {"amount": 10, "phone_number": "0711000111"}
-            assert (await client.pay("/v1/deposits", body)).status == 403
+            refused = expect_problem(await client.pay("/v1/deposits", body), 403, "not_permitted")
+            assert "signs in at /console" in refused["detail"]
 
     async def test_the_cookie_gives_no_right_under_v1(self, operator: Visitor) -> None:
         assert (await operator.get("/v1/payments")).status == 401

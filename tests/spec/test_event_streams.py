@@ -238,17 +238,22 @@ async def test_a_head_request_gets_the_head_of_a_stream(system: System) -> None:
 
 async def test_wrong_values_of_a_stream_are_named(system: System) -> None:
     wrong = ("Last-Event-ID", "events-1")
+    unknown = f"events-{10**17}-0123456789ab"
     for headers, query, names in (
         ([wrong], "", {"Last-Event-ID"}),
         ([("Last-Event-ID", "")], "", {"Last-Event-ID"}),
         ([wrong], "?limit=5", {"Last-Event-ID", "?limit"}),
         ([("Last-Event-ID", "events-0"), ("Last-Event-ID", "events-0")], "", {"Last-Event-ID"}),
-        ([("Last-Event-ID", f"events-{10**17}-0123456789ab")], "", {"Last-Event-ID"}),
-        ([], f"?after=events-{10**17}-0123456789ab", {"?after"}),
+        ([("Last-Event-ID", unknown)], "", {"Last-Event-ID"}),
+        ([], "?after=17", {"?after"}),
+        ([], f"?after={unknown}", {"?after"}),
         ([], "?colour=red", {"?colour"}),
     ):
-        answer = await _ask(system, *headers, query=query)
-        assert pointers(expect_problem(answer, 422, "invalid_request")) == names
+        refused = expect_problem(await _ask(system, *headers, query=query), 422, "invalid_request")
+        assert pointers(refused) == names
+        if unknown in f"{headers}{query}":
+            assert "did not return the cursor" in refused["errors"][0]["detail"]
+            assert "Read again without this cursor" in refused["errors"][0]["detail"]
 
 
 async def test_a_stream_needs_a_token(system: System) -> None:

@@ -68,6 +68,9 @@ async def test_the_service_role_may_serve_webhook_endpoints(system: System) -> N
             receiver.respond = accept
             for status in ("disabled", "enabled"):
                 (await call(endpoint, "PATCH", "", {"status": status})).expect(200)
+            await system.eventually(
+                endpoint.deliveries, lambda items: items[0]["status"] == "delivered"
+            )
             for action in ("/rotate-secret", "/test", "/deliveries/1/redeliver"):
                 assert (await call(endpoint, "POST", action)).status in {200, 202}
             await system.eventually(lambda: len(receiver.accepted) == 3)

@@ -11,6 +11,7 @@ from tests.spec.requesting import expect_problem, pointers
 from tests.spec.system import System
 
 URL = "https://shop.example.com/webhooks"
+FAILED = "mkwanja.payment.failed"
 
 
 @pytest.mark.parametrize(
@@ -32,11 +33,19 @@ async def test_a_url_that_may_not_be_called_is_refused_at_once(system: System, u
 
 
 async def test_a_name_that_leads_to_this_machine_is_not_called(system: System) -> None:
-    """2130706433 is a name by its form, and the system resolves it to 127.0.0.1."""
+    """2130706433 is a name by its form, and the system resolves it to 127.0.0.1.
+
+    Such a URL is refused today. An earlier release accepted it.
+    """
     async with receiving() as receiver:
         url = receiver.url.replace("http://127.0.0.1", "https://2130706433")
-        endpoint = await register(system.backend, url)
+        endpoint = await register(system.backend, URL)
         try:
+            await system.execute(
+                "UPDATE mkwanja.webhook_endpoints SET url = $2 WHERE id = $1::uuid",
+                endpoint.id,
+                url,
+            )
             (await call(endpoint, "POST", "/test")).expect(202)
             [item] = await system.eventually(
                 endpoint.deliveries, lambda items: items[0]["attempts"]
@@ -49,25 +58,29 @@ async def test_a_name_that_leads_to_this_machine_is_not_called(system: System) -
 
 
 @pytest.mark.parametrize(
-    ("body", "pointer"),
+    ("body", "pointer", "detail"),
     [
-        ({}, "/url"),
-        ({"url": 1}, "/url"),
-        ({"url": URL, "event_types": []}, "/event_types"),
-        ({"url": URL, "event_types": ["mkwanja.payment.paid"]}, "/event_types"),
-        ({"url": URL, "event_types": "mkwanja.payment.failed"}, "/event_types"),
-        ({"url": URL, "event_types": ["mkwanja.payment.failed"] * 2}, "/event_types"),
-        ({"url": URL, "description": ""}, "/description"),
-        ({"url": URL, "description": "a\nb"}, "/description"),
-        ({"url": URL, "secret": "whsec_mine"}, "/secret"),
-        ([], ""),
+        ({}, "/url", "is required"),
+        ({"url": 1}, "/url", "a string"),
+        ({"url": "https://192.168.1.300/"}, "/url", "not an IPv4 address"),
+        ({"url": "https://münchen.example/"}, "/url", "xn--mnchen-3ya.example"),
+        ({"url": URL, "event_types": []}, "/event_types", FAILED),
+        ({"url": URL, "event_types": FAILED}, "/event_types", FAILED),
+        ({"url": URL, "event_types": [FAILED, "paid"]}, "/event_types/1", FAILED),
+        ({"url": URL, "event_types": [None, FAILED]}, "/event_types/0", FAILED),
+        ({"url": URL, "event_types": [FAILED] * 2}, "/event_types", f"{FAILED} more than once"),
+        ({"url": URL, "description": ""}, "/description", "1 to 200"),
+        ({"url": URL, "description": "a\nb"}, "/description", "one line"),
+        ({"url": URL, "secret": "whsec_mine"}, "/secret", "only url, event_types, description"),
+        ([], "", "a JSON object"),
     ],
 )
 async def test_a_body_with_a_wrong_field_is_refused_and_the_field_is_named(
-    system: System, body: Any, pointer: str
+    system: System, body: Any, pointer: str, detail: str
 ) -> None:
     refused = expect_problem(await system.backend.send("POST", PATH, body), 422, "invalid_request")
-    assert pointers(refused) == {pointer}
+    [fault] = refused["errors"]
+    assert (fault["pointer"], detail in fault["detail"]) == (pointer, True), fault
 
 
 async def test_a_change_with_a_wrong_field_changes_nothing(system: System) -> None:
@@ -93,3 +106,32 @@ async def test_a_change_with_a_wrong_field_changes_nothing(system: System) -> No
         assert (cleared["description"], cleared["status"]) == (None, "disabled")
     finally:
         (await call(endpoint, "DELETE", "")).expect(204)
+
+
+@pytest.mark.parametrize(
+    ("method", "action"),
+    [
+        *(("POST", "/rotate-secret"), ("POST", "/test"), ("POST", "/deliveries/1/redeliver")),
+        ("DELETE", ""),
+    ],
+)
+async def test_a_call_that_takes_no_body_refuses_one_and_does_nothing(
+    system: System, method: str, action: str
+) -> None:
+    """An empty object counts as no body, because some clients cannot leave the body out."""
+    endpoint = await register(system.backend, URL)
+    try:
+        (await call(endpoint, "POST", "/test")).expect(202)
+        before = await endpoint.read()
+        bodies: list[Any] = [{"secret": "whsec_mine"}, [], "text", "x" * 17_000]
+        for body in bodies:
+            refused = expect_problem(
+                await call(endpoint, method, action, body), 422, "invalid_request"
+            )
+            assert [fault["pointer"] for fault in refused["errors"]] == [""]
+            assert "takes no body" in refused["errors"][0]["detail"]
+        assert await endpoint.read() == before
+        assert len(await endpoint.deliveries()) == 1
+        assert (await call(endpoint, method, action, {})).status in {200, 202, 204}
+    finally:
+        await call(endpoint, "DELETE", "")

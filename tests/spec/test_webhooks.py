@@ -110,8 +110,10 @@ async def test_a_test_takes_the_same_way_as_an_event(system: System, receiver: R
 
 async def test_a_redelivery_has_the_same_webhook_id(system: System, receiver: Receiver) -> None:
     async with registered(system, receiver) as endpoint:
-        payment_ids = await _make_cancelled(system, 1)
-        await system.eventually(lambda: receiver.events(payment_ids))
+        await _make_cancelled(system, 1)
+        await system.eventually(
+            endpoint.deliveries, lambda items: items and items[0]["status"] == "delivered"
+        )
         again = await call(endpoint, "POST", "/deliveries/1/redeliver")
         assert again.expect(202).json()["number"] == 2
         await system.eventually(lambda: len(receiver.accepted) == 2)
@@ -122,6 +124,25 @@ async def test_a_redelivery_has_the_same_webhook_id(system: System, receiver: Re
         for number in ("99", "0", "x"):
             unknown = await call(endpoint, "POST", f"/deliveries/{number}/redeliver")
             expect_problem(unknown, 404, "webhook_delivery_not_found")
+
+
+async def test_a_redelivery_of_a_pending_delivery_makes_it_due_and_sends_it_once(
+    system: System, receiver: Receiver
+) -> None:
+    """The answer shows the pending delivery with its attempts, and there is no second one."""
+    receiver.respond = answering(500)
+    async with registered(system, receiver) as endpoint:
+        (await call(endpoint, "POST", "/test")).expect(202)
+        await system.eventually(endpoint.deliveries, lambda items: items[0]["attempts"])
+        await postpone_retries(system, endpoint)
+        receiver.respond = accept
+        shown = (await call(endpoint, "POST", "/deliveries/1/redeliver")).expect(202).json()
+        assert (shown["number"], shown["cause"], shown["status"]) == (1, "test", "pending")
+        assert [each["http_status"] for each in shown["attempts"]] == [500]
+        await system.eventually(
+            endpoint.deliveries, lambda items: [each["status"] for each in items] == ["delivered"]
+        )
+        assert len(receiver.accepted) == 1
 
 
 async def test_old_and_new_secret_verify_while_a_secret_rotates(
@@ -359,7 +380,9 @@ async def test_a_caller_may_have_twenty_endpoints(system: System, receiver: Rece
     async with caller(system, sub=new_subject(), role="service_role") as other:
         endpoints = [await register(other, receiver.url) for _ in range(20)]
         refused = await other.send("POST", "/v1/webhook-endpoints", {"url": receiver.url})
-        expect_problem(refused, 409, "too_many_webhook_endpoints")
+        problem = expect_problem(refused, 409, "too_many_webhook_endpoints")
+        assert "has 20 webhook endpoints" in problem["detail"]
+        assert "Delete one" in problem["detail"]
         for endpoint in endpoints:
             (await call(endpoint, "DELETE", "")).expect(204)
 

@@ -162,6 +162,7 @@ async def test_aiohttps_own_refusals_are_problems_too(
     assert (response.status, body["code"]) == (status, code)
     assert response.content_type == "application/problem+json"
     assert response.headers.get("Allow") == ("GET,POST" if status == 405 else None)
+    assert ("takes only GET, POST." in str(body["detail"])) == (status == 405)
 
 
 async def test_a_field_name_that_json_cannot_encode_is_escaped() -> None:

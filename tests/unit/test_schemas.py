@@ -269,6 +269,19 @@ def test_every_wrong_or_repeated_parameter_is_named_at_once() -> None:
     assert query_faults(PageParameters, *pairs) == ["?kind", "?limit"]
 
 
+def test_an_unknown_field_or_parameter_is_refused_with_all_that_are_known() -> None:
+    found = faults(Kind.POCHI_PAYMENT, {**BODIES[Kind.POCHI_PAYMENT], "phone": "0733000333"})
+    known = "amount, owner, metadata, phone_number, remarks"
+    assert set(found) == {"/phone"}
+    assert sorted(found["/phone"].partition("Send only ")[2].split(", ")) == sorted(
+        known.split(", ")
+    )
+    for model, what_to_send in ((WaitParameters, "Send only wait"), (NoParameters, "Send none")):
+        with pytest.raises(InvalidRequest) as caught:
+            parse_query(model, MultiDict(colour="red"))
+        assert what_to_send in caught.value.errors[0].detail
+
+
 def test_a_wait_is_from_0_to_60_seconds() -> None:
     for text in ("0", "60"):
         assert parse_query(WaitParameters, MultiDict(wait=text)).wait == int(text)

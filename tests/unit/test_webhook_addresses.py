@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 
-import pytest
-
-from domain.webhooks.addresses import may_call, parse_address, parse_url
+from domain.webhooks.addresses import may_call, parse_address
 from tests.case_tables import for_each
 
 PUBLIC = ["1.1.1.1", "196.201.214.200", "2606:4700:4700::1111", "64:ff9b::101:101"]
@@ -41,63 +39,6 @@ def test_an_address_that_is_not_public_may_not_be_called(text: str) -> None:
 @for_each("text", ["10.20.1.1", "::ffff:10.20.1.1", "127.0.0.1"])
 def test_an_address_that_the_operator_allows_may_be_called_also_without_tls(text: str) -> None:
     assert may_call(ipaddress.ip_address(text), is_https=False, allowed=INSIDE)
-
-
-@for_each(
-    "text",
-    [
-        "https://shop.example.com/webhooks",
-        "https://shop.example.com:8443/w?tenant=7&x=%20",
-        "https://1.1.1.1/",
-        "https://[2606:4700:4700::1111]/w",
-        "https://xn--bcher-kva.example/w",
-    ],
-)
-def test_a_url_of_a_public_host_is_accepted_unchanged(text: str) -> None:
-    assert parse_url(text, []) == text
-
-
-@for_each(
-    ("text", "part"),
-    [
-        ("http://shop.example.com/w", "https://"),
-        ("ftp://shop.example.com/w", "https://"),
-        ("shop.example.com/w", "https://"),
-        ("https:///w", "names a host"),
-        ("https://shop.example.com:0/w", "names a host"),
-        ("https://shop.example.com:99999/w", "not a URL"),
-        ("https://[::1/w", "not a URL"),
-        ("https://user:pass@shop.example.com/w", "no user name"),
-        ("https://user@shop.example.com/w", "no user name"),
-        ("https://shop.example.com/w#part", "no fragment"),
-        ("https://shop.example.com/w#", "no fragment"),
-        ("https://shop.example.com/ w", "ASCII"),
-        ("https://shop.example.com/\n", "ASCII"),
-        ("https://shop.example.com\\@127.0.0.1/", "ASCII"),
-        ("https://bücher.example/w", "ASCII"),
-        ("https://shop.example.com/" + "w" * 2048, "at most 2048"),
-        ("https://127.0.0.1/w", "not public"),
-        ("https://[::ffff:127.0.0.1]/w", "not public"),
-        ("https://169.254.169.254/latest/meta-data", "not public"),
-        ("https://localhost/w", "not public"),
-        ("https://LOCALHOST./w", "not public"),
-        ("https://it.localhost/w", "not public"),
-        ("https://[fe80::1%25eth0]/w", "not public"),
-    ],
-)
-def test_a_url_that_cannot_be_called_is_refused_with_what_to_send(text: str, part: str) -> None:
-    with pytest.raises(ValueError, match=part):
-        parse_url(text, [])
-
-
-@for_each("text", ["http://127.0.0.1:8080/w", "http://localhost/w", "http://10.20.3.4/w"])
-def test_a_url_of_an_allowed_network_is_accepted_also_without_tls(text: str) -> None:
-    assert parse_url(text, INSIDE) == text
-
-
-def test_a_url_without_tls_outside_the_allowed_networks_is_refused() -> None:
-    with pytest.raises(ValueError, match="https://"):
-        parse_url("http://10.99.0.1/w", INSIDE)
 
 
 def test_a_text_that_is_no_address_is_left_to_the_lookup() -> None:

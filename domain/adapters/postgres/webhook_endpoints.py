@@ -100,6 +100,13 @@ _READ_DELIVERY = sql("""
 SELECT event_id, event_type, payment_id, body FROM mkwanja.webhook_deliveries
 WHERE endpoint_id = :id AND number = :number
 """)
+_HASTEN = sql(f"""
+UPDATE mkwanja.webhook_deliveries
+SET next_attempt_at = CASE WHEN is_sending THEN next_attempt_at
+    ELSE least(next_attempt_at, now()) END
+WHERE endpoint_id = :id AND number = :number AND status = 'pending'
+RETURNING {_DELIVERY_COLUMNS}
+""")
 _PAGE = sql(f"""
 SELECT {_DELIVERY_COLUMNS} FROM mkwanja.webhook_deliveries
 WHERE endpoint_id = :id AND number < :before ORDER BY number DESC LIMIT :limit
@@ -143,7 +150,10 @@ class WebhookEndpoints:
                 },
             )
         if not rows:
-            raise TooManyEndpoints
+            raise TooManyEndpoints(
+                f"This caller has {ENDPOINTS_PER_CALLER_MAX} webhook endpoints, which is the most "
+                "that a caller may have. Delete one first. A disabled endpoint counts too."
+            )
         return _endpoint(rows[0])
 
     async def list_own(self, caller_key: str) -> list[Endpoint]:
@@ -228,13 +238,17 @@ class WebhookEndpoints:
             )
 
     async def redeliver(self, caller_key: str, endpoint_id: UUID, number: int) -> Delivery:
-        """Makes another delivery of the event of delivery `number`.
+        """Makes another delivery of the event of delivery `number`, if that delivery has ended.
 
-        Raises EndpointNotFound, EndpointNotEnabled, DeliveryNotFound.
+        A pending delivery becomes due now, and is returned. Another delivery beside it would only
+        send the event twice. Raises EndpointNotFound, EndpointNotEnabled, DeliveryNotFound.
         """
         async with blockable_transaction(self._database) as transaction:
             row = await _lock_enabled(transaction, caller_key, endpoint_id)
             place = {"id": endpoint_id, "number": number}
+            if pending := await transaction.rows(_HASTEN, place):
+                [delivery] = await _add_attempts(transaction, pending)
+                return delivery
             rows = await transaction.rows(_READ_DELIVERY, place)
             if not rows:
                 raise DeliveryNotFound
@@ -254,12 +268,7 @@ class WebhookEndpoints:
             rows = await transaction.rows(
                 _PAGE, {"id": endpoint_id, "before": before or _AFTER_ALL, "limit": limit}
             )
-            numbers = [row.number for row in rows]
-            found = await transaction.rows(_ATTEMPTS, {"id": endpoint_id, "numbers": numbers})
-        attempts: dict[int, list[Attempt]] = defaultdict(list)
-        for row in found:
-            attempts[row.delivery_number].append(_attempt(row))
-        return [_delivery(row, attempts[row.number]) for row in rows]
+            return await _add_attempts(transaction, rows)
 
 
 async def _lock(transaction: Transaction, caller_key: str, endpoint_id: UUID) -> Row:
@@ -279,6 +288,18 @@ async def _add_delivery(transaction: Transaction, endpoint: Row, **values: Any) 
     [row] = await transaction.rows(_ADD_DELIVERY, {**place, **values, "retry_for": RETRY_FOR})
     await transaction.run(_COUNT_DELIVERY, place)
     return _delivery(row, ())
+
+
+async def _add_attempts(transaction: Transaction, rows: Sequence[Row]) -> list[Delivery]:
+    """The deliveries of one endpoint, with all their attempts."""
+    if not rows:
+        return []
+    numbers = [row.number for row in rows]
+    found = await transaction.rows(_ATTEMPTS, {"id": rows[0].endpoint_id, "numbers": numbers})
+    attempts: dict[int, list[Attempt]] = defaultdict(list)
+    for row in found:
+        attempts[row.delivery_number].append(_attempt(row))
+    return [_delivery(row, attempts[row.number]) for row in rows]
 
 
 def _only(rows: Sequence[Row]) -> Row:
