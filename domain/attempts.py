@@ -67,8 +67,9 @@ class Attempt:
     `provider_ids` are the ids that Daraja gave to the attempt.
 
     All times are the database's. `ended_at` is when we last learned an outcome of the attempt.
-    `account` is None if the attempt was stored before the database had a column for accounts. In
-    that case, nothing proves which account made the send.
+    `account` is None if the attempt was stored before the database had a column for accounts, or if
+    a restore added it because it may be missing in the backup. Nothing proves which account made
+    such a send, or whether there was one.
     """
 
     id: UUID

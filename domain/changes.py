@@ -74,6 +74,8 @@ class HistoryEntry(StrEnum):
     REVIEWED = "reviewed"
     INQUIRY_ASKED_FOR = "inquiry_asked_for"
     REQUEUED = "requeued"
+    # The payment was in doubt in a backup, or in the database that took over. Sends may be missing.
+    RESTORED = "restored"
 
 
 # Raises at import if a fact has no entry with its text.

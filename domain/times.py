@@ -28,6 +28,11 @@ _JOB_BEYOND_CALL = timedelta(seconds=15)
 OPERATION_COOL_DOWN_MAX = timedelta(minutes=15)
 BREAKER_COOL_DOWN_MAX = timedelta(hours=1)
 
+# The sweeper must never fail as unsent a payment that a restore has flagged, because the restore
+# has lost the record that would show that Daraja paid it. So a restore postpones the payment's step
+# by a lifetime.
+TIME_FOR_A_PERSON = timedelta(days=36_500)
+
 # The time between SIGTERM and SIGKILL, and its parts. First the process waits until the sends on
 # the wire end and their answers are stored. Then it waits for its other work. Then it closes
 # PostgreSQL and Redis, one after the other.

@@ -20,6 +20,7 @@ from domain.changes import (
     Context,
     Decided,
     NewEntry,
+    Reads,
     event_effects,
 )
 from domain.errors import PaymentNotFound, RequestRefused, TooLateToCancel, Unavailable
@@ -149,16 +150,18 @@ async def replay_or_raise(
 async def cancel(store: ChangingStore, payment_id: UUID, *, caller: Caller) -> ChangeResult:
     """Fails the payment as cancelled, if Daraja certainly has not acted on the payment.
 
-    If the payment is cancelled already, nothing changes. Raises PaymentNotFound, TooLateToCancel,
+    A stored message or answer may show that Daraja has a payment that looks unsent, for example
+    after a restore. Then the payment is not cancelled, because its caller would pay again. If the
+    payment is cancelled already, nothing changes. Raises PaymentNotFound, TooLateToCancel,
     StoreUnavailable.
     """
 
-    def decide(payment: Payment | None, _context: Context) -> Decided:
+    def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None or not may_see(caller, payment):
             raise PaymentNotFound
-        return _decide_cancellation(payment, {})
+        return _decide_cancellation(payment, context, {})
 
-    return await store.change(Change(payment_id=payment_id, decide=decide))
+    return await store.change(Change(payment_id=payment_id, decide=decide, reads=Reads.EVIDENCE))
 
 
 def operator_cancellation_change(payment_id: UUID, *, reason: str, operator: str) -> Change:
@@ -167,19 +170,20 @@ def operator_cancellation_change(payment_id: UUID, *, reason: str, operator: str
     Its decision raises PaymentNotFound, TooLateToCancel.
     """
 
-    def decide(payment: Payment | None, _context: Context) -> Decided:
+    def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None:
             raise PaymentNotFound
-        return _decide_cancellation(payment, {"reason": reason, "operator": operator})
+        return _decide_cancellation(payment, context, {"reason": reason, "operator": operator})
 
-    return Change(payment_id=payment_id, decide=decide)
+    return Change(payment_id=payment_id, decide=decide, reads=Reads.EVIDENCE)
 
 
-def _decide_cancellation(payment: Payment, detail: Mapping[str, str]) -> Decided:
+def _decide_cancellation(payment: Payment, context: Context, detail: Mapping[str, str]) -> Decided:
     if payment.stage is Stage.FAILED and payment.failure == _CANCELLED:
         return Decided(payment=payment)
     after = payment.apply(Fact(name=FactName.CANCELLED_BY_CALLER, failure=_CANCELLED))
-    if after.stage is not Stage.FAILED or payment.stage is Stage.FAILED or payment.needs_review:
+    may_be_sent = payment.needs_review or context.evidence.shows_that_daraja_has_it
+    if after.stage is not Stage.FAILED or payment.stage is Stage.FAILED or may_be_sent:
         raise TooLateToCancel
     entry = NewEntry.of_fact(FactName.CANCELLED_BY_CALLER, detail)
     return Decided(payment=after, entry=entry, effects=event_effects(payment, after))

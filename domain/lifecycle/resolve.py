@@ -18,7 +18,11 @@ from domain.changes import Change, Context, Decided, HistoryEntry, NewEntry, Rea
 from domain.errors import ResolutionRefused
 from domain.evidence import Evidence, InquiryOutcome
 from domain.failures import Failure, FailureReason
-from domain.inquiry import outcome_awaited_until, success_is_denied
+from domain.inquiry import (
+    outcome_awaited_until,
+    success_is_denied,
+    unrecorded_send_awaited_until,
+)
 from domain.payment import Fact, Payment
 from domain.stages import FactName, Stage
 from domain.times import DEFAULT_TIMES, Times
@@ -149,6 +153,7 @@ def _resolved_fact(
                 raise ResolutionRefused(
                     "The payment is too old to be sent. Decide 'paid' or 'unpaid' by the statement."
                 )
+            _refuse_soon_after_restore(payment, context, times)
             return None
 
 
@@ -225,6 +230,7 @@ def _unpaid_fact(payment: Payment, context: Context, times: Times) -> Fact:
     if any(inquiry.outcome is InquiryOutcome.PAID for inquiry in evidence.inquiries):
         raise ResolutionRefused("Daraja answered an inquiry: the payment was paid.")
     _refuse_while_under_way(payment, evidence)
+    _refuse_soon_after_restore(payment, context, times)
     awaited_until = outcome_awaited_until(payment, evidence, times)
     is_acknowledged = any(attempt.outcome is Outcome.ACKNOWLEDGED for attempt in payment.attempts)
     if is_acknowledged and context.now < awaited_until:
@@ -233,6 +239,19 @@ def _unpaid_fact(payment: Payment, context: Context, times: Times) -> Fact:
             f"{awaited_until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC."
         )
     return Fact(name=FactName.RESOLVED_UNPAID, failure=_UNPAID)
+
+
+def _refuse_soon_after_restore(payment: Payment, context: Context, times: Times) -> None:
+    """Refuses a decision that an unsent payment is unpaid, if a restore flagged it a moment ago.
+
+    The payment may have been sent just before the restore, and its result may still come.
+    """
+    awaited_until = unrecorded_send_awaited_until(payment, times)
+    if awaited_until is not None and context.now < awaited_until:
+        raise ResolutionRefused(
+            "The database was restored a moment ago, and the result of a send that it lacks may "
+            f"still arrive. Try again after {awaited_until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC."
+        )
 
 
 def _refuse_while_under_way(payment: Payment, evidence: Evidence) -> None:

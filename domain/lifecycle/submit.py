@@ -329,16 +329,19 @@ def expiry_change(payment_id: UUID) -> Change:
 
     It moves only a payment in `accepted` to `failed`. No attempt of such a payment shows that
     Daraja acted. But a stored message, or the answer to an inquiry, may show it all the same. If it
-    does, and the payment is flagged for review, nothing changes, and a person decides.
+    does, and the payment is flagged for review, nothing changes, and a person decides. If a person
+    has cleared the flag, the failure is not safe to retry.
     """
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None or context.now < payment.expires_at:
             return Decided(payment=payment)
-        if payment.needs_review and context.evidence.shows_that_daraja_has_it:
+        may_be_sent = context.evidence.shows_that_daraja_has_it
+        if payment.needs_review and may_be_sent:
             # A message or an answer shows that Daraja may have acted, so a person decides.
             return Decided(payment=payment)
-        after = payment.apply(Fact(name=FactName.TOO_OLD, failure=_TOO_OLD))
+        failure = replace(_TOO_OLD, safe_to_retry=not may_be_sent)
+        after = payment.apply(Fact(name=FactName.TOO_OLD, failure=failure))
         entry = NewEntry.of_fact(FactName.TOO_OLD) if after.stage is not payment.stage else None
         return Decided(payment=after, entry=entry, effects=event_effects(payment, after))
 

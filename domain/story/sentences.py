@@ -108,6 +108,10 @@ ENTRIES: Mapping[HistoryEntry, tuple[Actor, str]] = {
     _H.REVIEWED: (Actor.OPERATOR, "An operator reviewed the payment."),
     _H.INQUIRY_ASKED_FOR: (Actor.OPERATOR, "An operator asked for one more inquiry."),
     _H.REQUEUED: (Actor.OPERATOR, "An operator gave the payment its next step at once."),
+    _H.RESTORED: (
+        Actor.OPERATOR,
+        "An operator restored the database, which may lack a send. No worker sends it again.",
+    ),
 }
 
 _D = Disposition

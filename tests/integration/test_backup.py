@@ -17,6 +17,7 @@ import pytest
 
 from domain.kinds import Kind
 from tests.integration.conftest import Store
+from tests.integration.inquiries import in_doubt
 from tests.integration.migrating import differences
 from tests.integration.own_servers import one, postgres
 from tests.integration.service_role import as_service, create_service_role
@@ -273,6 +274,9 @@ async def test_a_database_that_another_program_restored_can_be_protected(
 ) -> None:
     """Many hosts restore by themselves. Doing it twice changes nothing."""
     copy = await postgres.create_database(template=source)
+    async with Store(copy) as store:
+        withdrawals = {await in_doubt(store), (await store.claimed(Kind.WITHDRAWAL))[0]}
+        await in_doubt(store, Kind.DEPOSIT)
     for _ in range(2):
         said = (await back_up("protect", "the snapshot of 'noon'", url=copy)).expect(0)
         assert "flagged for review, because they may have been sent since the backup: 2" in (
@@ -283,4 +287,11 @@ async def test_a_database_that_another_program_restored_can_be_protected(
         entries = await store.one(
             "SELECT count(*) FROM mkwanja.payment_history WHERE what = 'needs_a_person'"
         )
+        # No worker sends a withdrawal again that has a send of an unknown account.
+        unknown_sends = await store.rows(
+            "SELECT payment_id, number, outcome FROM mkwanja.attempts WHERE account IS NULL"
+        )
     assert (brake["reason"], entries) == ("restored from the snapshot of 'noon'", 2)
+    assert len(unknown_sends) == 2
+    assert {row["payment_id"] for row in unknown_sends} == withdrawals
+    assert {(row["number"], row["outcome"]) for row in unknown_sends} == {(2, "unknown")}

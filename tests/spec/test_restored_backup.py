@@ -19,9 +19,15 @@ from uuid import uuid4
 import pytest
 
 from tests.spec.conftest import INQUIRE_SOON, a_system
-from tests.spec.in_doubt import InquiryRule, begin_in_doubt
-from tests.spec.operating import operate, start
-from tests.spec.playing import Api, begin
+from tests.spec.in_doubt import (
+    InquiryRule,
+    begin_in_doubt,
+    history_facts,
+    inquiries,
+    wait_for_inquiries,
+)
+from tests.spec.operating import operate, start, stop
+from tests.spec.playing import Api, begin, count_sends
 from tests.spec.requesting import WITHDRAWAL
 from tests.spec.system import System
 from tests.stack import databases
@@ -139,6 +145,60 @@ async def test_a_restored_backup_pays_nothing_again(tmp_path: Path) -> None:
             await restored.wait_until_paid(newer)
             await restored.assert_money_agrees([*payments.all, *newer])
         assert all(payment_id in said.output for payment_id in payments.unsent), said.output
+
+
+@pytest.mark.whole
+@pytest.mark.skipif(bool(os.environ.get("THROUGH_POOLER")), reason="it starts its own servers")
+async def test_answers_from_before_a_restore_permit_no_resend(tmp_path: Path) -> None:
+    """The backup has two trusted answers "not found", and lacks the resend that paid.
+
+    The worker inquires, and an answer settles the withdrawal.
+    """
+    async with PostgresServer() as server, a_system(postgres=server, env=_ENV) as system:
+        silence = InquiryRule("lost_callback")
+        payment_id = await begin_in_doubt(system, "b2c", "cut_before_acting", silence, times=1)
+        await system.wait_for_stage(payment_id, "in_doubt")
+        worker = system.stack.process("worker")
+        worker.freeze()  # while a command runs, it would inquire too often and flag the payment
+        await stop(system)
+        await system.control("DELETE", "/scenarios")
+        worker.thaw()
+        await system.eventually(
+            partial(_trusted_answers, system, payment_id),
+            lambda answers: len(answers) >= 2,
+            awaited="two answers that permit a resend",
+        )
+        worker.freeze()
+        (await back_up("save", tmp_path / "backup", url=system.stack.database_url)).expect(0)
+        await start(system)
+        worker.thaw()
+        await system.wait_until_paid([payment_id])
+        for name in _PROCESSES:
+            await system.stack.stop_process(name)
+        sends = await count_sends(system, payment_id)
+        new = await server.create_database()
+        (await back_up("restore", tmp_path / "backup", url=new)).expect(0)
+        await system.scenario("lost_callback", api="status", url_contains=payment_id)
+        async with _restored(system, new) as restored:
+            await start(restored)
+            await restored.wait_until_paid([await restored.withdrawal()])  # the worker pays
+            asked = len(await inquiries(restored, payment_id))
+            await wait_for_inquiries(restored, payment_id, asked + 2)
+            assert await count_sends(restored, payment_id) == sends
+            await restored.control("DELETE", "/scenarios")
+            await restored.wait_until_paid([payment_id])
+            assert "restored" in await history_facts(restored, payment_id)
+            await restored.assert_money_agrees([payment_id])
+
+
+async def _trusted_answers(system: System, payment_id: str) -> list[Any]:
+    return await system.rows(
+        "SELECT inquiry.number FROM mkwanja.inquiries AS inquiry"
+        " JOIN mkwanja.attempts AS attempt USING (payment_id)"
+        " WHERE payment_id = $1::uuid AND verdict = 'not_found'"
+        " AND asked_at >= ended_at + interval '1 second'",
+        payment_id,
+    )
 
 
 async def _assert_nothing_is_paid_again(system: System, payments: Payments) -> None:

@@ -43,7 +43,7 @@ TEXTS = {
     "resolved_unpaid", "success_reported", "failure_reported", "awaits_confirmation",
     "success_without_receipt", "amount_differs", "amount_not_certain", "ids_differ",
     "receipt_of_another_payment", "contradiction", "needs_a_person", "account_not_configured",
-    "reviewed", "inquiry_asked_for", "requeued",
+    "reviewed", "inquiry_asked_for", "requeued", "restored",
 }  # fmt: skip
 
 # Finds the values that a statement inserts, in a text whose white space is folded.

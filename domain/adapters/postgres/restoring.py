@@ -6,22 +6,25 @@ these, so no process ever sees a restored database without them (rules.md §17).
 A payment that is `accepted` in the backup may have been sent after the backup was made. Nothing in
 the database shows it. Therefore the script flags each such payment for review. No worker sends a
 flagged payment, its caller cannot cancel it, and a person settles it by M-PESA's statement.
+
+A withdrawal in doubt can be sent again under its own id, by evidence that may be older than a send
+after the backup. Therefore the script adds a send of which nothing is known to each withdrawal that
+is in doubt or on its way. No account is proved to have made that send, so no worker sends the
+withdrawal again (rules.md §16). Workers inquire about it as always.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import timedelta
 
 from domain.adapters.postgres.brakes import KILL_SWITCH, SET
 from domain.adapters.postgres.statements import Statement, sql
+from domain.attempts import Outcome
 from domain.changes import HistoryEntry
+from domain.kinds import kinds_that
 from domain.stages import Stage
-
-# The sweeper must never fail a flagged payment as unsent, because the restore has lost the record
-# that would show that Daraja paid it. So no step of it is due in a person's lifetime.
-TIME_FOR_A_PERSON = timedelta(days=36_500)
+from domain.times import TIME_FOR_A_PERSON
 
 _FLAG_UNSENT = sql(f"""
 WITH flagged AS (
@@ -37,9 +40,34 @@ SELECT gen_random_uuid(), id, sequence, updated_at, '{HistoryEntry.NEEDS_A_PERSO
 FROM flagged
 """)
 
+_SENT_AGAIN_IN_DOUBT = ", ".join(
+    f"'{kind}'" for kind in kinds_that(lambda rules: rules.can_be_sent_again)
+)
+# A payment with a send whose account is not known is never sent again, so one such send is enough.
+_ADD_UNKNOWN_SENDS = sql(f"""
+WITH changed AS (
+    UPDATE mkwanja.payments AS payment SET sequence = sequence + 1, updated_at = now()
+    WHERE stage IN ('{Stage.SUBMITTING}', '{Stage.IN_DOUBT}') AND kind IN ({_SENT_AGAIN_IN_DOUBT})
+        AND NOT EXISTS (
+            SELECT FROM mkwanja.attempts WHERE payment_id = payment.id AND account IS NULL)
+    RETURNING *, gen_random_uuid() AS unknown_send
+), added AS (
+    INSERT INTO mkwanja.attempts (id, payment_id, number, claimed_at, outcome, ended_at)
+    SELECT unknown_send, id,
+        1 + (SELECT count(*) FROM mkwanja.attempts WHERE payment_id = changed.id), updated_at,
+        '{Outcome.UNKNOWN}', updated_at
+    FROM changed
+)
+INSERT INTO mkwanja.payment_history
+    (id, payment_id, sequence, recorded_at, what, previous_stage, stage, attempt_id, detail)
+SELECT gen_random_uuid(), id, sequence, updated_at, '{HistoryEntry.RESTORED}', stage, stage,
+    NULL, :detail
+FROM changed
+""")
+
 
 def protection_script(backup: str) -> str:
-    """SQL that stops payouts, and flags the payments that may have been sent since the backup.
+    """SQL that stops payouts, and protects the payments that may have been sent since the backup.
 
     `backup` describes the backup for people. The caller's transaction must own the tables.
     """
@@ -50,11 +78,14 @@ def protection_script(backup: str) -> str:
         "names": _literal(f"{{{KILL_SWITCH}}}"),
         "operator": "NULL",  # the restore sets the brake
     }
-    flag_unsent = {
-        "wait": f"interval '{TIME_FOR_A_PERSON.days} days'",
-        "detail": _literal(json.dumps({"reason": reason})),
-    }
-    return f"{_executed(SET, stop_payouts)}\n{_executed(_FLAG_UNSENT, flag_unsent)}\n"
+    detail = {"detail": _literal(json.dumps({"reason": reason}))}
+    flag_unsent = {"wait": f"interval '{TIME_FOR_A_PERSON.days} days'", **detail}
+    statements = [
+        _executed(SET, stop_payouts),
+        _executed(_FLAG_UNSENT, flag_unsent),
+        _executed(_ADD_UNKNOWN_SENDS, detail),
+    ]
+    return "\n".join(statements) + "\n"
 
 
 def _executed(statement: Statement, values: Mapping[str, str]) -> str:

@@ -1,0 +1,56 @@
+"""A payment that looks unsent is not called safe to retry if Daraja is known to have it.
+
+A restored database lacks the send, and Daraja's messages come all the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from domain.errors import TooLateToCancel
+from domain.evidence import InquiryOutcome
+from domain.failures import FailureReason
+from domain.lifecycle.accept import operator_cancellation_change
+from domain.lifecycle.submit import expiry_change
+from domain.payment import Payment
+from domain.stages import Stage
+from tests.builders import PAYMENT_ID, a_payment, an_inquiry
+from tests.decisions import payment_of
+from tests.unit.deciding import decide
+
+CANCELLATION = operator_cancellation_change(PAYMENT_ID, reason="ticket 813", operator="wanjiku")
+EXPIRY = expiry_change(PAYMENT_ID)
+
+# What shows that Daraja has the payment: a message of any content, or an answer.
+MESSAGE: dict[str, Any] = {"has_message": True}
+ANSWER = an_inquiry(1, InquiryOutcome.UNDER_WAY)
+
+
+def reviewed(**overrides: Any) -> Payment:
+    """An unsent payment whose flag a person has cleared."""
+    return a_payment(stage=Stage.ACCEPTED, needs_review=False, **overrides)
+
+
+def test_an_unsent_payment_that_daraja_does_not_know_is_cancelled_as_safe_to_retry() -> None:
+    failure = payment_of(decide(CANCELLATION, reviewed())).failure
+    assert failure is not None
+    assert (failure.reason, failure.safe_to_retry) == (FailureReason.CANCELLED_BY_CALLER, True)
+
+
+def test_an_unsent_payment_that_daraja_knows_is_not_cancelled() -> None:
+    with pytest.raises(TooLateToCancel):
+        decide(CANCELLATION, reviewed(), **MESSAGE)
+    with pytest.raises(TooLateToCancel):
+        decide(CANCELLATION, reviewed(), ANSWER)
+
+
+def test_an_old_unsent_payment_that_daraja_knows_fails_as_not_safe_to_retry() -> None:
+    """Unless a person must look at it first."""
+    old = reviewed(expires_at=reviewed().created_at)
+    for decision in (decide(EXPIRY, old, **MESSAGE), decide(EXPIRY, old, ANSWER)):
+        failure = payment_of(decision).failure
+        assert failure is not None
+        assert failure.reason is FailureReason.NOT_SUBMITTED_IN_TIME
+        assert not failure.safe_to_retry
