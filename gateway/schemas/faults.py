@@ -33,7 +33,8 @@ _SENTENCES = {
 
 def _sentence(fault: ErrorDetails, known: Collection[str]) -> str:
     if fault["type"] == "extra_forbidden":
-        what_to_send = f"Send only {', '.join(known)}" if known else "Send none here"
+        # A body always has fields, but a query may have none.
+        what_to_send = f"Send only {', '.join(known)}" if known else "This call has no parameters"
         return f"is not a known field. {what_to_send}"
     if fault["type"] in _SENTENCES:
         return _SENTENCES[fault["type"]]

@@ -36,8 +36,11 @@ def _check_url(text: str, info: ValidationInfo) -> str:
 
 
 def _require_list(value: Any) -> Any:
-    if not isinstance(value, list) or not value:
-        raise ValueError(f"must be null for all events, or a list of {_TYPES_IN_WORDS}")
+    # A longer list repeats a type or has a wrong one. It is one fault, so that the answer is short.
+    if not isinstance(value, list) or not 1 <= len(value) <= len(EVENT_TYPES):
+        raise ValueError(
+            f"must be null for all events, or a list of some of these, each once: {_TYPES_IN_WORDS}"
+        )
     return value
 
 
@@ -68,6 +71,7 @@ EventTypes = Annotated[
             "type": "array",
             "items": {"type": "string", "enum": EVENT_TYPES},
             "minItems": 1,
+            "maxItems": len(EVENT_TYPES),
             "uniqueItems": True,
         }
     ),

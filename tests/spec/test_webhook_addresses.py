@@ -66,6 +66,7 @@ async def test_a_name_that_leads_to_this_machine_is_not_called(system: System) -
         ({"url": "https://münchen.example/"}, "/url", "xn--mnchen-3ya.example"),
         ({"url": URL, "event_types": []}, "/event_types", FAILED),
         ({"url": URL, "event_types": FAILED}, "/event_types", FAILED),
+        ({"url": URL, "event_types": ["paid"] * 1000}, "/event_types", FAILED),
         ({"url": URL, "event_types": [FAILED, "paid"]}, "/event_types/1", FAILED),
         ({"url": URL, "event_types": [None, FAILED]}, "/event_types/0", FAILED),
         ({"url": URL, "event_types": [FAILED] * 2}, "/event_types", f"{FAILED} more than once"),
