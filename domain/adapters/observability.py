@@ -151,6 +151,11 @@ webhook_attempts = Counter(
     "mkwanja_webhook_attempts_total", "Webhooks sent, by the outcome of the attempt", ["outcome"]
 )
 
+webhook_keys_unreadable = Counter(
+    "mkwanja_webhook_keys_unreadable_total",
+    "How often a worker could not read an endpoint's key, and sent nothing",
+)
+
 # A request for /metrics reads these gauges from Postgres. So every process shows the same values,
 # even if no worker runs.
 brake_engaged = Gauge(

@@ -8,9 +8,14 @@ from uuid import UUID
 
 import pytest
 
-from domain.adapters.postgres.webhook_deliveries import _WAITING_MAX, WebhookDeliveries
+from domain.adapters.postgres.webhook_deliveries import (
+    _WAITING_MAX,
+    ClaimedEndpoint,
+    WebhookDeliveries,
+)
 from domain.adapters.postgres.webhook_endpoints import WebhookEndpoints
 from domain.errors import StoreUnavailable
+from domain.webhooks.endpoint import Attempt, AttemptOutcome, DeliveryStatus, EndpointStatus
 from tests.integration.conftest import Store, new_id
 from tests.stack.databases import connection
 
@@ -25,6 +30,21 @@ async def an_endpoint(store: Store) -> UUID:
         sealed_key=b"\x00key",
     )
     return endpoint.id
+
+
+def readable(sealed: bytes, previous: bytes | None) -> list[bytes]:
+    return [sealed]
+
+
+def unreadable(sealed: bytes, previous: bytes | None) -> list[bytes]:
+    return []
+
+
+async def claim(
+    deliveries: WebhookDeliveries, endpoint_id: UUID, turn: UUID | None = None
+) -> ClaimedEndpoint | None:
+    """Claim as a worker that can read the endpoint's key."""
+    return await deliveries.claim(endpoint_id, turn or new_id(), limit=8, open_keys=readable)
 
 
 async def an_event(store: Store) -> None:
@@ -47,7 +67,7 @@ async def test_an_endpoint_begins_with_the_events_after_its_creation(fresh: Stor
     assert await deliveries.find_due() == []
     await an_event(fresh)
     assert await deliveries.find_due() == [endpoint_id]
-    claimed = await deliveries.claim(endpoint_id, new_id(), limit=8)
+    claimed = await claim(deliveries, endpoint_id)
     assert claimed is not None
     assert [delivery.number for delivery in claimed.deliveries] == [1]
 
@@ -70,9 +90,7 @@ async def test_of_two_workers_that_claim_at_once_one_gets_the_endpoint(fresh: St
     for _ in range(3):
         await an_event(fresh)
     deliveries = WebhookDeliveries(fresh.database)
-    claims = await asyncio.gather(
-        *(deliveries.claim(endpoint_id, new_id(), limit=8) for _ in range(5))
-    )
+    claims = await asyncio.gather(*(claim(deliveries, endpoint_id) for _ in range(5)))
     [claimed] = [claim for claim in claims if claim is not None]
     assert len({delivery.event_id for delivery in claimed.deliveries}) == 3
     assert await fresh.one("SELECT count(*) FROM mkwanja.webhook_deliveries") == 3
@@ -94,7 +112,7 @@ async def test_later_events_wait_in_the_feed_while_many_deliveries_wait(fresh: S
         await an_event(fresh)
     deliveries, turn = WebhookDeliveries(fresh.database), new_id()
     before = await positions(fresh)
-    claimed = await deliveries.claim(endpoint_id, turn, limit=8)
+    claimed = await claim(deliveries, endpoint_id, turn)
     assert claimed is not None
     assert claimed.deliveries == []
     assert await positions(fresh) == before
@@ -102,7 +120,7 @@ async def test_later_events_wait_in_the_feed_while_many_deliveries_wait(fresh: S
         "UPDATE mkwanja.webhook_deliveries SET status = 'delivered', next_attempt_at = NULL,"
         " ended_at = now() WHERE number IN (1, 2)"
     )
-    claimed = await deliveries.claim(endpoint_id, turn, limit=8)
+    claimed = await claim(deliveries, endpoint_id, turn)
     assert claimed is not None
     assert len(claimed.deliveries) == 2
     position, end = await positions(fresh)
@@ -118,8 +136,69 @@ async def test_a_claim_that_another_transaction_blocks_writes_nothing_and_may_be
     async with connection(fresh.url) as other, other.transaction():
         await other.execute("SELECT FROM mkwanja.webhook_endpoints FOR UPDATE")
         with pytest.raises(StoreUnavailable):
-            await deliveries.claim(endpoint_id, new_id(), limit=8)
+            await claim(deliveries, endpoint_id)
     assert await fresh.one("SELECT count(*) FROM mkwanja.webhook_deliveries") == 0
-    claimed = await deliveries.claim(endpoint_id, new_id(), limit=8)
+    claimed = await claim(deliveries, endpoint_id)
     assert claimed is not None
     assert len(claimed.deliveries) == 1
+
+
+async def test_a_worker_that_cannot_read_the_key_claims_nothing_and_costs_no_retry(
+    fresh: Store,
+) -> None:
+    """The deliveries keep the whole time for their retries, and go out when the key is back."""
+    endpoint_id = await an_endpoint(fresh)
+    await an_event(fresh)
+    deliveries = WebhookDeliveries(fresh.database)
+    assert await claim(deliveries, endpoint_id) is not None  # makes a delivery, and sends it
+    await fresh.execute(
+        "UPDATE mkwanja.webhook_deliveries SET attempts = 0, is_sending = false,"
+        " next_attempt_at = now(), retry_until = now() + interval '1 second'"
+    )
+    await fresh.execute("UPDATE mkwanja.webhook_endpoints SET turn = NULL, turn_ends_at = NULL")
+    await an_event(fresh)
+    assert await deliveries.find_due() == [endpoint_id]
+    assert (await deliveries.claim(endpoint_id, new_id(), limit=8, open_keys=unreadable)) is None
+    [waiting] = await fresh.rows(
+        "SELECT attempts, is_sending, retry_until > now() + interval '2 days' AS has_time"
+        " FROM mkwanja.webhook_deliveries"
+    )
+    assert waiting == {"attempts": 0, "is_sending": False, "has_time": True}
+    # No sweep wakes a worker at once, and the endpoint's turn is free.
+    [endpoint] = await fresh.rows(
+        "SELECT turn, woken_until > now() + interval '10 seconds' AS waits"
+        " FROM mkwanja.webhook_endpoints"
+    )
+    assert endpoint == {"turn": None, "waits": True}
+    claimed = await claim(deliveries, endpoint_id)
+    assert claimed is not None
+    assert [delivery.attempt for delivery in claimed.deliveries] == [1, 1]
+
+
+async def test_a_delivery_that_is_sent_while_its_endpoint_is_enabled_again_gets_time_for_retries(
+    fresh: Store,
+) -> None:
+    """No second worker sends it at once, because the first may still be sending."""
+    endpoint_id = await an_endpoint(fresh)
+    await an_event(fresh)
+    deliveries, endpoints = WebhookDeliveries(fresh.database), WebhookEndpoints(fresh.database)
+    claimed = await claim(deliveries, endpoint_id)
+    assert claimed is not None
+    [delivery] = claimed.deliveries
+    await fresh.execute("UPDATE mkwanja.webhook_deliveries SET retry_until = now()")
+    read = "SELECT is_sending, next_attempt_at FROM mkwanja.webhook_deliveries"
+    [before] = await fresh.rows(read)
+    for status in (EndpointStatus.DISABLED, EndpointStatus.ENABLED):
+        await endpoints.change("a caller", endpoint_id, {"status": status})
+    assert await fresh.rows(read) == [before]
+    attempt = Attempt(
+        number=delivery.attempt,
+        attempted_at=claimed.now,
+        outcome=AttemptOutcome.ERROR_STATUS,
+        http_status=500,
+        milliseconds=1,
+        answer=b"",
+    )
+    verdict = await deliveries.record(endpoint_id, delivery.number, attempt)
+    assert verdict is not None
+    assert verdict.status is DeliveryStatus.PENDING

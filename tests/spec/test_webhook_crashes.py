@@ -55,8 +55,8 @@ async def _a_payment(system: System) -> str:
 async def _end_leases(system: System, endpoint: Registered) -> None:
     """Let the time pass after which another worker may send, by the clock of the database."""
     await system.execute(
-        "UPDATE mkwanja.webhook_endpoints SET turn_ends_at = now(), woken_until = NULL"
-        " WHERE id = $1::uuid AND turn IS NOT NULL",
+        "UPDATE mkwanja.webhook_endpoints SET woken_until = NULL,"
+        " turn_ends_at = CASE WHEN turn IS NOT NULL THEN now() END WHERE id = $1::uuid",
         endpoint.id,
     )
     await system.execute(
@@ -209,7 +209,7 @@ async def test_a_worker_ends_in_time_while_an_endpoint_hangs(
 async def test_a_sealed_secret_is_in_no_row_and_no_log_and_signs(
     system: System, receiver: Receiver
 ) -> None:
-    """A worker without WEBHOOK_SECRETS_KEY sends nothing, and its log says why."""
+    """A worker without WEBHOOK_SECRETS_KEY sends nothing and counts no attempt, and logs it."""
     key = {"WEBHOOK_SECRETS_KEY": "a-secret-of-32-characters-or-more-1"}
     await system.stack.restart_process("web", env=key)
     try:
@@ -219,10 +219,16 @@ async def test_a_sealed_secret_is_in_no_row_and_no_log_and_signs(
                 lambda: "webhook_key_unreadable" in "".join(system.stack.logs().values())
             )
             assert receiver.messages == []
+            [waiting] = await _rows(system, endpoint)
+            assert (waiting["attempts"], waiting["is_sending"]) == (0, False)
             await system.stack.restart_process("worker", env=key)
             await _end_leases(system, endpoint)
             [message] = await system.eventually(lambda: receiver.accepted)
             message.check(endpoint.secret)
+            [delivery] = await system.eventually(
+                endpoint.deliveries, lambda items: items[0]["status"] == "delivered"
+            )
+            assert [attempt["number"] for attempt in delivery["attempts"]] == [1]
             rows = await system.rows("SELECT * FROM mkwanja.webhook_endpoints")
             written = str(rows) + "".join(system.stack.logs().values())
             assert endpoint.secret.removeprefix("whsec_") not in written

@@ -76,6 +76,10 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {"mkwanja_webhook_endpoints_paused": "1x60"},
         {"mkwanja_webhook_endpoints_paused": "0x60"},
     ),
+    "MkwanjaWebhookKeyUnreadable": (
+        {"mkwanja_webhook_keys_unreadable_total": "0+1x60"},
+        {"mkwanja_webhook_keys_unreadable_total": "1x60"},
+    ),
     "MkwanjaWebhooksLate": (
         {"mkwanja_webhook_lag_seconds": "61x60"},
         {"mkwanja_webhook_lag_seconds": "60x60"},

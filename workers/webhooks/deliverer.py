@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from uuid import UUID, uuid4
 
 import structlog
@@ -120,14 +122,15 @@ class Deliverer:
                 claimed_at = self._clock()
                 free = _SENDS_PER_ENDPOINT_MAX - len(sends)
                 async with self._database_calls:
-                    claimed = await self._deliveries.claim(endpoint_id, turn, limit=free)
+                    claimed = await self._deliveries.claim(
+                        endpoint_id, turn, limit=free, open_keys=partial(self._open, endpoint_id)
+                    )
                 if claimed is None:
                     return
-                keys = self._open_keys(endpoint_id, claimed.sealed_keys)
-                if not keys:
-                    return
                 for delivery in claimed.deliveries:
-                    send = self._deliver(endpoint_id, claimed.url, delivery, keys, claimed_at)
+                    send = self._deliver(
+                        endpoint_id, claimed.url, delivery, claimed.keys, claimed_at
+                    )
                     sends.add(group.create_task(self._guard(endpoint_id, send)))
                 if not sends:
                     return
@@ -135,13 +138,21 @@ class Deliverer:
                     sends, timeout=_RENEW_SECONDS, return_when=asyncio.FIRST_COMPLETED
                 )
 
-    def _open_keys(self, endpoint_id: UUID, sealed_keys: Sequence[bytes]) -> list[bytes]:
-        keys = []
-        for sealed_key in sealed_keys:
-            try:
-                keys.append(self._seal.open(sealed_key, endpoint_id))
-            except KeyUnreadable:
-                log.error("webhook_key_unreadable", endpoint=str(endpoint_id))  # noqa: TRY400
+    def _open(self, endpoint_id: UUID, sealed: bytes, previous: bytes | None) -> list[bytes]:
+        """The keys that sign, or none if the present key is unreadable.
+
+        A message that only the previous key has signed would fail at receivers that know only the
+        present one. Without the previous key, receivers of the present one still accept messages.
+        """
+        try:
+            keys = [self._seal.open(sealed, endpoint_id)]
+            if previous is not None:
+                with suppress(KeyUnreadable):
+                    keys.append(self._seal.open(previous, endpoint_id))
+        except KeyUnreadable:
+            observability.webhook_keys_unreadable.inc()
+            log.error("webhook_key_unreadable", endpoint=str(endpoint_id))  # noqa: TRY400
+            return []
         return keys
 
     async def _guard(self, endpoint_id: UUID, send: Awaitable[None]) -> None:

@@ -12,7 +12,7 @@ Events of one payment go out in their order, unless an earlier one waits for its
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -31,6 +31,9 @@ TURN_SECONDS = 30.0
 # A sweep wakes a worker for an endpoint. If the worker does not come, for example because Redis
 # lost the job, a sweep wakes one again after this time.
 _WOKEN_SECONDS = 5.0
+
+# If no worker can read an endpoint's key, a worker tries again after this time.
+_UNREADABLE_SECONDS = 30.0
 
 # The most events of one claim that get deliveries.
 _BATCH_SIZE = 500
@@ -69,6 +72,18 @@ RETURNING url, event_types, position, last_number, sealed_key,
 """)
 _END_TURN = sql("""
 UPDATE mkwanja.webhook_endpoints SET turn = NULL, turn_ends_at = NULL
+WHERE id = :endpoint_id AND turn = :turn
+""")
+# The key is the operator's fault, so waiting deliveries keep the whole time for their retries. The
+# condition on `retry_until` makes each of them change once an hour at most.
+_WAIT_FOR_KEY = sql(f"""
+WITH kept AS (
+    UPDATE mkwanja.webhook_deliveries SET retry_until = now() + :retry_for
+    WHERE endpoint_id = :endpoint_id AND next_attempt_at IS NOT NULL
+        AND retry_until < now() + :retry_for - interval '1 hour'
+)
+UPDATE mkwanja.webhook_endpoints SET turn = NULL, turn_ends_at = NULL,
+    woken_until = now() + interval '{_UNREADABLE_SECONDS} seconds'
 WHERE id = :endpoint_id AND turn = :turn
 """)
 
@@ -170,11 +185,11 @@ class ClaimedDelivery:
 class ClaimedEndpoint:
     """An endpoint whose turn this worker has, with deliveries to send.
 
-    `sealed_keys` sign, the present one first. `now` is the database's time.
+    `keys` sign, the present one first. `now` is the database's time.
     """
 
     url: str
-    sealed_keys: Sequence[bytes]
+    keys: Sequence[bytes]
     deliveries: Sequence[ClaimedDelivery]
     now: datetime
 
@@ -197,24 +212,39 @@ class WebhookDeliveries:
                 return [] if row.found else None
         return [row.id for row in rows]
 
-    async def claim(self, endpoint_id: UUID, turn: UUID, *, limit: int) -> ClaimedEndpoint | None:
+    async def claim(
+        self,
+        endpoint_id: UUID,
+        turn: UUID,
+        *,
+        limit: int,
+        open_keys: Callable[[bytes, bytes | None], Sequence[bytes]],
+    ) -> ClaimedEndpoint | None:
         """Takes or renews the turn, and claims up to `limit` due deliveries.
 
-        None if another worker has the turn, or if the endpoint is not enabled.
+        `open_keys` returns the keys that sign, from the sealed key and the sealed previous key.
+
+        None if another worker has the turn, or if the endpoint is not enabled. Also None if
+        `open_keys` returns no key: nothing is claimed then, so no attempt is counted, and a worker
+        tries again after half a minute.
         """
         async with blockable_transaction(self._database) as transaction:
             rows = await transaction.rows(_TAKE_TURN, {"endpoint_id": endpoint_id, "turn": turn})
             if not rows:
                 return None
             [endpoint] = rows
+            keys = open_keys(endpoint.sealed_key, endpoint.previous_sealed_key)
+            if not keys:
+                waiting = {"endpoint_id": endpoint_id, "turn": turn, "retry_for": RETRY_FOR}
+                await transaction.run(_WAIT_FOR_KEY, waiting)
+                return None
             if endpoint.has_new_events:
                 await _make_deliveries(transaction, endpoint_id, endpoint)
             parameters = {"endpoint_id": endpoint_id, "limit": limit}
             claimed = await transaction.rows(_CLAIM, parameters) if limit else []
-            keys = (endpoint.sealed_key, endpoint.previous_sealed_key)
             return ClaimedEndpoint(
                 endpoint.url,
-                [key for key in keys if key is not None],
+                keys,
                 [ClaimedDelivery(row.number, row.attempts, row.event_id, row.body)
                  for row in claimed],
                 transaction.now,

@@ -66,10 +66,13 @@ SET url = :url, event_types = :event_types, description = :description, status =
     status_reason = :status_reason, failing_since = :failing_since, updated_at = now()
 WHERE id = :id RETURNING {_COLUMNS}
 """)
-# Deliveries that waited are due now, and get the whole time for retries again.
+# Deliveries that wait are due now, and all get the whole time for retries again. A delivery that a
+# worker is sending keeps the time at which another worker may send it. If its attempt fails, the
+# worker's record finds the new `retry_until`, because both changes lock the endpoint's row.
 _RESUME = sql("""
-UPDATE mkwanja.webhook_deliveries SET next_attempt_at = now(), retry_until = now() + :retry_for
-WHERE endpoint_id = :id AND next_attempt_at IS NOT NULL AND NOT is_sending
+UPDATE mkwanja.webhook_deliveries SET retry_until = now() + :retry_for,
+    next_attempt_at = CASE WHEN is_sending THEN next_attempt_at ELSE now() END
+WHERE endpoint_id = :id AND next_attempt_at IS NOT NULL
 """)
 _DELETE = sql(f"""
 UPDATE mkwanja.webhook_endpoints

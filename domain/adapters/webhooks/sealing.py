@@ -47,7 +47,7 @@ class KeySeal:
         for cipher in self._ciphers:
             try:
                 return cipher.decrypt(rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], endpoint_id.bytes)
-            except InvalidTag:
+            except (InvalidTag, ValueError):  # a ValueError: the nonce is cut off
                 continue
         raise KeyUnreadable
 
