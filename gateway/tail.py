@@ -41,8 +41,9 @@ _PAUSE_SECONDS = 0.02
 _PAUSE_SECONDS_PER_DELIVERY = 0.0001
 _RETRY_SECONDS = 0.25  # the pause after a read that failed because Postgres is away
 _PAGE_SIZE = 500
-# After a stream has caught up with the feed, it is cut off if more events wait in its queue.
-# Long queues cost little memory, because all queues refer to the same frames.
+# The most events in the queue of a stream. If more come, the stream is cut off, unless it still
+# reads pages of the feed (`is_catching_up`). Long queues cost little memory, because all queues
+# refer to the same frames.
 QUEUE_MAX = 2_000
 
 
@@ -138,7 +139,7 @@ class Subscription:
     async def changed(self, until: float) -> None:
         """Waits until there is work for the stream, or until the loop's time `until`.
 
-        Work is a new event in the queue, a mark, or an end.
+        There is work if the queue has a new event, or if `is_behind` or `end` was set.
         """
         try:
             async with asyncio.timeout_at(until):
@@ -251,8 +252,9 @@ class EventTail:
     async def _read(self) -> None:
         if self._place is None:
             self._place = await self._reads.run(self._feed.end)
-            # A request may have registered before an event that the feed has already. The tail will
-            # not read this event any more, so the requests must look for themselves.
+            # An event may have entered the feed after a request registered and before the tail
+            # found the feed's end. The tail never reads this event, so each request must look for
+            # it.
             self._wake_all_waits()
             for subscription in self._all_streams():
                 subscription.mark_behind()

@@ -31,8 +31,8 @@ from tests.spec.playing import (
 from tests.spec.system import System
 
 _SILENCE = InquiryRule("lost_callback")
-# Daraja leaves the first two inquiries unanswered. They come too soon after the send: the service
-# would not trust their answers, and so the tests could not count the trusted ones.
+# Daraja leaves the first two inquiries unanswered. Otherwise the one "not found" of a test could
+# answer an inquiry that came too soon after the send, and the service would not trust it.
 _SILENT_AT_FIRST = InquiryRule("lost_callback", times=2)
 
 
@@ -186,7 +186,9 @@ async def test_a_withdrawal_is_resent_without_an_inquiry_if_daraja_was_busy(syst
     await wait_until_observed(system, expected, ids)
     await system.assert_money_agrees(list(ids.values()))
     for row, payment_id in zip(table, ids.values(), strict=True):
-        if row[1] == 1:  # after three busy answers an inquiry may come before the resend
+        # The wait before a resend grows with each send. From the second resend on, it is longer
+        # than the wait before an inquiry.
+        if row[1] == 1:
             assert await inquiries(system, payment_id) == []
 
 
@@ -231,7 +233,8 @@ _REVIEWED = replace(PAID, needs_review=True)
 # payment becomes. The second answer is good.
 _ODD_ANSWERS: dict[str, tuple[InquiryRule, Observed]] = {
     "two statuses that contradict each other": (InquiryRule("status_conflicting", times=1), PAID),
-    # In this case all answers have such keys, so one of them must settle the payment.
+    # Every answer is odd here: the names of its parameters have spaces. So an odd answer must
+    # settle the payment.
     "keys with spaces": (InquiryRule("spaced_keys"), PAID),
     "no receipt": (InquiryRule("status_missing_receipt", times=1), PAID),
     "no status": (InquiryRule("status_missing_parameters", times=1), PAID),
