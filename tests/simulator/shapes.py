@@ -49,7 +49,7 @@ def format_timestamp(moment: datetime) -> str:
 
 def format_iso(moment: datetime) -> str:
     """Format a moment for readers of the control API."""
-    return moment.isoformat(timespec="milliseconds")
+    return moment.isoformat(timespec="microseconds")
 
 
 class Identities:

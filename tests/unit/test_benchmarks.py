@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from datetime import UTC, datetime
 
 from tests.benchmarks.load import Plan, Seen
 from tests.benchmarks.loading import Report, percentile, split
 from tests.benchmarks.subscriber import Subscriber
+from tests.simulator.callbacks import Delivery
+from tests.simulator.traffic import Arrival
 
 
 def _plan(connections: int, total: int) -> Plan:
@@ -54,3 +57,10 @@ def test_a_subscriber_reads_events_that_arrive_in_pieces() -> None:
     for position in range(len(stream)):
         subscriber.data_received(stream[position : position + 1])
     assert list(subscriber.received) == ["p-1", "p-2"]
+
+
+def test_the_simulator_gives_the_exact_times_of_requests_and_callbacks() -> None:
+    """Delays are measured from these times. Whole milliseconds would lengthen or shorten them."""
+    at = datetime(2026, 1, 2, 3, 4, 5, 678_901, UTC)
+    for item in (Arrival("POST", "/mpesa", at=at), Delivery("http://callbacks", b"{}", at=at)):
+        assert datetime.fromisoformat(str(item.to_json()["at"])) == at
