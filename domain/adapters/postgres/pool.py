@@ -87,11 +87,14 @@ class Pool:
 
     async def borrow(self, *, wait_seconds: float) -> Session:
         """A session, from now on for the caller alone. Raises StoreUnavailable."""
-        try:
-            async with asyncio.timeout(wait_seconds):
-                await self._places.acquire()
-        except TimeoutError as error:
-            raise StoreUnavailable from error
+        if self._places.locked():
+            try:
+                async with asyncio.timeout(wait_seconds):
+                    await self._places.acquire()
+            except TimeoutError as error:
+                raise StoreUnavailable from error
+        else:
+            await self._places.acquire()  # at once, so it needs no time limit
         try:
             session = self._find_idle() or Session(await self._connect())
         except BaseException as error:
