@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from domain.adapters.masking import mask_text
 from domain.adapters.postgres.bounding import finish_release
 from domain.adapters.postgres.broadcasting import set_broadcasts
+from domain.adapters.postgres.faults import explain_error
 from domain.adapters.postgres.functions import install
 from domain.adapters.postgres.installed import FUNCTIONS
 from domain.adapters.postgres.locks import LOCK_MIGRATION, LOCK_UPKEEP
@@ -28,6 +29,7 @@ from domain.adapters.postgres.rights import apply_rights, grant_calls
 from domain.adapters.postgres.tables import REVISION, SCHEMA, is_at_least, metadata
 from domain.adapters.settings.common import ReleaseSettings, read_settings
 from domain.adapters.settings.errors import SettingsError
+from domain.errors import StoreUnavailable
 
 
 def run_migrations(connection: Connection, settings: ReleaseSettings) -> bool:
@@ -104,5 +106,5 @@ except DBAPIError as error:
     message = mask_text(str(error.orig).partition("\n")[0])
     statement = " ".join((error.statement or "COMMIT").split())[:300]
     sys.exit(f"release: {done}; {message}; in: {statement}")
-except OSError as error:
-    sys.exit(f"release: Postgres cannot be reached: {error.strerror or type(error).__name__}")
+except (StoreUnavailable, OSError) as error:
+    sys.exit(f"release: {done}; {explain_error(error).text}")

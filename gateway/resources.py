@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from domain.adapters.postgres.changing import PostgresChangingStore
 from domain.adapters.postgres.engine import Database
@@ -61,14 +62,23 @@ class Resources:
             bell = TracedBell(bell, tracer)
         self.announcer = Announcer(PostgresOutbox(self.database), bell)
         self._redis_rests_until = 0.0
+        self._first_look: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Checks the setup of Redis if Redis is up. Raises SettingsError if it cannot work."""
         with raise_as_settings_error("REDIS_URL"):
             require_one_shard(await self.redis.count_shards())
+        self._first_look = asyncio.create_task(self._look())
+
+    async def _look(self) -> None:
+        """Uses both servers once, so that the log says at once why one of them cannot be used."""
+        with suppress(Exception):
+            await asyncio.gather(self.redis_report(), self.reading.is_writable())
 
     async def close(self) -> None:
         """Finishes the work under way, then disconnects."""
+        if self._first_look is not None:
+            self._first_look.cancel()
         await self._changes.drain()
         await self.announcer.drain()
         if self.tracer is not None:
@@ -89,7 +99,7 @@ class Resources:
             async with asyncio.timeout(_REDIS_PATIENCE_SECONDS):
                 return await ask()
         except TimeoutError as error:
-            self.redis.faults.record_outage(type(error).__name__)
+            self.redis.faults.record_outage(error)
         except QueueUnavailable as error:
             kind = classify_error(error)
             if kind is not None and EXPLANATIONS[kind].scope is not Scope.SERVER:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -9,8 +11,10 @@ import pytest
 
 from tests.paths import ROOT
 from tests.spec.conftest import a_system
+from tests.spec.system import System
 from tests.stack.client import Client
 from tests.stack.environment import bare
+from tests.stack.ports import release_port, reserve_port
 from tests.stack.processes import Process, procfile_commands
 from tests.stack.starter import Starter
 
@@ -79,6 +83,58 @@ async def test_missing_and_invalid_settings_stop_a_process_with_one_line(
     assert _SECRET not in line
     known = set().union(*(settings.keys() | names for settings, names in _FAULTS.values()))
     assert {setting for setting in known if setting in line} == invalid.keys() | missing
+
+
+async def test_each_process_logs_why_it_cannot_use_its_servers() -> None:
+    """It starts, and tries again: a person may repair PostgreSQL or Redis while it runs."""
+    async with a_system(processes=("web", "callbacks", "worker")) as system:
+        stack = system.stack
+        wrong = {
+            name: urlsplit(stack.env("worker")[name])._replace(netloc=netloc).geturl()
+            for name, netloc in (
+                ("DATABASE_URL", f"mkwanja:{_SECRET}@no-such-host.invalid"),
+                ("REDIS_URL", f"default:{_SECRET}@no-such-host.invalid"),
+            )
+        }
+        expected = {
+            "postgres_away": "the host name in DATABASE_URL does not resolve",
+            "redis_away": "the host name in REDIS_URL does not resolve",
+        }
+        for name in ("web", "callbacks", "worker"):
+            log = await _log_until(system, name, wrong, expected)
+            assert _SECRET not in log
+            assert "Traceback" not in log
+
+
+async def _log_until(
+    system: System, name: str, env: Mapping[str, str], expected: Mapping[str, str]
+) -> str:
+    """The log of a process with `env`, when it has named each expected problem."""
+    port = reserve_port()
+    process = Process(
+        name,
+        procfile_commands(ROOT / "Procfile")[name],
+        env={**system.stack.env(name), **env, "PORT": str(port)},
+        log=system.stack.folder / f"{name}.wrong.log",
+        cwd=ROOT,
+        starter=Starter.of_this_process,
+    )
+    await process.start()
+    try:
+        await system.eventually(
+            lambda: _problems(process.log_text()).items() >= expected.items(),
+            awaited=f"{name} names each problem",
+        )
+        return process.log_text()
+    finally:
+        await process.kill()
+        release_port(port)
+
+
+def _problems(log: str) -> dict[str, str]:
+    """The problem that each event of the log names."""
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    return {line["event"]: line["problem"] for line in lines if "problem" in line}
 
 
 async def test_a_project_with_only_a_legacy_secret_can_use_the_service() -> None:

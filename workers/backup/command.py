@@ -28,6 +28,7 @@ import asyncpg
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from domain.adapters.masking import mask_text
+from domain.adapters.postgres.faults import explain_error
 from domain.adapters.postgres.restoring import protection_script
 from domain.adapters.postgres.urls import read_database_url
 from domain.adapters.settings.common import MigrationSettings, read_settings
@@ -40,6 +41,17 @@ MANIFEST = "manifest.json"
 
 _CONNECT_SECONDS = 10
 _SHOWN_MAX = 50
+_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+_MAYBE_RESTORED = (
+    "nothing was restored, unless the connection was lost at the very end. Run the command again:"
+    " if the database is not empty then, it has the whole backup"
+)
+# What a person must know after Ctrl-C.
+_AFTER = {
+    "save": "A folder that ends in .partial is no backup: remove it",
+    "restore": f"{_MAYBE_RESTORED[:1].upper()}{_MAYBE_RESTORED[1:]}",
+    "protect": "Run it again, because it may have done nothing",
+}
 
 _TABLES = f"""
 SELECT nspname || '.' || relname FROM pg_class
@@ -100,6 +112,9 @@ def main() -> None:
         sys.exit(f"{arguments.command}: {error}")
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         sys.exit(f"{arguments.command}: PostgreSQL refused: {mask_text(str(error))}")
+    except KeyboardInterrupt:
+        print(f"{arguments.command}: interrupted. {_AFTER[arguments.command]}", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
     except OSError as error:
         sys.exit(f"{arguments.command}: {error.strerror or type(error).__name__}: {error.filename}")
 
@@ -178,10 +193,7 @@ async def restore(folder: Path, url: str) -> None:
                 " Restore into a new database"
             )
         if await asyncio.to_thread(_replay, folder / DUMP, manifest, environment(url)) != 0:
-            raise BackupError(
-                "nothing was restored, unless the connection was lost at the very end. Run the"
-                " command again: if the database is not empty then, it has the whole backup"
-            )
+            raise BackupError(_MAYBE_RESTORED)
         print(f"restored {manifest.name}: {_counts(manifest)}, as the manifest says")
         await _print_protection(connection)
     finally:
@@ -287,8 +299,8 @@ async def _connect(url: str) -> Any:
             statement_cache_size=0,
             server_settings={"application_name": "mkwanja-backup"},
         )
-    except OSError as error:  # a TimeoutError too
-        raise BackupError("PostgreSQL cannot be reached") from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:  # a TimeoutError too
+        raise BackupError(explain_error(error).text) from error
 
 
 def _sha256(file: Path) -> str:

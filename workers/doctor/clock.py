@@ -30,7 +30,7 @@ async def check_clock_of_postgres() -> list[Finding]:
         url = read_settings(MigrationSettings).database_url
     except SettingsError:
         return [skipped(check, "DATABASE_URL")]
-    database = Database(url, pool_size=1, application_name="mkwanja-doctor")
+    database = Database(url, pool_size=1, application_name="mkwanja-doctor", has_log=False)
     try:
         await read_clock(database)
         began_at = time.time()

@@ -16,6 +16,7 @@ from cryptography import x509
 
 from domain.adapters.daraja.token import TokenSource, token_name
 from domain.adapters.daraja.wire import DarajaSession
+from domain.adapters.outages import Outage, classify_outage, explain_outage
 from domain.adapters.redis.connection import RedisClient, connect
 from domain.adapters.redis.sharing import SharedText
 from domain.adapters.settings.common import RedisSettings, read_settings
@@ -112,11 +113,9 @@ def _explain(error: ProviderError | QueueUnavailable) -> Finding:
                 "Check DARAJA_BASE_URL. A firewall in front of Daraja answers a page.",
             )
         case _:
-            return failed(
-                _CHECK,
-                "Daraja cannot be reached at DARAJA_BASE_URL",
-                "Check the address, the name server and the firewall of this machine.",
-            )
+            outage = classify_outage(error) or Outage.CLOSED
+            cause = explain_outage(outage, server="Daraja", setting="DARAJA_BASE_URL")
+            return failed(_CHECK, cause.problem, cause.remedy)
 
 
 async def check_certificate() -> list[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from domain.adapters.postgres.engine import Database
+from domain.adapters.postgres.faults import explain_error
 from domain.adapters.postgres.inspecting import DatabaseFacts, inspect_database
 from domain.adapters.postgres.rights import SERVICE_ROLE
 from domain.adapters.postgres.tables import REVISION
@@ -22,18 +23,12 @@ async def check_postgres() -> list[Finding]:
         url = read_settings(MigrationSettings).database_url
     except SettingsError:
         return [skipped("postgres", "DATABASE_URL")]
-    database = Database(url, pool_size=1, application_name="mkwanja-doctor")
+    database = Database(url, pool_size=1, application_name="mkwanja-doctor", has_log=False)
     try:
         facts = await inspect_database(database)
     except StoreUnavailable as error:
-        reason = type(error.__cause__ or error).__name__
-        return [
-            failed(
-                "postgres",
-                f"PostgreSQL cannot be used through DATABASE_URL ({reason})",
-                "Check host, port, user, password and sslmode, and that the network permits it.",
-            )
-        ]
+        cause = explain_error(error)
+        return [failed("postgres", cause.problem, cause.remedy)]
     finally:
         await database.close()
     return [

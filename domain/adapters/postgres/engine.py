@@ -18,6 +18,7 @@ from typing import Any
 import asyncpg
 import structlog
 
+from domain.adapters.postgres.faults import ConnectionLog
 from domain.adapters.postgres.functions import Function
 from domain.adapters.postgres.hosts import Hosts
 from domain.adapters.postgres.pool import Connection, Pool, Row, Session
@@ -112,10 +113,13 @@ class Transaction(Calls):
 class Database:
     """A pool of connections to one Postgres.
 
-    It connects at first use, and reconnects when a server comes back.
+    It connects at first use, and reconnects when a server comes back. If it cannot connect, it logs
+    the cause, unless `has_log` is false: a command prints the cause itself.
     """
 
-    def __init__(self, url: str, *, pool_size: int, application_name: str) -> None:
+    def __init__(
+        self, url: str, *, pool_size: int, application_name: str, has_log: bool = True
+    ) -> None:
         address = read_database_url(url)
         if address.left_out:
             log.warning(
@@ -125,10 +129,18 @@ class Database:
             )
         connect = Hosts(address.hosts).connect if len(address.hosts) > 1 else asyncpg.connect
         server_settings = {"application_name": application_name}
+        connection_log = ConnectionLog() if has_log else None
 
         async def open_connection() -> Connection:
             arguments = connection_arguments(url)
-            connection: Connection = await connect(**arguments, server_settings=server_settings)
+            try:
+                connection: Connection = await connect(**arguments, server_settings=server_settings)
+            except Exception as error:
+                if connection_log is not None:
+                    connection_log.record_failure(error)
+                raise
+            if connection_log is not None:
+                connection_log.record_success()
             return connection
 
         self._pool = Pool(open_connection, size=pool_size)

@@ -6,19 +6,21 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from domain.adapters.postgres.engine import CONNECT_SECONDS
 from domain.adapters.postgres.hosts import Hosts
 from domain.adapters.postgres.urls import read_database_url
+from domain.errors import StoreUnavailable
 
 
 @asynccontextmanager
 async def open_migration(url: str, *, commits_each: bool = False) -> AsyncIterator[AsyncConnection]:
     """A transaction without limits, because a migration may run for a long time.
 
-    If `commits_each`, each statement is a transaction of its own.
+    If `commits_each`, each statement is a transaction of its own. Raises StoreUnavailable if there
+    is no connection: `explain_error` says why.
     """
     address = read_database_url(url)
     arguments: dict[str, Any] = {
@@ -36,11 +38,21 @@ async def open_migration(url: str, *, commits_each: bool = False) -> AsyncIterat
         "postgresql+asyncpg://", connect_args=arguments, hide_parameters=True, poolclass=NullPool
     )
     try:
-        if commits_each:
-            async with engine.connect() as connection:
+        connection = await _connect(engine)
+        try:
+            if commits_each:
                 yield await connection.execution_options(isolation_level="AUTOCOMMIT")
-        else:
-            async with engine.begin() as connection:
-                yield connection
+            else:
+                async with connection.begin():
+                    yield connection
+        finally:
+            await connection.close()
     finally:
         await engine.dispose()
+
+
+async def _connect(engine: AsyncEngine) -> AsyncConnection:
+    try:
+        return await engine.connect()
+    except Exception as error:
+        raise StoreUnavailable from error

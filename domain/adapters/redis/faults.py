@@ -11,7 +11,6 @@ import math
 import re
 import ssl
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -26,8 +25,10 @@ from redis.exceptions import (
     ResponseError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from domain.adapters import observability
+from domain.adapters.outages import Cause, Outage, classify_outage, explain_outage, links
 
 log = structlog.get_logger()
 
@@ -183,7 +184,6 @@ _KIND_BY_CLASS: dict[type[BaseException], FaultKind] = {
 }
 # redis-py writes the command and its values before the answer. We do not search in these.
 _COMMAND_PREFIX = re.compile(r"\ACommand # .* caused error: ", re.DOTALL)
-_LINKS_MAX = 10
 _LOGGED_AGAIN_SECONDS = 60.0
 
 
@@ -197,7 +197,7 @@ class WrongProtocol(RedisConnectionError):
 
 def classify_error(error: BaseException) -> FaultKind | None:
     """Returns the kind of fault, or None if Redis did not answer."""
-    for link in _links(error):
+    for link in links(error):
         if isinstance(link, PrimaryUnknown):
             return FaultKind.SENTINEL
         if isinstance(link, WrongProtocol):
@@ -215,13 +215,16 @@ def classify_error(error: BaseException) -> FaultKind | None:
     return None
 
 
-def _links(error: BaseException) -> Iterator[BaseException]:
-    link: BaseException | None = error
-    for _ in range(_LINKS_MAX):
-        if link is None:
-            return
-        yield link
-        link = link.__cause__ or link.__context__
+def explain_error(error: BaseException) -> Cause:
+    """Why Redis cannot be used, and what the operator can do."""
+    kind = classify_error(error)
+    if kind is not None:
+        return Cause(kind, EXPLANATIONS[kind].problem, EXPLANATIONS[kind].remedy)
+    outage = classify_outage(error)
+    if outage is None:
+        is_slow = any(isinstance(link, RedisTimeoutError) for link in links(error))
+        outage = Outage.TIMEOUT if is_slow else Outage.CLOSED
+    return explain_outage(outage, server="Redis", setting="REDIS_URL")
 
 
 class Faults:
@@ -252,7 +255,7 @@ class Faults:
         """Records that `use` failed. Returns the kind of fault, or None if Redis is away."""
         kind = classify_error(error)
         if kind is None:
-            self.record_outage(type(error).__name__)
+            self.record_outage(error)
             return None
         uses = self._refused_uses.setdefault(kind, set())
         if not uses:
@@ -290,10 +293,16 @@ class Faults:
         self._logged.discard(kind)
         return was_logged
 
-    def record_outage(self, error: str) -> None:
+    def record_outage(self, error: BaseException) -> None:
         """Records that Redis does not answer at all."""
         if not self._is_away and not self._refused_uses and self._may_log_start(None):
-            log.warning("redis_away", error=error)
+            cause = explain_error(error)
+            log.warning(
+                "redis_away",
+                error=type(error).__name__,
+                problem=cause.problem,
+                remedy=cause.remedy,
+            )
         self._is_away = True
         observability.queue_available.set(0)
 
