@@ -39,8 +39,9 @@ NAIROBI = timezone(timedelta(hours=3), "EAT")
 DESCRIPTION_LENGTH_MAX = 13
 REMARKS_LENGTH = (2, 100)
 METADATA_PAIRS_MAX = 20
-# Of the reason that an operator gives.
+# Of the reason that an operator gives, and of the operator's name.
 REASON_LENGTH = (3, 500)
+OPERATOR_LENGTH = (1, 100)
 DEFAULT_TEXT = "Payment"
 
 # /openapi.json prints these patterns too. They therefore use only syntax that every regular
@@ -160,6 +161,11 @@ def parse_line(text: str, shortest: int, longest: int) -> str:
 def parse_reason(text: str) -> str:
     """`text` as an operator's reason, without white space around it."""
     return parse_line(text.strip(), *REASON_LENGTH)
+
+
+def parse_operator(text: str) -> str:
+    """`text` as an operator's name, without white space around it."""
+    return parse_line(text.strip(), *OPERATOR_LENGTH)
 
 
 def parse_storable_text(text: str) -> str:

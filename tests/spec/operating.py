@@ -102,10 +102,10 @@ async def a_ready_command(
 
 @asynccontextmanager
 async def a_running_command(
-    system: System, *arguments: str
+    system: OnStack, *arguments: str, env: Mapping[str, str] | None = None
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Start a command that does not end by itself, and yield its process."""
-    process = await _start(system, "-m", "workers", *arguments)
+    process = await _start(system, "-m", "workers", *arguments, env=env)
     try:
         async with asyncio.timeout(_COMMAND_SECONDS):
             yield process
@@ -144,10 +144,14 @@ async def _finish(
 # The program runs many commands in one process, because most of a command's time is the start of
 # its process. Each command runs the real `main` with its own arguments.
 _RUN_ALL = """
-import contextlib, io, json, sys, workers.__main__ as it
+import contextlib, io, json, os, sys, workers.__main__ as it
+given = dict(os.environ)
 for line in sys.stdin:
     out, err, code = io.StringIO(), io.StringIO(), 0
-    sys.argv = ["workers", *json.loads(line)]
+    env, *arguments = json.loads(line)
+    os.environ.clear()
+    os.environ.update(given | env)
+    sys.argv = ["workers", *arguments]
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             it.main()
@@ -163,7 +167,55 @@ async def operate_all(
     system: OnStack, commands: Sequence[Sequence[str]], *, env: Mapping[str, str] | None = None
 ) -> list[CommandResult]:
     """Run the commands one after the other, with `env` added to their environment."""
-    process = await _start(system, "-c", _RUN_ALL, env=env)
+    return await operate_each(system, [(env or {}, command) for command in commands])
+
+
+async def operate_each(
+    system: OnStack, runs: Sequence[tuple[Mapping[str, str], Sequence[str]]]
+) -> list[CommandResult]:
+    """Run commands one after the other, each with an environment that is added to the usual one."""
+    process = await _start(system, "-c", _RUN_ALL)
+    lines = "".join(json.dumps([dict(env), *command]) + "\n" for env, command in runs)
+    all_runs = await _finish(process, lines, 2 * _COMMAND_SECONDS)
+    results = [CommandResult(*json.loads(line)) for line in all_runs.out.splitlines()]
+    assert len(results) == len(runs), all_runs.err
+    return results
+
+
+# Each command runs in a fork of the program, with a stdout that cannot be written.
+_RUN_WITH_OUTPUT = """
+import json, os, sys, tempfile, workers.__main__ as it
+for line in sys.stdin:
+    output, *arguments = json.loads(line)
+    with tempfile.TemporaryFile() as errors:
+        child = os.fork()
+        if child == 0:
+            os.dup2(errors.fileno(), 2)
+            if output == "closed":
+                os.close(1)
+                sys.stdout = None
+            elif output == "broken":
+                end, begin = os.pipe()
+                os.close(end)
+                os.dup2(begin, 1)
+            else:
+                os.dup2(os.open(output, os.O_WRONLY), 1)
+            sys.argv = ["workers", *arguments]
+            it.main()
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        errors.seek(0)
+        print(json.dumps([code, "", errors.read().decode()]), flush=True)
+"""
+
+
+async def operate_with_output(
+    system: OnStack, commands: Sequence[Sequence[str]]
+) -> list[CommandResult]:
+    """Run each command with a stdout of its own: the first item of each.
+
+    It is `closed`, `broken` (a pipe without a reader), or a file.
+    """
+    process = await _start(system, "-c", _RUN_WITH_OUTPUT)
     lines = "".join(json.dumps(list(command)) + "\n" for command in commands)
     all_runs = await _finish(process, lines, 2 * _COMMAND_SECONDS)
     results = [CommandResult(*json.loads(line)) for line in all_runs.out.splitlines()]

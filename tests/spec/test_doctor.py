@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ from redis.asyncio import Redis
 from domain.adapters.postgres.tables import REVISION
 from tests.certificates import certificate_pem, write_certificate
 from tests.spec.conftest import a_system
-from tests.spec.operating import CommandResult, operate
+from tests.spec.operating import CommandResult, operate, operate_each
 from tests.spec.system import System
 from tests.stack import pooler
 from tests.stack.databases import connection
@@ -105,33 +106,82 @@ def at(url: str, *, netloc: str | None = None, path: str | None = None) -> str:
 
 
 # Each row breaks one setting: its wrong value, the check that fails, and a part of what it says.
-_BROKEN: list[tuple[str, str | None, str, str]] = [
-    ("DATABASE_URL", f"postgresql://root@{_NOWHERE}/nothing", "postgres", "cannot be used"),
-    ("REDIS_URL", f"redis://{_NOWHERE}", "redis", "does not answer"),
+# In a value, {database} is the right DATABASE_URL, {redis} the right REDIS_URL, each without its
+# last part.
+_BROKEN: list[tuple[str, str, str, str]] = [
+    ("DATABASE_URL", f"postgresql://root@{_NOWHERE}/nothing", "postgres", "no server listens"),
+    ("DATABASE_URL", "postgresql://u@no-such-host.invalid/d", "postgres", "does not resolve"),
+    ("DATABASE_URL", "{database}/nothing", "postgres", "no database of the name"),
+    ("DATABASE_URL", "{database}/postgres?sslmode=require", "postgres", "has no TLS, which"),
+    ("DATABASE_URL", "{database}/x?sslmode=on", "settings of web", "unknown sslmode"),
+    ("REDIS_URL", f"redis://{_NOWHERE}", "redis", "no server listens"),
+    ("REDIS_URL", "redis://no-such-host.invalid", "redis", "does not resolve"),
+    ("REDIS_URL", "{redis}/99", "redis", "no database with the number"),
+    ("REDIS_URL", "rediss{redis}/0", "redis", "one side expects TLS"),
     ("JWT_JWKS_URL", f"http://{_NOWHERE}/keys", "token keys", "no connection is possible"),
     ("JWT_JWKS_URL", "http://no-such-host.invalid/keys", "token keys", "does not resolve"),
-    ("DARAJA_BASE_URL", f"http://{_NOWHERE}", "daraja credentials", "cannot be reached"),
+    ("DARAJA_BASE_URL", f"http://{_NOWHERE}", "daraja credentials", "no server listens"),
+    ("DARAJA_BASE_URL", "http://no.invalid", "daraja credentials", "does not resolve"),
     ("DARAJA_CONSUMER_SECRET", "wrong-s3cr3t", "daraja credentials", "refused the consumer key"),
     ("CALLBACK_BASE_URL", f"http://{_NOWHERE}", "callback address", "no connection is possible"),
-    ("DARAJA_PASSKEY", None, "settings of worker", "missing: DARAJA_PASSKEY"),
+    ("DARAJA_PASSKEY", "", "settings of worker", "missing: DARAJA_PASSKEY"),
     ("CALLBACK_SECRETS", "s3cr3t", "settings of callbacks", "CALLBACK_SECRETS"),
-    ("JWT_ISSUER", None, "settings of web", "missing: JWT_ISSUER"),
+    ("JWT_ISSUER", "", "settings of web", "missing: JWT_ISSUER"),
     ("CALLBACK_BASE_URL", "https://x.example/mpesa", "settings of worker", "must not contain"),
     ("DARAJA_CERTIFICATE_FILE", "/nowhere.pem", "settings of worker", "readable PEM file"),
 ]
 
 
-@pytest.mark.parametrize(("name", "value", "check", "text"), _BROKEN)
-async def test_each_broken_setting_fails_its_check_and_says_what_to_do(
-    place: Place, name: str, value: str | None, check: str, text: str
-) -> None:
-    findings = await place.checks(1, **{name: value})
-    [failure] = [finding for finding in findings[check] if finding["state"] == "failed"]
-    assert text in failure["text"]
-    assert failure["remedy"].endswith(".")
-    # The checks that do not need this setting are as before.
-    assert states(findings)["redis" if check != "redis" else "postgres"] == "ok"
-    assert len(findings) > 8
+async def test_each_broken_setting_fails_its_check_and_says_what_to_do(place: Place) -> None:
+    """The table and the JSON document say the same."""
+    database = place.env["DATABASE_URL"].rpartition("/")[0]
+    redis = place.env["REDIS_URL"].rpartition("/")[0]
+    runs = []
+    for name, value, _, _ in _BROKEN:
+        whole = redis if value.startswith("{") else redis.partition("redis")[2]
+        env = {**place.env, name: value.format(database=database, redis=whole)}
+        runs += [(env, ("doctor", "--json")), (env, ("doctor",))]
+    results = await operate_each(place.system, runs)
+    for number, (name, value, check, text) in enumerate(_BROKEN):
+        program, person = results[2 * number : 2 * number + 2]
+        checks = json.loads(program.expect(1).out)["checks"]
+        [failure] = [
+            each for each in checks if each["check"] == check and each["state"] == "failed"
+        ]
+        assert text in failure["text"], (name, value, failure)
+        assert failure["remedy"].endswith("."), (name, value)
+        assert f"{failure['text']}. {failure['remedy']}" in person.expect(1).out, (name, value)
+        # The checks that do not need this setting are as before.
+        other = "postgres" if name == "REDIS_URL" else "redis"
+        assert [each["state"] for each in checks if each["check"] == other] == ["ok"]
+        assert len(checks) > 8
+
+
+async def test_the_checks_end_if_no_server_answers(place: Place) -> None:
+    """Each server accepts the connection and then says nothing."""
+    async with await asyncio.start_server(_hang, "127.0.0.1", 0) as server:
+        at = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        findings = await place.checks(
+            1,
+            DATABASE_URL=f"postgresql://root:s3cr3t@{at}/nothing",
+            REDIS_URL=f"redis://{at}",
+            JWT_JWKS_URL=f"http://{at}/keys",
+            DARAJA_BASE_URL=f"http://{at}",
+            CALLBACK_BASE_URL=f"http://{at}",
+        )
+    names = ("postgres", "redis", "token keys", "daraja credentials", "callback address")
+    for name in names:
+        failure = findings[name][-1]
+        assert failure["state"] == "failed", name
+        assert "answer" in failure["text"], name
+        assert failure["remedy"].endswith("."), name
+    assert states(findings)["clock and PostgreSQL's"] == "skipped"
+
+
+async def _hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while await reader.read(4096):
+        pass
+    writer.close()
 
 
 async def test_a_wrong_answer_is_no_key_set(place: Place) -> None:

@@ -5,25 +5,56 @@ from __future__ import annotations
 import argparse
 import getpass
 import os
+import re
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import NoReturn, TypeVar
 from uuid import UUID
 
-from domain.values import is_receipt, parse_reason
+from domain.attempts import IdKind
+from domain.values import is_receipt, parse_operator, parse_reason, parse_storable_text
 from workers.commands.command import WRONG_INPUT
+from workers.commands.output import print_failure, printable
 
 _T = TypeVar("_T")
 
 ITEMS_MAX = 1_000
 
+_ID_EXAMPLE = "01a229b2-5bfc-740c-85fb-0c45ba617188"
+PAYMENT_NAMES = (
+    "its id, M-PESA receipt, account reference, idempotency key, phone number, or an id that"
+    f" Daraja gave ({', '.join(kind.value for kind in IdKind)})"
+)
+HOW_TO_FIND = (
+    f"A payment's id looks like {_ID_EXAMPLE}. `show` finds a payment by {PAYMENT_NAMES}."
+    " `list` prints the newest payments"
+)
+# The cursor of `GET /v1/events` and of the event stream. Its first number is the position.
+_API_CURSOR = re.compile(r"events-(\d{1,18})(-[0-9a-f]+)?")
+
 
 class OneLineParser(argparse.ArgumentParser):
     """A parser that reports a wrong argument in one line, with exit code 2."""
 
+    # What to say if the first unknown argument is no option.
+    about_positional: str | None = None
+
     def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        text = printable(f"{self.prog}: {message} (see {self.prog} --help)")
+        print_failure(text, {"error": text}, is_json="--json" in sys.argv[1:])
         sys.exit(WRONG_INPUT)
+
+    def parse_known_args(  # type: ignore[override]  # argparse's overloads differ in the namespace
+        self, args: list[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Refuses unknown arguments in the parser of the command, which names the command."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown and self.about_positional and not unknown[0].startswith("-"):
+            self.error(self.about_positional)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -35,17 +66,21 @@ def add_unmask(parser: argparse.ArgumentParser) -> None:
 
 
 def add_payment(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("payment_id", metavar="PAYMENT_ID", type=payment_id)
+    parser.add_argument(
+        "payment_id", metavar="PAYMENT_ID", type=payment_id, help="the payment's id; see `show`"
+    )
 
 
 def add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "payment",
-        metavar="PAYMENT",
-        type=_search_text,
-        help="the payment's id, receipt, account reference, idempotency key, phone number, or an"
-        " id that Daraja gave",
+        "payment", metavar="PAYMENT", type=_search_text, help=f"the payment, by {PAYMENT_NAMES}"
     )
+
+
+def refuse_search(parser: argparse.ArgumentParser) -> None:
+    """Explains an argument PAYMENT to a person who gives it to a command that has none."""
+    assert isinstance(parser, OneLineParser)  # noqa: S101
+    parser.about_positional = f"this command takes no payment. {HOW_TO_FIND}"
 
 
 def add_reason(parser: argparse.ArgumentParser, text: str | None = None) -> None:
@@ -53,7 +88,7 @@ def add_reason(parser: argparse.ArgumentParser, text: str | None = None) -> None
 
 
 def add_operator(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--operator", help="your name (default: your login name)")
+    parser.add_argument("--operator", type=_operator, help="your name (default: your login name)")
 
 
 def operator_name(arguments: argparse.Namespace) -> str:
@@ -72,24 +107,50 @@ def payment_id(text: str) -> UUID:
     try:
         return UUID(text)
     except ValueError:
+        raise argparse.ArgumentTypeError(f"not a payment's id. {HOW_TO_FIND}") from None
+
+
+def endpoint_id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
         raise argparse.ArgumentTypeError(
-            "not a payment's id; `show` finds it by receipt, reference or phone number"
+            f"not an endpoint's id, which looks like {_ID_EXAMPLE}. `webhooks list` prints all"
         ) from None
 
 
 def _search_text(text: str) -> str:
     text = text.strip()
     if not 1 <= len(text) <= 255 or not text.isprintable():
-        raise argparse.ArgumentTypeError("give 1 to 255 printable characters")
+        raise argparse.ArgumentTypeError(
+            f"give 1 to 255 printable characters, which name a payment by {PAYMENT_NAMES}"
+        )
     return text
+
+
+def text_of_payment(text: str) -> str:
+    """A text that is compared with a column of payments."""
+    try:
+        return parse_storable_text(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def reason(text: str) -> str:
     try:
         return parse_reason(text)
-    except ValueError:
+    except ValueError as error:
         raise argparse.ArgumentTypeError(
-            "give the reason in 3 to 500 printable characters"
+            f"the reason {error}; this one has {len(text.strip())}. Say why, for example 'ticket 9'"
+        ) from None
+
+
+def _operator(text: str) -> str:
+    try:
+        return parse_operator(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"your name {error}. Without --operator, your login name is recorded"
         ) from None
 
 
@@ -113,9 +174,31 @@ def limit(text: str) -> int:
 
 
 def position(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise argparse.ArgumentTypeError("not the position of an event, such as 1204")
-    return int(text)
+    if text.isascii() and text.isdigit() and len(text) <= 18:
+        return int(text)
+    cursor = _API_CURSOR.fullmatch(text.strip())
+    if cursor is not None:
+        raise argparse.ArgumentTypeError(
+            f"this is a cursor of the API; its position is {cursor[1]}, so give --after {cursor[1]}"
+        )
+    raise argparse.ArgumentTypeError(
+        "not the position of an event, such as 1204. `events` prints the positions of the newest"
+        " events. In a cursor of the API, the position is the first number"
+    )
+
+
+def moment(text: str) -> datetime:
+    """A time with its zone, or a day, which begins at midnight UTC."""
+    try:
+        at = datetime.fromisoformat(text)
+        at = at.replace(tzinfo=UTC) if len(text) == len("2026-03-01") else at
+        if at.tzinfo is not None:
+            return at.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise argparse.ArgumentTypeError(
+        "not a day, such as 2026-03-01, or a time with its zone, such as 2026-03-01T07:15:00Z"
+    )
 
 
 def checked(parse: Callable[[str], _T]) -> Callable[[str], _T]:

@@ -13,6 +13,8 @@ from workers.commands.output import Output
 DONE = 0
 REFUSED = 1
 WRONG_INPUT = 2
+CANNOT_PRINT = 3
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from uuid import UUID
 from domain.adapters.postgres.changing import PostgresChangingStore
 from domain.adapters.postgres.storytelling import mask_payment
 from domain.adapters.redis.connection import connect
+from domain.adapters.redis.faults import explain_error
 from domain.adapters.redis.wakeups import RedisWakeups
 from domain.adapters.settings.common import RedisSettings, read_settings
 from domain.adapters.settings.errors import SettingsError
@@ -142,8 +143,9 @@ async def _wake_worker(payment_id: UUID) -> tuple[bool, str]:
     )
     try:
         await RedisWakeups(redis).wake_new([payment_id])
-    except QueueUnavailable:
-        return False, "Redis cannot be used, so a sweeper finds the payment within seconds"
+    except QueueUnavailable as error:
+        problem = explain_error(error).problem
+        return False, f"no worker is woken, because {problem}; a sweeper finds it within seconds"
     finally:
         await redis.aclose()
     return True, "a worker is woken"

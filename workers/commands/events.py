@@ -52,6 +52,7 @@ async def _run(call: Call) -> int:
     while True:
         for item in items:
             _print_event(output, item)
+        output.flush()
         if len(events) < arguments.limit:
             await asyncio.sleep(_POLL_SECONDS)
         events = await feed.page(after=after, limit=arguments.limit, owner=None)
@@ -82,7 +83,7 @@ def _event_row(item: dict[str, Any]) -> tuple[str, ...]:
 
 def _print_event(output: Output, item: dict[str, Any]) -> None:
     if output.is_json:
-        print(json.dumps(item, ensure_ascii=False), flush=True)
+        output.print_json_line(item)
     else:
         output.print_line("  ".join(_event_row(item)))
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,6 +25,35 @@ Cell = str | tuple[str, str]
 _PIPE_WIDTH = 100_000
 
 _CELL_CHARACTERS_MAX = 500
+
+
+class OutputFailed(Exception):
+    """stdout cannot be written, for example because the disk is full. The text says why."""
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """Turns an error of stdout in the block into OutputFailed. A closed pipe stays as it is."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputFailed(error.strerror or type(error).__name__) from error
+
+
+def print_failure(text: str, document: Mapping[str, Any], *, is_json: bool) -> None:
+    """Prints why a command failed: `document` on stdout with `is_json`, else `text` on stderr."""
+    if is_json:
+        _print_document(document)
+    else:
+        print(text, file=sys.stderr)
+
+
+def _print_document(document: Mapping[str, Any]) -> None:
+    indent = 2 if sys.stdout.isatty() else None
+    with writing():
+        print(json.dumps(document, ensure_ascii=False, indent=indent))
 
 
 class Output:
@@ -42,7 +72,12 @@ class Output:
 
     def print_json(self, document: Mapping[str, Any]) -> None:
         """Prints the one document. Call it only with `is_json`."""
-        print(json.dumps(document, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+        _print_document(document)
+
+    def print_json_line(self, document: Mapping[str, Any]) -> None:
+        """Prints one of many documents at once. Call it only with `is_json`."""
+        with writing():
+            print(json.dumps(document, ensure_ascii=False), flush=True)
 
     def print_line(self, text: str = "", *, style: str = "") -> None:
         """Prints a line for a person, and nothing with `is_json`."""
@@ -55,6 +90,16 @@ class Output:
             self.print_json(document)
         else:
             self.print_line(text)
+
+    def print_failure(self, text: str, document: Mapping[str, Any] | None = None) -> None:
+        """Prints why the command failed. The default document has only the member `error`."""
+        text = printable(text)
+        print_failure(text, {"error": text, **(document or {})}, is_json=self.is_json)
+
+    def flush(self) -> None:
+        """Writes what a pipe has not got yet."""
+        with writing():
+            sys.stdout.flush()
 
     def print_table(self, headers: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
         """Prints `rows` below `headers`. Without headers it prints names and values."""
@@ -71,8 +116,9 @@ class Output:
         with self._console.capture() as captured:
             self._console.print(item, soft_wrap=isinstance(item, Text))
         # rich fills each row up to the width of its columns.
-        for line in captured.get().splitlines() or [""]:
-            print(line.rstrip())
+        with writing():
+            for line in captured.get().splitlines() or [""]:
+                print(line.rstrip())
 
 
 def printable(text: str) -> str:

@@ -16,7 +16,7 @@ from domain.story.telling import attempt_outcome
 from domain.values import parse_phone_number, split_caller_key
 from domain.views import public_payment, timestamp
 from workers.commands import arguments as given
-from workers.commands.command import DONE, REFUSED, Call, Command
+from workers.commands.command import DONE, REFUSED, Call, Command, WrongInput
 from workers.commands.output import Output, clock
 
 # More payments than this share a phone number or a reference only by design.
@@ -45,8 +45,7 @@ async def find_payments(call: Call) -> list[Payment]:
     arguments = call.arguments
     found = await PaymentSearch(call.database).find(arguments.payment, limit=SEARCH_MAX)
     if not found:
-        text = "no payment has this id, receipt, reference, key or phone number"
-        call.output.print_result(text, {"error": text})
+        call.output.print_failure(f"there is no such payment. {given.HOW_TO_FIND}")
     return found if arguments.unmask else [mask_payment(payment) for payment in found]
 
 
@@ -137,10 +136,15 @@ def _party(payment: Payment) -> str:
 
 
 def _add_list(parser: argparse.ArgumentParser) -> None:
+    given.refuse_search(parser)
     parser.add_argument("--kind", choices=[kind.value for kind in Kind])
     parser.add_argument("--status", choices=["pending", "success", "failed"])
     parser.add_argument("--phone-number", type=given.checked(parse_phone_number))
-    parser.add_argument("--account-reference")
+    parser.add_argument("--account-reference", type=given.text_of_payment)
+    parser.add_argument(
+        "--created-after", type=given.moment, metavar="TIME", help="a day, or a time with its zone"
+    )
+    parser.add_argument("--created-before", type=given.moment, metavar="TIME", help="the same")
     parser.add_argument("--needs-review", action="store_true", help="only flagged payments")
     parser.add_argument("--limit", type=given.limit, default=20)
     given.add_unmask(parser)
@@ -149,6 +153,11 @@ def _add_list(parser: argparse.ArgumentParser) -> None:
 
 async def _list(call: Call) -> int:
     arguments = call.arguments
+    after, before = arguments.created_after, arguments.created_before
+    if after is not None and before is not None and after >= before:
+        raise WrongInput(
+            "--created-after is not before --created-before, so no payment matches. Swap them"
+        )
     equal: dict[str, Any] = {
         "kind": arguments.kind,
         "phone_number": arguments.phone_number,
@@ -158,6 +167,8 @@ async def _list(call: Call) -> int:
     query = PageQuery(
         equal={name: value for name, value in equal.items() if value is not None},
         status=arguments.status,
+        created_after=after,
+        created_before=before,
         limit=arguments.limit,
     )
     payments = await PostgresReadingStore(call.database).page(query)

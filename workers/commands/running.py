@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from domain.adapters.postgres.engine import Database
+from domain.adapters.postgres.faults import explain_error
 from domain.adapters.settings.common import MigrationSettings, read_settings
+from domain.adapters.settings.errors import SettingsError
 from domain.errors import ResolutionRefused, StoreUnavailable
 from workers.commands.accounts import ACCOUNTS
 from workers.commands.brakes import OPERATIONS, PAYOUTS
-from workers.commands.command import DONE, REFUSED, WRONG_INPUT, Call, Command
+from workers.commands.command import (
+    DONE,
+    INTERRUPTED,
+    REFUSED,
+    WRONG_INPUT,
+    Call,
+    Command,
+    WrongInput,
+)
 from workers.commands.decisions import ASK, REQUEUE, RESOLVE
 from workers.commands.doctor import DOCTOR
 from workers.commands.events import EVENTS
@@ -37,7 +45,8 @@ COMMANDS: tuple[Command, ...] = (
     WEBHOOKS,
     DOCTOR,
 )
-_READING = (SHOW, LIST, EXPLAIN, EVENTS, ACCOUNTS)
+_READING = (SHOW, LIST, EXPLAIN, EVENTS, ACCOUNTS, DOCTOR)
+_READING_ACTIONS = ("status", "list", "deliveries")
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -48,26 +57,40 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def operate(arguments: argparse.Namespace) -> int:
-    """Runs the command; returns the exit code. Raises SettingsError."""
+    """Runs the command; returns the exit code."""
     [command] = [command for command in COMMANDS if command.name == arguments.command]
     output = Output(is_json=arguments.json)
     try:
         return asyncio.run(_run(command, arguments, output))
-    except ResolutionRefused as refusal:
-        output.print_result(f"refused: {refusal.message}", {"error": refusal.message})
+    except SettingsError as error:
+        output.print_failure(f"{command.name}: {error}")
         return REFUSED
-    except StoreUnavailable:
-        text = "PostgreSQL cannot be reached."
-        if command not in _READING:
-            text += " The change may or may not be stored. Run it again."
-        output.print_result(text, {"error": text})
+    except WrongInput as error:
+        output.print_failure(f"{command.name}: {error}")
+        return WRONG_INPUT
+    except ResolutionRefused as refusal:
+        output.print_failure(f"refused: {refusal.message}", {"error": refusal.message})
+        return REFUSED
+    except StoreUnavailable as error:
+        cause = explain_error(error)
+        unknown = _unknown_change(command, arguments)
+        output.print_failure(
+            f"{command.name}: {cause.text}{unknown}",
+            {"error": f"{cause.problem}.{unknown}", "remedy": cause.remedy},
+        )
         return WRONG_INPUT
     except KeyboardInterrupt:
-        return DONE
-    except BrokenPipeError:
-        # The reader of a pipe, for example `head`, has ended. Python would complain at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+        if command is EVENTS and arguments.follow:
+            return DONE  # Ctrl-C is its only end
+        output.print_failure(f"interrupted.{_unknown_change(command, arguments)}")
+        return INTERRUPTED
+
+
+def _unknown_change(command: Command, arguments: argparse.Namespace) -> str:
+    """What a person must know if the command did not come to its end."""
+    if command in _READING or getattr(arguments, "action", None) in _READING_ACTIONS:
+        return ""
+    return " The change may or may not be stored. Run it again."
 
 
 async def _run(command: Command, arguments: argparse.Namespace, output: Output) -> int:
@@ -80,7 +103,7 @@ async def _run(command: Command, arguments: argparse.Namespace, output: Output) 
 
 @asynccontextmanager
 async def _database(url: str) -> AsyncIterator[Database]:
-    database = Database(url, pool_size=1, application_name="mkwanja-operator")
+    database = Database(url, pool_size=1, application_name="mkwanja-operator", has_log=False)
     try:
         yield database
     finally:

@@ -44,7 +44,7 @@ async def _run(call: Call) -> int:
 
 def _refuse_several(call: Call, ids: list[str]) -> None:
     text = f"{len(ids)} payments match; explain one of them by its id"
-    call.output.print_result(text, {"error": text, "payment_ids": ids})
+    call.output.print_failure(text, {"payment_ids": ids})
 
 
 def _print_story(output: Output, story: Story, record: PaymentRecord) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from typing import Any
-from uuid import UUID
 
 from domain.adapters.postgres.webhook_endpoints import WebhookEndpoints
 from domain.adapters.postgres.webhook_overview import EndpointLine, WebhookOverview
@@ -26,7 +25,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     disable = actions.add_parser("disable", help="send nothing to the endpoint; its owner may undo")
     for action in (deliveries, enable, disable):
-        action.add_argument("endpoint_id", metavar="ENDPOINT_ID", type=given.checked(UUID))
+        action.add_argument("endpoint_id", metavar="ENDPOINT_ID", type=given.endpoint_id)
     for action in (shown, deliveries, enable, disable):
         given.add_json(action)
 
@@ -36,8 +35,7 @@ async def _run(call: Call) -> int:
         return await _list(call)
     owner = await WebhookOverview(call.database).owner(call.arguments.endpoint_id)
     if owner is None:
-        text = "there is no such endpoint; `webhooks list` prints all"
-        call.output.print_result(text, {"error": text})
+        call.output.print_failure("there is no such endpoint; `webhooks list` prints all")
         return REFUSED
     if call.arguments.action == "deliveries":
         return await _print_deliveries(call, owner)
