@@ -15,6 +15,7 @@ PaymentServiceError
 │   ├── IdempotencyKeyReused       the key belongs to another request
 │   ├── IdempotencyKeyInFlight     the key's first request is still being accepted
 │   ├── Unauthenticated
+│   │   ├── ExpiredToken
 │   │   └── UnknownKey             the issuer publishes no key with the token's kid
 │   ├── NotPermitted
 │   ├── LimitExceeded              over a limit on amounts; says which one and until when
@@ -135,6 +136,10 @@ class IdempotencyKeyInFlight(RequestRefused):
 
 class Unauthenticated(RequestRefused):
     """Send a valid token as Authorization: Bearer <JWT>."""
+
+
+class ExpiredToken(Unauthenticated):
+    """The token has expired."""
 
 
 class UnknownKey(Unauthenticated):

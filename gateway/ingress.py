@@ -72,6 +72,7 @@ def ingress_app(settings: IngressSettings) -> web.Application:
             allow_anonymous=policy.allow_anonymous,
         )
     replays = Replays(resources.redis)
+    wakeups = _wakeups(resources)
     feed = Feed(resources.database)
     reads = ReadQueue(
         at_once=max(1, settings.database_pool_size - _CONNECTIONS_FOR_WRITES),
@@ -86,7 +87,7 @@ def ingress_app(settings: IngressSettings) -> web.Application:
         verifier=verifier,
         rate_limits=RateLimits(resources, policy, CallerRates(resources.redis)),
         accepting=PostgresAcceptingStore(resources.database),
-        follow_ups=FollowUps(resources, _wakeups(resources), replays),
+        follow_ups=FollowUps(resources, wakeups, replays),
         replays=replays,
         recent_answers=RecentAnswers(),
         epochs=EpochReader(resources.database),
@@ -174,6 +175,7 @@ def ingress_app(settings: IngressSettings) -> web.Application:
             verifier=verifier,
             reads=handlers.reads,
             times=settings.decision_times,
+            wakeups=wakeups,
         )
     allow_origins(app, settings.cors_allowed_origins, "/v1/")
     # The health routes read from PostgreSQL too, but must not wait in `handlers.reads`, the queue

@@ -32,7 +32,7 @@ from jose.backends.cryptography_backend import (
 from jose.exceptions import ExpiredSignatureError, JWKError
 
 from domain.adapters.jwks import decode_base64url
-from domain.errors import NotPermitted, Unauthenticated
+from domain.errors import ExpiredToken, NotPermitted, Unauthenticated
 from domain.values import Caller, Role
 from gateway.auth.keys import KeySet
 from gateway.auth.token_parts import (
@@ -216,7 +216,7 @@ class TokenVerifier:
                 options=_OPTIONS,
             )
         except ExpiredSignatureError:  # the token has expired since `_check_claims`
-            raise Unauthenticated("The token has expired.") from None
+            raise ExpiredToken from None
         except Exception:  # noqa: BLE001 - hostile input makes jose raise undocumented exceptions
             raise Unauthenticated("The token's signature is not valid.") from None
 
@@ -235,7 +235,7 @@ class TokenVerifier:
         now = self._clock()
         expires_at = read_time(claims, "exp")
         if now >= expires_at + LEEWAY_SECONDS:
-            raise Unauthenticated("The token has expired.")
+            raise ExpiredToken
         if "nbf" in claims and read_time(claims, "nbf") > now + LEEWAY_SECONDS:
             raise Unauthenticated("The token is not valid yet (nbf).")
         if "iat" in claims:

@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from domain.adapters.postgres.trends import COUNTED_MAX, SAMPLED_MAX, Bar, Trends
+from domain.errors import FieldError, InvalidRequest
 from domain.values import NAIROBI
 from gateway.console.pages import Pages
 from gateway.console.payments import Read
@@ -80,8 +81,7 @@ class Charts:
 
     async def show(self, visit: Visit) -> web.Response:
         """GET /console/charts"""
-        name = visit.request.query.get("period", "day")
-        period = _PERIODS.get(name, _PERIODS["day"])
+        period = _read_period(visit)
         began_at = _first_bar_at(datetime.now(UTC), period)
         bars = await self._read(
             lambda: self._trends.read(began_at=began_at, width=period.width, bars=period.bars)
@@ -97,6 +97,13 @@ class Charts:
             counted_max=COUNTED_MAX,
             sampled_max=SAMPLED_MAX,
         )
+
+
+def _read_period(visit: Visit) -> Period:
+    name = visit.query({"period"}).get("period", "day")
+    if name not in _PERIODS:
+        raise InvalidRequest([FieldError("?period", "must be hour, day or week")])
+    return _PERIODS[name]
 
 
 def draw(bars: Sequence[Bar], period: Period) -> list[Chart]:

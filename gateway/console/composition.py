@@ -24,7 +24,9 @@ from gateway.console.payments import ROWS, Payments
 from gateway.console.sessions import Sessions
 from gateway.console.sign_in import SignIn
 from gateway.console.visits import HOME, SIGN_IN, Visits
+from gateway.edge.problems import PROBLEM_PAGE
 from gateway.edge.read_queue import ReadQueue
+from gateway.follow_ups import NewWakeups
 from gateway.resources import Resources
 
 # All pages of the console together read from PostgreSQL this often at the same time. The other
@@ -40,6 +42,7 @@ def add_console(
     verifier: TokenVerifier,
     reads: ReadQueue,
     times: Times,
+    wakeups: NewWakeups,
 ) -> None:
     """Adds all routes under /console."""
     sessions, pages = Sessions(secret), Pages()
@@ -59,11 +62,12 @@ def add_console(
         read=read,
     )
     page = PaymentPage(pages=pages, stories=StoryReader(resources.database), store=store, read=read)
-    actions = PaymentActions(resources, reads, times)
+    actions = PaymentActions(resources, reads, times, wakeups)
     brakes = Brakes(resources.database)
     brake_actions = BrakeActions(brakes, reads)
     operations = Operations(pages=pages, resources=resources, store=store, brakes=brakes, read=read)
     charts = Charts(pages=pages, trends=Trends(resources.database), read=read)
+    app[PROBLEM_PAGE] = visits.problem_page
     get, post = app.router.add_get, app.router.add_post
     get(f"{STATIC}/{{name}}", pages.file)
     get(SIGN_IN, visits.open_page(sign_in.show))
@@ -77,6 +81,7 @@ def add_console(
     for name, act in (
         ("resolve", actions.resolve),
         ("ask", actions.ask),
+        ("requeue", actions.requeue),
         ("cancel", actions.cancel),
     ):
         post(f"/console/payments/{{payment_id}}/{name}", visits.form(page.with_refusals(act)))

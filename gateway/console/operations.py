@@ -13,10 +13,13 @@ from domain.adapters.postgres.console import ConsoleStore
 from domain.adapters.postgres.listing import PageQuery
 from domain.adapters.postgres.webhook_health import DeliveryHealth, read_delivery_health
 from domain.adapters.redis.watching import SharedState, read_shared_state
-from gateway.console.actions import REFUSALS, describe_refusal
+from domain.errors import InvalidRequest
+from gateway.console.actions import LABELS
+from gateway.console.faults import show_faults
+from gateway.console.forms import Form
 from gateway.console.pages import Pages, format_count, format_seconds
 from gateway.console.payments import Read, Row, row_of
-from gateway.console.visits import Form, FormHandler, Visit
+from gateway.console.visits import FormHandler, Visit
 from gateway.resources import Resources
 
 _REVIEWED_MAX = 50
@@ -71,6 +74,7 @@ class Operations:
 
     async def review(self, visit: Visit) -> web.Response:
         """GET /console/review"""
+        visit.query()
         query = PageQuery(equal={"needs_review": True}, limit=_REVIEWED_MAX + 1)
         payments = await self._read(lambda: self._resources.reading.page(query))
         shown = payments[:_REVIEWED_MAX]
@@ -93,29 +97,37 @@ class Operations:
 
     async def brakes(self, visit: Visit) -> web.Response:
         """GET /console/brakes"""
-        return await self._brakes_page(visit, _DONE.get(visit.request.query.get("done", "")))
+        visit.query()
+        return await self._brakes_page(visit, notice=_DONE.get(visit.done))
 
     def with_refusals(self, act: FormHandler) -> FormHandler:
-        """If `act` refuses the form, the page of brakes shows why."""
+        """If `act` finds a wrong value, the page of brakes shows it, and what was typed."""
 
         async def post(visit: Visit, form: Form) -> web.Response:
             try:
                 return await act(visit, form)
-            except REFUSALS as refusal:
-                return await self._brakes_page(visit, None, describe_refusal(refusal))
+            except InvalidRequest as refusal:
+                return await self._brakes_page(visit, refusal=refusal, form=form)
 
         return post
 
     async def _brakes_page(
-        self, visit: Visit, notice: str | None, fault: str | None = None
+        self,
+        visit: Visit,
+        *,
+        notice: str | None = None,
+        refusal: InvalidRequest | None = None,
+        form: Form | None = None,
     ) -> web.Response:
         states = await self._read(self._brakes.read)
         return self._pages.response(
             "brakes.html",
-            status=200 if fault is None else 409,
+            status=200 if refusal is None else 422,
             visit=visit,
             notice=notice,
-            fault=fault,
+            faults=[] if refusal is None else show_faults(refusal.errors, form, LABELS),
+            sent_to=visit.request.path,
+            typed=(form or {}).get("reason", ""),
             brakes={brake.name: brake for brake in states},
             kill_switch=KILL_SWITCH,
             breaker=BREAKER,
@@ -126,6 +138,7 @@ class Operations:
 
     async def health(self, visit: Visit) -> web.Response:
         """GET /console/health"""
+        visit.query()
         situation = await self._read(self._resources.reading.situation)
         traffic = await self._read(self._store.traffic)
         deliveries = await self._read(lambda: read_delivery_health(self._resources.database))

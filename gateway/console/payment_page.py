@@ -16,21 +16,31 @@ from aiohttp import web
 
 from domain.adapters.postgres.console import ConsoleStore, Disclosure
 from domain.adapters.postgres.storytelling import StoryReader
-from domain.errors import PaymentNotFound, RequestRefused
+from domain.errors import InvalidRequest, PaymentNotFound, RequestRefused
 from domain.explanations import Words, explain_code
 from domain.stages import Stage
 from domain.story import PaymentRecord, StoredExchange, StoredInquiry, StoredMessage, tell_story
-from gateway.console.actions import REFUSALS, describe_refusal, read_payment_id, read_reason
+from gateway.console.actions import (
+    LABELS,
+    REFUSALS,
+    describe_refusal,
+    read_payment_id,
+    read_reason,
+)
+from gateway.console.faults import show_faults
+from gateway.console.forms import Form
 from gateway.console.pages import Pages
 from gateway.console.payments import STATES, Read
-from gateway.console.visits import Form, FormHandler, Visit
+from gateway.console.visits import FormHandler, Visit
 
 _DISCLOSURES_MAX = 20
 
 _DONE = {
     "resolved": "Your decision is recorded.",
     "asked": "A worker asks Daraja as soon as the inquiry budget allows.",
+    "requeued": "The next step is due now. A worker does it within seconds.",
     "cancelled": "The payment is cancelled. It was not sent.",
+    "cancelled_before": "The payment was cancelled before. Nothing was done.",
 }
 
 
@@ -55,7 +65,8 @@ class PaymentPage:
 
     async def show(self, visit: Visit) -> web.Response:
         """GET /console/payments/{payment_id}"""
-        return await self._page(visit, notice=_DONE.get(visit.request.query.get("done", "")))
+        visit.query()
+        return await self._page(visit, notice=_DONE.get(visit.done))
 
     async def reveal(self, visit: Visit, form: Form) -> web.Response:
         """POST /console/payments/{payment_id}/reveal: the page with its numbers, this once."""
@@ -100,7 +111,7 @@ class PaymentPage:
         state, tone = STATES[payment.stage]
         return self._pages.response(
             "payment.html",
-            status=200 if refusal is None else 409,
+            status=_status_of(refusal),
             visit=visit,
             payment=payment,
             state=state,
@@ -112,11 +123,18 @@ class PaymentPage:
             messages=[(each, _show_body(each)) for each in record.messages],
             exchanges=[(each, _show_request(each)) for each in record.exchanges],
             disclosures=await self._disclosures(payment_id),
+            next_step_at=payment.next_step_at if payment.next_step is not None else None,
             may_cancel=payment.stage is Stage.ACCEPTED and not payment.needs_review,
             is_undecided=payment.needs_review or payment.stage is Stage.IN_DOUBT,
             is_revealed=is_revealed,
             notice=notice,
-            fault=None if refusal is None else describe_refusal(refusal),
+            fault=None if refusal is None else describe_refusal(refusal, payment, state),
+            faults=(
+                show_faults(refusal.errors, form, LABELS)
+                if isinstance(refusal, InvalidRequest)
+                else []
+            ),
+            sent_to=visit.request.path.rpartition("/")[2] if form is not None else "",
             form=form or {},
         )
 
@@ -125,6 +143,12 @@ class PaymentPage:
             lambda: self._store.disclosures(payment_id, limit=_DISCLOSURES_MAX)
         )
         return disclosures
+
+
+def _status_of(refusal: RequestRefused | None) -> int:
+    if refusal is None:
+        return 200
+    return 422 if isinstance(refusal, InvalidRequest) else 409
 
 
 def _list_facts(record: PaymentRecord, *, is_revealed: bool) -> list[tuple[str, str | datetime]]:

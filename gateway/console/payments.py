@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -23,9 +24,12 @@ from domain.policy import day_began_at
 from domain.stages import Stage
 from domain.values import parse_phone_number
 from domain.views import timestamp
+from gateway.console.faults import Fault, show_faults
+from gateway.console.forms import Form
 from gateway.console.pages import Pages, format_words
+from gateway.console.queries import Query, read_query
 from gateway.console.sessions import Sessions
-from gateway.console.visits import HOME, Form, Visit, redirect
+from gateway.console.visits import HOME, Visit, redirect
 from gateway.schemas.queries import PageParameters, next_cursor, page_query_of, parse_query
 
 Result = TypeVar("Result")
@@ -52,6 +56,15 @@ _CHOICES = (
     ),
 )
 _FILTERS = frozenset(name for name, _, _ in _CHOICES)
+_KNOWN = frozenset(PageParameters.model_fields) | {"who", "period"}
+# The names of the fields on the page.
+_LABELS = {
+    "q": "Search",
+    "who": "The searched number",
+    **{name: label for name, label, _ in _CHOICES},
+}
+# What people write between the digits of a phone number.
+_BETWEEN_DIGITS = re.compile(r"[\s().\-/\u2010-\u2015]")
 
 # Each stage in words, and the tone of its colour.
 STATES = {
@@ -98,6 +111,14 @@ def row_of(payment: Payment) -> Row:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What the page was asked for: `query` as in its address, and as the parameters of a read."""
+
+    query: Query
+    parameters: PageParameters
+
+
 class Payments:
     """The list and the search."""
 
@@ -118,83 +139,131 @@ class Payments:
 
     async def show(self, visit: Visit) -> web.Response:
         """GET /console"""
-        asked = _asked(visit.request)
-        rows, next_path = await self._rows(asked)
-        is_first = "cursor" not in asked
-        kept = {name: asked[name] for name in asked if name not in _FILTERS | {"cursor"}}
+        try:
+            asked = self._read_filters(visit)
+            rows, next_path = await self._rows(asked)
+        except InvalidRequest as refusal:
+            return self._refused(visit, refusal)
+        is_first = "cursor" not in asked.query
+        return self._page(
+            visit,
+            asked.query,
+            rows=rows,
+            live_path=_path(ROWS, asked.query) if is_first else None,
+            first_path=None if is_first else _path(HOME, _without_cursor(asked.query)),
+            next_path=next_path,
+        )
+
+    def _refused(self, visit: Visit, refusal: InvalidRequest, searched: str = "") -> web.Response:
+        """The page without rows: it says what is wrong, and keeps what is right in its forms."""
+        given, _ = read_query(visit.request.query, _KNOWN)
+        wrong = {error.pointer for error in refusal.errors} | {"?cursor"}
+        right = {name: value for name, value in given.items() if f"?{name}" not in wrong}
+        return self._page(
+            visit,
+            right,
+            status=422,
+            rows=None,
+            faults=show_faults(refusal.errors, visit.request.query, _LABELS),
+            searched=searched,
+        )
+
+    def _page(
+        self,
+        visit: Visit,
+        query: Query,
+        *,
+        rows: list[Row] | None,
+        status: int = 200,
+        faults: Sequence[Fault] = (),
+        searched: str = "",
+        live_path: str | None = None,
+        first_path: str | None = None,
+        next_path: str | None = None,
+    ) -> web.Response:
+        kept = {name: query[name] for name in query if name not in _FILTERS | {"cursor"}}
         return self._pages.response(
             "payments.html",
+            status=status,
             visit=visit,
             rows=rows,
+            faults=faults,
+            searched=searched,
             choices=_CHOICES,
-            filters={name: asked[name] for name in asked if name in _FILTERS},
+            filters={name: query[name] for name in query if name in _FILTERS},
             kept=kept,
             found=self._describe(kept),
-            live_path=_path(ROWS, asked) if is_first else None,
-            first_path=None if is_first else _path(HOME, _without_cursor(asked)),
+            live_path=live_path,
+            first_path=first_path,
             next_path=next_path,
         )
 
     async def rows(self, visit: Visit) -> web.Response:
         """GET /console/rows: the first page's rows, or 304 if they have not changed."""
-        rows, _ = await self._rows(_asked(visit.request))
+        rows, _ = await self._rows(self._read_filters(visit))
         text = self._pages.render("rows.html", rows=rows)
         etag = f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
         if visit.request.headers.get(hdrs.IF_NONE_MATCH) == etag:
             return web.Response(status=304, headers={hdrs.ETAG: etag})
         return web.Response(text=text, content_type="text/html", headers={hdrs.ETAG: etag})
 
-    async def search(self, _visit: Visit, form: Form) -> web.Response:
+    async def search(self, visit: Visit, form: Form) -> web.Response:
         """POST /console/search. A phone number in a URL would be in logs, so it is sealed."""
         text = form.get("q", "").strip()
         if not text:
             return redirect(HOME)
         try:
-            phone_number = parse_phone_number(text.replace(" ", "").replace("-", ""))
+            phone_number = parse_phone_number(_BETWEEN_DIGITS.sub("", text))
         except ValueError:
+            if not text.isprintable() or len(text) > _SEARCH_LENGTH_MAX:
+                fault = f"must be one line of at most {_SEARCH_LENGTH_MAX} printable characters"
+                return self._refused(visit, InvalidRequest([FieldError("q", fault)]), text)
             return redirect(await self._path_of(text))
         return redirect(_path(HOME, {"who": self._sessions.seal_search(phone_number)}))
 
     async def _path_of(self, text: str) -> str:
         """The path of the one payment that `text` names, or of a list of several, or of none."""
-        if not text.isprintable() or len(text) > _SEARCH_LENGTH_MAX:
-            fault = f"must be at most {_SEARCH_LENGTH_MAX} printable characters"
-            raise InvalidRequest([FieldError("q", fault)])
         payments: list[Payment] = await self._read(lambda: self._search.find(text, limit=2))
         if len(payments) == 1:
             return f"/console/payments/{payments[0].id}"
         has_key = any(payment.idempotency_key == text for payment in payments)
         return _path(HOME, {"idempotency_key" if has_key else "account_reference": text})
 
-    async def _rows(self, asked: Mapping[str, str]) -> tuple[list[Row], str | None]:
-        parameters = self._parameters(asked)
+    async def _rows(self, asked: Filters) -> tuple[list[Row], str | None]:
+        parameters = asked.parameters
         payments = await self._read(lambda: self._reading.page(page_query_of(parameters, None)))
         shown = payments[: parameters.limit]
         next_path = (
-            _path(HOME, {**asked, "cursor": next_cursor(parameters, shown[-1])})
+            _path(HOME, {**asked.query, "cursor": next_cursor(parameters, shown[-1])})
             if len(payments) > parameters.limit
             else None
         )
         return [row_of(payment) for payment in shown], next_path
 
-    def _parameters(self, asked: Mapping[str, str]) -> PageParameters:
-        """The filters as those of GET /v1/payments. Raises InvalidRequest."""
-        query = {"limit": str(_PAGE_SIZE), **asked}
-        who, period = query.pop("who", None), query.pop("period", None)
+    def _read_filters(self, visit: Visit) -> Filters:
+        """The filters as those of GET /v1/payments. Raises InvalidRequest with all faults."""
+        query, faults = read_query(visit.request.query, _KNOWN)
+        translated = {"limit": str(_PAGE_SIZE), **query}
+        who, period = translated.pop("who", None), translated.pop("period", None)
         if who is not None:
-            query["phone_number"] = self._open_search(who)
+            phone_number = self._sessions.open_search(who)
+            if phone_number is None:
+                faults.append(FieldError("?who", "is too old; search for the number again"))
+            else:
+                translated["phone_number"] = phone_number
         if period is not None:
-            if period not in _PERIOD_DAYS:
-                raise InvalidRequest([FieldError("?period", f"must be {', '.join(_PERIOD_DAYS)}")])
-            since = day_began_at(datetime.now(UTC)) - timedelta(days=_PERIOD_DAYS[period])
-            query["created_after"] = timestamp(since)
-        return parse_query(PageParameters, MultiDict(query))
-
-    def _open_search(self, sealed: str) -> str:
-        phone_number = self._sessions.open_search(sealed)
-        if phone_number is None:
-            raise InvalidRequest([FieldError("?who", "is too old; search for the number again")])
-        return phone_number
+            if period in _PERIOD_DAYS:
+                since = day_began_at(datetime.now(UTC)) - timedelta(days=_PERIOD_DAYS[period])
+                translated["created_after"] = timestamp(since)
+            else:
+                faults.append(FieldError("?period", "must be today, 7d or 30d"))
+        try:
+            parameters = parse_query(PageParameters, MultiDict(translated))
+        except InvalidRequest as refusal:
+            raise InvalidRequest([*faults, *refusal.errors]) from None
+        if faults:
+            raise InvalidRequest(faults)
+        return Filters(query, parameters)
 
     def _describe(self, kept: Mapping[str, str]) -> str:
         """The search in words, such as "phone number 2547******11"."""
@@ -203,14 +272,10 @@ class Payments:
             for name, value in kept.items()
             if name != "who"
         ]
-        if "who" in kept:
-            parts.insert(0, f"phone number {mask_text(self._open_search(kept['who']))}")
+        phone_number = self._sessions.open_search(kept.get("who", ""))
+        if phone_number is not None:
+            parts.insert(0, f"phone number {mask_text(phone_number)}")
         return ", ".join(parts)
-
-
-def _asked(request: web.Request) -> dict[str, str]:
-    """The parameters that are not empty. A form sends each of its fields, also the empty ones."""
-    return {name: value for name, value in request.query.items() if value}
 
 
 def _without_cursor(asked: Mapping[str, str]) -> dict[str, str]:

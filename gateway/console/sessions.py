@@ -25,6 +25,8 @@ COOKIE = "mkwanja_console"
 COOKIE_PATH = "/console"
 IDLE_SECONDS = 15 * 60
 SESSION_SECONDS_MAX = 8 * 3600
+# A notice says what an action has just done. Later, after a reload, it could be wrong.
+NOTICE_SECONDS = 60
 
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
@@ -62,6 +64,7 @@ class Sessions:
         self._clock = clock
         self._cookies = Fernet(base64.urlsafe_b64encode(_derive_key(secret, b"session")))
         self._searches = Fernet(base64.urlsafe_b64encode(_derive_key(secret, b"search")))
+        self._notices = Fernet(base64.urlsafe_b64encode(_derive_key(secret, b"notice")))
         self._forms = _derive_key(secret, b"form")
 
     def begin(self, operator: Operator, token_ends_at: float) -> Session:
@@ -94,6 +97,22 @@ class Sessions:
     def is_form_token(self, session: Session, token: str) -> bool:
         return hmac.compare_digest(self.form_token(session).encode(), token.encode())
 
+    def seal_notice(self, session: Session, path: str, name: str) -> str:
+        """Proof that an action of this session has just led to the page at `path`."""
+        content = orjson.dumps([session.id, path, name])
+        return self._notices.encrypt_at_time(content, int(self._clock())).decode()
+
+    def open_notice(self, session: Session, path: str, sealed: str) -> str | None:
+        """The name that `seal_notice` sealed, or None if it is older than a minute or not ours."""
+        if not sealed.isascii():
+            return None
+        try:
+            content = self._notices.decrypt_at_time(sealed, NOTICE_SECONDS, int(self._clock()))
+        except InvalidToken:
+            return None
+        session_id, of_path, name = orjson.loads(content)
+        return str(name) if (session_id, of_path) == (session.id, path) else None
+
     def seal_search(self, text: str) -> str:
         """A searched phone number for a URL, so that no log of URLs shows the number."""
         return self._searches.encrypt(text.encode()).decode()
@@ -116,7 +135,7 @@ def set_cookie(request: web.Request, response: web.Response, value: str) -> None
         path=COOKIE_PATH,
         httponly=True,
         samesite="Strict",
-        secure=not _is_local(request.host),
+        secure=not is_local(request.host),
     )
 
 
@@ -124,7 +143,8 @@ def delete_cookie(response: web.Response) -> None:
     response.del_cookie(COOKIE, path=COOKIE_PATH)
 
 
-def _is_local(host: str) -> bool:
+def is_local(host: str) -> bool:
+    """Whether a browser that asks for `host` asks its own machine."""
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
     return name.strip("[]") in _LOCAL_HOSTS
 

@@ -9,31 +9,38 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import quote, urlencode
 
 import structlog
 from aiohttp import hdrs, web
 
-from domain.errors import PaymentServiceError, UnsupportedMediaType
+from domain.errors import BodyTooLarge, CommitOutcomeUnknown, InvalidRequest, PaymentServiceError
+from gateway.console.faults import Fault, show_faults
+from gateway.console.forms import Form, FormRefusedError, read_form, require_own_origin
 from gateway.console.pages import Pages
+from gateway.console.queries import NOTICE, Query, require_known
 from gateway.console.sessions import COOKIE, Session, Sessions, set_cookie
 from gateway.edge.load import count_place_for
-from gateway.edge.problems import BUG, problem_of
-from gateway.edge.requests import BODY_BYTES_MAX, read_bytes
+from gateway.edge.problems import BUG, Problem, problem_of
+from gateway.edge.requests import BODY_BYTES_MAX
 
 log = structlog.get_logger()
 
 HOME = "/console"
 SIGN_IN = "/console/sign-in"
-_FORM_TYPE = "application/x-www-form-urlencoded"
-_FIELDS_MAX = 20
 # Where a visitor may go after the sign-in: a page of the console, and nothing else.
-_LOCAL_PATH = re.compile(r"/console(?:/[a-z0-9/-]*)?(?:\?[A-Za-z0-9_=&.%-]*)?")
+_LOCAL_PATH = re.compile(r"/console(?:/[A-Za-z0-9/-]*)?(?:\?[A-Za-z0-9_=&.%+:,~-]*)?")
+_PAGE = re.compile(
+    r"/console/(?:payments/[A-Za-z0-9-]+|review|brakes|health|charts|sign-in)(?=/|$)"
+)
 
-Form = dict[str, str]
+# What the visitor of the sign-in page did before.
+AFTER = "after"
+AFTER_SIGN_IN = "sign-in"
+AFTER_FORM = "form"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,26 @@ class Visit:
 
     request: web.Request
     session: Session
-    form_token: str
+    sessions: Sessions
+
+    @property
+    def form_token(self) -> str:
+        return self.sessions.form_token(self.session)
+
+    @property
+    def done(self) -> str:
+        """What this session did a moment ago, as `redirect_done` named it, else nothing."""
+        sealed = self.request.query.get(NOTICE, "")
+        return self.sessions.open_notice(self.session, self.request.path, sealed) or ""
+
+    def query(self, known: Collection[str] = ()) -> Query:
+        """The parameters of the page. Raises InvalidRequest if one is not known, or is repeated."""
+        return require_known(self.request.query, known)
+
+    def redirect_done(self, path: str, name: str) -> web.Response:
+        """The answer after an action: the page at `path`, which says once what was done."""
+        sealed = self.sessions.seal_notice(self.session, path, name)
+        return redirect(f"{path}?{urlencode({NOTICE: sealed})}")
 
     @property
     def operator(self) -> str:
@@ -66,7 +92,7 @@ class Visits:
         """A page that needs no session."""
 
         async def get(request: web.Request) -> web.StreamResponse:
-            return await self._answered(None, lambda: show(request))
+            return await self._answered(request, None, lambda: show(request))
 
         return get
 
@@ -75,10 +101,10 @@ class Visits:
 
         async def post(request: web.Request) -> web.StreamResponse:
             async def answer() -> web.Response:
-                _require_own_origin(request)
-                return await act(request, await _read_form(request))
+                require_own_origin(request)
+                return await act(request, await read_form(request))
 
-            return await self._answered(None, answer)
+            return await self._answered(request, None, answer)
 
         return post
 
@@ -86,10 +112,10 @@ class Visits:
         """A page of the console. It extends the session by 15 minutes."""
 
         async def get(request: web.Request) -> web.StreamResponse:
-            visit = self._visit(request)
+            visit = self.visit(request)
             if visit is None:
-                return redirect(f"{SIGN_IN}?next={quote(local_path(request.path_qs), safe='')}")
-            response = await self._answered(visit, lambda: show(visit))
+                return redirect(sign_in_path(request.path_qs))
+            response = await self._answered(request, visit, lambda: show(visit))
             set_cookie(request, response, self._sessions.seal(visit.session))
             return response
 
@@ -103,10 +129,10 @@ class Visits:
         """
 
         async def get(request: web.Request) -> web.StreamResponse:
-            visit = self._visit(request)
+            visit = self.visit(request)
             if visit is None:
                 return web.Response(status=401)
-            return await self._answered(visit, lambda: show(visit))
+            return await self._answered(request, visit, lambda: show(visit))
 
         return get
 
@@ -114,63 +140,119 @@ class Visits:
         """A form of a page."""
 
         async def post(request: web.Request) -> web.StreamResponse:
-            visit = self._visit(request)
+            visit = self.visit(request)
             if visit is None:
-                return redirect(SIGN_IN)
+                return redirect(sign_in_path(page_of(request.path), after=AFTER_FORM))
 
             async def answer() -> web.Response:
-                _require_own_origin(request)
-                form = await _read_form(request)
+                require_own_origin(request)
+                form = await read_form(request)
                 if not self._sessions.is_form_token(visit.session, form.pop("form_token", "")):
-                    raise _FormRefusedError
+                    raise FormRefusedError
                 return await act(visit, form)
 
-            return await self._answered(visit, answer)
+            return await self._answered(request, visit, answer)
 
         return post
 
-    def _visit(self, request: web.Request) -> Visit | None:
+    def visit(self, request: web.Request) -> Visit | None:
+        """The visit of a signed-in operator, else None."""
         session = self._sessions.open(request.cookies.get(COOKIE))
-        if session is None:
+        return None if session is None else Visit(request, session, self._sessions)
+
+    def problem_page(self, request: web.Request, problem: Problem) -> web.Response | None:
+        """The page of an error under /console that no handler has answered. Else None.
+
+        Examples are an unknown address and an overloaded process.
+        """
+        path = request.rel_url.raw_path
+        if path != HOME and not path.startswith(f"{HOME}/"):
             return None
-        return Visit(request, session, self._sessions.form_token(session))
+        if problem.status == 404 and path.endswith("/") and request.method in ("GET", "HEAD"):
+            query = request.rel_url.raw_query_string
+            location = path.rstrip("/") + (f"?{query}" if query else "")
+            return web.Response(status=308, headers={hdrs.LOCATION: location})
+        title, text = problem.title, "Nothing was done. Try again."
+        if problem.status == 404:
+            title, text = _NO_PAGE
+        elif problem.status == 405:
+            title, text = _ONLY_A_FORM if request.method in ("GET", "HEAD") else _ONLY_A_PAGE
+        return self._fault(request, self.visit(request), problem.status, title, text)
 
     async def _answered(
-        self, visit: Visit | None, answer: Callable[[], Awaitable[Any]]
+        self, request: web.Request, visit: Visit | None, answer: Callable[[], Awaitable[Any]]
     ) -> web.Response:
         """The answer, or a page that says what went wrong."""
         try:
             if visit is not None:
                 count_place_for(visit.request, ("console", visit.session.subject))
             response: web.Response = await answer()
-        except _FormRefusedError:
-            return self._fault(visit, 403, "The form was not sent", _FORM_REFUSED)
+        except FormRefusedError:
+            return self._fault(request, visit, 403, "The form was not sent", _FORM_REFUSED)
+        except InvalidRequest as error:
+            faults = show_faults(error.errors, request.query)
+            return self._fault(request, visit, 422, *_WRONG_VALUES, faults=faults)
         except PaymentServiceError as error:
             problem = problem_of(error)
             if problem is BUG:
                 log.exception("unmapped_error")
-            return self._fault(visit, problem.status, problem.title, error.message)
+            title, text = _explain(error, problem)
+            return self._fault(request, visit, problem.status, title, text)
         except web.HTTPException:
             raise
         except Exception:
             log.exception("request_failed", route="console")
-            return self._fault(visit, 500, BUG.title, "Try again. The log says what failed.")
+            text = "Try again. The log says what failed."
+            return self._fault(request, visit, 500, BUG.title, text)
         return response
 
-    def _fault(self, visit: Visit | None, status: int, title: str, text: str) -> web.Response:
+    def _fault(
+        self,
+        request: web.Request,
+        visit: Visit | None,
+        status: int,
+        title: str,
+        text: str,
+        *,
+        faults: Sequence[Fault] = (),
+    ) -> web.Response:
         return self._pages.response(
-            "fault.html", visit=visit, status=status, title=title, text=text
+            "fault.html",
+            visit=visit,
+            status=status,
+            title=title,
+            text=text,
+            faults=faults,
+            back=HOME if status == 404 else page_of(request.path),
         )
-
-
-class _FormRefusedError(Exception):
-    """The form did not come from a page of this session."""
 
 
 _FORM_REFUSED = (
     "It did not come from a page of your present session. Open the page again, and send the form"
     " from there."
 )
+_WRONG_VALUES = ("Some values are wrong", "Nothing was done. Correct what is named here:")
+_NO_PAGE = ("No such page", "The console has no page at this address. Check the address.")
+_ONLY_A_FORM = (
+    "Nothing was done",
+    "A button of a page leads to this address. Opened by itself, the address does nothing.",
+)
+_ONLY_A_PAGE = ("Nothing was done", "The page at this address takes no form.")
+
+
+def _explain(error: PaymentServiceError, problem: Problem) -> tuple[str, str]:
+    """The error as a title and a text for an operator."""
+    match error:
+        case BodyTooLarge():
+            kibibytes = BODY_BYTES_MAX // 1024
+            return "The form is too large", f"It may have at most {kibibytes} KiB. Type less."
+        case CommitOutcomeUnknown():
+            return (
+                "The answer of the database was lost",
+                "What you sent may be recorded or not. Look at the page before you send it again.",
+            )
+        case _:
+            return problem.title, error.message
 
 
 def redirect(path: str) -> web.Response:
@@ -178,35 +260,19 @@ def redirect(path: str) -> web.Response:
     return web.Response(status=303, headers={hdrs.LOCATION: path})
 
 
+def sign_in_path(next_path: str, *, after: str | None = None) -> str:
+    """The sign-in page that leads on to `next_path`."""
+    query = {"next": local_path(next_path)} | ({} if after is None else {AFTER: after})
+    return f"{SIGN_IN}?{urlencode(query, quote_via=quote, safe='')}"
+
+
+def page_of(path: str) -> str:
+    """The page that has the form of `path`, or shows `path` itself, else the first page."""
+    found = _PAGE.match(path)
+    return found[0] if found else HOME
+
+
 def local_path(text: str) -> str:
     """`text` if it is the path of a page of the console, otherwise the console's first page."""
-    return text if _LOCAL_PATH.fullmatch(text) and not text.startswith(SIGN_IN) else HOME
-
-
-def _require_own_origin(request: web.Request) -> None:
-    """Raises if the browser does not say that a page of ours sent the form."""
-    site = request.headers.get("Sec-Fetch-Site")
-    if site is not None:
-        is_own = site == "same-origin"
-    else:  # a browser before 2023, or a page without HTTPS
-        host = urlsplit(request.headers.get(hdrs.ORIGIN, "")).netloc
-        is_own = bool(host) and host == request.host
-    if not is_own:
-        raise _FormRefusedError
-
-
-async def _read_form(request: web.Request) -> Form:
-    """The fields of the form. Raises UnsupportedMediaType, or an error of `read_bytes`."""
-    if request.content_type != _FORM_TYPE:
-        raise UnsupportedMediaType(f"Send the form as {_FORM_TYPE}.")
-    body = await read_bytes(request, BODY_BYTES_MAX)
-    try:
-        fields = parse_qsl(
-            body.decode("ascii"),
-            keep_blank_values=True,
-            errors="strict",
-            max_num_fields=_FIELDS_MAX,
-        )
-    except ValueError:
-        raise _FormRefusedError from None
-    return dict(fields)
+    is_page = _LOCAL_PATH.fullmatch(text) and not text.startswith("/console/sign-")
+    return text if is_page else HOME

@@ -40,10 +40,15 @@ class Problem:
     is_last: bool = False
 
 
+# Makes the page of a problem, for a path that a person opens in a browser. None for other paths.
+MakePage = Callable[[web.Request, Problem], web.Response | None]
+PROBLEM_PAGE: web.AppKey[MakePage] = web.AppKey("problem_page")
+
 _RETRY_SOON = {"Retry-After": "1"}
 _RETRY_LATER = {"Retry-After": "2"}  # only if the error says nothing better
 
 RETURNS = Returns()
+
 
 PROBLEMS: Mapping[type[errors.PaymentServiceError], Problem] = {
     errors.InvalidJson: Problem(400, "invalid_json", "The body is not valid JSON"),
@@ -120,16 +125,17 @@ async def answer_with_problems(request: web.Request, handler: Handler) -> web.St
         if problem is BUG:
             log.exception("unmapped_error", request_id=request_id(request))
         return _problem_response(
-            problem, error.message, more=extra_members(error), headers=_retry_after(error)
+            request, problem, error.message, more=extra_members(error), headers=_retry_after(error)
         )
     except web.HTTPException as error:
-        problem = _http_problem(error)
-        return _problem_response(problem, _http_detail(error), headers=_allow_header(error))
+        problem, headers = _http_problem(error), _allow_header(error)
+        return _problem_response(request, problem, _http_detail(error), headers=headers)
     except Exception:
         # The log shows the route's pattern, because the path and the body can contain a phone
         # number.
         log.exception("request_failed", request_id=request_id(request), route=_route(request))
-        return _problem_response(BUG, "You may send the same request again, with the same key.")
+        detail = "You may send the same request again, with the same key."
+        return _problem_response(request, BUG, detail)
 
 
 @web.middleware
@@ -222,6 +228,7 @@ def _allow_header(error: web.HTTPException) -> dict[str, str]:
 
 
 def _problem_response(
+    request: web.Request,
     problem: Problem,
     detail: str,
     *,
@@ -229,12 +236,15 @@ def _problem_response(
     headers: Mapping[str, str] | None = None,
 ) -> web.Response:
     observability.refused.labels(code=problem.code).inc()
-    response = web.Response(
-        body=orjson.dumps({**problem_body(problem, detail), **(more or {})}),
-        status=problem.status,
-        content_type="application/problem+json",
-        headers={**(problem.headers or {}), **(headers or {})},
-    )
+    make_page = request.app.get(PROBLEM_PAGE)
+    response = None if make_page is None else make_page(request, problem)
+    if response is None:
+        response = web.Response(
+            body=orjson.dumps({**problem_body(problem, detail), **(more or {})}),
+            status=problem.status,
+            content_type="application/problem+json",
+        )
+    response.headers.update({**(problem.headers or {}), **(headers or {})})
     if problem.is_last:
         response.force_close()
     return response

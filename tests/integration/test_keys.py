@@ -8,11 +8,15 @@ from collections.abc import AsyncIterator
 from unittest.mock import patch
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 import gateway.auth.keys
 import gateway.auth.verifier
 from domain.errors import KeysUnavailable, Unauthenticated
 from gateway.auth.verifier import LEEWAY_SECONDS, VERIFIED_FOR_SECONDS, TokenVerifier
+from gateway.console.pages import Pages
+from gateway.console.sessions import Sessions
+from gateway.console.sign_in import SignIn
 from tests.integration.keys import FAILING, ISSUER, SECRET, Issuer, jwk, token
 
 
@@ -36,6 +40,15 @@ async def test_before_the_first_key_set_no_token_is_called_bad(issuer: Issuer) -
     issuer.now += gateway.auth.keys.FIRST_RETRY_AFTER_SECONDS
     assert await issuer.subject(token("first")) == "user"
     assert (issuer.keys.is_loaded, issuer.keys.age_seconds, issuer.keys.generation) == (True, 0, 1)
+
+
+async def test_before_the_first_key_set_the_consoles_sign_in_says_so(issuer: Issuer) -> None:
+    issuer.script = FAILING
+    sign_in = SignIn(issuer.verifier, Sessions("a secret of a test, of 32 characters"), Pages())
+    request = make_mocked_request("POST", "/console/sign-in")
+    page = await sign_in.sign_in(request, {"token": token("first", role="operator")})
+    assert page.status == 503
+    assert "auth server&#39;s keys could not be loaded" in str(page.text)
 
 
 async def test_an_unknown_kid_causes_one_fetch_a_minute(issuer: Issuer) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import aiohttp
+from yarl import URL
 
 from tests.spec.conftest import a_system
 from tests.spec.system import System
@@ -60,14 +61,19 @@ class Page:
 class Visitor:
     """A visitor of the console. It sends the headers by which a browser names the form's origin."""
 
-    def __init__(self, system: System) -> None:
+    def __init__(self, system: System, *, keeps_cookies: bool = True) -> None:
         self._system = system
+        self._keeps_cookies = keeps_cookies
         self._form_token = ""
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
             self._system.stack.web_url,
-            cookie_jar=aiohttp.CookieJar(unsafe=True),  # the address is an IP number
+            cookie_jar=(
+                aiohttp.CookieJar(unsafe=True)  # the address is an IP number
+                if self._keeps_cookies
+                else aiohttp.DummyCookieJar()
+            ),
             trust_env=False,
         )
         return self
@@ -96,6 +102,23 @@ class Visitor:
         async with self._session.post(
             path, data={**fields, **(form or {})}, headers=sent_headers
         ) as answer:
+            return await self._page(answer)
+
+    async def post_raw(self, path: str, fields: bytes, **headers: str) -> Page:
+        """Send a form of the page that was read last, with more fields as these bytes."""
+        sent_headers = {
+            "Origin": self._system.stack.web_url,
+            "Content-Type": "application/x-www-form-urlencoded",
+            **headers,
+        }
+        body = f"form_token={self._form_token}&".encode() + fields
+        async with self._session.post(path, data=body, headers=sent_headers) as answer:
+            return await self._page(answer)
+
+    async def request(self, method: str, path: str) -> Page:
+        """Send a request without a body, and follow no redirect."""
+        url = URL(f"{self._system.stack.web_url}{path}", encoded=True)
+        async with self._session.request(method, url, allow_redirects=False) as answer:
             return await self._page(answer)
 
     async def cookie_of_sign_in(self, host: str) -> str:

@@ -90,7 +90,7 @@ class TestBrakes:
         self, system: System, operator: Visitor
     ) -> None:
         page = await operator.post("/console/brakes/payouts/stop", {"reason": " "})
-        assert page.status == 409
+        assert page.status == 422
         assert "Reason: must be" in page.text
         assert not (await system.brake("kill_switch"))["is_engaged"]
         answer = await operator.post("/console/brakes/operations/odd/release", {"reason": _REASON})

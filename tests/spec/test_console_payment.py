@@ -120,7 +120,7 @@ class TestDisclosure:
         payment_id = await system.withdrawal(phone_number="0722000604")
         for reason in ("", "  x ", "x" * 501, "two\nlines"):
             page = await operator.post(f"/console/payments/{payment_id}/reveal", {"reason": reason})
-            assert page.status == 409
+            assert page.status == 422
             assert "Reason: must be" in page.text
             assert "722000604" not in page.source
         recorded = "SELECT * FROM mkwanja.console_disclosures WHERE payment_id = $1::uuid"
@@ -154,29 +154,36 @@ class TestDecisions:
         form = {"decision": "unpaid", "reason": _REASON}
         page = await operator.post(f"/console/payments/{payment_id}/resolve", form)
         assert page.status == 409
-        assert "Not recorded. The payment has succeeded." in page.text
+        assert "Nothing was done. The payment is final: success." in page.text
         assert f'value="{_REASON}"' in page.source
         assert (await system.payment(payment_id))["status"] == "success"
 
     @pytest.mark.parametrize(
-        ("fields", "fault"),
+        ("fields", "status", "fault"),
         [
-            ({"decision": "odd"}, "Decision: choose one"),
-            ({"receipt": "no receipt"}, "Receipt: is not an M-PESA receipt number"),
-            ({"amount": "1.5"}, "Amount: is not whole shillings"),
-            ({"reason": "x"}, "Reason: must be 3 to 500 characters"),
-            ({"receipt": ""}, "Give M-PESA's receipt number from the statement."),
+            ({"decision": "odd"}, 422, "Decision: choose one. You gave odd"),
+            ({"decision": "", "reason": ""}, 422, "Decision: choose one. Reason: must be"),
+            ({"receipt": "no receipt"}, 422, "Receipt: is not an M-PESA receipt number"),
+            ({"amount": "1.5"}, 422, "Amount: is not whole shillings, such as 400. You gave 1.5"),
+            ({"amount": "0"}, 422, "Amount: is not whole shillings"),
+            ({"amount": "٤٠٠"}, 422, "Amount: is not whole shillings"),
+            ({"reason": "x"}, 422, "Reason: must be 3 to 500 characters"),
+            ({"receipt": ""}, 409, "Give M-PESA's receipt number from the statement."),
         ],
         ids=str,
     )
     async def test_a_wrong_field_is_named_and_nothing_is_recorded(
-        self, system: System, operator: Visitor, fields: dict[str, str], fault: str
+        self, system: System, operator: Visitor, fields: dict[str, str], status: int, fault: str
     ) -> None:
         payment_id = await _in_doubt(system)
         form = {"decision": "paid", "receipt": "UK17CONSO1", "reason": _REASON, **fields}
         page = await operator.post(f"/console/payments/{payment_id}/resolve", form)
-        assert page.status == 409
+        assert page.status == status
         assert fault in page.text
+        assert "Nothing was done." in page.text
+        for name, value in form.items():
+            assert name == "decision" or f'name="{name}" type="text"' in page.source
+            assert name == "decision" or f'value="{value}"' in page.source
         assert (await system.payment(payment_id))["status"] == "pending"
 
     async def test_an_operator_asks_daraja_about_a_payment_now(
@@ -215,7 +222,84 @@ class TestDecisions:
         await system.settled(payment_id)
         page = await operator.post(f"/console/payments/{payment_id}/cancel", {"reason": _REASON})
         assert page.status == 409
-        assert "may have been sent already" in page.text
+        assert "Nothing was done. The payment is final: success." in page.text
+        assert f'value="{_REASON}"' in page.source
+
+    async def test_a_second_cancellation_says_that_nothing_was_done(
+        self, system: System, operator: Visitor
+    ) -> None:
+        await system.stack.stop_workers()
+        try:
+            payment_id = await system.deposit()
+            for text in ("The payment is cancelled. It was not sent.", "cancelled before. Nothing"):
+                form = {"reason": _REASON}
+                page = await operator.post(f"/console/payments/{payment_id}/cancel", form)
+                assert text in page.text
+        finally:
+            await system.stack.start_workers()
+        assert [each["what"] for each in await system.backend.history(payment_id)] == [
+            "accepted",
+            "cancelled_by_caller",
+        ]
+
+    @pytest.mark.parametrize(
+        ("action", "fields", "text"),
+        [
+            ("cancel", {}, "It has ended, so there is nothing to cancel."),
+            ("requeue", {}, 'no step is planned. To inquire once more, use "Ask Daraja now".'),
+            ("resolve", {"decision": "unpaid"}, "A decision cannot undo a success."),
+            (
+                "resolve",
+                {"decision": "paid", "receipt": "UK17CONSO2"},
+                'The payment has already succeeded. To clear a flag, use "Only clear the flag".',
+            ),
+            ("resolve", {"decision": "reviewed"}, "The payment is not flagged for review."),
+        ],
+        ids=str,
+    )
+    async def test_a_decision_about_a_final_payment_says_its_state_and_does_nothing(
+        self, system: System, operator: Visitor, action: str, fields: dict[str, str], text: str
+    ) -> None:
+        payment_id = await system.deposit()
+        await system.settled(payment_id)
+        history = await system.backend.history(payment_id)
+        page = await operator.post(
+            f"/console/payments/{payment_id}/{action}", {"reason": _REASON, **fields}
+        )
+        assert page.status == 409
+        assert "Nothing was done. The payment is final: success." in page.text
+        assert text in page.text
+        assert f'value="{_REASON}"' in page.source
+        assert await system.backend.history(payment_id) == history
+
+    async def test_an_operator_gives_a_waiting_payment_its_next_step_now(
+        self, system: System, operator: Visitor
+    ) -> None:
+        """The worker is woken. The history records the operator and the reason."""
+        await system.stack.stop_workers()
+        try:
+            payment_id = await system.deposit()
+            await system.execute(
+                "UPDATE mkwanja.payments SET next_step_at = now() + interval '1 day',"
+                " expires_at = now() + interval '2 days' WHERE id = $1::uuid",
+                payment_id,
+            )
+        finally:
+            await system.stack.start_workers()
+        path = f"/console/payments/{payment_id}"
+        assert "Do the next step now It is planned for" in (await operator.get(path)).text
+        page = await operator.post(f"{path}/requeue", {"reason": _REASON})
+        assert "The next step is due now." in page.text
+        assert (await system.settled(payment_id))["status"] == "success"
+        [entry] = [
+            each for each in await system.backend.history(payment_id) if each["what"] == "requeued"
+        ]
+        assert entry["detail"] == {
+            "reason": _REASON,
+            "operator": RECORDED_AS,
+            "step": "submit",
+        }
+        assert "Do the next step now" not in (await operator.get(path)).text
 
     async def test_the_queue_of_reviews_shows_flagged_payments(
         self, system: System, operator: Visitor

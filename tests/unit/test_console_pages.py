@@ -8,8 +8,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from domain.adapters.postgres.trends import Bar
+from domain.errors import FieldError
 from domain.kinds import Kind
 from gateway.console.charts import Period, draw
+from gateway.console.faults import show_faults
 from gateway.console.pages import Pages, format_count, format_seconds, format_words
 from tests.paths import ROOT
 
@@ -55,8 +57,12 @@ def test_every_text_has_the_contrast_that_wcag_aa_requires(scheme: str) -> None:
 
 
 def test_a_template_escapes_every_value() -> None:
-    page = Pages().render("fault.html", visit=None, title="<b>", text="<script>'\"")
-    assert "<b>" not in page
+    faults = show_faults([FieldError("?<i>", "<u>")], {"<i>": "<s>"})
+    page = Pages().render(
+        "fault.html", visit=None, title="<b>", text="<script>'\"", faults=faults, back='"><a>'
+    )
+    for tag in ("<b>", "<i>", "<u>", "<s>", "><a>"):
+        assert tag not in page
     assert "&lt;script&gt;&#39;&#34;" in page
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from domain.errors import RateLimited
-from gateway.console.sessions import IDLE_SECONDS, SESSION_SECONDS_MAX, Operator, Sessions
+from gateway.console.sessions import (
+    IDLE_SECONDS,
+    NOTICE_SECONDS,
+    SESSION_SECONDS_MAX,
+    Operator,
+    Sessions,
+)
 from gateway.console.sign_in import FAILURES_MAX, FailedSignIns
 
 _SECRET = "a secret of thirty-two characters."
@@ -72,6 +78,20 @@ def test_a_changed_or_foreign_cookie_opens_nothing(sessions: Sessions, clock: Cl
     assert foreign.open_search(sealed_search) is None
     assert sessions.open_search(cookie) is None
     assert sessions.open_search(sealed_search) == "254711000111"
+
+
+def test_a_notice_is_shown_for_a_minute_to_its_session_and_on_its_page(
+    sessions: Sessions, clock: Clock
+) -> None:
+    session, other = (sessions.begin(_OPERATOR, _NOW + 86_400) for _ in range(2))
+    sealed = sessions.seal_notice(session, "/console/brakes", "released")
+    assert sessions.open_notice(session, "/console/brakes", sealed) == "released"
+    assert sessions.open_notice(other, "/console/brakes", sealed) is None
+    assert sessions.open_notice(session, "/console/payments/1", sealed) is None
+    for forged in ("", "released", "é", sessions.seal(session)):
+        assert sessions.open_notice(session, "/console/brakes", forged) is None
+    clock.now += NOTICE_SECONDS + 1
+    assert sessions.open_notice(session, "/console/brakes", sealed) is None
 
 
 def test_a_cookie_shows_nothing_of_its_session(sessions: Sessions) -> None:

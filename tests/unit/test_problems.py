@@ -28,6 +28,7 @@ TABLE = [
     (errors.IdempotencyKeyMissing, 400, "idempotency_key_missing", False),
     (errors.IdempotencyKeyInvalid, 400, "idempotency_key_invalid", False),
     (errors.Unauthenticated, 401, "unauthenticated", False),
+    (errors.ExpiredToken, 401, "unauthenticated", False),
     (errors.UnknownKey, 401, "unauthenticated", False),
     (errors.NotPermitted, 403, "not_permitted", False),
     (errors.LimitExceeded, 422, "limit_exceeded", False),
@@ -83,7 +84,8 @@ async def answer_error(error: Exception) -> tuple[web.Response, dict[str, object
     async def handler(_request: web.Request) -> web.StreamResponse:
         raise error
 
-    response = await answer_with_problems(make_mocked_request("POST", "/v1/deposits"), handler)
+    request = make_mocked_request("POST", "/v1/deposits", app=web.Application())
+    response = await answer_with_problems(request, handler)
     assert isinstance(response, web.Response)
     assert isinstance(response.body, bytes)
     return response, json.loads(response.body)
