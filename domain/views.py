@@ -29,6 +29,9 @@ from domain.values import Purpose
 
 EVENT_SOURCE = "/mkwanja/payments"
 
+# `json.dumps` would make an encoder for each text.
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+
 # The detail of a history entry that holds the text of Daraja's refusal. The text may name our
 # settings.
 PROVIDER_SAID = "provider_said"
@@ -45,7 +48,7 @@ def timestamp(at: datetime) -> str:
 
 def json_text(value: object) -> str:
     """`value` as compact JSON."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return _ENCODER.encode(value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -108,19 +108,24 @@ class Lane(Generic[Item, Result]):
 
     async def submit(self, item: Item) -> Result:
         """Runs `item` in a batch. Returns its result, or raises the error of the batch."""
-        waiter: _Waiter[Item, Result] = _Waiter(item, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        waiter: _Waiter[Item, Result] = _Waiter(item, loop.create_future())
         number = self._join_queue(waiter)
         self._ensure_driver()
         while True:
+            # Each waiter has a future of its own, so a cancellation of the waiter cancels only this
+            # future. `asyncio.shield` would do the same at the cost of another future and callback.
             try:
-                return await asyncio.shield(waiter.result)
+                return await waiter.result
             except asyncio.CancelledError:
-                is_result = waiter.result.done() and isinstance(
-                    waiter.result.exception(), asyncio.CancelledError
-                )
-                if is_result or not self._must_finish(number):
+                is_result = waiter.result.done() and not waiter.result.cancelled()
+                if is_result and isinstance(waiter.result.exception(), asyncio.CancelledError):
+                    raise
+                if not self._must_finish(number):
                     self._leave_queue(number, waiter)
                     raise
+                if not is_result:
+                    waiter.result = loop.create_future()
 
     async def drain(self) -> None:
         """Waits until nothing is waiting or running."""
@@ -243,6 +248,9 @@ class Lane(Generic[Item, Result]):
 
 def _set_result(place: _Place[Item, Result], result: Result | BaseException) -> None:
     for waiter in place.waiters:
+        if waiter.result.cancelled():
+            # The waiter may not have run since its cancellation, and may still want the result.
+            waiter.result = waiter.result.get_loop().create_future()
         if isinstance(result, BaseException):
             waiter.result.set_exception(result)
             # A cancelled waiter does not read the exception. Reading it here prevents a warning.

@@ -10,6 +10,7 @@ import math
 import sys
 import threading
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from functools import cache
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -210,10 +211,34 @@ def metrics_text(*, only_ours: bool = False) -> tuple[bytes, str]:
     return generate_latest(_OurMetrics() if only_ours else REGISTRY), CONTENT_TYPE_LATEST
 
 
-# The functions that count an answer, by route, method and status, so that a request looks up one
-# key and not two sets of labels.
-_CountAnswer = tuple[Callable[[], None], Callable[[float], None]]
-_count_answer: dict[tuple[str, str, int], _CountAnswer] = {}
+# Caches of the series of one event, so that it looks up one key and not two sets of labels. Their
+# keys are lists of ours, so they stay small.
+_Inc = Callable[[], None]
+_Add = Callable[[float], None]
+
+
+@cache
+def _series_of_answer(route: str, method: str, status: int) -> tuple[_Inc, _Add]:
+    return (
+        requests.labels(route=route, method=method, status=status).inc,
+        request_seconds.labels(route=route, method=method).observe,
+    )
+
+
+@cache
+def _series_of_daraja_request(operation: str, outcome: str) -> tuple[_Inc, _Add]:
+    return (
+        daraja_requests.labels(operation=operation, outcome=outcome).inc,
+        daraja_request_seconds.labels(operation=operation).observe,
+    )
+
+
+@cache
+def _series_of_turn(request_class: str, result: str) -> tuple[_Inc, _Add]:
+    return (
+        turns.labels(**{"class": request_class, "result": result}).inc,
+        turn_wait_seconds.labels(**{"class": request_class}).inc,
+    )
 
 
 def count_request(route: str, method: str, status: int, seconds: float | None) -> None:
@@ -222,15 +247,8 @@ def count_request(route: str, method: str, status: int, seconds: float | None) -
     `seconds` is None for a request that waited on purpose, because its time says nothing.
     """
     # The method of an unknown route is any text that a client chose, so it makes no series.
-    key = (route, method if route != UNKNOWN_ROUTE else "any", status)
-    found = _count_answer.get(key)
-    if found is None:
-        route, method, _ = key
-        found = _count_answer[key] = (
-            requests.labels(route=route, method=method, status=status).inc,
-            request_seconds.labels(route=route, method=method).observe,
-        )
-    count, observe = found
+    method = method if route != UNKNOWN_ROUTE else "any"
+    count, observe = _series_of_answer(route, method, status)
     count()
     if seconds is not None:
         observe(seconds)
@@ -238,15 +256,18 @@ def count_request(route: str, method: str, status: int, seconds: float | None) -
 
 def count_daraja_request(operation: str, outcome: str, seconds: float) -> None:
     """Counts a request to Daraja. `outcome` must come from a list of ours, and not from Daraja."""
-    daraja_requests.labels(operation=operation, outcome=outcome).inc()
-    daraja_request_seconds.labels(operation=operation).observe(seconds)
+    count, observe = _series_of_daraja_request(operation, outcome)
+    count()
+    observe(seconds)
 
 
 def count_turn(request_class: str, wait_seconds: float) -> None:
     """Counts a request's turn under the shared rate: granted if it need not wait."""
-    result = "refused" if wait_seconds > 0 else "granted"
-    turns.labels(**{"class": request_class, "result": result}).inc()
-    turn_wait_seconds.labels(**{"class": request_class}).inc(wait_seconds)
+    count, add_seconds = _series_of_turn(
+        request_class, "refused" if wait_seconds > 0 else "granted"
+    )
+    count()
+    add_seconds(wait_seconds)
 
 
 def key_set_age(now: Callable[[], float]) -> Callable[[Sequence[float]], float]:

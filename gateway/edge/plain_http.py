@@ -7,6 +7,8 @@ WebSockets, unusual transfer codings, targets that are not plain paths, and very
 
 from __future__ import annotations
 
+from itertools import chain
+
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.typedefs import Middleware
 
@@ -16,6 +18,8 @@ from gateway.edge.problems import Handler
 
 # Proxies add about twelve headers, and a token has at most 7 KiB. A head of 100 KiB is an attack.
 HEAD_BYTES_MAX = 32 * 1024
+
+_VERSIONS = (HttpVersion11, HttpVersion10)
 
 
 def plain_http_only(*, allows_escapes: bool = True) -> Middleware:
@@ -44,13 +48,13 @@ reject_ambiguous_http = plain_http_only()
 
 
 def _require_plain_http(request: web.Request) -> None:
-    if request.version not in {HttpVersion10, HttpVersion11}:
+    if request.version not in _VERSIONS:
         # HTTP/0.9 has no status line, so its client could not read an answer.
         request.protocol.force_close()
         raise _closing(web.HTTPBadRequest())
     if _is_ambiguous(request) or _switches_protocol(request) or not _is_plain_target(request):
         raise _closing(web.HTTPBadRequest())
-    if sum(len(name) + len(value) for name, value in request.raw_headers) > HEAD_BYTES_MAX:
+    if sum(map(len, chain.from_iterable(request.raw_headers))) > HEAD_BYTES_MAX:
         raise _closing(web.HTTPRequestHeaderFieldsTooLarge())
 
 
@@ -78,8 +82,11 @@ def _is_ambiguous(request: web.Request) -> bool:
     All transfer codings other than `chunked` are ambiguous, and so is `chunked` in HTTP/1.0. The
     check ignores upper and lower case (RFC 9112 §7), because some clients write `Chunked`.
     """
-    codings = [coding.lower() for coding in request.headers.getall(hdrs.TRANSFER_ENCODING, [])]
-    return bool(codings) and (codings != ["chunked"] or request.version < HttpVersion11)
+    codings = request.headers.getall(hdrs.TRANSFER_ENCODING, None)
+    if codings is None:
+        return False
+    is_chunked = [coding.lower() for coding in codings] == ["chunked"]
+    return not is_chunked or request.version < HttpVersion11
 
 
 def _switches_protocol(request: web.Request) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from arq.constants import job_key_prefix
 from arq.jobs import deserialize_job_raw
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from domain.adapters.redis import arq_queue, wakeups
 from domain.adapters.redis import replays as replays_module
@@ -255,3 +257,46 @@ class TestAway:
             finally:
                 redis_of_run.thaw()
             await USES["rate"](client)
+
+
+class TestSending:
+    """A command is sent without a task of its own, within the time limit of the connection."""
+
+    async def test_a_command_makes_no_task(self, redis: RedisClient) -> None:
+        """A task is a fifth of the time of a command, and every payment needs several commands."""
+        await redis.set("a", 1)  # connects
+        made: list[Any] = []
+
+        def count(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+            made.append(work)
+            return asyncio.Task(work, loop=loop, **options)
+
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(count)
+        try:
+            await redis.set("a", 2)
+        finally:
+            loop.set_task_factory(None)
+        assert await redis.get("a") == b"2"
+        assert made == []
+
+    async def test_a_server_that_reads_nothing_ends_the_connection(self, redis_of_run: Any) -> None:
+        """A part of the command may be sent, so the next command needs another connection."""
+        if not redis_of_run.can_be_stopped:
+            pytest.skip("REDIS_URL names a server that is not ours to stop")
+        more_than_buffers = b"x" * 32 * 1024 * 1024
+        async with client_of(redis_of_run.url + "?socket_timeout=0.2") as client:
+            await client.set("a", 1)
+            redis_of_run.freeze()
+            try:
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    with pytest.raises(RedisTimeoutError, match="writing"):
+                        await client.set("a", more_than_buffers)
+            finally:
+                redis_of_run.thaw()
+            answer = None
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while answer is None:
+                    with suppress(RedisTimeoutError):  # the server may still be busy
+                        answer = await client.get("a")
+            assert answer == b"1"

@@ -326,6 +326,16 @@ async def test_started_work_finishes_although_its_waiter_is_cancelled() -> None:
     assert await late == 20
 
 
+async def test_a_result_that_comes_right_after_a_cancellation_is_not_lost() -> None:
+    """The work ends before the cancelled waiter has run again."""
+    recorder, lane = a_lane(is_open=False, abandoned=Abandoned.DROP_OR_FINISH)
+    [waiting] = await submit_all(lane, ("a", 1))
+    recorder.open.set()
+    waiting.cancel()
+    done, _ = await asyncio.wait([waiting], timeout=5)
+    assert {task.result() for task in done} == {10}
+
+
 async def test_a_started_read_continues_for_its_other_waiters() -> None:
     recorder, lane = a_lane(is_open=False, shared=key_of, abandoned=Abandoned.DROP)
     cancelled, remaining = await submit_all(lane, ("a", 1), ("a", 2))

@@ -132,6 +132,28 @@ class _Primary(Connection):
             raise
         self._shared_state.early_closes = 0
 
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        """Sends as redis-py does, but without a task for each command.
+
+        redis-py calls `asyncio.wait_for`, which makes a task before Python 3.12. That is a fifth of
+        the time of a command. It also swallows a cancellation that arrives when the task ends.
+        """
+        is_list = not isinstance(command, (bytes, str))
+        if not self.is_connected or self.health_check_interval or not is_list:
+            await super().send_packed_command(command, check_health)
+            return
+        try:
+            async with asyncio.timeout(self.socket_timeout):
+                await self._send_packed_command(command)
+        except BaseException as error:
+            # A part of the command may be sent, so the connection is of no more use.
+            await self.disconnect(nowait=True)
+            if isinstance(error, TimeoutError):
+                raise redis_py.TimeoutError("Timeout writing to socket") from error
+            if isinstance(error, OSError):
+                raise redis_py.ConnectionError(f"Error while writing to socket: {error}") from error
+            raise
+
     async def read_response(self, *arguments: Any, **options: Any) -> Any:
         try:
             return await super().read_response(*arguments, **options)
