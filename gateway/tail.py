@@ -98,7 +98,7 @@ class Subscription:
     the feed before it sends more of the queue.
     `is_catching_up`: the stream reads pages. If the queue overflows now, the stream need not end,
     because the pages have these events too.
-    `end`: the stream must end after the events in the queue.
+    `end`: the stream must end soon. Its client gets the events that are missing when it returns.
     """
 
     __slots__ = ("_changed", "_queue", "end", "is_behind", "is_catching_up")
@@ -279,7 +279,7 @@ class EventTail:
                 return
 
     def _deliver(self, events: Sequence[ListedEvent]) -> int:
-        """Gives the events to all requests that wait for them. Returns how many it woke."""
+        """Gives the events to all requests that wait for them. Returns the number of wake-ups."""
         deliveries = 0
         frames_of: defaultdict[str | None, list[Frame]] = defaultdict(list)
         for event in events:

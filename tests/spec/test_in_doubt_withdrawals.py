@@ -229,26 +229,29 @@ async def test_the_status_in_the_answer_decides_and_not_its_result_code(
 
 _REVIEWED = replace(PAID, needs_review=True)
 
-# The keys say what is odd about Daraja's first answer. The values are this answer, and what the
-# payment becomes. The second answer is good.
+# The keys say what is odd about Daraja's first response to an inquiry, or about the result that
+# follows. The values are Daraja's behaviour, and what the payment becomes. The second inquiry gets a
+# good result.
 _ODD_ANSWERS: dict[str, tuple[InquiryRule, Observed]] = {
     "two statuses that contradict each other": (InquiryRule("status_conflicting", times=1), PAID),
-    # Every answer is odd here: the names of its parameters have spaces. So an odd answer must
-    # settle the payment.
-    "keys with spaces": (InquiryRule("spaced_keys"), PAID),
+    # Every result is odd here, so an odd result must settle the payment.
+    "ids whose names have spaces": (InquiryRule("spaced_keys"), PAID),
     "no receipt": (InquiryRule("status_missing_receipt", times=1), PAID),
     "no status": (InquiryRule("status_missing_parameters", times=1), PAID),
     "another amount": (InquiryRule("status_wrong_amount", times=1), _REVIEWED),
     "the ids of another payment": (InquiryRule("status_foreign_ids", times=1), _REVIEWED),
     "a timeout message alone": (InquiryRule("timeout_message_only", times=1), PAID),
-    "HTML": (InquiryRule("html_503", times=1), PAID),
-    "too many inquiries": (InquiryRule("spike_arrest_apigee", times=1), PAID),
-    "a token that is not valid": (InquiryRule("token_expired", times=1), PAID),
-    "an answer after the next inquiry": (InquiryRule("slow_result", {"seconds": 2}, 1), PAID),
-    "an answer before the acknowledgement": (InquiryRule("callback_before_answer", times=1), PAID),
-    "the answer several times": (InquiryRule("duplicate_callbacks", times=1), PAID),
-    "no answer": (InquiryRule("lost_callback", times=1), PAID),
-    "an answer without an acknowledgement": (
+    "a response of HTML": (InquiryRule("html_503", times=1), PAID),
+    "a response that there are too many inquiries": (
+        InquiryRule("spike_arrest_apigee", times=1),
+        PAID,
+    ),
+    "a response that the token is not valid": (InquiryRule("token_expired", times=1), PAID),
+    "a result after the next inquiry": (InquiryRule("slow_result", {"seconds": 2}, 1), PAID),
+    "a result before the response": (InquiryRule("callback_before_answer", times=1), PAID),
+    "the same result several times": (InquiryRule("duplicate_callbacks", times=1), PAID),
+    "no result": (InquiryRule("lost_callback", times=1), PAID),
+    "a result without a response": (
         InquiryRule("answer_lost_after_acting", times=1),
         PAID,
     ),
@@ -256,7 +259,7 @@ _ODD_ANSWERS: dict[str, tuple[InquiryRule, Observed]] = {
 
 
 async def test_a_withdrawal_is_paid_once_after_an_odd_answer_to_an_inquiry(system: System) -> None:
-    """If the odd answer names another amount or another payment, the payment is flagged too."""
+    """If the result names another amount or another payment's ids, the payment is also flagged."""
     ids = await begin_each(
         {
             label: begin_in_doubt(system, "b2c", "answer_and_callback_lost", answer)
