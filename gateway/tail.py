@@ -98,7 +98,7 @@ class Subscription:
     the feed before it sends more of the queue.
     `is_catching_up`: the stream reads pages. If the queue overflows now, the stream need not end,
     because the pages have these events too.
-    `end`: the stream must end soon. Its client gets the events that are missing when it returns.
+    `end`: the stream must end soon, for this reason.
     """
 
     __slots__ = ("_changed", "_queue", "end", "is_behind", "is_catching_up")
@@ -263,7 +263,7 @@ class EventTail:
             place = self._place
             events = await self._reads.run(partial(self._feed.page_after, place, limit=_PAGE_SIZE))
             if events is None:
-                # A restored backup, or another server.
+                # A backup was restored, or a standby that lacks commits became the server.
                 log.warning("event_tail_restarts", reason="the feed lacks the tail's last event")
                 self._place = None
                 for subscription in self._all_streams():
