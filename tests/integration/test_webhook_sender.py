@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,9 +18,11 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from domain.adapters.webhooks import sender as sender_module
+from domain.adapters.webhooks.lookups import Lookups, NameNotResolved
 from domain.adapters.webhooks.sender import Sent, WebhookSender
 from domain.webhooks.endpoint import AttemptOutcome
 from tests.certificates import certificate_pem, key_pem
+from tests.integration.conftest import PATIENCE_SECONDS, until
 from tests.integration.raw_server import RawServer
 
 LOCAL = [ipaddress.ip_network("127.0.0.0/8")]
@@ -225,6 +229,55 @@ async def test_a_name_server_that_never_answers_costs_one_thread_and_a_timeout(
         outcomes = {sent.outcome for sent in await asyncio.gather(*sends)}
         assert outcomes == {AttemptOutcome.TIMEOUT}
         assert asked == ["silent.example"]
+        release.set()
+
+
+async def test_names_whose_lookups_hang_take_no_thread_from_other_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They share a few threads, also while their lookups of earlier attempts still hang."""
+    hanging = [f"{number}.silent.example" for number in range(200)]
+    release = threading.Event()
+    now = [0.0]
+
+    def look_up(host: str, *_: Any, **__: Any) -> list[Any]:
+        if host.endswith("silent.example"):
+            release.wait(30)
+            raise socket.gaierror
+        return [(None, None, None, None, ("1.1.1.1", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    lookups = Lookups(clock=lambda: now[0])
+
+    async def attempt(host: str) -> bool:
+        """Whether the name was found. An attempt does not wait for a name server that hangs."""
+        with contextlib.suppress(TimeoutError, NameNotResolved):
+            async with asyncio.timeout(0.05 if host in hanging else PATIENCE_SECONDS):
+                return bool(await lookups.find(host))
+        return False
+
+    async def all_threads_ended() -> bool:
+        return not lookups._running
+
+    try:
+        assert not any(await asyncio.gather(*map(attempt, hanging)))
+        now[0] = 5.0
+        assert await attempt("shop.example")  # while 200 threads hang
+        release.set()
+        await until(all_threads_ended)
+        release.clear()
+        # All 200 names are known to be slow now.
+        assert not any(await asyncio.gather(*map(attempt, hanging)))
+        assert len(lookups._running) == 32
+        others = [f"{number}.shop.example" for number in range(150)]
+        assert all(await asyncio.gather(*map(attempt, others)))
+        release.set()
+        await until(all_threads_ended)
+        release.clear()
+        now[0] = 1_000.0  # a slow name gets another chance
+        assert not any(await asyncio.gather(*map(attempt, hanging[:40])))
+        assert len(lookups._running) == 40
+    finally:
         release.set()
 
 
