@@ -17,6 +17,8 @@ import structlog
 from domain.adapters import observability
 from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.expired_keys import BATCH_SIZE, delete_expired_keys
+from domain.adapters.postgres.old_deliveries import BATCH_SIZE as DELIVERIES_AT_ONCE
+from domain.adapters.postgres.old_deliveries import delete_old_deliveries
 from domain.adapters.postgres.partitions import drop_partitions, make_partitions
 from domain.adapters.postgres.sweeping import list_missing_steps
 from domain.errors import PaymentServiceError
@@ -27,7 +29,7 @@ _FIRST_WAIT_SECONDS = 10.0
 _INTERVAL_SECONDS = 3600.0
 _RETRY_SECONDS = 60.0
 
-# Between two batches of keys, so that the deletion of a backlog slows nothing down.
+# Between two batches of keys or deliveries, so that the deletion of a backlog slows nothing down.
 _PAUSE_SECONDS = 0.2
 
 _LONG_BEFORE_ANY_KEY = datetime(2000, 1, 1, tzinfo=UTC)
@@ -42,6 +44,7 @@ async def keep_tables(database: Database) -> None:
             await _try(make_missing_partitions, database),
             await _try(drop_old_partitions, database),
             await _try(delete_old_keys, database),
+            await _try(delete_deliveries, database),
             await _try(list_forgotten_payments, database),
         ]
         wait_seconds = _INTERVAL_SECONDS if all(results) else _RETRY_SECONDS
@@ -103,6 +106,16 @@ async def delete_old_keys(database: Database) -> bool:
         if batch.read < BATCH_SIZE or batch.last_expiry is None:
             return True
         after = batch.last_expiry
+        await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def delete_deliveries(database: Database) -> bool:
+    """Deletes all deliveries of webhooks whose retention is over, batch after batch."""
+    while True:
+        deleted = await delete_old_deliveries(database)
+        observability.webhook_deliveries_deleted.inc(deleted)
+        if deleted < DELIVERIES_AT_ONCE:
+            return True
         await asyncio.sleep(_PAUSE_SECONDS)
 
 

@@ -152,6 +152,9 @@ webhook_attempts = Counter(
     "mkwanja_webhook_attempts_total", "Webhooks sent, by the outcome of the attempt", ["outcome"]
 )
 
+webhook_deliveries_deleted = Counter(
+    "mkwanja_webhook_deliveries_deleted_total", "Deliveries of webhooks whose retention was over"
+)
 webhook_keys_unreadable = Counter(
     "mkwanja_webhook_keys_unreadable_total",
     "How often a worker could not read an endpoint's key, and sent nothing",

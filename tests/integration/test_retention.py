@@ -169,11 +169,14 @@ async def test_the_service_role_drops_what_the_owner_permits(
 
 async def test_a_release_stores_the_settings(fresh: Store) -> None:
     stored = "SELECT table_name, kept_months FROM mkwanja.retention ORDER BY table_name"
-    assert await fresh.rows(stored) == []
-    await migrate(fresh.url, CALLBACKS_KEPT_MONTHS="24")
-    assert await fresh.rows(stored) == [{"table_name": "callbacks", "kept_months": 24}]
+    default = {"table_name": "webhook_deliveries", "kept_months": 3}
+    await migrate(fresh.url, CALLBACKS_KEPT_MONTHS="24", WEBHOOK_DELIVERIES_KEPT_MONTHS="1200")
+    assert await fresh.rows(stored) == [
+        {"table_name": "callbacks", "kept_months": 24},
+        {"table_name": "webhook_deliveries", "kept_months": 1200},
+    ]
     await migrate(fresh.url)
-    assert await fresh.rows(stored) == []
+    assert await fresh.rows(stored) == [default]
 
 
 async def test_a_payment_keeps_its_answers_after_its_messages_were_dropped(aged: Store) -> None:

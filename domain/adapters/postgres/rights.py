@@ -21,7 +21,7 @@ SERVICE_ROLE = "mkwanja_service"
 
 # All columns that the processes update. All other columns are only inserted: a payment's amount,
 # parties and owner stay as accepted, and the history stays as recorded. The role deletes nothing:
-# three functions of the owner do (`partitions.py`, `expired_keys.py`).
+# functions of the owner do (`partitions.py`, `expired_keys.py`, `old_deliveries.py`).
 UPDATED_COLUMNS = {
     # Processes of an older release also change `event_due`.
     "payments": (*CHANGED_NAMES, "event_due"),

@@ -38,7 +38,7 @@ SCHEMA = "mkwanja"
 
 # The schema that this release needs. /readyz compares it with the database, and a test compares it
 # with the newest migration.
-REVISION = "0020"
+REVISION = "0021"
 
 
 def is_at_least(found: str, revision: str) -> bool:

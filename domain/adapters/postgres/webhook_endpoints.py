@@ -1,7 +1,7 @@
 """The endpoints of backends: what their owners read and change.
 
 Each method gets the key of the caller, and finds only endpoints of this caller. A deleted endpoint
-is found no more, but its row and its deliveries stay as a record.
+is found no more, but its row stays as a record, and its deliveries as long as those of others.
 """
 
 from __future__ import annotations
@@ -79,6 +79,12 @@ UPDATE mkwanja.webhook_endpoints
 SET deleted_at = now(), updated_at = now(), status = 'disabled',
     status_reason = coalesce(status_reason, '{StatusReason.BY_CALLER}')
 WHERE id = :id AND {_OWN} RETURNING id
+""")
+# Deliveries that wait can never be sent, so they end.
+_END_DELIVERIES = sql(f"""
+UPDATE mkwanja.webhook_deliveries
+SET status = '{DeliveryStatus.FAILED}', is_sending = false, next_attempt_at = NULL, ended_at = now()
+WHERE endpoint_id = :id AND next_attempt_at IS NOT NULL
 """)
 _ROTATE = sql(f"""
 UPDATE mkwanja.webhook_endpoints
@@ -210,6 +216,7 @@ class WebhookEndpoints:
         """Ends all messages to the endpoint. Raises EndpointNotFound."""
         async with blockable_transaction(self._database) as transaction:
             _only(await transaction.rows(_DELETE, {"id": endpoint_id, "caller_key": caller_key}))
+            await transaction.run(_END_DELIVERIES, {"id": endpoint_id})
 
     async def rotate(self, caller_key: str, endpoint_id: UUID, *, sealed_key: bytes) -> Endpoint:
         """Replaces the key. The old one signs too for 24 hours. Raises EndpointNotFound."""

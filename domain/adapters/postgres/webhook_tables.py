@@ -89,6 +89,11 @@ def add_webhook_tables(metadata: MetaData) -> None:
         deliveries.c.number,
         postgresql_where=is_waiting,
     )
+    Index(
+        "webhook_deliveries_ended",
+        deliveries.c.ended_at,
+        postgresql_where=deliveries.c.ended_at.isnot(None),
+    )
     Table(
         "webhook_attempts",
         metadata,

@@ -89,12 +89,13 @@ class MigrationSettings(ProcessSettings):
 class ReleaseSettings(MigrationSettings):
     """The settings of a release (`alembic upgrade head`).
 
-    How many months of records are kept. If unset, all are kept. The database refuses less than
-    three months too.
+    How many months of records are kept. If unset, all callbacks and exchanges are kept. The
+    database refuses less than three months too.
     """
 
     callbacks_kept_months: int | None = Field(None, ge=3, le=1200)
     exchanges_kept_months: int | None = Field(None, ge=3, le=1200)
+    webhook_deliveries_kept_months: int = Field(3, ge=3, le=1200)
     # Whether events are broadcast by Supabase's Realtime.
     supabase_realtime: Literal["on", "off"] = "off"
 
@@ -104,6 +105,7 @@ class ReleaseSettings(MigrationSettings):
         return {
             "callbacks": self.callbacks_kept_months,
             "daraja_exchanges": self.exchanges_kept_months,
+            "webhook_deliveries": self.webhook_deliveries_kept_months,
         }
 
 

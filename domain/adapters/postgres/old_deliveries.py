@@ -1,0 +1,58 @@
+"""Deletes the deliveries of webhooks that ended long ago, with their attempts, in small batches.
+
+A delivery that is pending never goes, however old it is. The function runs with the rights of the
+schema's owner, who sets for how many months deliveries are kept (`retention`). A process can
+therefore delete no delivery that the owner wants to keep.
+"""
+
+from __future__ import annotations
+
+from domain.adapters.postgres.engine import Database
+from domain.adapters.postgres.functions import LIMITS, Function
+from domain.adapters.postgres.partitions import KEPT_MONTHS_MIN
+
+# The name of the retention, which is a number of months.
+DELIVERIES = "webhook_deliveries"
+
+# The most deliveries of one statement. Each of them has a few attempts.
+BATCH_SIZE = 500
+
+# Both deletions are one statement, so the key of the attempts is satisfied at its end.
+DELETE_DELIVERIES = Function(
+    "delete_old_deliveries",
+    parameters={"lock_timeout": "text", "limit": "int"},
+    returns={"deleted": "int"},
+    joins_tables=True,
+    runs_as_owner=True,
+    body=f"""
+DECLARE
+    kept_since timestamptz;
+BEGIN
+    {LIMITS}
+    SELECT now() - make_interval(months => kept_months) INTO kept_since
+    FROM mkwanja.retention WHERE table_name = '{DELIVERIES}' AND kept_months >= {KEPT_MONTHS_MIN};
+    -- Triggers refuse every other deletion of attempts.
+    PERFORM set_config('mkwanja.deletes_old_deliveries', 'on', true);
+    WITH batch AS (
+        SELECT endpoint_id, number FROM mkwanja.webhook_deliveries
+        WHERE ended_at <= kept_since ORDER BY ended_at LIMIT least(:limit, {BATCH_SIZE})
+        FOR UPDATE SKIP LOCKED
+    ), attempts_gone AS (
+        DELETE FROM mkwanja.webhook_attempts AS attempt USING batch
+        WHERE attempt.endpoint_id = batch.endpoint_id AND attempt.delivery_number = batch.number
+    ), gone AS (
+        DELETE FROM mkwanja.webhook_deliveries AS delivery USING batch
+        WHERE delivery.endpoint_id = batch.endpoint_id AND delivery.number = batch.number
+        RETURNING 1
+    )
+    SELECT count(*) INTO deleted FROM gone;
+    PERFORM set_config('mkwanja.deletes_old_deliveries', 'off', true);
+    RETURN NEXT;
+END""",
+)
+
+
+async def delete_old_deliveries(database: Database) -> int:
+    """Deletes a batch of the deliveries whose retention is over, and returns how many."""
+    [row] = await database.call(DELETE_DELIVERIES, {"limit": BATCH_SIZE})
+    return int(row.deleted)
