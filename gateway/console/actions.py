@@ -263,5 +263,5 @@ def _parse_amount(text: str) -> int:
         return 0
     is_number = digits.isascii() and digits.isdigit() and len(digits) <= _AMOUNT_DIGITS_MAX
     if not is_number or int(digits) < 1:
-        raise ValueError("is not whole shillings, such as 400")
+        raise ValueError("is not whole shillings in digits, such as 1200: no comma, no cents")
     return int(digits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from aiohttp import hdrs, web
 
@@ -25,10 +25,18 @@ def require_own_origin(request: web.Request) -> None:
     if site is not None:
         is_own = site == "same-origin"
     else:  # a browser before 2023, or a page without HTTPS
-        host = urlsplit(request.headers.get(hdrs.ORIGIN, "")).netloc
+        host = parse_url(request.headers.get(hdrs.ORIGIN, "")).netloc
         is_own = bool(host) and host == request.host
     if not is_own:
         raise FormRefusedError
+
+
+def parse_url(text: str) -> SplitResult:
+    """The parts of a URL in a header. They are empty if it is no URL, such as `http://[::1`."""
+    try:
+        return urlsplit(text)
+    except ValueError:
+        return SplitResult("", "", "", "", "")
 
 
 async def read_form(request: web.Request) -> Form:

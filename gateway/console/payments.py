@@ -63,6 +63,7 @@ _LABELS = {
     "who": "The searched number",
     **{name: label for name, label, _ in _CHOICES},
 }
+_ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 # What people write between the digits of a phone number.
 _BETWEEN_DIGITS = re.compile(r"[\s().\-/\u2010-\u2015]")
 
@@ -224,6 +225,10 @@ class Payments:
     async def _path_of(self, text: str) -> str:
         """The path of the one payment that `text` names, or of a list of several, or of none."""
         payments: list[Payment] = await self._read(lambda: self._search.find(text, limit=2))
+        ids = set(_ID.findall(text))
+        if not payments and len(ids) == 1:  # such as the link of a payment's page
+            [payment_id] = ids
+            payments = await self._read(lambda: self._search.find(payment_id, limit=2))
         if len(payments) == 1:
             return f"/console/payments/{payments[0].id}"
         has_key = any(payment.idempotency_key == text for payment in payments)

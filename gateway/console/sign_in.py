@@ -9,7 +9,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 
@@ -22,6 +21,7 @@ from domain.errors import (
 )
 from domain.values import Role
 from gateway.auth.verifier import OPERATOR_ROLE, TokenVerifier, VerifiedClaims
+from gateway.console.forms import parse_url
 from gateway.console.pages import Pages
 from gateway.console.pasted_token import EmptyTokenError, read_pasted_token
 from gateway.console.sessions import (
@@ -107,9 +107,9 @@ class SignIn:
         target, after = request.query.get("next", HOME), request.query.get(AFTER)
         cookie = request.cookies.get(COOKIE)
         has_session = self._sessions.open(cookie) is not None
+        if after in (AFTER_SIGN_IN, AFTER_FORM) and has_session:
+            return redirect(local_path(target))
         if after == AFTER_SIGN_IN:
-            if has_session:
-                return redirect(local_path(target))
             return self._page(target, _describe_lost_session(request, cookie), status=403)
         if after == AFTER_FORM:
             return self._page(target, _FORM_WITHOUT_SESSION)
@@ -187,7 +187,7 @@ def _describe_lost_session(request: web.Request, cookie: str | None) -> str:
             "The token was accepted, but the next web process could not open the session. All web"
             " processes need the same CONSOLE_SECRET, and the same time."
         )
-    is_plain = urlsplit(request.headers.get(hdrs.REFERER, "")).scheme == "http"
+    is_plain = parse_url(request.headers.get(hdrs.REFERER, "")).scheme == "http"
     if is_plain and not is_local(request.host):
         return (
             "The token was accepted, but a browser keeps the session's cookie only over HTTPS. Open"

@@ -172,7 +172,8 @@ class Visits:
             query = request.rel_url.raw_query_string
             location = path.rstrip("/") + (f"?{query}" if query else "")
             return web.Response(status=308, headers={hdrs.LOCATION: location})
-        title, text = problem.title, "Nothing was done. Try again."
+        try_again = " Try again in a moment." if problem.is_retryable else ""
+        title, text = problem.title, f"Nothing was done.{try_again}"
         if problem.status == 404:
             title, text = _NO_PAGE
         elif problem.status == 405:

@@ -109,6 +109,7 @@ class TestForms:
             {},
             {"Origin": "null"},
             {"Origin": "https://evil.example"},
+            {"Origin": "http://[::1"},
             {"Sec-Fetch-Site": "cross-site"},
             {"Sec-Fetch-Site": "same-site"},
             {"Sec-Fetch-Site": "none"},

@@ -6,6 +6,7 @@ With CONSOLE_SCREENSHOTS=1 in the environment, a test here also makes the pictur
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections.abc import AsyncIterator
 
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 
 _PAGES = ("", "/review", "/brakes", "/health", "/charts?period=hour")
 _PICTURES = ROOT / "docs" / "console"
+_WIDTHS_PX = (375, 768, 900)
 _DESKTOP, _PHONE = {"width": 1280, "height": 800}, {"width": 375, "height": 760}
 
 expect.set_options(timeout=PATIENCE_SECONDS * 1000)
@@ -126,18 +128,20 @@ async def test_without_scripts_the_lists_and_pages_still_read(system: System) ->
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.whole
-async def test_no_page_scrolls_sideways_on_a_phone(system: System, scheme: str) -> None:
+async def test_no_page_scrolls_sideways_on_a_phone_or_a_tablet(system: System, scheme: str) -> None:
     payment_id = await system.deposit()
     await system.settled(payment_id)
     async with open_tab(viewport=_PHONE, color_scheme=scheme) as tab:
         await _sign_in(system, tab.page)
-        for path in (*_PAGES, f"/payments/{payment_id}"):
+        paths = (*_PAGES, f"/payments/{payment_id}", "?status=odd")
+        for path, width_px in itertools.product(paths, _WIDTHS_PX):
+            await tab.page.set_viewport_size({"width": width_px, "height": 760})
             await tab.page.goto(f"{system.stack.web_url}/console{path}")
             for details in await tab.page.locator("details:not([open]) > summary").all():
                 if await details.is_visible():
                     await details.click()
             width = await tab.page.evaluate("document.documentElement.scrollWidth")
-            assert width <= _PHONE["width"], path
+            assert width <= width_px, path
             background = await tab.page.evaluate("getComputedStyle(document.body).backgroundColor")
             assert background == ("rgb(246, 247, 248)" if scheme == "light" else "rgb(16, 20, 24)")
 

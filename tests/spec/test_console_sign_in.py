@@ -112,6 +112,8 @@ async def test_a_session_that_the_next_process_cannot_open_is_explained(visitor:
     cookie = {"Cookie": "mkwanja_console=of-another-secret"}
     page = await visitor.get("/console/sign-in?after=sign-in", cookie)
     assert "All web processes need the same CONSOLE_SECRET" in page.text
+    page = await visitor.get("/console/sign-in?after=sign-in", {"Referer": "http://[::1"})
+    assert "your browser did not send the session's cookie" in page.text
 
 
 async def test_a_visitor_whose_session_has_ended_is_told_so_and_led_back(visitor: Visitor) -> None:
@@ -132,9 +134,10 @@ async def test_a_form_of_an_ended_session_does_nothing_and_says_so(
     assert (await visitor.post("/console/sign-in", form)).path == _PAGE
 
 
-async def test_a_signed_in_operator_who_goes_back_to_the_check_of_the_cookie_is_led_on(
+async def test_a_signed_in_operator_who_goes_back_to_the_sign_in_is_led_on(
     system: System,
 ) -> None:
     async with an_operator(system) as operator:
-        page = await operator.get("/console/sign-in?after=sign-in&next=/console/review")
-        assert page.path == "/console/review"
+        for after in ("sign-in", "form"):
+            page = await operator.get(f"/console/sign-in?after={after}&next=/console/review")
+            assert page.path == "/console/review"

@@ -123,6 +123,15 @@ class TestSearch:
         assert "346" not in page.path.partition("who=")[0]
         assert page.path.startswith("/console?who=")
 
+    async def test_a_link_of_a_payment_finds_it(self, system: System, operator: Visitor) -> None:
+        payment_id = await system.deposit()
+        for text in (
+            f"https://pay.example/console/payments/{payment_id}?x=1",
+            f"see {payment_id}.",
+        ):
+            page = await operator.post("/console/search", {"q": text})
+            assert page.path == f"/console/payments/{payment_id}"
+
 
 class TestForms:
     @pytest.mark.parametrize(
