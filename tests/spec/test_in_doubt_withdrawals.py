@@ -99,8 +99,8 @@ async def test_a_withdrawal_on_which_daraja_never_acted_is_resent_under_its_id(
         )
 
 
-# Daraja does not answer the first two inquiries. They may come too soon after the send to be
-# trusted, and a single "not found" shows nothing here if it is not trusted.
+# Daraja does not answer the first two inquiries. They may come so soon after the send that the
+# service would not trust the answers, and these cases need one answer that the service trusts.
 _SILENT_AT_FIRST = InquiryRule("lost_callback", times=2)
 # The keys say why the service may not resend the withdrawal. The values are Daraja's answers to
 # the inquiries about it.
@@ -229,9 +229,9 @@ async def test_the_status_in_the_answer_decides_and_not_its_result_code(
 
 _REVIEWED = replace(PAID, needs_review=True)
 
-# The keys say what is odd about Daraja's first response to an inquiry, or about the result that
-# follows. The values are Daraja's behaviour, and what the payment becomes. Later inquiries get a
-# good result, if `times` is 1.
+# Daraja answers an inquiry by a response, and later sends the result in a message. The keys say
+# what is odd about one of the two. The values are Daraja's behaviour, and what the payment becomes.
+# If `times` is 1, only the first inquiry gets the odd answer.
 _ODD_ANSWERS: dict[str, tuple[InquiryRule, Observed]] = {
     "two statuses that contradict each other": (InquiryRule("status_conflicting", times=1), PAID),
     # No inquiry gets a good result here: the service has to understand the odd one.
