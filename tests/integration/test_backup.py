@@ -20,6 +20,7 @@ from tests.integration.conftest import Store
 from tests.integration.inquiries import in_doubt
 from tests.integration.migrating import differences
 from tests.integration.own_servers import one, postgres
+from tests.integration.partitions import insert_callback, name_of
 from tests.integration.service_role import as_service, create_service_role
 from tests.stack.backups import back_up, client_programs
 from tests.stack.databases import alembic
@@ -224,6 +225,24 @@ async def test_a_backup_that_fails_has_no_folder_of_its_name(source: str, tmp_pa
     assert not folder.exists()
     said = (await back_up("save", folder, url=source)).expect(1)
     assert "new.partial exists" in said.output
+
+
+async def test_a_month_that_a_worker_wants_to_drop_meanwhile_stays_until_the_backup_is_whole(
+    source: str, postgres: PostgresServer, empty: str, tmp_path: Path
+) -> None:
+    """Otherwise the manifest would lack rows of the dump, and no restore would accept them."""
+    copy = await postgres.create_database(template=source)
+    partition = name_of("callbacks", 0)
+    async with Store(copy) as store:
+        await insert_callback(store, await store.accepted())
+        count = "SELECT count(*) FROM mkwanja.callbacks WHERE tableoid = $1::text::regclass"
+        assert await store.one(count, f"mkwanja.{partition}") > 0
+    drop = f"SET lock_timeout = '1s'; DROP TABLE mkwanja.{partition}"
+    script = f'$REAL "$@" || exit 1; case "$1" in --version) ;; *) psql -qc "{drop}";; esac; exit 0'
+    env = replaced("pg_dump", script, tmp_path)
+    said = (await back_up("save", tmp_path / "new", url=copy, env=env)).expect(0)
+    assert "canceling statement due to lock timeout" in said.output
+    (await back_up("restore", tmp_path / "new", url=empty)).expect(0)
 
 
 async def test_an_earlier_backup_is_not_overwritten(backup: Path, source: str) -> None:

@@ -139,6 +139,12 @@ async def save(folder: Path, url: str) -> None:
             tables = [row[0] for row in await connection.fetch(_TABLES)]
             if "mkwanja.alembic_version" not in tables:
                 raise BackupError("this database has no tables of the service")
+            # Counted first: until the end of this transaction, no worker can drop a partition whose
+            # rows are in the dump.
+            rows = {
+                table: await connection.fetchval(f"SELECT count(*) FROM {table}")
+                for table in tables
+            }
             partial.mkdir(mode=0o700, parents=True)
             await _dump(connection, partial / DUMP, environment(url))
             manifest = Manifest(
@@ -148,10 +154,7 @@ async def save(folder: Path, url: str) -> None:
                 ),
                 postgres_major=major,
                 dump_sha256=_sha256(partial / DUMP),
-                rows={
-                    table: await connection.fetchval(f"SELECT count(*) FROM {table}")
-                    for table in tables
-                },
+                rows=rows,
             )
     finally:
         connection.terminate()
