@@ -14,6 +14,7 @@ from domain.adapters.postgres.webhook_deliveries import (
     WebhookDeliveries,
 )
 from domain.adapters.postgres.webhook_endpoints import WebhookEndpoints
+from domain.adapters.postgres.webhook_health import read_delivery_health
 from domain.errors import StoreUnavailable
 from domain.webhooks.endpoint import Attempt, AttemptOutcome, DeliveryStatus, EndpointStatus
 from tests.integration.conftest import Store, new_id
@@ -202,3 +203,17 @@ async def test_a_delivery_that_is_sent_while_its_endpoint_is_enabled_again_gets_
     verdict = await deliveries.record(endpoint_id, delivery.number, attempt)
     assert verdict is not None
     assert verdict.status is DeliveryStatus.PENDING
+
+
+async def test_an_attempt_that_waits_for_a_disabled_endpoint_is_not_overdue(fresh: Store) -> None:
+    """It waits until the owner enables the endpoint, and no worker is late."""
+    endpoint_id = await an_endpoint(fresh)
+    endpoints = WebhookEndpoints(fresh.database)
+    await endpoints.send_test("a caller", endpoint_id)
+    await fresh.execute(
+        "UPDATE mkwanja.webhook_deliveries SET next_attempt_at = now() - interval '1 hour'"
+    )
+    assert (await read_delivery_health(fresh.database)).overdue_seconds >= 3600
+    await endpoints.change("a caller", endpoint_id, {"status": EndpointStatus.DISABLED})
+    health = await read_delivery_health(fresh.database)
+    assert (health.waiting, health.overdue_seconds) == (1, 0)

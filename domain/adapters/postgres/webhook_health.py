@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.statements import sql
 
-# The numbers of waiting deliveries are those of at most this many.
+# Not more waiting deliveries than this are counted.
 WAITING_MAX = 10_000
 
 _READ = sql(f"""
@@ -16,9 +16,13 @@ SELECT count(*) FILTER (WHERE status = 'enabled') AS enabled,
     (SELECT count(*) FROM (
         SELECT FROM mkwanja.webhook_deliveries WHERE next_attempt_at IS NOT NULL
         LIMIT {WAITING_MAX}) AS waiting) AS waiting,
-    (SELECT coalesce(greatest(0, extract(epoch FROM now() - min(next_attempt_at))), 0) FROM (
-        SELECT next_attempt_at FROM mkwanja.webhook_deliveries WHERE next_attempt_at IS NOT NULL
-        LIMIT {WAITING_MAX}) AS waiting) AS overdue_seconds
+    (SELECT coalesce(greatest(0, extract(epoch FROM now() - min(first.due_at))), 0)
+        FROM mkwanja.webhook_endpoints AS endpoint CROSS JOIN LATERAL (
+            SELECT next_attempt_at AS due_at FROM mkwanja.webhook_deliveries
+            WHERE endpoint_id = endpoint.id AND next_attempt_at IS NOT NULL
+            ORDER BY next_attempt_at LIMIT 1
+        ) AS first
+        WHERE endpoint.status = 'enabled' AND endpoint.deleted_at IS NULL) AS overdue_seconds
 FROM mkwanja.webhook_endpoints WHERE deleted_at IS NULL
 """)
 
@@ -29,7 +33,8 @@ class DeliveryHealth:
 
     * `enabled`, `stopped`: the numbers of endpoints that get events, and that get none.
     * `waiting`: how many deliveries wait for an attempt.
-    * `overdue_seconds`: how long the most overdue attempt has been due; 0 if none is due.
+    * `overdue_seconds`: how long the most overdue attempt has been due; 0 if none is due. It counts
+      only attempts to endpoints that get events.
     """
 
     enabled: int
