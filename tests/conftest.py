@@ -5,6 +5,7 @@ Servers and stacks start when a test first requests them.
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import os
 import socket
@@ -33,6 +34,11 @@ settings.register_profile(
 settings.register_profile("sample", settings.get_profile("any-machine"), max_examples=20)
 
 
+# The collection makes no garbage, and takes a sixth less time if Python does not look for any.
+# `pytest_collection_finish` exempts what it made from every later search.
+gc.disable()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     sampling.add_options(parser)
 
@@ -46,6 +52,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     files = sampling.files_of(items)
     sampling.select(config, items)
     sampling.remember(config, files, items)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

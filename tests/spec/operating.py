@@ -20,7 +20,7 @@ from tests.stack.environment import bare
 from tests.stack.processes import until
 from tests.stack.stack import Stack
 
-_COMMAND_SECONDS = 2 * PATIENCE_SECONDS
+_COMMAND_SECONDS = 4 * PATIENCE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +55,41 @@ def _environment(system: OnStack, env: Mapping[str, str] | None = None) -> dict[
 
 
 async def operate(
-    system: System, *arguments: str, env: Mapping[str, str] | None = None
+    system: OnStack, *arguments: str, env: Mapping[str, str] | None = None
 ) -> CommandResult:
     """Run `python -m workers …` to its end, with `env` added to its environment."""
+    return await _run(system, "workers", *arguments, env=env)
+
+
+async def operate_all(
+    system: OnStack, commands: Sequence[Sequence[str]], *, env: Mapping[str, str] | None = None
+) -> list[CommandResult]:
+    """Run the commands one after the other, with `env` added to their environment."""
+    return await operate_each(system, [(env or {}, command) for command in commands])
+
+
+async def operate_each(
+    system: OnStack, runs: Sequence[tuple[Mapping[str, str], Sequence[str]]]
+) -> list[CommandResult]:
+    """Run commands one after the other, each with an environment that is added to the usual one."""
+    lines = json.dumps([[dict(env), *command] for env, command in runs])
+    all_runs = await _run(system, "tests.spec.command_runner", lines, env=None)
+    results = [CommandResult(*json.loads(line)) for line in all_runs.out.splitlines()]
+    assert len(results) == len(runs), all_runs.err
+    return results
+
+
+async def _run(
+    system: OnStack, module: str, *arguments: str, env: Mapping[str, str] | None
+) -> CommandResult:
+    """Run `python -m module …` to its end."""
     starter = system.stack.starter
     if starter is None:
-        return await _finish(await _start(system, "-m", "workers", *arguments, env=env))
+        return await _finish(await _start(system, "-m", module, *arguments, env=env))
     with tempfile.TemporaryDirectory(dir=system.stack.folder) as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
         child = starter.start(
-            ["python", "-m", "workers", *arguments],
+            ["python", "-m", module, *arguments],
             env=_environment(system, env),
             cwd=ROOT,
             out=out,
@@ -129,57 +154,16 @@ async def _start(
     )
 
 
-async def _finish(
-    process: asyncio.subprocess.Process, lines: str = "\n", seconds: float = _COMMAND_SECONDS
-) -> CommandResult:
+async def _finish(process: asyncio.subprocess.Process, lines: str = "\n") -> CommandResult:
     try:
-        out, err = await asyncio.wait_for(process.communicate(lines.encode()), timeout=seconds)
+        out, err = await asyncio.wait_for(
+            process.communicate(lines.encode()), timeout=_COMMAND_SECONDS
+        )
     except BaseException:
         process.kill()
         raise
     assert process.returncode is not None
     return CommandResult(process.returncode, out.decode(), err.decode())
-
-
-# The program runs many commands in one process, because most of a command's time is the start of
-# its process. Each command runs the real `main` with its own arguments.
-_RUN_ALL = """
-import contextlib, io, json, os, sys, workers.__main__ as it
-given = dict(os.environ)
-for line in sys.stdin:
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    env, *arguments = json.loads(line)
-    os.environ.clear()
-    os.environ.update(given | env)
-    sys.argv = ["workers", *arguments]
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            it.main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1
-            if isinstance(end.code, str):
-                print(end.code, file=sys.stderr)
-    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
-"""
-
-
-async def operate_all(
-    system: OnStack, commands: Sequence[Sequence[str]], *, env: Mapping[str, str] | None = None
-) -> list[CommandResult]:
-    """Run the commands one after the other, with `env` added to their environment."""
-    return await operate_each(system, [(env or {}, command) for command in commands])
-
-
-async def operate_each(
-    system: OnStack, runs: Sequence[tuple[Mapping[str, str], Sequence[str]]]
-) -> list[CommandResult]:
-    """Run commands one after the other, each with an environment that is added to the usual one."""
-    process = await _start(system, "-c", _RUN_ALL)
-    lines = "".join(json.dumps([dict(env), *command]) + "\n" for env, command in runs)
-    all_runs = await _finish(process, lines, 2 * _COMMAND_SECONDS)
-    results = [CommandResult(*json.loads(line)) for line in all_runs.out.splitlines()]
-    assert len(results) == len(runs), all_runs.err
-    return results
 
 
 # Each command runs in a fork of the program, with a stdout that cannot be written.
@@ -217,7 +201,7 @@ async def operate_with_output(
     """
     process = await _start(system, "-c", _RUN_WITH_OUTPUT)
     lines = "".join(json.dumps(list(command)) + "\n" for command in commands)
-    all_runs = await _finish(process, lines, 2 * _COMMAND_SECONDS)
+    all_runs = await _finish(process, lines)
     results = [CommandResult(*json.loads(line)) for line in all_runs.out.splitlines()]
     assert len(results) == len(commands), all_runs.err
     return results

@@ -110,6 +110,7 @@ async def test_a_client_that_drops_before_its_first_event_misses_nothing(system:
         await _seen(system, again, payment_ids)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("is_user", [False, True], ids=["a backend", "a user"])
 async def test_a_stream_continues_after_the_last_id_without_gap_or_repetition(
     system: System, *, is_user: bool

@@ -7,6 +7,7 @@ import subprocess
 from typing import Any
 from uuid import UUID
 
+import pytest
 from jsonschema_rs import Draft7Validator
 
 from domain.events import EventType
@@ -54,6 +55,7 @@ def test_the_official_parser_accepts_the_document_and_reads_every_channel() -> N
         assert set(names) >= {kind.value for kind in EventType}
 
 
+@pytest.mark.whole
 def test_the_official_parser_finds_a_fault() -> None:
     """An operation of a channel that does not exist, and a schema that is none."""
     lost, wrong = json.loads(json.dumps(DOCUMENT)), json.loads(json.dumps(DOCUMENT))

@@ -1,4 +1,8 @@
-"""Real processes are killed or frozen at each crash point and continue: every promise holds."""
+"""Real processes are killed or frozen at each crash point and continue: every promise holds.
+
+Every scenario of a protection passes. With `--all-combinations`, it also fails without its
+protection. Both are in one file, because one process plays all batches and scenarios together.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,10 @@ import pytest
 
 from tests.proof.crash import document
 from tests.proof.crash.lanes import Lanes
+from tests.proof.crash.protections import PROTECTIONS, Case, PromiseBroken
 from tests.proof.crash.sites import SITES
 from tests.proof.crash.table import Batch, all_batches, all_combinations, selected_batches
-from tests.proof.failpoints.points import POINTS
+from tests.proof.failpoints.points import CHECKS, POINTS
 
 
 @pytest.mark.sampled(3)
@@ -19,6 +24,20 @@ async def test_every_payment_under_way_gets_the_ending_of_the_table(
 ) -> None:
     """Each payment of the batch ends as the table says, and the judge finds I1 to I7 kept."""
     await lanes.done(batch)
+
+
+@pytest.mark.sampled(2)
+async def test_a_promise_holds_by_its_protection(case: Case, lanes: Lanes) -> None:
+    """The scenario passes with the protection, and raises PromiseBroken without it."""
+    if not case.without:
+        await lanes.done(case)
+        return
+    with pytest.raises(PromiseBroken):
+        await lanes.done(case)
+
+
+def test_every_check_that_can_be_taken_away_is_a_protection() -> None:
+    assert {protection.check for protection in PROTECTIONS} == set(CHECKS)
 
 
 def test_every_combination_exists_or_says_why_not() -> None:

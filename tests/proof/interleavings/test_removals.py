@@ -22,6 +22,7 @@ def _first_break(protection: str, seeds: Iterable[int]) -> str | None:
     return None
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("protection", REMOVALS)
 def test_some_life_breaks_a_law_without_the_protection(
     protection: str, monkeypatch: pytest.MonkeyPatch
@@ -30,6 +31,7 @@ def test_some_life_breaks_a_law_without_the_protection(
     assert _first_break(protection, range(1, 4001)), f"no law broke without: {protection}"
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("protection", REMOVALS)
 def test_the_same_lives_break_nothing_with_the_protection_in_place(protection: str) -> None:
     assert _first_break(protection, range(1, 101)) is None
