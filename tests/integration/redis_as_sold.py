@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -100,10 +102,37 @@ class Tls:
 async def tls_before(
     server: RedisServer, folder: Path, *, host: str = "127.0.0.1"
 ) -> AsyncIterator[Tls]:
-    """Puts TLS in front of `server`, with a self-signed certificate for `host`."""
+    """Puts TLS in front of `server`, with a self-signed certificate for `host`.
+
+    It runs in a thread of its own. The event loop of a test stands still while the test starts a
+    process, and our clients wait only a second for a connection.
+    """
     certificate, key = self_signed(folder, host)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    ready: Future[Callable[[], object]] = Future()
+    serving = asyncio.create_task(
+        asyncio.to_thread(lambda: asyncio.run(_serve_tls(listener, context, server.port, ready)))
+    )
+    stop = await asyncio.wrap_future(ready)
+    parts = urlsplit(server.url)
+    netloc = f"{parts.username}:{parts.password}@127.0.0.1:{port}"
+    try:
+        yield Tls(urlunsplit(parts._replace(scheme="rediss", netloc=netloc)), certificate)
+    finally:
+        stop()
+        await serving
+
+
+async def _serve_tls(
+    listener: socket.socket,
+    context: ssl.SSLContext,
+    port_behind: int,
+    ready: Future[Callable[[], object]],
+) -> None:
+    """Serves until a call of the function that it puts into `ready`."""
     streams: set[asyncio.Task[None]] = set()
     writers: list[asyncio.StreamWriter] = []
 
@@ -115,24 +144,21 @@ async def tls_before(
         writer.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        behind_reader, behind_writer = await asyncio.open_connection("127.0.0.1", server.port)
+        behind_reader, behind_writer = await asyncio.open_connection("127.0.0.1", port_behind)
         writers.extend((behind_writer, writer))
         for source, sink in ((reader, behind_writer), (behind_reader, writer)):
             streams.add(asyncio.create_task(pump(source, sink)))
 
-    listener = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-    port = listener.sockets[0].getsockname()[1]
-    parts = urlsplit(server.url)
-    netloc = f"{parts.username}:{parts.password}@127.0.0.1:{port}"
-    try:
-        yield Tls(urlunsplit(parts._replace(scheme="rediss", netloc=netloc)), certificate)
-    finally:
-        listener.close()
-        for stream in streams:
-            stream.cancel()
-        for writer in writers:
-            writer.transport.abort()
-        await asyncio.gather(*streams, return_exceptions=True)
+    serving = await asyncio.start_server(serve, sock=listener, ssl=context)
+    is_over = asyncio.Event()
+    ready.set_result(partial(asyncio.get_running_loop().call_soon_threadsafe, is_over.set))
+    await is_over.wait()
+    serving.close()
+    for stream in streams:
+        stream.cancel()
+    for writer in writers:
+        writer.transport.abort()
+    await asyncio.gather(*streams, return_exceptions=True)
 
 
 def self_signed(folder: Path, host: str) -> tuple[Path, Path]:

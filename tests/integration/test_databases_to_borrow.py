@@ -9,6 +9,8 @@ from tests.stack.databases import connection, database_name
 from tests.stack.databases_to_borrow import DatabasesToBorrow
 from tests.stack.servers import PostgresServer
 
+pytestmark = pytest.mark.whole  # about the harness, which every other test uses too
+
 
 @pytest.fixture
 def lent(postgres: PostgresServer, template: str) -> DatabasesToBorrow:

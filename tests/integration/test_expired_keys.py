@@ -47,6 +47,7 @@ async def copy_key(store: Store, payment_id: UUID, count: int) -> None:
     )
 
 
+@pytest.mark.whole
 async def test_a_hundred_thousand_keys_are_deleted_a_few_hundred_a_statement(
     fresh: Store,
 ) -> None:

@@ -20,6 +20,8 @@ from tests.stack.shape import Shape
 from tests.stack.stack import Stack
 from tests.stack.starter import Starter
 
+pytestmark = pytest.mark.whole  # about the harness, which every other test uses too
+
 _SHAPE = Shape(env={"SWEEP_INTERVAL_SECONDS": "0.2"}, time_scale=0.02)
 _OTHER = Shape(env=_SHAPE.env, process_env={"web": {"LOG_LEVEL": "DEBUG"}}, time_scale=0.02)
 

@@ -112,6 +112,7 @@ async def _refusal_to_start(
     return line
 
 
+@pytest.mark.whole
 async def test_without_the_compiled_parser_no_process_starts(stack: Stack, tmp_path: Path) -> None:
     """The tests of hostile requests prove something only about this parser."""
     for name in ("web", "callbacks"):

@@ -152,6 +152,7 @@ async def test_other_lists_read_what_matches_their_rarest_filter(filled: Store) 
         assert read <= 2 * rarest + _READ_MAX, (query, read, indexes)
 
 
+@pytest.mark.whole
 async def test_every_combination_of_filters_finds_the_newest_matching_payments(
     fresh: Store,
 ) -> None:

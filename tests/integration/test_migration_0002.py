@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from domain.adapters.postgres.feed import Feed
 from domain.evidence import InquiryOutcome
 from domain.kinds import Kind
@@ -23,6 +25,8 @@ from tests.integration.migrating import (
     migrate,
     steps_on_record,
 )
+
+pytestmark = pytest.mark.whole  # a released migration never changes
 
 
 async def event_bodies(store: Store) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from domain.policy import LimitName
 from tests.integration.conftest import Store, failure
 from tests.integration.metering import (
@@ -17,6 +19,8 @@ from tests.integration.metering import (
 )
 from tests.integration.migrating import differences, migrate
 from tests.stack.databases import connection
+
+pytestmark = pytest.mark.whole  # a released migration never changes
 
 _MANY = 1_000_000
 

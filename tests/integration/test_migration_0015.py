@@ -8,6 +8,8 @@ import pytest
 from tests.integration.conftest import Store
 from tests.integration.migrating import differences, migrate
 
+pytestmark = pytest.mark.whole  # a released migration never changes
+
 
 async def test_the_migration_keeps_an_index_that_was_built_ahead(fresh: Store) -> None:
     """It replaces an index that PostgreSQL left invalid, because no query would use that one."""

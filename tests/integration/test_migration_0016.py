@@ -26,6 +26,8 @@ from tests.integration.partitions import (
 )
 from tests.stack.databases import alembic, connection
 
+pytestmark = pytest.mark.whole  # a released migration never changes
+
 _INSERT_EXCHANGE = """
 INSERT INTO mkwanja.daraja_exchanges
     (id, payment_id, api, recorded_at, request, was_written, meaning)

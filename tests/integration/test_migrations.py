@@ -105,6 +105,7 @@ class TestUpgrade:
         await migrate(empty)
         assert await differences(empty) == []
 
+    @pytest.mark.whole
     async def test_releases_at_once_migrate_once_and_all_succeed(self, empty: str) -> None:
         """Each release waits for the lock. All but the first find nothing to migrate."""
         await asyncio.gather(*(migrate(empty) for _ in range(3)))
@@ -162,6 +163,7 @@ class TestUpgrade:
         assert len(output.strip().splitlines()) == 1, output
         assert "DATABASE_URL" in output
 
+    @pytest.mark.whole
     async def test_a_migration_that_fails_at_a_row_prints_no_value_of_the_row(
         self, empty: str
     ) -> None:

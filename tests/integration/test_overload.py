@@ -123,6 +123,7 @@ def _port(stack: Stack) -> int:
     return urlsplit(stack.web_url).port or 0
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "sent", [b"", b"POST /v1/deposits HTTP/1.1\r\nHo"], ids=["silent", "half a head"]
 )
@@ -226,7 +227,7 @@ async def test_a_request_whose_client_is_gone_keeps_no_place(stack: Stack, peers
         assert await raw.fetchval(counted) <= _BATCHES_UNDER_WAY
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("flood", ["one key", "one key, other bodies", "many keys", "reads"])
 async def test_a_caller_that_floods_leaves_room_for_the_others(
     stack: Stack, peers: Peers, flood: str

@@ -59,6 +59,7 @@ async def test_doctor_notices_the_pooler(pooled_url: str, store: Store) -> None:
         await pooled.database.close()
 
 
+@pytest.mark.whole
 async def test_payments_of_all_kinds_settle_through_a_pooler(
     pooled_url: str, postgres: PostgresServer | GivenPostgres
 ) -> None:

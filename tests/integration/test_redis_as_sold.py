@@ -10,12 +10,13 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from domain.adapters.redis import connection
 from domain.adapters.redis.address import parse_redis_url
 from domain.adapters.redis.connection import RedisClient, Sentinels
 from domain.adapters.redis.faults import FaultKind, classify_error
 from domain.adapters.redis.names import TAG
 from domain.errors import QueueUnavailable
-from tests.integration.conftest import until
+from tests.integration.conftest import PATIENCE_SECONDS, until
 from tests.integration.redis_as_sold import (
     KINDS,
     PASSWORD,
@@ -34,6 +35,14 @@ async def works(client: RedisClient) -> bool:
     return True
 
 
+@pytest.fixture
+def _patient_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the client wait longer, because a test of the uses of Redis is no test of the waits."""
+    for name in ("_CONNECT_SECONDS", "_ANSWER_SECONDS", "_POOL_WAIT_SECONDS"):
+        monkeypatch.setattr(connection, name, PATIENCE_SECONDS)
+
+
+@pytest.mark.usefixtures("_patient_client")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_every_use_works_on_each_kind_of_hosted_redis(kind: str, tmp_path: Path) -> None:
     async with (

@@ -241,6 +241,7 @@ async def test_the_next_release_grants_its_rights_to_a_role_created_later(
         assert await raw.fetchval("SELECT version_num FROM mkwanja.alembic_version") == REVISION
 
 
+@pytest.mark.whole
 async def test_a_downgrade_grants_the_role_only_existing_columns(
     roles: Roles, postgres: PostgresServer
 ) -> None:

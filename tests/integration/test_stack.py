@@ -124,6 +124,7 @@ class TestProcess:
         release_port(port)
 
 
+@pytest.mark.whole
 class TestStack:
     """All parts run together. `tests/spec` tests payments on such a stack."""
 

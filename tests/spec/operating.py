@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,16 +109,39 @@ _RUN_AFTER_A_LINE = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class ReadyCommand:
+    """A process that has imported everything, and runs its command when the test says so."""
+
+    process: asyncio.subprocess.Process
+
+    async def begin(self) -> str:
+        """Begin the command. Returns the first line that it prints."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"\n")
+        return await self.read_line()
+
+    async def read_line(self) -> str:
+        assert self.process.stdout is not None
+        line = await asyncio.wait_for(self.process.stdout.readline(), timeout=_COMMAND_SECONDS)
+        return line.decode().strip()
+
+    async def finish(self) -> CommandResult:
+        """Let the command end. Begins it, if it has not begun."""
+        return await _finish(self.process)
+
+
 @asynccontextmanager
-async def a_ready_command(
-    system: System, *arguments: str
-) -> AsyncIterator[Callable[[], Awaitable[CommandResult]]]:
-    """Start a process that imports everything, and yield a function that runs the command."""
-    process = await _start(system, "-c", _RUN_AFTER_A_LINE, *arguments)
+async def a_ready_command(system: System, *arguments: str) -> AsyncIterator[ReadyCommand]:
+    """Start a process for the command, and yield it when it has imported everything.
+
+    It has no buffer for its output (`-u`), so that a test reads each line at once.
+    """
+    process = await _start(system, "-u", "-c", _RUN_AFTER_A_LINE, *arguments)
+    command = ReadyCommand(process)
     try:
-        assert process.stdout is not None
-        await asyncio.wait_for(process.stdout.readline(), timeout=_COMMAND_SECONDS)
-        yield lambda: _finish(process)
+        await command.read_line()
+        yield command
     finally:
         if process.returncode is None:
             process.kill()

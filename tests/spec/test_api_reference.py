@@ -20,6 +20,7 @@ async def _described(system: System) -> Described:
     return Described((await send_request(system, "GET", "/openapi.json", token="")).json())
 
 
+@pytest.mark.whole
 @needs_chromium
 async def test_the_page_shows_every_operation_and_breaks_no_rule_of_its_policy(
     system: System,

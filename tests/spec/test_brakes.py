@@ -100,12 +100,12 @@ async def test_no_payout_leaves_after_the_stop_command_returns(system: System) -
                 await (system.bill_payment() if n % 10 == 0 else system.withdrawal())
             )
 
-    async with a_ready_command(system, "payouts", "stop", "--reason", "a test") as run:
+    async with a_ready_command(system, "payouts", "stop", "--reason", "a test") as command:
         payers = [asyncio.create_task(pay()) for _ in range(_PAYERS)]
         await system.eventually(
             lambda: _payout_requests(system), lambda requests: len(requests) >= _PAYERS
         )
-        result = (await run()).expect(0)
+        result = (await command.finish()).expect(0)
     sent, accepted = await _payout_requests(system), len(payment_ids)
     is_stopped.set()
     await system.eventually(lambda: len(payment_ids), lambda count: count > accepted + _PAYERS)
@@ -132,7 +132,7 @@ async def test_the_stop_command_waits_for_open_sends_and_prints_them(system: Sys
     for api in ("b2c", "b2b"):
         await system.scenario("slow_result", api=api, params={"seconds": 600})
     before = len(await _payout_requests(system))
-    async with a_ready_command(system, "payouts", "stop", "--reason", "a test") as run:
+    async with a_ready_command(system, "payouts", "stop", "--reason", "a test") as command:
         daraja.freeze()
         try:
             payment_ids = [
@@ -142,16 +142,15 @@ async def test_the_stop_command_waits_for_open_sends_and_prints_them(system: Sys
             await system.eventually(
                 lambda: system.stage_counts(payment_ids), lambda counts: counts["submitting"] == 2
             )
-            stopping = asyncio.ensure_future(run())
-            await system.wait_until_engaged("kill_switch")
-            assert not stopping.done()
+            # The command finds the open sends before it prints its first line.
+            first_line = await command.begin()
         finally:
             daraja.thaw()
-        result = (await stopping).expect(0)
+        result = (await command.finish()).expect(0)
     assert len(await _payout_requests(system)) == before + 2
+    assert first_line == "payouts are stopped: no more payouts are claimed"
     assert sorted(result.lines) == sorted(
         [
-            "payouts are stopped: no more payouts are claimed",
             f"was being sent: withdrawal {payment_ids[0]} of KES 1500, now awaiting_result",
             f"was being sent: bill_payment {payment_ids[1]} of KES 840, now awaiting_result",
             "no payout is being sent now; 2 were when this command began",
@@ -243,6 +242,7 @@ _Refusing = Api | Literal["status"]
 _REFUSING: tuple[tuple[_Refusing, int], ...] = (("b2c", 2001), ("b2b", 18), ("status", 20))
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(("api", "code"), _REFUSING)
 async def test_the_first_refusal_of_our_credential_opens_the_breaker(
     system: System, api: _Refusing, code: int

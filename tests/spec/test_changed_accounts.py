@@ -133,6 +133,7 @@ _GONE: dict[str, dict[str, str | None]] = {
 }
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("part", _GONE)
 async def test_payments_that_a_former_account_sent_are_flagged(
     system: System, part: str, tmp_path: Path

@@ -100,6 +100,7 @@ async def test_eighty_withdrawals_wait_for_a_missing_product_while_deposits_go_o
     assert not (await system.brake("b2c"))["is_engaged"]
 
 
+@pytest.mark.whole
 async def test_withdrawals_claimed_together_are_refused_once_and_then_wait(
     system: System,
 ) -> None:

@@ -22,7 +22,7 @@ from tests.stack.identity import Algorithm
 FETCHES_AT_ONCE, SECONDS_PER_FETCH = 5, 12  # gateway/auth/keys.py
 STREAMS = 8
 # With this many requests, tokens of each key use every connection before and after each change.
-REQUESTS_A_PHASE = 80
+REQUESTS_A_PHASE = 48
 READY = {"postgres": True, "migrated": True, "keys": True, "redis": True}
 
 

@@ -86,6 +86,7 @@ async def test_all_workers_share_one_rate_limit(system: System, redis: Redis) ->
     assert attempts["all"] == _PAYOUTS + _PUSHES
 
 
+@pytest.mark.whole
 async def test_a_spike_arrest_slows_all_workers_for_a_while(system: System, redis: Redis) -> None:
     """Each refused request is sent again once. The shared rate falls for a while."""
     await system.scenario("spike_arrest_json", api="b2c", times=4)
@@ -103,6 +104,7 @@ async def test_a_spike_arrest_slows_all_workers_for_a_while(system: System, redi
     assert attempts["refused"] == 4
 
 
+@pytest.mark.whole
 async def test_inquiries_stay_within_their_budget_and_stop_without_redis(system: System) -> None:
     """All workers together send thirty inquiries a minute, and none without Redis.
 

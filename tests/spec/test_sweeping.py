@@ -144,6 +144,7 @@ async def test_an_expired_payment_is_not_sent(system: System) -> None:
             assert await count_sends(system, payment_id) == 0
 
 
+@pytest.mark.whole
 async def test_a_payment_without_progress_is_flagged_once(system: System) -> None:
     """The list of flagged payments contains the payment, and the inquiries go on."""
     payment_id = await begin(system, "b2c", "lost_callback")

@@ -212,6 +212,7 @@ def test_promtool_accepts_the_rules_and_the_example() -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.whole
 @needs_promtool
 def test_each_alert_fires_above_its_threshold_and_not_below(tmp_path: Path) -> None:
     assert list(CASES) == list(_alerts())

@@ -58,12 +58,12 @@ def _decision(arguments: argparse.Namespace) -> dict[str, str]:
 
 async def _stop(brakes: Brakes, decision: dict[str, str], output: Output) -> int:
     changed = await brakes.set(KILL_SWITCH, is_engaged=True, **decision)
+    sent = {row.id: row for row in await brakes.payouts_on_the_wire()}
     output.print_line(
         "payouts are stopped: no more payouts are claimed"
         if changed
         else "payouts were stopped already"
     )
-    sent = {row.id: row for row in await brakes.payouts_on_the_wire()}
     while await brakes.payouts_on_the_wire():  # noqa: ASYNC110 - only PostgreSQL knows
         await asyncio.sleep(_POLL_SECONDS)
     stages = await brakes.stages(list(sent))
