@@ -54,6 +54,9 @@ from datetime import datetime
 
 from domain.failures import Failure
 
+# A body can have thousands of unknown fields. The answer should not be larger than the body.
+ERRORS_NAMED_MAX = 50
+
 
 class PaymentServiceError(Exception):
     """The service could not do what was asked.
@@ -92,8 +95,13 @@ class InvalidRequest(RequestRefused):
     """The request has wrong fields. `errors` names each of them."""
 
     def __init__(self, errors: list[FieldError], message: str | None = None) -> None:
+        if message is None and len(errors) > ERRORS_NAMED_MAX:
+            message = (
+                f"The request has {len(errors)} wrong fields. `errors` names the first "
+                f"{ERRORS_NAMED_MAX} of them."
+            )
         super().__init__(message)
-        self.errors = errors
+        self.errors = errors[:ERRORS_NAMED_MAX]
 
 
 class BodyTooLarge(RequestRefused):

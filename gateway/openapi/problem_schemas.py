@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from domain.errors import ERRORS_NAMED_MAX
 from domain.policy import LimitName
 from gateway.edge.problems import Problem, problem_body
 from gateway.openapi.examples import problem_example
@@ -27,6 +28,7 @@ _EXTRA_MEMBERS: Mapping[str, dict[str, Any]] = {
         "errors": {
             "type": "array",
             "minItems": 1,
+            "maxItems": ERRORS_NAMED_MAX,
             "items": {
                 "type": "object",
                 "required": ["pointer", "detail"],

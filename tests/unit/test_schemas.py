@@ -285,6 +285,13 @@ def test_an_unknown_field_or_parameter_is_refused_with_all_that_are_known() -> N
         assert what_to_send in caught.value.errors[0].detail
 
 
+def test_of_thousands_of_wrong_fields_the_first_fifty_are_named() -> None:
+    body = {**BODIES[Kind.DEPOSIT], **{f"field{number}": 1 for number in range(1_000)}}
+    with pytest.raises(InvalidRequest, match="has 1000 wrong fields") as caught:
+        payment_request(Kind.DEPOSIT, body, a_caller())
+    assert [fault.pointer for fault in caught.value.errors] == [f"/field{n}" for n in range(50)]
+
+
 def test_a_wait_is_from_0_to_60_seconds() -> None:
     for text in ("0", "60"):
         assert parse_query(WaitParameters, MultiDict(wait=text)).wait == int(text)
