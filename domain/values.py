@@ -48,6 +48,7 @@ DEFAULT_TEXT = "Payment"
 # expression dialect has, and no flags.
 PHONE_NUMBER = re.compile(r"(?:\+?254|0)([17][0-9]{8})")
 SHORTCODE = re.compile(r"[0-9]{5,7}")
+_BETWEEN_DIGITS = re.compile(r"[\s().-]")
 STORABLE_TEXT = re.compile(r"[^\u0000]*")
 
 # Only capital letters are valid. Otherwise two payments could have one receipt in two spellings.
@@ -120,6 +121,11 @@ def parse_phone_number(text: str) -> str:
             "with nine digits after the prefix"
         )
     return "254" + match[1]
+
+
+def parse_written_phone_number(text: str) -> str:
+    """The same for a number as people write it, with blanks, hyphens, dots and brackets."""
+    return parse_phone_number(_BETWEEN_DIGITS.sub("", text))
 
 
 def parse_amount_kes(value: object, kind: Kind) -> int:

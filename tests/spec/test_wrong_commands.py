@@ -53,6 +53,11 @@ _WRONG: list[tuple[tuple[str, ...], str]] = [
     (("payouts", "stop", "--reason", "ticket 9", "--operator", ""), "your login name is recorded"),
     (("payouts", "stop", "--reason", "ticket 9", "--operator", "  "), "1 to 100 characters"),
     (("payouts", "stop", "--reason", "ticket 9", "--operator", "a\x1b[m"), "printable"),
+    (("events", "--after", "9" * 18), "no event has the position 999999999999999999; the newest"),
+    (
+        ("resolve", _ID, "unpaid", "--reason", "ticket 9", "--receipt", "UC14KD82QZ"),
+        "only with the decision 'paid'",
+    ),
     (("payouts",), "action"),
     (("dance",), "dance"),
 ]
@@ -101,6 +106,7 @@ async def test_output_that_cannot_be_written_is_one_line_and_exit_code_3(system:
         ("broken", "events", "--follow"): (0, ""),
         ("broken", "show", "NOSUCH", "--json"): (1, ""),
     }
+    await system.settled(await system.deposit())  # `list` and `events` print it
     results = await operate_with_output(system, list(expected))
     for (command, (code, text)), result in zip(expected.items(), results, strict=True):
         assert (result.code, len(result.lines)) == (code, bool(text)), (command, result)

@@ -12,7 +12,6 @@ the database stays empty.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import hashlib
 import os
@@ -34,6 +33,9 @@ from domain.adapters.postgres.urls import read_database_url
 from domain.adapters.settings.common import MigrationSettings, read_settings
 from domain.adapters.settings.errors import SettingsError
 from workers.backup.programs import BackupError, check_programs, environment
+from workers.commands.arguments import OneLineParser
+from workers.commands.command import DONE, INTERRUPTED
+from workers.commands.ending import run_to_end
 
 SCHEMAS = ("mkwanja", "mkwanja_api")
 DUMP = "database.dump"
@@ -41,7 +43,6 @@ MANIFEST = "manifest.json"
 
 _CONNECT_SECONDS = 10
 _SHOWN_MAX = 50
-_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _MAYBE_RESTORED = (
     "nothing was restored, unless the connection was lost at the very end. Run the command again:"
     " if the database is not empty then, it has the whole backup"
@@ -89,8 +90,13 @@ class Manifest(BaseModel):
 
 
 def main() -> None:
-    """Runs the command. Exits with 1 and one line if it is refused or fails."""
-    parser = argparse.ArgumentParser(prog="python -m workers.backup", description=__doc__)
+    """Runs the command. Exits with one line if it is refused or fails."""
+    sys.exit(run_to_end(_run))
+
+
+def _run() -> int:
+    """Returns 0, or exits with the line."""
+    parser = OneLineParser(prog="python -m workers.backup", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (("save", "write a backup"), ("restore", "restore into an empty database")):
         commands.add_parser(name, help=text).add_argument("folder", type=Path)
@@ -114,9 +120,13 @@ def main() -> None:
         sys.exit(f"{arguments.command}: PostgreSQL refused: {mask_text(str(error))}")
     except KeyboardInterrupt:
         print(f"{arguments.command}: interrupted. {_AFTER[arguments.command]}", file=sys.stderr)
-        sys.exit(_INTERRUPTED)
+        return INTERRUPTED
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        sys.exit(f"{arguments.command}: {error.strerror or type(error).__name__}: {error.filename}")
+        where = f": {error.filename}" if error.filename else ""
+        sys.exit(f"{arguments.command}: {error.strerror or type(error).__name__}{where}")
+    return DONE
 
 
 # --- save -----------------------------------------------------------------------------------------

@@ -128,6 +128,11 @@ def _search_text(text: str) -> str:
     return text
 
 
+def word(text: str) -> str:
+    """A word of our own in any spelling: `Bill-Payment` is `bill_payment`."""
+    return text.strip().lower().replace("-", "_")
+
+
 def text_of_payment(text: str) -> str:
     """A text that is compared with a column of payments."""
     try:

@@ -24,7 +24,7 @@ from domain.lifecycle.resolve import (
 from domain.stages import Step
 from domain.times import DEFAULT_TIMES, Times
 from workers.commands import arguments as given
-from workers.commands.command import DONE, Call, Command
+from workers.commands.command import DONE, Call, Command, WrongInput
 from workers.commands.payments import payment_view
 
 
@@ -69,8 +69,11 @@ def _add_resolve(parser: argparse.ArgumentParser) -> None:
 
 async def _resolve(call: Call) -> int:
     arguments = call.arguments
+    decision = OperatorDecision(arguments.decision)
+    if arguments.receipt is not None and decision is not OperatorDecision.PAID:
+        raise WrongInput("give a receipt (--receipt) only with the decision 'paid'")
     resolution = Resolution(
-        decision=OperatorDecision(arguments.decision),
+        decision=decision,
         reason=arguments.reason,
         operator=given.operator_name(arguments),
         receipt=arguments.receipt,
@@ -134,7 +137,7 @@ async def _wake_worker(payment_id: UUID) -> tuple[bool, str]:
     try:
         settings = read_settings(RedisSettings)
     except SettingsError:
-        return False, "REDIS_URL is not set here, so a sweeper finds the payment within seconds"
+        return False, "REDIS_URL is not set here, or not valid; a sweeper finds it within seconds"
     redis = connect(
         settings.redis_url,
         client_name="mkwanja-operator",

@@ -23,7 +23,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def _run(call: Call) -> int:
-    findings = await run_checks(call.arguments.process or tuple(PROCESSES))
+    findings = await run_checks(tuple(dict.fromkeys(call.arguments.process or PROCESSES)))
     has_failed = any(finding.state is State.FAILED for finding in findings)
     if call.output.is_json:
         checks = [asdict(finding) for finding in findings]

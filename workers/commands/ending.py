@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from workers.commands.command import CANNOT_PRINT, DONE, INTERRUPTED
+from workers.commands.command import CANNOT_PRINT, DONE, INTERRUPTED, REFUSED
 from workers.commands.output import OutputFailed, writing
 
 _Code = TypeVar("_Code", int, int | None)
@@ -28,8 +28,10 @@ def run_to_end(run: Callable[[], _Code]) -> _Code | int:
     try:
         try:
             code = run()
-        except SystemExit as end:  # a wrong argument, or --help
-            code = end.code if isinstance(end.code, int) else DONE
+        except SystemExit as end:  # a wrong argument, or --help, or a line about a failure
+            if isinstance(end.code, str):
+                _report(end.code, REFUSED)
+            code = REFUSED if isinstance(end.code, str) else int(end.code or DONE)
         with writing():
             sys.stdout.flush()
     except BrokenPipeError:

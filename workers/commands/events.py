@@ -10,7 +10,7 @@ from typing import Any
 from domain.adapters.postgres.feed import Feed, ListedEvent
 from domain.adapters.postgres.storytelling import mask_view
 from workers.commands import arguments as given
-from workers.commands.command import DONE, Call, Command
+from workers.commands.command import DONE, Call, Command, WrongInput
 from workers.commands.output import Output
 
 _POLL_SECONDS = 1.0
@@ -39,6 +39,11 @@ async def _run(call: Call) -> int:
     after = arguments.after
     if after is None:
         after = await feed.position_before_last(arguments.limit)
+    elif after > (newest := (await feed.end()).position):
+        raise WrongInput(
+            f"no event has the position {after}; the newest has {newest}. If you have read up to"
+            f" {after}, the database was restored since: read again from an earlier position"
+        )
     events = await feed.page(after=after, limit=arguments.limit, owner=None)
     items = [_event_view(event, unmask=arguments.unmask) for event in events]
     after = events[-1].position if events else after

@@ -56,13 +56,19 @@ def _print_document(document: Mapping[str, Any]) -> None:
         print(json.dumps(document, ensure_ascii=False, indent=indent))
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leaves the error to `run_to_end`. rich would end the process with exit code 1."""
+        raise BrokenPipeError
+
+
 class Output:
     """Where a command prints. With `is_json`, it prints one JSON document and nothing else."""
 
     def __init__(self, *, is_json: bool) -> None:
         self.is_json = is_json
         is_terminal = sys.stdout.isatty()
-        self._console = Console(
+        self._console = _Console(
             file=sys.stdout,
             width=None if is_terminal else _PIPE_WIDTH,
             markup=False,
@@ -113,10 +119,10 @@ class Output:
         self._print(table)
 
     def _print(self, item: Text | Table) -> None:
-        with self._console.capture() as captured:
-            self._console.print(item, soft_wrap=isinstance(item, Text))
-        # rich fills each row up to the width of its columns.
-        with writing():
+        with writing():  # rich flushes stdout too
+            with self._console.capture() as captured:
+                self._console.print(item, soft_wrap=isinstance(item, Text))
+            # rich fills each row up to the width of its columns.
             for line in captured.get().splitlines() or [""]:
                 print(line.rstrip())
 

@@ -13,7 +13,7 @@ from domain.attempts import Attempt
 from domain.kinds import Kind
 from domain.payment import Payment
 from domain.story.telling import attempt_outcome
-from domain.values import parse_phone_number, split_caller_key
+from domain.values import parse_written_phone_number, split_caller_key
 from domain.views import public_payment, timestamp
 from workers.commands import arguments as given
 from workers.commands.command import DONE, REFUSED, Call, Command, WrongInput
@@ -137,9 +137,9 @@ def _party(payment: Payment) -> str:
 
 def _add_list(parser: argparse.ArgumentParser) -> None:
     given.refuse_search(parser)
-    parser.add_argument("--kind", choices=[kind.value for kind in Kind])
-    parser.add_argument("--status", choices=["pending", "success", "failed"])
-    parser.add_argument("--phone-number", type=given.checked(parse_phone_number))
+    parser.add_argument("--kind", type=given.word, choices=[kind.value for kind in Kind])
+    parser.add_argument("--status", type=given.word, choices=["pending", "success", "failed"])
+    parser.add_argument("--phone-number", type=given.checked(parse_written_phone_number))
     parser.add_argument("--account-reference", type=given.text_of_payment)
     parser.add_argument(
         "--created-after", type=given.moment, metavar="TIME", help="a day, or a time with its zone"

@@ -14,7 +14,7 @@ from domain.adapters.postgres.reading import PostgresReadingStore
 from domain.adapters.postgres.statements import sql
 from domain.attempts import IdKind
 from domain.payment import Payment
-from domain.values import parse_phone_number, parse_storable_text
+from domain.values import parse_storable_text, parse_written_phone_number
 
 _BY_PROVIDER_ID = sql("""
 SELECT DISTINCT payment_id FROM mkwanja.provider_ids
@@ -77,5 +77,5 @@ def _filters(text: str) -> list[dict[str, str]]:
         {"idempotency_key": text},
     ]
     with suppress(ValueError):
-        filters.append({"phone_number": parse_phone_number(text)})
+        filters.append({"phone_number": parse_written_phone_number(text)})
     return filters
