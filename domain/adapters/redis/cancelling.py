@@ -10,10 +10,10 @@ _CANCEL_AGAIN_SECONDS = 0.1
 async def end_task(task: asyncio.Task[None]) -> None:
     """Cancels `task` again and again until it has ended.
 
-    One cancellation is not always enough. redis-py sends with `asyncio.wait_for`. In Python 3.11
-    `wait_for` swallows a cancellation that arrives at the moment at which the send completes. If
-    `end_task` itself is cancelled meanwhile, it still waits, because a running task would keep the
-    process alive.
+    One cancellation is not always enough. On a connection that is not open yet, redis-py sends with
+    `asyncio.wait_for`. In Python 3.11 `wait_for` swallows a cancellation that arrives at the moment
+    at which the send completes. If `end_task` itself is cancelled meanwhile, it still waits,
+    because a running task would keep the process alive.
     """
     own_cancellation: asyncio.CancelledError | None = None
     while not task.done():
