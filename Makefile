@@ -9,7 +9,8 @@ PYTEST := $(BIN)/python -m pytest
 JOBS ?= $(if $(DATABASE_URL)$(REDIS_URL),0,7)
 SAMPLE_SEED ?= 1
 # `make check` runs the tests of the architecture.
-TESTS := $(PYTEST) -n $(JOBS) --dist loadfile --no-loadscope-reorder --sample-seed $(SAMPLE_SEED) --ignore tests/test_architecture.py
+# In a new clone, each of the processes would otherwise compile the modules (pytest compiles files of tests by itself).
+TESTS := $(BIN)/python -m compileall -q -x /test_ domain gateway workers tests && $(PYTEST) -n $(JOBS) --dist loadfile --no-loadscope-reorder --sample-seed $(SAMPLE_SEED) --ignore tests/test_architecture.py
 
 # The processes would each compile every test anew where the environment forbids to keep what was compiled.
 unexport PYTHONDONTWRITEBYTECODE
@@ -60,7 +61,7 @@ test-all: setup ## run the tests that `make test` leaves out: long proofs, the o
 	$(TESTS) --part rest
 
 test-pooler: setup ## run the spec tests through a PgBouncer that has two connections to PostgreSQL (needs pgbouncer)
-	THROUGH_POOLER=1 $(TESTS) --part all tests/spec
+	export THROUGH_POOLER=1; $(TESTS) --part all tests/spec
 
 #: Prove
 

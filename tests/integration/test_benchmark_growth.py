@@ -4,10 +4,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.benchmarks.growing import grow
 from tests.integration.conftest import Store
 from tests.stack.databases import connection, database_name, with_database
 from tests.stack.servers import PostgresServer
+
+pytestmark = pytest.mark.whole  # about the benchmark, and not about the service
 
 _REFERENCES = """
 SELECT conrelid::regclass::text AS child, confrelid::regclass::text AS parent,

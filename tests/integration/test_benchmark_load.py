@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import pytest
 from aiohttp import web
 
 from tests.benchmarks.load import Load, Plan, Seen
 from tests.benchmarks.loading import payment_requests
+
+pytestmark = pytest.mark.whole  # about the benchmark, and not about the service
 
 _PAYMENT = b'{"id":"p-1","status":"pending"}'
 

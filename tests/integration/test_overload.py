@@ -35,7 +35,7 @@ from tests.stack.stack import Stack
 
 _ORIGIN = "https://app.example.co.ke"
 _SILENT = 2500
-_AT_ONCE = INGRESS_PLACES_MAX + 800
+_AT_ONCE = INGRESS_PLACES_MAX + 100
 _PROMISED_TO_WAIT = 1000  # rules.md §10
 _FILES = 8000
 _NUMBERS = itertools.count()
@@ -174,7 +174,8 @@ async def test_a_request_beyond_the_bound_is_answered_503(stack: Stack, peers: P
 
     The 503 has Retry-After, is sent at once, and web pages may read it too.
     """
-    requests = [_deposit(stack, f"Origin: {_ORIGIN}") for _ in range(_AT_ONCE)]
+    token = stack.issuer.backend_token()
+    requests = [_deposit(stack, f"Origin: {_ORIGIN}", token=token) for _ in range(_AT_ONCE)]
     async with _frozen_postgres(stack, peers):
         answering = await _flood(stack, peers, requests)
     answers = await asyncio.gather(*answering)

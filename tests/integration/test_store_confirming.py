@@ -8,6 +8,8 @@ from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
+import pytest
+
 from domain.attempts import ProviderIds
 from domain.changes import ChangeResult
 from domain.errors import Refused
@@ -213,6 +215,7 @@ async def test_a_message_that_differs_is_stored_after_any_number_of_copies(store
     assert await count_stored(store, other) == 1
 
 
+@pytest.mark.whole
 async def test_copies_at_several_processes_are_stored_up_to_the_limit(
     store: Store, other: Store
 ) -> None:

@@ -109,6 +109,7 @@ async def test_no_hostile_body_settles_a_payment(silent: System, api: Api) -> No
     assert await silent.rows(forged) == []
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("api", APIS)
 async def test_an_unusual_but_clear_body_settles_its_payment(silent: System, api: Api) -> None:
     """The receiver accepts the twins of the hostile bodies, so it does not refuse every body."""

@@ -94,6 +94,7 @@ async def test_a_leaked_address_can_neither_fill_the_database_nor_flood_daraja(
 _FORGERIES, _AT_ONCE = 3000, 40
 
 
+@pytest.mark.whole
 async def test_genuine_callbacks_finalize_payments_during_a_flood_of_forgeries(
     system: System,
 ) -> None:

@@ -51,6 +51,7 @@ async def _pay_often(system: System, times: int) -> Counter[int]:
     return Counter(await asyncio.gather(*(_pay(system) for _ in range(times))))
 
 
+@pytest.mark.whole
 async def test_a_frozen_process_takes_no_connection_from_the_others(system: System) -> None:
     """All processes wait on one socket, so a process that has time accepts the connection."""
     children = _children(system)
@@ -199,6 +200,7 @@ async def test_metrics_shows_nothing_of_a_single_process(system: System) -> None
     assert not [name for name in shown if not name.startswith("mkwanja_")]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("fault", ["port", "parser"])
 async def test_a_process_that_cannot_start_ends_all_with_one_line(
     system: System, fault: str

@@ -56,6 +56,7 @@ async def test_the_router_and_the_document_have_the_same_routes(
     assert served == set(DESCRIBED.operations) | pages
 
 
+@pytest.mark.whole
 def test_every_process_makes_the_same_document() -> None:
     """The document's bytes do not depend on the order of sets, which differs between processes."""
     program = (
