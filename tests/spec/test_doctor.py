@@ -157,6 +157,7 @@ async def test_each_broken_setting_fails_its_check_and_says_what_to_do(place: Pl
         assert len(checks) > 8
 
 
+@pytest.mark.whole  # it waits for the limit of each check
 async def test_the_checks_end_if_no_server_answers(place: Place) -> None:
     """Each server accepts the connection and then says nothing."""
     async with await asyncio.start_server(_hang, "127.0.0.1", 0) as server:

@@ -85,6 +85,7 @@ async def test_missing_and_invalid_settings_stop_a_process_with_one_line(
     assert {setting for setting in known if setting in line} == invalid.keys() | missing
 
 
+@pytest.mark.whole
 async def test_each_process_logs_why_it_cannot_use_its_servers() -> None:
     """It starts, and tries again: a person may repair PostgreSQL or Redis while it runs."""
     async with a_system(processes=("web", "callbacks", "worker")) as system:
