@@ -99,8 +99,8 @@ async def test_a_withdrawal_on_which_daraja_never_acted_is_resent_under_its_id(
         )
 
 
-# Daraja does not answer the first two inquiries. They may come so soon after the send that the
-# service would not trust the answers, and these cases need one answer that the service trusts.
+# Daraja sends no result of the first two inquiries. They may come so soon after the send that the
+# service would not trust the results, and these cases need one answer that the service trusts.
 _SILENT_AT_FIRST = InquiryRule("lost_callback", times=2)
 # The keys say why the service may not resend the withdrawal. The values are Daraja's answers to
 # the inquiries about it.
