@@ -51,7 +51,6 @@ async def _pay_often(system: System, times: int) -> Counter[int]:
     return Counter(await asyncio.gather(*(_pay(system) for _ in range(times))))
 
 
-@pytest.mark.whole
 async def test_a_frozen_process_takes_no_connection_from_the_others(system: System) -> None:
     """All processes wait on one socket, so a process that has time accepts the connection."""
     children = _children(system)
