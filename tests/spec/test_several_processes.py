@@ -67,6 +67,8 @@ async def test_a_process_that_dies_is_replaced(system: System) -> None:
     before = set(_children(system))
     killed = before.pop()
     os.kill(killed, signal.SIGKILL)
+    # Until the kernel has ended it, it may still accept a connection.
+    assert await until(lambda: not _is_alive(killed), within_seconds=PATIENCE_SECONDS)
     assert await _pay_often(system, 20) == {202: 20}
     assert await until(
         lambda: len(_children(system)) == _COUNT and killed not in _children(system),
