@@ -6,6 +6,7 @@ import argparse
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.faults import explain_error
@@ -93,7 +94,14 @@ def _unknown_change(command: Command, arguments: argparse.Namespace) -> str:
     return " The change may or may not be stored. Run it again."
 
 
+def _ignore_lost_connections(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """If a command is interrupted while it connects, nothing reads the driver's error any more."""
+    if not isinstance(context.get("exception"), ConnectionError):
+        loop.default_exception_handler(context)
+
+
 async def _run(command: Command, arguments: argparse.Namespace, output: Output) -> int:
+    asyncio.get_running_loop().set_exception_handler(_ignore_lost_connections)
     if not command.needs_database:
         return await command.run(Call(arguments, output))
     settings = read_settings(MigrationSettings)
