@@ -276,7 +276,7 @@ class TestDecisions:
     async def test_an_operator_gives_a_waiting_payment_its_next_step_now(
         self, system: System, operator: Visitor
     ) -> None:
-        """The worker is woken. The history records the operator and the reason."""
+        """A worker then does the step. The history records the operator and the reason."""
         await system.stack.stop_workers()
         try:
             payment_id = await system.deposit()
@@ -285,12 +285,13 @@ class TestDecisions:
                 " expires_at = now() + interval '2 days' WHERE id = $1::uuid",
                 payment_id,
             )
+            # No worker runs yet. It would find the wake-up of the deposit in the queue.
+            path = f"/console/payments/{payment_id}"
+            assert "Do the next step now It is planned for" in (await operator.get(path)).text
+            page = await operator.post(f"{path}/requeue", {"reason": _REASON})
+            assert "The next step is due now." in page.text
         finally:
             await system.stack.start_workers()
-        path = f"/console/payments/{payment_id}"
-        assert "Do the next step now It is planned for" in (await operator.get(path)).text
-        page = await operator.post(f"{path}/requeue", {"reason": _REASON})
-        assert "The next step is due now." in page.text
         assert (await system.settled(payment_id))["status"] == "success"
         [entry] = [
             each for each in await system.backend.history(payment_id) if each["what"] == "requeued"

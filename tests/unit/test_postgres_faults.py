@@ -35,6 +35,7 @@ CASES: list[tuple[str, Exception]] = [
     ("role", said("28000", 'role "s3cr3t" is not permitted to log in')),
     ("database", said("3D000", 'database "s3cr3t" does not exist')),
     ("database", said("08P01", "no such database: s3cr3t")),
+    ("database", said("08P01", 'database "s3cr3t" does not exist')),  # PgBouncer
     ("pg_hba", said("28000", f"{_NO_ENTRY}, SSL encryption")),
     ("tls_needed", said("28000", f"{_NO_ENTRY}, no encryption")),
     ("tls_needed", said("08P01", "SSL required")),

@@ -156,7 +156,7 @@ _KIND_BY_PATTERN = {
     r"pg_hba\.conf": "pg_hba",
     r"role .* does not exist|not permitted to log in|no such user": "role",
     r"[Tt]enant or user|no such tenant": "tenant",
-    r"no such database": "database",
+    r"database .* does not exist|no such database": "database",
     r"(?i)max ?_?clients|too many (?:clients|connections)|no more connections": "connections",
     r"(?i)auth\w* failed": "credentials",
     r"server_?login|cannot connect|connect failed|query_wait_timeout": "pooler",
