@@ -1,8 +1,8 @@
 """Withdrawals in doubt: the service inquires about them, and may send them again.
 
 It resends a withdrawal after two answers "not found", or if Daraja was busy at every send. It
-trusts an answer only if the inquiry was sent long enough after the last send. Every send has the
-payment's one id.
+trusts a "not found" only if the inquiry was sent long enough after the last send. Every send has
+the payment's one id.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ async def test_a_withdrawal_on_which_daraja_never_acted_is_resent_under_its_id(
         )
 
 
-# Daraja sends no result of the first two inquiries. They may come so soon after the send that the
-# service would not trust the results, and these cases need one answer that the service trusts.
+# For the cases with exactly one trusted answer. The first two inquiries may be sent so soon after
+# the send that the service would not trust their results, so Daraja sends no results of them.
 _SILENT_AT_FIRST = InquiryRule("lost_callback", times=2)
 # The keys say why the service may not resend the withdrawal. The values are Daraja's answers to
 # the inquiries about it.
@@ -186,8 +186,8 @@ async def test_a_withdrawal_is_resent_without_an_inquiry_if_daraja_was_busy(syst
     await wait_until_observed(system, expected, ids)
     await system.assert_money_agrees(list(ids.values()))
     for row, payment_id in zip(table, ids.values(), strict=True):
-        # The wait before the first resend is as short as the wait before an inquiry. Later waits
-        # are longer, so an inquiry may come before the resend.
+        # The wait before the first resend is as long as that before an inquiry, and the worker
+        # prefers the resend. Later waits are longer, so an inquiry may come before the resend.
         if row[1] == 1:
             assert await inquiries(system, payment_id) == []
 
