@@ -96,6 +96,8 @@ async def test_without_a_retention_of_three_months_at_least_nothing_is_deleted(
     """The owner may remove the row by hand."""
     endpoint_id = await an_endpoint(fresh)
     await add_deliveries(fresh, endpoint_id, months_ago=400)
+    with pytest.raises(asyncpg.CheckViolationError):
+        await fresh.execute("UPDATE mkwanja.retention SET kept_months = 2")
     await fresh.execute("DELETE FROM mkwanja.retention")
     assert await delete_old_deliveries(fresh.database) == 0
 

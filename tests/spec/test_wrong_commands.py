@@ -176,7 +176,7 @@ async def test_each_reason_why_postgres_cannot_be_used_has_its_own_message(syste
     async with refusing(starting) as starts, refusing(b"HTTP/1.1 400 Bad Request\r\n") as http:
         urls = {
             f"postgresql://postgres:s3cr3t@{host}/postgres": "refuses the user or the password",
-            f"postgresql://nobody:s3cr3t@{host}/postgres": "refuses the user or the password",
+            f"postgresql://stranger:s3cr3t@{host}/postgres": "refuses the user or the password",
             right._replace(path="/nothing").geturl(): "no database of the name",
             right._replace(path="/postgres").geturl(): "alembic upgrade head",
             right._replace(query="sslmode=require").geturl(): "has no TLS, which sslmode",

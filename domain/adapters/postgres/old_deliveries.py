@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.functions import LIMITS, Function
-from domain.adapters.postgres.partitions import KEPT_MONTHS_MIN
 
 # The name of the retention, which is a number of months.
 DELIVERIES = "webhook_deliveries"
@@ -20,7 +19,7 @@ BATCH_SIZE = 500
 # Both deletions are one statement, so the key of the attempts is satisfied at its end.
 DELETE_DELIVERIES = Function(
     "delete_old_deliveries",
-    parameters={"lock_timeout": "text", "limit": "int"},
+    parameters={"lock_timeout": "text"},
     returns={"deleted": "int"},
     joins_tables=True,
     runs_as_owner=True,
@@ -30,12 +29,12 @@ DECLARE
 BEGIN
     {LIMITS}
     SELECT now() - make_interval(months => kept_months) INTO kept_since
-    FROM mkwanja.retention WHERE table_name = '{DELIVERIES}' AND kept_months >= {KEPT_MONTHS_MIN};
+    FROM mkwanja.retention WHERE table_name = '{DELIVERIES}';
     -- Triggers refuse every other deletion of attempts.
     PERFORM set_config('mkwanja.deletes_old_deliveries', 'on', true);
     WITH batch AS (
         SELECT endpoint_id, number FROM mkwanja.webhook_deliveries
-        WHERE ended_at <= kept_since ORDER BY ended_at LIMIT least(:limit, {BATCH_SIZE})
+        WHERE ended_at <= kept_since ORDER BY ended_at LIMIT {BATCH_SIZE}
         FOR UPDATE SKIP LOCKED
     ), attempts_gone AS (
         DELETE FROM mkwanja.webhook_attempts AS attempt USING batch
@@ -54,5 +53,5 @@ END""",
 
 async def delete_old_deliveries(database: Database) -> int:
     """Deletes a batch of the deliveries whose retention is over, and returns how many."""
-    [row] = await database.call(DELETE_DELIVERIES, {"limit": BATCH_SIZE})
+    [row] = await database.call(DELETE_DELIVERIES, {})
     return int(row.deleted)
