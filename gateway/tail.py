@@ -34,12 +34,14 @@ log = structlog.get_logger()
 
 # The tail reads if the bell was silent for this time, because Redis may have lost a message.
 _POLL_SECONDS = 1.0
-# The pause after each read has two uses. If many clients wait, the process gets time for its other
+# The pause after each page of events has two uses. If many clients wait, the process gets time for its other
 # requests. And events collect during the pause, so that each client gets several in one write.
 _PAUSE_SECONDS = 0.02
 # The pause is longer by this time for each stream or wait that the read woke.
 _PAUSE_SECONDS_PER_DELIVERY = 0.0001
-_RETRY_SECONDS = 0.25  # the pause after a read that failed because Postgres is away
+# After a read that failed because Postgres is away, the tail sleeps so long before it waits for
+# the bell.
+_RETRY_SECONDS = 0.25
 _PAGE_SIZE = 500
 # The most events in the queue of a stream. If more come, the stream is cut off, unless it still
 # reads pages of the feed (`is_catching_up`). Long queues cost little memory, because all queues

@@ -30,7 +30,7 @@ PAYMENTS_WITH_MESSAGES = 1_000_000
 _HURRY = {
     "fsync": "off",
     "full_page_writes": "off",
-    "max_wal_size": "16GB",
+    "max_wal_size": "8GB",
     "autovacuum": "off",
 }
 _CONNECTIONS = 2

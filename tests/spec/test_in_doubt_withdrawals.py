@@ -99,8 +99,8 @@ async def test_a_withdrawal_on_which_daraja_never_acted_is_resent_under_its_id(
         )
 
 
-# For the cases with exactly one trusted answer. The first two inquiries may be sent so soon after
-# the send that the service would not trust their results, so Daraja sends no results of them.
+# For the cases with exactly one trusted answer. The first two inquiries may come too soon
+# after the send to be trusted, so Daraja sends its first result for the third inquiry.
 _SILENT_AT_FIRST = InquiryRule("lost_callback", times=2)
 # The keys say why the service may not resend the withdrawal. The values are Daraja's answers to
 # the inquiries about it.
