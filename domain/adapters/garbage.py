@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 
 # Python's thresholds: the young objects are collected after 20,000 new objects, the middle
-# # generation after 20 of these collections, the oldest after 50 of those.
+# generation after 20 of these collections, the oldest after 50 of those.
 _COLLECTED_AFTER = (20_000, 20, 50)
 
 
