@@ -39,8 +39,8 @@ _POLL_SECONDS = 1.0
 _PAUSE_SECONDS = 0.02
 # The pause is longer by this time for each stream or wait that the read woke.
 _PAUSE_SECONDS_PER_DELIVERY = 0.0001
-# After a read that failed because Postgres is away, the tail sleeps so long before it waits for
-# the bell.
+# The tail sleeps for this time after a read that failed because Postgres is away. Then it waits
+# for the bell.
 _RETRY_SECONDS = 0.25
 _PAGE_SIZE = 500
 # The most events in the queue of a stream. If more come, the stream is cut off, unless it still
