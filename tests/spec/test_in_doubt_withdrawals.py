@@ -186,8 +186,8 @@ async def test_a_withdrawal_is_resent_without_an_inquiry_if_daraja_was_busy(syst
     await wait_until_observed(system, expected, ids)
     await system.assert_money_agrees(list(ids.values()))
     for row, payment_id in zip(table, ids.values(), strict=True):
-        # The wait before the first resend is as long as that before an inquiry, and the worker
-        # prefers the resend. A later resend waits longer, so an inquiry may come before it.
+        # The first resend and an inquiry are due at the same time, and the worker prefers the
+        # resend. A later resend waits longer, so an inquiry may come before it.
         if row[1] == 1:
             assert await inquiries(system, payment_id) == []
 
