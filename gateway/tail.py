@@ -34,8 +34,9 @@ log = structlog.get_logger()
 
 # The tail reads if the bell was silent for this time, because Redis may have lost a message.
 _POLL_SECONDS = 1.0
-# The pause after each page of events has two uses. If many clients wait, the process gets time for its other
-# requests. And events collect during the pause, so that each client gets several in one write.
+# The pause after each page of events has two uses. If many clients wait, the process gets time for
+# its other requests. And events collect during the pause, so that each client gets several in one
+# write.
 _PAUSE_SECONDS = 0.02
 # The pause is longer by this time for each stream or wait that the read woke.
 _PAUSE_SECONDS_PER_DELIVERY = 0.0001
