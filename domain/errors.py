@@ -21,7 +21,7 @@ PaymentServiceError
 │   ├── LimitExceeded              over a limit on amounts; says which one and until when
 │   ├── RateLimited                too soon after other requests; says when to try again
 │   ├── PaymentNotFound            no such payment, or it belongs to another owner
-│   ├── TooLateToCancel
+│   ├── TooLateToCancel            the payment may have been sent, or has ended
 │   ├── EndpointNotFound           no such webhook endpoint, or it belongs to another backend
 │   ├── DeliveryNotFound
 │   ├── EndpointNotEnabled         a disabled or paused endpoint gets no message

@@ -52,7 +52,9 @@ MESSAGES: dict[FailureReason, str] = {
     FailureReason.NO_RESULT_CONFIRMED: (
         "M-PESA gave no result, and its records show none. The result may still arrive."
     ),
-    FailureReason.CANCELLED_BY_CALLER: "The caller cancelled the payment before it was sent.",
+    FailureReason.CANCELLED_BY_CALLER: (
+        "The caller, or an operator for the caller, cancelled the payment before it was sent."
+    ),
     FailureReason.REVERSED: "The payment was reversed.",
     FailureReason.RESOLVED_BY_OPERATOR: (
         "An operator found on M-PESA's own statement that no money moved."

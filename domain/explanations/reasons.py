@@ -169,9 +169,10 @@ REASONS: Mapping[FailureReason, Explanation] = {
     ),
     _F.CANCELLED_BY_CALLER: Explanation(
         meaning=Words(
-            "The app or system that asked for the payment cancelled it before it was sent. "
-            "No money moved.",
-            "Programu iliyoomba malipo iliyaghairi kabla hayajatumwa. Hakuna pesa zilizohamishwa.",
+            "The app or system that asked for the payment, or an operator for it, cancelled the "
+            "payment before it was sent. No money moved.",
+            "Programu iliyoomba malipo, au msimamizi kwa niaba yake, iliyaghairi kabla "
+            "hayajatumwa. Hakuna pesa zilizohamishwa.",
         ),
         customer=Words(
             "Pay again if you still want to pay.",

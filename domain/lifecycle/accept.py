@@ -181,12 +181,21 @@ def operator_cancellation_change(payment_id: UUID, *, reason: str, operator: str
 def _decide_cancellation(payment: Payment, context: Context, detail: Mapping[str, str]) -> Decided:
     if payment.stage is Stage.FAILED and payment.failure == _CANCELLED:
         return Decided(payment=payment)
+    if payment.stage.is_final:
+        raise TooLateToCancel(_describe_end(payment))
     after = payment.apply(Fact(name=FactName.CANCELLED_BY_CALLER, failure=_CANCELLED))
     may_be_sent = payment.needs_review or context.evidence.shows_that_daraja_has_it
-    if after.stage is not Stage.FAILED or payment.stage is Stage.FAILED or may_be_sent:
+    if after.stage is not Stage.FAILED or may_be_sent:
         raise TooLateToCancel
     entry = NewEntry.of_fact(FactName.CANCELLED_BY_CALLER, detail)
     return Decided(payment=after, entry=entry, effects=event_effects(payment, after))
+
+
+def _describe_end(payment: Payment) -> str:
+    """Why a final payment cannot be cancelled: it has ended, and how."""
+    failure = payment.failure
+    outcome = "it succeeded" if failure is None else f"it failed ({failure.reason})"
+    return f"The payment has ended: {outcome}. It cannot be cancelled any more."
 
 
 def _with_defaults(request: PaymentRequest, payment_id: UUID) -> PaymentRequest:

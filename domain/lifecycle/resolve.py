@@ -15,7 +15,7 @@ from uuid import UUID
 
 from domain.attempts import Outcome
 from domain.changes import Change, Context, Decided, HistoryEntry, NewEntry, Reads, event_effects
-from domain.errors import ResolutionRefused
+from domain.errors import FieldError, InvalidRequest, ResolutionRefused
 from domain.evidence import Evidence, InquiryOutcome
 from domain.failures import Failure, FailureReason
 from domain.inquiry import (
@@ -35,7 +35,7 @@ _WITHOUT_EVIDENCE = (FailureReason.NO_RESULT_CONFIRMED, FailureReason.RESOLVED_B
 
 # Failures of payments that were never sent, and their explanation for the operator.
 _NEVER_SENT = {
-    FailureReason.CANCELLED_BY_CALLER: "its caller cancelled it before it was sent",
+    FailureReason.CANCELLED_BY_CALLER: "its caller, or an operator for its caller, cancelled it",
     FailureReason.NOT_SUBMITTED_IN_TIME: "it could not be sent in time",
 }
 
@@ -70,8 +70,10 @@ def resolution_change(
 ) -> Change:
     """The change that records `resolution`.
 
-    Raises ResolutionRefused if evidence contradicts the decision. The error names this evidence.
+    Raises InvalidRequest if the decision does not have a given field. Its decision raises
+    ResolutionRefused if evidence contradicts it. The error names this evidence.
     """
+    _require_fields_of_decision(resolution)
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None:
@@ -126,6 +128,23 @@ def inquiry_request_change(payment_id: UUID, *, reason: str, operator: str) -> C
     return Change(payment_id=payment_id, decide=decide)
 
 
+def _require_fields_of_decision(resolution: Resolution) -> None:
+    """Refuses a receipt or an amount with another decision than `paid`, which would not record it.
+
+    An operator who gives a receipt may have seen the payment on the statement.
+    """
+    if resolution.decision is OperatorDecision.PAID:
+        return
+    given = {"receipt": resolution.receipt, "amount": resolution.amount_kes}
+    faults = [
+        FieldError(name, "is allowed only with the decision 'paid'; leave it out, or decide 'paid'")
+        for name, value in given.items()
+        if value is not None
+    ]
+    if faults:
+        raise InvalidRequest(faults)
+
+
 def _amount_detail(resolution: Resolution) -> dict[str, str]:
     return {} if resolution.amount_kes is None else {"amount": str(resolution.amount_kes)}
 
@@ -134,8 +153,6 @@ def _resolved_fact(
     payment: Payment, context: Context, resolution: Resolution, times: Times
 ) -> Fact | None:
     """Returns the fact that the decision states, or None if it only clears the flag."""
-    if resolution.amount_kes is not None and resolution.decision is not OperatorDecision.PAID:
-        raise ResolutionRefused("Give an amount (--amount) only with the decision 'paid'.")
     match resolution.decision:
         case OperatorDecision.PAID:
             return _paid_fact(payment, context, resolution)

@@ -21,6 +21,7 @@ stored about it. The command `explain` and the console print the same story. The
 
 from __future__ import annotations
 
+from domain.story.outlook import describe_due_step, describe_holds
 from domain.story.records import (
     PaymentRecord,
     StoredEntry,
@@ -40,6 +41,8 @@ __all__ = [
     "StoredMessage",
     "Story",
     "StoryLine",
+    "describe_due_step",
+    "describe_holds",
     "story_view",
     "tell_story",
 ]

@@ -114,6 +114,12 @@ ENTRIES: Mapping[HistoryEntry, tuple[Actor, str]] = {
     ),
 }
 
+# The entry of a cancellation names its operator, if an operator cancelled for the caller.
+CANCELLED_BY_OPERATOR = (
+    Actor.OPERATOR,
+    "An operator cancelled the payment for its caller, before it was sent.",
+)
+
 _D = Disposition
 
 DISPOSITIONS: Mapping[Disposition, str] = {

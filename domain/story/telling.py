@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from domain.changes import HistoryEntry
 from domain.explanations import Explanation, explain_code, explain_failure, explanation_view
 from domain.payment import Payment
 from domain.stages import Stage
@@ -24,6 +25,7 @@ from domain.story.records import (
 )
 from domain.story.sentences import (
     ATTEMPT_OUTCOMES,
+    CANCELLED_BY_OPERATOR,
     DISPOSITIONS,
     ENTRIES,
     INQUIRY_OUTCOMES,
@@ -146,6 +148,8 @@ def _entry_line(
         (told for name, told in ENTRIES.items() if name == entry.name),
         (Actor.WORKER, f"The service recorded {entry.name}."),
     )
+    if entry.name == HistoryEntry.CANCELLED_BY_CALLER and "operator" in entry.detail:
+        actor, sentence = CANCELLED_BY_OPERATOR
     if entry.previous_stage == Stage.FAILED and entry.stage == Stage.SUCCEEDED:
         sentence += " This corrects the failure that was announced before."
     details = {}

@@ -6,6 +6,7 @@ Each action needs a reason, and goes through the same changes as the operator's 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TypeVar
 from uuid import UUID
 
@@ -34,6 +35,7 @@ from domain.payment import Payment
 from domain.stages import Stage, Step
 from domain.times import Times
 from domain.values import is_receipt, parse_reason
+from gateway.console.faults import Fault, show_faults
 from gateway.console.forms import Form
 from gateway.console.visits import Visit
 from gateway.edge.read_queue import ReadQueue
@@ -161,7 +163,7 @@ class BrakeActions:
 REFUSALS = (ResolutionRefused, TooLateToCancel, InvalidRequest)
 
 # The names of the fields on the pages.
-LABELS = {
+_LABELS = {
     "reason": "Reason",
     "decision": "Decision",
     "receipt": "Receipt",
@@ -182,6 +184,7 @@ _COMMAND_WORDS = {
     "After 'reviewed'": "If you clear the flag,",
     "Decide 'paid' or 'unpaid'": 'Decide "Paid" or "Not paid"',
     "with the decision 'paid'": 'with the decision "Paid"',
+    "or decide 'paid'": 'or choose "Paid"',
 }
 
 
@@ -190,15 +193,24 @@ def describe_refusal(refusal: RequestRefused, payment: Payment, state: str) -> s
     is_final = payment.stage.is_final
     shown = f"The payment is final: {state}." if is_final else f"The payment's state: {state}."
     if not isinstance(refusal, TooLateToCancel):
-        message = refusal.message
-        for words, replacement in _COMMAND_WORDS.items():
-            message = message.replace(words, replacement)
-        return f"{shown} {message}"
+        return f"{shown} {_in_words_of_console(refusal.message)}"
     if is_final:
         return f"{shown} It has ended, so there is nothing to cancel."
     if payment.stage is Stage.ACCEPTED:
         return f"{shown} It needs review, so decide about it by M-PESA's statement."
     return f"{shown} It may have been sent already, so it cannot be cancelled. Wait for its result."
+
+
+def list_faults(refusal: InvalidRequest, form: Form | None) -> list[Fault]:
+    """What is wrong with each field of a form, and what the operator gave."""
+    errors = [replace(each, detail=_in_words_of_console(each.detail)) for each in refusal.errors]
+    return show_faults(errors, form, _LABELS)
+
+
+def _in_words_of_console(text: str) -> str:
+    for words, replacement in _COMMAND_WORDS.items():
+        text = text.replace(words, replacement)
+    return text
 
 
 def read_payment_id(request: web.Request) -> UUID:

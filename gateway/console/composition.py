@@ -71,27 +71,29 @@ def add_console(
     get, post = app.router.add_get, app.router.add_post
     get(f"{STATIC}/{{name}}", pages.file)
     get(SIGN_IN, visits.open_page(sign_in.show))
-    post(SIGN_IN, visits.open_form(sign_in.sign_in))
+    post(SIGN_IN, visits.open_form(sign_in.sign_in, "token", "next"))
     post("/console/sign-out", visits.form(sign_in.sign_out))
     get(HOME, visits.page(payments.show))
     get(ROWS, visits.fragment(payments.rows))
-    post("/console/search", visits.form(payments.search))
+    post("/console/search", visits.form(payments.search, "q"))
     get("/console/payments/{payment_id}", visits.page(page.show))
-    post("/console/payments/{payment_id}/reveal", visits.form(page.with_refusals(page.reveal)))
-    for name, act in (
-        ("resolve", actions.resolve),
-        ("ask", actions.ask),
-        ("requeue", actions.requeue),
-        ("cancel", actions.cancel),
+    for name, act, fields in (
+        ("reveal", page.reveal, "reason"),
+        ("resolve", actions.resolve, "decision receipt amount reason"),
+        ("ask", actions.ask, "reason"),
+        ("requeue", actions.requeue, "reason"),
+        ("cancel", actions.cancel, "reason"),
     ):
-        post(f"/console/payments/{{payment_id}}/{name}", visits.form(page.with_refusals(act)))
+        path = f"/console/payments/{{payment_id}}/{name}"
+        post(path, visits.form(page.with_refusals(act), *fields.split()))
     get("/console/review", visits.page(operations.review))
     get("/console/brakes", visits.page(operations.brakes))
-    for path, act in (
-        ("payouts/stop", brake_actions.stop_payouts),
-        ("payouts/start", brake_actions.start_payouts),
-        ("operations/{name}/release", brake_actions.release_operation),
+    for name, act, fields in (
+        ("payouts/stop", brake_actions.stop_payouts, "reason"),
+        ("payouts/start", brake_actions.start_payouts, "reason breaker"),
+        ("operations/{name}/release", brake_actions.release_operation, "reason"),
     ):
-        post(f"/console/brakes/{path}", visits.form(operations.with_refusals(act)))
+        form = visits.form(operations.with_refusals(act), *fields.split())
+        post(f"/console/brakes/{name}", form)
     get("/console/health", visits.page(operations.health))
     get("/console/charts", visits.page(charts.show))

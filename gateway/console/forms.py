@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from aiohttp import hdrs, web
@@ -75,6 +76,18 @@ async def read_form(request: web.Request) -> Form:
     if faults:
         raise InvalidRequest(list(faults.values()))
     return form
+
+
+def require_known_fields(form: Form, known: Collection[str]) -> None:
+    """Raises InvalidRequest if the form has a field that is not `known`.
+
+    If an action ignored a misspelt field, it would do something else than the operator asked for.
+    """
+    has = f"the form has only {', '.join(known)}" if known else "the form has no fields"
+    detail = f"is not a field of this form; {has}"
+    faults = [FieldError(name, detail) for name in form if name not in known]
+    if faults:
+        raise InvalidRequest(faults)
 
 
 def _is_unicode(text: str) -> bool:

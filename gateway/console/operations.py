@@ -14,8 +14,7 @@ from domain.adapters.postgres.listing import PageQuery
 from domain.adapters.postgres.webhook_health import DeliveryHealth, read_delivery_health
 from domain.adapters.redis.watching import SharedState, read_shared_state
 from domain.errors import InvalidRequest
-from gateway.console.actions import LABELS
-from gateway.console.faults import show_faults
+from gateway.console.actions import list_faults
 from gateway.console.forms import Form
 from gateway.console.pages import Pages, format_count, format_seconds
 from gateway.console.payments import Read, Row, row_of
@@ -125,7 +124,7 @@ class Operations:
             status=200 if refusal is None else 422,
             visit=visit,
             notice=notice,
-            faults=[] if refusal is None else show_faults(refusal.errors, form, LABELS),
+            faults=[] if refusal is None else list_faults(refusal, form),
             sent_to=visit.request.path,
             typed=(form or {}).get("reason", ""),
             brakes={brake.name: brake for brake in states},

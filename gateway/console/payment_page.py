@@ -18,16 +18,22 @@ from domain.adapters.postgres.console import ConsoleStore, Disclosure
 from domain.adapters.postgres.storytelling import StoryReader
 from domain.errors import InvalidRequest, PaymentNotFound, RequestRefused
 from domain.explanations import Words, explain_code
-from domain.stages import Stage
-from domain.story import PaymentRecord, StoredExchange, StoredInquiry, StoredMessage, tell_story
+from domain.stages import Stage, Step
+from domain.story import (
+    PaymentRecord,
+    StoredExchange,
+    StoredInquiry,
+    StoredMessage,
+    describe_due_step,
+    tell_story,
+)
 from gateway.console.actions import (
-    LABELS,
     REFUSALS,
     describe_refusal,
+    list_faults,
     read_payment_id,
     read_reason,
 )
-from gateway.console.faults import show_faults
 from gateway.console.forms import Form
 from gateway.console.pages import Pages
 from gateway.console.payments import STATES, Read
@@ -35,10 +41,10 @@ from gateway.console.visits import FormHandler, Visit
 
 _DISCLOSURES_MAX = 20
 
+# The actions that make a step due.
+_DUE = {"asked": "The inquiry", "requeued": "The next step"}
 _DONE = {
     "resolved": "Your decision is recorded.",
-    "asked": "A worker asks Daraja as soon as the inquiry budget allows.",
-    "requeued": "The next step is due now. A worker does it within seconds.",
     "cancelled": "The payment is cancelled. It was not sent.",
     "cancelled_before": "The payment was cancelled before. Nothing was done.",
 }
@@ -66,7 +72,7 @@ class PaymentPage:
     async def show(self, visit: Visit) -> web.Response:
         """GET /console/payments/{payment_id}"""
         visit.query()
-        return await self._page(visit, notice=_DONE.get(visit.done))
+        return await self._page(visit, done=visit.done)
 
     async def reveal(self, visit: Visit, form: Form) -> web.Response:
         """POST /console/payments/{payment_id}/reveal: the page with its numbers, this once."""
@@ -96,7 +102,7 @@ class PaymentPage:
         self,
         visit: Visit,
         *,
-        notice: str | None = None,
+        done: str = "",
         is_revealed: bool = False,
         refusal: RequestRefused | None = None,
         form: Form | None = None,
@@ -127,13 +133,9 @@ class PaymentPage:
             may_cancel=payment.stage is Stage.ACCEPTED and not payment.needs_review,
             is_undecided=payment.needs_review or payment.stage is Stage.IN_DOUBT,
             is_revealed=is_revealed,
-            notice=notice,
+            notice=_describe_done(done, record),
             fault=None if refusal is None else describe_refusal(refusal, payment, state),
-            faults=(
-                show_faults(refusal.errors, form, LABELS)
-                if isinstance(refusal, InvalidRequest)
-                else []
-            ),
+            faults=list_faults(refusal, form) if isinstance(refusal, InvalidRequest) else [],
             sent_to=visit.request.path.rpartition("/")[2] if form is not None else "",
             form=form or {},
         )
@@ -143,6 +145,19 @@ class PaymentPage:
             lambda: self._store.disclosures(payment_id, limit=_DISCLOSURES_MAX)
         )
         return disclosures
+
+
+def _describe_done(done: str, record: PaymentRecord) -> str | None:
+    """What the operator did a moment ago, and when its effect comes."""
+    if done not in _DUE:
+        return _DONE.get(done)
+    payment = record.payment
+    due_at = payment.next_step_at
+    is_due = due_at is not None and due_at <= record.read_at
+    # A sweeper that hands over a send plans the next look at it, also if a brake holds the send.
+    if not is_due and payment.next_step is not Step.SUBMIT:
+        return f"{_DUE[done]} was due at once. A worker has taken it."
+    return f"{_DUE[done]} is due now. {describe_due_step(payment, record.brakes)}"
 
 
 def _status_of(refusal: RequestRefused | None) -> int:

@@ -19,7 +19,13 @@ from aiohttp import hdrs, web
 
 from domain.errors import BodyTooLarge, CommitOutcomeUnknown, InvalidRequest, PaymentServiceError
 from gateway.console.faults import Fault, show_faults
-from gateway.console.forms import Form, FormRefusedError, read_form, require_own_origin
+from gateway.console.forms import (
+    Form,
+    FormRefusedError,
+    read_form,
+    require_known_fields,
+    require_own_origin,
+)
 from gateway.console.pages import Pages
 from gateway.console.queries import NOTICE, Query, require_known
 from gateway.console.sessions import COOKIE, Session, Sessions, set_cookie
@@ -96,13 +102,18 @@ class Visits:
 
         return get
 
-    def open_form(self, act: Callable[[web.Request, Form], Awaitable[web.Response]]) -> Handler:
+    def open_form(
+        self, act: Callable[[web.Request, Form], Awaitable[web.Response]], *fields: str
+    ) -> Handler:
         """A form that needs no session. It is accepted only from a page of ours."""
 
         async def post(request: web.Request) -> web.StreamResponse:
             async def answer() -> web.Response:
                 require_own_origin(request)
-                return await act(request, await read_form(request))
+                form = await read_form(request)
+                require_known(request.query, ())
+                require_known_fields(form, fields)
+                return await act(request, form)
 
             return await self._answered(request, None, answer)
 
@@ -136,8 +147,8 @@ class Visits:
 
         return get
 
-    def form(self, act: FormHandler) -> Handler:
-        """A form of a page."""
+    def form(self, act: FormHandler, *fields: str) -> Handler:
+        """A form of a page. It has these `fields`, and its address has no parameters."""
 
         async def post(request: web.Request) -> web.StreamResponse:
             visit = self.visit(request)
@@ -149,6 +160,8 @@ class Visits:
                 form = await read_form(request)
                 if not self._sessions.is_form_token(visit.session, form.pop("form_token", "")):
                     raise FormRefusedError
+                visit.query()
+                require_known_fields(form, fields)
                 return await act(visit, form)
 
             return await self._answered(request, visit, answer)

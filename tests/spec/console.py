@@ -97,7 +97,8 @@ class Visitor:
         form_token: str | None = None,
     ) -> Page:
         """Send a form of the page that was read last."""
-        fields = {"form_token": self._form_token if form_token is None else form_token}
+        token = self._form_token if form_token is None else form_token
+        fields = {} if path == "/console/sign-in" else {"form_token": token}
         sent_headers = {"Origin": self._system.stack.web_url} if headers is None else headers
         async with self._session.post(
             path, data={**fields, **(form or {})}, headers=sent_headers

@@ -43,18 +43,21 @@ async def test_a_caller_cancels_a_waiting_payment(system: System) -> None:
 
 
 async def test_a_caller_cannot_cancel_a_payment_that_may_have_been_sent(system: System) -> None:
-    """The answer is 409, and the payment does not change."""
-    payments: list[tuple[Api, str, str]] = [
-        ("stk", "lost_callback", "awaiting_result"),
-        ("b2c", "cut_before_acting", "in_doubt"),
-        ("b2b", "approve", "succeeded"),
-        ("stk", "cancel", "failed"),
+    """The answer is 409, and the payment does not change. If it has ended, the answer says how."""
+    under_way = "Poll its status for the result."
+    payments: list[tuple[Api, str, str, str]] = [
+        ("stk", "lost_callback", "awaiting_result", under_way),
+        ("b2c", "cut_before_acting", "in_doubt", under_way),
+        ("b2b", "approve", "succeeded", "The payment has ended: it succeeded."),
+        ("stk", "cancel", "failed", "has ended: it failed (cancelled_by_customer)."),
     ]
-    for api, scenario, stage in payments:
+    for api, scenario, stage, text in payments:
         payment_id = await begin(system, api, scenario)
         before = await system.in_stage(payment_id, stage)
         answer = await cancel(system, payment_id)
-        assert expect_problem(answer, 409, "too_late_to_cancel")["retryable"] is False
+        problem = expect_problem(answer, 409, "too_late_to_cancel")
+        assert problem["retryable"] is False
+        assert text in problem["detail"]
         after = await system.payment(payment_id)
         assert (after["stage"], after["failure"]) == (stage, before["failure"])
 

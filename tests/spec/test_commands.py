@@ -191,7 +191,8 @@ async def test_requeue_makes_the_next_step_due_now_and_records_who_asked(cast: C
     await cast.system.execute(far, payment_id)
     reason = ("--reason", "ticket 9", "--operator", "wanjiru")
     result = (await cast.run("requeue", payment_id, *reason)).expect(0)
-    assert "the step submit is due now; REDIS_URL is not set here" in result.lines[0]
+    held = "the step submit is due now. It waits, because of the kill switch."
+    assert result.lines[0].endswith(held)
     last = (await cast.system.backend.history(payment_id))[-1]
     assert last["what"] == "requeued"
     assert last["detail"] == {"reason": "ticket 9", "operator": "wanjiru", "step": "submit"}
@@ -200,8 +201,42 @@ async def test_requeue_makes_the_next_step_due_now_and_records_who_asked(cast: C
     with_redis = await operate(
         cast.system, "requeue", payment_id, *reason, env={"REDIS_URL": cast.system.stack.redis.url}
     )
-    assert with_redis.expect(0).lines[0].endswith("a worker is woken")
+    assert with_redis.expect(0).lines[0].endswith(held)
     assert await cast.system.provider_requests(payment_id) == []
+
+
+async def test_requeue_says_who_does_a_step_that_no_brake_holds(cast: Cast) -> None:
+    """No worker runs, so the step stays planned."""
+    system = cast.system
+    await system.stack.stop_workers()
+    try:
+        command = ("requeue", await system.deposit(), "--reason", "ticket 9")
+        result = await cast.run(*command)
+        assert "due now. REDIS_URL is not set here, or not valid. A sweeper" in result.lines[0]
+        result = await cast.run(*command, REDIS_URL=system.stack.redis.url)
+        assert result.lines[0].endswith("the step submit is due now. A worker is woken.")
+        document = await cast.read(*command)
+        assert (document["is_held"], document["is_worker_woken"]) == (False, False)
+    finally:
+        await system.stack.start_workers()
+
+
+async def test_ask_names_the_brake_that_holds_the_inquiry(cast: Cast) -> None:
+    system = cast.system
+    command = ("ask", cast.paid["id"], "--reason", "ticket 9")
+    free = (await cast.run(*command)).expect(0)
+    assert "A worker does it as soon as the inquiry budget allows." in free.lines[0]
+    hold = (
+        "UPDATE mkwanja.brakes SET is_engaged = $1, reason = $2, changed_at = now(),"
+        " cool_down = interval '1 hour', probe_at = now() + interval '1 hour'"
+        " WHERE name = 'stk_query'"
+    )
+    await system.execute(hold, True, "a test")
+    try:
+        held = (await cast.run(*command)).expect(0)
+    finally:
+        await system.execute(hold, False, None)
+    assert "due now. It waits, because of a hold of STK query. Its answer" in held.lines[0]
 
 
 async def test_requeue_refuses_a_payment_without_a_step(cast: Cast) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.spec.console import RECORDED_AS, Visitor, a_console_system, an_operator
 from tests.spec.delivering import deliver
+from tests.spec.playing import stopped_payouts
 from tests.spec.system import System
 
 _HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
@@ -170,6 +172,12 @@ class TestDecisions:
             ({"amount": "٤٠٠"}, 422, "Amount: is not whole shillings"),
             ({"reason": "x"}, 422, "Reason: must be 3 to 500 characters"),
             ({"receipt": ""}, 409, "Give M-PESA's receipt number from the statement."),
+            ({"decision": "unpaid"}, 422, 'Receipt: is allowed only with the decision "Paid"; '),
+            (
+                {"decision": "reviewed", "amount": "7"},
+                422,
+                'UK17CONSO1 . Amount: is allowed only with the decision "Paid"; leave it out',
+            ),
         ],
         ids=str,
     )
@@ -193,7 +201,7 @@ class TestDecisions:
         payment_id = await system.withdrawal()
         await system.settled(payment_id)
         page = await operator.post(f"/console/payments/{payment_id}/ask", {"reason": _REASON})
-        assert "A worker asks Daraja" in page.text
+        assert re.search("The inquiry (is due now. A worker does|was due at once)", page.text)
         history = await system.backend.history(payment_id)
         [entry] = [each for each in history if each["what"] == "inquiry_asked_for"]
         assert entry["detail"] == {"reason": _REASON, "operator": RECORDED_AS}
@@ -289,7 +297,7 @@ class TestDecisions:
             path = f"/console/payments/{payment_id}"
             assert "Do the next step now It is planned for" in (await operator.get(path)).text
             page = await operator.post(f"{path}/requeue", {"reason": _REASON})
-            assert "The next step is due now." in page.text
+            assert "The next step is due now. A worker does it within seconds." in page.text
         finally:
             await system.stack.start_workers()
         assert (await system.settled(payment_id))["status"] == "success"
@@ -302,6 +310,21 @@ class TestDecisions:
             "step": "submit",
         }
         assert "Do the next step now" not in (await operator.get(path)).text
+
+    async def test_an_operator_who_gives_a_held_payment_its_next_step_reads_what_holds_it(
+        self, system: System, operator: Visitor
+    ) -> None:
+        await system.stack.stop_workers()
+        try:
+            async with stopped_payouts(system):
+                path = f"/console/payments/{await system.withdrawal()}"
+                page = await operator.post(f"{path}/requeue", {"reason": _REASON})
+                held = "It waits, because of the kill switch."
+                assert f"The next step is due now. {held}" in page.text
+                assert f"A worker claims and sends the payment later. {held}" in page.text
+                assert "within seconds" not in page.text
+        finally:
+            await system.stack.start_workers()
 
     async def test_the_queue_of_reviews_shows_flagged_payments(
         self, system: System, operator: Visitor

@@ -169,6 +169,27 @@ class TestForms:
         assert page.status == 413
         assert "The form is too large It may have at most 16 KiB." in page.text
 
+    @pytest.mark.parametrize(
+        ("path", "fields", "fault"),
+        [
+            ("/console/search", {"query": "x"}, "query: is not a field of this form; the form has"),
+            ("/console/search?q=x", {}, "q: is not a parameter of this page; the page takes none"),
+            (f"/console/payments/{_ID}/resolve?x=1", {}, "x: is not a parameter of this page"),
+            (f"/console/payments/{_ID}/cancel", {"resaon": "x"}, "resaon: is not a field of this"),
+            (f"/console/payments/{_ID}/reveal", {"all": "1"}, "has only reason"),
+            ("/console/brakes/payouts/stop", {"breaker": "yes"}, "breaker: is not a field of"),
+            ("/console/sign-out", {"all": "yes"}, "all: is not a field of this form; the form has"),
+            ("/console/sign-in", {"tokn": "x"}, "tokn: is not a field of this form; the form has"),
+        ],
+    )
+    async def test_a_form_names_each_field_and_parameter_that_it_does_not_have(
+        self, operator: Visitor, path: str, fields: dict[str, str], fault: str
+    ) -> None:
+        page = await operator.post(path, fields)
+        assert page.status == 422
+        assert fault in page.text
+        assert "Nothing was done." in page.text
+
     async def test_only_the_word_yes_closes_the_breaker(self, operator: Visitor) -> None:
         form = {"reason": "the credential is repaired", "breaker": "no"}
         page = await operator.post("/console/brakes/payouts/start", form)

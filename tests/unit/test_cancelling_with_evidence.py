@@ -11,7 +11,7 @@ import pytest
 
 from domain.errors import TooLateToCancel
 from domain.evidence import InquiryOutcome
-from domain.failures import FailureReason
+from domain.failures import Failure, FailureReason
 from domain.lifecycle.accept import operator_cancellation_change
 from domain.lifecycle.submit import expiry_change
 from domain.payment import Payment
@@ -44,6 +44,23 @@ def test_an_unsent_payment_that_daraja_knows_is_not_cancelled() -> None:
         decide(CANCELLATION, reviewed(), **MESSAGE)
     with pytest.raises(TooLateToCancel):
         decide(CANCELLATION, reviewed(), ANSWER)
+
+
+@pytest.mark.parametrize(
+    ("payment", "text"),
+    [
+        (a_payment(stage=Stage.SUCCEEDED), "has ended: it succeeded."),
+        (
+            a_payment(stage=Stage.FAILED, failure=Failure(FailureReason.EXPIRED, True)),
+            "has ended: it failed (expired).",
+        ),
+        (a_payment(stage=Stage.IN_DOUBT), "may have been sent already"),
+    ],
+)
+def test_a_refused_cancellation_says_how_the_payment_has_ended(payment: Payment, text: str) -> None:
+    with pytest.raises(TooLateToCancel) as refusal:
+        decide(CANCELLATION, payment)
+    assert text in refusal.value.message
 
 
 def test_an_old_unsent_payment_that_daraja_knows_fails_as_not_safe_to_retry() -> None:

@@ -151,6 +151,33 @@ def test_a_failed_payment_is_explained() -> None:
     assert set(view["lines"][0]) == {"at", "actor", "sentence", "details"}
 
 
+@pytest.mark.parametrize(
+    ("detail", "actor", "sentence"),
+    [
+        ({}, Actor.CALLER, "The caller cancelled the payment before it was sent."),
+        (
+            {"operator": "wanjiru", "reason": "ticket 9"},
+            Actor.OPERATOR,
+            "An operator cancelled the payment for its caller, before it was sent.",
+        ),
+    ],
+)
+def test_a_cancellation_names_who_cancelled(
+    detail: dict[str, str], actor: Actor, sentence: str
+) -> None:
+    """The reason of the failure is the same, so its explanation is true for both."""
+    failure = Failure(FailureReason.CANCELLED_BY_CALLER, safe_to_retry=True)
+    cancelled = entry(2, 5, "cancelled_by_caller", "accepted failed", detail=detail)
+    told = tell_story(
+        record(stage=Stage.FAILED, failure=failure, next_step_at=None, history=(cancelled,))
+    )
+    [line] = told.lines
+    assert (line.actor, line.sentence) == (actor, sentence)
+    assert told.explanation is not None
+    assert "or an operator for it, cancelled" in told.explanation.meaning.english
+    assert "or an operator for the caller, cancelled" in failure.message
+
+
 def test_a_correction_says_that_it_corrects() -> None:
     corrected = entry(9, 50, "success_reported", "failed succeeded")
     told = tell_story(record(history=(entry(1, 0, "accepted", "accepted"), corrected)))
@@ -171,7 +198,7 @@ def test_a_name_of_a_newer_release_is_quoted() -> None:
         (
             Kind.WITHDRAWAL,
             {"next_step_at": at(60), "brakes": frozenset({"kill_switch", "b2c"})},
-            "It waits, because of the kill switch and a hold of B2C.",
+            "sends the payment later. It waits, because of the kill switch and a hold of B2C.",
         ),
         (
             Kind.DEPOSIT,
@@ -181,7 +208,17 @@ def test_a_name_of_a_newer_release_is_quoted() -> None:
         (
             Kind.WITHDRAWAL,
             {"stage": Stage.IN_DOUBT, "next_step_at": at(60), "brakes": frozenset({"breaker"})},
-            "It waits, because of the breaker.",
+            "Transaction Status later. It waits, because of the breaker.",
+        ),
+        (
+            Kind.WITHDRAWAL,
+            {"next_step_at": at(-60), "brakes": frozenset({"kill_switch"})},
+            "payment later: it has been due for 2 minutes. It waits, because of the kill switch.",
+        ),
+        (
+            Kind.WITHDRAWAL,
+            {"next_step_at": at(69), "brakes": frozenset({"kill_switch"})},
+            "at 2026-03-01 07:16:09 UTC, at the earliest. It waits, because of the kill switch.",
         ),
         (Kind.DEPOSIT, {"needs_review": True}, "no worker sends it"),
     ],

@@ -6,14 +6,14 @@ import argparse
 from uuid import UUID
 
 from domain.adapters.postgres.changing import PostgresChangingStore
-from domain.adapters.postgres.storytelling import mask_payment
+from domain.adapters.postgres.storytelling import StoryReader, mask_payment
 from domain.adapters.redis.connection import connect
 from domain.adapters.redis.faults import explain_error
 from domain.adapters.redis.wakeups import RedisWakeups
 from domain.adapters.settings.common import RedisSettings, read_settings
 from domain.adapters.settings.errors import SettingsError
 from domain.adapters.settings.worker import OperatorSettings
-from domain.errors import QueueUnavailable
+from domain.errors import InvalidRequest, QueueUnavailable
 from domain.lifecycle.requeue import requeue_change
 from domain.lifecycle.resolve import (
     OperatorDecision,
@@ -22,6 +22,7 @@ from domain.lifecycle.resolve import (
     resolution_change,
 )
 from domain.stages import Step
+from domain.story import describe_due_step, describe_holds
 from domain.times import DEFAULT_TIMES, Times
 from workers.commands import arguments as given
 from workers.commands.command import DONE, Call, Command, WrongInput
@@ -37,16 +38,21 @@ def _add_ask(parser: argparse.ArgumentParser) -> None:
 
 async def _ask(call: Call) -> int:
     arguments = call.arguments
-    await PostgresChangingStore(call.database).change(
+    brakes = await _read_brakes(call)
+    result = await PostgresChangingStore(call.database).change(
         inquiry_request_change(
             arguments.payment_id,
             reason=arguments.reason,
             operator=given.operator_name(arguments),
         )
     )
+    payment = result.decided.payment
+    assert payment is not None  # noqa: S101 - `change` raises if there is no such payment
+    holds = describe_holds(payment, brakes)
     call.output.print_result(
-        "a worker inquires as soon as the inquiry budget allows; the answer counts like any other",
-        {"payment_id": str(arguments.payment_id), "inquiry": "due"},
+        f"an inquiry is due now. {describe_due_step(payment, brakes)} Its answer counts like any"
+        " other",
+        {"payment_id": str(payment.id), "inquiry": "due", "is_held": bool(holds)},
     )
     return DONE
 
@@ -69,19 +75,19 @@ def _add_resolve(parser: argparse.ArgumentParser) -> None:
 
 async def _resolve(call: Call) -> int:
     arguments = call.arguments
-    decision = OperatorDecision(arguments.decision)
-    if arguments.receipt is not None and decision is not OperatorDecision.PAID:
-        raise WrongInput("give a receipt (--receipt) only with the decision 'paid'")
     resolution = Resolution(
-        decision=decision,
+        decision=OperatorDecision(arguments.decision),
         reason=arguments.reason,
         operator=given.operator_name(arguments),
         receipt=arguments.receipt,
         amount_kes=arguments.amount,
     )
-    result = await PostgresChangingStore(call.database).change(
-        resolution_change(arguments.payment_id, resolution, _times())
-    )
+    try:
+        change = resolution_change(arguments.payment_id, resolution, _times())
+    except InvalidRequest as error:
+        faults = "; ".join(f"--{fault.pointer} {fault.detail}" for fault in error.errors)
+        raise WrongInput(faults) from None
+    result = await PostgresChangingStore(call.database).change(change)
     payment = result.decided.payment
     assert payment is not None  # noqa: S101 - `change` raises if there is no such payment
     settled = f" with KES {payment.amount_settled_kes}" if payment.amount_settled_kes else ""
@@ -103,8 +109,15 @@ def _times() -> Times:
         return DEFAULT_TIMES
 
 
+async def _read_brakes(call: Call) -> frozenset[str]:
+    """The names of the engaged brakes. They are read before the change, which is then certain."""
+    record = await StoryReader(call.database).read(call.arguments.payment_id)
+    return frozenset() if record is None else record.brakes
+
+
 async def _requeue(call: Call) -> int:
     arguments = call.arguments
+    brakes = await _read_brakes(call)
     result = await PostgresChangingStore(call.database).change(
         requeue_change(
             arguments.payment_id,
@@ -117,16 +130,19 @@ async def _requeue(call: Call) -> int:
     step = payment.next_step
     # Only a send needs a job at once. The sweeper hands over an inquiry, because it charges the
     # budget of inquiries first.
-    is_woken, wake_up = False, "a sweeper takes the step within seconds"
+    is_woken, wake_up = False, ""
     if step is Step.SUBMIT:
         is_woken, wake_up = await _wake_worker(payment.id)
+    holds = describe_holds(payment, brakes)
+    when = describe_due_step(payment, brakes) if holds or not wake_up else wake_up
     call.output.print_result(
-        f"{payment.kind} {payment.id}: the step {step} is due now; {wake_up}",
+        f"{payment.kind} {payment.id}: the step {step} is due now. {when}",
         {
             "payment_id": str(payment.id),
             "stage": payment.stage.value,
             "step": None if step is None else step.value,
             "is_worker_woken": is_woken,
+            "is_held": bool(holds),
         },
     )
     return DONE
@@ -137,7 +153,7 @@ async def _wake_worker(payment_id: UUID) -> tuple[bool, str]:
     try:
         settings = read_settings(RedisSettings)
     except SettingsError:
-        return False, "REDIS_URL is not set here, or not valid; a sweeper finds it within seconds"
+        return False, "REDIS_URL is not set here, or not valid. A sweeper finds it within seconds."
     redis = connect(
         settings.redis_url,
         client_name="mkwanja-operator",
@@ -148,10 +164,10 @@ async def _wake_worker(payment_id: UUID) -> tuple[bool, str]:
         await RedisWakeups(redis).wake_new([payment_id])
     except QueueUnavailable as error:
         problem = explain_error(error).problem
-        return False, f"no worker is woken, because {problem}; a sweeper finds it within seconds"
+        return False, f"No worker is woken, because {problem}. A sweeper finds it within seconds."
     finally:
         await redis.aclose()
-    return True, "a worker is woken"
+    return True, "A worker is woken."
 
 
 ASK = Command("ask", "inquire about a payment once more, even if it is final", _add_ask, _ask)
