@@ -32,7 +32,10 @@ class WebhookEndpoint(BaseModel):
     status: EndpointStatus
     status_reason: StatusReason | None = Field(description="Null while the endpoint is enabled.")
     failing_since: datetime | None = Field(
-        description="The first failure since the last success. Null: the last attempt succeeded."
+        description=(
+            "The first failure since the last success, or since a change of `status` by a call."
+            " Null: no attempt has failed since."
+        )
     )
     created_at: datetime
     updated_at: datetime

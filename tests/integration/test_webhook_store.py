@@ -205,6 +205,38 @@ async def test_a_delivery_that_is_sent_while_its_endpoint_is_enabled_again_gets_
     assert verdict.status is DeliveryStatus.PENDING
 
 
+async def test_an_attempt_that_fails_after_its_endpoint_was_disabled_does_not_count_against_it(
+    fresh: Store,
+) -> None:
+    """An endpoint that is disabled may be down on purpose."""
+    endpoint_id = await an_endpoint(fresh)
+    await an_event(fresh)
+    await an_event(fresh)
+    deliveries, endpoints = WebhookDeliveries(fresh.database), WebhookEndpoints(fresh.database)
+    claimed = await claim(deliveries, endpoint_id)
+    assert claimed is not None
+    first, second = (
+        (
+            delivery.number,
+            Attempt(
+                number=delivery.attempt,
+                attempted_at=claimed.now,
+                outcome=AttemptOutcome.ERROR_STATUS,
+                http_status=500,
+                milliseconds=1,
+                answer=b"",
+            ),
+        )
+        for delivery in claimed.deliveries
+    )
+    read = "SELECT failing_since FROM mkwanja.webhook_endpoints"
+    await deliveries.record(endpoint_id, *first)
+    assert await fresh.one(read) is not None
+    await endpoints.change("a caller", endpoint_id, {"status": EndpointStatus.DISABLED})
+    await deliveries.record(endpoint_id, *second)
+    assert await fresh.one(read) is None
+
+
 async def test_an_attempt_that_waits_for_a_disabled_endpoint_is_not_overdue(fresh: Store) -> None:
     """It waits until the owner enables the endpoint, and no worker is late."""
     endpoint_id = await an_endpoint(fresh)

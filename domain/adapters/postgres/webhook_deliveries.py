@@ -328,10 +328,13 @@ async def _make_deliveries(transaction: Transaction, endpoint_id: UUID, endpoint
 async def _change_endpoint(
     transaction: Transaction, endpoint_id: UUID, endpoint: Row, verdict: Verdict
 ) -> None:
-    if verdict.failing_since != endpoint.failing_since:
+    is_enabled = endpoint.status == EndpointStatus.ENABLED
+    # An endpoint that is disabled may be down on purpose.
+    may_change = is_enabled or verdict.failing_since is None
+    if may_change and verdict.failing_since != endpoint.failing_since:
         since = {"endpoint_id": endpoint_id, "failing_since": verdict.failing_since}
         await transaction.run(_CHANGE_FAILING, since)
-    if verdict.endpoint_status is not None and endpoint.status == EndpointStatus.ENABLED:
+    if verdict.endpoint_status is not None and is_enabled:
         status = {"status": verdict.endpoint_status, "status_reason": verdict.status_reason}
         await transaction.run(_CHANGE_STATUS, {"endpoint_id": endpoint_id, **status})
     if verdict.hastens_others:
