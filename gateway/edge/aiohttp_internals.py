@@ -1,4 +1,4 @@
-"""The only module of the gateway that uses undocumented parts of aiohttp.
+"""The only module of the gateway that depends on undocumented parts of aiohttp.
 
 No documented setting of aiohttp does what this module does. By default aiohttp waits for ever for a
 client that sends or reads slowly. It accepts any number of connections, and any number of bytes for

@@ -23,10 +23,11 @@ import orjson
 from aiohttp import web
 
 from domain.adapters import observability
-from domain.errors import BodyBroken, Overloaded
+from domain.errors import Overloaded
 from gateway.edge.aiohttp_internals import Awaited, ServerConnection, UnroutedResponse
 from gateway.edge.answers import AccessLog
-from gateway.edge.problems import PROBLEMS, problem_body
+from gateway.edge.http_faults import FIELD_BYTES_MAX, HEADERS_MAX, HttpFault, find_fault
+from gateway.edge.problems import HTTP_PROBLEMS, problem_body
 
 # A head is one or two packets. Even the slowest phone sends the second packet within one or two
 # retransmissions of the first.
@@ -62,14 +63,15 @@ _CUT_AT_ONCE = 256
 # The limit for all bytes of a request, including chunk sizes, chunk extensions and trailers. The
 # limit of a body does not count those.
 WIRE_BYTES_MAX = 1024 * 1024
-HEADERS_MAX = 64
-FIELD_BYTES_MAX = 8190  # the longest field that we accept is a token of 7 KiB
 _BUFFER_BYTES = 16 * 1024
 
 _CHECK_INTERVAL_SECONDS = 1.0
 
-_MALFORMED = PROBLEMS[BodyBroken]
-_MALFORMED_BODY = orjson.dumps(problem_body(_MALFORMED, f"{_MALFORMED.title}."))
+# The bodies are composed once, because the answer to malformed HTTP should cost little.
+_BODY_BY_FAULT = {
+    fault: orjson.dumps(problem_body(HTTP_PROBLEMS[fault.status], fault.value))
+    for fault in HttpFault
+}
 
 
 class Connections:
@@ -168,10 +170,18 @@ class Connections:
 
 
 class Connection(ServerConnection):
-    """One connection: counted, limited in bytes, and closed when its client's time is over."""
+    """One connection: counted, limited in bytes, and closed when its client's time is over.
+
+    `methods`: the value of the header Allow in the answer to an unknown method.
+    """
 
     def __init__(
-        self, server: web.Server, connections: Connections, *, loop: asyncio.AbstractEventLoop
+        self,
+        server: web.Server,
+        connections: Connections,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        methods: str,
     ) -> None:
         super().__init__(
             server,
@@ -185,6 +195,7 @@ class Connection(ServerConnection):
             access_log_class=AccessLog,
         )
         self._connections = connections
+        self._methods = methods
 
     def patience_seconds(self) -> float | None:
         """How long the client may take for its next action. None while the server works."""
@@ -240,12 +251,16 @@ class Connection(ServerConnection):
 
         The answer contains no detail of the request or of the exception.
         """
-        if status == _MALFORMED.status:
-            observability.refused.labels(code=_MALFORMED.code).inc()
-            return UnroutedResponse(
-                body=_MALFORMED_BODY,
-                status=_MALFORMED.status,
+        if status == 400:
+            fault = find_fault(error)
+            observability.refused.labels(code=HTTP_PROBLEMS[fault.status].code).inc()
+            response = UnroutedResponse(
+                body=_BODY_BY_FAULT[fault],
+                status=fault.status,
                 content_type="application/problem+json",
             )
+            if fault.status == 405:
+                response.headers["Allow"] = self._methods
+            return response
         self.logger.error("not answered: %s", type(error).__name__, exc_info=error)
         return UnroutedResponse(status=status)

@@ -14,10 +14,8 @@ from aiohttp.typedefs import Middleware
 
 from domain.adapters.observability import UNKNOWN_ROUTE
 from gateway.edge.answers import ROUTE
+from gateway.edge.http_faults import HEAD_BYTES_MAX, HttpFault, refusal_of
 from gateway.edge.problems import Handler
-
-# Proxies add about twelve headers, and a token has at most 7 KiB. A head of 100 KiB is an attack.
-HEAD_BYTES_MAX = 32 * 1024
 
 _VERSIONS = (HttpVersion11, HttpVersion10)
 
@@ -51,11 +49,15 @@ def _require_plain_http(request: web.Request) -> None:
     if request.version not in _VERSIONS:
         # HTTP/0.9 has no status line, so its client could not read an answer.
         request.protocol.force_close()
-        raise _closing(web.HTTPBadRequest())
-    if _is_ambiguous(request) or _switches_protocol(request) or not _is_plain_target(request):
-        raise _closing(web.HTTPBadRequest())
+        raise refusal_of(HttpFault.FIRST_LINE)
+    if _is_ambiguous(request):
+        raise refusal_of(HttpFault.CODING)
+    if _switches_protocol(request):
+        raise refusal_of(HttpFault.PROTOCOL)
+    if not _is_plain_target(request):
+        raise refusal_of(HttpFault.TARGET)
     if sum(map(len, chain.from_iterable(request.raw_headers))) > HEAD_BYTES_MAX:
-        raise _closing(web.HTTPRequestHeaderFieldsTooLarge())
+        raise refusal_of(HttpFault.HEAD_TOO_LARGE)
 
 
 async def answer_expect_header(request: web.Request) -> None:
@@ -101,8 +103,3 @@ def _switches_protocol(request: web.Request) -> bool:
 def _is_plain_target(request: web.Request) -> bool:
     """Whether the target is a plain path: not a URL with a host, and without a `#`."""
     return request.raw_path.startswith("/") and "#" not in request.raw_path
-
-
-def _closing(refusal: web.HTTPException) -> web.HTTPException:
-    refusal.force_close()
-    return refusal

@@ -103,6 +103,7 @@ HTTP_PROBLEMS = {
     404: Problem(404, "route_not_found", "No such route"),
     405: Problem(405, "method_not_allowed", "Method not allowed"),
     413: PROBLEMS[errors.BodyTooLarge],
+    414: Problem(414, "url_too_long", "The URL is too long", is_last=True),
     431: Problem(431, "headers_too_large", "The headers are too large", is_last=True),
 }
 BUG = Problem(500, "internal_error", "Something went wrong on our side", True)
@@ -215,6 +216,8 @@ def _http_problem(error: web.HTTPException) -> Problem:
 
 def _http_detail(error: web.HTTPException) -> str:
     match error:
+        case web.HTTPBadRequest() | web.HTTPRequestHeaderFieldsTooLarge():
+            return error.text or ""  # `http_faults.py` wrote it
         case web.HTTPMethodNotAllowed():
             return f"This path takes only {', '.join(sorted(error.allowed_methods))}."
         case web.HTTPNotFound():

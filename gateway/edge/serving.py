@@ -98,10 +98,11 @@ async def listen(
         assert server is not None  # noqa: S101 - `setup` has set it
         if (answer_early := app.get(ANSWER_EARLY)) is not None:
             answer_before_application(server, answer_early)
+        methods = ",".join(sorted({route.method for route in app.router.routes()}))
         listener = Listener(
             sockets or listening_sockets(port),
             connections,
-            lambda: Connection(server, connections, loop=loop),
+            lambda: Connection(server, connections, loop=loop, methods=methods),
         )
         listener.start()
         stack.callback(listener.close)

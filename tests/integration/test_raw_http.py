@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -25,6 +26,51 @@ _CASES = [
     *(pytest.param("web", name, id=f"web: {name}") for name in _BOTH | INGRESS),
     *(pytest.param("callbacks", name, id=f"callbacks: {name}") for name in _BOTH),
 ]
+# The status of the answer to some hostile requests, and the beginning of its detail.
+_DETAILS = {
+    "a header of 9,000 bytes": (431, "A header has more than 8190 bytes."),
+    "seventy headers": (431, "The request has more than 64 headers."),
+    "40 KiB of headers": (431, "The headers have more than 32768 bytes in total."),
+    "a target of 9,000 bytes": (414, "The path and the query have more than 8190 bytes."),
+    "an unknown method": (405, "HTTP has no such method"),
+    "a method in small letters": (405, "HTTP has no such method"),
+    "a method with a space before": (400, "The request does not begin with a method"),
+    "a TLS hello": (400, "The client speaks HTTPS"),
+    "the preface of HTTP/2": (400, "The first line must be"),
+    "HTTP/1.2": (400, "The first line must be"),
+    "a target with a space": (400, "The first line must be"),
+    "a URL as target": (400, "The first line must name a path"),
+    "an authority as target": (400, "The first line must name a path"),
+    "a target with a fragment": (400, "The first line must name a path"),
+    "a query with a control character": (400, "The first line must name a path"),
+    "no Host": (400, "The header Host is missing."),
+    "two Hosts": (400, "A header that a request may have only once"),
+    "one length twice": (400, "A header that a request may have only once"),
+    "a header without a colon": (400, "A header is not valid."),
+    "NUL in a header": (400, "A header is not valid."),
+    "a folded line": (400, "A header is not valid."),
+    "bare line feeds": (400, "The first line must be"),
+    "bare carriage returns": (400, "The first line must be"),
+    "a hexadecimal length": (400, "Content-Length must be one number"),
+    "an empty length": (400, "Content-Length must be one number"),
+    "a length beyond 64 bits": (400, "Content-Length must be one number"),
+    "length and chunks, for CL.TE": (400, "Send either Content-Length or"),
+    "chunks and length, for TE.CL": (400, "Send either Content-Length or"),
+    "TE: xchunked": (400, "Transfer-Encoding may only be chunked"),
+    "TE: gzip, chunked": (400, "Transfer-Encoding may only be chunked"),
+    "TE in HTTP/1.0": (400, "Bytes follow the last request"),
+    "a chunk size that is no number": (400, "A chunk of the body is not valid."),
+    "a chunk size beyond 64 bits": (400, "A chunk of the body is not valid."),
+    "a chunk longer than its size": (400, "A chunk of the body is not valid."),
+    "a WebSocket": (400, "The service opens no WebSocket"),
+    "CONNECT": (400, "The service opens no WebSocket"),
+}
+_CODES = {
+    400: "malformed_http",
+    405: "method_not_allowed",
+    414: "url_too_long",
+    431: "headers_too_large",
+}
 _LAST = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
@@ -159,6 +205,18 @@ async def test_a_hostile_request_is_rejected(stack: Stack, process: str, name: s
             secret in answer.body for secret in (b"Bearer", b"Traceback", b"aiohttp", frame.target)
         ), received
     assert await _stored(stack) == before
+
+
+@pytest.mark.parametrize("name", _DETAILS)
+async def test_the_refusal_of_malformed_http_says_what_was_wrong(stack: Stack, name: str) -> None:
+    """The answer to an unknown method names the known ones."""
+    sent = _BOTH[name](_frame(stack, "web"))
+    assert isinstance(sent, bytes)
+    [answer] = _answers(await _exchange(_port(stack, "web"), sent))
+    problem, (status, detail) = json.loads(answer.body), _DETAILS[name]
+    assert (answer.status, problem["status"], problem["code"]) == (status, status, _CODES[status])
+    assert problem["detail"].startswith(detail)
+    assert (b"POST" in answer.headers.get(b"allow", b"")) == (status == 405)
 
 
 @pytest.mark.parametrize("process", _ACCEPTED)

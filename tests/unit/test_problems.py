@@ -153,6 +153,7 @@ async def test_a_bug_is_answered_without_its_message() -> None:
         (web.HTTPRequestEntityTooLarge(1, 2), 413, "body_too_large"),
         (web.HTTPBadRequest(), 400, "malformed_http"),
         (web.HTTPForbidden(), 403, "origin_not_allowed"),
+        (web.HTTPRequestURITooLong(), 414, "url_too_long"),
         (web.HTTPRequestHeaderFieldsTooLarge(), 431, "headers_too_large"),
         (web.HTTPGone(), 410, "http_error"),
     ],
