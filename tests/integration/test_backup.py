@@ -12,6 +12,7 @@ import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -302,6 +303,13 @@ async def test_a_database_that_another_program_restored_can_be_protected(
         assert "flagged for review, because they may have been sent since the backup: 2" in (
             said.output
         )
+        named = urlsplit(copy)
+        assert f"changed: the database {named.path[1:]} at {named.hostname}:{named.port}\n" in (
+            said.output
+        )
+        assert "`python -m workers payouts start" in said.output
+        assert named.password
+        assert named.password not in said.output
     async with Store(copy) as store:
         [brake] = await store.rows("SELECT * FROM mkwanja.brake_history")
         entries = await store.one(

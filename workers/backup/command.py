@@ -1,8 +1,8 @@
 """Saves the database to a folder, and restores it into an empty database.
 
-`python -m workers.backup save FOLDER`, `restore FOLDER`, and `protect NAME` for a database that
-another program has restored. They need DATABASE_URL, which names the owner of the tables. The first
-two also need pg_dump, pg_restore and psql of the server's major version on the PATH.
+`python -m workers.backup save FOLDER`, `restore FOLDER`, and `protect DESCRIPTION` for a database
+that another program has restored. They need DATABASE_URL, which names the owner of the tables. The
+first two also need pg_dump, pg_restore and psql of the server's major version on the PATH.
 docs/deployment/backup.md says when to use them, and what a person does after a restore.
 
 A restore is one transaction. It commits only if each table has as many rows as the manifest says,
@@ -32,20 +32,33 @@ from domain.adapters.postgres.restoring import protection_script
 from domain.adapters.postgres.urls import read_database_url
 from domain.adapters.settings.common import MigrationSettings, read_settings
 from domain.adapters.settings.errors import SettingsError
+from workers.backup.folders import name_partial, parse_folder
 from workers.backup.programs import BackupError, check_programs, environment
+from workers.backup.protecting import (
+    DESCRIPTION_EXAMPLE,
+    check_description,
+    print_protection,
+    protect_database,
+)
 from workers.commands.arguments import OneLineParser
 from workers.commands.command import DONE, INTERRUPTED
 from workers.commands.ending import run_to_end
+from workers.commands.output import printable
 
 SCHEMAS = ("mkwanja", "mkwanja_api")
 DUMP = "database.dump"
 MANIFEST = "manifest.json"
 
 _CONNECT_SECONDS = 10
-_SHOWN_MAX = 50
 _MAYBE_RESTORED = (
     "nothing was restored, unless the connection was lost at the very end. Run the command again:"
     " if the database is not empty then, it has the whole backup"
+)
+_ABOUT_PROTECT = (
+    "Changes the database in DATABASE_URL at once: stops payouts, flags each unsent payment for"
+    " review, and lets no worker repeat a withdrawal that is being sent or in doubt. Use it only"
+    " for a database that another program has restored, before a process uses it. The output says"
+    " which database was changed, and how to undo it."
 )
 # What a person must know after Ctrl-C.
 _AFTER = {
@@ -63,11 +76,6 @@ _HAS_SCHEMA = f"SELECT nspname FROM pg_namespace WHERE nspname IN {SCHEMAS} ORDE
 _MAJOR_VERSION = "SELECT current_setting('server_version_num')::int / 10000"
 # A large table takes long, whatever limits the role has.
 _NO_LIMITS = "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
-_FLAGGED = """
-SELECT id, kind, amount_kes FROM mkwanja.payments
-WHERE stage = 'accepted' AND needs_review ORDER BY created_at, id
-"""
-
 
 _Table = Annotated[str, StringConstraints(pattern=r"^mkwanja(_api)?\.[a-z_0-9]+$")]
 
@@ -99,11 +107,20 @@ def _run() -> int:
     parser = OneLineParser(prog="python -m workers.backup", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (("save", "write a backup"), ("restore", "restore into an empty database")):
-        commands.add_parser(name, help=text).add_argument("folder", type=Path)
+        commands.add_parser(name, help=text).add_argument(
+            "folder", metavar="FOLDER", type=parse_folder
+        )
     protecting = commands.add_parser(
-        "protect", help="stop payouts and flag unsent payments, after another program's restore"
+        "protect",
+        help="stop payouts and flag unsent payments, after another program's restore",
+        description=_ABOUT_PROTECT,
     )
-    protecting.add_argument("name", help="what was restored, for example 'the snapshot of 07:00'")
+    protecting.add_argument(
+        "description",
+        metavar="DESCRIPTION",
+        help="what was restored, in several words for the history, for example"
+        f" '{DESCRIPTION_EXAMPLE}'. It chooses no database",
+    )
     arguments = parser.parse_args()
     try:
         url = read_settings(MigrationSettings).database_url
@@ -113,9 +130,9 @@ def _run() -> int:
             case "restore":
                 asyncio.run(restore(arguments.folder, url))
             case _:
-                asyncio.run(protect(arguments.name, url))
+                asyncio.run(protect(arguments.description, url))
     except (SettingsError, BackupError) as error:
-        sys.exit(f"{arguments.command}: {error}")
+        sys.exit(printable(f"{arguments.command}: {error}"))
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         sys.exit(f"{arguments.command}: PostgreSQL refused: {mask_text(str(error))}")
     except KeyboardInterrupt:
@@ -125,7 +142,7 @@ def _run() -> int:
         raise
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
-        sys.exit(f"{arguments.command}: {error.strerror or type(error).__name__}{where}")
+        sys.exit(printable(f"{arguments.command}: {error.strerror or type(error).__name__}{where}"))
     return DONE
 
 
@@ -133,14 +150,11 @@ def _run() -> int:
 
 
 async def save(folder: Path, url: str) -> None:
-    """Writes a backup to `folder`, which must not exist. Raises BackupError.
+    """Writes a backup to `folder`, a new folder in one that exists. Raises BackupError.
 
     The rows are counted in the same snapshot that pg_dump reads, while the service works.
     """
-    partial = folder.with_name(folder.name + ".partial")
-    for path in (folder, partial):
-        if path.exists():
-            raise BackupError(f"{path} exists; name a new folder, or remove it")
+    partial = name_partial(folder)
     connection = await _connect(url)
     try:
         major = await check_programs(await connection.fetchval(_MAJOR_VERSION))
@@ -155,7 +169,7 @@ async def save(folder: Path, url: str) -> None:
                 table: await connection.fetchval(f"SELECT count(*) FROM {table}")
                 for table in tables
             }
-            partial.mkdir(mode=0o700, parents=True)
+            partial.mkdir(mode=0o700)
             await _dump(connection, partial / DUMP, environment(url))
             manifest = Manifest(
                 taken_at=await connection.fetchval("SELECT now()"),
@@ -170,7 +184,7 @@ async def save(folder: Path, url: str) -> None:
         connection.terminate()
     _write_durably(partial / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
     partial.rename(folder)
-    print(f"saved {manifest.name} to {folder}: {_counts(manifest)}")
+    print(f"saved {manifest.name} to {printable(str(folder))}: {_counts(manifest)}")
 
 
 async def _dump(connection: Any, file: Path, env: Mapping[str, str]) -> None:
@@ -208,32 +222,21 @@ async def restore(folder: Path, url: str) -> None:
         if await asyncio.to_thread(_replay, folder / DUMP, manifest, environment(url)) != 0:
             raise BackupError(_MAYBE_RESTORED)
         print(f"restored {manifest.name}: {_counts(manifest)}, as the manifest says")
-        await _print_protection(connection)
+        await print_protection(connection, url)
     finally:
         connection.terminate()
     print('next: run `alembic upgrade head`, then docs/deployment/backup.md, "After the restore"')
 
 
-async def protect(name: str, url: str) -> None:
-    """Protects a database that another program restored from `name`, before a process uses it."""
-    if not name.isprintable() or not 3 <= len(name) <= 200:
-        raise BackupError("name what was restored in 3 to 200 printable characters")
+async def protect(description: str, url: str) -> None:
+    """Protects a database that another program restored, before a process uses it."""
+    check_description(description)
     connection = await _connect(url)
     try:
-        await connection.execute(protection_script(name))  # one message is one transaction
-        await _print_protection(connection)
+        await protect_database(connection, description)
+        await print_protection(connection, url)
     finally:
         connection.terminate()
-
-
-async def _print_protection(connection: Any) -> None:
-    flagged = await connection.fetch(_FLAGGED)
-    print("payouts are stopped (kill switch)")
-    print(f"flagged for review, because they may have been sent since the backup: {len(flagged)}")
-    for row in flagged[:_SHOWN_MAX]:
-        print(f"  {row['kind']} {row['id']} of KES {row['amount_kes']}")
-    if len(flagged) > _SHOWN_MAX:
-        print(f"  and {len(flagged) - _SHOWN_MAX} more: GET /v1/payments?needs_review=true")
 
 
 def read_manifest(folder: Path) -> Manifest:
