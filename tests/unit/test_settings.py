@@ -161,6 +161,11 @@ INVALID: dict[type[ProcessSettings], dict[str, list[str]]] = {
         "DARAJA_BASE_URL": [
             *("sandbox.daraja.example", "ftp://x.example", "https://", "https://x.example\n"),
         ],
+        "DARAJA_CONSUMER_KEY": [" "],
+        "DARAJA_CONSUMER_SECRET": [" \t"],
+        "DARAJA_PASSKEY": [" ", "\n", "\u00a0"],
+        "DARAJA_INITIATOR_NAME": [" "],
+        "DARAJA_INITIATOR_PASSWORD": [" "],
         "DARAJA_SHORTCODE": ["1234", "12345678", "17437a"],
         "DARAJA_TILL": ["1234", "12345678"],
         "DARAJA_PAYOUT_SHORTCODE": ["1234", "12345678"],
@@ -204,7 +209,17 @@ INVALID: dict[type[ProcessSettings], dict[str, list[str]]] = {
     IngressSettings: {
         "WEB_CONCURRENCY": ["0", "65", "two"],
         "JWT_SECRET": ["S3cret" * 5],
-        "JWT_FORMER_ISSUERS": [f"{FIRST},{FIRST}", f"{FIRST} {SECOND}", "a\tb"],
+        "JWT_FORMER_ISSUERS": [
+            *(f"{FIRST},{FIRST}", f"{FIRST} {SECOND}", "a\tb", ",", " , "),
+            *("[,", f'["{FIRST}"]', f"[{FIRST}]", f'"{FIRST}"', f"'{FIRST}'", f"<{FIRST}>"),
+            *(f"{FIRST}]", f"{FIRST},{SECOND}]", f'{FIRST}"', f"-{FIRST}"),
+            *("https://", "https:/first.example", "https:first.example", "https://first example"),
+        ],
+        "JWT_ISSUER": [" ", "\t"],
+        "OTEL_EXPORTER_OTLP_ENDPOINT": ["foo", "collector:4318", "grpc://c:4317", "http://", " "],
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": ["foo", "/v1/traces"],
+        "OTEL_TRACES_SAMPLER": ["some", "0.1"],
+        "OTEL_BSP_SCHEDULE_DELAY": ["x", "0", "-1", "1.5", "5.0", "3600001", "9" * 30, "٣"],
     },
 }
 
@@ -309,6 +324,11 @@ def test_a_secret_alone_is_enough_to_verify_tokens(set_environment: SetEnvironme
         (f"{FIRST} , {SECOND},", [FIRST, SECOND]),
         ("https://abc.supabase.example/auth/v1", ["https://abc.supabase.example/auth/v1"]),
         ("supabase", ["supabase"]),
+        ("accounts.example", ["accounts.example"]),
+        ("urn:example:shop", ["urn:example:shop"]),
+        ("Zürich-Bank", ["Zürich-Bank"]),
+        ("http://[::1]:9999/auth/v1", ["http://[::1]:9999/auth/v1"]),
+        ("https://id.example/realms/a(b)!/", ["https://id.example/realms/a(b)!/"]),
     ],
 )
 def test_former_issuers_are_read_in_their_order(

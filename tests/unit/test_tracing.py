@@ -187,6 +187,33 @@ def test_an_exporter_that_we_do_not_have_stops_the_start(
         read_settings(TraceSettings)
 
 
+@pytest.mark.parametrize("share", ["x", "1.1", "-0.1", "nan", "10%"])
+def test_a_share_of_the_traces_is_from_0_to_1(monkeypatch: pytest.MonkeyPatch, share: str) -> None:
+    """The library would send all traces."""
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "traceidratio")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", share)
+    with pytest.raises(SettingsError, match=r"OTEL_TRACES_SAMPLER_ARG \(must be a number"):
+        read_settings(TraceSettings)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "share"), [("PARENTBASED_TRACEIDRATIO", "0.1"), ("always_on", "unused")]
+)
+def test_right_values_for_traces_are_accepted(
+    monkeypatch: pytest.MonkeyPatch, sampler: str, share: str
+) -> None:
+    """The library reads the names of samplers in any case."""
+    for name, value in {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://user:pass@collector.example/v1/traces",
+        "OTEL_BSP_SCHEDULE_DELAY": "200",
+        "OTEL_TRACES_SAMPLER": sampler,
+        "OTEL_TRACES_SAMPLER_ARG": share,
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert read_settings(TraceSettings).has_traces
+
+
 def test_the_library_is_not_imported_if_traces_are_off() -> None:
     """It would cost memory and time in every process."""
     program = (

@@ -22,11 +22,15 @@ from domain.adapters.redis.address import TlsVerify, find_url_secrets, require_c
 from domain.adapters.settings.errors import SettingsError
 from domain.adapters.settings.values import (
     DatabaseUrl,
+    HttpUrl,
     IpNetwork,
     LongSecret,
+    Milliseconds,
     PolicyFile,
     RedisUrl,
+    TraceSampler,
     parse_networks,
+    require_ratio,
     split_at_commas,
 )
 from domain.kinds import RULES, Kind
@@ -146,14 +150,26 @@ class RedisSettings(ProcessSettings):
 class TraceSettings(ProcessSettings):
     """Whether traces are sent. The library of OpenTelemetry reads these variables itself.
 
-    It reads others too, for example OTEL_EXPORTER_OTLP_HEADERS and OTEL_TRACES_SAMPLER.
+    It reads others too, for example OTEL_EXPORTER_OTLP_HEADERS. If it does not understand a value,
+    it logs that at most, and uses its default. So these values are checked here.
     """
 
-    otel_exporter_otlp_endpoint: str | None = None
-    otel_exporter_otlp_traces_endpoint: str | None = None
+    otel_exporter_otlp_endpoint: HttpUrl | None = None
+    otel_exporter_otlp_traces_endpoint: HttpUrl | None = None
     otel_traces_exporter: Literal["otlp", "none"] | None = None
     otel_exporter_otlp_protocol: Literal["http/protobuf"] | None = None
     otel_sdk_disabled: bool = False
+    otel_traces_sampler: TraceSampler | None = None
+    otel_traces_sampler_arg: str | None = None
+    otel_bsp_schedule_delay: Milliseconds | None = None
+
+    @field_validator("otel_traces_sampler_arg")
+    @classmethod
+    def _require_ratio(cls, text: str | None, info: ValidationInfo) -> str | None:
+        sampler = info.data.get("otel_traces_sampler")
+        if text is not None and sampler is not None and sampler.endswith("traceidratio"):
+            return require_ratio(text)
+        return text  # the library does not read it
 
     @property
     def has_traces(self) -> bool:

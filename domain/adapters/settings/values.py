@@ -6,6 +6,7 @@ No message contains a value, because it might be a secret.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -75,7 +76,15 @@ def _require_origin(text: str) -> str:
 
 Origin = Annotated[str, AfterValidator(_require_origin)]
 HttpUrl = Annotated[str, AfterValidator(_require_url("http", "https"))]
-Text = Annotated[str, Field(min_length=1)]
+
+
+def _require_text(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_require_text)]
 
 
 def _require_long(secret: str) -> str:
@@ -87,15 +96,40 @@ def _require_long(secret: str) -> str:
 LongSecret = Annotated[str, AfterValidator(_require_long)]
 
 
+# An issuer begins with a letter or digit. It has no sign that a URI cannot have, and brackets only
+# around an address (RFC 3986 §3.2.2). So a list in JSON is no issuer.
+_ISSUER = re.compile(r"\w(?:[^\s\"<>{}\\^`|\[\]]|(?<=//)\[[0-9A-Fa-f:.]+\])*")
+
+
+def split_issuers(value: Any) -> Any:
+    """The issuers of a comma-separated list. Raises ValueError if it has only commas and blanks."""
+    names = split_at_commas(value)
+    if isinstance(value, str) and not names:
+        raise ValueError("must name an issuer, or be unset")
+    return names
+
+
 def _require_issuers(names: list[str]) -> list[str]:
-    if len(set(names)) != len(names) or not all(
-        name.isprintable() and " " not in name for name in names
-    ):
+    """Requires names that can be issuers.
+
+    The service identifies callers by the first name. With a wrong name it would not find a caller's
+    earlier idempotency keys, and might make a payment a second time.
+    """
+    if len(set(names)) != len(names) or not all(map(_is_issuer, names)):
         raise ValueError(
             "must list issuers exactly as in the iss claim of tokens, comma-separated, each once, "
-            "the oldest first"
+            "the oldest first, without quotes or brackets around them"
         )
     return names
+
+
+def _is_issuer(name: str) -> bool:
+    if name.lower().startswith(("http:", "https:")):
+        try:
+            _require_url("http", "https")(name)
+        except ValueError:
+            return False
+    return _ISSUER.fullmatch(name) is not None
 
 
 Issuers = Annotated[list[str], AfterValidator(_require_issuers)]
@@ -135,3 +169,41 @@ def _require_readable_policy(path: Path) -> Path:
 
 
 PolicyFile = Annotated[Path, AfterValidator(_require_readable_policy)]
+
+
+# --- values that only the library of OpenTelemetry uses -------------------------------------------
+
+_DELAY_MAX_MILLISECONDS = 3_600_000
+_SAMPLERS = tuple(
+    f"{prefix}{name}"
+    for prefix in ("", "parentbased_")
+    for name in ("always_on", "always_off", "traceidratio")
+)
+
+
+def _require_milliseconds(text: str) -> str:
+    is_number = text.isascii() and text.isdigit() and len(text) < 20
+    if not is_number or not 1 <= int(text) <= _DELAY_MAX_MILLISECONDS:
+        raise ValueError(f"must be a whole number of milliseconds, 1 to {_DELAY_MAX_MILLISECONDS}")
+    return text
+
+
+def _require_sampler(name: str) -> str:
+    if name.lower() not in _SAMPLERS:
+        raise ValueError(f"must be one of {', '.join(_SAMPLERS)}")
+    return name.lower()
+
+
+def require_ratio(text: str) -> str:
+    """`text` if it is a share of the traces. Raises ValueError if not."""
+    try:
+        is_ratio = 0 <= float(text) <= 1
+    except ValueError:
+        is_ratio = False
+    if not is_ratio:
+        raise ValueError("must be a number from 0 to 1, for example 0.1 for a tenth of the traces")
+    return text
+
+
+Milliseconds = Annotated[str, AfterValidator(_require_milliseconds)]
+TraceSampler = Annotated[str, AfterValidator(_require_sampler)]

@@ -14,7 +14,14 @@ from domain.adapters.settings.common import (
     SharedSettings,
     WebhookSettings,
 )
-from domain.adapters.settings.values import HttpUrl, Issuers, Origin, Text, split_at_commas
+from domain.adapters.settings.values import (
+    HttpUrl,
+    Issuers,
+    Origin,
+    Text,
+    split_at_commas,
+    split_issuers,
+)
 
 
 class TokenSettings(ProcessSettings):
@@ -34,7 +41,7 @@ class TokenSettings(ProcessSettings):
     # RFC 7518 §3.2: the secret must be at least as long as the hash.
     jwt_secret: str | None = Field(None, min_length=32)
 
-    _split_issuers = field_validator("jwt_former_issuers", mode="before")(split_at_commas)
+    _split_issuers = field_validator("jwt_former_issuers", mode="before")(split_issuers)
 
     @model_validator(mode="before")
     @classmethod
