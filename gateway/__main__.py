@@ -39,7 +39,7 @@ def main() -> None:
     except SettingsError as error:
         sys.exit(f"{_NAMES.get(process, process)}: {error}")
     except OSError as error:
-        sys.exit(f"{_NAMES[process]}: cannot listen: {error.strerror}")
+        sys.exit(f"{_NAMES[process]}: cannot start: {error.strerror}")
 
 
 def _ingress() -> Coroutine[Any, Any, None]:

@@ -159,7 +159,7 @@ def _serve_metrics(port: int) -> None:
     try:
         start_http_server(port)
     except OSError as error:
-        raise ValueError(f"cannot listen: {error.strerror}") from None
+        raise ValueError(f"cannot listen on port {port}: {error.strerror}") from None
 
 
 @asynccontextmanager

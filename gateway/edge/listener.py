@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import structlog
 
+from domain.adapters.settings.errors import SettingsError
 from gateway.edge.connections import Connection, Connections
 
 log = structlog.get_logger()
@@ -34,7 +36,19 @@ _NO_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 def listening_sockets(port: int) -> list[socket.socket]:
-    """Sockets that listen on `port`, for IPv4 and, if the machine has it, for IPv6."""
+    """Sockets that listen on `port`, for IPv4 and, if the machine has it, for IPv6.
+
+    Raises SettingsError if the kernel refuses the port.
+    """
+    try:
+        return _listening_sockets(port)
+    except OSError as error:
+        # Python adds the address to the error's text.
+        reason = os.strerror(error.errno) if error.errno else type(error).__name__
+        raise SettingsError(f"cannot listen on port {port} (PORT): {reason}") from None
+
+
+def _listening_sockets(port: int) -> list[socket.socket]:
     sockets = [socket.create_server(("", port), family=socket.AF_INET, backlog=BACKLOG)]
     if socket.has_ipv6:
         try:

@@ -81,7 +81,7 @@ async def listen(
     """Serves `app` during the block, on `port` or on `sockets` that listen already.
 
     After the block it accepts no connection, and waits for the requests under way. Raises
-    SettingsError if aiohttp is not a tested version.
+    SettingsError if aiohttp is not a tested version, or if it cannot listen on the port.
     """
     require_known_aiohttp()
     loop = asyncio.get_running_loop()

@@ -6,6 +6,7 @@ It logs the route of a request, and never a text that the peer sent.
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,9 @@ from uuid import UUID, uuid4
 import aiohttp
 import pytest
 
+from domain.adapters.settings.errors import SettingsError
 from domain.callback_address import make_address
+from gateway.edge.listener import listening_sockets
 from tests.integration.conftest import PATIENCE_SECONDS, new_id
 from tests.paths import ROOT
 from tests.stack.environment import bare
@@ -103,13 +106,19 @@ async def _refusal_to_start(
     stack: Stack, folder: Path, name: str, command: Sequence[str], **env: str
 ) -> str:
     """Start a process that must fail, and return the one line that it logs."""
+    [line] = await _log_of_failed_start(stack, folder, name, command, **env)
+    return line
+
+
+async def _log_of_failed_start(
+    stack: Stack, folder: Path, name: str, command: Sequence[str], **env: str
+) -> list[str]:
     process = Process(
         name, command, env={**bare(), **stack.env(name), **env}, log=folder / name, cwd=ROOT
     )
     await process.start()
     assert await process.wait(within_seconds=PATIENCE_SECONDS) > 0
-    [line] = process.log_text().splitlines()
-    return line
+    return process.log_text().splitlines()
 
 
 @pytest.mark.whole
@@ -134,6 +143,35 @@ async def test_with_an_untested_aiohttp_no_process_starts(stack: Stack, tmp_path
         )
         line = await _refusal_to_start(stack, tmp_path, name, [sys.executable, "-c", program])
         assert line.startswith(f"{name}: cannot start; aiohttp 3.99.0 is installed, and only ")
+
+
+def test_a_port_that_another_program_has_is_named_with_its_setting() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(SettingsError) as refused:
+            listening_sockets(port)
+    assert str(refused.value) == f"cannot listen on port {port} (PORT): Address already in use"
+
+
+@pytest.mark.whole
+async def test_a_process_whose_port_is_taken_ends_with_one_line(
+    stack: Stack, tmp_path: Path
+) -> None:
+    """Also if it would fork: then the parent listens."""
+    port = stack.process("web").url.rpartition(":")[2]
+    cases: tuple[tuple[str, dict[str, str]], ...] = (
+        ("web", {}),
+        ("web", {"WEB_CONCURRENCY": "2"}),
+        ("callbacks", {}),
+    )
+    for number, (name, env) in enumerate(cases):
+        command = procfile_commands(ROOT / "Procfile")[name]
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        log = await _log_of_failed_start(stack, folder, name, command, PORT=port, **env)
+        assert [line for line in log if not line.startswith("{")] == [
+            f"{name}: cannot listen on port {port} (PORT): Address already in use"
+        ], log
 
 
 async def test_a_request_and_its_log_line_have_one_id(stack: Stack) -> None:

@@ -13,7 +13,13 @@ from typing import NoReturn, TypeVar
 from uuid import UUID
 
 from domain.attempts import IdKind
-from domain.values import is_receipt, parse_operator, parse_reason, parse_storable_text
+from domain.values import (
+    REASON_LENGTH,
+    is_receipt,
+    parse_operator,
+    parse_reason,
+    parse_storable_text,
+)
 from workers.commands.command import WRONG_INPUT
 from workers.commands.output import print_failure, printable
 
@@ -135,6 +141,8 @@ def word(text: str) -> str:
 
 def text_of_payment(text: str) -> str:
     """A text that is compared with a column of payments."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be blank; leave it out to find all payments")
     try:
         return parse_storable_text(text)
     except ValueError as error:
@@ -145,8 +153,11 @@ def reason(text: str) -> str:
     try:
         return parse_reason(text)
     except ValueError as error:
+        length = len(text.strip())
+        is_length_right = REASON_LENGTH[0] <= length <= REASON_LENGTH[1]
+        counted = "" if is_length_right else f"; this one has {length}"
         raise argparse.ArgumentTypeError(
-            f"the reason {error}; this one has {len(text.strip())}. Say why, for example 'ticket 9'"
+            f"the reason {error}{counted}. Say why, for example 'ticket 9'"
         ) from None
 
 
