@@ -223,7 +223,9 @@ async def test_requeue_says_who_does_a_step_that_no_brake_holds(cast: Cast) -> N
 
 async def test_ask_names_the_brake_that_holds_the_inquiry(cast: Cast) -> None:
     system = cast.system
-    command = ("ask", cast.paid["id"], "--reason", "ticket 9")
+    payment_id = await system.deposit(phone_number="0711000777")
+    await system.settled(payment_id)
+    command = ("ask", payment_id, "--reason", "ticket 9")
     free = (await cast.run(*command)).expect(0)
     assert "A worker does it as soon as the inquiry budget allows." in free.lines[0]
     hold = (
