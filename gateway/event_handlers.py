@@ -18,7 +18,7 @@ from gateway.cursors import UNKNOWN_EVENT, feed_cursor
 from gateway.edge.read_queue import ReadQueue
 from gateway.edge.requests import prefers_event_stream
 from gateway.event_stream import STREAM_HEADERS, EventStream
-from gateway.schemas.queries import LAST_EVENT_ID, EventParameters, feed_start, parse_query
+from gateway.schemas.queries import LAST_EVENT_ID, EventParameters, feed_start, read_parameters
 from gateway.tail import EventTail
 from gateway.waiting_places import WaitingPlaces
 
@@ -50,7 +50,7 @@ class EventHandlers:
     async def get(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/events: events as they were published, in the order of their commits."""
         caller = await self._authenticate(request)
-        parameters = parse_query(EventParameters, request.query)
+        parameters = read_parameters(request, EventParameters)
         is_stream = prefers_event_stream(request.headers.getall(hdrs.ACCEPT, []))
         start = feed_start(parameters, request.headers, is_stream=is_stream)
         name = LAST_EVENT_ID if LAST_EVENT_ID in request.headers else "?after"

@@ -46,7 +46,7 @@ from gateway.schemas.queries import (
     history_position,
     next_cursor,
     page_query,
-    parse_query,
+    read_parameters,
     reject_parameters,
 )
 from gateway.waiting import WaitForPayments
@@ -134,7 +134,7 @@ class IngressHandlers:
     async def read_payment(self, request: web.Request) -> web.Response:
         """GET /v1/payments/{id}. With `?wait=` the answer may wait until the payment is final."""
         caller = await self.authenticate_within_rate(request)
-        seconds = parse_query(WaitParameters, request.query).wait
+        seconds = read_parameters(request, WaitParameters).wait
         payment = await self._read_visible_payment(request, caller)
         if seconds and not payment.stage.is_final and request.method != hdrs.METH_HEAD:
             with self.waiting_places.occupy(request, caller, "payment"):
@@ -160,7 +160,7 @@ class IngressHandlers:
     async def list_payments(self, request: web.Request) -> web.Response:
         """GET /v1/payments"""
         caller = await self.authenticate_within_rate(request)
-        parameters = parse_query(PageParameters, request.query)
+        parameters = read_parameters(request, PageParameters)
         payments = await self.reads.run(
             lambda: self.resources.reading.page(page_query(parameters, caller))
         )
@@ -175,7 +175,7 @@ class IngressHandlers:
     async def read_history(self, request: web.Request) -> web.Response:
         """GET /v1/payments/{id}/history"""
         caller = await self.authenticate_within_rate(request)
-        parameters = parse_query(HistoryParameters, request.query)
+        parameters = read_parameters(request, HistoryParameters)
         payment = await self._read_visible_payment(request, caller)
         after = history_position(parameters, payment)
         rows = await self.reads.run(

@@ -30,7 +30,13 @@ from gateway.console.pages import Pages, format_words
 from gateway.console.queries import Query, read_query
 from gateway.console.sessions import Sessions
 from gateway.console.visits import HOME, Visit, redirect
-from gateway.schemas.queries import PageParameters, next_cursor, page_query_of, parse_query
+from gateway.schemas.queries import (
+    PageParameters,
+    list_undecodable,
+    next_cursor,
+    page_query_of,
+    parse_query,
+)
 
 Result = TypeVar("Result")
 # Runs a read in the queue of all reads, so that the console cannot starve callers.
@@ -248,6 +254,8 @@ class Payments:
     def _read_filters(self, visit: Visit) -> Filters:
         """The filters as those of GET /v1/payments. Raises InvalidRequest with all faults."""
         query, faults = read_query(visit.request.query, _KNOWN)
+        known = {f"?{name}" for name in _KNOWN}
+        faults += [each for each in list_undecodable(visit.request) if each.pointer in known]
         translated = {"limit": str(_PAGE_SIZE), **query}
         who, period = translated.pop("who", None), translated.pop("period", None)
         if who is not None:

@@ -228,8 +228,8 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
                 "in": "header",
                 "required": False,
                 "description": (
-                    "The last `id` of a stream that you have received. The answer continues after "
-                    "it. It counts before the parameter `after`."
+                    "The last `id` of a stream that you have received. The answer, a stream or a "
+                    "page, continues after it. It counts before the parameter `after`."
                 ),
                 "schema": text_schema(FEED),
             }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from datetime import datetime
 from typing import Literal, TypeVar
+from urllib.parse import unquote_to_bytes
 from uuid import UUID
 
 from aiohttp import web
@@ -32,7 +33,7 @@ from gateway.fields import (
 )
 from gateway.schemas.faults import describe_faults
 
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model", bound="Parameters")
 
 # The header with the last `id:` of a stream that a client has had.
 LAST_EVENT_ID = "Last-Event-ID"
@@ -42,6 +43,10 @@ class Parameters(BaseModel):
     """The base of all queries: unknown parameters are rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def list_contradictions(self) -> list[FieldError]:
+        """Parameters that are right by themselves, and wrong together."""
+        return []
 
 
 class PageParameters(Parameters):
@@ -65,13 +70,25 @@ class PageParameters(Parameters):
         ),
     )
 
+    def list_contradictions(self) -> list[FieldError]:
+        after, before = self.created_after, self.created_before
+        if after is None or before is None or after <= before:
+            return []
+        return [
+            FieldError("?created_after", "is later than created_before, so no payment matches"),
+            FieldError("?created_before", "is earlier than created_after, so no payment matches"),
+        ]
+
 
 class EventParameters(Parameters):
     """GET /v1/events"""
 
     after: FeedCursor | None = Field(
         None,
-        description="`next_cursor` of the previous answer. The default is the feed's beginning.",
+        description=(
+            "`next_cursor` of the previous answer. The default is the feed's beginning. The header "
+            "`Last-Event-ID` counts before it."
+        ),
     )
     limit: Limit = Field(20, description="Not for a stream, which has no end.")
 
@@ -101,6 +118,32 @@ class NoParameters(Parameters):
     """Routes without query parameters."""
 
 
+def read_parameters(request: web.Request, model: type[Model]) -> Model:
+    """Parses the query parameters of `request`. Raises InvalidRequest with each wrong parameter."""
+    if faults := list_undecodable(request):
+        raise InvalidRequest(faults)
+    return parse_query(model, request.query)
+
+
+def list_undecodable(request: web.Request) -> list[FieldError]:
+    """The query parameters that have bytes that are not UTF-8.
+
+    `request.query` has other characters in place of these bytes, so a filter would match nothing.
+    """
+    raw = request.rel_url.raw_query_string
+    if "%" not in raw and raw.isascii():
+        return []
+    names: dict[str, None] = {}
+    for pair in raw.split("&"):
+        octets = unquote_to_bytes(pair.encode("utf-8", "surrogateescape"))
+        try:
+            octets.decode()
+        except UnicodeDecodeError:
+            names[octets.partition(b"=")[0].decode("utf-8", "backslashreplace")] = None
+    detail = "has bytes that are not UTF-8; encode the text as UTF-8, then each byte as %XX"
+    return [FieldError(f"?{name}", detail) for name in names]
+
+
 def parse_query(model: type[Model], parameters: MultiMapping[str]) -> Model:
     """Parses the query parameters. Raises InvalidRequest with every wrong parameter."""
     repeated = sorted({name for name in parameters if len(parameters.getall(name)) > 1})
@@ -109,10 +152,13 @@ def parse_query(model: type[Model], parameters: MultiMapping[str]) -> Model:
             [FieldError(f"?{name}", "is sent more than once") for name in repeated]
         )
     try:
-        return model.model_validate(dict(parameters))
+        parsed = model.model_validate(dict(parameters))
     except ValidationError as error:
         faults = describe_faults(error, lambda place: f"?{place[0]}", model.model_fields)
         raise InvalidRequest(faults) from None
+    if faults := parsed.list_contradictions():
+        raise InvalidRequest(faults)
+    return parsed
 
 
 def feed_start(
@@ -121,7 +167,8 @@ def feed_start(
     """Where the caller wants to begin. None: it does not say.
 
     The header `Last-Event-ID` counts before `?after=`, because a client that reconnects repeats its
-    URL, but sends the newest id. Raises InvalidRequest with everything that is wrong.
+    URL, but sends the newest id. It counts for a page too. Raises InvalidRequest with everything
+    that is wrong.
     """
     faults: list[FieldError] = []
     if is_stream and "limit" in parameters.model_fields_set:
@@ -145,7 +192,7 @@ def feed_start(
 def reject_parameters(request: web.Request) -> None:
     """Raises InvalidRequest if the request has query parameters, for routes that take none."""
     if request.rel_url.raw_query_string:
-        parse_query(NoParameters, request.query)
+        read_parameters(request, NoParameters)
 
 
 def page_query(parameters: PageParameters, caller: Caller) -> PageQuery:

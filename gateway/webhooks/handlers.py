@@ -25,7 +25,7 @@ from gateway.edge.read_queue import ReadQueue
 from gateway.edge.requests import read_json, require_no_body
 from gateway.rate_limits import RateLimits
 from gateway.route import Route
-from gateway.schemas.queries import parse_query, reject_parameters
+from gateway.schemas.queries import read_parameters, reject_parameters
 from gateway.webhooks import routes
 from gateway.webhooks.schemas import (
     DELIVERY_NUMBER_MAX,
@@ -142,7 +142,7 @@ class WebhookHandlers:
     async def list_deliveries(self, request: web.Request) -> web.Response:
         """GET /v1/webhook-endpoints/{endpoint_id}/deliveries"""
         caller = await self._authenticate(request)
-        parameters = parse_query(DeliveryParameters, request.query)
+        parameters = read_parameters(request, DeliveryParameters)
         endpoint_id, cursor = _endpoint_id(request), parameters.cursor
         if cursor is not None and cursor.endpoint_id != endpoint_id:
             raise InvalidRequest(

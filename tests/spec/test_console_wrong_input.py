@@ -40,6 +40,7 @@ class TestParameters:
             ("account_reference=%00", "account_reference: must not contain NUL"),
             ("cursor=odd", "cursor: is not a cursor that this list returned"),
             ("who=odd", "The searched number: is too old; search for the number again"),
+            ("account_reference=%ff", "account_reference: has bytes that are not UTF-8"),
             ("=x", "A parameter without a name: is not a parameter of this page"),
         ],
     )

@@ -230,6 +230,23 @@ async def test_a_client_that_does_not_ask_for_a_stream_gets_a_page(
     assert json.loads(answer.body).keys() == {"items", "next_cursor"}
 
 
+async def test_a_page_begins_after_the_last_id_too_whatever_its_parameter_after(
+    system: System,
+) -> None:
+    await cancelled_payments(system, 3)
+    first = (await system.backend.get("/v1/events", limit="1")).expect(200).json()["next_cursor"]
+    for query in ("", "&after=events-0"):
+        answer = await send_request(
+            system,
+            "GET",
+            f"/v1/events?limit=1{query}",
+            headers=[("Last-Event-ID", first)],
+            token=system.stack.issuer.backend_token(),
+        )
+        after = await system.backend.get("/v1/events", limit="1", after=first)
+        assert json.loads(answer.expect(200).body) == after.json()
+
+
 async def test_a_head_request_gets_the_head_of_a_stream(system: System) -> None:
     token = system.stack.issuer.backend_token()
     answer = await send_request(system, "HEAD", "/v1/events", headers=[_STREAM], token=token)

@@ -183,6 +183,12 @@ async def test_a_long_history_can_be_read_whole(
 
 # Route, query, and the parameter that the problem names. `test_schemas.py` has more wrong values.
 _QUERIES = [
+    ("", "account_reference=%ff", "?account_reference"),
+    ("", "receipt=a%C3&limit=5", "?receipt"),
+    ("", "idempotency_key=%ed%a0%80", "?idempotency_key"),
+    ("", "%ff=1", "?\\xff"),
+    ("/ID", "wait=%fe", "?wait"),
+    ("/ID/history", "cursor=%80", "?cursor"),
     ("", "limit=101", "?limit"),
     ("", "limit=5&limit=6", "?limit"),
     ("", "created_before=9999-12-31T23:59:59-14:00", "?created_before"),
@@ -203,6 +209,13 @@ async def test_the_problem_names_a_wrong_query_parameter(system: System) -> None
         path = f"/v1/payments{route}?{query}".replace("ID", payment_id)
         answer = await send_request(system, "GET", path)
         assert pointers(expect_problem(answer, 422, "invalid_request")) == {name}, query
+
+
+async def test_a_parameter_of_any_characters_in_utf_8_is_read(system: System) -> None:
+    """U+FFFD is a character like any other, although decoders write it for broken bytes."""
+    for value in ("\ufffd", "é", "%", "%ff", "a b+c", "\U0001f600"):
+        page = await system.backend.get("/v1/payments", account_reference=value)
+        assert page.expect(200).json()["items"] == [], value
 
 
 async def test_a_time_at_the_edge_of_the_calendar_causes_no_internal_error(system: System) -> None:

@@ -222,7 +222,7 @@ def test_a_query_with_all_parameters_is_parsed() -> None:
     found = parameters(
         kind="bill_payment", status="failed", phone_number="0711000111", account_reference="A",
         receipt="R", idempotency_key="k", needs_review="true", limit="100",
-        created_after="2026-03-01T07:15:00Z", created_before="2026-03-01T07:15:00.5+03:00",
+        created_after="2026-03-01T07:15:00Z", created_before="2026-03-01T10:15:00.5+03:00",
     )  # fmt: skip
     assert (found.kind, found.status, found.phone_number, found.needs_review, found.limit) == (
         Kind.BILL_PAYMENT, "failed", "254711000111", True, 100,
@@ -267,6 +267,14 @@ def test_every_wrong_or_repeated_parameter_is_named_at_once() -> None:
     assert query_faults(PageParameters, *pairs) == ["?kind", "?limit", "?x"]
     pairs = [("limit", "5"), ("limit", "5"), ("kind", "x"), ("kind", "x")]
     assert query_faults(PageParameters, *pairs) == ["?kind", "?limit"]
+
+
+def test_times_between_which_no_payment_can_be_are_both_named() -> None:
+    noon, later = "2026-03-01T12:00:00Z", "2026-03-01T12:00:00.000001Z"
+    pairs = [("created_after", later), ("created_before", noon)]
+    assert query_faults(PageParameters, *pairs) == ["?created_after", "?created_before"]
+    for right in (noon, "2026-03-01T15:00:01+03:00"):  # 15:00 in Nairobi is 12:00 UTC
+        parameters(created_after=noon, created_before=right)
 
 
 def test_an_unknown_field_or_parameter_is_refused_with_all_that_are_known() -> None:
