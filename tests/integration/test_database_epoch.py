@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from jose import jwt
 
+from domain.adapters.postgres import epoch
 from domain.adapters.postgres.epoch import EpochReader
 from domain.adapters.settings.common import read_settings
 from domain.adapters.settings.web import IngressSettings
@@ -80,6 +82,44 @@ async def test_a_restored_backup_replays_no_payment_that_it_does_not_have(
         assert (payment_id != lost, was_replayed) == (True, False)
         assert await pay(after, key) == (payment_id, True)
         assert str(await raw.fetchval("SELECT id FROM mkwanja.payments")) == payment_id
+    await postgres.drop_database(backup)
+
+
+async def test_a_process_that_outlives_a_restore_replays_no_lost_payment(
+    fresh: Store, ingress: Ingress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process still remembers the answer. In the restored tables, its key is free."""
+    monkeypatch.setattr(epoch, "_FRESH_SECONDS", 0.0)
+    key = str(uuid4())
+    async with ingress(fresh.url) as client:
+        lost, _ = await pay(client, key)
+        assert await pay(client, key) == (lost, True)
+        await fresh.execute("TRUNCATE mkwanja.idempotency_keys")
+        payment_id, was_replayed = await pay(client, key)
+        assert (payment_id != lost, was_replayed) == (True, False)
+
+
+async def test_a_refused_request_gets_no_answer_from_before_a_restore(
+    fresh: Store,
+    postgres: PostgresServer,
+    template: str,
+    ingress: Ingress,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Redis has the first answer, but the restored database does not have its payment."""
+    backup = await postgres.create_database(template=template)
+    key = str(uuid4())
+    async with ingress(fresh.url) as before:
+        first, _ = await pay(before, key)
+    policy = tmp_path / "policy.toml"
+    policy.write_text("[payment]\namount_max = 100\n")
+    monkeypatch.setenv("POLICY_FILE", str(policy))
+    async with ingress(fresh.url) as strict:
+        assert await pay(strict, key) == (first, True)
+    async with ingress(backup) as after:
+        answer = await after.pay("/v1/deposits", _DEPOSIT, key=key)
+        assert answer.expect(422).json()["code"] == "limit_exceeded"
     await postgres.drop_database(backup)
 
 
