@@ -76,9 +76,10 @@ def _check_authority(authority: str, *, is_https: bool, allowed: Sequence[Networ
         _check_ipv6(host)
     else:
         _check_name(host)
-    if port and not (port.isascii() and port.isdigit() and 1 <= int(port) <= _PORT_MAX):
+    if port is not None and not (port.isascii() and port.isdigit() and 1 <= int(port) <= _PORT_MAX):
         raise ValueError(
-            f"has a wrong port. Write a number from 1 to {_PORT_MAX}, or leave out the port"
+            f"has a wrong port. Write a number from 1 to {_PORT_MAX}, or leave out the port with "
+            "its colon"
         )
     _require_callable(host, is_https=is_https, allowed=allowed)
 

@@ -85,6 +85,30 @@ async def test_without_an_enabled_endpoint_the_sweeper_learns_that_there_is_none
     assert await deliveries.find_due() is None
 
 
+async def test_a_delivery_stays_failed_if_its_endpoint_is_deleted_while_it_is_sent(
+    fresh: Store,
+) -> None:
+    """The record of the attempt says whether the receiver accepted the message."""
+    endpoint_id = await an_endpoint(fresh)
+    await an_event(fresh)
+    deliveries = WebhookDeliveries(fresh.database)
+    claimed = await claim(deliveries, endpoint_id)
+    assert claimed is not None
+    [delivery] = claimed.deliveries
+    await WebhookEndpoints(fresh.database).delete("a caller", endpoint_id)
+    attempt = Attempt(
+        number=delivery.attempt,
+        attempted_at=claimed.now,
+        outcome=AttemptOutcome.DELIVERED,
+        http_status=200,
+        milliseconds=1,
+        answer=b"",
+    )
+    assert await deliveries.record(endpoint_id, delivery.number, attempt) is None
+    assert await fresh.one("SELECT status FROM mkwanja.webhook_deliveries") == "failed"
+    assert await fresh.one("SELECT outcome FROM mkwanja.webhook_attempts") == "delivered"
+
+
 async def test_of_two_workers_that_claim_at_once_one_gets_the_endpoint(fresh: Store) -> None:
     """Each event gets one delivery."""
     endpoint_id = await an_endpoint(fresh)

@@ -20,7 +20,6 @@ ACCEPTED = [
     "https://shop.example.com/webhooks",
     "https://shop.example.com:8443/w?tenant=7&x=%20",
     "https://shop.example.com?x=1",
-    "https://shop.example.com:/w",
     "https://shop.example.com./w",
     "HTTPS://SHOP.example.com/w",
     "https://shop_1.example.com/[a]/{b}|c",
@@ -99,6 +98,8 @@ REFUSED = [
     ("https://[::1/w", "bracket in its host"),
     ("https://[::1]x/w", "bracket in its host"),
     # the port
+    ("https://shop.example.com:/w", "wrong port"),
+    ("https://[2606:4700:4700::1111]:/w", "wrong port"),
     ("https://shop.example.com:0/w", "wrong port"),
     ("https://shop.example.com:65536/w", "wrong port"),
     ("https://shop.example.com:https/w", "wrong port"),
