@@ -26,6 +26,7 @@ URL = re.compile(r'[Hh][Tt][Tt][Pp][Ss]?://[!"$-\[\]-~]+')
 _EXAMPLE = "https://shop.example.com/webhooks"
 _HOST_LENGTH_MAX = 253
 _LABEL_LENGTH_MAX = 63
+_PUNYCODE = "xn--"
 _PORT_MAX = 65535
 
 # The parts of any text (RFC 3986, appendix B).
@@ -122,6 +123,23 @@ def _check_name(host: str) -> None:
         raise ValueError(f"has a host with more than {_LABEL_LENGTH_MAX} characters between dots")
     if any(label.startswith("-") or label.endswith("-") for label in labels):
         raise ValueError("has a host with a hyphen at the start or the end, or beside a dot")
+    for label in labels:
+        if label.lower().startswith(_PUNYCODE) and not _is_punycode(label.lower()):
+            raise ValueError(
+                f"has {label!r} in its host, which is not the ASCII form (punycode) of an "
+                f"international name. Check its spelling, or name a host without {_PUNYCODE}"
+            )
+
+
+def _is_punycode(label: str) -> bool:
+    """Whether `label` is the ASCII form of a label that UTS 46 permits, so names of emoji too."""
+    encoded = label.removeprefix(_PUNYCODE)
+    try:
+        name = encoded.encode().decode("punycode")
+        is_permitted = idna.uts46_remap(name) == name
+        return is_permitted and not name.isascii() and name.encode("punycode").decode() == encoded
+    except UnicodeError:  # the base of idna's errors
+        return False
 
 
 def _describe_ascii_form(host: str) -> str:

@@ -340,6 +340,55 @@ async def test_the_certificate_must_be_for_the_name_and_not_for_the_address(
     assert names == ["localhost"]
 
 
+@pytest.mark.parametrize(
+    "host", ["xn--fa-hia.example", "xn--3xa.example", "xn--mgba3gch31f060k.example"]
+)
+async def test_a_punycode_host_is_looked_up_and_named_in_tls_as_it_is_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str
+) -> None:
+    """An older standard of Python would make another name of it, which can have another owner."""
+    looked_up: list[str] = []
+
+    def look_up(name: str, *_: Any, **__: Any) -> list[Any]:
+        looked_up.append(name)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
+
+    server, client = _contexts(tmp_path, host)
+    names: list[str | None] = []
+    server.sni_callback = lambda _socket, name, _context: names.append(name)
+    seen: list[str] = []
+
+    async def receive(request: web.Request) -> web.Response:
+        seen.append(request.host)
+        return web.Response(text="ok")
+
+    async with _serving(receive, server) as port, a_sender(tls=client) as sender:
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        sent = await sender.send(f"https://{host}:{port}/w", {}, b"{}")
+    assert sent.outcome is AttemptOutcome.DELIVERED
+    assert (looked_up, names, seen) == ([host], [host], [f"{host}:{port}"])
+
+
+@pytest.mark.parametrize(
+    ("host", "looked_up"), [("xn--a.example", ["xn--a.example"]), ("faß.example", [])]
+)
+async def test_a_host_that_is_refused_today_leads_to_no_other_name(
+    monkeypatch: pytest.MonkeyPatch, host: str, looked_up: list[str]
+) -> None:
+    """An endpoint that an earlier release accepted may still have it."""
+    asked: list[str] = []
+
+    def look_up(name: str, *_: Any, **__: Any) -> list[Any]:
+        asked.append(name)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    async with a_sender() as sender:
+        sent = await sender.send(f"https://{host}/w", {}, b"{}")
+    assert sent.outcome is AttemptOutcome.NAME_NOT_RESOLVED
+    assert asked == looked_up
+
+
 async def test_a_certificate_that_nothing_vouches_for_is_refused(tmp_path: Path) -> None:
     server, _ = _contexts(tmp_path, "localhost")
 

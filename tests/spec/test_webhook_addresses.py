@@ -22,6 +22,7 @@ FAILED = "mkwanja.payment.failed"
         "https://localhost:8443/webhooks",
         "https://[::ffff:169.254.169.254]/latest/meta-data",
         "https://user:password@shop.example.com/",
+        "https://xn--a.example/",
         "no url",
     ],
 )

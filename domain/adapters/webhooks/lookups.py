@@ -50,6 +50,9 @@ class Lookups:
         literal = parse_address(host)
         if literal is not None:
             return [literal]
+        if not host.isascii():
+            # Python would encode it by an older standard, perhaps to the name of another owner.
+            raise NameNotResolved
         lookup = self._running.get(host)
         if lookup is None:
             if not self._has_thread(host):

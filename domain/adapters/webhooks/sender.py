@@ -87,7 +87,7 @@ class WebhookSender:
 
     async def _send_to_first(self, url: URL, headers: Mapping[str, str], body: bytes) -> Sent:
         """Sends to the first permitted address that accepts a connection."""
-        found = await self._lookups.find(url.host or "")
+        found = await self._lookups.find(called_host(url))
         is_https = url.scheme == "https"
         addresses = [
             each for each in found if may_call(each, is_https=is_https, allowed=self._allowed)
@@ -118,7 +118,7 @@ class WebhookSender:
             },
             allow_redirects=False,
             ssl=self._open_tls() if is_https else False,
-            server_hostname=(url.host or "").rstrip(".") if is_https else None,
+            server_hostname=called_host(url).rstrip(".") if is_https else None,
         )
         async with request as response:
             answer = await _read_beginning(response)
@@ -142,6 +142,16 @@ class WebhookSender:
         if self._tls is None:
             self._tls = ssl.create_default_context()
         return self._tls
+
+
+def called_host(url: URL) -> str:
+    """The host whose addresses are looked up and whose certificate is required, in lower case.
+
+    A punycode name stays punycode. yarl's `host` would decode it, and Python would encode it again
+    by an older standard: `xn--fa-hia.example` would become `fass.example`, which can have another
+    owner.
+    """
+    return (url.raw_host or "").lower()
 
 
 async def _read_beginning(response: aiohttp.ClientResponse) -> bytes:
