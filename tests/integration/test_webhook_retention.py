@@ -37,9 +37,18 @@ async def an_endpoint(store: Store) -> UUID:
 
 
 async def add_deliveries(
-    store: Store, endpoint_id: UUID, *, months_ago: int, count: int = 1, status: str = "delivered"
+    store: Store,
+    endpoint_id: UUID,
+    *,
+    months_ago: int,
+    count: int = 1,
+    status: str = "delivered",
+    attempted_months_ago: int | None = None,
 ) -> None:
-    """Store deliveries with two attempts each. They ended `months_ago`, or are pending."""
+    """Store deliveries with two attempts each. They ended `months_ago`, or are pending.
+
+    The attempts have the time of the end, or `attempted_months_ago`.
+    """
     await store.execute(
         "WITH endpoint AS (UPDATE mkwanja.webhook_endpoints SET last_number = last_number + $2"
         " WHERE id = $1 RETURNING last_number - $2 AS before),"
@@ -50,12 +59,13 @@ async def add_deliveries(
         " CASE WHEN $4 <> 'pending' THEN at END FROM endpoint, generate_series(1, $2) AS nth,"
         " LATERAL (SELECT now() - make_interval(months => $3) AS at) AS moment RETURNING number)"
         " INSERT INTO mkwanja.webhook_attempts SELECT $1, number, nth,"
-        " now() - make_interval(months => $3), 'error_status', 500, 7, ''"
+        " now() - make_interval(months => $5), 'error_status', 500, 7, ''"
         " FROM added, generate_series(1, 2) AS nth",
         endpoint_id,
         count,
         months_ago,
         status,
+        months_ago if attempted_months_ago is None else attempted_months_ago,
     )
 
 
@@ -88,6 +98,21 @@ async def test_many_old_deliveries_are_deleted_a_few_hundred_in_a_statement(
     assert await delete_old_deliveries(fresh.database) == BATCH_SIZE
     assert await upkeep.delete_deliveries(fresh.database)
     assert await fresh.one(_COUNT) == 0
+
+
+async def test_an_attempt_with_a_time_in_the_future_stops_the_deletion_of_no_other_delivery(
+    fresh: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest deliveries of a worker whose clock was wrong stay, with their attempts."""
+    monkeypatch.setattr(upkeep, "_PAUSE_SECONDS", 0)
+    endpoint_id = await an_endpoint(fresh)
+    await add_deliveries(
+        fresh, endpoint_id, months_ago=9, count=BATCH_SIZE, attempted_months_ago=-12
+    )
+    await add_deliveries(fresh, endpoint_id, months_ago=4, count=BATCH_SIZE + 1)
+    assert await upkeep.delete_deliveries(fresh.database)
+    assert await fresh.one(_COUNT) == BATCH_SIZE
+    assert await fresh.one(_COUNT_ATTEMPTS) == 2 * BATCH_SIZE
 
 
 async def test_without_a_retention_of_three_months_at_least_nothing_is_deleted(

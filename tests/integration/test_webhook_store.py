@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +12,7 @@ import pytest
 
 from domain.adapters.postgres.webhook_deliveries import (
     _WAITING_MAX,
+    ClaimedDelivery,
     ClaimedEndpoint,
     WebhookDeliveries,
 )
@@ -46,6 +49,17 @@ async def claim(
 ) -> ClaimedEndpoint | None:
     """Claim as a worker that can read the endpoint's key."""
     return await deliveries.claim(endpoint_id, turn or new_id(), limit=8, open_keys=readable)
+
+
+def a_failure(delivery: ClaimedDelivery, at: datetime) -> Attempt:
+    return Attempt(
+        number=delivery.attempt,
+        attempted_at=at,
+        outcome=AttemptOutcome.ERROR_STATUS,
+        http_status=500,
+        milliseconds=1,
+        answer=b"",
+    )
 
 
 async def an_event(store: Store) -> None:
@@ -216,14 +230,7 @@ async def test_a_delivery_that_is_sent_while_its_endpoint_is_enabled_again_gets_
     for status in (EndpointStatus.DISABLED, EndpointStatus.ENABLED):
         await endpoints.change("a caller", endpoint_id, {"status": status})
     assert await fresh.rows(read) == [before]
-    attempt = Attempt(
-        number=delivery.attempt,
-        attempted_at=claimed.now,
-        outcome=AttemptOutcome.ERROR_STATUS,
-        http_status=500,
-        milliseconds=1,
-        answer=b"",
-    )
+    attempt = a_failure(delivery, claimed.now)
     verdict = await deliveries.record(endpoint_id, delivery.number, attempt)
     assert verdict is not None
     assert verdict.status is DeliveryStatus.PENDING
@@ -240,18 +247,7 @@ async def test_an_attempt_that_fails_after_its_endpoint_was_disabled_does_not_co
     claimed = await claim(deliveries, endpoint_id)
     assert claimed is not None
     first, second = (
-        (
-            delivery.number,
-            Attempt(
-                number=delivery.attempt,
-                attempted_at=claimed.now,
-                outcome=AttemptOutcome.ERROR_STATUS,
-                http_status=500,
-                milliseconds=1,
-                answer=b"",
-            ),
-        )
-        for delivery in claimed.deliveries
+        (delivery.number, a_failure(delivery, claimed.now)) for delivery in claimed.deliveries
     )
     read = "SELECT failing_since FROM mkwanja.webhook_endpoints"
     await deliveries.record(endpoint_id, *first)
@@ -259,6 +255,27 @@ async def test_an_attempt_that_fails_after_its_endpoint_was_disabled_does_not_co
     await endpoints.change("a caller", endpoint_id, {"status": EndpointStatus.DISABLED})
     await deliveries.record(endpoint_id, *second)
     assert await fresh.one(read) is None
+
+
+async def test_an_attempt_of_a_worker_whose_clock_is_ahead_is_stored_with_the_databases_time(
+    fresh: Store,
+) -> None:
+    """If it had a time in the future, it could not be deleted until then."""
+    endpoint_id = await an_endpoint(fresh)
+    await WebhookEndpoints(fresh.database).send_test("a caller", endpoint_id)
+    deliveries = WebhookDeliveries(fresh.database)
+    claimed = await claim(deliveries, endpoint_id)
+    assert claimed is not None
+    [delivery] = claimed.deliveries
+    late = a_failure(delivery, claimed.now + timedelta(days=365))
+    await deliveries.record(endpoint_id, delivery.number, late)
+    assert await fresh.one(
+        "SELECT attempted_at BETWEEN $1 AND now() FROM mkwanja.webhook_attempts", claimed.now
+    )
+    early = replace(late, number=2, attempted_at=claimed.now - timedelta(seconds=9))
+    await deliveries.record(endpoint_id, delivery.number, early)
+    stored = "SELECT attempted_at FROM mkwanja.webhook_attempts WHERE number = 2"
+    assert await fresh.one(stored) == early.attempted_at
 
 
 async def test_an_attempt_that_waits_for_a_disabled_endpoint_is_not_overdue(fresh: Store) -> None:

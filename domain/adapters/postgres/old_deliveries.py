@@ -3,6 +3,9 @@
 A delivery that is pending never goes, however old it is. The function runs with the rights of the
 schema's owner, who sets for how many months deliveries are kept (`retention`). A process can
 therefore delete no delivery that the owner wants to keep.
+
+A trigger refuses to delete young attempts. If a worker of an earlier release had a wrong clock, an
+attempt may have a time in the future. Its delivery stays until the retention has passed since then.
 """
 
 from __future__ import annotations
@@ -33,9 +36,14 @@ BEGIN
     -- Triggers refuse every other deletion of attempts.
     PERFORM set_config('mkwanja.deletes_old_deliveries', 'on', true);
     WITH batch AS (
-        SELECT endpoint_id, number FROM mkwanja.webhook_deliveries
-        WHERE ended_at <= kept_since ORDER BY ended_at LIMIT {BATCH_SIZE}
-        FOR UPDATE SKIP LOCKED
+        SELECT endpoint_id, number FROM mkwanja.webhook_deliveries AS delivery
+        WHERE ended_at <= kept_since
+            AND NOT EXISTS (
+                SELECT FROM mkwanja.webhook_attempts AS attempt
+                WHERE attempt.endpoint_id = delivery.endpoint_id
+                    AND attempt.delivery_number = delivery.number
+                    AND attempt.attempted_at > kept_since)
+        ORDER BY ended_at LIMIT {BATCH_SIZE} FOR UPDATE SKIP LOCKED
     ), attempts_gone AS (
         DELETE FROM mkwanja.webhook_attempts AS attempt USING batch
         WHERE attempt.endpoint_id = batch.endpoint_id AND attempt.delivery_number = batch.number

@@ -145,11 +145,13 @@ _READ_DELIVERY = sql("""
 SELECT status, attempts, retry_until FROM mkwanja.webhook_deliveries
 WHERE endpoint_id = :endpoint_id AND number = :number
 """)
+# If a worker's clock is ahead, the attempt gets the database's time. A trigger refuses to delete
+# attempts of the future (`old_deliveries.py`).
 _RECORD_ATTEMPT = sql("""
 INSERT INTO mkwanja.webhook_attempts (endpoint_id, delivery_number, number, attempted_at, outcome,
     http_status, milliseconds, answer)
-VALUES (:endpoint_id, :delivery_number, :number, :attempted_at, :outcome, :http_status,
-    :milliseconds, :answer)
+VALUES (:endpoint_id, :delivery_number, :number, least(:attempted_at, now()), :outcome,
+    :http_status, :milliseconds, :answer)
 ON CONFLICT DO NOTHING
 """)
 _CHANGE_DELIVERY = sql("""
