@@ -1,4 +1,4 @@
-"""Keeps the tables in shape: partitions, expired keys, and the list of due steps.
+"""Keeps the tables in shape: partitions, expired keys, old webhooks, and the list of due steps.
 
 Every worker does this once an hour. In the database, one process at a time makes or drops
 partitions, and the others find nothing to do. If a job fails, the worker tries it again. Until then
@@ -18,7 +18,7 @@ from domain.adapters import observability
 from domain.adapters.postgres.engine import Database
 from domain.adapters.postgres.expired_keys import BATCH_SIZE, delete_expired_keys
 from domain.adapters.postgres.old_deliveries import BATCH_SIZE as DELIVERIES_AT_ONCE
-from domain.adapters.postgres.old_deliveries import delete_old_deliveries
+from domain.adapters.postgres.old_deliveries import delete_old_deliveries, end_deliveries
 from domain.adapters.postgres.partitions import drop_partitions, make_partitions
 from domain.adapters.postgres.sweeping import list_missing_steps
 from domain.errors import PaymentServiceError
@@ -29,7 +29,7 @@ _FIRST_WAIT_SECONDS = 10.0
 _INTERVAL_SECONDS = 3600.0
 _RETRY_SECONDS = 60.0
 
-# Between two batches of keys or deliveries, so that the deletion of a backlog slows nothing down.
+# Between two batches of keys or deliveries, so that a backlog slows nothing down.
 _PAUSE_SECONDS = 0.2
 
 _LONG_BEFORE_ANY_KEY = datetime(2000, 1, 1, tzinfo=UTC)
@@ -44,6 +44,7 @@ async def keep_tables(database: Database) -> None:
             await _try(make_missing_partitions, database),
             await _try(drop_old_partitions, database),
             await _try(delete_old_keys, database),
+            await _try(end_stranded_deliveries, database),
             await _try(delete_deliveries, database),
             await _try(list_forgotten_payments, database),
         ]
@@ -106,6 +107,14 @@ async def delete_old_keys(database: Database) -> bool:
         if batch.read < BATCH_SIZE or batch.last_expiry is None:
             return True
         after = batch.last_expiry
+        await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def end_stranded_deliveries(database: Database) -> bool:
+    """Ends all waiting deliveries of deleted endpoints, batch after batch."""
+    while True:
+        if await end_deliveries(database) < DELIVERIES_AT_ONCE:
+            return True
         await asyncio.sleep(_PAUSE_SECONDS)
 
 

@@ -7,7 +7,11 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from domain.adapters.postgres.old_deliveries import BATCH_SIZE, delete_old_deliveries
+from domain.adapters.postgres.old_deliveries import (
+    BATCH_SIZE,
+    delete_old_deliveries,
+    end_deliveries,
+)
 from domain.adapters.postgres.webhook_endpoints import WebhookEndpoints
 from tests.integration.conftest import Store, new_id
 from tests.integration.migrating import migrate
@@ -139,6 +143,38 @@ async def test_deliveries_that_wait_end_with_their_endpoint(fresh: Store) -> Non
     assert row == {"status": "failed", "ended": True}
 
 
+async def test_deliveries_end_also_if_an_earlier_release_deletes_their_endpoint(
+    fresh: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its web process may work on for a while after the upgrade of the database."""
+    monkeypatch.setattr(upkeep, "_PAUSE_SECONDS", 0)
+    gone, waiting = await an_endpoint(fresh), await an_endpoint(fresh)
+    await add_deliveries(fresh, gone, months_ago=1, status="pending", count=2 * BATCH_SIZE + 1)
+    await add_deliveries(fresh, gone, months_ago=2)
+    await add_deliveries(fresh, waiting, months_ago=1, status="pending")
+    await fresh.execute(
+        "UPDATE mkwanja.webhook_endpoints SET deleted_at = now() - interval '1 day',"
+        " status = 'disabled', status_reason = 'disabled_by_caller' WHERE id = $1",
+        gone,
+    )
+    await fresh.execute("UPDATE mkwanja.webhook_deliveries SET is_sending = true WHERE number = 1")
+    assert await end_deliveries(fresh.database) == BATCH_SIZE
+    assert await upkeep.end_stranded_deliveries(fresh.database)
+    counts = await fresh.rows(
+        "SELECT endpoint_id = $1 AS is_gone, delivery.status, count(*),"
+        " bool_and(delivery.ended_at = endpoint.deleted_at) AS ended_with_its_endpoint"
+        " FROM mkwanja.webhook_deliveries AS delivery"
+        " JOIN mkwanja.webhook_endpoints AS endpoint ON endpoint.id = endpoint_id"
+        " GROUP BY 1, 2 ORDER BY 1, 2",
+        gone,
+    )
+    assert [tuple(row.values()) for row in counts] == [
+        (False, "pending", 1, None),
+        (True, "delivered", 1, False),
+        (True, "failed", 2 * BATCH_SIZE + 1, True),
+    ]
+
+
 async def test_attempts_of_the_last_months_cannot_be_deleted_even_by_the_owner(
     fresh: Store,
 ) -> None:
@@ -160,6 +196,7 @@ async def test_the_service_role_deletes_only_what_the_owner_permits(
         await add_deliveries(fresh, endpoint_id, months_ago=months_ago)
     service_url = as_service(fresh.url, password)
     async with Store(service_url) as service, connection(service_url) as raw:
+        assert await upkeep.end_stranded_deliveries(service.database)
         assert await upkeep.delete_deliveries(service.database)
         await raw.execute("SET mkwanja.deletes_old_deliveries = on")
         for deletion in (

@@ -11,7 +11,7 @@ from domain.adapters.postgres.expired_keys import DELETE_KEYS
 from domain.adapters.postgres.feed import LIST_EVENTS
 from domain.adapters.postgres.functions import Function
 from domain.adapters.postgres.loading import LOAD
-from domain.adapters.postgres.old_deliveries import DELETE_DELIVERIES
+from domain.adapters.postgres.old_deliveries import DELETE_DELIVERIES, END_DELIVERIES
 from domain.adapters.postgres.outbox import TAKE_TURN
 from domain.adapters.postgres.partitions import DROP_PARTITIONS, MAKE_PARTITIONS
 from domain.adapters.postgres.reading import READ
@@ -28,5 +28,6 @@ FUNCTIONS: tuple[Function, ...] = (
     MAKE_PARTITIONS,
     DROP_PARTITIONS,
     DELETE_KEYS,
+    END_DELIVERIES,
     DELETE_DELIVERIES,
 )

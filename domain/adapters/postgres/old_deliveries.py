@@ -1,6 +1,7 @@
-"""Deletes the deliveries of webhooks that ended long ago, with their attempts, in small batches.
+"""Ends deliveries of webhooks that can never be sent, and deletes those that ended long ago.
 
-A delivery that is pending never goes, however old it is. The function runs with the rights of the
+Both work in small batches. The attempts of a delivery are deleted with it. A delivery that is
+pending is never deleted, however old it is. The function that deletes runs with the rights of the
 schema's owner, who sets for how many months deliveries are kept (`retention`). A process can
 therefore delete no delivery that the owner wants to keep.
 
@@ -18,6 +19,35 @@ DELIVERIES = "webhook_deliveries"
 
 # The most deliveries of one statement. Each of them has a few attempts.
 BATCH_SIZE = 500
+
+# If an endpoint is deleted, its waiting deliveries end with it (`webhook_endpoints.py`). A web
+# process of an earlier release may delete an endpoint during an upgrade, and it ends none.
+END_DELIVERIES = Function(
+    "end_deliveries_of_deleted_endpoints",
+    parameters={"lock_timeout": "text"},
+    returns={"ended": "int"},
+    joins_tables=True,
+    body=f"""
+BEGIN
+    {LIMITS}
+    WITH batch AS (
+        SELECT delivery.endpoint_id, delivery.number, endpoint.deleted_at
+        FROM mkwanja.webhook_endpoints AS endpoint
+        JOIN mkwanja.webhook_deliveries AS delivery ON delivery.endpoint_id = endpoint.id
+        WHERE endpoint.deleted_at IS NOT NULL AND delivery.next_attempt_at IS NOT NULL
+        LIMIT {BATCH_SIZE} FOR UPDATE OF delivery SKIP LOCKED
+    ), changed AS (
+        UPDATE mkwanja.webhook_deliveries AS delivery
+        SET status = 'failed', is_sending = false, next_attempt_at = NULL,
+            ended_at = batch.deleted_at
+        FROM batch
+        WHERE delivery.endpoint_id = batch.endpoint_id AND delivery.number = batch.number
+        RETURNING 1
+    )
+    SELECT count(*) INTO ended FROM changed;
+    RETURN NEXT;
+END""",
+)
 
 # Both deletions are one statement, so the key of the attempts is satisfied at its end.
 DELETE_DELIVERIES = Function(
@@ -57,6 +87,12 @@ BEGIN
     RETURN NEXT;
 END""",
 )
+
+
+async def end_deliveries(database: Database) -> int:
+    """Ends a batch of the waiting deliveries of deleted endpoints, and returns how many."""
+    [row] = await database.call(END_DELIVERIES, {})
+    return int(row.ended)
 
 
 async def delete_old_deliveries(database: Database) -> int:
