@@ -77,8 +77,12 @@ class Caller:
 
     @property
     def key(self) -> str:
-        """Issuer and subject as one text. The length in front makes it unique for each pair."""
-        return f"{len(self.issuer)}:{self.issuer}{self.subject}"
+        return join_caller_key(self.issuer, self.subject)
+
+
+def join_caller_key(issuer: str, subject: str) -> str:
+    """Issuer and subject as one text. The length in front makes it unique for each pair."""
+    return f"{len(issuer)}:{issuer}{subject}"
 
 
 def split_caller_key(key: str) -> tuple[str, str]:

@@ -82,7 +82,8 @@ async def test_phone_numbers_are_masked_in_every_text_unless_asked_for(store: St
     payment_id, attempt_id = await store.claimed()
     await store.update(
         payment_id,
-        "account_reference = '0711000111', idempotency_key = 'order-0711000111', metadata = $2",
+        "account_reference = '0711000111', idempotency_key = 'order-0711000111', metadata = $2,"
+        " owner = '254711000111', caller_key = '8:issuer-10711000111'",
         '{"payer": "0711 000 111"}',
     )
     ids = frozenset({(IdKind.CHECKOUT_REQUEST, CHECKOUT)})
@@ -93,8 +94,23 @@ async def test_phone_numbers_are_masked_in_every_text_unless_asked_for(store: St
         assert digits not in repr(masked)
         assert digits in repr(plain)
     assert masked.payment.request.phone_number == "2547******11"
+    details = tell_story(masked).lines[0].details
+    assert (details["owner"], details["issuer"]) == ("2547******11", "issuer-1")
+    assert details["caller"].endswith("******11")
     assert b"\xff\xfe" in masked.messages[0].body
     assert "2547******11" in tell_story(masked).summary
+
+
+async def test_an_owner_and_a_caller_that_are_uuids_stay_whole_with_any_digits(
+    store: Store,
+) -> None:
+    """Operators search for users by these ids."""
+    user, payment_id = "00000000-0000-4000-8000-254711000111", await store.accepted()
+    await store.update(payment_id, "owner = $2, caller_key = '8:issuer-1' || $2", user)
+    masked = await read(store, payment_id)
+    assert (masked.payment.request.owner, masked.payment.caller_key) == (user, f"8:issuer-1{user}")
+    details = tell_story(masked).lines[0].details
+    assert (details["owner"], details["caller"]) == (user, user)
 
 
 async def test_a_story_stays_short_if_a_payment_has_very_many_callbacks(store: Store) -> None:

@@ -47,7 +47,11 @@ async def cast() -> AsyncIterator[Cast]:
         ids = [
             await system.deposit(phone_number="0711000333", account_reference="INV0042"),
             await system.deposit(phone_number="0711000444", account_reference="INV0043"),
-            await system.withdrawal(phone_number="0722000555", metadata={"note": "for 0722000555"}),
+            await system.withdrawal(
+                phone_number="0722000555",
+                owner="0722000555",
+                metadata={"note": "for 0722000555"},
+            ),
         ]
         paid, cancelled = await asyncio.gather(*(system.settled(each) for each in ids[:2]))
         unpublished = (

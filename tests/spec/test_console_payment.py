@@ -96,7 +96,7 @@ class TestDisclosure:
     async def test_numbers_are_masked_until_an_operator_gives_a_reason_that_is_recorded(
         self, system: System, operator: Visitor
     ) -> None:
-        payment_id = await system.withdrawal(phone_number="0722000603")
+        payment_id = await system.withdrawal(phone_number="0722000603", owner="0722000603")
         payment = await system.settled(payment_id)
         path = f"/console/payments/{payment_id}"
         page = await operator.get(path)
@@ -106,6 +106,7 @@ class TestDisclosure:
         page = await operator.post(f"{path}/reveal", {"reason": "the customer calls"})
         assert page.status == 200
         assert "254722000603" in page.text
+        assert "0722000603" in page.text
         assert payment["recipient_name"] in page.text
         page = await operator.get(path)
         assert "722000603" not in page.source

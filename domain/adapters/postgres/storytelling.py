@@ -28,6 +28,7 @@ from domain.story import (
     StoredInquiry,
     StoredMessage,
 )
+from domain.values import join_caller_key, split_caller_key
 
 # An attacker who knows a callback address can fill a payment with messages. A story has the oldest.
 _MESSAGES_MAX = 100
@@ -184,16 +185,19 @@ def mask_payment(payment: Payment) -> Payment:
     """`payment` with phone numbers masked in every text that Daraja or the caller wrote.
 
     A CheckoutRequestID ends with the digits of the phone number. A caller may use the phone number
-    as the account reference, or as a part of the idempotency key.
+    as the account reference, as the owner, or as a part of the idempotency key. The subject of an
+    app user's token may be one.
     """
     request = payment.request
     return replace(
         payment,
+        caller_key=join_caller_key(*map(_mask, split_caller_key(payment.caller_key))),
         idempotency_key=_mask(payment.idempotency_key),
         recipient_name=_mask_if_set(payment.recipient_name),
         attempts=tuple(_mask_attempt(attempt) for attempt in payment.attempts),
         request=replace(
             request,
+            owner=_mask_if_set(request.owner),
             phone_number=_mask_if_set(request.phone_number),
             account_reference=_mask_if_set(request.account_reference),
             description=_mask_if_set(request.description),
