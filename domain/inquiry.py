@@ -17,7 +17,7 @@ from domain.failures import FailureReason
 from domain.kinds import Kind
 from domain.payment import Payment
 from domain.stages import Stage
-from domain.times import TIME_FOR_A_PERSON, Times
+from domain.times import Times
 
 # The maximum number of sends of a payment. A send that cannot have reached Daraja does not count
 # (rules.md §10).
@@ -171,17 +171,10 @@ def outcome_awaited_until(payment: Payment, evidence: Evidence, times: Times) ->
 def unrecorded_send_awaited_until(payment: Payment, times: Times) -> datetime | None:
     """The end of our wait for the outcome of a send that a restore may have lost.
 
-    None if no restore has flagged the payment as possibly sent. Only a restore postpones the step
-    of a payment in `accepted` by `TIME_FOR_A_PERSON`.
+    None if no restore has flagged the payment as possibly sent.
     """
-    restored_at = payment.updated_at
-    is_restored = (
-        payment.stage is Stage.ACCEPTED
-        and payment.next_step_at is not None
-        and payment.next_step_at > restored_at + TIME_FOR_A_PERSON / 2
-    )
     wait = max(times.result_window, times.inquiry_interval_max, times.not_found_trusted_after)
-    return restored_at + wait if is_restored else None
+    return payment.updated_at + wait if payment.is_postponed_for_a_person else None
 
 
 def is_sent_by_own_account(payment: Payment, accounts: Mapping[Kind, Account]) -> bool:

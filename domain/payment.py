@@ -19,6 +19,7 @@ from domain.failures import Failure
 from domain.kinds import RULES, Kind, KindRules
 from domain.records import replace
 from domain.stages import TRANSITIONS, FactName, Guard, Stage, Step
+from domain.times import TIME_FOR_A_PERSON
 from domain.values import PaymentRequest
 
 
@@ -136,6 +137,18 @@ class Payment:
         return (id_kind, str(self.id)) if id_kind is not None else None
 
     @property
+    def is_postponed_for_a_person(self) -> bool:
+        """Whether a restore has flagged this payment: it looks unsent, and may have been sent.
+
+        Only a restore postpones the step of a payment in `accepted` by `TIME_FOR_A_PERSON`.
+        """
+        return (
+            self.stage is Stage.ACCEPTED
+            and self.next_step_at is not None
+            and self.next_step_at > self.updated_at + TIME_FOR_A_PERSON / 2
+        )
+
+    @property
     def next_step(self) -> Step | None:
         """The step that is due at `next_step_at`, or None if no step is planned."""
         if self.next_step_at is None:
@@ -174,8 +187,9 @@ class Payment:
 
         An inquiry can name each attempt that has an id of the kind `inquiry_id_kind`. If
         `inquiry_id_kind` is None, an inquiry can name every attempt. Of the attempts that an
-        inquiry can name, this is the newest on which Daraja may have acted. If Daraja cannot have
-        acted on any of them, this is the newest.
+        inquiry can name, this is the newest on which Daraja may have acted, and whose account is
+        known. (A restore adds an attempt without an account.) If there is none, this is the newest
+        on which Daraja may have acted, or else the newest.
         """
         id_kind = self.rules.inquiry_id_kind
         nameable = [
@@ -184,7 +198,8 @@ class Payment:
             if id_kind is None or any(kind == id_kind for kind, _ in a.provider_ids)
         ]
         may_have_acted = [a for a in nameable if a.outcome is not Outcome.NOT_ACTED]
-        return next(reversed(may_have_acted or nameable), None)
+        with_account = [a for a in may_have_acted if a.account is not None]
+        return next(reversed(with_account or may_have_acted or nameable), None)
 
     @property
     def sending_accounts(self) -> frozenset[Account | None]:

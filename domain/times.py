@@ -28,9 +28,9 @@ _JOB_BEYOND_CALL = timedelta(seconds=15)
 OPERATION_COOL_DOWN_MAX = timedelta(minutes=15)
 BREAKER_COOL_DOWN_MAX = timedelta(hours=1)
 
-# The sweeper must never fail as unsent a payment that a restore has flagged, because the restore
-# has lost the record that would show that Daraja paid it. So a restore postpones the payment's step
-# by a lifetime.
+# No worker may fail as unsent a payment that a restore has flagged, because the restore has lost
+# the record that would show that Daraja paid it. So a restore postpones the payment's step by a
+# lifetime (`Payment.is_postponed_for_a_person`).
 TIME_FOR_A_PERSON = timedelta(days=36_500)
 
 # The time between SIGTERM and SIGKILL, and its parts. First the process waits until the sends on

@@ -19,7 +19,7 @@ from domain.kinds import RULES, Kind
 from domain.payment import Payment
 from domain.report import Report, ReportedOutcome
 from domain.stages import Stage
-from domain.times import DEFAULT_TIMES
+from domain.times import DEFAULT_TIMES, TIME_FOR_A_PERSON
 from domain.values import Caller, PaymentRequest, Purpose, Role
 
 NOW = datetime(2026, 3, 1, 7, 15, tzinfo=UTC)
@@ -148,6 +148,13 @@ def a_payment(
         else NOW + timedelta(seconds=60 if stage is Stage.SUBMITTING else 30),
     }
     return Payment(stage=stage, attempts=attempts, **{**fields, **overrides})
+
+
+def a_restored_payment(*, ago: timedelta = timedelta(0), **overrides: Any) -> Payment:
+    """A payment that was unsent in a backup, as a restore leaves it."""
+    restored_at = NOW - ago
+    fields = {"updated_at": restored_at, "next_step_at": restored_at + TIME_FOR_A_PERSON}
+    return a_payment(**{"needs_review": True, **fields, **overrides})
 
 
 # Daraja's id by which we inquire. For a withdrawal and a Pochi payment we use the payment's own id.

@@ -234,7 +234,8 @@ def answer_change(
             # A newer attempt is under way. Its own answer will decide about the payment.
             after = replace(payment, attempts=after.attempts)
         is_proved_unsent = fact.name is FactName.NOT_ACTED and after.stage is Stage.ACCEPTED
-        if is_proved_unsent and not context.evidence.shows_that_daraja_has_it:
+        may_be_sent = context.evidence.shows_that_daraja_has_it or payment.is_postponed_for_a_person
+        if is_proved_unsent and not may_be_sent:
             # The payment was flagged because no answer came. Now it is proved unsent.
             after = replace(after, needs_review=False)
         if is_proved_unsent and context.evidence.claims_success:

@@ -330,16 +330,16 @@ def expiry_change(payment_id: UUID) -> Change:
     It moves only a payment in `accepted` to `failed`. No attempt of such a payment shows that
     Daraja acted. But a stored message, or the answer to an inquiry, may show it all the same. If it
     does, and the payment is flagged for review, nothing changes, and a person decides. If a person
-    has cleared the flag, the failure is not safe to retry.
+    has cleared the flag, the failure is not safe to retry. Also nothing changes if a restore has
+    flagged the payment: a job from before the restore may wake it.
     """
 
     def decide(payment: Payment | None, context: Context) -> Decided:
         if payment is None or context.now < payment.expires_at:
             return Decided(payment=payment)
         may_be_sent = context.evidence.shows_that_daraja_has_it
-        if payment.needs_review and may_be_sent:
-            # A message or an answer shows that Daraja may have acted, so a person decides.
-            return Decided(payment=payment)
+        if payment.is_postponed_for_a_person or (payment.needs_review and may_be_sent):
+            return Decided(payment=payment)  # Daraja may have acted, so a person decides
         failure = replace(_TOO_OLD, safe_to_retry=not may_be_sent)
         after = payment.apply(Fact(name=FactName.TOO_OLD, failure=failure))
         entry = NewEntry.of_fact(FactName.TOO_OLD) if after.stage is not payment.stage else None

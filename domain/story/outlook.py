@@ -29,12 +29,11 @@ def describe_outlook(record: PaymentRecord) -> str:
     if step is None or payment.next_step_at is None:
         return "No step is planned."
     if payment.stage is Stage.ACCEPTED and payment.needs_review:
-        # A restore has postponed the step, because the payment may have been sent.
+        flagged = "The payment is flagged for a person, so no worker sends it. Decide by `resolve`"
+        if payment.is_postponed_for_a_person:
+            return f"{flagged}."
         end = max(payment.expires_at, payment.next_step_at)
-        return (
-            "The payment is flagged for a person, so no worker sends it. Decide by `resolve`, or "
-            f"it fails unsent after {_clock(end)}."
-        )
+        return f"{flagged}, or it fails unsent after {_clock(end)}."
     holds = describe_holds(payment, record.brakes)
     if holds:
         told = f"{_STEPS[step]} {_when_free(payment.next_step_at, record.read_at)} {holds}"

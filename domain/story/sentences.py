@@ -110,7 +110,7 @@ ENTRIES: Mapping[HistoryEntry, tuple[Actor, str]] = {
     _H.REQUEUED: (Actor.OPERATOR, "An operator gave the payment its next step at once."),
     _H.RESTORED: (
         Actor.OPERATOR,
-        "An operator restored the database, which may lack a send. No worker sends it again.",
+        "An operator restored the database, which may lack a send. No worker sends it by itself.",
     ),
 }
 

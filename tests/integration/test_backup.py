@@ -13,10 +13,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import pytest
 
+from domain.errors import ResolutionRefused
 from domain.kinds import Kind
+from domain.lifecycle.resolve import OperatorDecision, Resolution, resolution_change
 from tests.integration.conftest import Store
 from tests.integration.inquiries import in_doubt
 from tests.integration.migrating import differences
@@ -127,6 +130,35 @@ async def test_a_restore_stops_payouts_and_flags_what_may_have_been_sent(
     reasons = {brake[0]["reason"], *(json.loads(row["detail"])["reason"] for row in flagged)}
     assert len(reasons) == 1
     assert reasons.pop().startswith("restored from the backup of 20")
+
+
+async def test_a_second_restore_flags_a_payment_again_and_the_wait_for_its_result_begins_again(
+    backup: Path, other_server: PostgresServer, tmp_path: Path
+) -> None:
+    """A person may have permitted the send between the second backup and the second restore."""
+    first, second = [await other_server.create_database() for _ in range(2)]
+    unpaid = Resolution(
+        decision=OperatorDecision.UNPAID, reason="not on the statement", operator="wanjiku"
+    )
+    (await back_up("restore", backup, url=first)).expect(0)
+    async with Store(first) as store:
+        await store.execute(
+            "UPDATE mkwanja.payments SET updated_at = updated_at - interval '1 hour',"
+            " next_step_at = next_step_at - interval '1 hour' WHERE needs_review"
+        )
+        flagged = await store.rows("SELECT id FROM mkwanja.payments WHERE needs_review")
+        (await back_up("save", tmp_path / "second", url=first)).expect(0)
+        for row in flagged:
+            await store.change(resolution_change(UUID(int=row["id"].int), unpaid))
+    (await back_up("restore", tmp_path / "second", url=second)).expect(0)
+    async with Store(second) as store:
+        for row in flagged:
+            payment_id = UUID(int=row["id"].int)
+            with pytest.raises(ResolutionRefused, match="restored a moment ago"):
+                await store.change(resolution_change(payment_id, unpaid))
+            entries = [entry["what"] for entry in await store.history(payment_id)]
+            assert entries == ["accepted", "restored", "restored"]
+    assert len(flagged) == 2
 
 
 async def test_a_database_with_our_schema_is_not_restored_into(backup: Path, source: str) -> None:
@@ -293,7 +325,7 @@ async def test_a_spelling_of_tls_that_libpq_does_not_know_is_refused(
 async def test_a_database_that_another_program_restored_can_be_protected(
     source: str, postgres: PostgresServer
 ) -> None:
-    """Many hosts restore by themselves. Doing it twice changes nothing."""
+    """Many hosts restore by themselves. A second time adds only entries to the history."""
     copy = await postgres.create_database(template=source)
     async with Store(copy) as store:
         withdrawals = {await in_doubt(store), (await store.claimed(Kind.WITHDRAWAL))[0]}
@@ -313,13 +345,14 @@ async def test_a_database_that_another_program_restored_can_be_protected(
     async with Store(copy) as store:
         [brake] = await store.rows("SELECT * FROM mkwanja.brake_history")
         entries = await store.one(
-            "SELECT count(*) FROM mkwanja.payment_history WHERE what = 'needs_a_person'"
+            "SELECT count(*) FROM mkwanja.payment_history"
+            " WHERE what = 'restored' AND stage = 'accepted'"
         )
         # No worker sends a withdrawal again that has a send of an unknown account.
         unknown_sends = await store.rows(
             "SELECT payment_id, number, outcome FROM mkwanja.attempts WHERE account IS NULL"
         )
-    assert (brake["reason"], entries) == ("restored from the snapshot of 'noon'", 2)
+    assert (brake["reason"], entries) == ("restored from the snapshot of 'noon'", 4)
     assert len(unknown_sends) == 2
     assert {row["payment_id"] for row in unknown_sends} == withdrawals
     assert {(row["number"], row["outcome"]) for row in unknown_sends} == {(2, "unknown")}

@@ -183,14 +183,18 @@ class TestLostCommit:
 async def test_only_a_free_payment_that_waits_is_postponed(store: Store) -> None:
     """Another worker has claimed the third payment, and a transaction holds the second.
 
-    Postponing does not wait for that transaction.
+    Postponing does not wait for that transaction. The fourth payment is flagged: a restore has
+    postponed it for a person.
     """
-    free, held, (claimed, _) = await store.accepted(), await store.accepted(), await store.claimed()
-    before = {each: (await store.payment(each)).next_step_at for each in (held, claimed)}
+    free, held, flagged = [await store.accepted() for _ in range(3)]
+    claimed, _ = await store.claimed()
+    await store.update(flagged, "needs_review = true, next_step_at = now() + interval '100 years'")
+    untouched = (held, claimed, flagged)
+    before = {each: (await store.payment(each)).next_step_at for each in untouched}
     hour = timedelta(hours=1)
     async with locked(store, held):
         await asyncio.gather(
-            *(store.claiming.postpone(payment_id, hour) for payment_id in (free, held, claimed))
+            *(store.claiming.postpone(payment_id, hour) for payment_id in (free, *untouched))
         )
     assert {each: (await store.payment(each)).next_step_at for each in before} == before
     is_later = "SELECT next_step_at > now() + interval '59 minutes'"

@@ -23,9 +23,10 @@ from tests.spec.in_doubt import (
     wait_for_inquiries,
     wait_until_observed,
 )
-from tests.spec.operating import operate
+from tests.spec.operating import operate, start
 from tests.spec.playing import AWAITED, IN_DOUBT, PAID, Api
 from tests.spec.system import System
+from tests.stack.backups import back_up
 
 _OLD, _NEW = "600111", "600222"
 
@@ -108,6 +109,22 @@ async def test_the_worker_inquires_about_a_payment_by_the_short_code_that_sent_i
     for payment_id in ids.values():
         assert await _inquiring_shortcodes(system, payment_id) == {_OLD}
     await system.assert_money_agrees(list(ids.values()))
+
+
+@pytest.mark.whole
+async def test_a_restored_withdrawal_is_inquired_about_by_the_short_code_that_sent_it(
+    system: System,
+) -> None:
+    """The restore adds a send of an unknown account, and no worker sends the withdrawal again."""
+    payment_id = await _begin_open(system, "b2c", "answer_and_callback_lost")
+    (await back_up("protect", "a test", url=system.stack.database_url)).expect(0)
+    await start(system)
+    await _restart_worker(system, _NEW_SHORTCODES)
+    await wait_until_observed(
+        system, {"it": replace(PAID, sent=0)}, {"it": payment_id}, flagged_or_not=True
+    )
+    assert await _inquiring_shortcodes(system, payment_id) == {_OLD}
+    await system.assert_money_agrees([payment_id])
 
 
 async def test_only_the_account_that_sent_a_lost_withdrawal_resends_it(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from redis.asyncio import Redis
 
 from tests.spec.conftest import INQUIRE_SOON, a_system
 from tests.spec.in_doubt import (
@@ -28,6 +29,7 @@ from tests.spec.in_doubt import (
 )
 from tests.spec.operating import operate, start, stop
 from tests.spec.playing import Api, begin, count_sends
+from tests.spec.queueing import queue_job, wait_until_all_jobs_ended
 from tests.spec.requesting import WITHDRAWAL
 from tests.spec.system import System
 from tests.stack import databases
@@ -102,13 +104,24 @@ async def _movements(system: System) -> dict[str, int]:
 
 
 @asynccontextmanager
-async def _restored(system: System, url: str) -> AsyncIterator[System]:
-    """The system on another database, which the release has migrated."""
+async def _restored(
+    system: System, url: str, *, old_jobs: Sequence[str] = ()
+) -> AsyncIterator[System]:
+    """The system on another database, which the release has migrated.
+
+    The worker first ends jobs from before the restore. Their payments are too old to be sent.
+    """
     assert (await databases.alembic("upgrade", "head", url=url))[0] == 0
     system.stack.database_url = url
-    for name in _PROCESSES:
-        await system.stack.start_process(name, env={"DATABASE_URL": url})
-    async with System(system.stack) as restored:
+    async with System(system.stack) as restored, Redis.from_url(system.stack.redis_url) as redis:
+        too_old = "UPDATE mkwanja.payments SET expires_at = now() WHERE id = ANY($1::uuid[])"
+        await restored.execute(too_old, list(old_jobs))
+        for payment_id in old_jobs:
+            await queue_job(redis, payment_id)
+        for name in _PROCESSES:
+            await system.stack.start_process(name, env={"DATABASE_URL": url})
+        if old_jobs:
+            await wait_until_all_jobs_ended(restored, redis)
         yield restored
 
 
@@ -121,7 +134,10 @@ async def _settle_by_statement(system: System, payment_id: str) -> None:
 
 @pytest.mark.skipif(bool(os.environ.get("THROUGH_POOLER")), reason="it starts its own servers")
 async def test_a_restored_backup_pays_nothing_again(tmp_path: Path) -> None:
-    """The worker goes on with what was sent, and a person decides about the rest."""
+    """The worker goes on with what was sent, and a person decides about the rest.
+
+    Redis still has jobs from before the restore. They end no payment, although each is too old.
+    """
     async with (
         PostgresServer() as first,
         PostgresServer() as second,
@@ -135,7 +151,7 @@ async def test_a_restored_backup_pays_nothing_again(tmp_path: Path) -> None:
         new = await second.create_database()
         said = (await back_up("restore", tmp_path / "backup", url=new)).expect(0)
         before = await _movements(system)
-        async with _restored(system, new) as restored:
+        async with _restored(system, new, old_jobs=payments.unsent) as restored:
             await _assert_nothing_is_paid_again(restored, payments)
             assert (await _movements(restored)).items() >= before.items()
             for payment_id in (payments.bill_on_the_wire, *payments.unsent):

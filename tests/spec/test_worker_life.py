@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
@@ -14,6 +12,7 @@ from redis.asyncio import Redis
 
 from tests.spec.conftest import a_system
 from tests.spec.playing import begin
+from tests.spec.queueing import queue_job, wait_until_all_jobs_ended
 from tests.spec.recovering import nothing_restarted
 from tests.spec.system import System
 
@@ -24,8 +23,6 @@ _INQUIRE_SOON: dict[str, str | None] = {
     "INQUIRY_INTERVAL_MAX_SECONDS": "2",
     "NOT_FOUND_TRUSTED_AFTER_SECONDS": "1",
 }
-
-_QUEUE = "arq:queue:{arq:abort}"
 
 # The worker with a clock that is wrong by the seconds in the first argument.
 _WRONG_CLOCK = (
@@ -46,16 +43,6 @@ async def redis(system: System) -> AsyncIterator[Redis]:
         yield redis
 
 
-async def _queue_job(
-    redis: Redis, *arguments: Any, function: str = "take_next_step", late_ms: int = 0
-) -> None:
-    """Puts a job into Redis, in the form that arq reads."""
-    due_ms, job_id = int(time.time() * 1000) - late_ms, uuid4().hex
-    job: dict[str, Any] = {"t": None, "f": function, "a": list(arguments), "k": {}, "et": due_ms}
-    await redis.set(f"arq:job:{job_id}", json.dumps(job), ex=600)
-    await redis.zadd(_QUEUE, {job_id: due_ms})
-
-
 async def _snapshot(system: System, payment_ids: list[str]) -> Any:
     rows = await system.rows(
         "SELECT * FROM mkwanja.payments WHERE id = ANY($1::uuid[]) ORDER BY id", payment_ids
@@ -74,13 +61,12 @@ async def test_stale_jobs_change_nothing(system: System, redis: Redis) -> None:
     await system.forget_open_payments()
     before = await _snapshot(system, [*final, awaited])
     for payment_id in [*final, awaited, str(uuid4())] * 10:
-        await _queue_job(redis, payment_id)
-        await _queue_job(redis, payment_id, late_ms=7_200_000)
+        await queue_job(redis, payment_id)
+        await queue_job(redis, payment_id, late_ms=7_200_000)
     for arguments in ((), ("INV00042",), (None,), (17,), (final[0], final[1])):
-        await _queue_job(redis, *arguments)
-    await _queue_job(redis, final[0], function="pay_again")
-    await system.eventually(lambda: redis.zcard(_QUEUE), lambda length: length == 0)
-    await system.eventually(lambda: redis.keys("arq:in-progress:*"), lambda keys: not keys)
+        await queue_job(redis, *arguments)
+    await queue_job(redis, final[0], function="pay_again")
+    await wait_until_all_jobs_ended(system, redis)
     assert await _snapshot(system, [*final, awaited]) == before
     with nothing_restarted(system):
         await system.wait_until_paid([await system.withdrawal()])
@@ -95,7 +81,7 @@ async def test_many_jobs_for_one_payment_pay_it_once(system: System, redis: Redi
         pays = (pay() for pay in (system.withdrawal, system.deposit) for _ in range(3))
         payment_ids = list(await asyncio.gather(*pays))
         for payment_id in payment_ids * 20:
-            await _queue_job(redis, payment_id)
+            await queue_job(redis, payment_id)
     finally:
         for worker in workers:
             worker.thaw()

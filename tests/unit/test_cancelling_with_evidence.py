@@ -1,4 +1,4 @@
-"""A payment that looks unsent is not called safe to retry if Daraja is known to have it.
+"""A payment that looks unsent is not called safe to retry if Daraja may have it.
 
 A restored database lacks the send, and Daraja's messages come all the same.
 """
@@ -12,13 +12,15 @@ import pytest
 from domain.errors import TooLateToCancel
 from domain.evidence import InquiryOutcome
 from domain.failures import Failure, FailureReason
+from domain.kinds import Kind
 from domain.lifecycle.accept import operator_cancellation_change
 from domain.lifecycle.submit import expiry_change
 from domain.payment import Payment
 from domain.stages import Stage
-from tests.builders import PAYMENT_ID, a_payment, an_inquiry
-from tests.decisions import payment_of
+from tests.builders import NOW, PAYMENT_ID, a_payment, a_restored_payment, an_inquiry
+from tests.decisions import entry_of, payment_of
 from tests.unit.deciding import decide
+from tests.unit.sending import World
 
 CANCELLATION = operator_cancellation_change(PAYMENT_ID, reason="ticket 813", operator="wanjiku")
 EXPIRY = expiry_change(PAYMENT_ID)
@@ -71,3 +73,21 @@ def test_an_old_unsent_payment_that_daraja_knows_fails_as_not_safe_to_retry() ->
         assert failure is not None
         assert failure.reason is FailureReason.NOT_SUBMITTED_IN_TIME
         assert not failure.safe_to_retry
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_an_old_payment_that_a_restore_flagged_waits_for_a_person(kind: Kind) -> None:
+    """Neither a message nor an answer shows a send, because the restored database lacks both."""
+    restored = a_restored_payment(kind=kind, expires_at=NOW)
+    decision = decide(EXPIRY, restored)
+    assert (decision.payment, entry_of(decision)) == (restored, None)
+    with pytest.raises(TooLateToCancel):
+        decide(CANCELLATION, restored)
+
+
+async def test_a_job_from_before_a_restore_ends_no_payment_that_the_restore_flagged() -> None:
+    """The job finds the payment too old to be sent."""
+    restored = a_restored_payment(expires_at=NOW)
+    world = World(restored)
+    await world.submit_payment()
+    assert (world.steps, world.payment) == ([], restored)

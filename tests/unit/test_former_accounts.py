@@ -163,6 +163,31 @@ def test_a_payment_of_an_account_without_credentials_gets_no_inquiry(kind: Kind,
     assert (inquiry_of(again), entry_of(again)) == (None, None)
 
 
+def test_an_inquiry_after_a_restore_is_sent_as_the_account_of_the_newest_known_send() -> None:
+    """The restore added a send of an unknown account. No worker sends the withdrawal again."""
+    attempts = sent_by(OTHERS["app"], OTHERS["shortcode"], None)
+    restored = a_due_payment(attempts=attempts)
+    assert restored.inquiry_attempt == attempts[1]
+    stored = inquiry_of(decide_inquiry(restored))
+    assert stored is not None
+    assert stored.is_of_former_account
+    of_own_account = a_due_payment(attempts=sent_by(AN_ACCOUNT, None))
+    assert not may_be_resent(of_own_account, not_found_twice(), NOW, TIMES, ACCOUNTS)
+
+
+def test_a_restored_withdrawal_of_an_account_without_credentials_is_flagged() -> None:
+    """The operator learns which setting is missing."""
+    decided = decide_inquiry(a_due_payment(attempts=sent_by(OTHERS["app"], None)))
+    assert inquiry_of(decided) is None
+    assert entry_of(decided) is HistoryEntry.ACCOUNT_NOT_CONFIGURED
+    assert detail_of(decided) == {"differs": "app", "shortcode": "600111"}
+
+
+def test_a_payment_whose_sends_all_lack_an_account_is_inquired_about_by_its_newest_send() -> None:
+    attempts = (NOT_ACTED, *sent_by(None, None))
+    assert a_due_payment(attempts=attempts).inquiry_attempt == attempts[-1]
+
+
 def test_a_deposit_that_failed_for_silence_under_a_former_account_needs_a_person() -> None:
     attempts = sent_by(OTHERS["app"], kind=Kind.DEPOSIT)
     payment = a_due_payment(

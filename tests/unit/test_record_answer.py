@@ -36,6 +36,7 @@ from tests.builders import (
     TIMES,
     a_payment,
     a_report,
+    a_restored_payment,
     an_attempt_id,
     attempts_with,
 )
@@ -196,6 +197,12 @@ def test_only_proof_that_a_payment_was_not_sent_clears_its_flag() -> None:
     assert payment_of(decide_send_answer(payment, OutcomeUnknown())).needs_review
     submitting = replace(a_payment(stage=Stage.SUBMITTING), needs_review=True)
     assert not payment_of(decide_send_answer(submitting, Unreachable())).needs_review
+
+
+def test_a_send_that_is_proved_to_have_had_no_effect_does_not_clear_the_flag_of_a_restore() -> None:
+    """The restored database may lack a later send."""
+    restored = a_restored_payment(attempts=attempts_with(NOT_ACTED))
+    assert decide_send_answer(restored, Unreachable()).payment == restored
 
 
 @pytest.mark.parametrize("confirm_above_kes", [None, 0], ids=["undecided", "unconfirmed"])

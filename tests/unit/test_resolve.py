@@ -18,7 +18,6 @@ from domain.kinds import Kind
 from domain.lifecycle.resolve import OperatorDecision, Resolution, resolution_change
 from domain.payment import Payment
 from domain.stages import Stage
-from domain.times import TIME_FOR_A_PERSON
 from tests.builders import (
     AMOUNT_KES,
     NOW,
@@ -26,6 +25,7 @@ from tests.builders import (
     RECEIPT,
     TIMES,
     a_payment,
+    a_restored_payment,
     a_send,
     an_inquiry,
     attempts_with,
@@ -321,29 +321,19 @@ def test_the_result_window_follows_the_settings_of_the_worker() -> None:
         )
 
 
-def a_restored_payment(ago: timedelta) -> Payment:
-    """A payment that was unsent in a backup that was restored some time ago."""
-    return a_flagged_payment(
-        S.ACCEPTED,
-        expires_at=NOW + MINUTE,
-        updated_at=NOW - ago,
-        next_step_at=NOW - ago + TIME_FOR_A_PERSON,
-    )
-
-
 @pytest.mark.parametrize("resolution", [UNPAID, REVIEWED])
 def test_soon_after_a_restore_no_decision_calls_an_unsent_payment_unpaid(
     resolution: Resolution,
 ) -> None:
     """It may have been sent just before, and its result may still come. The statement shows it."""
-    assert "restored a moment ago" in refusal(a_restored_payment(4 * MINUTE), resolution)
-    resolve(a_restored_payment(5 * MINUTE), resolution)
-    resolve(a_restored_payment(timedelta(0)), PAID)
+    assert "restored a moment ago" in refusal(a_restored_payment(ago=4 * MINUTE), resolution)
+    resolve(a_restored_payment(ago=5 * MINUTE), resolution)
+    resolve(a_restored_payment(), PAID)
 
 
 def test_a_reviewed_payment_that_waits_to_be_sent_is_sent_at_once() -> None:
     """A restore has postponed its step for a lifetime."""
-    settled = payment_of(resolve(a_restored_payment(10 * MINUTE), REVIEWED))
+    settled = payment_of(resolve(a_restored_payment(ago=10 * MINUTE), REVIEWED))
     assert (settled.stage, settled.needs_review, settled.next_step_at) == (S.ACCEPTED, False, NOW)
 
 

@@ -152,6 +152,8 @@ _LOCK_PAYMENTS = sql(
     " FROM mkwanja.payments AS payment WHERE id = ANY(:ids) ORDER BY id FOR UPDATE"
 )
 
+# Not a flagged payment: it may have been flagged since the worker read it, and a restore has then
+# postponed it for a person.
 _POSTPONE = Function(
     "postpone_payments",
     parameters={"lock_timeout": "text", "ids": "uuid[]", "waits": "interval[]"},
@@ -163,7 +165,7 @@ BEGIN
     FROM unnest(:ids, :waits) AS batch(id, wait)
     JOIN (
         SELECT id FROM mkwanja.payments AS payment
-        WHERE id = ANY(:ids) AND payment.stage = '{Stage.ACCEPTED}'
+        WHERE id = ANY(:ids) AND payment.stage = '{Stage.ACCEPTED}' AND NOT payment.needs_review
         ORDER BY id FOR UPDATE SKIP LOCKED
     ) AS free ON free.id = batch.id
     WHERE payment.id = batch.id AND payment.stage = '{Stage.ACCEPTED}';

@@ -5,7 +5,9 @@ these, so no process ever sees a restored database without them (rules.md §17).
 
 A payment that is `accepted` in the backup may have been sent after the backup was made. Nothing in
 the database shows it. Therefore the script flags each such payment for review. No worker sends a
-flagged payment, its caller cannot cancel it, and a person settles it by M-PESA's statement.
+flagged payment or fails it as too old, its caller cannot cancel it, and a person settles it by
+M-PESA's statement. A payment that an earlier restore has flagged is flagged again, because the wait
+for the result of a lost send begins again.
 
 A withdrawal in doubt can be sent again under its own id, by evidence that may be older than a send
 after the backup. Therefore the script adds a send of which nothing is known to each withdrawal that
@@ -30,12 +32,11 @@ _FLAG_UNSENT = sql(f"""
 WITH flagged AS (
     UPDATE mkwanja.payments SET needs_review = true, next_step_at = now() + :wait,
         sequence = sequence + 1, updated_at = now()
-    WHERE stage = '{Stage.ACCEPTED}'
-        AND (NOT needs_review OR next_step_at <= now() + interval '1 day') RETURNING *
+    WHERE stage = '{Stage.ACCEPTED}' RETURNING *
 )
 INSERT INTO mkwanja.payment_history
     (id, payment_id, sequence, recorded_at, what, previous_stage, stage, detail)
-SELECT gen_random_uuid(), id, sequence, updated_at, '{HistoryEntry.NEEDS_A_PERSON}', stage, stage,
+SELECT gen_random_uuid(), id, sequence, updated_at, '{HistoryEntry.RESTORED}', stage, stage,
     :detail
 FROM flagged
 """)
@@ -43,13 +44,15 @@ FROM flagged
 _SENT_AGAIN_IN_DOUBT = ", ".join(
     f"'{kind}'" for kind in kinds_that(lambda rules: rules.can_be_sent_again)
 )
-# A payment with a send whose account is not known is never sent again, so one such send is enough.
+# A payment with a send that may have acted, and whose account is not known, is never sent again, so
+# one such send is enough.
 _ADD_UNKNOWN_SENDS = sql(f"""
 WITH changed AS (
     UPDATE mkwanja.payments AS payment SET sequence = sequence + 1, updated_at = now()
     WHERE stage IN ('{Stage.SUBMITTING}', '{Stage.IN_DOUBT}') AND kind IN ({_SENT_AGAIN_IN_DOUBT})
         AND NOT EXISTS (
-            SELECT FROM mkwanja.attempts WHERE payment_id = payment.id AND account IS NULL)
+            SELECT FROM mkwanja.attempts WHERE payment_id = payment.id AND account IS NULL
+                AND outcome IS DISTINCT FROM '{Outcome.NOT_ACTED}')
     RETURNING *, gen_random_uuid() AS unknown_send
 ), added AS (
     INSERT INTO mkwanja.attempts (id, payment_id, number, claimed_at, outcome, ended_at)
