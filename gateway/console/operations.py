@@ -29,7 +29,7 @@ _OVERDUE_SECONDS = 60
 
 _DONE = {
     "engaged": "Payouts are stopped. No more payouts are claimed.",
-    "released": "Released. The payments that wait for it go on within seconds.",
+    "released": "Released. A payment that waits for nothing else goes on within seconds.",
     "unchanged": "Nothing changed: the brake was in this state already.",
 }
 

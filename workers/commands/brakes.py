@@ -132,7 +132,8 @@ async def _run_operations(call: Call) -> int:
         if await brakes.set(arguments.name, is_engaged=False, **_decision(arguments)):
             released = [arguments.name]
             output.print_line(
-                f"{arguments.name}: released; the payments that wait for it go on within seconds"
+                f"{arguments.name}: released; a payment that waits for nothing else goes on"
+                " within seconds"
             )
         else:
             output.print_line(f"{arguments.name}: was not held")
