@@ -118,7 +118,9 @@ async def test_the_host_that_was_found_last_is_tried_first(url: str) -> None:
         a_database(with_hosts(url, port, 0), pool_size=8) as database,
     ):
         await port_of(database)
-        await asyncio.gather(*(port_of(database) for _ in range(8)))
+        # Few at once: on a slow machine, many need so long that the silent host is tried too.
+        for number in (2, 3, 4):
+            await asyncio.gather(*(port_of(database) for _ in range(number)))
     assert Counts.asked == 1
 
 

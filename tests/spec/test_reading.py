@@ -5,6 +5,7 @@ Each caller sees its own payments, and every parameter is checked.
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -97,7 +98,8 @@ async def test_each_filter_finds_exactly_the_matching_payments(system: System) -
             lambda: one.payment(flagged), lambda payment: payment["needs_review"]
         )
         begun = (await one.payment(failed))["created_at"]
-        ended = (await one.payment(flagged))["created_at"].replace("Z", "999Z")
+        last = datetime.fromisoformat((await one.payment(flagged))["created_at"])
+        ended = f"{last + timedelta(milliseconds=1):%Y-%m-%dT%H:%M:%S.%fZ}"
         both = [flagged, failed]
         expected: list[tuple[dict[str, str], list[str]]] = [
             ({}, both),
