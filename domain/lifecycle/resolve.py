@@ -13,7 +13,6 @@ from datetime import UTC
 from enum import StrEnum
 from uuid import UUID
 
-from domain.attempts import Outcome
 from domain.changes import Change, Context, Decided, HistoryEntry, NewEntry, Reads, event_effects
 from domain.errors import FieldError, InvalidRequest, ResolutionRefused
 from domain.evidence import Evidence, InquiryOutcome
@@ -249,11 +248,10 @@ def _unpaid_fact(payment: Payment, context: Context, times: Times) -> Fact:
     _refuse_while_under_way(payment, evidence)
     _refuse_soon_after_restore(payment, context, times)
     awaited_until = outcome_awaited_until(payment, evidence, times)
-    is_acknowledged = any(attempt.outcome is Outcome.ACKNOWLEDGED for attempt in payment.attempts)
-    if is_acknowledged and context.now < awaited_until:
+    if payment.send_count and context.now < awaited_until:
         raise ResolutionRefused(
-            "Daraja acknowledged the payment and its result may still arrive. Try again after "
-            f"{awaited_until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC."
+            "Daraja has the payment, or may have it, and its result may still arrive. Try again"
+            f" after {awaited_until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC."
         )
     return Fact(name=FactName.RESOLVED_UNPAID, failure=_UNPAID)
 

@@ -335,6 +335,11 @@ class TestDecisions:
             "UPDATE mkwanja.payments SET needs_review = true WHERE id = $1::uuid", payment_id
         )
         assert payment_id in (await operator.get("/console/review")).source
+        await system.execute(
+            "UPDATE mkwanja.attempts SET ended_at = ended_at - interval '10 minutes'"
+            " WHERE payment_id = $1::uuid",
+            payment_id,
+        )
         form = {"decision": "unpaid", "reason": _REASON}
         await operator.post(f"/console/payments/{payment_id}/resolve", form)
         page = await operator.get("/console/review")
