@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -232,10 +233,12 @@ def session() -> DarajaSession:
 
 
 @pytest.fixture
-async def redis(redis_of_run: RedisServer) -> AsyncIterator[RedisClient]:
-    """A client of an empty Redis."""
+async def redis(
+    redis_of_run: RedisServer, request: pytest.FixtureRequest
+) -> AsyncIterator[RedisClient]:
+    """A client of an empty Redis, named after the test. A warning about it then names the test."""
     await redis_of_run.flush()
-    client = connect(redis_of_run.url, client_name="mkwanja-test")
+    client = connect(redis_of_run.url, client_name=re.sub(r"\W", "-", request.node.name))
     yield client
     await client.aclose(close_connection_pool=True)
 
