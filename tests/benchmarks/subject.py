@@ -55,11 +55,13 @@ def _git(*arguments: str) -> bytes:
 class DurablePostgres(PostgresServer):
     """A PostgreSQL that survives a power cut (fsync), as in production."""
 
-    def __init__(self, *, has_statements: bool = False) -> None:
+    def __init__(
+        self, *, has_statements: bool = False, settings: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(fast=False)
         self.has_statements = has_statements
-        if has_statements:
-            self._settings = statements.SETTINGS
+        counted = statements.SETTINGS if has_statements else {}
+        self._settings = {**self._settings, **counted, **(settings or {})}
 
 
 class Site:
@@ -105,14 +107,21 @@ class Site:
 
 @asynccontextmanager
 async def site(
-    source: Source, options: Options, *processes: str, env: Mapping[str, str] | None = None
+    source: Source,
+    options: Options,
+    *processes: str,
+    env: Mapping[str, str] | None = None,
+    postgres: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Site]:
-    """Starts these processes of `source`, one of each kind, with servers of their own."""
+    """Starts these processes of `source`, one of each kind, with servers of their own.
+
+    `postgres` has settings of the PostgreSQL server.
+    """
     settings: dict[str, Any] = {"processes": processes, "time_scale": TIME_SCALE}
     web = {"WEB_CONCURRENCY": str(options.web_processes)}
     settings["env"] = {**ENVIRONMENT, **web, **(env or {})}
     async with (
-        DurablePostgres(has_statements=options.has_statements) as postgres,
-        Stack(postgres=postgres, root=source.root, **settings) as stack,
+        DurablePostgres(has_statements=options.has_statements, settings=postgres) as server,
+        Stack(postgres=server, root=source.root, **settings) as stack,
     ):
-        yield Site(stack, postgres)
+        yield Site(stack, server)
