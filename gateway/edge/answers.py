@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import re
+import time
+from collections.abc import Callable
 from uuid import UUID
 
 import structlog
@@ -23,6 +25,7 @@ ROUTE = web.RequestKey("route", str)
 # The request waited on purpose, so its time says nothing about the service.
 WAITED = web.RequestKey("waited", bool)
 SLOW_SECONDS = 1.0
+SLOW_LINES_PER_SECOND = 10
 
 # The caller, or a proxy, may choose the id of a request. A shorter text could be a phone number,
 # and a text with other characters could forge a log line or a header.
@@ -71,14 +74,48 @@ def payment_id_of(request: web.BaseRequest, response: web.StreamResponse) -> str
         return None
 
 
+class SlowLines:
+    """Permits at most `SLOW_LINES_PER_SECOND` lines about slow answers, and counts the others.
+
+    In an overloaded process every answer is slow. The lines then took 8 % of its time.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._second = 0.0
+        self._lines = 0
+        self._left_out = 0
+
+    def permit(self) -> bool:
+        """Whether a line may be written now. A line that may not is counted."""
+        now = self._clock()
+        if now - self._second >= 1:
+            self._second, self._lines = now, 0
+        if self._lines >= SLOW_LINES_PER_SECOND:
+            self._left_out += 1
+            return False
+        self._lines += 1
+        return True
+
+    def take_left_out(self) -> int:
+        """How many lines were left out since the last call."""
+        left_out, self._left_out = self._left_out, 0
+        return left_out
+
+
+# aiohttp makes an access log for each connection. All connections share the lines of a second.
+_slow_lines = SlowLines()
+
+
 class AccessLog(AbstractAccessLogger):
     """Counts each answer, and logs one line `request`: route, method, status and milliseconds.
 
     The line has the ids of the request and, if the request was not refused, of its payment. It
     contains no other text that the client wrote. Slow answers and faults of ours are logged at
-    INFO. All other answers, including every 4xx and 503, are logged only at DEBUG, because a flood
-    of requests must not fill the disk, and because a log line costs half as much time as a
-    rejection. Metrics count the rejections.
+    INFO. If many answers are slow, only some of them have a line, and `slow_left_out` in the next
+    line says how many have none. All other answers, including every 4xx and 503, are logged only at
+    DEBUG, because a flood of requests must not fill the disk, and because a log line costs half as
+    much time as a rejection. Metrics count all answers.
     """
 
     def __init__(self, logger: logging.Logger, log_format: str) -> None:
@@ -90,9 +127,10 @@ class AccessLog(AbstractAccessLogger):
         has_waited = WAITED in request
         count_request(route, request.method, response.status, None if has_waited else time)
         is_slow = response.status < 400 and time > SLOW_SECONDS and not has_waited
-        is_notable = is_slow or response.status in _OUR_FAULTS
+        is_notable = response.status in _OUR_FAULTS or (is_slow and _slow_lines.permit())
         if not is_notable and not self._logs_all:
             return
+        left_out = _slow_lines.take_left_out() if is_slow and is_notable else 0
         payment_id = payment_id_of(request, response)
         write_event = log.info if is_notable else log.debug
         write_event(
@@ -103,4 +141,5 @@ class AccessLog(AbstractAccessLogger):
             method=request.method,
             status=response.status,
             milliseconds=round(time * 1000, 1),
+            **({"slow_left_out": left_out} if left_out else {}),
         )

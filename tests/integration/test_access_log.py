@@ -1,0 +1,77 @@
+"""The log has a line for a slow answer, but not for each one of many."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from structlog.testing import capture_logs
+
+from gateway.edge import answers
+from gateway.edge.answers import SLOW_LINES_PER_SECOND, SlowLines
+from gateway.edge.connections import Connections
+from gateway.edge.serving import listen
+from tests.stack.ports import release_port, reserve_port
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 7.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Tells the access log the time. Every answer counts as slow."""
+    clock = Clock()
+    monkeypatch.setattr(answers, "_slow_lines", SlowLines(clock))
+    monkeypatch.setattr(answers, "SLOW_SECONDS", -1.0)
+    return clock
+
+
+@pytest.fixture
+async def url() -> AsyncIterator[str]:
+    """The address of a server that answers 200, or the status in the path."""
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(status=int(request.match_info["status"]))
+
+    app = web.Application()
+    app.router.add_get("/{status}", answer)
+    port = reserve_port()
+    async with listen(app, port, Connections()):
+        yield f"http://127.0.0.1:{port}"
+    release_port(port)
+
+
+async def _lines(url: str, status: int, *, requests: int) -> list[Any]:
+    """The lines of the log about this many requests, one after the other."""
+    with capture_logs() as lines:
+        async with aiohttp.ClientSession() as client:
+            for _ in range(requests):
+                async with client.get(f"{url}/{status}") as response:
+                    assert response.status == status
+    return [line for line in lines if line["event"] == "request" and line["log_level"] == "info"]
+
+
+async def test_ten_slow_answers_a_second_have_a_line_and_the_next_line_counts_the_others(
+    clock: Clock, url: str
+) -> None:
+    first = await _lines(url, 200, requests=SLOW_LINES_PER_SECOND + 15)
+    assert [line["status"] for line in first] == [200] * SLOW_LINES_PER_SECOND
+    assert all("slow_left_out" not in line for line in first)
+    clock.now += 1
+    later = await _lines(url, 200, requests=2)
+    assert [line.get("slow_left_out") for line in later] == [15, None]
+
+
+async def test_each_fault_of_ours_has_a_line_however_many_there_are(clock: Clock, url: str) -> None:
+    await _lines(url, 200, requests=SLOW_LINES_PER_SECOND + 1)
+    faults = await _lines(url, 500, requests=SLOW_LINES_PER_SECOND + 1)
+    assert len(faults) == SLOW_LINES_PER_SECOND + 1
+    assert all("slow_left_out" not in line for line in faults)
