@@ -202,16 +202,17 @@ class Lane(Generic[Item, Result]):
             self._busy_keys -= keys - self._alone_keys
 
     def _next_batch(self) -> list[_Place[Item, Result]]:
-        batch: list[_Place[Item, Result]] = []
+        numbers: list[int] = []
         keys = set(self._busy_keys)
-        for number, place in list(self._queue.items()):
-            if len(batch) == self._batch_size_max:
+        # The queue may hold thousands of items. Only the first ones are looked at.
+        for number, place in self._queue.items():
+            if len(numbers) == self._batch_size_max:
                 break
             if place.key in keys:
                 continue
             keys.add(place.key)
-            batch.append(self._remove_place(number))
-        return batch
+            numbers.append(number)
+        return [self._remove_place(number) for number in numbers]
 
     async def _run_batch(self, batch: list[_Place[Item, Result]]) -> None:
         try:
