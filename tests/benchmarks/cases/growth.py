@@ -17,7 +17,7 @@ from tests.stack import databases
 _SEEDS = 500
 _ROUNDS = 5
 _IDLE_SECONDS = 4
-# A server with so many payments has more than the 128 MB that PostgreSQL takes by default.
+# A server with millions of payments has more than the 128 MB that PostgreSQL takes by default.
 _POSTGRES = {"shared_buffers": "2GB"}
 # PostgreSQL counts the blocks that a session read about a second after the session became idle.
 _COUNTED_AFTER_SECONDS = 1.5
