@@ -204,7 +204,7 @@ class Lane(Generic[Item, Result]):
     def _next_batch(self) -> list[_Place[Item, Result]]:
         numbers: list[int] = []
         keys = set(self._busy_keys)
-        # The queue may hold thousands of items. Only the first ones are looked at.
+        # The queue may hold thousands of items, so it is not copied.
         for number, place in self._queue.items():
             if len(numbers) == self._batch_size_max:
                 break

@@ -248,7 +248,8 @@ def _unpaid_fact(payment: Payment, context: Context, times: Times) -> Fact:
     _refuse_while_under_way(payment, evidence)
     _refuse_soon_after_restore(payment, context, times)
     awaited_until = outcome_awaited_until(payment, evidence, times)
-    if payment.send_count and context.now < awaited_until:
+    may_act = any(not attempt.is_accounted_for for attempt in payment.attempts)
+    if may_act and context.now < awaited_until:
         raise ResolutionRefused(
             "Daraja has the payment, or may have it, and its result may still arrive. Try again"
             f" after {awaited_until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC."

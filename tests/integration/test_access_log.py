@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import pytest
+import structlog
 from aiohttp import web
 from structlog.testing import capture_logs
 
@@ -26,9 +28,17 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def level() -> int:
+    """The lowest level that is logged."""
+    return logging.INFO
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch, level: int) -> Clock:
     """Tells the access log the time. Every answer counts as slow."""
     clock = Clock()
+    wrapper = structlog.make_filtering_bound_logger(level)
+    monkeypatch.setattr(answers, "log", structlog.wrap_logger(None, wrapper_class=wrapper))
     monkeypatch.setattr(answers, "_slow_lines", SlowLines(clock))
     monkeypatch.setattr(answers, "SLOW_SECONDS", -1.0)
     return clock
@@ -56,7 +66,7 @@ async def _lines(url: str, status: int, *, requests: int) -> list[Any]:
             for _ in range(requests):
                 async with client.get(f"{url}/{status}") as response:
                     assert response.status == status
-    return [line for line in lines if line["event"] == "request" and line["log_level"] == "info"]
+    return [line for line in lines if line["event"] == "request"]
 
 
 async def test_ten_slow_answers_a_second_have_a_line_and_the_next_line_counts_the_others(
@@ -68,6 +78,15 @@ async def test_ten_slow_answers_a_second_have_a_line_and_the_next_line_counts_th
     clock.now += 1
     later = await _lines(url, 200, requests=2)
     assert [line.get("slow_left_out") for line in later] == [15, None]
+
+
+@pytest.mark.parametrize("level", [logging.DEBUG])
+async def test_at_the_level_debug_each_slow_answer_has_a_line(clock: Clock, url: str) -> None:
+    lines = await _lines(url, 200, requests=SLOW_LINES_PER_SECOND + 15)
+    assert [line["log_level"] for line in lines] == ["info"] * (SLOW_LINES_PER_SECOND + 15)
+    clock.now += 1
+    [later] = await _lines(url, 200, requests=1)
+    assert "slow_left_out" not in later
 
 
 async def test_each_fault_of_ours_has_a_line_however_many_there_are(clock: Clock, url: str) -> None:

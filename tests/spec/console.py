@@ -37,6 +37,22 @@ def operator_token(system: System, *, expires_in_seconds: float = 3600) -> str:
     )
 
 
+async def payment_in_doubt(system: System) -> str:
+    """A bill payment that Daraja may have paid, and about which no inquiry is possible.
+
+    It was sent ten minutes ago, so an operator may decide that it is unpaid.
+    """
+    await system.scenario("answer_and_callback_lost", api="b2b", times=1)
+    payment_id = await system.bill_payment()
+    await system.in_stage(payment_id, "in_doubt")
+    await system.execute(
+        "UPDATE mkwanja.attempts SET ended_at = ended_at - interval '10 minutes'"
+        " WHERE payment_id = $1::uuid",
+        payment_id,
+    )
+    return payment_id
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """An answer of the console. `path` is where the redirects led."""

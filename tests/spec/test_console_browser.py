@@ -15,7 +15,7 @@ from playwright.async_api import Page, expect
 
 from tests.browser import CHROMIUM, NO_CHROMIUM, open_tab
 from tests.paths import ROOT
-from tests.spec.console import RECORDED_AS, a_console_system, operator_token
+from tests.spec.console import RECORDED_AS, a_console_system, operator_token, payment_in_doubt
 from tests.spec.system import PATIENCE_SECONDS, System
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
@@ -46,18 +46,11 @@ async def _sign_in(system: System, page: Page) -> None:
     await expect(page.get_by_role("heading", name="Payments")).to_be_visible()
 
 
-async def _in_doubt(system: System) -> str:
-    await system.scenario("answer_and_callback_lost", api="b2b", times=1)
-    payment_id = await system.bill_payment()
-    await system.in_stage(payment_id, "in_doubt")
-    return payment_id
-
-
 async def test_an_operator_works_in_a_real_browser(system: System) -> None:
     """Signs in, finds a payment, resolves another, releases an operation, sees a new payment."""
     paid = await system.deposit(amount=375)
     receipt = (await system.settled(paid))["receipt"]
-    in_doubt = await _in_doubt(system)
+    in_doubt = await payment_in_doubt(system)
     await system.control("POST", "/switches", {"missing_products": ["b2c"]})
     waiting = await system.withdrawal()
     await system.wait_until_engaged("b2c")
@@ -169,7 +162,7 @@ async def test_the_pictures_of_the_documents_are_made() -> None:
             await system.bill_payment(),
         ]
         await asyncio.gather(*(system.settled(each) for each in ids))
-        in_doubt = await _in_doubt(system)
+        in_doubt = await payment_in_doubt(system)
         await system.execute(
             "UPDATE mkwanja.payments SET needs_review = true WHERE id = $1::uuid", in_doubt
         )

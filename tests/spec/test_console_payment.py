@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from tests.spec.console import RECORDED_AS, Visitor, a_console_system, an_operator
+from tests.spec.console import (
+    RECORDED_AS,
+    Visitor,
+    a_console_system,
+    an_operator,
+    payment_in_doubt,
+)
 from tests.spec.delivering import deliver
 from tests.spec.playing import stopped_payouts
 from tests.spec.system import System
@@ -27,14 +33,6 @@ async def system() -> AsyncIterator[System]:
 async def operator(system: System) -> AsyncIterator[Visitor]:
     async with an_operator(system) as operator:
         yield operator
-
-
-async def _in_doubt(system: System) -> str:
-    """A bill payment that Daraja may have paid, and about which no inquiry is possible."""
-    await system.scenario("answer_and_callback_lost", api="b2b", times=1)
-    payment_id = await system.bill_payment()
-    await system.in_stage(payment_id, "in_doubt")
-    return payment_id
 
 
 async def _last_entry(system: System, payment_id: str) -> Any:
@@ -134,7 +132,7 @@ class TestDecisions:
     async def test_an_operator_resolves_a_payment_in_doubt_as_paid(
         self, system: System, operator: Visitor
     ) -> None:
-        payment_id = await _in_doubt(system)
+        payment_id = await payment_in_doubt(system)
         form = {"decision": "paid", "receipt": "uk17console", "amount": "", "reason": _REASON}
         page = await operator.post(f"/console/payments/{payment_id}/resolve", form)
         assert page.status == 200
@@ -185,7 +183,7 @@ class TestDecisions:
     async def test_a_wrong_field_is_named_and_nothing_is_recorded(
         self, system: System, operator: Visitor, fields: dict[str, str], status: int, fault: str
     ) -> None:
-        payment_id = await _in_doubt(system)
+        payment_id = await payment_in_doubt(system)
         form = {"decision": "paid", "receipt": "UK17CONSO1", "reason": _REASON, **fields}
         page = await operator.post(f"/console/payments/{payment_id}/resolve", form)
         assert page.status == status
@@ -330,16 +328,11 @@ class TestDecisions:
     async def test_the_queue_of_reviews_shows_flagged_payments(
         self, system: System, operator: Visitor
     ) -> None:
-        payment_id = await _in_doubt(system)
+        payment_id = await payment_in_doubt(system)
         await system.execute(
             "UPDATE mkwanja.payments SET needs_review = true WHERE id = $1::uuid", payment_id
         )
         assert payment_id in (await operator.get("/console/review")).source
-        await system.execute(
-            "UPDATE mkwanja.attempts SET ended_at = ended_at - interval '10 minutes'"
-            " WHERE payment_id = $1::uuid",
-            payment_id,
-        )
         form = {"decision": "unpaid", "reason": _REASON}
         await operator.post(f"/console/payments/{payment_id}/resolve", form)
         page = await operator.get("/console/review")
