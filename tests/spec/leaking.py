@@ -267,9 +267,11 @@ async def _stop_servers(run: Run, system: System) -> None:
     await system.settled(payment_id)
     wrong_secret = "a-wrong-secret-of-ours"
     run.add_secrets("settings", wrong_secret)
-    await system.stack.restart_process("worker", env={"DARAJA_CONSUMER_SECRET": wrong_secret})
-    await system.stack.redis.kill()  # this also deletes the workers' access token
+    await system.stack.stop_process("worker")
+    # This also deletes the workers' access token, before an inquiry of the next worker can read it.
+    await system.stack.redis.kill()
     await system.stack.redis.start()
+    await system.stack.start_process("worker", env={"DARAJA_CONSUMER_SECRET": wrong_secret})
     await system.deposit(phone_number=run.new_number())
     await system.stack.process("worker").wait_logged("daraja_credentials_refused")
     await system.stack.restart_process("worker")
