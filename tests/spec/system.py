@@ -28,6 +28,19 @@ FINAL = ("success", "failed")
 _NUMBERS = itertools.count(300_000)
 
 
+async def _is_usable(connection: asyncpg.Connection[asyncpg.Record]) -> bool:
+    """Whether the connection still works. After a restart of PostgreSQL it does not."""
+    try:
+        await connection.execute("SELECT")
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
+        connection.terminate()
+        return False
+    except BaseException:
+        connection.terminate()
+        raise
+    return True
+
+
 class System:
     """`async with System(stack) as system:`; `user` is an app's user, `backend` a service."""
 
@@ -159,9 +172,9 @@ class System:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
         """Yield an idle connection, because a new connection costs more time than most queries."""
-        while self._idle and self._idle[-1].is_closed():
-            self._idle.pop()
         connection = self._idle.pop() if self._idle else await self._connect()
+        while not await _is_usable(connection):
+            connection = self._idle.pop() if self._idle else await self._connect()
         try:
             yield connection
         except BaseException:
