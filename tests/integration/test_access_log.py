@@ -16,15 +16,8 @@ from gateway.edge import answers
 from gateway.edge.answers import SLOW_LINES_PER_SECOND, SlowLines
 from gateway.edge.connections import Connections
 from gateway.edge.serving import listen
+from tests.clock import Clock
 from tests.stack.ports import release_port, reserve_port
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 7.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

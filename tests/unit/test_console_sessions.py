@@ -13,25 +13,16 @@ from gateway.console.sessions import (
     Sessions,
 )
 from gateway.console.sign_in import FAILURES_MAX, FailedSignIns
+from tests.clock import Clock
 
 _SECRET = "a secret of thirty-two characters."
 _NOW = 1_800_000_000.0
 _OPERATOR = Operator("op-1", "wanjiru@example.co.ke")
 
 
-class Clock:
-    """A clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.now = _NOW
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(_NOW)
 
 
 @pytest.fixture

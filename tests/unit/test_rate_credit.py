@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from domain.adapters.redis.rates import Spending
 from domain.policy import CallerLimits
 from gateway.rate_credit import CreditLedger
+from tests.clock import Clock
 
 _LIMITS = CallerLimits(requests_per_second=1000, burst=10_000)
 _CREDIT = 100
@@ -32,14 +33,6 @@ class Bucket:
         for one in spendings:
             self.counted[one.caller_key] = self.counted.get(one.caller_key, 0) + one.count
         return [max(0, self.counted[one.caller_key] - self.room) / 1000 for one in spendings]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 async def spend_many(ledger: CreditLedger, times: int, caller: str = "a") -> list[float]:

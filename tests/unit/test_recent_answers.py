@@ -8,16 +8,9 @@ from domain.adapters.redis.replays import Copy
 from domain.idempotency import FirstAnswer
 from gateway import recent_answers
 from gateway.recent_answers import RecentAnswers
+from tests.clock import Clock
 
 _TEN_MINUTES = 600.0
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 5.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def copy_of(text: str) -> Copy:

@@ -3,14 +3,7 @@
 from __future__ import annotations
 
 from gateway.edge.returns import Returns
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 7.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 def longest_after(clock: Clock, returns: Returns, refusals: int) -> int:
